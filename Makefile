@@ -1,0 +1,47 @@
+# The one entry for people and for CI. `make` alone says what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(VENV)/.done ## create .venv with the program and its tools in it
+
+$(VENV)/.done: pyproject.toml requirements.lock scripts/make-venv
+	@scripts/make-venv $(PYTHON) $(VENV)
+	@touch $@
+
+.PHONY: network-tools
+network-tools:
+	@scripts/need nft:nftables iptables:iptables ip:iproute2
+
+.PHONY: demo
+demo: venv network-tools ## build a small network on this machine and show all three modes in it
+	@$(BIN)/egress-router demo
+
+.PHONY: test
+test: venv network-tools ## all tests that need no container engine: unit, network, fuzz (short)
+	@$(BIN)/pytest
+
+.PHONY: lint
+lint: venv ## ruff and mypy --strict, on package, tests and benchmarks
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+.PHONY: format
+format: venv ## let ruff format and fix what it can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: lock
+lock: venv ## choose the newest versions that pyproject.toml allows, and pin them with hashes
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header --python-version 3.11 --all-extras --output-file requirements.lock --upgrade pyproject.toml
+
+.PHONY: clean
+clean: ## remove what the other targets made here
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis egress_router.egg-info

@@ -1,0 +1,1 @@
+"""One fixed source address for the pods of a cluster: NAT redirect, HTTP proxy and TCP forwarder."""

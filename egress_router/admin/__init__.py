@@ -1,0 +1,1 @@
+"""Health, readiness, metrics, status and the page, on a port of their own."""

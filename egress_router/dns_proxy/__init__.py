@@ -1,0 +1,1 @@
+"""The TCP forwarder: one port a line, names resolved at run time."""

@@ -1,0 +1,212 @@
+"""The one normaliser of hosts, ports and addresses: rules, requests and forwarders all pass through it."""
+
+from __future__ import annotations
+
+import enum
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import idna
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+Host = IPAddress | str
+
+_PORT = re.compile(r"[0-9]{1,5}")
+# Underscores are no host name letters (RFC 952), but names with them are in use and harmless.
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+# Digits or 0x at the end: inet_aton and the URL standard read `127.1`, `0x7f000001` or `2130706433` as
+# addresses, a resolver as names. What two readers may take for different hosts is refused.
+_NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_NAME_LIMIT = 253  # RFC 1035 2.3.4: 255 octets on the wire
+
+
+class AddressError(ValueError):
+    """A text is not the port, address or host name that it should be; the message says why."""
+
+
+def parse_port(text: str) -> int:
+    """Return the port that `text` names in decimal, 1 to 65535.
+
+    Raises:
+        AddressError: it is not a port. Signs, blanks, underscores and other scripts' digits, which `int`
+            would take, are refused.
+    """
+    if not (text.isascii() and _PORT.fullmatch(text)):
+        raise AddressError(f"invalid port {text!r} (a number from 1 to 65535)")
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise AddressError(f"invalid port {text!r} (a number from 1 to 65535)")
+    return port
+
+
+def parse_address(text: str) -> IPAddress:
+    """Return the address that `text` spells, IPv4-mapped IPv6 as IPv4.
+
+    Raises:
+        AddressError: it is no address, has a zone, or is an ambiguous IPv4 spelling.
+    """
+    if "%" in text:
+        raise AddressError(f"address {text!r} has a zone, which means nothing to another machine")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise AddressError(_why_no_address(text)) from None
+    return unmapped(address)
+
+
+def _why_no_address(text: str) -> str:
+    if _ends_in_number(text.lower()):
+        return f"ambiguous IPv4 spelling {text!r} (four decimal numbers from 0 to 255 without leading zeros)"
+    return f"{text!r} is not an IP address"
+
+
+def unmapped(address: IPAddress) -> IPAddress:
+    """Return the IPv4 address inside an IPv4-mapped IPv6 address, any other address unchanged."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def parse_network(text: str) -> IPNetwork:
+    """Return the network that `text` spells in CIDR form (`192.168.0.0/16`, `fe80::/10`).
+
+    Host bits may be set, as the original accepts them, and are cleared. The prefix length is decimal.
+
+    Raises:
+        AddressError: the address or the length is none.
+    """
+    address_text, slash, length = text.partition("/")
+    address = parse_address(address_text)
+    if not (slash and length.isascii() and length.isdecimal() and len(length) <= 3):
+        raise AddressError(f"invalid prefix length in {text!r} (a number from 0 to {address.max_prefixlen})")
+    if int(length) > address.max_prefixlen:
+        raise AddressError(f"prefix length {length} is over {address.max_prefixlen} in {text!r}")
+    return ip_network((address, int(length)), strict=False)
+
+
+def parse_name(text: str) -> str:
+    """Return the host name in the form that is compared: lower case, A-labels, no trailing dot.
+
+    Raises:
+        AddressError: it is no host name, or it is a number that might be read as an address.
+    """
+    name = _to_ascii(text).lower().removesuffix(".")
+    if not name or len(name) > _NAME_LIMIT:
+        raise AddressError(f"host name {text!r} is {'empty' if not name else 'over 253 characters long'}")
+    for label in name.split("."):
+        if not _LABEL.fullmatch(label):
+            raise AddressError(f"{text!r} is not a host name (bad part {label!r})")
+    if _ends_in_number(name):
+        raise AddressError(_why_no_address(text))
+    return name
+
+
+def _to_ascii(text: str) -> str:
+    if text.isascii():
+        return text
+    try:
+        return idna.encode(text, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError) as error:
+        raise AddressError(f"{text!r} is not a host name ({error})") from None
+
+
+def _ends_in_number(text: str) -> bool:
+    return bool(_NUMERIC_LABEL.fullmatch(text.removesuffix(".").rpartition(".")[2]))
+
+
+def parse_host(text: str) -> Host:
+    """Return the address or the normalised name that `text` spells; IPv6 in brackets or without.
+
+    Raises:
+        AddressError: it is neither.
+    """
+    if text.startswith("["):
+        if not text.endswith("]") or ":" not in text:
+            raise AddressError(f"{text!r} is not an IPv6 address in brackets")
+        return parse_address(text[1:-1])
+    if ":" in text:
+        return parse_address(text)
+    # Only a text of digits and dots can be a dotted quad; names, the common case, skip the attempt.
+    if text[-1:].isdigit() and _ends_in_number(text.lower()):
+        return parse_address(text)
+    return parse_name(text)
+
+
+def split_port(text: str) -> tuple[str, str | None]:
+    """Split `host:port`, `[v6]:port`, `host`, `[v6]` or a bare IPv6 address into host text and port text.
+
+    The host keeps its brackets, and neither part is judged: `parse_host` and `parse_port` do that.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text.partition("]")
+        if bracket and rest.startswith(":"):
+            return host + bracket, rest[1:]
+        return text, None
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return host, port
+    return text, None
+
+
+class Locality(enum.Enum):
+    """What kind of place an address is; only `REMOTE` is covered by a rule that means everything."""
+
+    REMOTE = "remote"
+    LOOPBACK = "loopback"
+    LINK_LOCAL = "link-local"
+    UNSPECIFIED = "unspecified"
+    MULTICAST = "multicast"
+    RESERVED = "reserved"
+
+
+_LOCALITIES: tuple[tuple[IPNetwork, Locality], ...] = (
+    (IPv4Network("127.0.0.0/8"), Locality.LOOPBACK),
+    (IPv4Network("169.254.0.0/16"), Locality.LINK_LOCAL),
+    (IPv4Network("0.0.0.0/8"), Locality.UNSPECIFIED),  # RFC 1122 3.2.1.3: "this network"; Linux: this host
+    (IPv4Network("224.0.0.0/4"), Locality.MULTICAST),
+    (IPv4Network("240.0.0.0/4"), Locality.RESERVED),  # with 255.255.255.255, the broadcast address
+    (IPv6Network("::1/128"), Locality.LOOPBACK),
+    (IPv6Network("::/128"), Locality.UNSPECIFIED),
+    (IPv6Network("fe80::/10"), Locality.LINK_LOCAL),
+    (IPv6Network("fec0::/10"), Locality.LINK_LOCAL),  # site-local, deprecated by RFC 3879
+    (IPv6Network("ff00::/8"), Locality.MULTICAST),
+)
+
+# IPv6 forms that carry an IPv4 destination, with the distance of its lowest bit from the right.
+_EMBEDDED: tuple[tuple[IPv6Network, int], ...] = (
+    (IPv6Network("::/96"), 0),  # IPv4-compatible, RFC 4291 2.5.5.1
+    (IPv6Network("64:ff9b::/96"), 0),  # NAT64, RFC 6052
+    (IPv6Network("64:ff9b:1::/48"), 0),  # local-use NAT64, RFC 8215, in its /96 form
+    (IPv6Network("2002::/16"), 80),  # 6to4, RFC 3056
+)
+_TEREDO = IPv6Network("2001::/32")  # RFC 4380: the client's IPv4 address, inverted, in the last 32 bits
+
+
+def locality(address: IPAddress) -> Locality:
+    """Say what kind of place `address` is, looking inside IPv6 forms that embed an IPv4 destination."""
+    address = unmapped(address)
+    for network, kind in _LOCALITIES:
+        if address.version == network.version and address in network:
+            return kind
+    if isinstance(address, IPv6Address):
+        inner = _embedded(address)
+        if inner is not None:
+            return locality(inner)
+    return Locality.REMOTE
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    if address in _TEREDO:
+        return IPv4Address(~int(address) & 0xFFFFFFFF)
+    for network, shift in _EMBEDDED:
+        if address in network:
+            return IPv4Address((int(address) >> shift) & 0xFFFFFFFF)
+    return None
+
+
+def printed(host: Host, port: int | None = None) -> str:
+    """Write a host, with a port if given, as it stands in a URL: IPv6 in brackets where a port follows."""
+    if port is None:
+        return str(host)
+    return f"[{host}]:{port}" if isinstance(host, IPv6Address) else f"{host}:{port}"

@@ -1,0 +1,1 @@
+"""NAT as data (`plan`), and two ways to put it in force (`nftables`, `iptables`)."""

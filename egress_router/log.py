@@ -1,0 +1,108 @@
+"""Events: one line each, stable field names, as text or JSON.
+
+Every room logs through `get(room)`: a short fixed sentence plus named fields. What varies goes into fields,
+so that lines can be counted and searched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LogFormat = Literal["text", "json"]
+Field = str | int | float | bool | None | object
+
+_FIELDS = "egress_fields"
+_ROOT = "egress_router"
+
+
+class Log:
+    """The events of one room."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def debug(self, event: str, **fields: Field) -> None:
+        """A step that only somebody who searches a fault wants to see."""
+        self._emit(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: Field) -> None:
+        """Something that changed and that an operator may want to know."""
+        self._emit(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Field) -> None:
+        """Something that works worse than it should; the program goes on."""
+        self._emit(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: Field) -> None:
+        """Something that does not work until somebody acts."""
+        self._emit(logging.ERROR, event, fields)
+
+    def exception(self, event: str, error: BaseException, **fields: Field) -> None:
+        """Log our own fault, with its traceback."""
+        self._logger.error(event, exc_info=error, extra={_FIELDS: fields})
+
+    def _emit(self, level: int, event: str, fields: Mapping[str, Field]) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, event, extra={_FIELDS: fields})
+
+
+def get(room: str) -> Log:
+    """Return the log of a room, named as its folder (`setup`, `http_proxy`)."""
+    return Log(logging.getLogger(f"{_ROOT}.{room}"))
+
+
+class EventFormatter(logging.Formatter):
+    """Render an event as one line; line breaks and control characters in fields cannot forge another."""
+
+    def __init__(self, form: LogFormat) -> None:
+        super().__init__()
+        self._json = form == "json"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the event as one line of text."""
+        fields: Mapping[str, Field] = getattr(record, _FIELDS, {})
+        room = record.name.removeprefix(_ROOT + ".")
+        trace = self.formatException(record.exc_info) if record.exc_info else None
+        if trace is not None:
+            fields = {**fields, "traceback": trace}
+        render = _as_json if self._json else _as_text
+        return render(_timestamp(record.created), record.levelname.lower(), room, record.getMessage(), fields)
+
+
+def _timestamp(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _as_json(when: str, level: str, room: str, event: str, fields: Mapping[str, Field]) -> str:
+    head = {"time": when, "level": level, "room": room, "event": event}
+    return json.dumps({**head, **fields}, default=str)
+
+
+def _as_text(when: str, level: str, room: str, event: str, fields: Mapping[str, Field]) -> str:
+    pairs = "".join(f" {name}={_printable(value)}" for name, value in fields.items() if value is not None)
+    return f"{when} {level} {room}: {event}{pairs}"
+
+
+def _printable(value: Field) -> str:
+    text = str(value)
+    if text and text.isprintable() and not any(mark in text for mark in ' "='):
+        return text
+    return json.dumps(text)
+
+
+def configure(handler: logging.Handler, form: LogFormat, level: str) -> None:
+    """Send every event from `level` up to `handler`, rendered as `form`, and to no other."""
+    handler.setFormatter(EventFormatter(form))
+    root = logging.getLogger(_ROOT)
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    root.propagate = False

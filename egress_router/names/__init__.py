@@ -1,0 +1,1 @@
+"""Names to addresses, asynchronously, living through name servers that fail or lie."""

@@ -1,0 +1,1 @@
+"""Bytes between two connected sockets; nothing in here knows HTTP or DNS."""

@@ -1,0 +1,1 @@
+"""What every long-running process shares: supervisor, workers, reload, drain, logs, metrics."""

@@ -1,0 +1,58 @@
+"""How many connections may be open: in all, and for one client address."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from egress_router.service.metrics import Registry
+
+
+class Verdict(enum.Enum):
+    """What admission says of a new connection."""
+
+    ADMITTED = "admitted"
+    FULL = "connections"
+    CLIENT_FULL = "connections_per_client"
+
+
+class Admission:
+    """Counts open connections of this worker; every admitted one must be given back with `leave`."""
+
+    def __init__(self, registry: Registry, most: int, most_per_client: int | None) -> None:
+        self._most = most
+        self._most_per_client = most_per_client
+        self._open = 0
+        self._by_client: dict[str, int] = {}
+        meaning = "Connections that met a limit."
+        self._hits = {
+            verdict: registry.counter("limit_hits_total", meaning, limit=verdict.value)
+            for verdict in (Verdict.FULL, Verdict.CLIENT_FULL)
+        }
+
+    def enter(self, client: str) -> Verdict:
+        """Admit a connection of this client address, or say which limit it meets."""
+        if self._open >= self._most:
+            return self._refuse(Verdict.FULL)
+        if self._most_per_client is not None:
+            count = self._by_client.get(client, 0)
+            if count >= self._most_per_client:
+                return self._refuse(Verdict.CLIENT_FULL)
+            self._by_client[client] = count + 1
+        self._open += 1
+        return Verdict.ADMITTED
+
+    def leave(self, client: str) -> None:
+        """Give back an admitted connection."""
+        self._open -= 1
+        if self._most_per_client is not None:
+            left = self._by_client[client] - 1
+            if left:
+                self._by_client[client] = left
+            else:
+                del self._by_client[client]
+
+    def _refuse(self, verdict: Verdict) -> Verdict:
+        self._hits[verdict].value += 1
+        return verdict

@@ -1,0 +1,72 @@
+"""What a mode (HTTP proxy, TCP forwarder) gives to the service, and what the service gives to a mode.
+
+The supervisor owns the rules' text and the listening sockets; a worker owns connections. Rules travel from
+the supervisor to the workers as one frozen, picklable value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from egress_router.relay.poller import Poller
+    from egress_router.service.admission import Admission
+    from egress_router.service.metrics import Registry
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Rules = TypeVar("Rules")
+RulesIn = TypeVar("RulesIn", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What one worker process has, for its server to use."""
+
+    loop: asyncio.AbstractEventLoop
+    poller: Poller
+    registry: Registry
+    admission: Admission
+    drain_seconds: float
+
+
+class Server(Protocol[RulesIn]):
+    """A mode inside one worker: it accepts, serves and owns its connections. Called in the event loop only."""
+
+    def apply(self, rules: RulesIn) -> None:
+        """Make these rules decide from now on; connections that they still allow are not touched."""
+
+    def listen(self, listeners: Mapping[int, socket.socket]) -> None:
+        """Accept on exactly these sockets, by port: begin with new ones, end (and close) those not named."""
+
+    def stop_accepting(self) -> None:
+        """Take in what the accept queues hold, then accept no more; open connections go on."""
+
+    def open_connections(self) -> int:
+        """How many client connections are open."""
+
+    def close_all(self) -> None:
+        """Close every connection now."""
+
+    def status(self) -> dict[str, Json]:
+        """What a person wants to see of this worker, for /status and the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode(Generic[Rules]):
+    """One mode, its settings already inside.
+
+    `parse` reads rules (source name, text) and raises ConfigError; `ports` says which ports rules want;
+    `build` makes the worker's server, not yet listening; `summary` renders rules as lines for a
+    readable difference.
+    """
+
+    name: str
+    parse: Callable[[str, str], Rules]
+    ports: Callable[[Rules], frozenset[int]]
+    build: Callable[[WorkerContext, Rules], Server[Rules]]
+    summary: Callable[[Rules], tuple[str, ...]]

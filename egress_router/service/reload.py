@@ -1,0 +1,37 @@
+"""Notices that a rules file changed, in place or by the symbolic-link swap that Kubernetes does.
+
+By polling: inotify on a path does not follow the swap of `..data`, and one `stat` in half a second costs
+nothing beside the 2 s in which a change must take effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+_INTERVAL = 0.5  # seconds
+
+Signature = tuple[int, int, int, int]
+
+
+def signature(path: Path) -> Signature | None:
+    """Return what changes whenever the file's content does; None while there is no such file."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return (seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size)
+
+
+async def changes(path: Path, known: Signature | None) -> AsyncIterator[Signature | None]:
+    """Yield the new signature each time that it differs from the last one, beginning with `known`."""
+    while True:
+        await asyncio.sleep(_INTERVAL)
+        now = signature(path)
+        if now != known:
+            known = now
+            yield now

@@ -1,0 +1,144 @@
+"""Settings that all long-running modes share."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from egress_router.settings.variables import Environment, Variable, flag, one_of, required, seconds, whole
+
+if TYPE_CHECKING:
+    from egress_router.log import LogFormat
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+_MOST_WORKERS = 8
+
+
+def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many CPUs this container may use: its affinity mask and its cgroup quota, rounded up.
+
+    Source: cpu.max of cgroup v2, cpu.cfs_quota_us of v1 (Linux Documentation/admin-guide/cgroup-v2).
+    """
+    mask = len(os.sched_getaffinity(0))
+    quota = _quota_v2(cgroup / "cpu.max") or _quota_v1(cgroup / "cpu")
+    return mask if quota is None else max(1, min(mask, math.ceil(quota)))
+
+
+def _quota_v2(path: Path) -> float | None:
+    try:
+        quota, period = path.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 else None
+
+
+def _workers(text: str) -> int:
+    if text == "auto":
+        return min(_MOST_WORKERS, usable_cpus())
+    return whole(1, 64)(text)
+
+
+def _limit(text: str) -> int | None:
+    return None if text == "none" else whole(1, 10_000_000)(text)
+
+
+LOG_FORMAT = Variable("EGRESS_LOG_FORMAT", "`text` or `json`", "text", one_of("text", "json"))
+LOG_LEVEL = Variable(
+    "EGRESS_LOG_LEVEL",
+    "least level that is logged: `debug`, `info`, `warning`, `error`",
+    "info",
+    one_of("debug", "info", "warning", "error"),
+)
+ACCESS_LOG = Variable("EGRESS_ACCESS_LOG", "1: every connection or request is logged to stdout", "0", flag)
+ADMIN_PORT = Variable(
+    "EGRESS_ADMIN_PORT",
+    "port of /healthz, /readyz, /metrics, /status and the page; 0 turns it off",
+    "9797",
+    whole(0, 65535),
+)
+INTERFACE = Variable("EGRESS_INTERFACE", "name of the macvlan interface in the pod", "macvlan0", str)
+DRAIN_SECONDS = Variable(
+    "EGRESS_DRAIN_SECONDS", "how long connections in flight may go on after SIGTERM", "25", seconds
+)
+WORKERS = Variable(
+    "EGRESS_WORKERS",
+    "processes that share the ports; `auto`: the CPUs that the container may use, at most 8",
+    "auto",
+    _workers,
+)
+MAX_CONNECTIONS = Variable(
+    "EGRESS_MAX_CONNECTIONS", "connections of the pod in all", "10000", whole(1, 10_000_000)
+)
+MAX_CONNECTIONS_PER_CLIENT = Variable(
+    "EGRESS_MAX_CONNECTIONS_PER_CLIENT", "connections of one client address, or `none`", "none", _limit
+)
+
+RUNTIME_VARIABLES = (LOG_FORMAT, LOG_LEVEL, ADMIN_PORT, DRAIN_SECONDS)
+PROXY_VARIABLES = (
+    ACCESS_LOG,
+    INTERFACE,
+    WORKERS,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_CLIENT,
+    *RUNTIME_VARIABLES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """What every mode that stays needs to know."""
+
+    log_format: LogFormat
+    log_level: LogLevel
+    admin_port: int
+    drain_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """What both proxies need to know beside `RuntimeSettings`."""
+
+    runtime: RuntimeSettings
+    access_log: bool
+    interface: str
+    workers: int
+    max_connections: int
+    max_connections_per_client: int | None
+
+
+def read_runtime(environment: Environment) -> RuntimeSettings | None:
+    """Read what every mode shares; None where something of it is wrong, which `finish` reports."""
+    log_format = environment.read(LOG_FORMAT)
+    log_level = environment.read(LOG_LEVEL)
+    admin_port = environment.read(ADMIN_PORT)
+    drain_seconds = environment.read(DRAIN_SECONDS)
+    if log_format is None or log_level is None or admin_port is None or drain_seconds is None:
+        return None
+    return RuntimeSettings(
+        cast("LogFormat", log_format), cast("LogLevel", log_level), admin_port, drain_seconds
+    )
+
+
+def read_proxy(environment: Environment) -> ProxySettings | None:
+    """Read what both proxies share; None where something of it is wrong, which `finish` reports."""
+    runtime = read_runtime(environment)
+    access_log = environment.read(ACCESS_LOG)
+    interface = environment.read(INTERFACE)
+    workers = environment.read(WORKERS)
+    most = environment.read(MAX_CONNECTIONS)
+    per_client = environment.read(MAX_CONNECTIONS_PER_CLIENT)
+    if runtime is None or access_log is None or interface is None or workers is None or most is None:
+        return None
+    return ProxySettings(required(runtime), access_log, interface, workers, most, per_client)

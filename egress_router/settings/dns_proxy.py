@@ -1,0 +1,69 @@
+"""Settings of `egress-router dns-proxy`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.settings import common
+from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.variables import (
+    Environment,
+    RulesSource,
+    RulesVariable,
+    Variable,
+    non_empty,
+    required,
+    seconds,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RULES = RulesVariable("EGRESS_DNS_PROXY_DESTINATION", "forwarding lines")
+IDLE_SECONDS = Variable(
+    "EGRESS_DNS_PROXY_IDLE_SECONDS", "a connection without a byte for so long is closed", "3600", seconds
+)
+CONNECT_SECONDS = Variable(
+    "EGRESS_DNS_PROXY_CONNECT_SECONDS", "time for all connection attempts to a destination", "10", seconds
+)
+DEBUG = Variable(
+    "EGRESS_DNS_PROXY_DEBUG",
+    "any value: a line on stdout for every connection, resolution change and health change",
+    "",
+    non_empty,
+)
+
+VARIABLES = (RULES, IDLE_SECONDS, CONNECT_SECONDS, DEBUG, *NAMES_VARIABLES, *common.PROXY_VARIABLES)
+
+
+@dataclass(frozen=True, slots=True)
+class DnsProxySettings:
+    """Everything that the TCP forwarder is told by its environment."""
+
+    proxy: common.ProxySettings
+    names: NamesSettings
+    rules: RulesSource
+    idle_seconds: float
+    connect_seconds: float
+    debug: bool
+
+
+def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
+    """Read the environment of `dns-proxy`.
+
+    Raises:
+        ConfigError: with everything that is missing or wrong.
+    """
+    environment = Environment(environ)
+    proxy = common.read_proxy(environment)
+    names = read_names(environment)
+    rules = environment.read_rules(RULES)
+    idle = environment.read(IDLE_SECONDS)
+    connect = environment.read(CONNECT_SECONDS)
+    debug = non_empty(environ.get(DEBUG.name, ""))
+    return environment.finish(
+        lambda: DnsProxySettings(
+            required(proxy), required(names), required(rules), required(idle), required(connect), debug
+        )
+    )

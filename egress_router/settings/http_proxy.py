@@ -1,0 +1,164 @@
+"""Settings of `egress-router http-proxy`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.grammar.address import AddressError, parse_port
+from egress_router.settings import common
+from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.variables import (
+    Environment,
+    RulesSource,
+    RulesVariable,
+    Variable,
+    non_empty,
+    required,
+    seconds,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def _connect_ports(text: str) -> frozenset[int] | None:
+    if text == "any":
+        return None
+    try:
+        return frozenset(parse_port(part.strip()) for part in text.split(","))
+    except AddressError as error:
+        raise ValueError(f"{error}; expected ports separated by commas, or `any`") from None
+
+
+RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
+PORT = Variable("EGRESS_HTTP_PROXY_PORT", "listening port, IPv4 and IPv6", "8080", whole(1, 65535))
+CONNECT_PORTS = Variable(
+    "EGRESS_HTTP_PROXY_CONNECT_PORTS",
+    "ports that CONNECT may name (`443,8443`), or `any`",
+    "any",
+    _connect_ports,
+)
+REPORT_ONLY = Variable(
+    "EGRESS_HTTP_PROXY_REPORT_ONLY",
+    "any value: allow what the list would deny, log and count it as such",
+    "",
+    non_empty,
+)
+IDLE_SECONDS = Variable(
+    "EGRESS_HTTP_PROXY_IDLE_SECONDS", "a tunnel without a byte for so long is closed", "3600", seconds
+)
+HEAD_BYTES = Variable(
+    "EGRESS_HTTP_PROXY_HEAD_BYTES", "largest head of a request or answer", "65536", whole(1024, 1_048_576)
+)
+HEAD_FIELDS = Variable("EGRESS_HTTP_PROXY_HEAD_FIELDS", "most fields in a head", "200", whole(10, 10_000))
+HEAD_SECONDS = Variable(
+    "EGRESS_HTTP_PROXY_HEAD_SECONDS", "time in which a head must be complete", "10", seconds
+)
+CONNECT_SECONDS = Variable(
+    "EGRESS_HTTP_PROXY_CONNECT_SECONDS", "time for the look-up and all connection attempts", "10", seconds
+)
+KEEPALIVE_SECONDS = Variable(
+    "EGRESS_HTTP_PROXY_KEEPALIVE_SECONDS",
+    "an idle connection between requests is closed after",
+    "60",
+    seconds,
+)
+ANSWER_SECONDS = Variable(
+    "EGRESS_HTTP_PROXY_ANSWER_SECONDS", "time to the first byte of an answer", "300", seconds
+)
+BUFFER_BYTES = Variable(
+    "EGRESS_HTTP_PROXY_BUFFER_BYTES",
+    "body bytes held for a slow reader, each direction",
+    "262144",
+    whole(16_384, 16_777_216),
+)
+
+VARIABLES = (
+    RULES,
+    PORT,
+    CONNECT_PORTS,
+    REPORT_ONLY,
+    IDLE_SECONDS,
+    HEAD_BYTES,
+    HEAD_FIELDS,
+    HEAD_SECONDS,
+    CONNECT_SECONDS,
+    KEEPALIVE_SECONDS,
+    ANSWER_SECONDS,
+    BUFFER_BYTES,
+    *NAMES_VARIABLES,
+    *common.PROXY_VARIABLES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds that hold for every request; bytes and seconds."""
+
+    head_bytes: int
+    head_fields: int
+    head_seconds: float
+    connect_seconds: float
+    keepalive_seconds: float
+    answer_seconds: float
+    idle_seconds: float
+    buffer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProxySettings:
+    """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port."""
+
+    proxy: common.ProxySettings
+    names: NamesSettings
+    rules: RulesSource
+    port: int
+    connect_ports: frozenset[int] | None
+    report_only: bool
+    limits: HttpLimits
+
+
+def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
+    """Read the environment of `http-proxy`.
+
+    Raises:
+        ConfigError: with everything that is missing or wrong.
+    """
+    environment = Environment(environ)
+    proxy = common.read_proxy(environment)
+    names = read_names(environment)
+    rules = environment.read_rules(RULES)
+    port = environment.read(PORT)
+    connect_ports = environment.read(CONNECT_PORTS)
+    report_only = non_empty(environ.get(REPORT_ONLY.name, ""))
+    head_bytes = environment.read(HEAD_BYTES)
+    head_fields = environment.read(HEAD_FIELDS)
+    times = [environment.read(each) for each in (HEAD_SECONDS, CONNECT_SECONDS, KEEPALIVE_SECONDS)]
+    times += [environment.read(each) for each in (ANSWER_SECONDS, IDLE_SECONDS)]
+    buffer_bytes = environment.read(BUFFER_BYTES)
+
+    def complete() -> HttpProxySettings:
+        head, connect, keepalive, answer, idle = (required(each) for each in times)
+        limits = HttpLimits(
+            head_bytes=required(head_bytes),
+            head_fields=required(head_fields),
+            head_seconds=head,
+            connect_seconds=connect,
+            keepalive_seconds=keepalive,
+            answer_seconds=answer,
+            idle_seconds=idle,
+            buffer_bytes=required(buffer_bytes),
+        )
+        return HttpProxySettings(
+            required(proxy),
+            required(names),
+            required(rules),
+            required(port),
+            connect_ports,
+            report_only,
+            limits,
+        )
+
+    return environment.finish(complete)

@@ -1,0 +1,187 @@
+"""How one environment variable is described and read.
+
+A `Variable` is both the line in `--help` and the way to read it, so neither can lack what the other has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from egress_router.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Variable(Generic[T]):
+    """One setting: its name, what it means, the default as text (None: required), and how its text is read.
+
+    `parse` raises ValueError with a sentence that says what is wrong and what was expected.
+    """
+
+    name: str
+    meaning: str
+    default: str | None
+    parse: Callable[[str], T]
+
+
+@dataclass(frozen=True, slots=True)
+class RulesVariable:
+    """A pair of variables for rules: the text itself in `name`, or a file that holds it in `name`_FILE."""
+
+    name: str
+    meaning: str
+    required: bool = True
+
+    @property
+    def file_name(self) -> str:
+        """The variable that names the file."""
+        return f"{self.name}_FILE"
+
+
+AnyVariable = Variable[object] | RulesVariable
+
+
+@dataclass(frozen=True, slots=True)
+class RulesSource:
+    """Where rules come from: inline text, or a file that may change while the program runs."""
+
+    variable: str
+    text: str
+    path: Path | None
+
+    def read(self) -> str:
+        """Return the rules' text as it is now.
+
+        Raises:
+            ConfigError: the file cannot be read or is not UTF-8.
+        """
+        if self.path is None:
+            return self.text
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError([self._problem(f"cannot be read: {error.strerror}")]) from None
+        except UnicodeDecodeError as error:
+            raise ConfigError([self._problem(f"is not UTF-8 text (byte {error.start})")]) from None
+
+    @property
+    def name(self) -> str:
+        """How errors name this source: the variable, with the file where there is one."""
+        return self.variable if self.path is None else f"{self.variable} {self.path}"
+
+    def _problem(self, reason: str) -> Problem:
+        return Problem(self.variable, None, str(self.path), reason)
+
+
+class Environment:
+    """Reads variables out of `environ` and collects what is wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._problems: list[Problem] = []
+
+    def read(self, variable: Variable[T]) -> T | None:
+        """Return the parsed value; None where it is missing or wrong, which `finish` reports.
+
+        An empty value counts as not set: manifests often write `value: ""` for "use the default".
+        """
+        text = self._environ.get(variable.name, "").strip() or variable.default
+        if text is None:
+            self._problems.append(Problem(variable.name, None, None, f"is not set ({variable.meaning})"))
+            return None
+        try:
+            return variable.parse(text)
+        except ValueError as error:
+            self._problems.append(Problem(variable.name, None, text, str(error)))
+            return None
+
+    def read_rules(self, variable: RulesVariable) -> RulesSource | None:
+        """Return where the rules are; None where they are not given at all."""
+        inline = self._environ.get(variable.name, "")
+        path = self._environ.get(variable.file_name, "").strip()
+        if inline.strip() and path:
+            both = f"is set together with {variable.file_name}; give one of the two"
+            self._problems.append(Problem(variable.name, None, None, both))
+        elif path:
+            return RulesSource(variable.file_name, "", Path(path))
+        elif inline.strip():
+            return RulesSource(variable.name, inline, None)
+        elif variable.required:
+            missing = f"is not set, nor is {variable.file_name} ({variable.meaning})"
+            self._problems.append(Problem(variable.name, None, None, missing))
+        return None
+
+    def reject(self, problem: Problem) -> None:
+        """Add a fault that only shows when several settings are seen together."""
+        self._problems.append(problem)
+
+    def finish(self, complete: Callable[[], T]) -> T:
+        """Return `complete()`, which builds the settings out of what was read.
+
+        Raises:
+            ConfigError: something was missing or wrong; it holds every problem.
+        """
+        if self._problems:
+            raise ConfigError(self._problems)
+        return complete()
+
+
+def required(value: T | None) -> T:
+    """Return a value that `Environment.finish` has made sure of."""
+    if value is None:
+        raise AssertionError("read() noted no problem and returned nothing")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Read a positive number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("expected a number of seconds") from None
+    if not 0 < value <= 10_000_000:
+        raise ValueError("expected a number of seconds above 0")
+    return value
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Read a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and low <= int(text[:20]) <= high):
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def flag(text: str) -> bool:
+    """Read an on/off setting of this project's own: 1, true, yes, on or 0, false, no, off."""
+    word = text.lower()
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError("expected 1 or 0")
+
+
+def non_empty(text: str) -> bool:
+    """Read a switch of the original, which any non-empty value turns on (`0` too)."""
+    return bool(text)
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Read one of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return text
+
+    return parse
