@@ -1,0 +1,217 @@
+"""Command line to one call each, and errors to exit statuses.
+
+0 done, 1 a configuration error, 2 a wrong command line (argparse), 3 the kernel or the network refused.
+Each command imports its room only when it runs: `setup` in an init container need not load a web server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import textwrap
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.errors import ConfigError, RefusedError
+from egress_router.settings import dns_proxy as dns_settings
+from egress_router.settings import http_proxy as http_settings
+from egress_router.settings import setup as setup_settings
+from egress_router.settings.variables import RulesVariable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egress_router.settings.variables import Variable
+
+DONE, CONFIGURATION_ERROR, REFUSED = 0, 1, 3
+_KINDS = ("redirect", "http-proxy", "dns-proxy")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that `argv` (default: the process's arguments) names, and exit with its status."""
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        status = run(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        status = CONFIGURATION_ERROR
+    except RefusedError as error:
+        print(error, file=sys.stderr)
+        status = REFUSED
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = DONE
+    except KeyboardInterrupt:
+        status = 130  # what a shell reports for SIGINT
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="egress-router",
+        description="Gives pods one fixed source address towards the outside.",
+        epilog=_variables_text("Environment of all commands, by command", _EVERY_VARIABLE),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('egress-router')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_services(commands)
+    _add_tools(commands)
+    return parser
+
+
+def _add_services(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    _add(
+        commands,
+        "setup",
+        "claim the source address; set routes and NAT rules",
+        _setup,
+        setup_settings.VARIABLES,
+    )
+    http = _add(commands, "http-proxy", "run the HTTP forward proxy", _http_proxy, http_settings.VARIABLES)
+    dns = _add(commands, "dns-proxy", "run the TCP forwarder", _dns_proxy, dns_settings.VARIABLES)
+    for service in (http, dns):
+        service.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
+
+
+def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = _add(commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", _check)
+    check.add_argument(
+        "words", nargs="+", metavar="[KIND] FILE", help=f"KIND: {', '.join(_KINDS)}; FILE `-`: stdin"
+    )
+    explain = _add(commands, "explain", "say which line of an allow/deny list decides, and why", _explain)
+    explain.add_argument("file", metavar="FILE")
+    explain.add_argument("target", metavar="URL-or-host[:port]")
+    explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
+    status = _add(commands, "status", "show what a running router knows", _status)
+    status.add_argument(
+        "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
+    )
+    status.add_argument("--watch", action="store_true", help="refresh every 2 s until interrupted")
+    _add(commands, "demo", "build a small network on this machine and show the modes in it", _demo)
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    meaning: str,
+    run: Callable[[argparse.Namespace], int],
+    variables: Sequence[Variable[object] | RulesVariable] = (),
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=meaning,
+        description=meaning[0].upper() + meaning[1:] + ".",
+        epilog=_variables_text("Environment", {"": variables}) if variables else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+_EVERY_VARIABLE: dict[str, Sequence[Variable[object] | RulesVariable]] = {
+    "setup": setup_settings.VARIABLES,
+    "http-proxy": http_settings.VARIABLES,
+    "dns-proxy": dns_settings.VARIABLES,
+}
+
+
+def _variables_text(title: str, groups: dict[str, Sequence[Variable[object] | RulesVariable]]) -> str:
+    lines = [f"{title}:"]
+    for group, variables in groups.items():
+        if group:
+            lines += ["", f"  {group}"]
+        for variable in variables:
+            lines += _variable_lines(variable)
+    return "\n".join(lines)
+
+
+def _variable_lines(variable: Variable[object] | RulesVariable) -> list[str]:
+    if isinstance(variable, RulesVariable):
+        name = f"{variable.name}, or a file in {variable.file_name}"
+        remark = "required" if variable.required else "see above"
+    else:
+        name = variable.name
+        remark = "required" if variable.default is None else f"default: {variable.default or 'off'}"
+    text = f"{variable.meaning} ({remark})"
+    return [f"    {name}", *textwrap.wrap(text, 92, initial_indent=" " * 8, subsequent_indent=" " * 8)]
+
+
+def _log_to_stderr(form: log.LogFormat, level: str) -> None:
+    log.configure(logging.StreamHandler(sys.stderr), form, level)
+
+
+def _setup(_: argparse.Namespace) -> int:
+    settings = setup_settings.read_setup(os.environ)
+    _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
+    from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
+
+    setup.run(settings)
+    return DONE
+
+
+def _http_proxy(arguments: argparse.Namespace) -> int:
+    settings = http_settings.read_http_proxy(os.environ)
+    from egress_router.http_proxy.server import mode  # noqa: PLC0415
+    from egress_router.service import supervisor, worker  # noqa: PLC0415
+
+    if arguments.worker is not None:
+        return worker.run(mode(settings), settings.proxy, arguments.worker)
+    return supervisor.run(mode(settings), settings.proxy, settings.rules)
+
+
+def _dns_proxy(arguments: argparse.Namespace) -> int:
+    settings = dns_settings.read_dns_proxy(os.environ)
+    from egress_router.dns_proxy.server import mode  # noqa: PLC0415
+    from egress_router.service import supervisor, worker  # noqa: PLC0415
+
+    if arguments.worker is not None:
+        return worker.run(mode(settings), settings.proxy, arguments.worker)
+    return supervisor.run(mode(settings), settings.proxy, settings.rules)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from egress_router import check  # noqa: PLC0415
+
+    words: list[str] = arguments.words
+    if len(words) == 2 and words[0] in _KINDS:
+        return check.check_file(words[0], words[1], _read(words[1]), sys.stdout)
+    if len(words) == 1 and words[0] not in _KINDS:
+        return check.check_manifests(words[0], _read(words[0]), sys.stdout)
+    print(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", file=sys.stderr)
+    return 2
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from egress_router.explain import explain  # noqa: PLC0415
+
+    return explain(arguments.file, _read(arguments.file), arguments.target, resolve=arguments.resolve)
+
+
+def _read(path: str) -> str:
+    try:
+        if path == "-":
+            return sys.stdin.read()
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 (the user's own word, as given)
+            return file.read()
+    except OSError as error:
+        raise RefusedError(f"cannot read {path}", error.strerror or "input/output error") from None
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"cannot read {path}", f"it is not UTF-8 text (byte {error.start})") from None
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from egress_router import status  # noqa: PLC0415
+
+    return status.show(arguments.url, watch=arguments.watch)
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from egress_router.lab import demo  # noqa: PLC0415
+
+    return demo.run()
