@@ -26,6 +26,11 @@ demo: venv network-tools ## build a small network on this machine and show all t
 test: venv network-tools ## all tests that need no container engine: unit, network, fuzz (short)
 	@$(BIN)/pytest
 
+.PHONY: test-chart
+test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
+	@$(BIN)/pytest tests/chart
+
 .PHONY: lint
 lint: venv ## ruff and mypy --strict, on package, tests and benchmarks
 	@$(BIN)/ruff format --check .
@@ -41,6 +46,9 @@ format: venv ## let ruff format and fix what it can
 lock: venv ## choose the newest versions that pyproject.toml allows, and pin them with hashes
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-header --python-version 3.11 --all-extras --output-file requirements.lock --upgrade pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header --python-version 3.11 --constraints requirements.lock \
+	  --output-file tests/chart/requirements.lock --upgrade tests/chart/requirements.in
 
 .PHONY: clean
 clean: ## remove what the other targets made here

@@ -1,0 +1,114 @@
+{{/* Environment of `setup`; .kind is EGRESS_ROUTER_MODE. */}}
+{{- define "egress-router.setupEnv" -}}
+{{- $values := .root.Values -}}
+- name: EGRESS_SOURCE
+  value: {{ $values.source | quote }}
+- name: EGRESS_GATEWAY
+  value: {{ $values.gateway | quote }}
+- name: EGRESS_ROUTER_MODE
+  value: {{ .kind }}
+- name: EGRESS_INTERFACE
+  value: {{ $values.interface.name | quote }}
+- name: EGRESS_MACVLAN_MODE
+  value: {{ $values.interface.macvlanMode }}
+- name: EGRESS_ADMIN_PORT
+  value: {{ $values.admin.port | quote }}
+{{- with $values.interface.parent }}
+- name: EGRESS_PARENT_INTERFACE
+  value: {{ . | quote }}
+{{- end }}
+{{- with $values.clusterCidrs }}
+- name: EGRESS_CLUSTER_CIDRS
+  value: {{ . | quote }}
+{{- end }}
+{{- if has .kind (list "init" "legacy") }}
+- name: EGRESS_DESTINATION_FILE
+  value: /etc/egress-router/destinations
+{{- end }}
+{{- end -}}
+
+{{/* A container that runs `setup`: privileged only where it must reach into the node's network namespace. */}}
+{{- define "egress-router.setupContainer" -}}
+image: {{ include "egress-router.image" (dict "image" .root.Values.images.router "root" .root) }}
+imagePullPolicy: {{ .root.Values.images.pullPolicy }}
+securityContext:
+  runAsUser: 0
+  runAsNonRoot: false
+  {{- if eq .root.Values.interface.provider "create" }}
+  privileged: true
+  {{- else }}
+  allowPrivilegeEscalation: false
+  capabilities: { drop: [ALL], add: [NET_ADMIN, NET_RAW] }
+  {{- end }}
+env:
+  {{- include "egress-router.setupEnv" . | nindent 2 }}
+  {{- if eq .kind "legacy" }}
+  {{- include "egress-router.longRunningEnv" .root | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* Environment of every container that stays. */}}
+{{- define "egress-router.longRunningEnv" -}}
+- name: EGRESS_DRAIN_SECONDS
+  value: {{ .Values.drainSeconds | quote }}
+{{- range $name, $value := .Values.env }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Port, probes, resources and rules of every container that stays. */}}
+{{- define "egress-router.longRunning" -}}
+ports:
+  - name: admin
+    containerPort: {{ .Values.admin.port }}
+livenessProbe:
+  httpGet: { path: /healthz, port: admin }
+  periodSeconds: 10
+  failureThreshold: 6
+readinessProbe:
+  httpGet: { path: /readyz, port: admin }
+  periodSeconds: 5
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+volumeMounts:
+  # The folder, not one file (subPath): only a folder follows changes of the ConfigMap.
+  - name: destinations
+    mountPath: /etc/egress-router
+    readOnly: true
+{{- end -}}
+
+{{- define "egress-router.proxyContainer" -}}
+{{- $http := eq .Values.mode "http-proxy" -}}
+{{- $prefix := ternary "EGRESS_HTTP_PROXY" "EGRESS_DNS_PROXY" $http -}}
+image: {{ include "egress-router.image" (dict "image" (ternary .Values.images.httpProxy .Values.images.dnsProxy $http) "root" .) }}
+imagePullPolicy: {{ .Values.images.pullPolicy }}
+securityContext:
+  runAsNonRoot: true
+  readOnlyRootFilesystem: true
+  allowPrivilegeEscalation: false
+  capabilities: { drop: [ALL] }
+  seccompProfile: { type: RuntimeDefault }
+env:
+  - name: {{ $prefix }}_DESTINATION_FILE
+    value: /etc/egress-router/destinations
+  - name: EGRESS_INTERFACE
+    value: {{ .Values.interface.name | quote }}
+  - name: EGRESS_ADMIN_PORT
+    value: {{ .Values.admin.port | quote }}
+  {{- if $http }}
+  - name: EGRESS_HTTP_PROXY_PORT
+    value: {{ .Values.httpProxy.port | quote }}
+  - name: EGRESS_HTTP_PROXY_CONNECT_PORTS
+    value: {{ .Values.httpProxy.connectPorts | quote }}
+  {{- if .Values.httpProxy.reportOnly }}
+  - name: EGRESS_HTTP_PROXY_REPORT_ONLY
+    value: "1"
+  {{- end }}
+  {{- else if .Values.dnsProxy.debug }}
+  - name: EGRESS_DNS_PROXY_DEBUG
+    value: "1"
+  {{- end }}
+  {{- include "egress-router.longRunningEnv" . | nindent 2 }}
+{{ include "egress-router.longRunning" . }}
+{{- end -}}

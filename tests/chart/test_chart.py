@@ -1,0 +1,177 @@
+"""The chart, rendered by Helm's own library, held against the Kubernetes schemas and the program itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kubernetes_validate
+import pytest
+import yaml
+from helm_python.chart import Chart, lint
+from helm_python.errors import HelmError
+
+from egress_router.settings.dns_proxy import read_dns_proxy
+from egress_router.settings.http_proxy import read_http_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CHART = Path(__file__).parents[2] / "charts" / "egress-router"
+# The oldest that Chart.yaml admits, and the newest whose schemas are published.
+KUBERNETES = ("1.25", kubernetes_validate.latest_version())
+
+BASE: dict[str, object] = {"source": "192.168.12.99/24", "gateway": "192.168.12.1"}
+REDIRECT = {**BASE, "destinations": "80 tcp 203.0.113.25\n53 udp 203.0.113.53 # names\n203.0.113.27\n"}
+HTTP = {**BASE, "mode": "http-proxy", "destinations": "!*.bad.example.com\n*\n"}
+DNS = {**BASE, "mode": "dns-proxy", "destinations": "# the bank\n80 203.0.113.25\n8443 db.example.com 443\n"}
+EVERYTHING = {
+    "networkPolicy": {"enabled": True},
+    "podDisruptionBudget": {"enabled": True},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "nodeSelector": {"site": "springfield-1"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+    "podAnnotations": {"a": "b"},
+    "podLabels": {"c": "d"},
+    "sysctls": [{"name": "net.ipv4.ip_forward", "value": "1"}],
+    "env": {"EGRESS_ACCESS_LOG": "1"},
+    "clusterCidrs": "10.0.0.0/8",
+}
+MATRIX: dict[str, dict[str, object]] = {
+    "redirect": REDIRECT,
+    "redirect-init": {**REDIRECT, "redirect": {"live": False}},
+    "http-proxy": HTTP,
+    "dns-proxy": DNS,
+    "redirect-everything": {**REDIRECT, **EVERYTHING},
+    "http-everything": {**HTTP, **EVERYTHING},
+    "okd": {**HTTP, "interface": {"provider": "okd"}},
+    "multus": {**DNS, "interface": {"provider": "multus", "multus": {"create": True}, "parent": "eth1"}},
+    "existing": {**REDIRECT, "interface": {"provider": "existing", "name": "net1"}},
+    "existing-config-map": {
+        **BASE,
+        "existingConfigMap": {"name": "egress-routes"},
+        "ports": [{"name": "https", "port": 443}],
+    },
+}
+
+
+def rendered(values: Mapping[str, object]) -> list[dict[str, object]]:
+    with Chart.load(CHART) as chart:
+        files = chart.render(values=dict(values), name="db", namespace="egress")
+    texts = [text for name, text in files.items() if not name.endswith("NOTES.txt")]
+    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+
+
+def the(kind: str, values: Mapping[str, object]) -> dict[str, object]:
+    return next(document for document in rendered(values) if document["kind"] == kind)
+
+
+def containers(values: Mapping[str, object], which: str = "containers") -> list[dict[str, object]]:
+    # Through JSON, so that the nested values have a type that can be written down.
+    pod = json.loads(json.dumps(the("Deployment", values)))["spec"]["template"]["spec"]
+    found: list[dict[str, object]] = pod.get(which, [])
+    return found
+
+
+def environment(container: dict[str, object]) -> dict[str, str]:
+    pairs: list[dict[str, str]] = json.loads(json.dumps(container["env"]))
+    return {pair["name"]: pair["value"] for pair in pairs}
+
+
+def cases() -> Iterator[tuple[str, str]]:
+    for name in MATRIX:
+        for version in KUBERNETES:
+            yield name, version
+
+
+@pytest.mark.parametrize(("name", "version"), list(cases()))
+def test_every_object_fits_the_kubernetes_schemas(name: str, version: str) -> None:
+    documents = rendered(MATRIX[name])
+    assert len(documents) >= 4
+    for document in documents:
+        if "coreos.com" in str(document["apiVersion"]) or "cni.cncf.io" in str(document["apiVersion"]):
+            continue  # custom resources: Kubernetes has no schema for them
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("name", list(MATRIX))
+def test_helm_lint_finds_nothing(name: str) -> None:
+    report = lint(CHART, MATRIX[name], strict=True)
+    assert not report.get("errors"), report
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "source"),
+        ({**REDIRECT, "mode": "socks"}, "mode"),
+        ({**REDIRECT, "replicas": 2}, "replicas"),
+        ({**REDIRECT, "source": "somewhere"}, "source"),
+        ({**REDIRECT, "gateway": ""}, "gateway"),
+        ({**REDIRECT, "interface": {"provider": "ovs"}}, "provider"),
+        ({**REDIRECT, "admin": {"port": 80}}, "port"),
+        (BASE, "no rules: give destinations, or existingConfigMap.name"),
+        ({**REDIRECT, "existingConfigMap": {"name": "x"}}, "not both"),
+        ({**REDIRECT, "interface": {"provider": "multus"}}, "name the network"),
+        ({**BASE, "destinations": "203.0.113.27"}, "list them in ports"),
+    ],
+)
+def test_wrong_values_are_refused_in_words(values: dict[str, object], words: str) -> None:
+    with pytest.raises(HelmError) as caught:
+        rendered(values)
+    assert words in str(caught.value)
+
+
+def test_ports_of_the_service_follow_the_destinations() -> None:
+    def ports(values: Mapping[str, object]) -> list[tuple[int, str]]:
+        spec = json.loads(json.dumps(the("Service", values)))["spec"]
+        return [(port["port"], port["protocol"]) for port in spec["ports"]]
+
+    assert ports(REDIRECT) == [(80, "TCP"), (53, "UDP")]
+    assert ports(HTTP) == [(8080, "TCP")]
+    assert ports(DNS) == [(80, "TCP"), (8443, "TCP")]
+
+
+def test_there_is_never_a_second_pod_and_a_dead_node_is_left_in_seconds() -> None:
+    spec = json.loads(json.dumps(the("Deployment", HTTP)))["spec"]
+    assert spec["replicas"] == 1
+    assert spec["strategy"] == {"type": "Recreate"}
+    tolerations = spec["template"]["spec"]["tolerations"]
+    assert {toleration["tolerationSeconds"] for toleration in tolerations} == {10}
+
+
+@pytest.mark.parametrize("values", [HTTP, DNS])
+def test_proxies_run_without_any_privilege(values: dict[str, object]) -> None:
+    (proxy,) = containers(values)
+    context = json.loads(json.dumps(proxy["securityContext"]))
+    assert context["runAsNonRoot"] is True
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert "runAsUser" not in context  # OpenShift's restricted SCC chooses the user
+
+
+@pytest.mark.parametrize("provider", ["okd", "existing"])
+def test_setup_is_privileged_only_where_it_makes_the_interface(provider: str) -> None:
+    (made,) = containers(HTTP, "initContainers")
+    assert json.loads(json.dumps(made["securityContext"]))["privileged"] is True
+    (given,) = containers({**HTTP, "interface": {"provider": provider}}, "initContainers")
+    context = json.loads(json.dumps(given["securityContext"]))
+    assert "privileged" not in context
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
+
+
+def test_the_program_understands_the_environment_that_the_chart_gives() -> None:
+    (http,) = containers({**HTTP, **EVERYTHING})
+    settings = read_http_proxy(environment(http))
+    assert settings.proxy.access_log is True
+    assert settings.proxy.runtime.drain_seconds == 25
+    (dns,) = containers(DNS)
+    assert str(read_dns_proxy(environment(dns)).rules.path) == "/etc/egress-router/destinations"
+
+
+def test_notes_say_how_clients_connect() -> None:
+    with Chart.load(CHART) as chart:
+        files = chart.render(values=HTTP, name="db", namespace="egress")
+    notes = next(text for name, text in files.items() if name.endswith("NOTES.txt"))
+    assert "https_proxy=http://db-egress-router.egress.svc:8080/" in notes
