@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_router.errors import ConfigError
+from egress_router.grammar.redirect import Protocol, Redirect, Redirects, parse, printed
+
+SOURCE = "EGRESS_DESTINATION"
+
+
+def errors(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(SOURCE, text)
+    return [problem.removeprefix(f"{SOURCE} ") for problem in str(caught.value).splitlines()]
+
+
+def test_every_form_of_a_line() -> None:
+    text = """
+# Egress routes for Project "Test", version 3
+
+80   tcp 203.0.113.25
+\t8080\ttcp\t203.0.113.26\t80   # the partner
+53   UDP 203.0.113.53
+132  sctp 203.0.113.54
+5000-5100 tcp 203.0.113.28
+443  tcp 2001:db8::25
+80   udp 203.0.113.25
+
+# Fallback
+203.0.113.27
+2001:db8::27
+"""
+    v4 = IPv4Address
+    assert parse(SOURCE, text) == Redirects(
+        (
+            Redirect(Protocol.TCP, 80, 80, v4("203.0.113.25"), None),
+            Redirect(Protocol.TCP, 8080, 8080, v4("203.0.113.26"), 80),
+            Redirect(Protocol.UDP, 53, 53, v4("203.0.113.53"), None),
+            Redirect(Protocol.SCTP, 132, 132, v4("203.0.113.54"), None),
+            Redirect(Protocol.TCP, 5000, 5100, v4("203.0.113.28"), None),
+            Redirect(Protocol.TCP, 443, 443, IPv6Address("2001:db8::25"), None),
+            Redirect(Protocol.UDP, 80, 80, v4("203.0.113.25"), None),
+        ),
+        v4("203.0.113.27"),
+        IPv6Address("2001:db8::27"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("80 sctpp 10.4.5.6", "unknown protocol 'sctpp' (tcp, udp or sctp)"),
+        ("0 tcp 10.4.5.6", "invalid port '0' (a number from 1 to 65535)"),
+        ("65536 tcp 10.4.5.6", "invalid port '65536' (a number from 1 to 65535)"),
+        ("80 tcp 10.4.5.6 http", "invalid port 'http' (a number from 1 to 65535)"),
+        ("90-80 tcp 10.4.5.6", "the range '90-80' ends before it begins"),
+        ("80-90 tcp 10.4.5.6 80", "a range goes to the same ports; leave out the remote port"),
+        (
+            "80 tcp bank.example.com",
+            "'bank.example.com' is not an IP address (redirect rules need an IPv4 or IPv6 address)",
+        ),
+        ("80 tcp 127.0.0.1", "'127.0.0.1' is not the address of an external server"),
+        ("80 tcp 0.0.0.0", "'0.0.0.0' is not the address of an external server"),
+    ],
+)
+def test_a_wrong_line_says_what_and_why(line: str, reason: str) -> None:
+    assert errors(f"# first\n\n{line}") == [f"line 3: {line!r}: {reason}"]
+
+
+@pytest.mark.parametrize(
+    "line", ["80 tcp", "80 tcp 1.2.3.4 80 90", "80", "80-90", "tcp", "1.2.3", "10.0.0.0/8", "example.com"]
+)
+def test_what_is_no_rule_at_all_is_told_the_forms(line: str) -> None:
+    (error,) = errors(line)
+    assert error.endswith(
+        "expected PORT PROTOCOL ADDRESS [REMOTE_PORT], FIRST-LAST PROTOCOL ADDRESS, or a fallback ADDRESS"
+    )
+
+
+def test_all_errors_come_at_once() -> None:
+    assert [error.split(":")[0] for error in errors("0 tcp 1.2.3.4\n80 tcp 1.2.3.4\n80 xyz 1.2.3.4\nx")] == [
+        "line 1", "line 3", "line 4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["80 tcp 1.2.3.4\n80 tcp 1.2.3.5", "80-90 tcp 1.2.3.4\n85 tcp 1.2.3.5", "85 tcp 1.2.3.4\n80-90 tcp 1.2.3.5",
+     "80-90 tcp 1.2.3.4\n90-99 tcp 1.2.3.5"],
+)  # fmt: skip
+def test_a_local_port_may_appear_once(text: str) -> None:
+    (error,) = errors(text)
+    assert error.startswith("line 2")
+    assert "is already used for tcp on line 1, must be unique" in error
+
+
+def test_a_port_may_serve_both_protocols_and_both_families() -> None:
+    assert len(parse(SOURCE, "53 tcp 1.2.3.4\n53 udp 1.2.3.4\n53 tcp 2001:db8::1").rules) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["1.2.3.4\n80 tcp 1.2.3.4", "1.2.3.4\n1.2.3.5", "2001:db8::1\n1.2.3.4\n2001:db8::2"]
+)
+def test_a_fallback_is_the_last_line(text: str) -> None:
+    (error,) = errors(text)
+    assert "line 1" in error
+    assert "fallback IP must be the last line" in error
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n"])
+def test_no_rule_at_all_is_an_error(text: str) -> None:
+    assert "holds no rule" in errors(text)[0]
+
+
+TARGETS = st.sampled_from([ip_address(text) for text in ("203.0.113.25", "10.0.0.1", "2001:db8::25")])
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Redirects:
+    firsts = draw(st.lists(st.integers(1, 65000), unique_by=lambda port: port // 50, max_size=20))
+    made = []
+    for first in firsts:
+        last = draw(st.sampled_from([first, first // 50 * 50 + 49]))
+        same = last != first or draw(st.booleans())
+        port = None if same else draw(st.integers(1, 65535))
+        made.append(Redirect(draw(st.sampled_from(list(Protocol))), first, last, draw(TARGETS), port))
+    fallback_v4 = (
+        draw(st.sampled_from([None, IPv4Address("203.0.113.27")])) if made else IPv4Address("203.0.113.27")
+    )
+    fallback_v6 = draw(st.sampled_from([None, IPv6Address("2001:db8::27")]))
+    return Redirects(tuple(made), fallback_v4, fallback_v6)
+
+
+@given(rules())
+def test_printed_rules_are_read_back_equal(redirects: Redirects) -> None:
+    assert parse(SOURCE, printed(redirects)) == redirects
+
+
+@given(st.text(alphabet="0123456789 .:-#tcpudsabf\t\n", max_size=80))
+def test_any_text_is_rules_or_a_configuration_error(text: str) -> None:
+    try:
+        parse(SOURCE, text)
+    except ConfigError:
+        return
