@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from pathlib import Path
+
+import pytest
+
+from egress_router.errors import ConfigError
+from egress_router.settings.setup import RouterMode, Source, read_setup
+
+BASE = {
+    "EGRESS_SOURCE": "192.168.12.99/24",
+    "EGRESS_GATEWAY": "192.168.12.1",
+    "EGRESS_DESTINATION": "203.0.113.25",
+}
+
+
+def errors(**changes: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read_setup({**BASE, **changes})
+    return str(caught.value).splitlines()
+
+
+def test_the_manifest_of_the_original() -> None:
+    settings = read_setup({**BASE, "EGRESS_ROUTER_MODE": "init"})
+    assert settings.mode is RouterMode.INIT
+    assert settings.sources == (Source(IPv4Address("192.168.12.99"), 24, IPv4Address("192.168.12.1")),)
+    assert settings.interface == "macvlan0"
+    assert settings.macvlan_mode == "bridge"
+    assert settings.nat_backend == "auto"
+    assert settings.claim_timeout == 30
+    assert settings.parent_interface is None
+    assert settings.parent_netns is None
+    assert settings.cluster_cidrs == ()
+    assert settings.destinations is not None
+    assert settings.destinations.read() == "203.0.113.25"
+
+
+def test_the_default_mode_is_legacy() -> None:
+    assert read_setup(BASE).mode is RouterMode.LEGACY
+
+
+@pytest.mark.parametrize("mode", ["http-proxy", "dns-proxy"])
+def test_the_proxies_need_no_destination_here(mode: str) -> None:
+    environ = {**BASE, "EGRESS_ROUTER_MODE": mode}
+    del environ["EGRESS_DESTINATION"]
+    assert read_setup(environ).destinations is None
+
+
+def test_both_families_and_everything_else() -> None:
+    settings = read_setup(
+        {
+            **BASE,
+            "EGRESS_SOURCE": "192.168.12.99, 2001:db8:12::99/64",
+            "EGRESS_GATEWAY": "fe80::1,192.168.12.1",
+            "EGRESS_CLUSTER_CIDRS": "10.0.0.0/8, fd00::/8",
+            "EGRESS_PARENT_NETNS": "/proc/1/ns/net",
+            "EGRESS_PARENT_INTERFACE": "eth1",
+        }
+    )
+    first, second = settings.sources
+    assert not first.knows_subnet
+    assert second == Source(IPv6Address("2001:db8:12::99"), 64, IPv6Address("fe80::1"))
+    assert settings.cluster_cidrs == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+    assert settings.parent_netns == Path("/proc/1/ns/net")
+    assert settings.parent_interface == "eth1"
+
+
+def test_everything_missing_is_said_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_setup({})
+    text = str(caught.value)
+    assert all(
+        name in text
+        for name in ("EGRESS_SOURCE: is not set", "EGRESS_GATEWAY: is not set", "EGRESS_DESTINATION")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("EGRESS_SOURCE", "192.168.12", "ambiguous IPv4 spelling"),
+        ("EGRESS_SOURCE", "192.168.12.99/33", "invalid subnet length '33' (a number from 1 to 32)"),
+        ("EGRESS_SOURCE", "192.168.12.99/0", "invalid subnet length"),
+        ("EGRESS_SOURCE", "192.168.12.99,192.168.12.98", "one IPv4 and one IPv6"),
+        ("EGRESS_SOURCE", "127.0.0.1", "cannot be an address on a subnet"),
+        ("EGRESS_SOURCE", "192.168.12.255/24", "network or broadcast address"),
+        ("EGRESS_GATEWAY", "192.168.12.1/24", "without a length"),
+        ("EGRESS_GATEWAY", "192.168.13.1", "is not on the subnet 192.168.12.0/24"),
+        ("EGRESS_GATEWAY", "192.168.12.99", "is EGRESS_SOURCE itself"),
+        ("EGRESS_GATEWAY", "2001:db8::1", "has no IPv4 gateway"),
+        ("EGRESS_GATEWAY", "192.168.12.1,2001:db8::1", "has no address of that family"),
+        ("EGRESS_ROUTER_MODE", "inti", "expected one of init, legacy, http-proxy, dns-proxy"),
+        ("EGRESS_INTERFACE", "a-name-that-is-too-long", "1 to 15 characters"),
+        ("EGRESS_MACVLAN_MODE", "bridged", "expected one of bridge"),
+        ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33", "over 32"),
+        ("EGRESS_NAT_BACKEND", "nft", "expected one of auto, nftables, iptables"),
+        ("EGRESS_CLAIM_TIMEOUT", "soon", "expected a number of seconds"),
+        ("EGRESS_PARENT_NETNS", "host", "/proc/1/ns/net"),
+        ("EGRESS_DESTINATION", "", "EGRESS_DESTINATION unspecified; mode legacy needs it"),
+        ("EGRESS_DESTINATION_FILE", "/etc/rules", "give one of the two"),
+    ],
+)
+def test_wrong_values_name_the_variable_and_what_was_expected(name: str, value: str, words: str) -> None:
+    assert any(words in error for error in errors(**{name: value}))
