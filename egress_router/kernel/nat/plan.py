@@ -1,0 +1,69 @@
+"""The NAT rules as data: what is redirected where, which source everything gets, and what stays closed.
+
+Both backends put the same plan in force. Nothing in here knows a kernel, so rule sets are tested as text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.redirect import Redirect, Redirects
+
+# The bit of the connection mark that says: came in through the pod's first interface, so replies leave by it.
+# One bit under a mask, because network plug-ins use others (Calico and Cilium the upper and lower ones).
+REPLY_MARK = 0x00100000
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyPlan:
+    """The rules of one address family; `source` is the address that everything leaves with."""
+
+    version: int
+    source: IPAddress
+    single: tuple[Redirect, ...]
+    ranges: tuple[Redirect, ...]
+    fallback: IPAddress | None
+
+
+@dataclass(frozen=True, slots=True)
+class NatPlan:
+    """All rules of one router.
+
+    `interface` is the macvlan interface, `admin_port` (0: none) is never redirected, `redirects` is whether
+    the pod's ports are redirected at all: where they are, a port without a rule is rejected.
+    """
+
+    interface: str
+    admin_port: int
+    redirects: bool
+    families: tuple[FamilyPlan, ...]
+
+    def family(self, version: int) -> FamilyPlan | None:
+        """Return the rules of one family; None where the router has no source address in it."""
+        return next((family for family in self.families if family.version == version), None)
+
+
+def make_plan(
+    redirects: Redirects | None, sources: Sequence[IPAddress], interface: str, admin_port: int
+) -> NatPlan:
+    """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses."""
+    families = tuple(_family(redirects, source) for source in sources)
+    return NatPlan(interface, admin_port, redirects is not None, families)
+
+
+def _family(redirects: Redirects | None, source: IPAddress) -> FamilyPlan:
+    if redirects is None:
+        return FamilyPlan(source.version, source, (), (), None)
+    rules = [rule for rule in redirects.rules if rule.target.version == source.version]
+    return FamilyPlan(
+        version=source.version,
+        source=source,
+        single=tuple(rule for rule in rules if not rule.is_range),
+        ranges=tuple(rule for rule in rules if rule.is_range),
+        fallback=redirects.fallback_v4 if source.version == 4 else redirects.fallback_v6,
+    )

@@ -1,0 +1,147 @@
+"""The rule set as text (golden), and as the kernel takes it: everything here runs in a namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from egress_router.grammar.redirect import parse
+from egress_router.kernel.nat import nftables
+from egress_router.kernel.nat.plan import NatPlan, make_plan
+
+GOLDEN = Path(__file__).parent / "golden"
+V4, V6 = ip_address("192.168.12.99"), ip_address("2001:db8:12::99")
+RULES = """
+80 tcp 203.0.113.25
+8080 tcp 203.0.113.26 80
+53 udp 203.0.113.53
+5000-5100 tcp 203.0.113.28
+443 tcp 2001:db8::25
+6000-6100 udp 2001:db8::28
+"""
+FALLBACKS = "203.0.113.27\n2001:db8::27\n"
+
+PLANS = {
+    "v4": make_plan(parse("x", "80 tcp 203.0.113.25\n"), [V4], "macvlan0", 9797),
+    "dual-fallback": make_plan(parse("x", RULES + FALLBACKS), [V4, V6], "macvlan0", 9797),
+    "v6-no-admin": make_plan(parse("x", "443 tcp 2001:db8::25\n"), [V6], "net1", 0),
+    "proxy": make_plan(None, [V4], "macvlan0", 9797),
+}
+
+
+def in_namespace(*commands: str, text: str = "", unshare: str = "-rn") -> subprocess.CompletedProcess[str]:
+    script = " && ".join(commands)
+    return subprocess.run(
+        ["unshare", unshare, "sh", "-c", script],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_rule_sets_are_as_reviewed(name: str) -> None:
+    golden = GOLDEN / f"{name}.nft"
+    assert nftables.render(PLANS[name]) == golden.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_the_kernel_takes_it_and_a_second_time_changes_nothing(name: str) -> None:
+    golden = GOLDEN / f"{name}.nft"
+    done = in_namespace(
+        f"nft -f {golden}", "nft list ruleset", "echo ---", f"nft -f {golden}", "nft list ruleset"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split("---\n")
+    assert first == second
+    assert "table inet egress_router" in first
+
+
+def test_a_transaction_that_fails_leaves_the_old_rules() -> None:
+    broken = nftables.render(PLANS["v4"]).replace("203.0.113.25", "203.0.113.999")
+    good = GOLDEN / "v4.nft"
+    done = in_namespace(f"nft -f {good}", "(nft -f - 2>/dev/null; true)", "nft list ruleset", text=broken)
+    assert "203.0.113.25" in done.stdout
+
+
+def test_thirty_thousand_lines_are_one_transaction() -> None:
+    # Without root, the message is bounded by net.core.wmem_max.
+    count = 30_000 if os.getuid() == 0 else 1_000
+    text = "".join(f"{port} tcp 203.0.113.{port % 250 + 1} 443\n" for port in range(1, count + 1))
+    plan = make_plan(parse("x", text), [V4], "macvlan0", 9797)
+    done = subprocess.run(
+        ["unshare", "-n" if os.getuid() == 0 else "-rn", "nft", "-f", "-"],
+        input=nftables.render(plan),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_admin_port_comes_before_every_translation() -> None:
+    chain = nftables.render(PLANS["dual-fallback"]).split("chain destinations")[1].split("}\n  chain")[0]
+    assert chain.index("tcp dport 9797 accept") < chain.index("dnat")
+
+
+def test_families_do_not_mix() -> None:
+    plan: NatPlan = PLANS["dual-fallback"]
+    assert [rule.first for rule in plan.families[0].single] == [80, 8080, 53]
+    assert [rule.first for rule in plan.families[1].single] == [443]
+    assert plan.families[1].fallback == ip_address("2001:db8::27")
+
+
+def refusal(setup: str) -> str:
+    """Run `apply` after a line of Python and return the error that it raised."""
+    code = (
+        "from ipaddress import ip_address; from egress_router.kernel.nat import nftables, plan\n"
+        "from egress_router.errors import RefusedError\n"
+        f"{setup}\n"
+        "try: nftables.apply(plan.make_plan(None, [ip_address('192.168.12.99')], 'macvlan0', 0))\n"
+        "except RefusedError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_without_net_admin_one_line_says_what_to_grant() -> None:
+    # A user namespace whose network namespace is not its own has no right over it.
+    code = json.dumps(
+        "from ipaddress import ip_address; from egress_router.kernel.nat import nftables, plan;"
+        "nftables.apply(plan.make_plan(None, [ip_address('192.168.12.99')], 'macvlan0', 0))"
+    )
+    done = in_namespace(f"{sys.executable} -c {code}", unshare="-r")
+    assert done.stderr.splitlines()[-1].endswith(
+        "RefusedError: the kernel refused NAT rules (operation not permitted): grant NET_ADMIN"
+    )
+
+
+def test_without_nft_one_line_says_what_to_install() -> None:
+    assert refusal("import os; os.environ['PATH'] = '/nowhere'") == (
+        "cannot set NAT rules: no nft program: install nftables"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stderr", "words"),
+    [
+        ("netlink: Error: Could not process rule: Message too long", "raise net.core.wmem_max"),
+        (
+            "netlink: Error: cache initialization failed: Protocol not supported",
+            "EGRESS_NAT_BACKEND=iptables",
+        ),
+        ("/dev/stdin:9: Error: Could not process rule: No such file or directory", "load nf_tables, nft_nat"),
+        ("", "nft failed without a word"),
+    ],
+)
+def test_refusals_of_the_kernel_become_advice(stderr: str, words: str) -> None:
+    error = nftables._refusal(stderr)
+    assert words in str(error)
