@@ -1,0 +1,78 @@
+"""The grammar of EGRESS_DNS_PROXY_DESTINATION: one listening port a line, and where its connections go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egress_router.grammar.address import AddressError, Host, parse_host, parse_port
+from egress_router.grammar.lines import Problems, rule_lines
+
+_FORMS = "PORT ADDRESS [REMOTE_PORT] or PORT NAME [REMOTE_PORT]"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Connections to local port `port` go to `target_port` of an address or of a name."""
+
+    port: int
+    target: Host
+    target_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forwards:
+    """All lines, in the order of the text; a local port appears once."""
+
+    lines: tuple[Forward, ...]
+
+
+def parse(source: str, text: str) -> Forwards:
+    """Read the lines of EGRESS_DNS_PROXY_DESTINATION; `source` names them in errors.
+
+    Raises:
+        ConfigError: with every error of the text.
+    """
+    problems = Problems(source)
+    found: dict[int, Forward] = {}
+    first_seen: dict[int, int] = {}
+    lines = list(rule_lines(text))
+    for line in lines:
+        try:
+            forward = _forward(line.text.split())
+        except ValueError as error:
+            problems.add(line, str(error))
+            continue
+        seen = first_seen.setdefault(forward.port, line.number)
+        if seen != line.number:
+            problems.add(
+                line, f"Proxy port {forward.port} already used, on line {seen}; each needs a port of its own"
+            )
+        found.setdefault(forward.port, forward)
+    if not lines:
+        problems.add(None, f"holds no rule; expected lines of the form {_FORMS}")
+    problems.raise_if_any()
+    return Forwards(tuple(found.values()))
+
+
+def _forward(words: list[str]) -> Forward:
+    if len(words) not in {2, 3}:
+        raise ValueError(f"expected {_FORMS}")
+    port = parse_port(words[0])
+    target = _target(words[1])
+    return Forward(port, target, parse_port(words[2]) if len(words) == 3 else port)
+
+
+def _target(text: str) -> Host:
+    target = parse_host(text)
+    if isinstance(target, str):
+        # A short name would be completed by the search list of whatever pod reads it.
+        if "." not in target:
+            raise AddressError(f"the name {text!r} has no dot; expected a full name such as db.example.com")
+    elif target.is_unspecified or target.is_multicast:
+        raise AddressError(f"{text!r} is not the address of a server")
+    return target
+
+
+def printed(forwards: Forwards) -> str:
+    """Write forwards in the grammar; reading the text gives an equal value."""
+    return "".join(f"{line.port} {line.target} {line.target_port}\n" for line in forwards.lines)
