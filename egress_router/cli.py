@@ -180,9 +180,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
     words: list[str] = arguments.words
     if len(words) == 2 and words[0] in _KINDS:
-        return check.check_file(words[0], words[1], _read(words[1]), sys.stdout)
+        sys.stdout.write(check.checked(words[0], _read(words[1])))
+        return DONE
     if len(words) == 1 and words[0] not in _KINDS:
-        return check.check_manifests(words[0], _read(words[0]), sys.stdout)
+        sys.stdout.write(check.manifests(words[0], _read(words[0])))
+        return DONE
     print(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", file=sys.stderr)
     return 2
 

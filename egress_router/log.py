@@ -19,6 +19,7 @@ Field = str | int | float | bool | None | object
 
 _FIELDS = "egress_fields"
 _ROOT = "egress_router"
+_RECORDS = "egress_records"
 
 
 class Log:
@@ -57,6 +58,11 @@ class Log:
 def get(room: str) -> Log:
     """Return the log of a room, named as its folder (`setup`, `http_proxy`)."""
     return Log(logging.getLogger(f"{_ROOT}.{room}"))
+
+
+def records() -> Log:
+    """Return what goes to stdout: the access log, and the connection lines of EGRESS_DNS_PROXY_DEBUG."""
+    return Log(logging.getLogger(_RECORDS))
 
 
 class EventFormatter(logging.Formatter):
@@ -101,8 +107,17 @@ def _printable(value: Field) -> str:
 
 def configure(handler: logging.Handler, form: LogFormat, level: str) -> None:
     """Send every event from `level` up to `handler`, rendered as `form`, and to no other."""
+    _attach(_ROOT, handler, form, level)
+
+
+def configure_records(handler: logging.Handler, form: LogFormat) -> None:
+    """Send every record to `handler`, rendered as `form`, and to no other."""
+    _attach(_RECORDS, handler, form, "debug")
+
+
+def _attach(name: str, handler: logging.Handler, form: LogFormat, level: str) -> None:
     handler.setFormatter(EventFormatter(form))
-    root = logging.getLogger(_ROOT)
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    root.propagate = False
+    logger = logging.getLogger(name)
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False

@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from egress_router.service.metrics import Registry
+    from egress_router.metrics import Registry
 
 
 class Verdict(enum.Enum):

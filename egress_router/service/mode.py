@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
+    from egress_router.metrics import Registry
     from egress_router.relay.poller import Poller
     from egress_router.service.admission import Admission
-    from egress_router.service.metrics import Registry
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Rules = TypeVar("Rules")
-RulesIn = TypeVar("RulesIn", contravariant=True)
+RulesIn_contra = TypeVar("RulesIn_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class WorkerContext:
     drain_seconds: float
 
 
-class Server(Protocol[RulesIn]):
-    """A mode inside one worker: it accepts, serves and owns its connections. Called in the event loop only."""
+class Server(Protocol[RulesIn_contra]):
+    """A mode inside one worker: accepts, serves and owns its connections. Called in the event loop only."""
 
-    def apply(self, rules: RulesIn) -> None:
+    def apply(self, rules: RulesIn_contra) -> None:
         """Make these rules decide from now on; connections that they still allow are not touched."""
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:

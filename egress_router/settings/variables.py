@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Variable(Generic[T]):
+class Variable(Generic[T_co]):
     """One setting: its name, what it means, the default as text (None: required), and how its text is read.
 
     `parse` raises ValueError with a sentence that says what is wrong and what was expected.
@@ -27,7 +28,7 @@ class Variable(Generic[T]):
     name: str
     meaning: str
     default: str | None
-    parse: Callable[[str], T]
+    parse: Callable[[str], T_co]
 
 
 @dataclass(frozen=True, slots=True)

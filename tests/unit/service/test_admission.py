@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from egress_router.metrics import Registry
 from egress_router.service.admission import Admission, Verdict
-from egress_router.service.metrics import Registry
 
 
 def test_the_limit_in_all_counts_open_connections_and_its_hits() -> None:

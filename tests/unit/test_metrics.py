@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pickle
 
-from egress_router.service.metrics import Registry, added
+from egress_router.metrics import Registry, added
 
 
 def test_the_same_name_and_labels_give_the_same_handle() -> None:

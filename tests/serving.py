@@ -1,0 +1,100 @@
+"""Runs a mode's server in this process, on loopback ports of its own, so that tests can talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import uvloop
+
+from egress_router.metrics import Registry
+from egress_router.relay.poller import Poller
+from egress_router.service.admission import Admission
+from egress_router.service.mode import Server, WorkerContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from egress_router.service.mode import Mode
+
+Rules = TypeVar("Rules")
+T = TypeVar("T")
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "standard": asyncio.new_event_loop,
+}
+
+
+@dataclass(frozen=True)
+class Running(Generic[Rules]):
+    """A server that serves in a thread; `ports` maps each port of the rules to the one it listens on here."""
+
+    mode: Mode[Rules]
+    server: Server[Rules]
+    context: WorkerContext
+    ports: dict[int, int]
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function in the server's loop and return what it returns."""
+
+        async def run() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.context.loop).result(10)
+
+    def apply(self, text: str) -> None:
+        """Put other rules in force; new ports of theirs are not listened on."""
+        rules = self.mode.parse("RULES", text)
+        self.call(lambda: self.server.apply(rules))
+
+
+@contextlib.contextmanager
+def serving(
+    mode: Mode[Rules],
+    text: str,
+    *,
+    loop: str = "uvloop",
+    most: int = 10_000,
+    per_client: int | None = None,
+    drain_seconds: float = 25.0,
+) -> Iterator[Running[Rules]]:
+    """Serve `text` with `mode` on free loopback ports, IPv4 and IPv6, until the block ends."""
+    event_loop = LOOPS[loop]()
+    thread = threading.Thread(target=event_loop.run_forever, name=f"{mode.name} under test")
+    thread.start()
+    try:
+
+        async def build() -> Running[Rules]:
+            registry = Registry()
+            admission = Admission(registry, most, per_client)
+            context = WorkerContext(event_loop, Poller(event_loop), registry, admission, drain_seconds)
+            rules = mode.parse("RULES", text)
+            server = mode.build(context, rules)
+            sockets = {port: listening() for port in mode.ports(rules)}
+            server.listen(sockets)
+            ports = {port: each.getsockname()[1] for port, each in sockets.items()}
+            return Running(mode, server, context, ports)
+
+        running = asyncio.run_coroutine_threadsafe(build(), event_loop).result(10)
+        try:
+            yield running
+        finally:
+            running.call(running.server.stop_accepting)
+            running.call(running.server.close_all)
+            running.call(running.context.poller.close)
+    finally:
+        event_loop.call_soon_threadsafe(event_loop.stop)
+        thread.join(10)
+        event_loop.close()
+
+
+def listening() -> socket.socket:
+    """Return a non-blocking socket that listens on a free port, for IPv4 and IPv6."""
+    made = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    made.setblocking(False)
+    return made
