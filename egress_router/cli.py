@@ -151,7 +151,11 @@ def _setup(_: argparse.Namespace) -> int:
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
-    setup.run(settings)
+    established = setup.run(settings)
+    if settings.mode is setup_settings.RouterMode.LEGACY:
+        from egress_router import legacy  # noqa: PLC0415
+
+        legacy.stay(settings, established)
     return DONE
 
 

@@ -1,0 +1,82 @@
+"""The macvlan interface: used as it is where somebody made it, else created on the parent interface."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.errors import RefusedError
+from egress_router.kernel import netns as namespaces
+from egress_router.kernel.netlink import Link, Netlink
+
+if TYPE_CHECKING:
+    from egress_router.settings.setup import SetupSettings
+
+_HOST = Path("/proc/1/ns/net")
+_log = log.get("kernel")
+
+
+def ensure_interface(own: Netlink, settings: SetupSettings) -> Link:
+    """Return the egress interface, up; create it where it is not there.
+
+    Raises:
+        RefusedError: there is no parent to create it on, or the kernel refuses.
+    """
+    link = own.link(settings.interface)
+    if link is None:
+        _create(own, settings)
+        link = own.link(settings.interface)
+        if link is None:
+            raise RefusedError(f"{settings.interface} vanished after it was created", "run setup again")
+    else:
+        _log.debug("interface is already there", interface=link.name, kind=link.kind or "physical")
+    if not link.is_up:
+        own.set_up(link)
+    return link
+
+
+def _create(own: Netlink, settings: SetupSettings) -> None:
+    parent_netns = _parent_netns(own, settings)
+    with Netlink(parent_netns) as there:
+        parent = _parent(there, settings)
+        descriptor = os.open(namespaces.OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            there.add_macvlan(settings.interface, parent, settings.macvlan_mode, descriptor)
+        finally:
+            os.close(descriptor)
+    where = "own" if parent_netns is None else str(parent_netns)
+    _log.info("interface created", interface=settings.interface, parent=parent.name, netns=where)
+
+
+def _parent_netns(own: Netlink, settings: SetupSettings) -> Path | None:
+    """Choose the namespace of the parent interface; None is the own one."""
+    if settings.parent_netns is not None:
+        return None if namespaces.is_own(settings.parent_netns) else settings.parent_netns
+    if settings.parent_interface is not None and own.link(settings.parent_interface) is not None:
+        return None
+    if _HOST.exists() and not namespaces.is_own(_HOST):
+        return _HOST
+    return None
+
+
+def _parent(there: Netlink, settings: SetupSettings) -> Link:
+    if settings.parent_interface is not None:
+        link = there.link(settings.parent_interface)
+        if link is None:
+            names = ", ".join(link.name for link in there.links())
+            raise RefusedError(
+                f"there is no parent interface {settings.parent_interface}",
+                f"set EGRESS_PARENT_INTERFACE to one of: {names}",
+            )
+        return link
+    for version in (4, 6):
+        for route in sorted(there.routes(version), key=lambda route: route.metric):
+            if route.destination is None:
+                return next(link for link in there.links() if link.index == route.index)
+    raise RefusedError(
+        f"there is no interface {settings.interface}, and no default route that shows where to create it",
+        "set EGRESS_PARENT_INTERFACE, or attach the interface to the pod (Multus, or the OKD annotation"
+        ' pod.network.openshift.io/assign-macvlan: "true")',
+    )

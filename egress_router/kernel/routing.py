@@ -1,0 +1,183 @@
+"""Routes: everything outside goes by the egress interface, what came in by the first one goes back by it.
+
+The default route of the pod's first interface moves into a table of its own, together with copies of that
+interface's other routes. Packets of the reply direction carry a mark (`REPLY_MARK`, set by the NAT rules)
+and use that table, so the answer to a client of any address leaves the way its question came.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.kernel import sysctl
+from egress_router.kernel.nat.plan import REPLY_MARK
+from egress_router.kernel.netlink import Link, Netlink, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egress_router.grammar.address import IPNetwork
+    from egress_router.settings.setup import Source
+
+REPLY_TABLE = 9797
+_RULE_PRIORITY = 9797
+_SCOPE_LINK = 253
+_log = log.get("kernel")
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyRoutes:
+    """What the two tables of one family shall hold, and what has to go from the main one."""
+
+    reply: tuple[Route, ...]
+    keep: tuple[Route, ...]
+    egress: tuple[Route, ...]
+    removed: tuple[Route, ...]
+
+
+def plan_family(
+    main: Sequence[Route],
+    saved: Sequence[Route],
+    egress: int,
+    source: Source | None,
+    kept: Sequence[IPNetwork],
+) -> FamilyRoutes:
+    """Decide the routes of one family. Pure.
+
+    `main` and `saved` are what the main and the reply table hold now, `egress` is the index of the egress
+    interface, `source` is None where the router has no address in this family: its default route moves all
+    the same, or the pod would reach the outside with its own address. `kept` are the networks that stay on
+    the first interface.
+    """
+    inside = [route for route in main if route.index != egress]
+    defaults = [route for route in inside if route.destination is None]
+    # On a second run the old default route is already in the reply table only.
+    old = defaults or [route for route in saved if route.destination is None and route.index != egress]
+    others = [route for route in inside if route.destination is not None]
+    keep = [] if not old else _keep_routes(others, old[0], kept)
+    egress_routes = () if source is None else _egress_routes(source, egress)
+    stale = [route for route in main if route.index == egress and not _is_link_local(route.destination)]
+    wanted = {_key(route) for route in egress_routes}
+    removed = [*defaults, *(route for route in stale if _key(route) not in wanted)]
+    fresh = [route for route in keep if _key(route) not in {_key(other) for other in others}]
+    return FamilyRoutes(
+        reply=(*_near_first(others), *fresh, *old),
+        keep=tuple(fresh),
+        egress=tuple(route for route in egress_routes if _key(route) not in {_key(known) for known in stale}),
+        removed=tuple(removed),
+    )
+
+
+def _keep_routes(others: Sequence[Route], old: Route, kept: Sequence[IPNetwork]) -> list[Route]:
+    routes = []
+    for network in kept:
+        covered = any(
+            route.destination is not None and _contains(route.destination, network) for route in others
+        )
+        if not covered:
+            routes.append(replace(old, destination=network, metric=0))
+    return routes
+
+
+def _contains(outer: IPNetwork, inner: IPNetwork) -> bool:
+    if isinstance(outer, IPv4Network) and isinstance(inner, IPv4Network):
+        return inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and isinstance(inner, IPv6Network) and inner.subnet_of(outer)
+
+
+def _egress_routes(source: Source, index: int) -> tuple[Route, ...]:
+    length = source.prefix if source.knows_subnet else source.address.max_prefixlen
+    near = source.address if source.knows_subnet else source.gateway
+    subnet = ip_network(f"{near}/{length}", strict=False)
+    default = Route(None, source.gateway, index, source=source.address)
+    if source.gateway.is_link_local and source.gateway.version == 6 and not source.knows_subnet:
+        return (default,)  # fe80::/64 of the interface reaches it
+    on_link = Route(subnet, None, index, _SCOPE_LINK if subnet.version == 4 else 0, source.address)
+    return on_link, default
+
+
+def _is_link_local(destination: IPNetwork | None) -> bool:
+    return destination is not None and (destination.is_link_local or destination.is_multicast)
+
+
+def _near_first(routes: Sequence[Route]) -> list[Route]:
+    """Put on-link routes first: the kernel refuses a route whose gateway it cannot reach yet."""
+    return sorted(routes, key=lambda route: route.gateway is not None)
+
+
+def _key(route: Route) -> tuple[object, ...]:
+    return (route.destination, route.gateway, route.index, route.source)
+
+
+def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept: Sequence[IPNetwork]) -> None:
+    """Make routes and policy rules what they shall be; what is right already is left alone.
+
+    Raises:
+        RefusedError: the kernel refuses one of them.
+    """
+    for version in versions():
+        source = next((each for each in sources if each.address.version == version), None)
+        main = netlink.routes(version)
+        saved = netlink.routes(version, REPLY_TABLE)
+        networks = [network for network in kept if network.version == version]
+        plan = plan_family(main, saved, link.index, source, networks)
+        _ensure_reply_table(netlink, version, plan, saved)
+        for route in plan.keep:
+            _step("route kept on the first interface", route)
+            netlink.replace_route(route, version)
+        for route in plan.removed:
+            _step("route removed", route)
+            netlink.delete_route(route, version)
+        for route in plan.egress:
+            _step("route by the egress interface", route)
+            netlink.replace_route(route, version)
+        _loosen_reverse_path(netlink, version, plan)
+
+
+def versions() -> tuple[int, ...]:
+    """Return the address families that this kernel speaks."""
+    return (4, 6) if sysctl.read("net/ipv6/conf/all/forwarding") is not None else (4,)
+
+
+def _ensure_reply_table(netlink: Netlink, version: int, plan: FamilyRoutes, saved: Sequence[Route]) -> None:
+    wanted = {_key(route) for route in plan.reply}
+    for route in saved:
+        if _key(route) not in wanted:
+            netlink.delete_route(route, version, REPLY_TABLE)
+    known = {_key(route) for route in saved}
+    for route in plan.reply:
+        if _key(route) not in known:
+            _step("route for replies", route)
+            netlink.replace_route(route, version, REPLY_TABLE)
+    if not netlink.has_mark_rule(version, REPLY_MARK, REPLY_TABLE):
+        netlink.add_mark_rule(version, REPLY_MARK, REPLY_TABLE, _RULE_PRIORITY)
+
+
+def _loosen_reverse_path(netlink: Netlink, version: int, plan: FamilyRoutes) -> None:
+    """Let packets in from clients whose way back is only in the reply table (rp_filter 1 would drop them)."""
+    for index in {route.index for route in plan.reply}:
+        name = next((each.name for each in netlink.links() if each.index == index), None)
+        if name is None:
+            continue
+        if version == 6:
+            # A router advertisement must not bring a default route back.
+            sysctl.ensure(f"net/ipv6/conf/{name}/accept_ra_defrtr", 0)
+            continue
+        # The kernel uses the higher of the two (Documentation/networking/ip-sysctl).
+        values = [sysctl.read(f"net/ipv4/conf/{each}/rp_filter") for each in ("all", name)]
+        if max(value or 0 for value in values) == 1 and not sysctl.ensure(
+            f"net/ipv4/conf/{name}/rp_filter", 2
+        ):
+            _log.warning(
+                "clients that only the old default route reaches get no answer: rp_filter is 1 and /proc/sys"
+                " is read-only; run the container privileged, or set the sysctl on the node",
+                interface=name,
+            )
+
+
+def _step(what: str, route: Route) -> None:
+    destination = "default" if route.destination is None else str(route.destination)
+    _log.debug(what, destination=destination, gateway=route.gateway, interface=route.index)

@@ -1,0 +1,38 @@
+"""Settings under /proc/sys, which most containers see read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path("/proc/sys")
+
+
+def read(name: str) -> int | None:
+    """Return the value of a sysctl (`net/ipv4/ip_forward`); None where the kernel has no such setting."""
+    try:
+        return int((ROOT / name).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def ensure(name: str, value: int) -> bool:
+    """Make a sysctl have this value; return whether it has it. Writes only when it differs."""
+    if read(name) == value:
+        return True
+    try:
+        (ROOT / name).write_text(str(value), encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def ensure_at_least(name: str, value: int) -> bool:
+    """Make a sysctl have at least this value; return whether it has. Writes only when it is lower."""
+    known = read(name)
+    return (known is not None and known >= value) or ensure(name, value)
+
+
+def ensure_at_most(name: str, value: int) -> bool:
+    """Make a sysctl have at most this value; return whether it has. Writes only when it is higher."""
+    known = read(name)
+    return (known is not None and known <= value) or ensure(name, value)

@@ -1,0 +1,161 @@
+"""`egress-router setup`: the order of the steps, nothing else.
+
+Everything is validated before anything is changed. The rules come before the interface, so that nothing
+passes that they would stop; the address comes before the routes, so that a claim that fails leaves the pod's
+own routes alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.errors import RefusedError
+from egress_router.grammar import redirect
+from egress_router.grammar.address import AddressError, parse_address
+from egress_router.kernel import claim, sysctl
+from egress_router.kernel.link import ensure_interface
+from egress_router.kernel.nat import backend
+from egress_router.kernel.nat.plan import make_plan
+from egress_router.kernel.netlink import Netlink
+from egress_router.kernel.ownership import ensure_addresses, keep_to_itself
+from egress_router.kernel.routing import ensure_routes
+from egress_router.settings.setup import RouterMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egress_router.grammar.address import IPAddress, IPNetwork
+    from egress_router.grammar.redirect import Redirects
+    from egress_router.kernel.nat.plan import NatPlan
+    from egress_router.kernel.netlink import Link
+    from egress_router.settings.setup import SetupSettings
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+_log = log.get("setup")
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """What `run` set up: the egress interface, and the way in which NAT rules are put in force."""
+
+    link: Link
+    apply: Callable[[NatPlan], None]
+
+
+def run(settings: SetupSettings) -> Established:
+    """Set everything up.
+
+    Raises:
+        ConfigError: the redirect rules are wrong.
+        RefusedError: the kernel or the network refused a step.
+    """
+    redirects = read_redirects(settings)
+    _require_forwarding(settings)
+    apply = backend.choose(settings.nat_backend)
+    put_in_force(settings, redirects, apply)
+    link, claimed = ensure_network(settings)
+    if settings.mode is RouterMode.DNS_PROXY:
+        _lower_first_port()
+    _announce(link, settings, claimed)
+    _log.info(
+        "network is set up",
+        mode=settings.mode.value,
+        source=", ".join(str(source.address) for source in settings.sources),
+        gateway=", ".join(str(source.gateway) for source in settings.sources),
+        interface=link.name,
+        rules=None if redirects is None else len(redirects.rules),
+    )
+    return Established(link, apply)
+
+
+def read_redirects(settings: SetupSettings) -> Redirects | None:
+    """Read the redirect rules as they are now; None in the modes without.
+
+    Raises:
+        ConfigError: they cannot be read, or with every error in them.
+    """
+    if settings.destinations is None:
+        return None
+    return redirect.parse(settings.destinations.name, settings.destinations.read())
+
+
+def put_in_force(
+    settings: SetupSettings, redirects: Redirects | None, apply: Callable[[NatPlan], None]
+) -> None:
+    """Make the NAT rules what the redirects say, in one transaction.
+
+    Raises:
+        RefusedError: the kernel refuses.
+    """
+    sources = [source.address for source in settings.sources]
+    plan = make_plan(redirects, sources, settings.interface, settings.runtime.admin_port)
+    apply(plan)
+    _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
+
+
+def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]]:
+    """Make interface, addresses and routes what they shall be; return the link and what was claimed now.
+
+    Raises:
+        RefusedError: the kernel or the network refuses.
+    """
+    with Netlink() as netlink:
+        link = ensure_interface(netlink, settings)
+        keep_to_itself(link)
+        claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
+        ensure_routes(netlink, link, settings.sources, (*name_servers(), *settings.cluster_cidrs))
+    return link, claimed
+
+
+def name_servers(path: Path = RESOLV_CONF) -> tuple[IPNetwork, ...]:
+    """Return the name servers of resolv.conf(5), each as a network of one address."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    found = []
+    for line in lines:
+        words = line.split()
+        if len(words) >= 2 and words[0] == "nameserver":
+            try:
+                address = parse_address(words[1])
+            except AddressError:
+                continue  # a link-local address with a zone needs no route
+            if not address.is_loopback:
+                found.append(ip_network(address))
+    return tuple(found)
+
+
+def _require_forwarding(settings: SetupSettings) -> None:
+    if not settings.mode.redirects:
+        return
+    names = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+    for source in settings.sources:
+        name = names[source.address.version]
+        if not sysctl.ensure(name, 1):
+            dotted = name.replace("/", ".")
+            raise RefusedError(
+                f"IP forwarding is off ({dotted}) and /proc/sys is read-only",
+                f"set {dotted}=1 in the pod's securityContext.sysctls, or run the container privileged",
+            )
+
+
+def _lower_first_port() -> None:
+    if not sysctl.ensure_at_most("net/ipv4/ip_unprivileged_port_start", 0):
+        _log.warning(
+            "ports under 1024 stay closed to a proxy without root: /proc/sys is read-only; set"
+            " net.ipv4.ip_unprivileged_port_start=0 in the pod's securityContext.sysctls"
+        )
+
+
+def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress]) -> None:
+    claim.announce(link, [source.address for source in settings.sources])
+    if claimed:
+        # The first one may be lost while a switch still learns the port.
+        time.sleep(claim.ANNOUNCE_INTERVAL)
+        claim.announce(link, claimed)
