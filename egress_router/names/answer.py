@@ -1,0 +1,44 @@
+"""What a look-up gives: addresses for a while, or the reason why there are none."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.errors import EgressRouterError
+
+if TYPE_CHECKING:
+    from egress_router.grammar.address import IPAddress
+
+MOST_ADDRESSES = 64  # of one name; what a hostile name server sends beyond is left out
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The addresses of a name, at least one, none twice.
+
+    `expires` is when to ask again, on the clock of `time.monotonic`; `stale` says that the name servers
+    fail and that these are the last addresses they gave.
+    """
+
+    addresses: tuple[IPAddress, ...]
+    expires: float
+    stale: bool
+
+
+class Failure(enum.Enum):
+    """Why a name has no addresses; the first two are the name's fault, the others the servers'."""
+
+    NO_SUCH_NAME = "no_such_name"
+    NO_ADDRESS = "no_address"
+    SERVER_FAILURE = "server_failure"
+    TIMEOUT = "timeout"
+
+
+class ResolveError(EgressRouterError):
+    """A name could not be resolved; `failure` says why to programs, the message to people."""
+
+    def __init__(self, failure: Failure, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure

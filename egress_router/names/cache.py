@@ -1,0 +1,95 @@
+"""What is remembered of names, and for how long. Pure: the time is a parameter."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from egress_router.names.answer import Answer, Failure, ResolveError
+
+if TYPE_CHECKING:
+    from egress_router.names.lookup import Found
+    from egress_router.settings.names import NamesSettings
+
+MOST_NAMES = 10_000
+_NEGATIVE_SECONDS = (1.0, 60.0)  # bounds of what a name server may ask for
+_FIRST_RETRY_SECONDS = 1.0
+_LAST_RETRY_SECONDS = 30.0  # RFC 8767 section 5: do not ask failing servers more often than this
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one name; the name servers are not asked again before `until`.
+
+    `answer` is what may be given out, `good_until` when it may no longer be, even if stale. Without an
+    answer, `failure` and `reason` say why. `failures` counts look-ups that failed since the last one that did not.
+    """
+
+    until: float
+    answer: Answer | None = None
+    good_until: float = 0.0
+    failure: Failure = Failure.SERVER_FAILURE
+    reason: str = ""
+    failures: int = 0
+
+    def serves(self, now: float) -> bool:
+        """Whether there are last good addresses that may still be given out."""
+        return self.answer is not None and now < self.good_until
+
+    def error(self) -> ResolveError:
+        """Return why there is no answer, as a fresh exception."""
+        return ResolveError(self.failure, self.reason)
+
+
+def known(name: str, found: Found, now: float, settings: NamesSettings) -> Entry:
+    """Return the entry after the name servers said something conclusive."""
+    if found.addresses:
+        until = now + min(max(found.ttl, settings.ttl_floor), settings.ttl_ceiling)
+        return Entry(until, Answer(found.addresses, until, stale=False), until + settings.stale_seconds)
+    shortest, longest = _NEGATIVE_SECONDS
+    until = now + min(max(found.ttl, shortest), longest)
+    if found.exists:
+        return Entry(until, failure=Failure.NO_ADDRESS, reason=f"{name} has no address")
+    return Entry(until, failure=Failure.NO_SUCH_NAME, reason=f"there is no name {name}")
+
+
+def failed(before: Entry | None, error: ResolveError, now: float) -> Entry:
+    """Return the entry after the name servers failed: the last good answer goes on, where there is one."""
+    if before is None or not before.serves(now):
+        return Entry(now + _FIRST_RETRY_SECONDS, failure=error.failure, reason=str(error))
+    return put_off(replace(before, failures=before.failures + 1), now)
+
+
+def put_off(entry: Entry, now: float) -> Entry:
+    """Return the entry with its answer as a stale one, to be asked for again after a growing while."""
+    if entry.answer is None:
+        return entry
+    wait = min(_FIRST_RETRY_SECONDS * 2 ** min(max(entry.failures - 1, 0), 10), _LAST_RETRY_SECONDS)
+    until = min(now + wait, entry.good_until)
+    return replace(entry, until=until, answer=replace(entry.answer, expires=until, stale=True))
+
+
+class Cache:
+    """Entries by name; the name that was not used for longest makes room."""
+
+    def __init__(self, most: int = MOST_NAMES) -> None:
+        self._most = most
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+
+    def get(self, name: str) -> Entry | None:
+        """Return what is known of a name, and note that it was used."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            self._entries.move_to_end(name)
+        return entry
+
+    def put(self, name: str, entry: Entry) -> None:
+        """Remember `entry`."""
+        self._entries[name] = entry
+        self._entries.move_to_end(name)
+        if len(self._entries) > self._most:
+            self._entries.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,98 @@
+"""One name through the search list, in both address families at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.names.answer import MOST_ADDRESSES, Failure, ResolveError
+from egress_router.names.message import FAMILIES, Records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.names.resolv_conf import ResolvConf
+    from egress_router.names.servers import Servers
+
+# Some servers never answer AAAA; addresses of the other family need not wait for that to time out.
+_OTHER_FAMILY_SECONDS = 1.0
+# An answer that lacks a family because its query failed is soon asked for again.
+_INCOMPLETE_TTL = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the name servers know of a name, for `ttl` seconds; no addresses: it has none, or is none."""
+
+    addresses: tuple[IPAddress, ...]
+    ttl: int
+    exists: bool
+
+
+async def look_up(servers: Servers, conf: ResolvConf, name: str) -> Found:
+    """Return what is known of the first of the name's candidates that has addresses.
+
+    Raises:
+        ResolveError: no candidate has addresses, and of one of them it could not be found out.
+    """
+    failure: ResolveError | None = None
+    without: list[Found] = []
+    for candidate in conf.candidates(name):
+        try:
+            found = await _both_families(servers, conf, candidate)
+        except ResolveError as error:
+            # As the C library: who is silent now would be silent for the other candidates too.
+            if error.failure is Failure.TIMEOUT:
+                raise
+            failure = failure or error
+            continue
+        if found.addresses:
+            return found
+        without.append(found)
+    if failure is not None:
+        raise failure
+    return Found((), min(found.ttl for found in without), exists=any(found.exists for found in without))
+
+
+async def _both_families(servers: Servers, conf: ResolvConf, name: str) -> Found:
+    tasks = [asyncio.create_task(servers.records(conf, name, family)) for family in FAMILIES]
+    try:
+        done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if waiting:
+            patience = _OTHER_FAMILY_SECONDS if any(map(_has_addresses, done)) else None
+            await asyncio.wait(waiting, timeout=patience)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    return combined(results)
+
+
+def _has_addresses(task: asyncio.Task[Records]) -> bool:
+    return task.exception() is None and bool(task.result().addresses)
+
+
+def combined(results: Sequence[Records | BaseException]) -> Found:
+    """Put the answers of both families together; one that failed does not spoil the other.
+
+    Raises:
+        ResolveError: no family has addresses, and one of them failed.
+    """
+    answers = [result for result in results if isinstance(result, Records)]
+    faults = [result for result in results if isinstance(result, BaseException)]
+    for fault in faults:
+        if not isinstance(fault, ResolveError | asyncio.CancelledError):
+            raise fault
+    usable = [answer for answer in answers if answer.addresses]
+    if usable:
+        addresses = dict.fromkeys(address for answer in usable for address in answer.addresses)
+        ttl = min(answer.ttl for answer in usable)
+        kept = min(ttl, _INCOMPLETE_TTL) if faults else ttl
+        return Found(tuple(addresses)[:MOST_ADDRESSES], kept, exists=True)
+    exists = all(answer.exists for answer in answers)
+    # RFC 8020: NXDOMAIN speaks of the name, whatever type was asked for.
+    if faults and exists:
+        raise faults[0]
+    return Found((), min(answer.ttl for answer in answers), exists=exists)

@@ -1,0 +1,165 @@
+"""Names to addresses, for everything that connects: from memory at once, from the name servers otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from egress_router.grammar.address import AddressError, parse_address
+from egress_router.names import tally
+from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.names.cache import Cache, Entry, failed, known, put_off
+from egress_router.names.exchange import Exchange
+from egress_router.names.hosts import parse_hosts
+from egress_router.names.lookup import look_up
+from egress_router.names.resolv_conf import parse_resolv_conf
+from egress_router.names.servers import Servers
+from egress_router.names.watched import WatchedFile
+
+if TYPE_CHECKING:
+    from egress_router.metrics import Registry
+    from egress_router.settings.names import NamesSettings
+
+# How long somebody waits for fresh addresses while there are old ones: RFC 8767 section 5.
+_STALE_PATIENCE_SECONDS = 1.8
+# Each takes two sockets; clients that invent names must not use up the descriptors.
+_MOST_LOOKUPS = 1000
+_HOSTS_SECONDS = 5.0  # who keeps addresses out of the hosts file asks again after so long
+
+
+class Resolver:
+    """Resolves names in the form of `parse_name`; belongs to the event loop that runs when it is used.
+
+    The hosts file comes first, then what is remembered, then the name servers of resolv.conf. Both files are
+    read again when they change. Literal addresses are answered with themselves.
+    """
+
+    def __init__(
+        self,
+        settings: NamesSettings,
+        registry: Registry,
+        *,
+        resolv_conf: Path = Path("/etc/resolv.conf"),
+        hosts: Path = Path("/etc/hosts"),
+        port: int = 53,
+    ) -> None:
+        self._settings = settings
+        self._conf = WatchedFile(resolv_conf, parse_resolv_conf)
+        self._hosts = WatchedFile(hosts, parse_hosts)
+        self._tally = tally.Tally(registry)
+        self._servers = Servers(Exchange(self._tally), port)
+        self._cache = Cache()
+        self._lookups: dict[str, asyncio.Task[Entry]] = {}
+
+    def cached(self, name: str) -> Answer | None:
+        """Return the addresses of `name` if they are known, without waiting.
+
+        While the name servers fail these are the last good ones, and they are asked again behind the scenes.
+        """
+        now = time.monotonic()
+        local = self._hosts.value(now).get(name)
+        if local is not None:
+            return Answer(local, now + _HOSTS_SECONDS, stale=False)
+        entry = self._cache.get(name)
+        if entry is None:
+            return self._literal(name, now)
+        if entry.answer is None or not entry.serves(now):
+            return None
+        if now < entry.until:
+            self._tally.hits.value += 1
+            self._tally.stale.value += entry.answer.stale
+            return entry.answer
+        if not entry.answer.stale:
+            return None
+        self._lookup(name)
+        return self._put_off(name, entry).answer
+
+    async def resolve(self, name: str) -> Answer:
+        """Return the addresses of `name`, asking the name servers where they are not known.
+
+        Whoever asks for a name that is being looked up already waits for that look-up; to stop waiting does
+        not end it for the others. How long it takes at most is what resolv.conf says.
+
+        Raises:
+            ResolveError: there is no such name, it has no address, or the name servers fail and no last good
+                answer is left.
+        """
+        answer = self.cached(name)
+        if answer is not None:
+            return answer
+        entry = self._cache.get(name)
+        if entry is None or time.monotonic() >= entry.until:
+            entry = await self._renewed(name, entry)
+        else:
+            self._tally.hits.value += 1
+        if entry.answer is None:
+            raise entry.error()
+        return entry.answer
+
+    def close(self) -> None:
+        """Give up what is being looked up; those who wait for it are cancelled."""
+        for lookup in self._lookups.values():
+            lookup.cancel()
+
+    async def _renewed(self, name: str, entry: Entry | None) -> Entry:
+        """Wait for a look-up: to its end, or only for a moment while there is a last good answer."""
+        lookup = self._lookup(name)
+        if entry is not None and entry.serves(time.monotonic()):
+            if lookup is not None:
+                await asyncio.wait({lookup}, timeout=_STALE_PATIENCE_SECONDS)
+            if lookup is None or not lookup.done():
+                return self._put_off(name, entry)
+        elif lookup is None:
+            raise ResolveError(
+                Failure.SERVER_FAILURE, f"too many names are being looked up to look up {name}"
+            )
+        else:
+            # Unlike awaiting the task, this leaves it alone when the waiter is cancelled.
+            await asyncio.wait({lookup})
+        return lookup.result()
+
+    def _put_off(self, name: str, entry: Entry) -> Entry:
+        entry = put_off(entry, time.monotonic())
+        self._tally.stale.value += 1
+        self._cache.put(name, entry)
+        return entry
+
+    def _lookup(self, name: str) -> asyncio.Task[Entry] | None:
+        """Return the look-up of `name` that is under way, or begin one; None: there are too many."""
+        lookup = self._lookups.get(name)
+        if lookup is None:
+            if len(self._lookups) >= _MOST_LOOKUPS:
+                self._tally.lookups[tally.OVER_LIMIT].value += 1
+                return None
+            lookup = asyncio.get_running_loop().create_task(self._looked_up(name))
+            self._lookups[name] = lookup
+            lookup.add_done_callback(lambda _: self._lookups.pop(name))
+        return lookup
+
+    async def _looked_up(self, name: str) -> Entry:
+        start = time.monotonic()
+        try:
+            found = await look_up(self._servers, self._conf.value(start), name)
+        except ResolveError as error:
+            end = time.monotonic()
+            entry = failed(self._cache.get(name), error, end)
+            result = error.failure.value
+        else:
+            end = time.monotonic()
+            entry = known(name, found, end, self._settings)
+            result = tally.FOUND if entry.answer is not None else entry.failure.value
+        self._tally.lookups[result].value += 1
+        self._tally.seconds.observe(end - start)
+        self._cache.put(name, entry)
+        return entry
+
+    def _literal(self, name: str, now: float) -> Answer | None:
+        if not (":" in name or name[-1:].isdigit()):
+            return None
+        try:
+            address = parse_address(name)
+        except AddressError:
+            return None  # a name such as `db1`
+        return Answer((address,), now + self._settings.ttl_ceiling, stale=False)

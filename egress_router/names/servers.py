@@ -1,0 +1,68 @@
+"""All name servers together: who is asked next, and who is asked last because it was silent."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.names.answer import Failure, ResolveError
+from egress_router.names.exchange import Server, ServerError
+
+if TYPE_CHECKING:
+    from dns.rdatatype import RdataType
+
+    from egress_router.names.exchange import Exchange
+    from egress_router.names.message import Records
+    from egress_router.names.resolv_conf import ResolvConf
+
+# A first server that is gone would cost every look-up its whole time-out; the C library pays that.
+_ASKED_LAST_SECONDS = 30.0
+_LOG = log.get("names")
+
+
+class Servers:
+    """Asks the servers one after the other until one of them answers."""
+
+    def __init__(self, exchange: Exchange, port: int) -> None:
+        self._exchange = exchange
+        self._port = port
+        self._turn = 0
+        self._silent_until: dict[Server, float] = {}
+
+    async def records(self, conf: ResolvConf, name: str, family: RdataType) -> Records:
+        """Return the first conclusive answer to one question.
+
+        Raises:
+            ResolveError: TIMEOUT where every server was silent, SERVER_FAILURE where one of them failed.
+        """
+        faults: dict[Server, ServerError] = {}
+        for server in self._order(conf) * conf.attempts:
+            try:
+                records = await self._exchange.ask(server, name, family, conf.timeout)
+            except ServerError as error:
+                faults[server] = error
+                if error.silent:
+                    self._note_silence(server)
+                continue
+            if self._silent_until.pop(server, None) is not None:
+                _LOG.info("name server answers again", server=server.address)
+            return records
+        silent = all(fault.silent for fault in faults.values())
+        reasons = "; ".join(f"{server.address}: {fault}" for server, fault in faults.items())
+        raise ResolveError(
+            Failure.TIMEOUT if silent else Failure.SERVER_FAILURE, f"{name} cannot be resolved ({reasons})"
+        )
+
+    def _order(self, conf: ResolvConf) -> list[Server]:
+        servers = [Server(address, self._port) for address in conf.servers]
+        if conf.rotate:
+            self._turn = (self._turn + 1) % len(servers)
+            servers = servers[self._turn :] + servers[: self._turn]
+        now = time.monotonic()
+        return sorted(servers, key=lambda server: self._silent_until.get(server, 0.0) > now)
+
+    def _note_silence(self, server: Server) -> None:
+        if server not in self._silent_until:
+            _LOG.warning("name server does not answer", server=server.address)
+        self._silent_until[server] = time.monotonic() + _ASKED_LAST_SECONDS

@@ -1,0 +1,55 @@
+"""A small file as a value that follows the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from egress_router import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+T = TypeVar("T")
+
+_INTERVAL = 1.0  # seconds between two looks at the file
+_LOG = log.get("names")
+
+
+class WatchedFile(Generic[T]):
+    """Parses a file again when it changed; one that is missing or unreadable counts as empty."""
+
+    def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
+        self._path = path
+        self._parse = parse
+        self._next_look = 0.0
+        self._signature: tuple[int, int, int] | None = None
+        self._value = parse("")
+
+    def value(self, now: float) -> T:
+        """Return what the file says; it is looked at once a second at most, by the monotonic clock `now`."""
+        if now >= self._next_look:
+            self._next_look = now + _INTERVAL
+            self._look()
+        return self._value
+
+    def _look(self) -> None:
+        try:
+            seen = self._path.stat()
+        except OSError:
+            signature = None
+        else:
+            signature = (seen.st_ino, seen.st_mtime_ns, seen.st_size)
+        if signature != self._signature:
+            # Noted before reading: a change while reading shows at the next look.
+            self._signature = signature
+            self._value = self._parse(self._text())
+
+    def _text(self) -> str:
+        try:
+            return self._path.read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            _LOG.warning("file cannot be read and counts as empty", file=self._path, reason=error.strerror)
+            return ""
