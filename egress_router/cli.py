@@ -218,6 +218,6 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _demo(_: argparse.Namespace) -> int:
-    from egress_router.lab import demo  # noqa: PLC0415
+    from egress_router.lab.demo.__main__ import run  # noqa: PLC0415
 
-    return demo.run()
+    return run()

@@ -1,0 +1,1 @@
+"""`egress-router demo`: each mode in the laboratory for real, and what each external server saw."""

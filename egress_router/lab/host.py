@@ -1,0 +1,139 @@
+"""A host of the laboratory: a network and a mount namespace, held by one sleeping process.
+
+No name under /run/netns is needed, so the laboratory works without root inside a user namespace, and nothing
+is left when its process ends: the kernel kills the holder with its parent, and a namespace ends with the
+last process and socket in it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyroute2 import IPRoute
+
+from egress_router.errors import RefusedError
+from egress_router.kernel import netns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# The kernel sends this when the thread that started the process ends, for whatever reason (prctl(2)).
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+
+
+def is_allowed() -> bool:
+    """Say whether this process may build network namespaces."""
+    probe = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, check=False)
+    return probe.returncode == 0
+
+
+def reenter(module: str, *arguments: str) -> None:
+    """Start this program again as root of a new user namespace, in the place of this process.
+
+    Raises:
+        RefusedError: this machine does not let users build user namespaces.
+    """
+    probe = subprocess.run(["unshare", "-Urnm", "true"], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        raise RefusedError(
+            "cannot build network namespaces", "run as root, or allow unprivileged user namespaces"
+        )
+    command = ["unshare", "-Urnm", sys.executable, "-m", module, *arguments]
+    os.execvp(command[0], command)
+
+
+class Host:
+    """One host; everything started in it ends with `close`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._processes: list[subprocess.Popen[str]] = []
+        self._holder = self._start_holder()
+        self.path = Path(f"/proc/{self._holder.pid}/ns/net")
+        self.pid = self._holder.pid
+        # DGRAM, because asyncio inside pyroute2 takes no RAW socket; netlink knows no difference.
+        wire = self.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
+        self.ipr = IPRoute(fileno=wire.detach())
+        self.ipr.link("set", index=1, state="up")
+
+    def _start_holder(self) -> subprocess.Popen[str]:
+        # It says a word once it is inside, so that nobody looks at /proc/PID/ns too early.
+        script = "mount -t sysfs none /sys 2>/dev/null; echo ready; exec sleep infinity"
+        command = [*_DIE_WITH_PARENT, "unshare", "--net", "--mount", "sh", "-c", script]
+        holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if holder.stdout is None or holder.stdout.readline() != "ready\n":
+            holder.kill()
+            holder.wait()
+            raise RefusedError("cannot build a network namespace", "run as root, or in a user namespace")
+        holder.stdout.close()
+        return holder
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command line that runs `words` in this host."""
+        inside = f"/proc/{self._holder.pid}/ns"
+        enter = ["nsenter", f"--net={inside}/net", f"--mount={inside}/mnt", f"--wdns={Path.cwd()}", "--"]
+        return [*_DIE_WITH_PARENT, *enter, *words]
+
+    def run(self, *words: str, check: bool = True, **keywords: object) -> subprocess.CompletedProcess[str]:
+        """Run a command in this host to its end; a failure with `check` shows what it said."""
+        done = subprocess.run(
+            self.command(*words),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            **keywords,  # type: ignore[call-overload]
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{self.name}: {' '.join(words)}: {done.stderr.strip() or done.returncode}")
+        result: subprocess.CompletedProcess[str] = done
+        return result
+
+    def start(
+        self, words: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a command in this host; it is ended by `close` at the latest."""
+        process = subprocess.Popen(
+            self.command(*words),
+            env=None if environment is None else {**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def write(self, path: str, text: str) -> None:
+        """Give this host a file of its own at the path of one that the machine has, by a bind mount."""
+        script = (
+            f"f=$(mktemp) && cat > $f && chmod 644 $f && {{ umount {path} 2>/dev/null; :; }}"
+            f" && mount --bind $f {path} && rm $f"
+        )
+        self.run("sh", "-c", script, input=text)
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """Return a socket of this host."""
+        return netns.open_socket(self.path, family, kind, protocol)
+
+    def ip(self, words: str) -> None:
+        """Run `ip` with these words."""
+        self.run("ip", *words.split())
+
+    def close(self) -> None:
+        """End everything in this host, and the host."""
+        for process in self._processes:
+            process.send_signal(signal.SIGKILL)
+        for process in self._processes:
+            process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        self._holder.kill()
+        self._holder.wait()
+        self.ipr.close()

@@ -1,0 +1,184 @@
+"""The small network that demo and network tests use. Addresses are those of the OKD document.
+
+      client ---+                                              +--- rival
+    10.128.0.10 |          +------+                            |  (a second station on the wire)
+                +--- cni0 -| node |- uplink0 --- wire ---------+
+      router ---+          +------+  .12.10                    |             203.0.113.0/24
+    10.128.0.2             |                                   +--- gateway ------------------- outside
+      macvlan0 on uplink0  +--- remote                            192.168.12.1                .25 .26 … .53
+      192.168.12.99             172.16.0.10
+
+`node` is what a cluster's node is: it forwards for its pods and hides them behind its own address, so that
+whatever leaks through it is seen outside as 192.168.12.10. `remote` is a client that only the pod's old
+default route reaches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Self
+
+from egress_router.lab import wiring
+from egress_router.lab.host import Host
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Mapping, Sequence
+
+SOURCE, SOURCE_V6 = "192.168.12.99", "fd00:12::99"
+GATEWAY, GATEWAY_V6 = "192.168.12.1", "fd00:12::1"
+NODE, NODE_V6 = "192.168.12.10", "fd00:12::10"
+ROUTER, ROUTER_V6 = "10.128.0.2", "fd00:128::2"
+NAME_SERVER = "10.128.0.53"
+SERVERS = tuple(f"203.0.113.{last}" for last in (25, 26, 27, 28, 53))
+SERVERS_V6 = tuple(f"2001:db8:113::{last}" for last in (25, 26, 27, 28, 53))
+PORTS = ("80", "443", "8443", "53", "5000", "5001", "5100", "7777", "http:8000")
+
+_MASQUERADE = """
+table inet node {
+  chain out {
+    type nat hook postrouting priority srcnat;
+    ip saddr { 10.128.0.0/24, 172.16.0.0/24 } oifname "uplink0" masquerade
+    ip6 saddr { fd00:128::/64, fd00:172::/64 } oifname "uplink0" masquerade
+  }
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an external server said of one exchange."""
+
+    server: str
+    port: int
+    source: str
+    source_port: int
+
+
+class Laboratory:
+    """The network, built by the constructor and gone after `close`."""
+
+    def __init__(self) -> None:
+        self._hosts = contextlib.ExitStack()
+        try:
+            self.node = self._host("node")
+            self.client = self._host("client")
+            self.router = self._host("router")
+            self.remote = self._host("remote")
+            self.gateway = self._host("gateway")
+            self.rival = self._host("rival")
+            self.outside = self._host("outside")
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every host and what runs in it."""
+        self._hosts.close()
+
+    def _host(self, name: str) -> Host:
+        host = Host(name)
+        self._hosts.callback(host.close)
+        return host
+
+    def _build(self) -> None:
+        node, gateway, outside = self.node, self.gateway, self.outside
+        for pod, port in ((self.client, "pod1"), (self.router, "pod2")):
+            wiring.cable(pod, "eth0", node, port)
+        wiring.switch(node, "cni0", "pod1", "pod2")
+        wiring.cable(node, "remote0", self.remote, "eth0")
+        wiring.cable(node, "uplink0", gateway, "port1")
+        wiring.cable(self.rival, "eth0", gateway, "port2")
+        wiring.switch(gateway, "wire", "port1", "port2")
+        wiring.cable(gateway, "eth0", outside, "eth0")
+
+        wiring.address(node, "cni0", "10.128.0.1/24", "fd00:128::1/64", f"{NAME_SERVER}/24")
+        wiring.address(node, "remote0", "172.16.0.1/24", "fd00:172::1/64")
+        wiring.address(node, "uplink0", f"{NODE}/24", f"{NODE_V6}/64")
+        wiring.address(gateway, "wire", f"{GATEWAY}/24", f"{GATEWAY_V6}/64")
+        wiring.address(gateway, "eth0", "203.0.113.1/24", "2001:db8:113::1/64")
+        wiring.address(self.client, "eth0", "10.128.0.10/24", "fd00:128::10/64")
+        wiring.address(self.router, "eth0", f"{ROUTER}/24", f"{ROUTER_V6}/64")
+        wiring.address(self.remote, "eth0", "172.16.0.10/24", "fd00:172::10/64")
+        wiring.address(outside, "eth0", *(f"{each}/24" for each in SERVERS))
+        wiring.address(outside, "eth0", *(f"{each}/64" for each in SERVERS_V6))
+
+        for pod in (self.client, self.router):
+            wiring.default_route(pod, "10.128.0.1", "fd00:128::1")
+            pod.write("/etc/resolv.conf", f"nameserver {NAME_SERVER}\n")
+        wiring.default_route(self.remote, "172.16.0.1", "fd00:172::1")
+        wiring.default_route(node, GATEWAY, GATEWAY_V6)
+        wiring.default_route(outside, "203.0.113.1", "2001:db8:113::1")
+        for host in (node, gateway):
+            host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+            host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+        node.run("nft", "-f", "-", input=_MASQUERADE)
+
+    def serve(self, ports: Sequence[str] = PORTS) -> None:
+        """Have the external servers listen, on every address."""
+        process = self.outside.start([sys.executable, "-m", "egress_router.lab.server", *ports])
+        _await_ready(process)
+
+    def setup(self, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+        """Start `egress-router setup` in the router, with the node's namespace as the macvlan's parent."""
+        program = [sys.executable, "-m", "egress_router", "setup"]
+        base = {
+            "EGRESS_SOURCE": SOURCE,
+            "EGRESS_GATEWAY": GATEWAY,
+            "EGRESS_PARENT_NETNS": str(self.node.path),
+        }
+        return self.router.start(program, {**base, **environment})
+
+    def finish_setup(self, environment: Mapping[str, str]) -> str:
+        """Run `egress-router setup` to its end; return what it logged. RuntimeError if it fails."""
+        process = self.setup(environment)
+        _, errors = process.communicate(timeout=60)
+        if process.returncode:
+            raise RuntimeError(f"setup ended with {process.returncode}: {errors.strip()}")
+        return errors
+
+    def ask_tcp(self, client: Host, address: str, port: int, timeout: float = 3.0) -> Seen:
+        """Connect from a host; return what the server said. OSError where no connection comes about."""
+        with client.socket(_family(address), socket.SOCK_STREAM) as wire:
+            wire.settimeout(timeout)
+            wire.connect((address, port))
+            with wire.makefile("rb") as lines:
+                return _read_seen(lines.readline())
+
+    def ask_udp(self, client: Host, address: str, port: int, timeout: float = 3.0) -> Seen:
+        """Send a datagram from a host; return what the server said. OSError where no answer comes."""
+        with client.socket(_family(address), socket.SOCK_DGRAM) as wire:
+            wire.settimeout(timeout)
+            wire.connect((address, port))
+            wire.send(b"who am I?")
+            return _read_seen(wire.recv(4096))
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+
+
+def _read_seen(line: bytes) -> Seen:
+    if not line:
+        raise ConnectionResetError("the server said nothing")
+    said: dict[str, str | int] = json.loads(line)
+    return Seen(str(said["server"]), int(said["port"]), str(said["source"]), int(said["source_port"]))
+
+
+def _await_ready(process: subprocess.Popen[str]) -> None:
+    line = "" if process.stdout is None else process.stdout.readline()
+    if line != "ready\n":
+        errors = "" if process.stderr is None else process.stderr.read()
+        raise RuntimeError(f"a server of the laboratory did not start: {errors.strip()}")

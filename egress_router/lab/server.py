@@ -1,0 +1,100 @@
+"""An external server that tells each client what it saw: `python -m egress_router.lab.server PORT…`.
+
+TCP: one JSON line at once (`server`, `port`, `source`, `source_port`), then an echo of what comes; on a port
+written `http:8000`, the same as the body of an answer to each request. UDP: one JSON line for a datagram.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, cast
+
+from egress_router.grammar.address import unmapped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PKTINFO_ADDRESS = slice(0, 16)  # struct in6_pktinfo: the address, then the interface
+_HEAD_LIMIT = 65536
+
+
+def seen(server: tuple[str, int], client: tuple[str, int]) -> dict[str, str | int]:
+    """Return what a server says of one exchange."""
+    return {
+        "server": str(unmapped(ip_address(server[0]))),
+        "port": server[1],
+        "source": str(unmapped(ip_address(client[0]))),
+        "source_port": client[1],
+    }
+
+
+def _seen(writer: asyncio.StreamWriter) -> bytes:
+    here = writer.get_extra_info("sockname")
+    peer = writer.get_extra_info("peername")
+    return json.dumps(seen(here[:2], peer[:2])).encode() + b"\n"
+
+
+async def _tell_and_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        writer.write(_seen(writer))
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass  # the client's choice
+    finally:
+        writer.close()
+
+
+async def _answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            body = _seen(writer)
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+    except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        pass  # the client's choice
+    finally:
+        writer.close()
+
+
+def _answer_datagram(wire: socket.socket, port: int) -> None:
+    _, ancillary, _, client = wire.recvmsg(65536, 128)
+    data = next(
+        data for level, kind, data in ancillary if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
+    )
+    server = socket.inet_ntop(socket.AF_INET6, data[_PKTINFO_ADDRESS])
+    client_address = cast("tuple[str, int]", client[:2])
+    text = json.dumps(seen((server, port), client_address)).encode() + b"\n"
+    # The answer leaves from the address that was asked, as the client expects it.
+    wire.sendmsg([text], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, data)], 0, client)
+
+
+async def _serve(words: Sequence[str]) -> None:
+    loop = asyncio.get_running_loop()
+    for word in words:
+        kind, _, port_text = word.rpartition(":")
+        port = int(port_text)
+        answer = _answer_http if kind == "http" else _tell_and_echo
+        listening = socket.create_server(
+            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+        )
+        await asyncio.start_server(answer, sock=listening, limit=_HEAD_LIMIT)
+        wire = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        wire.bind(("::", port))
+        wire.setblocking(False)
+        loop.add_reader(wire.fileno(), _answer_datagram, wire, port)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""Cables, switches, addresses and routes between hosts of the laboratory, by pyroute2."""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from egress_router.lab.host import Host
+
+_NODAD = 0x02  # IFA_F_NODAD: a laboratory needs no second to find out that it gave an address only once
+
+
+def cable(one: Host, one_name: str, other: Host, other_name: str) -> None:
+    """Lay a cable between two hosts: a veth pair, both ends up."""
+    one.ipr.link("add", ifname=one_name, kind="veth", peer={"ifname": other_name, "net_ns_pid": other.pid})
+    for host, name in ((one, one_name), (other, other_name)):
+        set_up(host, name)
+
+
+def switch(host: Host, name: str, *ports: str) -> None:
+    """Build a switch (a bridge) in a host out of ports that it has."""
+    host.ipr.link("add", ifname=name, kind="bridge")
+    for port in ports:
+        plug(host, name, port)
+    set_up(host, name)
+
+
+def plug(host: Host, name: str, port: str) -> None:
+    """Make an interface a port of a switch."""
+    host.ipr.link("set", index=_index(host, port), master=_index(host, name))
+
+
+def address(host: Host, name: str, *texts: str) -> None:
+    """Give an interface addresses, written with their prefix length."""
+    for text in texts:
+        interface = ip_interface(text)
+        flags = {"flags": _NODAD} if interface.version == 6 else {}
+        host.ipr.addr(
+            "add",
+            index=_index(host, name),
+            address=str(interface.ip),
+            prefixlen=interface.network.prefixlen,
+            **flags,
+        )
+
+
+def default_route(host: Host, *gateways: str) -> None:
+    """Give a host its default routes."""
+    for gateway in gateways:
+        host.ipr.route("add", dst="default", gateway=gateway)
+
+
+def route(host: Host, network: str, gateway: str) -> None:
+    """Give a host a route to a network."""
+    host.ipr.route("add", dst=network, gateway=gateway)
+
+
+def set_up(host: Host, name: str) -> None:
+    """Bring an interface up."""
+    host.ipr.link("set", index=_index(host, name), state="up")
+
+
+def set_down(host: Host, name: str) -> None:
+    """Take an interface down."""
+    host.ipr.link("set", index=_index(host, name), state="down")
+
+
+def _index(host: Host, name: str) -> int:
+    index: int = host.ipr.link_lookup(ifname=name)[0]
+    return index
