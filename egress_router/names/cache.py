@@ -23,7 +23,7 @@ class Entry:
     """What is known of one name; the name servers are not asked again before `until`.
 
     `answer` is what may be given out, `good_until` when it may no longer be, even if stale. Without an
-    answer, `failure` and `reason` say why. `failures` counts look-ups that failed since the last one that did not.
+    answer, `failure` and `reason` say why. `failures` counts failed look-ups since the last good one.
     """
 
     until: float

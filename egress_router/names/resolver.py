@@ -65,13 +65,14 @@ class Resolver:
         entry = self._cache.get(name)
         if entry is None:
             return self._literal(name, now)
-        if entry.answer is None or not entry.serves(now):
+        answer = entry.answer
+        if answer is None or now >= entry.good_until:
             return None
         if now < entry.until:
             self._tally.hits.value += 1
-            self._tally.stale.value += entry.answer.stale
-            return entry.answer
-        if not entry.answer.stale:
+            self._tally.stale.value += answer.stale
+            return answer
+        if not answer.stale:
             return None
         self._lookup(name)
         return self._put_off(name, entry).answer

@@ -29,6 +29,7 @@ class Servers:
         self._port = port
         self._turn = 0
         self._silent_until: dict[Server, float] = {}
+        self._answered: dict[Server, float] = {}
 
     async def records(self, conf: ResolvConf, name: str, family: RdataType) -> Records:
         """Return the first conclusive answer to one question.
@@ -38,15 +39,15 @@ class Servers:
         """
         faults: dict[Server, ServerError] = {}
         for server in self._order(conf) * conf.attempts:
+            asked = time.monotonic()
             try:
                 records = await self._exchange.ask(server, name, family, conf.timeout)
             except ServerError as error:
                 faults[server] = error
                 if error.silent:
-                    self._note_silence(server)
+                    self._note_silence(server, asked)
                 continue
-            if self._silent_until.pop(server, None) is not None:
-                _LOG.info("name server answers again", server=server.address)
+            self._note_answer(server)
             return records
         silent = all(fault.silent for fault in faults.values())
         reasons = "; ".join(f"{server.address}: {fault}" for server, fault in faults.items())
@@ -62,7 +63,14 @@ class Servers:
         now = time.monotonic()
         return sorted(servers, key=lambda server: self._silent_until.get(server, 0.0) > now)
 
-    def _note_silence(self, server: Server) -> None:
+    def _note_silence(self, server: Server, asked: float) -> None:
+        if self._answered.get(server, 0.0) >= asked:
+            return  # it has answered others meanwhile: not it is at fault, but this question
         if server not in self._silent_until:
             _LOG.warning("name server does not answer", server=server.address)
         self._silent_until[server] = time.monotonic() + _ASKED_LAST_SECONDS
+
+    def _note_answer(self, server: Server) -> None:
+        self._answered[server] = time.monotonic()
+        if self._silent_until.pop(server, None) is not None:
+            _LOG.info("name server answers again", server=server.address)

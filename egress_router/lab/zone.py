@@ -1,0 +1,185 @@
+"""What the laboratory's name server says: a zone as data, and the ways to misbehave. Knows no socket."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+from dns.rdatatype import RdataType
+
+if TYPE_CHECKING:
+    from egress_router.grammar.address import IPAddress
+
+_UDP_WITHOUT_EDNS = 512
+_STREAM = 65535
+_MOST_ALIASES = 20
+_FLOOD = 40
+
+
+class Behaviour(enum.Enum):
+    """How a question is answered; the last four are honest over TCP."""
+
+    HONEST = "honest"
+    SILENT = "silent"
+    SERVFAIL = "servfail"
+    REFUSED = "refused"
+    REFERRAL = "referral"  # neither an answer nor an offer to look for one
+    NO_EDNS = "no-edns"  # FORMERR to whoever uses EDNS
+    TRUNCATED = "truncated"
+    LIES = "lies"  # a wrong id, a wrong question, garbage, and never the truth
+    LIES_FIRST = "lies-first"  # the same, then the truth
+    FLOOD = "flood"  # very many wrong ids
+
+
+_HONEST_OVER_TCP = frozenset(
+    {Behaviour.TRUNCATED, Behaviour.LIES, Behaviour.LIES_FIRST, Behaviour.FLOOD},
+)
+_CODES = {
+    Behaviour.SERVFAIL: dns.rcode.SERVFAIL,
+    Behaviour.REFUSED: dns.rcode.REFUSED,
+    Behaviour.NO_EDNS: dns.rcode.FORMERR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one name, and how questions for it are answered.
+
+    `ttl` and `delay` are seconds; `only` keeps delay and misbehaviour to one type of record.
+    """
+
+    addresses: tuple[IPAddress, ...]
+    alias: str | None
+    ttl: int
+    delay: float
+    behaviour: Behaviour
+    only: RdataType | None
+
+
+Zone = dict[str, Entry]
+EVERYTHING_ELSE = "*"  # in a zone: all names that are not in it
+
+
+def entry(
+    *addresses: str,
+    alias: str | None = None,
+    ttl: int = 30,
+    delay: float = 0.0,
+    behaviour: str = "honest",
+    only: str | None = None,
+) -> Entry:
+    """Return an entry from text, as it stands in a zone file.
+
+    Raises:
+        ValueError: an address, the behaviour or the type is none.
+    """
+    kind = None if only is None else RdataType.from_text(only)
+    return Entry(tuple(map(ip_address, addresses)), alias, ttl, delay, Behaviour(behaviour), kind)
+
+
+def parse_zone(text: str) -> Zone:
+    """Read a zone file: a JSON object of names, each an object of `addresses` and the arguments of `entry`.
+
+    Raises:
+        ValueError: it is no such object.
+    """
+    try:
+        return {
+            name: entry(*fields.pop("addresses", ()), **fields) for name, fields in json.loads(text).items()
+        }
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"not a zone: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What goes back for one query: these messages, after `delay` seconds."""
+
+    messages: tuple[bytes, ...]
+    delay: float = 0.0
+
+
+def react(zone: Zone, query: dns.message.Message, *, tcp: bool, negative_ttl: int) -> Reaction:
+    """Return what the name server does about one query; `negative_ttl` is that of names it does not know."""
+    question = query.question[0]
+    name = question.name.to_text(omit_final_dot=True).lower()
+    known = zone.get(name) or zone.get(EVERYTHING_ELSE)
+    truth = _truth(zone, query, negative_ttl)
+    most = _STREAM if tcp else max(query.payload, _UDP_WITHOUT_EDNS)
+    honest = truth.to_wire(max_size=most, prefer_truncation=True)
+    if known is None or known.only not in {None, question.rdtype}:
+        return Reaction((honest,))
+    behaviour = known.behaviour
+    if tcp and behaviour in _HONEST_OVER_TCP:
+        behaviour = Behaviour.HONEST
+    if behaviour is Behaviour.NO_EDNS and query.edns < 0:
+        behaviour = Behaviour.HONEST
+    return Reaction(_messages(behaviour, query, honest), known.delay)
+
+
+def _messages(behaviour: Behaviour, query: dns.message.Message, honest: bytes) -> tuple[bytes, ...]:
+    if behaviour is Behaviour.HONEST:
+        return (honest,)
+    if behaviour is Behaviour.SILENT:
+        return ()
+    if behaviour is Behaviour.LIES:
+        return _lies(query, honest)
+    if behaviour is Behaviour.LIES_FIRST:
+        return (*_lies(query, honest), honest)
+    if behaviour is Behaviour.FLOOD:
+        return (_with_wrong_id(honest),) * _FLOOD
+    reply = dns.message.make_response(query, recursion_available=behaviour is not Behaviour.REFERRAL)
+    if behaviour is Behaviour.TRUNCATED:
+        reply.flags |= dns.flags.TC
+    if behaviour is Behaviour.NO_EDNS:
+        reply.use_edns(False)
+    reply.set_rcode(_CODES.get(behaviour, dns.rcode.NOERROR))
+    return (reply.to_wire(),)
+
+
+def _lies(query: dns.message.Message, honest: bytes) -> tuple[bytes, ...]:
+    elsewhere = dns.message.make_query("elsewhere.example.", RdataType.A, id=query.id)
+    forged = dns.message.make_response(elsewhere, recursion_available=True)
+    forged.answer.append(dns.rrset.from_text("elsewhere.example.", 3600, "IN", "A", "192.0.2.66"))
+    return (_with_wrong_id(honest), forged.to_wire(), query.to_wire(), honest[:2] + b"garbage", b"")
+
+
+def _with_wrong_id(message: bytes) -> bytes:
+    return bytes([message[0] ^ 0xFF]) + message[1:]
+
+
+def _truth(zone: Zone, query: dns.message.Message, negative_ttl: int) -> dns.message.Message:
+    """Answer as a recursive server does: the chain of aliases, then the addresses at its end."""
+    reply = dns.message.make_response(query, recursion_available=True)
+    name = query.question[0].name.to_text(omit_final_dot=True).lower()
+    kind = query.question[0].rdtype
+    known = zone.get(name)
+    for _ in range(_MOST_ALIASES):
+        if known is None or known.alias is None:
+            break
+        reply.answer.append(dns.rrset.from_text(f"{name}.", known.ttl, "IN", "CNAME", f"{known.alias}."))
+        name = known.alias
+        known = zone.get(name)
+    if known is None:
+        reply.set_rcode(dns.rcode.NXDOMAIN)
+    else:
+        # One set for each record: sets of several are shuffled when they are written.
+        reply.answer += [
+            dns.rrset.from_text(f"{name}.", known.ttl, "IN", kind, str(address))
+            for address in known.addresses
+            if _KINDS[address.version] is kind
+        ]
+    if known is None or not reply.answer:
+        soa = f"ns.invalid. hostmaster.invalid. 1 3600 600 86400 {negative_ttl}"
+        reply.authority.append(dns.rrset.from_text(".", negative_ttl, "IN", "SOA", soa))
+    return reply
+
+
+_KINDS = {4: RdataType.A, 6: RdataType.AAAA}
