@@ -75,6 +75,7 @@ class Resolver:
         if not answer.stale:
             return None
         self._lookup(name)
+        self._tally.stale.value += 1
         return self._put_off(name, entry).answer
 
     async def resolve(self, name: str) -> Answer:
@@ -97,6 +98,7 @@ class Resolver:
             self._tally.hits.value += 1
         if entry.answer is None:
             raise entry.error()
+        self._tally.stale.value += entry.answer.stale
         return entry.answer
 
     def close(self) -> None:
@@ -123,7 +125,6 @@ class Resolver:
 
     def _put_off(self, name: str, entry: Entry) -> Entry:
         entry = put_off(entry, time.monotonic())
-        self._tally.stale.value += 1
         self._cache.put(name, entry)
         return entry
 
