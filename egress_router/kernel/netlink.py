@@ -83,6 +83,10 @@ class Netlink:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
         self._ipr.close()
 
     def links(self) -> tuple[Link, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.kernel.nat import nftables
+from egress_router.kernel.nat import iptables, nftables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,5 @@ def choose(setting: str) -> Callable[[NatPlan], None]:
     """Return what puts a plan in force; `auto` is nftables where the kernel and the image have it."""
     if setting == "nftables" or (setting == "auto" and nftables.is_supported()):
         return nftables.apply
-    # Loads libiptc, which only the router image has.
-    from egress_router.kernel.nat import iptables  # noqa: PLC0415
-
     _log.info("NAT rules go to iptables", setting=setting)
     return iptables.apply

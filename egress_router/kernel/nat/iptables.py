@@ -5,10 +5,10 @@ The layout is linear, as x_tables has no maps: a connection passes every rule be
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, TypeAlias
-
-import iptc
-from iptc.ip4tc import IPTCError
 
 from egress_router.errors import RefusedError
 from egress_router.kernel.nat.plan import REPLY_MARK
@@ -23,16 +23,7 @@ if TYPE_CHECKING:
 Rule: TypeAlias = "dict[str, str | dict[str, str] | dict[str, dict[str, str]]]"
 Tables: TypeAlias = "dict[str, dict[str, list[Rule]]]"
 
-# Our chain in each table, and the built-in chain that jumps to it.
-_HOOKS = {
-    "EGRESS_REMEMBER": "PREROUTING",
-    "EGRESS_RETURN": "OUTPUT",
-    "EGRESS_TO": "PREROUTING",
-    "EGRESS_FROM": "POSTROUTING",
-    "EGRESS_INPUT": "INPUT",
-    "EGRESS_FORWARD": "FORWARD",
-    "EGRESS_OUTPUT": "OUTPUT",
-}
+_TIMEOUT = 120  # seconds; 0.7 ms a rule
 _MARK = f"{REPLY_MARK:#x}/{REPLY_MARK:#x}"
 _ESTABLISHED: dict[str, str] = {"ctstate": "RELATED,ESTABLISHED"}
 _NEIGHBOURS = ("133", "134", "135", "136")  # RFC 4861: router and neighbour solicitation, advertisement
@@ -47,10 +38,10 @@ def rules(plan: NatPlan, version: int) -> Tables:
         "target": {"MARK": {"set-xmark": _MARK}},
     }
     remember: list[Rule] = [
+        restore,
         {"in-interface": plan.interface, "target": "RETURN"},
         {"in-interface": "lo", "target": "RETURN"},
         {"conntrack": {"ctstate": "NEW"}, "target": {"CONNMARK": {"set-xmark": _MARK}}},
-        restore,
     ]
     return {
         "mangle": {"EGRESS_REMEMBER": remember, "EGRESS_RETURN": [restore]},
@@ -76,7 +67,7 @@ def _redirect(plan: NatPlan, family: FamilyPlan | None) -> Iterator[Rule]:
     for rule in (*family.single, *family.ranges):
         yield _redirect_rule(rule)
     if family.fallback is not None:
-        echo = "icmp" if family.version == 4 else "ipv6-icmp"
+        echo = "icmp" if family.version == 4 else "icmpv6"
         yield {"protocol": echo, "target": "RETURN"}
         yield {"target": {"DNAT": {"to-destination": str(family.fallback)}}}
 
@@ -109,7 +100,7 @@ def _neighbours(version: int) -> Iterator[Rule]:
     """Let neighbour discovery through, without which no IPv6 address is reachable."""
     if version == 6:
         for kind in _NEIGHBOURS:
-            yield {"protocol": "ipv6-icmp", "icmp6": {"icmpv6-type": kind}, "target": "ACCEPT"}
+            yield {"protocol": "icmpv6", "icmp6": {"icmpv6-type": kind}, "target": "ACCEPT"}
 
 
 def _input(plan: NatPlan, version: int) -> Iterator[Rule]:
@@ -120,7 +111,7 @@ def _input(plan: NatPlan, version: int) -> Iterator[Rule]:
         yield {"in-interface": "lo", "target": "ACCEPT"}
         if plan.admin_port:
             yield {"protocol": "tcp", "tcp": {"dport": str(plan.admin_port)}, "target": "ACCEPT"}
-        yield {"protocol": "icmp" if version == 4 else "ipv6-icmp", "target": "ACCEPT"}
+        yield {"protocol": "icmp" if version == 4 else "icmpv6", "target": "ACCEPT"}
         yield {"protocol": "tcp", "target": {"REJECT": {"reject-with": "tcp-reset"}}}
         unreachable = "icmp-port-unreachable" if version == 4 else "icmp6-port-unreachable"
         yield {"target": {"REJECT": {"reject-with": unreachable}}}
@@ -145,50 +136,31 @@ def _output(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[
 def apply(plan: NatPlan) -> None:
     """Put the plan in force, one commit a table.
 
+    Each family goes through a process of its own: libxtables keeps the first family's NAT target for its
+    whole life and makes empty rules of the other's.
+
     Raises:
         RefusedError: no permission, or the kernel lacks x_tables or one of its modules.
     """
     for version in (4, 6):
-        # The filter comes first, so that nothing passes between two commits that the plan would stop.
-        tables = rules(plan, version)
-        for name in ("filter", "mangle", "nat"):
-            try:
-                _commit(name, tables[name], ipv6=version == 6)
-            except (IPTCError, ValueError, OSError) as error:
-                if version == 6 and plan.family(6) is None and "Table does not exist" in str(error):
-                    break  # a kernel without ip6tables, on a router without IPv6
-                raise _refusal(name, error) from None
+        done = subprocess.run(  # noqa: S603 (this very program)
+            [sys.executable, "-m", "egress_router.kernel.nat.libiptc", str(version)],
+            input=json.dumps(rules(plan, version)),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+        if done.returncode == 0:
+            continue
+        said = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+        if version == 6 and plan.family(6) is None and "can't initialize" in said:
+            continue  # a kernel without ip6tables, on a router without IPv6
+        raise _refusal(said)
 
 
-def _commit(name: str, chains: dict[str, list[Rule]], *, ipv6: bool) -> None:
-    table = (iptc.Table6 if ipv6 else iptc.Table)(name)
-    table.autocommit = False
-    table.refresh()
-    try:
-        for chain, wanted in chains.items():
-            _fill(table, chain, wanted, ipv6=ipv6)
-        table.commit()
-    finally:
-        table.autocommit = True
-        table.close()
-
-
-def _fill(table: object, name: str, wanted: list[Rule], *, ipv6: bool) -> None:
-    chain = iptc.Chain(table, name)
-    if table.is_chain(chain):  # type: ignore[attr-defined]
-        chain.flush()
-    else:
-        chain = table.create_chain(chain)  # type: ignore[attr-defined]
-    for rule in wanted:
-        chain.append_rule(iptc.easy.encode_iptc_rule(rule, ipv6=ipv6))
-    hook = iptc.Chain(table, _HOOKS[name])
-    if not any(rule.target is not None and rule.target.name == name for rule in hook.rules):
-        hook.insert_rule(iptc.easy.encode_iptc_rule({"target": name}, ipv6=ipv6))
-
-
-def _refusal(table: str, error: Exception) -> RefusedError:
-    text = str(error)
-    if "ermission" in text or "not permitted" in text:
+def _refusal(said: str) -> RefusedError:
+    if "ermission" in said or "not permitted" in said:
         return RefusedError("the kernel refused NAT rules (operation not permitted)", "grant NET_ADMIN")
     remedy = "load ip_tables, iptable_nat and nf_conntrack on the node, or set EGRESS_NAT_BACKEND=nftables"
-    return RefusedError(f"the kernel refused iptables rules of the table {table} ({text})", remedy)
+    return RefusedError(f"the kernel refused iptables rules ({said})", remedy)

@@ -1,0 +1,69 @@
+"""One family's rules put in force by python-iptables: `python -m egress_router.kernel.nat.libiptc 4|6`.
+
+Reads the rules as JSON from standard input: table, chain, rules. A process of its own; `iptables` says why.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import iptc
+from iptc.ip4tc import IPTCError
+
+if TYPE_CHECKING:
+    from egress_router.kernel.nat.iptables import Rule, Tables
+
+# Our chains, and the built-in chain of the same table that jumps to each.
+_HOOKS = {
+    "EGRESS_REMEMBER": "PREROUTING",
+    "EGRESS_RETURN": "OUTPUT",
+    "EGRESS_TO": "PREROUTING",
+    "EGRESS_FROM": "POSTROUTING",
+    "EGRESS_INPUT": "INPUT",
+    "EGRESS_FORWARD": "FORWARD",
+    "EGRESS_OUTPUT": "OUTPUT",
+}
+
+
+def put_in_force(tables: Tables, *, ipv6: bool) -> None:
+    """Replace our chains; each table in one commit.
+
+    The filter comes first, so that nothing passes between two commits that the plan would stop.
+    """
+    for name in ("filter", "mangle", "nat"):
+        table = (iptc.Table6 if ipv6 else iptc.Table)(name)
+        # Never closed: python-iptables looks targets up in every table it has opened.
+        table.autocommit = False
+        table.refresh()
+        for chain, wanted in tables[name].items():
+            _fill(table, chain, wanted, ipv6=ipv6)
+        table.commit()
+
+
+def _fill(table: object, name: str, wanted: list[Rule], *, ipv6: bool) -> None:
+    chain = iptc.Chain(table, name)
+    if table.is_chain(chain):  # type: ignore[attr-defined]
+        chain.flush()
+    else:
+        chain = table.create_chain(chain)  # type: ignore[attr-defined]
+    for rule in wanted:
+        chain.append_rule(iptc.easy.encode_iptc_rule(rule, ipv6=ipv6))
+    hook = iptc.Chain(table, _HOOKS[name])
+    if not any(rule.target is not None and rule.target.name == name for rule in hook.rules):
+        hook.insert_rule(iptc.easy.encode_iptc_rule({"target": name}, ipv6=ipv6))
+
+
+def main() -> int:
+    """Do what standard input says; one line on stderr and 1 where the kernel refuses."""
+    try:
+        put_in_force(json.load(sys.stdin), ipv6=sys.argv[1] == "6")
+    except (IPTCError, ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

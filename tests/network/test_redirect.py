@@ -1,0 +1,223 @@
+"""Redirect mode with real packets: what reaches which server, with which source, and what does not."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.lab import wiring
+from egress_router.lab.network import (
+    GATEWAY,
+    GATEWAY_V6,
+    NODE,
+    ROUTER,
+    ROUTER_V6,
+    SOURCE,
+    SOURCE_V6,
+    Laboratory,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RULES = """\
+80   tcp 203.0.113.25
+8080 tcp 203.0.113.26 80
+53   udp 203.0.113.53
+53   tcp 203.0.113.53
+5000-5100 tcp 203.0.113.28
+443  tcp 2001:db8:113::25
+53   udp 2001:db8:113::53
+5000-5100 udp 2001:db8:113::28
+"""
+DUAL = {
+    "EGRESS_ROUTER_MODE": "init",
+    "EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64",
+    "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}",
+    "EGRESS_DESTINATION": RULES,
+}
+
+
+@pytest.fixture(scope="module", params=["nftables", "iptables"])
+def redirecting(request: pytest.FixtureRequest) -> Iterator[Laboratory]:
+    """A router without fallback, by each backend; tests only send through it."""
+    with Laboratory() as lab:
+        lab.serve()
+        lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": request.param})
+        yield lab
+
+
+def test_ports_reach_their_destinations_from_the_source(redirecting: Laboratory) -> None:
+    lab = redirecting
+    for port, server, remote in (
+        (80, "203.0.113.25", 80),
+        (8080, "203.0.113.26", 80),
+        (53, "203.0.113.53", 53),
+        (5000, "203.0.113.28", 5000),
+        (5100, "203.0.113.28", 5100),
+    ):
+        seen = lab.ask_tcp(lab.client, ROUTER, port)
+        assert (seen.server, seen.port, seen.source) == (server, remote, SOURCE)
+
+
+def test_udp_reaches_its_destination(redirecting: Laboratory) -> None:
+    seen = redirecting.ask_udp(redirecting.client, ROUTER, 53)
+    assert (seen.server, seen.port, seen.source) == ("203.0.113.53", 53, SOURCE)
+
+
+def test_ipv6_tcp_and_udp_and_range(redirecting: Laboratory) -> None:
+    lab = redirecting
+    seen = lab.ask_tcp(lab.client, ROUTER_V6, 443)
+    assert (seen.server, seen.port, seen.source) == ("2001:db8:113::25", 443, SOURCE_V6)
+    for port, server in ((53, "2001:db8:113::53"), (5001, "2001:db8:113::28")):
+        seen = lab.ask_udp(lab.client, ROUTER_V6, port)
+        assert (seen.server, seen.port, seen.source) == (server, port, SOURCE_V6)
+
+
+@pytest.mark.parametrize("address", [ROUTER, ROUTER_V6])
+def test_other_ports_are_rejected_at_once(redirecting: Laboratory, address: str) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        redirecting.ask_tcp(redirecting.client, address, 81)
+    with pytest.raises(ConnectionRefusedError):  # ICMP port unreachable
+        redirecting.ask_udp(redirecting.client, address, 54)
+
+
+def test_a_client_that_only_the_old_default_route_reaches_gets_its_answer(redirecting: Laboratory) -> None:
+    lab = redirecting
+    assert lab.ask_tcp(lab.remote, ROUTER, 80).source == SOURCE
+    assert lab.ask_tcp(lab.remote, ROUTER_V6, 443).source == SOURCE_V6
+
+
+def test_bulk_data_passes_both_ways(redirecting: Laboratory) -> None:
+    payload = bytes(range(256)) * 20_000
+    with redirecting.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.settimeout(10)
+        wire.connect((ROUTER, 80))
+        received = bytearray()
+        sent = 0
+        greeting = wire.makefile("rb").readline()
+        while len(received) < len(payload):
+            if sent < len(payload):
+                sent += wire.send(payload[sent : sent + 65536])
+            received += wire.recv(1 << 20)
+    assert json.loads(greeting)["source"] == SOURCE
+    assert received == payload
+
+
+@pytest.mark.parametrize("address", [SOURCE, SOURCE_V6])
+def test_the_outside_network_gets_in_nowhere(redirecting: Laboratory, address: str) -> None:
+    lab = redirecting
+    for port in (80, 22, 9797):
+        with pytest.raises(TimeoutError):
+            lab.ask_tcp(lab.gateway, address, port, timeout=0.4)
+
+
+def test_the_outside_network_does_not_reach_the_pod_network(redirecting: Laboratory) -> None:
+    lab = redirecting
+    lab.gateway.ip(f"route replace 10.128.0.0/24 via {SOURCE}")
+    with pytest.raises(TimeoutError):
+        lab.ask_tcp(lab.gateway, "10.128.0.10", 80, timeout=0.4)
+    with pytest.raises(TimeoutError):
+        lab.ask_tcp(lab.gateway, ROUTER, 80, timeout=0.4)
+
+
+def test_the_pod_itself_leaves_from_the_source(redirecting: Laboratory) -> None:
+    lab = redirecting
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
+    assert lab.ask_tcp(lab.router, "2001:db8:113::25", 80).source == SOURCE_V6
+
+
+def test_forwarding_without_a_line_goes_nowhere(redirecting: Laboratory) -> None:
+    """A client that uses the router as its gateway reaches nothing, by neither interface."""
+    lab = redirecting
+    lab.client.ip(f"route replace 203.0.113.0/24 via {ROUTER}")
+    try:
+        with pytest.raises(TimeoutError):
+            lab.ask_tcp(lab.client, "203.0.113.25", 80, timeout=0.5)
+    finally:
+        lab.client.ip("route del 203.0.113.0/24")
+
+
+def test_the_administration_port_is_not_redirected(lab: Laboratory) -> None:
+    lab.serve([*("80", "7777"), "9797"])
+    lab.finish_setup({**DUAL, "EGRESS_DESTINATION": "203.0.113.27\n"})
+    with pytest.raises(ConnectionRefusedError):
+        lab.ask_tcp(lab.client, ROUTER, 9797)
+    with lab.router.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.bind((ROUTER, 9797))
+        listening.listen()
+        with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+            wire.settimeout(3)
+            wire.connect((ROUTER, 9797))
+            listening.settimeout(3)
+            accepted, _ = listening.accept()
+            accepted.close()
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_the_fallback_carries_every_other_port_and_protocol(lab: Laboratory, backend: str) -> None:
+    lab.serve()
+    rules = "80 tcp 203.0.113.25\n203.0.113.27\n2001:db8:113::27\n"
+    lab.finish_setup({**DUAL, "EGRESS_DESTINATION": rules, "EGRESS_NAT_BACKEND": backend})
+    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
+    for ask in (lab.ask_tcp, lab.ask_udp):
+        for address, server in ((ROUTER, "203.0.113.27"), (ROUTER_V6, "2001:db8:113::27")):
+            seen = ask(lab.client, address, 7777)
+            assert (seen.server, seen.port) == (server, 7777)
+
+
+def test_the_fallback_carries_sctp(lab: Laboratory) -> None:
+    """Kernels without SCTP sockets still forward it; a bare INIT chunk shows that it arrives."""
+    lab.finish_setup({**DUAL, "EGRESS_DESTINATION": "36412 sctp 203.0.113.26 36413\n203.0.113.27\n"})
+    for port, server, remote in ((36412, "203.0.113.26", 36413), (2905, "203.0.113.27", 2905)):
+        with (
+            lab.outside.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as arrives,
+            lab.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as wire,
+        ):
+            arrives.settimeout(5)
+            wire.sendto(_sctp_init(40_000, port), (ROUTER, 0))
+            packet, sender = arrives.recvfrom(2048)
+            assert sender[0] == SOURCE
+            assert socket.inet_ntoa(packet[16:20]) == server
+            assert int.from_bytes(packet[22:24], "big") == remote
+
+
+def _sctp_init(source: int, destination: int) -> bytes:
+    """Return an SCTP packet with one INIT chunk and its CRC32c (RFC 9260 3.1, 3.3.2, appendix A)."""
+    chunk = (
+        b"\x01\x00\x00\x14"
+         b"\x00\x00\x00\x01"
+         b"\x00\x01\x00\x00"
+         b"\x00\x01\x00\x01"
+         b"\x00\x00\x00\x01"
+    )
+    head = source.to_bytes(2, "big") + destination.to_bytes(2, "big") + b"\x00" * 4
+    crc = 0xFFFFFFFF
+    for byte in head + b"\x00" * 4 + chunk:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return head + (crc ^ 0xFFFFFFFF).to_bytes(4, "little") + chunk
+
+
+def test_when_the_macvlan_is_down_traffic_fails_and_does_not_leak(lab: Laboratory) -> None:
+    lab.serve()
+    lab.finish_setup({**DUAL, "EGRESS_DESTINATION": "80 tcp 203.0.113.25\n203.0.113.27\n"})
+    assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+    wiring.set_down(lab.router, "macvlan0")
+    for client, address in ((lab.client, ROUTER), (lab.remote, ROUTER), (lab.router, "203.0.113.25")):
+        with pytest.raises(OSError):
+            lab.ask_tcp(client, address, 80, timeout=0.5)
+    # The node hides what leaks behind its own address, so the way itself is shown to be open:
+    assert lab.ask_tcp(lab.client, "203.0.113.25", 80).source == NODE
+
+
+def test_a_router_of_one_family_leaks_nothing_in_the_other(lab: Laboratory) -> None:
+    lab.serve()
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy"})
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
+    with pytest.raises(OSError):
+        lab.ask_tcp(lab.router, "2001:db8:113::25", 80, timeout=0.5)
