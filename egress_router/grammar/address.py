@@ -190,13 +190,14 @@ def locality(address: IPAddress) -> Locality:
         if address.version == network.version and address in network:
             return kind
     if isinstance(address, IPv6Address):
-        inner = _embedded(address)
+        inner = embedded(address)
         if inner is not None:
             return locality(inner)
     return Locality.REMOTE
 
 
-def _embedded(address: IPv6Address) -> IPv4Address | None:
+def embedded(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 destination that an IPv6 transition form carries (NAT64, 6to4, Teredo), or None."""
     if address in _TEREDO:
         return IPv4Address(~int(address) & 0xFFFFFFFF)
     for network, shift in _EMBEDDED:

@@ -1,0 +1,107 @@
+"""`egress-router explain`: which line of an allow/deny list decides, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from egress_router.errors import ConfigError, Problem, RefusedError
+from egress_router.grammar import acl
+from egress_router.grammar.address import AddressError, parse_host, parse_port, printed, split_port
+from egress_router.http_proxy.policy import NOTHING_OWN, Policy, Verdict, explanation
+from egress_router.metrics import Registry
+from egress_router.names.answer import ResolveError
+from egress_router.names.resolver import Resolver
+from egress_router.settings.names import NamesSettings
+
+if TYPE_CHECKING:
+    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.http_proxy.policy import Decision
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_PORT_WITHOUT_SCHEME = 443
+_MOST_LISTED = 5  # address rules that are named one by one
+
+
+def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
+    """Print what the list in `text` makes of a URL or `host[:port]`, and why; return 0, the exit status.
+
+    `path` names the list in errors. The status says that the question was answered, not what the answer is:
+    a denial is no failure of `explain`. Without a port it is that of the URL's scheme, 443 where there is no
+    scheme. The pod's own addresses are unknown here.
+
+    Raises:
+        ConfigError: the list is wrong, or the target is none.
+        RefusedError: the name was to be resolved and could not be.
+    """
+    policy = Policy(acl.parse(path, text))
+    host, port = _target(target)
+    if not isinstance(host, str):
+        lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
+    elif resolve:
+        addresses = asyncio.run(_resolved(host))
+        decision = policy.by_addresses(host, port, addresses, NOTHING_OWN)
+        lines = [f"{host} has the addresses {_list(addresses)}", *_decided(host, port, decision)]
+    else:
+        decided = policy.by_name(host, port)
+        lines = _undecided(policy, host, port) if decided is None else _decided(host, port, decided)
+    print("\n".join(lines))
+    return 0
+
+
+def _target(text: str) -> tuple[Host, int]:
+    scheme, mark, rest = text.partition("://")
+    authority = rest.partition("/")[0].partition("?")[0].partition("#")[0] if mark else text
+    default = _DEFAULT_PORTS.get(scheme.lower()) if mark else _PORT_WITHOUT_SCHEME
+    if default is None:
+        reason = "expected an http or https URL, or host[:port]"
+        raise ConfigError([Problem("target", None, text, reason)])
+    host_text, port_text = split_port(authority)
+    try:
+        return parse_host(host_text), default if port_text is None else parse_port(port_text)
+    except AddressError as error:
+        raise ConfigError([Problem("target", None, text, str(error))]) from None
+
+
+async def _resolved(name: str) -> tuple[IPAddress, ...]:
+    resolver = Resolver(NamesSettings(), Registry())
+    try:
+        return (await resolver.resolve(name)).addresses
+    except ResolveError as error:
+        raise RefusedError(str(error), "the addresses decide, and they are unknown") from None
+    finally:
+        resolver.close()
+
+
+def _decided(host: Host, port: int, decision: Decision) -> list[str]:
+    lines = [f"{printed(host, port)} is {decision.verdict.value}: {explanation(decision)}"]
+    if decision.verdict is Verdict.ALLOWED and isinstance(host, str):
+        lines.append(f"it would be connected to at {_list(decision.addresses)}")
+    return lines
+
+
+def _undecided(policy: Policy, name: str, port: int) -> list[str]:
+    """Say what by_name leaves open: an allowing rule, behind rules by address."""
+    rule = policy.name_rule(name, port)
+    before = policy.address_rules_before(rule, port)
+    lines = []
+    for each in before[:_MOST_LISTED]:
+        effect = "it may be connected to at" if each.allows else "it is denied if it has"
+        lines.append(f"line {each.line} ({each.text}): {effect} an address of {each.subject}")
+    if len(before) > _MOST_LISTED:
+        lines.append(f"and {len(before) - _MOST_LISTED} more rules by address")
+    if rule is None:
+        lines.append("no rule allows any other address")
+    elif isinstance(rule.subject, acl.Everything):
+        lines.append(f"line {rule.line} ({rule.text}) allows every remote address")
+    else:
+        lines.append(
+            f"line {rule.line} ({rule.text}) {'allows' if rule.allows else 'denies'} every other address"
+        )
+    if not before and rule is not None and isinstance(rule.subject, acl.Domain):
+        return [f"{printed(name, port)} is allowed: line {rule.line} ({rule.text}) allows it"]
+    return [f"{printed(name, port)}: its addresses decide (--resolve looks them up)", *lines]
+
+
+def _list(addresses: tuple[IPAddress, ...]) -> str:
+    return ", ".join(map(str, addresses))

@@ -1,0 +1,178 @@
+"""The decision: may this host and port be dialled, at which addresses, and which rule says so.
+
+Pure: a decision depends on the list, the request, the addresses that its name has, and what this pod calls
+its own. How the rules are read is told in docs/decisions/http-policy.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING
+
+from egress_router.grammar.acl import Domain, Everything, Rule
+from egress_router.grammar.address import Locality, embedded, locality
+from egress_router.http_proxy.rule_index import NONE, Domains, Networks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egress_router.grammar.acl import AccessList
+    from egress_router.grammar.address import Host, IPAddress
+
+
+class Verdict(enum.Enum):
+    """What becomes of a request; `REPORTED` would be denied, but goes on because the list is on trial."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    REPORTED = "reported"
+
+
+class Reason(enum.Enum):
+    """Why a decision is as it is."""
+
+    RULE = "rule"
+    NO_RULE = "no_rule"
+    NOT_REMOTE = "not_remote"
+    OWN_PORT = "own_port"
+    CONNECT_PORT = "connect_port"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision: `rule` is the line that decided, `addresses` are what may be dialled, in order."""
+
+    verdict: Verdict
+    reason: Reason
+    rule: Rule | None = None
+    addresses: tuple[IPAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What belongs to this pod: its addresses, and the ports on which it serves by itself."""
+
+    addresses: frozenset[IPAddress]
+    ports: frozenset[int]
+
+    def is_remote(self, address: IPAddress) -> bool:
+        """Say whether a rule that means everything covers this address."""
+        return locality(address) is Locality.REMOTE and not self._holds(address)
+
+    def is_own_port(self, address: IPAddress, port: int) -> bool:
+        """Say whether to dial this would be to dial ourselves."""
+        if port not in self.ports:
+            return False
+        return self._holds(address) or locality(address) in {Locality.LOOPBACK, Locality.UNSPECIFIED}
+
+    def _holds(self, address: IPAddress) -> bool:
+        inner = embedded(address) if isinstance(address, IPv6Address) else None
+        return address in self.addresses or inner in self.addresses
+
+
+NOTHING_OWN = Own(frozenset(), frozenset())
+
+
+class Policy:
+    """An allow/deny list, indexed: the first rule that matches decides, at the cost of a few look-ups."""
+
+    def __init__(self, access_list: AccessList) -> None:
+        self.rules = access_list.rules
+        self._domains = Domains(self.rules)
+        self._denied = Networks(self.rules, allows=False)
+        self._allowed = Networks(self.rules, allows=True)
+        last = self.rules[-1].subject if self.rules else None
+        self._everything = len(self.rules) - 1 if isinstance(last, Everything) else NONE
+
+    def by_name(self, name: str, port: int) -> Decision | None:
+        """Decide on a name before it is looked up; None where its addresses have a say.
+
+        A name that is denied whatever its addresses are is not looked up: a query, too, carries data out.
+        """
+        index = self._domains.first(name, port)
+        if index == NONE:
+            if self._everything == NONE and self._allowed.earliest(port) == NONE:
+                return Decision(Verdict.DENIED, Reason.NO_RULE)
+            return None
+        rule = self.rules[index]
+        if rule.allows or self._allowed.earliest(port) < index:
+            return None
+        return Decision(Verdict.DENIED, Reason.RULE, rule)
+
+    def by_addresses(self, host: Host, port: int, addresses: Sequence[IPAddress], own: Own) -> Decision:
+        """Decide on a host whose addresses are known; for a literal they are the literal itself."""
+        by_name = self._domains.first(host, port) if isinstance(host, str) else NONE
+        first = [self._first(by_name, address, port, own) for address in addresses]
+        if any(own.is_own_port(address, port) for address in addresses):
+            return Decision(Verdict.DENIED, Reason.OWN_PORT)
+        denying = [index for index in first if index != NONE and not self.rules[index].allows]
+        if denying:
+            return Decision(Verdict.DENIED, Reason.RULE, self.rules[min(denying)])
+        dialled = [(address, index) for address, index in zip(addresses, first, strict=True) if index != NONE]
+        if dialled:
+            allowed = tuple(address for address, _ in dialled)
+            return Decision(Verdict.ALLOWED, Reason.RULE, self.rules[dialled[0][1]], allowed)
+        if self._everything != NONE:
+            return Decision(Verdict.DENIED, Reason.NOT_REMOTE)
+        return Decision(Verdict.DENIED, Reason.NO_RULE)
+
+    def name_rule(self, name: str, port: int) -> Rule | None:
+        """Return the first rule that names this host or covers everything."""
+        index = min(self._domains.first(name, port), self._everything)
+        return None if index == NONE else self.rules[index]
+
+    def address_rules_before(self, rule: Rule | None, port: int) -> tuple[Rule, ...]:
+        """Return the rules by address that come before `rule` (None: all of them) and cover this port."""
+        last = NONE if rule is None else rule.line
+        return tuple(
+            each
+            for each in self.rules
+            if each.line < last
+            and not isinstance(each.subject, Domain | Everything)
+            and each.port in {None, port}
+        )
+
+    def _first(self, by_name: int, address: IPAddress, port: int, own: Own) -> int:
+        """Return the position of the first rule that matches the name or this address."""
+        index = min(by_name, self._denied.first(address, port), self._allowed.first(address, port))
+        if isinstance(address, IPv6Address):
+            inner = embedded(address)
+            if inner is not None:
+                index = min(index, self._denied.first(inner, port))
+        if index == NONE and self._everything != NONE and own.is_remote(address):
+            return self._everything
+        return index
+
+
+def on_trial(decision: Decision, addresses: Sequence[IPAddress], own: Own) -> Decision:
+    """Return what report-only makes of a decision: a denial goes on to those addresses that are remote."""
+    if decision.verdict is not Verdict.DENIED or decision.reason is Reason.OWN_PORT:
+        return decision
+    remote = tuple(address for address in addresses if own.is_remote(address))
+    return replace(decision, verdict=Verdict.REPORTED, addresses=remote) if remote else decision
+
+
+def connect_port(port: int, allowed: frozenset[int] | None) -> Decision | None:
+    """Deny a CONNECT to a port that it may not name; None where it may."""
+    if allowed is None or port in allowed:
+        return None
+    return Decision(Verdict.DENIED, Reason.CONNECT_PORT)
+
+
+def explanation(decision: Decision) -> str:
+    """Say in one sentence which rule decided, or that none did; holds nothing that a client sent."""
+    if decision.rule is not None:
+        verb = "allows" if decision.rule.allows else "denies"
+        return f"line {decision.rule.line} ({decision.rule.text}) {verb} it"
+    return _WITHOUT_RULE[decision.reason]
+
+
+_WITHOUT_RULE = {
+    Reason.NO_RULE: "no rule allows it",
+    Reason.NOT_REMOTE: "`*` covers remote addresses only, and this one has no rule of its own",
+    Reason.OWN_PORT: "it is a port of the egress router itself",
+    Reason.CONNECT_PORT: "CONNECT to this port is not allowed",
+    Reason.RULE: "a rule decides",
+}

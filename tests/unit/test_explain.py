@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from egress_router.errors import ConfigError, RefusedError
+from egress_router.explain import explain
+from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.names.resolver import Resolver
+
+LIST = "!10.0.0.0/8\n!*.bad.example\nexact.example:443\n192.0.2.0/24\n*\n"
+
+
+def said(capsys: pytest.CaptureFixture[str], text: str, target: str, *, resolve: bool = False) -> list[str]:
+    assert explain("LIST", text, target, resolve=resolve) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "first"),
+    [
+        (LIST, "x.bad.example", "x.bad.example:443 is denied: line 2 (!*.bad.example) denies it"),
+        (LIST, "http://10.1.2.3/path", "10.1.2.3:80 is denied: line 1 (!10.0.0.0/8) denies it"),
+        (LIST, "https://192.0.2.1", "192.0.2.1:443 is allowed: line 4 (192.0.2.0/24) allows it"),
+        (LIST, "[2001:db8::1]:8443", "[2001:db8::1]:8443 is allowed: line 5 (*) allows it"),
+        (LIST, "exact.example", "exact.example:443: its addresses decide (--resolve looks them up)"),
+        ("a.example", "a.example", "a.example:443 is allowed: line 1 (a.example) allows it"),
+        ("a.example", "B.example.", "b.example:443 is denied: no rule allows it"),
+        ("!a.example", "a.example:80", "a.example:80 is denied: line 1 (!a.example) denies it"),
+        ("*", "169.254.169.254", "169.254.169.254:443 is denied: `*` covers remote addresses only"),
+    ],
+)
+def test_the_line_that_decides(
+    capsys: pytest.CaptureFixture[str], text: str, target: str, first: str
+) -> None:
+    assert said(capsys, text, target)[0].startswith(first)
+
+
+def test_what_the_addresses_would_meet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, LIST, "www.example:80")[1:] == [
+        "line 1 (!10.0.0.0/8): it is denied if it has an address of 10.0.0.0/8",
+        "line 4 (192.0.2.0/24): it may be connected to at an address of 192.0.2.0/24",
+        "line 5 (*) allows every remote address",
+    ]
+    many = "\n".join(f"10.0.{number}.0/24" for number in range(9))
+    lines = said(capsys, many, "www.example")
+    assert lines[-2:] == ["and 4 more rules by address", "no rule allows any other address"]
+
+
+def test_resolved_names_are_judged_by_their_addresses(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, "!::1\n127.0.0.0/8", "http://localhost", resolve=True)
+    assert lines[0].startswith("localhost has the addresses ")
+    lines = said(capsys, "localhost", "localhost", resolve=True)
+    assert lines[1] == "localhost:443 is allowed: line 1 (localhost) allows it"
+    assert "127.0.0.1" in lines[2]
+
+
+def test_what_cannot_be_asked_is_an_error() -> None:
+    for target in ("ftp://a.example", "a.example:0", "127.1", "", "http://", "a b"):
+        with pytest.raises(ConfigError, match="target"):
+            explain("LIST", "*", target, resolve=False)
+    with pytest.raises(ConfigError, match="LIST line 1"):
+        explain("LIST", "a b", "a.example", resolve=False)
+
+
+def test_a_name_without_addresses_cannot_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(_: Resolver, name: str) -> Answer:
+        raise ResolveError(Failure.NO_SUCH_NAME, f"{name} does not exist")
+
+    monkeypatch.setattr(Resolver, "resolve", unknown)
+    with pytest.raises(RefusedError, match=r"a\.example does not exist: .*unknown"):
+        explain("LIST", "*", "a.example", resolve=True)
