@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-_EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+# EPOLLPRI: a read ends at the urgent mark (tcp(7)), so a short read means "drained" only without it.
+_EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
+_EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
 _BATCH = 256
 
 
@@ -31,17 +33,36 @@ class Poller:
         loop.add_reader(self._epoll.fileno(), self._drain)
 
     def add(self, descriptor: int, handler: Callable[[int], None]) -> None:
-        """Watch a descriptor; the kernel reports at once what is already so."""
+        """Watch a descriptor; the kernel reports at once what is already so.
+
+        A descriptor that is watched already gets the new handler, and its state is reported again.
+        """
         self._handlers[descriptor] = handler
-        self._epoll.register(descriptor, _EDGE)
+        try:
+            self._epoll.register(descriptor, _EDGE)
+        except FileExistsError:
+            self._epoll.modify(descriptor, _EDGE)
 
     def replace(self, descriptor: int, handler: Callable[[int], None]) -> None:
         """Give a watched descriptor another handler; edges seen so far are not reported again."""
         self._handlers[descriptor] = handler
 
+    def again(self, descriptor: int) -> None:
+        """Call the handler once more in the loop's next turn, after everybody else's: it had not finished."""
+        self._loop.call_soon(self._repeat, descriptor)
+
     def forget(self, descriptor: int) -> None:
         """Stop calling the handler; call it just before closing the descriptor."""
         self._handlers.pop(descriptor, None)
+
+    def remove(self, descriptor: int) -> None:
+        """Stop watching a descriptor that stays open."""
+        del self._handlers[descriptor]
+        self._epoll.unregister(descriptor)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back in the loop's next turn."""
+        self._loop.call_soon(callback)
 
     def close(self) -> None:
         """Leave the event loop; watched descriptors stay open."""
@@ -53,3 +74,8 @@ class Poller:
             handler = self._handlers.get(descriptor)
             if handler is not None:
                 handler(events)
+
+    def _repeat(self, descriptor: int) -> None:
+        handler = self._handlers.get(descriptor)
+        if handler is not None:
+            handler(_EVERYTHING)

@@ -1,0 +1,124 @@
+"""Coarse timers: thousands of time-outs behind one timer of the event loop.
+
+A time-out nearly never fires: it is cancelled, or put off with every byte. So due times are rounded up into
+buckets, cancelling takes an entry out of a set, and putting off only writes a number, which is looked at
+when the bucket comes up.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+# Short times are kept in steps that are this much finer than a tick.
+_FINE = 16
+# A time is short when a tick is more than a tenth of it.
+_SHORT_TICKS = 10
+
+
+class Deadline:
+    """One time-out; made by `Deadlines.add`."""
+
+    __slots__ = ("_callback", "_deadlines", "bucket", "due", "seconds")
+
+    def __init__(self, deadlines: Deadlines, seconds: float, callback: Callable[[], None]) -> None:
+        self._deadlines = deadlines
+        self._callback: Callable[[], None] | None = callback
+        self.seconds = seconds
+        self.due = time.monotonic() + seconds
+        self.bucket = -1
+
+    def touch(self) -> None:
+        """Let the full time begin anew."""
+        self.due = time.monotonic() + self.seconds
+
+    def cancel(self) -> None:
+        """Never call back; cancelling twice, or after the call, does nothing."""
+        # Dropping the callback breaks the reference cycle with its owner.
+        self._callback = None
+        self._deadlines.discard(self)
+
+    def fire(self) -> None:
+        """Call back, unless cancelled."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Deadlines:
+    """Time-outs that fire never early, and late by at most a tick, for short times a 16th of a tick."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tick: float = 0.5) -> None:
+        self._loop = loop
+        self._tick = tick
+        self._step = tick / _FINE
+        self._buckets: dict[int, set[Deadline]] = {}
+        self._order: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_bucket = 0
+
+    def add(self, seconds: float, callback: Callable[[], None]) -> Deadline:
+        """Call back once, `seconds` from now or from the last `touch`."""
+        deadline = Deadline(self, seconds, callback)
+        self._file(deadline)
+        return deadline
+
+    def discard(self, deadline: Deadline) -> None:
+        """Take a deadline out; `Deadline.cancel` is the way to ask for it."""
+        bucket = self._buckets.get(deadline.bucket)
+        if bucket is not None:
+            bucket.discard(deadline)
+
+    def close(self) -> None:
+        """Forget everything and leave the event loop."""
+        self._buckets.clear()
+        self._order.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _file(self, deadline: Deadline) -> None:
+        number = math.ceil(deadline.due / self._step)
+        if deadline.seconds >= _SHORT_TICKS * self._tick:
+            number = -(-number // _FINE) * _FINE
+        deadline.bucket = number
+        bucket = self._buckets.get(number)
+        if bucket is None:
+            bucket = self._buckets[number] = set()
+            heapq.heappush(self._order, number)
+            if self._timer is None or number < self._timer_bucket:
+                self._arm()
+        bucket.add(deadline)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._order:
+            self._timer_bucket = self._order[0]
+            wait = self._timer_bucket * self._step - time.monotonic()
+            self._timer = self._loop.call_later(max(wait, 0.0), self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        try:
+            while self._order and self._order[0] * self._step <= now:
+                self._empty(self._buckets[self._order[0]], now)
+                del self._buckets[heapq.heappop(self._order)]
+        finally:
+            # The loop's clock may lag behind, and a callback may have raised: both go on from here.
+            self._arm()
+
+    def _empty(self, bucket: set[Deadline], now: float) -> None:
+        while bucket:
+            deadline = bucket.pop()
+            if deadline.due > now:
+                self._file(deadline)
+            else:
+                deadline.fire()

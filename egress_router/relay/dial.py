@@ -1,0 +1,251 @@
+"""Connects to the first of several addresses that answers.
+
+The attempts are staggered in the shape of RFC 8305 5: the next address is tried at once after a failure and
+after a short silence otherwise, while earlier attempts go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import errno
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from egress_router.errors import EgressRouterError
+from egress_router.relay.keepalive import keep_alive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.relay.deadlines import Deadline, Deadlines
+    from egress_router.relay.poller import Poller
+
+STAGGER: Final = 0.25  # seconds; RFC 8305 5, "Connection Attempt Delay"
+
+
+class DialReason(enum.Enum):
+    """Why an attempt, or all of them together, failed."""
+
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    NO_DESCRIPTOR = "no_descriptor"
+
+
+# When attempts failed for different reasons, the first of these is the whole dial's: our own fault first,
+# then the answer that says most about a server that is there.
+_WEIGHT = (DialReason.NO_DESCRIPTOR, DialReason.TIMEOUT, DialReason.REFUSED, DialReason.UNREACHABLE)
+
+_REASONS = {
+    errno.ECONNREFUSED: DialReason.REFUSED,
+    errno.ECONNRESET: DialReason.REFUSED,
+    errno.ETIMEDOUT: DialReason.TIMEOUT,
+    errno.EMFILE: DialReason.NO_DESCRIPTOR,
+    errno.ENFILE: DialReason.NO_DESCRIPTOR,
+    errno.ENOBUFS: DialReason.NO_DESCRIPTOR,
+    errno.ENOMEM: DialReason.NO_DESCRIPTOR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailure:
+    """One attempt that failed."""
+
+    address: IPAddress
+    port: int
+    reason: DialReason
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connected socket: non-blocking, without Nagle's delay, with keep-alive, watched by no poller.
+
+    `seconds` is the time from the start of the dial, `failures` what was tried in vain before.
+    """
+
+    sock: socket.socket
+    address: IPAddress
+    port: int
+    seconds: float
+    failures: tuple[DialFailure, ...]
+
+
+class DialError(EgressRouterError):
+    """No address answered; `failures` says of each why not."""
+
+    def __init__(self, failures: tuple[DialFailure, ...]) -> None:
+        reasons = {failure.reason for failure in failures}
+        self.reason = next((one for one in _WEIGHT if one in reasons), DialReason.UNREACHABLE)
+        self.failures = failures
+        tried = ", ".join(f"{each.address} port {each.port} {each.reason.value}" for each in failures)
+        super().__init__(f"no connection: {tried or 'no address to try'}")
+
+
+class Dial:
+    """One connection being made.
+
+    Calls `on_done` exactly once unless cancelled, never from inside `__init__`.
+    """
+
+    __slots__ = ("_attempts", "_deadline", "_deadlines", "_ends", "_failures", "_left", "_on_done", "_poller",
+                 "_stagger", "_started")  # fmt: skip
+
+    def __init__(
+        self,
+        poller: Poller,
+        deadlines: Deadlines,
+        targets: Sequence[tuple[IPAddress, int]],
+        seconds: float,
+        on_done: Callable[[Dialled | DialError], None],
+        stagger: float = STAGGER,
+    ) -> None:
+        """Begin to connect to `targets`, in their order, for at most `seconds` in all."""
+        self._poller = poller
+        self._deadlines = deadlines
+        self._on_done: Callable[[Dialled | DialError], None] | None = on_done
+        self._stagger = stagger
+        self._started = time.monotonic()
+        self._ends = self._started + seconds
+        self._left = list(reversed(targets))
+        self._attempts: set[_Attempt] = set()
+        self._failures: list[DialFailure] = []
+        self._deadline: Deadline | None = None
+        self._next()
+
+    def cancel(self) -> None:
+        """Give up without calling back; after the call it does nothing."""
+        self._on_done = None
+        self._stop()
+
+    def connected(self, attempt: _Attempt) -> None:
+        """An attempt succeeded: it wins, the others end."""
+        self._attempts.discard(attempt)
+        seconds = time.monotonic() - self._started
+        self._done(Dialled(attempt.sock, attempt.address, attempt.port, seconds, tuple(self._failures)))
+
+    def failed(self, attempt: _Attempt, error: int) -> None:
+        """An attempt failed: the next address is tried at once."""
+        self._attempts.discard(attempt)
+        self._note(attempt.address, attempt.port, error)
+        if self._left or not self._attempts:
+            self._next()
+
+    def _next(self) -> None:
+        """Begin one more attempt; end the dial when there is nothing to begin and nothing to wait for."""
+        self._drop_deadline()
+        while self._left:
+            address, port = self._left.pop()
+            try:
+                self._attempts.add(_Attempt(self, self._poller, address, port))
+            except OSError as error:
+                self._note(address, port, error.errno or 0)
+            else:
+                break
+        if self._attempts:
+            remaining = max(self._ends - time.monotonic(), 0.0)
+            wait = min(self._stagger, remaining) if self._left else remaining
+            self._deadline = self._deadlines.add(wait, self._silence)
+        else:
+            self._poller.soon(self._fail)
+
+    def _silence(self) -> None:
+        if self._left and time.monotonic() < self._ends:
+            self._next()
+            return
+        for attempt in self._attempts:
+            self._note(attempt.address, attempt.port, errno.ETIMEDOUT)
+        self._fail()
+
+    def _fail(self) -> None:
+        self._done(DialError(tuple(self._failures)))
+
+    def _done(self, result: Dialled | DialError) -> None:
+        self._stop()
+        on_done, self._on_done = self._on_done, None
+        if on_done is not None:
+            on_done(result)
+
+    def _stop(self) -> None:
+        self._drop_deadline()
+        self._left.clear()
+        while self._attempts:
+            self._attempts.pop().close()
+
+    def _drop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _note(self, address: IPAddress, port: int, error: int) -> None:
+        reason = _REASONS.get(error, DialReason.UNREACHABLE)
+        self._failures.append(DialFailure(address, port, reason))
+
+
+class _Attempt:
+    """One non-blocking connect; raises OSError where it fails at once."""
+
+    __slots__ = ("_dial", "_name", "_poller", "address", "port", "sock")
+
+    def __init__(self, dial: Dial, poller: Poller, address: IPAddress, port: int) -> None:
+        self._dial = dial
+        self._poller = poller
+        self.address = address
+        self.port = port
+        self._name = (str(address), port)
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        error = self.sock.connect_ex(self._name)
+        if error not in {0, errno.EINPROGRESS}:
+            self.sock.close()
+            raise OSError(error, "connect")
+        poller.add(self.sock.fileno(), self._ready)
+
+    def close(self) -> None:
+        self._poller.forget(self.sock.fileno())
+        self.sock.close()
+
+    def _ready(self, _events: int) -> None:
+        # A second connect tells how the first one went, and is not misled by an event of an earlier socket
+        # with the same number.
+        error = self.sock.connect_ex(self._name)
+        if error in {0, errno.EISCONN}:
+            self._poller.remove(self.sock.fileno())
+            keep_alive(self.sock)
+            self._dial.connected(self)
+        elif error not in {errno.EALREADY, errno.EINPROGRESS}:
+            self.close()
+            self._dial.failed(self, error)
+
+
+async def dial(
+    poller: Poller,
+    deadlines: Deadlines,
+    targets: Sequence[tuple[IPAddress, int]],
+    *,
+    seconds: float,
+    stagger: float = STAGGER,
+) -> Dialled:
+    """Connect to the first of `targets` that answers, within `seconds` in all.
+
+    Raises:
+        DialError: none of them did.
+    """
+    future: asyncio.Future[Dialled | DialError] = asyncio.get_running_loop().create_future()
+    attempt = Dial(poller, deadlines, targets, seconds, future.set_result, stagger)
+    try:
+        result = await future
+    except asyncio.CancelledError:
+        attempt.cancel()
+        # The connection may have come in the same turn as the cancellation.
+        if future.done() and not future.cancelled():
+            result = future.result()
+            if isinstance(result, Dialled):
+                result.sock.close()
+        raise
+    if isinstance(result, DialError):
+        raise result
+    return result

@@ -1,0 +1,165 @@
+"""One direction of a tunnel: bytes from a source socket to a sink socket, never more than one chunk held."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import socket
+
+    from egress_router.relay.splice import Pipe, PipePool
+
+CHUNK: Final = 1 << 18
+# A direction that moved so much without a pause is bulk: splicing pays from here on.
+_BULK: Final = 1 << 19
+# A wake-up that moves less than this is a pause: small messages are cheaper copied.
+_PAUSE: Final = 1 << 12
+# What one wake-up may move before it is everybody else's turn.
+_TURN: Final = 1 << 21
+
+
+class Step(enum.Enum):
+    """How a flow stands after it moved what it could."""
+
+    WAIT = "the kernel will report when there is more to do"
+    AGAIN = "its turn is used up; call again"
+    ENDED = "the source sent its end, and everything before it is on its way"
+    SOURCE_LOST = "the source was reset or timed out"
+    SINK_LOST = "the sink was reset or timed out"
+
+
+class Buffers:
+    """What the flows of one relay share: a chunk to read into, and pipes."""
+
+    __slots__ = ("chunk", "pipes")
+
+    def __init__(self, pipes: PipePool) -> None:
+        self.chunk = memoryview(bytearray(CHUNK))
+        self.pipes = pipes
+
+
+class Flow:
+    """Moves bytes one way. While the sink does not take what was read, nothing more is read."""
+
+    __slots__ = ("_buffers", "_held", "_pipe", "_run", "ended", "moved", "sink", "source")
+
+    def __init__(self, source: socket.socket, sink: socket.socket, buffers: Buffers, held: bytes) -> None:
+        self.source = source
+        self.sink = sink
+        self.moved = 0
+        self.ended = False
+        self._buffers = buffers
+        self._held: bytes | memoryview = held
+        self._pipe: Pipe | None = None
+        self._run = 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether bytes wait for the sink."""
+        return bool(self._held) or self._pipe is not None
+
+    def pump(self, *, to_the_end: bool) -> Step:
+        """Move what can be moved now.
+
+        `to_the_end`: read until the kernel says that there is no more. Without it a short read ends the
+        turn, which saves a system call: what arrives later makes a new edge, as long as neither the end of
+        the stream nor urgent data was already there.
+        """
+        before = self.moved
+        step = self._flush()
+        if step is None:
+            step = self._splice() if self._run >= _BULK else self._copy(to_the_end=to_the_end)
+        moved = self.moved - before
+        # Nothing moved is no pause: the edge was for bytes that the turn before had taken along.
+        self._run = 0 if 0 < moved < _PAUSE and not self.blocked else self._run + moved
+        return step
+
+    def release(self) -> None:
+        """Give back what the flow has on loan, and what it holds up."""
+        self._held = b""
+        self._return_pipe()
+
+    def _flush(self) -> Step | None:
+        """Hand on what is held; None when nothing is any more."""
+        try:
+            if self._pipe is not None:
+                self._drain(self._pipe)
+            elif self._held:
+                sent = self.sink.send(self._held)
+                self.moved += sent
+                self._held = memoryview(self._held)[sent:]
+        except BlockingIOError:
+            return Step.WAIT
+        except OSError:
+            return Step.SINK_LOST
+        return Step.WAIT if self._held else None
+
+    def _copy(self, *, to_the_end: bool) -> Step:
+        chunk, source, sink = self._buffers.chunk, self.source, self.sink
+        left = _TURN
+        while left > 0:
+            try:
+                count = source.recv_into(chunk)
+            except BlockingIOError:
+                return Step.WAIT
+            except OSError:
+                return Step.SOURCE_LOST
+            if not count:
+                self.ended = True
+                return Step.ENDED
+            try:
+                sent = sink.send(chunk[:count])
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return Step.SINK_LOST
+            self.moved += sent
+            if sent < count:
+                self._held = bytes(chunk[sent:count])
+            if sent < count or (count < CHUNK and not to_the_end):
+                return Step.WAIT
+            left -= count
+        return Step.AGAIN
+
+    def _splice(self) -> Step:
+        if self._pipe is None:
+            self._pipe = self._buffers.pipes.take()
+        if self._pipe is None:
+            return self._copy(to_the_end=True)
+        step = self._through(self._pipe)
+        if not self._pipe.holds:
+            self._return_pipe()
+        return step
+
+    def _through(self, pipe: Pipe) -> Step:
+        source = self.source.fileno()
+        before = self.moved
+        while self.moved - before < _TURN:
+            try:
+                count = pipe.fill(source)
+            except BlockingIOError:
+                return Step.WAIT
+            except OSError:
+                return Step.SOURCE_LOST
+            if not count:
+                self.ended = True
+                return Step.ENDED
+            try:
+                self._drain(pipe)
+            except BlockingIOError:
+                return Step.WAIT
+            except OSError:
+                return Step.SINK_LOST
+        return Step.AGAIN
+
+    def _drain(self, pipe: Pipe) -> None:
+        """Empty the pipe into the sink; OSError as `send` raises it, BlockingIOError with bytes left."""
+        sink = self.sink.fileno()
+        while pipe.holds:
+            self.moved += pipe.drain(sink)
+
+    def _return_pipe(self) -> None:
+        if self._pipe is not None:
+            self._buffers.pipes.give_back(self._pipe)
+            self._pipe = None

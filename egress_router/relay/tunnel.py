@@ -1,0 +1,206 @@
+"""Two connected sockets in, bytes both ways until both sides are done, one closing record out."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.relay.flow import Buffers, Flow, Step
+from egress_router.relay.splice import PipePool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.relay.deadlines import Deadlines
+    from egress_router.relay.poller import Poller
+
+_TROUBLE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
+_READABLE = select.EPOLLIN | _TROUBLE
+_WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+# SO_LINGER with a time of 0: close sends a reset instead of an orderly end (socket(7)).
+_RESET = struct.pack("ii", 1, 0)
+
+
+class CloseReason(enum.Enum):
+    """Why a tunnel ended."""
+
+    FINISHED = "finished"
+    CLIENT_RESET = "client_reset"
+    UPSTREAM_RESET = "upstream_reset"
+    IDLE = "idle"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The end of a tunnel: bytes that went to the upstream, bytes that went to the client, its lifetime."""
+
+    reason: CloseReason
+    sent: int
+    received: int
+    seconds: float
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a socket so that its peer sees a reset; what was not sent yet is dropped."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    sock.close()
+
+
+class Relay:
+    """Makes tunnels on one poller; they share its buffers."""
+
+    def __init__(self, poller: Poller, deadlines: Deadlines) -> None:
+        self.poller = poller
+        self.deadlines = deadlines
+        self.buffers = Buffers(PipePool())
+
+    def start(
+        self,
+        client: socket.socket,
+        upstream: socket.socket,
+        idle_seconds: float,
+        on_close: Callable[[Closing], None],
+        *,
+        to_upstream: bytes = b"",
+        to_client: bytes = b"",
+    ) -> Tunnel:
+        """Take over two connected, non-blocking sockets and relay between them until both sides are done.
+
+        Either socket may be watched by the poller already or not; its handler becomes the tunnel's.
+        `to_upstream` and `to_client` go out first. `idle_seconds` without a byte end the tunnel.
+        `on_close` is called exactly once, never from inside `start`, when both sockets are closed.
+        """
+        tunnel = Tunnel(
+            self,
+            Flow(client, upstream, self.buffers, to_upstream),
+            Flow(upstream, client, self.buffers, to_client),
+            idle_seconds,
+            on_close,
+        )
+        tunnel.watch()
+        return tunnel
+
+    def close(self) -> None:
+        """Close the pipes that wait for their next use; tunnels go on."""
+        self.buffers.pipes.close()
+
+
+class Tunnel:
+    """Two flows with the ends of each other; made by `Relay.start`."""
+
+    __slots__ = ("_deadline", "_down", "_on_close", "_open", "_poller", "_started", "_up")
+
+    def __init__(
+        self,
+        relay: Relay,
+        up: Flow,
+        down: Flow,
+        idle_seconds: float,
+        on_close: Callable[[Closing], None],
+    ) -> None:
+        self._poller = relay.poller
+        self._up = up
+        self._down = down
+        self._on_close = on_close
+        self._open = True
+        self._started = time.monotonic()
+        self._deadline = relay.deadlines.add(idle_seconds, self._idle)
+
+    def watch(self) -> None:
+        """Begin: the poller reports at once what can already be read and written."""
+        self._poller.add(self._up.source.fileno(), self._client_ready)
+        self._poller.add(self._down.source.fileno(), self._upstream_ready)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that went to the upstream until now."""
+        return self._up.moved
+
+    @property
+    def received(self) -> int:
+        """Bytes that went to the client until now."""
+        return self._down.moved
+
+    def close(self) -> None:
+        """End the tunnel now; the peers see a reset, because their streams are cut short."""
+        self._finish(CloseReason.CLOSED)
+
+    def _client_ready(self, events: int) -> None:
+        self._ready(events, self._up, self._down)
+
+    def _upstream_ready(self, events: int) -> None:
+        self._ready(events, self._down, self._up)
+
+    def _ready(self, events: int, out: Flow, back: Flow) -> None:
+        """Act on an edge of the socket that is the source of `out` and the sink of `back`."""
+        if back.blocked and events & _WRITABLE:
+            self._act(back, back.pump(to_the_end=True))
+        if not self._open or not events & _READABLE:
+            return
+        if not out.ended and not out.blocked:
+            self._act(out, out.pump(to_the_end=bool(events & _TROUBLE)))
+        elif events & select.EPOLLERR and out.source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            # Nothing is read from here now, so no read would find out.
+            self._act(out, Step.SOURCE_LOST)
+
+    def _act(self, flow: Flow, step: Step) -> None:
+        self._deadline.touch()
+        if step is Step.WAIT:
+            return
+        if step is Step.AGAIN:
+            self._poller.again(flow.source.fileno())
+        elif step is Step.ENDED:
+            self._end(flow)
+        elif step is Step.SOURCE_LOST:
+            self._lost(client=flow is self._up)
+        else:
+            self._sink_lost(flow)
+
+    def _end(self, flow: Flow) -> None:
+        """Pass the end of a stream on; when both have ended, closing does so."""
+        if self._up.ended and self._down.ended:
+            self._finish(CloseReason.FINISHED)
+            return
+        try:
+            flow.sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._sink_lost(flow)
+
+    def _sink_lost(self, flow: Flow) -> None:
+        # A server that refuses a request half-way answers and closes: what it sent last is still readable.
+        back = self._down if flow is self._up else self._up
+        if not back.ended and not back.blocked:
+            back.pump(to_the_end=True)
+        self._lost(client=flow is self._down)
+
+    def _lost(self, *, client: bool) -> None:
+        self._finish(CloseReason.CLIENT_RESET if client else CloseReason.UPSTREAM_RESET)
+
+    def _idle(self) -> None:
+        self._finish(CloseReason.IDLE)
+
+    def _finish(self, reason: CloseReason) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._deadline.cancel()
+        orderly = reason is CloseReason.FINISHED or reason is CloseReason.IDLE
+        for flow in (self._up, self._down):
+            self._poller.forget(flow.source.fileno())
+        for sock, cut in ((self._up.source, self._down.blocked), (self._up.sink, self._up.blocked)):
+            if orderly and not cut:
+                sock.close()
+            else:
+                reset(sock)
+        self._up.release()
+        self._down.release()
+        seconds = time.monotonic() - self._started
+        self._on_close(Closing(reason, self._up.moved, self._down.moved, seconds))

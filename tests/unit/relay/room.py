@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from egress_router.relay.deadlines import Deadlines
+from egress_router.relay.poller import Poller
+from egress_router.relay.tunnel import Closing, Relay, Tunnel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not come about in time"
+        time.sleep(0.005)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    near.settimeout(10)
+    far.settimeout(10)
+    return near, far
+
+
+class Room:
+    """A relay in a thread; the peers of its tunnels are plain blocking sockets in the test."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.thread = threading.Thread(target=loop.run_forever)
+        self.thread.start()
+        self.closings: list[Closing] = []
+        self._tunnels: list[Tunnel] = []
+        self._peers: list[socket.socket] = []
+        self.poller = self.call(lambda: Poller(loop))
+        self.deadlines = self.call(lambda: Deadlines(loop, tick=0.1))
+        self.relay = self.call(lambda: Relay(self.poller, self.deadlines))
+
+    def call(self, function: Callable[[], T]) -> T:
+        async def run() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+
+    def tunnel(
+        self, idle: float = 60.0, *, to_upstream: bytes = b"", to_client: bytes = b""
+    ) -> tuple[socket.socket, socket.socket, Tunnel]:
+        """Return the client, the server and the tunnel between them."""
+        client, inner_client = pair()
+        inner_server, server = pair()
+        self._peers += [client, server]
+        for sock in (inner_client, inner_server):
+            sock.setblocking(False)
+        tunnel = self.call(
+            lambda: self.relay.start(
+                inner_client,
+                inner_server,
+                idle,
+                self.closings.append,
+                to_upstream=to_upstream,
+                to_client=to_client,
+            )
+        )
+        self._tunnels.append(tunnel)
+        return client, server, tunnel
+
+    def closing(self) -> Closing:
+        eventually(lambda: self.closings)
+        assert len(self.closings) == 1
+        return self.closings[0]
+
+    def end(self) -> None:
+        for tunnel in self._tunnels:
+            self.call(tunnel.close)
+        for peer in self._peers:
+            peer.close()
+        self.call(self.relay.close)
+        self.call(self.deadlines.close)
+        self.call(self.poller.close)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()

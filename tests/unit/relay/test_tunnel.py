@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import random
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.relay.tunnel import CloseReason
+from tests.unit.relay.room import Room, eventually, pair
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 1 << 20
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = sock.recv(count - len(parts))
+        assert part, f"ended after {len(parts)} of {count} bytes"
+        parts += part
+    return bytes(parts)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    return b"".join(iter(lambda: sock.recv(MIB), b""))
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def stuff(sock: socket.socket) -> int:
+    """Send until nobody takes any more; return how much went."""
+    sock.settimeout(0.3)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            sent += sock.send(b"x" * 65536)
+    sock.settimeout(10)
+    return sent
+
+
+def noise(seed: int, count: int) -> Iterator[bytes]:
+    source = random.Random(seed)
+    while count:
+        part = source.randbytes(min(count, source.randrange(1, 300_000)))
+        count -= len(part)
+        yield part
+
+
+@contextlib.contextmanager
+def sending(sock: socket.socket, parts: Iterator[bytes], *, end: bool = True) -> Iterator[None]:
+    def send() -> None:
+        for part in parts:
+            sock.sendall(part)
+        if end:
+            sock.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def digest(sock: socket.socket) -> tuple[int, str]:
+    seen = hashlib.blake2b()
+    count = 0
+    while part := sock.recv(MIB):
+        seen.update(part)
+        count += len(part)
+    return count, seen.hexdigest()
+
+
+def expected(seed: int, count: int) -> tuple[int, str]:
+    return count, hashlib.blake2b(b"".join(noise(seed, count))).hexdigest()
+
+
+def test_bytes_go_both_ways_and_are_counted(room: Room) -> None:
+    client, server, tunnel = room.tunnel()
+    client.sendall(b"question")
+    assert read_exactly(server, 8) == b"question"
+    server.sendall(b"the answer")
+    assert read_exactly(client, 10) == b"the answer"
+    assert room.call(lambda: (tunnel.sent, tunnel.received)) == (8, 10)
+    client.close()
+    assert server.recv(1) == b""
+    server.close()
+    closing = room.closing()
+    assert (closing.reason, closing.sent, closing.received) == (CloseReason.FINISHED, 8, 10)
+    assert closing.seconds >= 0
+
+
+def test_what_was_read_before_the_tunnel_goes_first(room: Room) -> None:
+    client, server, _ = room.tunnel(to_upstream=b"head ", to_client=b"greeting ")
+    client.sendall(b"body")
+    server.sendall(b"rest")
+    assert read_exactly(server, 9) == b"head body"
+    assert read_exactly(client, 13) == b"greeting rest"
+
+
+def test_half_close_lets_the_answer_through(room: Room) -> None:
+    client, server, _ = room.tunnel()
+    client.sendall(b"all I have to say")
+    client.shutdown(socket.SHUT_WR)
+    assert read_all(server) == b"all I have to say"
+    server.sendall(b"a late answer")
+    assert read_exactly(client, 13) == b"a late answer"
+    server.close()
+    assert client.recv(1) == b""
+    assert room.closing().reason is CloseReason.FINISHED
+
+
+def test_the_upstream_may_half_close_first(room: Room) -> None:
+    client, server, _ = room.tunnel()
+    server.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    client.sendall(b"still here")
+    client.close()
+    assert read_all(server) == b"still here"
+    assert room.closing().reason is CloseReason.FINISHED
+
+
+@pytest.mark.parametrize("megabytes", [1, 50])
+def test_both_ways_at_once_byte_for_byte(room: Room, megabytes: int) -> None:
+    client, server, _ = room.tunnel()
+    count = megabytes * MIB
+    answers: list[tuple[int, str]] = []
+    with sending(client, noise(1, count)), sending(server, noise(2, count)):
+        reader = threading.Thread(target=lambda: answers.append(digest(server)))
+        reader.start()
+        assert digest(client) == expected(2, count)
+        reader.join(30)
+    assert answers == [expected(1, count)]
+    closing = room.closing()
+    assert (closing.reason, closing.sent, closing.received) == (CloseReason.FINISHED, count, count)
+
+
+def test_a_slow_reader_stops_the_writer_and_gets_everything(room: Room) -> None:
+    client, server, tunnel = room.tunnel()
+    sent = stuff(server)
+    # What the writer got rid of sits in kernel buffers and at most one pipe, whose size does not grow.
+    assert sent < 64 * MIB
+    received = room.call(lambda: tunnel.received)
+    assert received < sent
+    server.shutdown(socket.SHUT_WR)
+    assert len(read_all(client)) == sent
+    client.close()
+    assert room.closing().received == sent
+
+
+def test_messages_after_a_bulk_transfer_arrive_at_once(room: Room) -> None:
+    """After bulk, small messages are copied again; none may be left in a pipe."""
+    client, server, _ = room.tunnel()
+    for size in (3 * MIB, 1, 100, 2 * MIB, 5):
+        sender = threading.Thread(target=server.sendall, args=(b"y" * size,))
+        sender.start()
+        assert len(read_exactly(client, size)) == size
+        sender.join()
+    assert room.call(lambda: room.relay.buffers.pipes.lent) == 0
+
+
+def test_pipes_come_back_from_tunnels_that_die_with_bytes_in_them(room: Room) -> None:
+    client, server, tunnel = room.tunnel()
+    with sending(server, noise(1, 4 * MIB), end=False):
+        read_exactly(client, 4 * MIB)
+    stuff(server)
+    eventually(lambda: room.call(lambda: room.relay.buffers.pipes.lent) == 1)
+    room.call(tunnel.close)
+    assert room.call(lambda: room.relay.buffers.pipes.lent) == 0
+    with pytest.raises(ConnectionResetError):
+        read_all(client)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_reset_is_passed_on_as_a_reset(room: Room, side: str) -> None:
+    client, server, _ = room.tunnel()
+    ends = {"client": client, "server": server}
+    loser = ends.pop(side)
+    (other,) = ends.values()
+    loser.sendall(b"last words")
+    assert read_exactly(other, 10) == b"last words"
+    reset(loser)
+    with pytest.raises(ConnectionResetError):
+        other.recv(1)
+    reason = CloseReason.CLIENT_RESET if side == "client" else CloseReason.UPSTREAM_RESET
+    assert room.closing().reason is reason
+
+
+def test_a_reset_after_a_half_close_is_noticed(room: Room) -> None:
+    client, server, _ = room.tunnel()
+    client.shutdown(socket.SHUT_WR)
+    assert server.recv(1) == b""
+    reset(client)
+    assert room.closing().reason is CloseReason.CLIENT_RESET
+    # What a reset is called after the end of the stream (tcp(7)).
+    eventually(lambda: server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
+
+
+def test_a_reset_is_noticed_while_the_other_side_does_not_read(room: Room) -> None:
+    client, server, tunnel = room.tunnel()
+    stuff(server)
+    assert room.call(lambda: tunnel.received) > 0
+    reset(server)
+    assert room.closing().reason is CloseReason.UPSTREAM_RESET
+    with pytest.raises(ConnectionResetError):
+        read_all(client)
+
+
+def test_the_answer_of_a_server_that_refuses_half_way_arrives(room: Room) -> None:
+    """It answers and closes with the request unread, which resets the connection under the request."""
+    client, server, _ = room.tunnel()
+    client.sendall(b"z" * 100_000)
+    eventually(lambda: server.recv(1, socket.MSG_PEEK))
+    server.sendall(b"413 too large")
+    server.close()
+    assert read_exactly(client, 13) == b"413 too large"
+
+
+def test_urgent_data_does_not_stall_what_follows(room: Room) -> None:
+    client, server, _ = room.tunnel()
+    client.sendall(b"before")
+    assert read_exactly(server, 6) == b"before"
+
+    def burst() -> None:
+        client.sendall(b"abc")
+        client.send(b"!", socket.MSG_OOB)
+        client.sendall(b"def")
+
+    # In the loop's own turn, so that one edge reports both sides of the urgent mark.
+    room.call(burst)
+    assert read_exactly(server, 6) == b"abcdef"
+
+
+def test_an_idle_tunnel_ends_and_a_busy_one_does_not(room: Room) -> None:
+    client, server, _ = room.tunnel(idle=0.4)
+    for _ in range(8):
+        client.sendall(b"tick")
+        assert read_exactly(server, 4) == b"tick"
+        threading.Event().wait(0.1)
+    assert not room.closings
+    assert room.closing().reason is CloseReason.IDLE
+    assert client.recv(1) == b""
+    assert server.recv(1) == b""
+
+
+def test_close_resets_both_peers_once(room: Room) -> None:
+    client, server, tunnel = room.tunnel()
+    room.call(tunnel.close)
+    room.call(tunnel.close)
+    for end in (client, server):
+        with pytest.raises(ConnectionResetError):
+            end.recv(1)
+    assert room.closing().reason is CloseReason.CLOSED
+
+
+def test_sockets_that_are_watched_already_are_taken_over(room: Room) -> None:
+    client, inner_client = pair()
+    inner_server, server = pair()
+    edges: list[int] = []
+    for sock in (inner_client, inner_server):
+        sock.setblocking(False)
+    room.call(lambda: room.poller.add(inner_client.fileno(), edges.append))
+    client.sendall(b"seen before the tunnel")
+    eventually(lambda: len(edges) >= 2)
+    tunnel = room.call(lambda: room.relay.start(inner_client, inner_server, 60, room.closings.append))
+    assert read_exactly(server, 22) == b"seen before the tunnel"
+    room.call(tunnel.close)
+    client.close()
+    server.close()
+
+
+def test_one_bulk_tunnel_leaves_turns_to_the_others(room: Room) -> None:
+    bulk_client, bulk_server, _ = room.tunnel()
+    client, server, _ = room.tunnel()
+    stop = threading.Event()
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                bulk_server.sendall(b"b" * MIB)
+
+    def swallow() -> None:
+        with contextlib.suppress(OSError):
+            while bulk_client.recv(MIB):
+                pass
+
+    threads = [threading.Thread(target=flood), threading.Thread(target=swallow)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        client.sendall(b"ping")
+        assert read_exactly(server, 4) == b"ping"
+    stop.set()
+    threads[0].join(10)
+    bulk_server.close()
+    threads[1].join(10)
+
+
+def test_thousands_of_short_connections(room: Room) -> None:
+    for _ in range(500):
+        client, server, _ = room.tunnel()
+        client.sendall(b"q")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(server) == b"q"
+        server.sendall(b"a")
+        server.close()
+        assert read_all(client) == b"a"
+        client.close()
+    eventually(lambda: len(room.closings) == 500)
+    assert {closing.reason for closing in room.closings} == {CloseReason.FINISHED}
