@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from egress_router import log, setup
 from egress_router.errors import ConfigError, RefusedError
 from egress_router.kernel import claim
-from egress_router.service.reload import changes, signature
+from egress_router.service.reload import changes
 
 if TYPE_CHECKING:
     from egress_router.settings.setup import SetupSettings
@@ -47,7 +47,7 @@ async def _watch(settings: SetupSettings, established: setup.Established) -> Non
     if settings.destinations is None or settings.destinations.path is None:
         return
     path = settings.destinations.path
-    async for _ in changes(path, signature(path)):
+    async for _ in changes(path, established.rules_seen):
         try:
             redirects = setup.read_redirects(settings)
             setup.put_in_force(settings, redirects, established.apply)

@@ -24,6 +24,7 @@ from egress_router.kernel.nat.plan import make_plan
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.ownership import ensure_addresses, keep_to_itself
 from egress_router.kernel.routing import ensure_routes
+from egress_router.service.reload import signature
 from egress_router.settings.setup import RouterMode
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.redirect import Redirects
     from egress_router.kernel.nat.plan import NatPlan
     from egress_router.kernel.netlink import Link
+    from egress_router.service.reload import Signature
     from egress_router.settings.setup import SetupSettings
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -41,10 +43,10 @@ _log = log.get("setup")
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """What `run` set up: the egress interface, and the way in which NAT rules are put in force."""
+    """What `run` set up: how NAT rules are put in force, and which state of the file they are."""
 
-    link: Link
     apply: Callable[[NatPlan], None]
+    rules_seen: Signature | None
 
 
 def run(settings: SetupSettings) -> Established:
@@ -54,6 +56,9 @@ def run(settings: SetupSettings) -> Established:
         ConfigError: the redirect rules are wrong.
         RefusedError: the kernel or the network refused a step.
     """
+    # Looked at before it is read: a change in between shows as one afterwards.
+    path = None if settings.destinations is None else settings.destinations.path
+    rules_seen = None if path is None else signature(path)
     redirects = read_redirects(settings)
     _require_forwarding(settings)
     apply = backend.choose(settings.nat_backend)
@@ -70,7 +75,7 @@ def run(settings: SetupSettings) -> Established:
         interface=link.name,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return Established(link, apply)
+    return Established(apply, rules_seen)
 
 
 def read_redirects(settings: SetupSettings) -> Redirects | None:

@@ -187,13 +187,7 @@ def test_the_fallback_carries_sctp(lab: Laboratory) -> None:
 
 def _sctp_init(source: int, destination: int) -> bytes:
     """Return an SCTP packet with one INIT chunk and its CRC32c (RFC 9260 3.1, 3.3.2, appendix A)."""
-    chunk = (
-        b"\x01\x00\x00\x14"
-         b"\x00\x00\x00\x01"
-         b"\x00\x01\x00\x00"
-         b"\x00\x01\x00\x01"
-         b"\x00\x00\x00\x01"
-    )
+    chunk = b"\x01\x00\x00\x14\x00\x00\x00\x01\x00\x01\x00\x00\x00\x01\x00\x01\x00\x00\x00\x01"
     head = source.to_bytes(2, "big") + destination.to_bytes(2, "big") + b"\x00" * 4
     crc = 0xFFFFFFFF
     for byte in head + b"\x00" * 4 + chunk:

@@ -1,0 +1,406 @@
+"""`setup` in real namespaces: interface, claim, routes, repair, and what it says when it is refused."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.kernel.neighbour import announcements, mac_bytes
+from egress_router.lab import wiring
+from egress_router.lab.network import GATEWAY, GATEWAY_V6, NODE, ROUTER, SOURCE, SOURCE_V6, Laboratory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from egress_router.lab.host import Host
+
+INIT = {"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": "80 tcp 203.0.113.25"}
+PROXY = {"EGRESS_ROUTER_MODE": "http-proxy"}
+DUAL = {
+    "EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64",
+    "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}",
+}
+
+
+def state(host: Host) -> str:
+    """Return everything that `setup` may change in a namespace, as text."""
+    commands = (
+        "ip -o -d link show",
+        "ip -o addr show",
+        "ip route show table all",
+        "ip -6 route show table all",
+        "ip rule show",
+        "ip -6 rule show",
+        "nft list ruleset",
+        "iptables-legacy-save",
+    )
+    text = "".join(host.run(*words.split()).stdout for words in commands)
+    # Counters, life times and dates differ between two looks.
+    words = (line for line in text.splitlines() if not line.startswith("#"))
+    return "\n".join(line.split(" expires ")[0] for line in words)
+
+
+def refused(lab: Laboratory, environment: dict[str, str], timeout: float = 20) -> tuple[int, str]:
+    process = lab.setup(environment)
+    _, errors = process.communicate(timeout=timeout)
+    assert "Traceback" not in errors
+    return process.returncode, errors.strip().splitlines()[-1]
+
+
+def eventually(check: Callable[[], bool], seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.05)
+    return check()
+
+
+def test_creation_in_the_parent_namespace(lab: Laboratory) -> None:
+    lab.node.ip("link set uplink0 mtu 1450")
+    lab.finish_setup({**PROXY, "EGRESS_MACVLAN_MODE": "private"})
+    shown = lab.router.run("ip", "-d", "link", "show", "macvlan0").stdout
+    assert "mtu 1450" in shown
+    assert "macvlan mode private" in shown
+    assert "LOWER_UP" in shown
+    assert "macvlan" not in lab.node.run("ip", "-d", "link").stdout, "something stayed in the node"
+
+
+def test_creation_on_a_named_parent_in_the_same_namespace(lab: Laboratory) -> None:
+    wiring.cable(lab.router, "net1", lab.gateway, "port3")
+    wiring.plug(lab.gateway, "wire", "port3")
+    lab.serve()
+    lab.finish_setup({**INIT, "EGRESS_PARENT_NETNS": "", "EGRESS_PARENT_INTERFACE": "net1"})
+    assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+
+
+def test_an_interface_that_is_there_is_used_as_it_is(lab: Laboratory) -> None:
+    wiring.cable(lab.router, "net1", lab.gateway, "port3")
+    wiring.plug(lab.gateway, "wire", "port3")
+    lab.serve()
+    lab.finish_setup({**INIT, "EGRESS_PARENT_NETNS": "", "EGRESS_INTERFACE": "net1"})
+    assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+    assert "macvlan" not in lab.router.run("ip", "-d", "link").stdout
+
+
+def test_a_second_run_changes_nothing_and_is_quick(lab: Laboratory) -> None:
+    lab.finish_setup({**INIT, **DUAL})
+    # The kernel still gives the interface its link-local address.
+    assert eventually(lambda: "tentative" not in lab.router.run("ip", "addr").stdout)
+    before = state(lab.router)
+    lab.finish_setup({**INIT, **DUAL})
+    assert state(lab.router) == before
+
+
+def test_a_run_after_a_different_or_half_finished_one_repairs(lab: Laboratory) -> None:
+    lab.serve()
+    lab.finish_setup({**INIT, **DUAL, "EGRESS_SOURCE": "192.168.12.98/25,fd00:12::98/64"})
+    lab.router.ip("route del default")
+    lab.router.ip("rule del priority 9797")
+    lab.router.ip("-6 route flush table 9797")
+    lab.router.ip("link set macvlan0 down")
+    lab.finish_setup({**INIT, **DUAL})
+    assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+    assert lab.ask_tcp(lab.remote, ROUTER, 80).source == SOURCE
+    addresses = lab.router.run("ip", "addr", "show", "macvlan0").stdout
+    assert "192.168.12.98" not in addresses
+    assert "fd00:12::98" not in addresses
+    assert f"{SOURCE}/24" in addresses
+    with pytest.raises(OSError):
+        lab.ask_tcp(lab.gateway, "192.168.12.98", 80, timeout=0.4)
+
+
+def test_without_a_length_only_the_gateway_is_on_the_subnet(lab: Laboratory) -> None:
+    lab.finish_setup(PROXY)
+    route = lab.router.run("ip", "route", "get", NODE).stdout
+    assert f"via {GATEWAY}" in route
+    lab.finish_setup({**PROXY, "EGRESS_SOURCE": f"{SOURCE}/24"})
+    route = lab.router.run("ip", "route", "get", NODE).stdout
+    assert "via" not in route
+    assert "dev macvlan0" in route
+
+
+def test_name_servers_and_cluster_networks_stay_on_the_first_interface(lab: Laboratory) -> None:
+    lab.serve()
+    lab.router.write("/etc/resolv.conf", "nameserver 172.16.0.10\nnameserver fd00:172::10\n")
+    lab.finish_setup({**PROXY, **DUAL, "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16, fd00:30::/64"})
+    for address, old_gateway in (
+        ("172.16.0.10", "10.128.0.1"),
+        ("172.30.7.7", "10.128.0.1"),
+        ("fd00:172::10", "fd00:128::1"),
+        ("fd00:30::7", "fd00:128::1"),
+    ):
+        route = lab.router.run("ip", "route", "get", address).stdout
+        assert f"via {old_gateway} dev eth0" in route
+    with lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("172.16.0.10", 53))
+        server.settimeout(3)
+        with lab.router.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+            wire.sendto(b"query", ("172.16.0.10", 53))
+            assert server.recvfrom(100)[1][0] == ROUTER
+
+
+def test_another_owner_is_named_and_the_address_is_not_taken(lab: Laboratory) -> None:
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    mac = lab.rival.run("cat", "/proc/net/dev").stdout and _mac(lab.rival)
+    before = lab.router.run("ip", "route").stdout
+    status, said = refused(lab, {**PROXY, "EGRESS_CLAIM_TIMEOUT": "1"})
+    assert status == 3
+    assert SOURCE in said
+    assert mac in said
+    assert lab.router.run("ip", "route").stdout == before
+    assert SOURCE not in lab.router.run("ip", "addr").stdout
+
+
+def test_another_owner_of_the_ipv6_address_is_named(lab: Laboratory) -> None:
+    wiring.address(lab.rival, "eth0", f"{SOURCE_V6}/64")
+    status, said = refused(lab, {**PROXY, **DUAL, "EGRESS_CLAIM_TIMEOUT": "1"})
+    assert status == 3
+    assert SOURCE_V6 in said
+    assert _mac(lab.rival) in said
+
+
+def test_setup_waits_for_the_old_owner_to_go(lab: Laboratory) -> None:
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24", f"{SOURCE_V6}/64")
+    process = lab.setup({**PROXY, **DUAL, "EGRESS_CLAIM_TIMEOUT": "20"})
+    assert process.stderr is not None
+    assert any("waiting for its owner to go" in line for line in process.stderr)
+    lab.rival.ip("addr flush dev eth0")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+
+
+def test_the_claim_is_probed_and_announced_on_the_wire(lab: Laboratory) -> None:
+    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as capture:
+        capture.bind(("eth0", 0))
+        capture.setsockopt(263, 1, (2).to_bytes(4, "little") + (2).to_bytes(2, "little") + bytes(10))
+        lab.finish_setup({**PROXY, **DUAL})
+        frames = _drain(capture)
+    mac = _mac(lab.router, "macvlan0")
+    arp = [frame[:42] for frame in frames if frame[6:12] == mac_bytes(mac) and frame[12:14] == b"\x08\x06"]
+    source = socket.inet_aton(SOURCE)
+    probes = [frame for frame in arp if frame[28:32] == bytes(4) and frame[38:42] == source]
+    assert len(probes) == 3
+    for expected in announcements(ip_address(SOURCE), mac_bytes(mac)):
+        assert arp.count(expected) == 2, "announced at once and again about 2 s later"
+    (advertisement,) = announcements(ip_address(SOURCE_V6), mac_bytes(mac))
+    assert frames.count(advertisement) == 2
+
+
+def test_a_stale_neighbour_entry_is_taken_over_at_once(lab: Laboratory) -> None:
+    """The gateway still believes in the old pod's MAC; the announcement corrects it."""
+    lab.serve()
+    lab.gateway.ip(f"neigh replace {SOURCE} lladdr 02:00:00:00:00:01 dev wire nud reachable")
+    lab.finish_setup(INIT)
+    assert lab.ask_tcp(lab.client, ROUTER, 80, timeout=1).source == SOURCE
+
+
+def test_dns_proxy_mode_lets_non_root_bind_low_ports(lab: Laboratory) -> None:
+    lab.router.run("sh", "-c", "echo 1024 >/proc/sys/net/ipv4/ip_unprivileged_port_start")
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "dns-proxy"})
+    assert lab.router.run("cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start").stdout == "0\n"
+    assert "dnat" not in lab.router.run("nft", "list", "ruleset").stdout
+
+
+def test_a_strict_reverse_path_filter_is_loosened(lab: Laboratory) -> None:
+    lab.serve()
+    lab.router.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/rp_filter")
+    lab.finish_setup(INIT)
+    assert lab.ask_tcp(lab.remote, ROUTER, 80).source == SOURCE
+
+
+# What is refused, each in one line with its remedy.
+
+
+def test_configuration_errors_come_before_any_change(lab: Laboratory) -> None:
+    before = state(lab.router)
+    process = lab.setup(
+        {
+            "EGRESS_ROUTER_MODE": "init",
+            "EGRESS_GATEWAY": "10.9.9.9",
+            "EGRESS_SOURCE": f"{SOURCE}/24",
+            "EGRESS_DESTINATION": "80 sctpp 10.4.5.6\n99999 tcp 10.0.0.1",
+        }
+    )
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "10.9.9.9" in errors
+    assert state(lab.router) == before
+    process = lab.setup({**INIT, "EGRESS_DESTINATION": "80 sctpp 10.4.5.6\n99999 tcp 10.0.0.1"})
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "EGRESS_DESTINATION line 1: '80 sctpp 10.4.5.6': unknown protocol 'sctpp'" in errors
+    assert "EGRESS_DESTINATION line 2" in errors
+    assert state(lab.router) == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"EGRESS_PARENT_INTERFACE": "bond7"}, "no parent interface bond7"),
+        ({"EGRESS_PARENT_NETNS": "/proc/4194304/ns/net"}, "EGRESS_PARENT_NETNS"),
+        ({"EGRESS_PARENT_INTERFACE": "lo"}, "lo"),
+    ],
+)
+def test_what_is_wrong_with_the_parent_is_said(
+    lab: Laboratory, environment: dict[str, str], said: str
+) -> None:
+    status, line = refused(lab, {**PROXY, **environment})
+    assert status == 3
+    assert said in line
+
+
+def test_a_gateway_off_the_subnet_is_refused(lab: Laboratory) -> None:
+    process = lab.setup({**PROXY, "EGRESS_SOURCE": f"{SOURCE}/28"})
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "not on the subnet" in errors
+
+
+@pytest.mark.parametrize(("capability", "said"), [("net_admin", "NET_ADMIN"), ("net_raw", "NET_RAW")])
+def test_a_missing_capability_is_named(lab: Laboratory, capability: str, said: str) -> None:
+    program = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}"]
+    command = [*program, sys.executable, "-m", "egress_router", "setup"]
+    environment = {
+        **PROXY,
+        "EGRESS_SOURCE": SOURCE,
+        "EGRESS_GATEWAY": GATEWAY,
+        "EGRESS_PARENT_NETNS": str(lab.node.path),
+        "EGRESS_PARENT_INTERFACE": "uplink0",
+    }
+    wiring.cable(lab.router, "macvlan0", lab.gateway, "port3")
+    process = lab.router.start(command, environment)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 3, errors
+    assert said in errors.strip().splitlines()[-1]
+    assert "Traceback" not in errors
+
+
+def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laboratory) -> None:
+    lab.router.run("sh", "-c", "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys")
+    status, said = refused(lab, INIT)
+    assert status == 3
+    assert "net.ipv4.ip_forward" in said
+    lab.router.run("sh", "-c", "umount /proc/sys && echo 1 >/proc/sys/net/ipv4/ip_forward")
+    lab.router.run("sh", "-c", "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys")
+    lab.serve()
+    lab.finish_setup(INIT)
+    assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+
+
+# Mode legacy.
+
+
+def test_legacy_follows_its_file_without_touching_open_connections(lab: Laboratory, tmp_path: Path) -> None:
+    lab.serve()
+    rules = tmp_path / "destinations"
+    rules.write_text("80 tcp 203.0.113.25\n")
+    process = lab.setup(
+        {"EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION_FILE": str(rules), "EGRESS_DESTINATION": ""}
+    )
+    assert process.stderr is not None
+    assert any("network is set up" in line for line in process.stderr)
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.settimeout(3)
+        wire.connect((ROUTER, 80))
+        lines = wire.makefile("rb")
+        assert b"203.0.113.25" in lines.readline()
+
+        rules.write_text("8080 tcp 203.0.113.26 80\n")
+        assert any("new rules are in force" in line for line in process.stderr)
+        assert lab.ask_tcp(lab.client, ROUTER, 8080).server == "203.0.113.26"
+        with pytest.raises(ConnectionRefusedError):
+            lab.ask_tcp(lab.client, ROUTER, 80)
+        wire.sendall(b"still here\n")
+        assert lines.readline() == b"still here\n"
+
+        rules.write_text("8080 tcp nowhere\n")
+        assert any("the old ones stay in force" in line for line in process.stderr)
+        assert lab.ask_tcp(lab.client, ROUTER, 8080).server == "203.0.113.26"
+        lines.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+
+
+def test_legacy_follows_the_link_swap_of_a_config_map(lab: Laboratory, tmp_path: Path) -> None:
+    for number, rule in enumerate(("80 tcp 203.0.113.25\n", "80 tcp 203.0.113.26\n")):
+        (tmp_path / f"..{number}").mkdir()
+        (tmp_path / f"..{number}" / "rules").write_text(rule)
+    (tmp_path / "..data").symlink_to("..0")
+    (tmp_path / "rules").symlink_to("..data/rules")
+    lab.serve()
+    process = lab.setup({"EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION_FILE": str(tmp_path / "rules")})
+    assert process.stderr is not None
+    assert any("network is set up" in line for line in process.stderr)
+    (tmp_path / "..new").symlink_to("..1")
+    (tmp_path / "..new").rename(tmp_path / "..data")
+    assert any("new rules are in force" in line for line in process.stderr)
+    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.26"
+
+
+def test_without_root_in_a_user_namespace() -> None:
+    """The laboratory and `setup` in it, started by a process that may not touch any network of the machine.
+
+    CAP_SETFCAP alone is left, without which the kernel lets nobody map user 0 into a user namespace.
+    """
+    command = ["setpriv", "--bounding-set=-all,+setfcap", "--inh-caps=-all", "--no-new-privs"]
+    done = subprocess.run(
+        [*command, sys.executable, "-m", "egress_router.lab.demo"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "Everything was as promised." in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def _mac(host: Host, name: str = "eth0") -> str:
+    shown = host.run("ip", "-o", "link", "show", name).stdout
+    return shown.split("link/ether ")[1].split()[0]
+
+
+def _drain(capture: socket.socket) -> list[bytes]:
+    capture.setblocking(False)
+    frames = []
+    while True:
+        try:
+            frames.append(capture.recv(2048))
+        except BlockingIOError:
+            return frames
+
+
+def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
+    lab.serve()
+    # Once a minute, as the contract says, is once in half a second here.
+    program = "from egress_router import cli, legacy; legacy.ANNOUNCE_INTERVAL = 0.5; cli.main(['setup'])"
+    process = lab.router.start(
+        [sys.executable, "-c", program],
+        {
+            **INIT,
+            "EGRESS_ROUTER_MODE": "legacy",
+            "EGRESS_SOURCE": SOURCE,
+            "EGRESS_GATEWAY": GATEWAY,
+            "EGRESS_PARENT_NETNS": str(lab.node.path),
+        },
+    )
+    assert process.stderr is not None
+    assert any("network is set up" in line for line in process.stderr)
+    request, _ = announcements(ip_address(SOURCE), mac_bytes(_mac(lab.router, "macvlan0")))
+    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as capture:
+        capture.bind(("eth0", 0))
+        capture.settimeout(5)
+        for _ in range(2):
+            while capture.recv(2048) != request:
+                pass
+    lab.router.ip("route del default")
+    assert eventually(lambda: "dev macvlan0" in lab.router.run("ip", "route", "show", "default").stdout)
+    assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
