@@ -85,7 +85,7 @@ class NameServer:
             return ()
         question = query.question[0]
         name = question.name.to_text(omit_final_dot=True)
-        payload = query.payload if query.edns >= 0 else None
+        payload = int(query.payload) if query.edns >= 0 else None
         self.asked.append(Asked(name, question.rdtype, transport, query.id, port, payload))
         reaction = react(self.zone, query, tcp=transport == "tcp", negative_ttl=self._negative_ttl)
         if reaction.delay:
@@ -93,13 +93,16 @@ class NameServer:
         return reaction.messages
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        port = writer.get_extra_info("peername")[1]
+        try:
             while True:
                 size = int.from_bytes(await reader.readexactly(2), "big")
-                wire = await reader.readexactly(size)
-                for message in await self.replies(wire, "tcp", writer.get_extra_info("peername")[1]):
+                for message in await self.replies(await reader.readexactly(size), "tcp", port):
                     writer.write(len(message).to_bytes(2, "big") + message)
-        writer.close()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client is gone, as clients go
+        finally:
+            writer.close()
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -162,6 +165,7 @@ async def _ended(server: NameServer) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # transports close in the next turn of the loop
 
 
 async def _serve(address: str, port: int, path: Path) -> None:

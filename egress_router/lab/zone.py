@@ -148,7 +148,7 @@ def _lies(query: dns.message.Message, honest: bytes) -> tuple[bytes, ...]:
     elsewhere = dns.message.make_query("elsewhere.example.", RdataType.A, id=query.id)
     forged = dns.message.make_response(elsewhere, recursion_available=True)
     forged.answer.append(dns.rrset.from_text("elsewhere.example.", 3600, "IN", "A", "192.0.2.66"))
-    return (_with_wrong_id(honest), forged.to_wire(), query.to_wire(), honest[:2] + b"garbage", b"")
+    return (_with_wrong_id(honest), forged.to_wire(), query.to_wire(), honest[:2] + b"garbage")
 
 
 def _with_wrong_id(message: bytes) -> bytes:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # A first server that is gone would cost every look-up its whole time-out; the C library pays that.
 _ASKED_LAST_SECONDS = 30.0
+_RECENTLY_SECONDS = 1.0  # so long before a question an answer to another one speaks for the server
 _LOG = log.get("names")
 
 
@@ -64,8 +65,8 @@ class Servers:
         return sorted(servers, key=lambda server: self._silent_until.get(server, 0.0) > now)
 
     def _note_silence(self, server: Server, asked: float) -> None:
-        if self._answered.get(server, 0.0) >= asked:
-            return  # it has answered others meanwhile: not it is at fault, but this question
+        if self._answered.get(server, 0.0) > asked - _RECENTLY_SECONDS:
+            return  # it answered others: not it is at fault, but this question
         if server not in self._silent_until:
             _LOG.warning("name server does not answer", server=server.address)
         self._silent_until[server] = time.monotonic() + _ASKED_LAST_SECONDS

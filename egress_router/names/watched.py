@@ -17,13 +17,14 @@ _LOG = log.get("names")
 
 
 class WatchedFile(Generic[T]):
-    """Parses a file again when it changed; one that is missing or unreadable counts as empty."""
+    """Parses a file again when it changed: as empty when it is missing, not at all when it is unreadable."""
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path = path
         self._parse = parse
         self._next_look = 0.0
         self._signature: tuple[int, int, int] | None = None
+        self._readable = True
         self._value = parse("")
 
     def value(self, now: float) -> T:
@@ -40,16 +41,22 @@ class WatchedFile(Generic[T]):
             signature = None
         else:
             signature = (seen.st_ino, seen.st_mtime_ns, seen.st_size)
-        if signature != self._signature:
-            # Noted before reading: a change while reading shows at the next look.
+        if signature != self._signature and self._read():
+            # The signature is older than the text: a change while reading shows at the next look.
             self._signature = signature
-            self._value = self._parse(self._text())
 
-    def _text(self) -> str:
+    def _read(self) -> bool:
         try:
-            return self._path.read_bytes().decode(errors="replace")
+            text = self._path.read_bytes().decode(errors="replace")
         except FileNotFoundError:
-            return ""
+            text = ""
         except OSError as error:
-            _LOG.warning("file cannot be read and counts as empty", file=self._path, reason=error.strerror)
-            return ""
+            if self._readable:
+                _LOG.warning(
+                    "file cannot be read, what it said stays", file=self._path, reason=error.strerror
+                )
+            self._readable = False
+            return False
+        self._readable = True
+        self._value = self._parse(text)
+        return True

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.metrics import Registry
+from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
 from egress_router.settings.names import NamesSettings
 from tests.serving import LOOPS
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# Each TTL is over at once, so that a test sees the next answer without waiting.
+# Each answer expires at once, so that a test sees the next answer without waiting.
 SHORT = NamesSettings(ttl_floor=0.01, ttl_ceiling=0.01, stale_seconds=3600)
 
 
@@ -56,6 +59,17 @@ class Lab:
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
+            await asyncio.sleep(0.01)
+
+
+async def addresses_become(resolver: Resolver, name: str, *addresses: str) -> None:
+    """Ask again and again until the name has exactly these addresses."""
+    wanted = [ip_address(address) for address in addresses]
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(ResolveError):
+                if list((await resolver.resolve(name)).addresses) == wanted:
+                    return
             await asyncio.sleep(0.01)
 
 

@@ -64,7 +64,19 @@ def test_a_swapped_symbolic_link_is_a_change(tmp_path: Path) -> None:
     assert watched.value(1.0) == "two"
 
 
-def test_what_is_no_readable_text_does_not_raise(tmp_path: Path) -> None:
+def test_what_is_no_text_does_not_raise(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe1")
     assert WatchedFile(tmp_path / "bytes", str).value(0.0).endswith("1")
-    assert WatchedFile(tmp_path, str).value(0.0) == ""
+
+
+def test_a_file_that_cannot_be_read_is_as_it_was_until_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("one")
+    watched = WatchedFile(path, str)
+    assert watched.value(0.0) == "one"
+    path.unlink()
+    path.mkdir()
+    assert watched.value(1.0) == "one"
+    path.rmdir()
+    path.write_text("two")
+    assert watched.value(2.0) == "two"

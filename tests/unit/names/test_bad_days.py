@@ -1,0 +1,343 @@
+"""Name servers that fail, lie or are silent, on real sockets and on both event loops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from dns.rdatatype import RdataType
+
+from egress_router.lab.nameserver import in_thread
+from egress_router.lab.zone import entry
+from egress_router.names import lookup
+from egress_router.names import resolver as resolver_module
+from egress_router.names.answer import Failure, ResolveError
+from egress_router.settings.names import NamesSettings
+from tests.unit.names.labs import SHORT, addresses_become, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from egress_router.lab.zone import Zone
+    from egress_router.names.resolver import Resolver
+    from tests.unit.names.labs import Lab
+
+DESCRIPTORS = Path("/proc/self/fd")
+NAME = "a.example.com"
+# Expires so late that a test that polls sees it, and so soon that it need not wait.
+BRIEF = NamesSettings(ttl_floor=0.2, ttl_ceiling=0.2)
+GOOD = {NAME: entry("192.0.2.1", ttl=0)}
+
+
+def behaving(behaviour: str, only: str | None = None) -> Zone:
+    return {NAME: entry("192.0.2.1", "2001:db8::1", behaviour=behaviour, only=only)}
+
+
+@contextlib.contextmanager
+def no_leak(lab: Lab, resolver: Resolver) -> Iterator[None]:
+    """Fail if look-ups in the block leave descriptors open; a first one opens what the loop itself keeps."""
+    with contextlib.suppress(ResolveError):
+        lab.resolve(resolver, "warm-up.example.com")
+    before = len(list(DESCRIPTORS.iterdir()))
+    yield
+    assert len(list(DESCRIPTORS.iterdir())) <= before
+
+
+def failure_of(lab: Lab, resolver: Resolver) -> Failure:
+    with pytest.raises(ResolveError) as caught:
+        lab.resolve(resolver, NAME)
+    return caught.value.failure
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "failure"),
+    [
+        ("silent", Failure.TIMEOUT),
+        ("lies", Failure.TIMEOUT),
+        ("servfail", Failure.SERVER_FAILURE),
+        ("refused", Failure.SERVER_FAILURE),
+        ("referral", Failure.SERVER_FAILURE),
+    ],
+)
+def test_the_only_server_fails(lab: Lab, behaviour: str, failure: Failure) -> None:
+    with in_thread(behaving(behaviour)) as server:
+        resolver = lab.resolver(server.port)
+        with no_leak(lab, resolver):
+            assert failure_of(lab, resolver) is failure
+
+
+def test_lies_are_ignored_until_the_truth_comes(lab: Lab) -> None:
+    with in_thread(behaving("lies-first")) as server:
+        assert lab.resolve(lab.resolver(server.port), NAME) == ["192.0.2.1", "2001:db8::1"]
+        assert lab.counted("dns_datagrams_ignored_total") == 8
+        assert {asked.transport for asked in server.asked} == {"udp"}
+
+
+@pytest.mark.parametrize("behaviour", ["truncated", "flood"])
+def test_tcp_serves_where_udp_does_not(lab: Lab, behaviour: str) -> None:
+    with in_thread(behaving(behaviour)) as server:
+        assert lab.resolve(lab.resolver(server.port), NAME) == ["192.0.2.1", "2001:db8::1"]
+        assert sorted(asked.transport for asked in server.asked) == ["tcp", "tcp", "udp", "udp"]
+        assert lab.counted("dns_queries_total", transport="tcp", result="answered") == 2
+
+
+def test_a_server_that_does_not_know_edns_is_asked_without(lab: Lab) -> None:
+    with in_thread(behaving("no-edns")) as server:
+        assert lab.resolve(lab.resolver(server.port), NAME) == ["192.0.2.1", "2001:db8::1"]
+        assert [asked.payload for asked in server.asked if asked.kind is RdataType.A] == [1232, None]
+
+
+@pytest.mark.parametrize("behaviour", ["silent", "servfail", "refused", "referral"])
+def test_the_next_server_answers_instead(lab: Lab, behaviour: str) -> None:
+    lab.configure("nameserver 127.0.0.1", "nameserver 127.0.0.2")
+    with in_thread(behaving(behaviour)) as first, in_thread(GOOD, address="127.0.0.2", port=first.port):
+        assert lab.resolve(lab.resolver(first.port), NAME) == ["192.0.2.1"]
+
+
+def test_a_server_whose_port_is_closed_costs_no_time_out(lab: Lab) -> None:
+    lab.configure("nameserver 127.0.0.3", "nameserver 127.0.0.2", options="timeout:30")
+    with in_thread(GOOD, address="127.0.0.2") as server:
+        assert lab.resolve(lab.resolver(server.port), NAME) == ["192.0.2.1"]
+        assert lab.counted("dns_queries_total", transport="udp", result="unreachable") == 2
+
+
+def test_no_such_name_is_final(lab: Lab) -> None:
+    lab.configure("nameserver 127.0.0.1", "nameserver 127.0.0.2")
+    with in_thread({}) as first, in_thread(GOOD, address="127.0.0.2", port=first.port) as second:
+        assert failure_of(lab, lab.resolver(first.port)) is Failure.NO_SUCH_NAME
+        assert second.asked == []
+
+
+def test_a_failing_server_is_asked_as_often_as_attempts_says(lab: Lab) -> None:
+    lab.configure("nameserver 127.0.0.1", options="attempts:3")
+    with in_thread(behaving("servfail")) as server:
+        failure_of(lab, lab.resolver(server.port))
+        assert len(server.asked) == 6
+
+
+def test_a_silent_server_is_asked_last_from_then_on(lab: Lab) -> None:
+    lab.configure("nameserver 127.0.0.1", "nameserver 127.0.0.2")
+    silent: Zone = {"*": entry(behaviour="silent")}
+    good = GOOD | {"b.example.com": entry("192.0.2.2")}
+    with in_thread(silent) as first, in_thread(good, address="127.0.0.2", port=first.port):
+        resolver = lab.resolver(first.port)
+        lab.resolve(resolver, NAME)
+        assert len(first.asked) == 2
+        lab.resolve(resolver, "b.example.com")
+        assert len(first.asked) == 2
+
+
+def test_a_server_is_not_silent_because_of_one_question(lab: Lab) -> None:
+    lab.configure("nameserver 127.0.0.1", "nameserver 127.0.0.2")
+    zone = {NAME: entry(behaviour="silent", only="AAAA"), "b.example.com": entry("192.0.2.2")}
+    with in_thread(zone) as first, in_thread({}, address="127.0.0.2", port=first.port) as second:
+        resolver = lab.resolver(first.port)
+        assert failure_of(lab, resolver) is Failure.NO_SUCH_NAME
+        assert [asked.kind for asked in second.asked] == [RdataType.AAAA]
+        assert lab.resolve(resolver, "b.example.com") == ["192.0.2.2"]
+        assert len(second.asked) == 1
+
+
+@pytest.mark.parametrize("behaviour", ["silent", "servfail", "lies"])
+@pytest.mark.parametrize(("only", "left"), [("A", ["2001:db8::1"]), ("AAAA", ["192.0.2.1"])])
+def test_one_family_fails_and_the_other_serves(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, behaviour: str, only: str, left: list[str]
+) -> None:
+    monkeypatch.setattr(lookup, "_OTHER_FAMILY_SECONDS", 0.05)
+    with in_thread(behaving(behaviour, only)) as server:
+        assert lab.resolve(lab.resolver(server.port), NAME) == left
+
+
+def test_a_name_that_is_unknown_at_start_and_known_later(lab: Lab) -> None:
+    with in_thread({}, negative_ttl=1) as server:
+        resolver = lab.resolver(server.port)
+        assert failure_of(lab, resolver) is Failure.NO_SUCH_NAME
+        server.zone = GOOD
+        lab.run(addresses_become(resolver, NAME, "192.0.2.1"))
+
+
+def test_a_server_that_comes_up_after_start(lab: Lab) -> None:
+    with in_thread({}) as free:
+        port = free.port
+    resolver = lab.resolver(port)
+    assert failure_of(lab, resolver) is Failure.SERVER_FAILURE
+    with in_thread(GOOD, port=port):
+        lab.run(addresses_become(resolver, NAME, "192.0.2.1"))
+
+
+def test_the_last_good_answer_serves_while_the_server_fails(lab: Lab) -> None:
+    with in_thread(GOOD) as server:
+        resolver = lab.resolver(server.port, BRIEF)
+        assert lab.resolve(resolver, NAME) == ["192.0.2.1"]
+        server.zone = behaving("servfail")
+        lab.run(until(lambda: resolver.cached(NAME) is None))
+        stale = lab.run(resolver.resolve(NAME))
+        assert ([str(address) for address in stale.addresses], stale.stale) == (["192.0.2.1"], True)
+        assert resolver.cached(NAME) == stale
+        assert lab.counted("dns_stale_answers_total") == 2
+        # From here on only `cached` is called: it alone must bring the renewal about.
+        server.zone = {NAME: entry("192.0.2.77")}
+        lab.run(until(lambda: _addresses(resolver) == ["192.0.2.77"]))
+
+
+def _addresses(resolver: Resolver) -> list[str]:
+    answer = resolver.cached(NAME)
+    return [] if answer is None else [str(address) for address in answer.addresses]
+
+
+def test_nobody_waits_long_for_a_silent_server_while_there_is_a_last_good_answer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver_module, "_STALE_PATIENCE_SECONDS", 0.05)
+    lab.configure("nameserver 127.0.0.1", options="timeout:30")
+    with in_thread(GOOD) as server:
+        resolver = lab.resolver(server.port, SHORT)
+        lab.resolve(resolver, NAME)
+        server.zone = behaving("silent")
+        lab.run(until(lambda: resolver.cached(NAME) is None))
+        assert lab.run(resolver.resolve(NAME)).stale
+        assert _addresses(resolver) == ["192.0.2.1"]
+        resolver.close()
+
+
+def test_the_last_good_answer_is_not_served_beyond_its_bound(lab: Lab) -> None:
+    with in_thread(GOOD) as server:
+        resolver = lab.resolver(server.port, NamesSettings(0.01, 0.01, stale_seconds=0.0))
+        lab.resolve(resolver, NAME)
+        server.zone = behaving("servfail")
+        lab.run(until(lambda: resolver.cached(NAME) is None))
+        assert failure_of(lab, resolver) is Failure.SERVER_FAILURE
+
+
+def test_a_name_that_ceased_to_exist_is_not_served(lab: Lab) -> None:
+    with in_thread(GOOD) as server:
+        resolver = lab.resolver(server.port, SHORT)
+        lab.resolve(resolver, NAME)
+        server.zone = {}
+        lab.run(until(lambda: resolver.cached(NAME) is None))
+        assert failure_of(lab, resolver) is Failure.NO_SUCH_NAME
+
+
+@contextlib.contextmanager
+def scripted(datagrams: Callable[[bytes], list[bytes]], stream: Callable[[bytes], bytes]) -> Iterator[int]:
+    """Answer each datagram and each connection with the bytes that the functions make of the query."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+    ):
+        udp.bind(tcp.getsockname())
+        stop = threading.Event()
+
+        def serve_udp() -> None:
+            while not stop.is_set():
+                query, client = udp.recvfrom(4096)
+                for answer in datagrams(query) if query else ():
+                    # A stranger is another port of the same machine, so only the port tells him apart.
+                    sender = stranger if b"stranger" in answer else udp
+                    sender.sendto(answer, client)
+
+        def serve_tcp() -> None:
+            while not stop.is_set():
+                connection, _ = tcp.accept()
+                with connection:
+                    query = connection.recv(4096)
+                    connection.sendall(stream(query[2:]) if query else b"")
+
+        threads = [threading.Thread(target=serve) for serve in (serve_udp, serve_tcp)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield tcp.getsockname()[1]
+        finally:
+            stop.set()
+            socket.create_connection(tcp.getsockname()).close()
+            stranger.sendto(b"", udp.getsockname())
+            for thread in threads:
+                thread.join(10)
+
+
+def cut(query: bytes) -> bytes:
+    """Return a truncated answer to a query."""
+    answer = dns.message.make_response(dns.message.from_wire(query))
+    answer.flags |= dns.flags.TC
+    return answer.to_wire()
+
+
+def good(query: bytes, text: str = "192.0.2.1") -> bytes:
+    asked = dns.message.from_wire(query)
+    answer = dns.message.make_response(asked, recursion_available=True)
+    if asked.question[0].rdtype is RdataType.A:
+        answer.answer.append(dns.rrset.from_text(f"{NAME}.", 30, "IN", "A", text))
+    return answer.to_wire()
+
+
+def framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2, "big") + message
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        lambda query: b"",
+        lambda query: framed(good(query))[:-5],
+        lambda query: framed(cut(query)),
+        lambda query: framed(b"xx" + good(query)[2:]),
+        lambda query: framed(b"\0" * 20_000),
+        lambda query: framed(b""),
+    ],
+    ids=["closed", "cut short", "truncated again", "wrong id", "too long", "empty"],
+)
+def test_tcp_answers_that_are_none(lab: Lab, stream: Callable[[bytes], bytes]) -> None:
+    with scripted(lambda query: [cut(query)], stream) as port:
+        resolver = lab.resolver(port)
+        with no_leak(lab, resolver):
+            assert failure_of(lab, resolver) is Failure.SERVER_FAILURE
+
+
+def test_what_another_sender_answers_never_arrives(lab: Lab) -> None:
+    def answers(query: bytes) -> list[bytes]:
+        lie = dns.message.from_wire(good(query, "192.0.2.66"))
+        lie.additional.append(dns.rrset.from_text(f"{NAME}.", 30, "IN", "TXT", "stranger"))
+        return [lie.to_wire(), good(query)]
+
+    with scripted(answers, lambda query: b"") as port:
+        assert lab.resolve(lab.resolver(port), NAME) == ["192.0.2.1"]
+        assert lab.counted("dns_datagrams_ignored_total") == 0
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let no file or socket be opened in the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(descriptor.name) for descriptor in DESCRIPTORS.iterdir())
+    with contextlib.ExitStack() as held:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                held.callback(os.close, os.dup(0))
+        yield
+
+
+def test_no_descriptor_is_left_and_then_there_is(lab: Lab) -> None:
+    async def ask(resolver: Resolver) -> None:
+        with pytest.raises(ResolveError):  # from here on it knows where the server is
+            await resolver.resolve("nowhere.example.com")
+        with no_descriptors(), pytest.raises(ResolveError) as caught:
+            await resolver.resolve(NAME)
+        assert caught.value.failure is Failure.SERVER_FAILURE
+        await addresses_become(resolver, NAME, "192.0.2.1")
+
+    with in_thread(GOOD) as server:
+        lab.run(ask(lab.resolver(server.port)))
