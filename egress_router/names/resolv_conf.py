@@ -30,7 +30,7 @@ class ResolvConf:
     servers: tuple[IPAddress, ...]
     search: tuple[str, ...]
     ndots: int
-    timeout: int
+    timeout: float
     attempts: int
     rotate: bool
 
