@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import time
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.relay.dial import Dial, DialError, Dialled, DialReason, dial
+from tests.unit.relay.room import Room, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.grammar.address import IPAddress
+
+Target = tuple["IPAddress", int]
+
+
+@contextlib.contextmanager
+def answering(host: str = "127.0.0.1") -> Iterator[Target]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+        yield ip_address(host), server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[Target]:
+    """A target whose accept queue is full, so that the kernel drops what knocks."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
+        address = server.getsockname()
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        yield ip_address("127.0.0.1"), address[1]
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[Target]:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield ip_address("127.0.0.1"), bound.getsockname()[1]
+
+
+def result_of(
+    room: Room, targets: list[Target], seconds: float = 10.0, stagger: float = 0.05
+) -> Dialled | DialError:
+    results: list[Dialled | DialError] = []
+    keep = room.call(lambda: Dial(room.poller, room.deadlines, targets, seconds, results.append, stagger))
+    eventually(lambda: results)
+    assert len(results) == 1
+    room.call(keep.cancel)
+    return results[0]
+
+
+def connection_of(room: Room, targets: list[Target], seconds: float = 10.0) -> Dialled:
+    result = result_of(room, targets, seconds)
+    assert isinstance(result, Dialled)
+    result.sock.close()
+    return result
+
+
+def error_of(room: Room, targets: list[Target], seconds: float = 10.0) -> DialError:
+    result = result_of(room, targets, seconds)
+    assert isinstance(result, DialError)
+    return result
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_connection_is_ready_for_the_relay(room: Room, host: str) -> None:
+    with answering(host) as target:
+        result = result_of(room, [target])
+        assert isinstance(result, Dialled)
+        with result.sock as sock:
+            assert (result.address, result.port) == target == (ip_address(host), sock.getpeername()[1])
+            assert not sock.getblocking()
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert result.failures == ()
+            assert 0 <= result.seconds < 10
+            # Watched by no poller: it can be added.
+            room.call(lambda: room.poller.add(sock.fileno(), lambda _: None))
+            room.call(lambda: room.poller.remove(sock.fileno()))
+
+
+def test_a_failure_moves_on_to_the_next_address_at_once(room: Room) -> None:
+    with refusing() as first, refusing() as second, answering() as third:
+        result = result_of(room, [first, second, third], stagger=9.0)
+        assert isinstance(result, Dialled)
+        result.sock.close()
+        assert result.port == third[1]
+        assert [(each.port, each.reason) for each in result.failures] == [
+            (first[1], DialReason.REFUSED),
+            (second[1], DialReason.REFUSED),
+        ]
+
+
+def test_a_silent_address_costs_the_stagger_only(room: Room) -> None:
+    with silent() as first, answering() as second:
+        result = connection_of(room, [first, second])
+        assert result.port == second[1]
+        assert 0.05 <= result.seconds < 5
+
+
+def test_an_earlier_attempt_may_still_win(room: Room) -> None:
+    """The first address answers late, after the second attempt began and hangs."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as late, silent() as never:
+        address = late.getsockname()
+        fillers = [socket.socket() for _ in range(2)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        results: list[Dialled | DialError] = []
+        targets = [(ip_address("127.0.0.1"), address[1]), never]
+        room.call(lambda: Dial(room.poller, room.deadlines, targets, 10, results.append, 0.02))
+        for _ in fillers:
+            late.accept()[0].close()
+        eventually(lambda: results)
+        assert isinstance(results[0], Dialled)
+        assert results[0].port == address[1]
+        results[0].sock.close()
+        for filler in fillers:
+            filler.close()
+
+
+def test_every_address_refuses(room: Room) -> None:
+    with refusing() as first, refusing() as second:
+        error = error_of(room, [first, second])
+        assert error.reason is DialReason.REFUSED
+        assert [each.port for each in error.failures] == [first[1], second[1]]
+        assert f"127.0.0.1 port {first[1]} refused" in str(error)
+
+
+def test_silence_everywhere_ends_in_time(room: Room) -> None:
+    with silent() as first, refusing() as second, silent() as third:
+        begun = time.monotonic()
+        error = error_of(room, [first, second, third], 0.4)
+        assert time.monotonic() - begun >= 0.4
+        assert error.reason is DialReason.TIMEOUT
+        assert {(each.port, each.reason) for each in error.failures} == {
+            (first[1], DialReason.TIMEOUT),
+            (second[1], DialReason.REFUSED),
+            (third[1], DialReason.TIMEOUT),
+        }
+
+
+def test_addresses_that_cannot_be_reached_fail_at_once(room: Room) -> None:
+    broadcast = (ip_address("255.255.255.255"), 9)
+    assert error_of(room, [broadcast]).reason is DialReason.UNREACHABLE
+    assert error_of(room, []).reason is DialReason.UNREACHABLE
+    with answering() as target:
+        assert connection_of(room, [broadcast, target]).port == target[1]
+
+
+def test_no_descriptor_is_our_own_fault(room: Room) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with answering() as target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            error = error_of(room, [target])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert error.reason is DialReason.NO_DESCRIPTOR
+
+
+def test_a_cancelled_dial_calls_nobody(room: Room) -> None:
+    results: list[Dialled | DialError] = []
+
+    def begin_and_cancel(target: Target) -> None:
+        Dial(room.poller, room.deadlines, [target], 0.05, results.append).cancel()
+
+    with silent() as never, refusing() as closed, answering() as target:
+        for each in (never, closed, (ip_address("255.255.255.255"), 9), target):
+            room.call(lambda each=each: begin_and_cancel(each))  # type: ignore[misc]
+        connection_of(room, [never, target])
+    assert results == []
+
+
+def test_the_form_for_tasks(room: Room) -> None:
+    async def connect(target: Target) -> Dialled:
+        return await dial(room.poller, room.deadlines, [target], seconds=5)
+
+    with answering() as target:
+        dialled = asyncio.run_coroutine_threadsafe(connect(target), room.loop).result(10)
+        dialled.sock.close()
+    with refusing() as closed, pytest.raises(DialError, match="refused"):
+        asyncio.run_coroutine_threadsafe(connect(closed), room.loop).result(10)
+    with silent() as never:
+        waiting = asyncio.run_coroutine_threadsafe(connect(never), room.loop)
+        room.call(lambda: None)
+        waiting.cancel()
+        room.call(lambda: None)
