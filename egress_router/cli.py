@@ -12,7 +12,7 @@ import os
 import sys
 import textwrap
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from egress_router import log
 from egress_router.errors import ConfigError, RefusedError
@@ -24,8 +24,11 @@ from egress_router.settings.variables import RulesVariable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from egress_router.settings.variables import Variable
+    from egress_router.service.mode import Mode
+    from egress_router.settings.common import ProxySettings
+    from egress_router.settings.variables import RulesSource, Variable
 
+Rules = TypeVar("Rules")
 DONE, CONFIGURATION_ERROR, REFUSED = 0, 1, 3
 _KINDS = ("redirect", "http-proxy", "dns-proxy")
 
@@ -34,8 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that `argv` (default: the process's arguments) names, and exit with its status."""
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
+    exit_with(lambda: run(arguments))
+
+
+def exit_with(run: Callable[[], int]) -> None:
+    """Exit with the status that `run` returns, or with that of the error that it raises."""
     try:
-        status = run(arguments)
+        status = run()
     except ConfigError as error:
         print(error, file=sys.stderr)
         status = CONFIGURATION_ERROR
@@ -162,21 +170,29 @@ def _setup(_: argparse.Namespace) -> int:
 def _http_proxy(arguments: argparse.Namespace) -> int:
     settings = http_settings.read_http_proxy(os.environ)
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
-    from egress_router.service import supervisor, worker  # noqa: PLC0415
 
-    if arguments.worker is not None:
-        return worker.run(mode(settings), settings.proxy, arguments.worker)
-    return supervisor.run(mode(settings), settings.proxy, settings.rules)
+    return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
 
 
 def _dns_proxy(arguments: argparse.Namespace) -> int:
     settings = dns_settings.read_dns_proxy(os.environ)
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
-    from egress_router.service import supervisor, worker  # noqa: PLC0415
 
-    if arguments.worker is not None:
-        return worker.run(mode(settings), settings.proxy, arguments.worker)
-    return supervisor.run(mode(settings), settings.proxy, settings.rules)
+    return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
+
+
+def run_service(
+    mode: Mode[Rules], settings: ProxySettings, rules: RulesSource, worker_descriptor: int | None
+) -> int:
+    """Be the supervisor of a mode, or, where a control descriptor is given, one of its workers."""
+    if worker_descriptor is not None:
+        from egress_router.service import worker  # noqa: PLC0415
+
+        return worker.run(mode, settings, worker_descriptor)
+    from egress_router.admin.app import serve  # noqa: PLC0415
+    from egress_router.service import supervisor  # noqa: PLC0415
+
+    return supervisor.run(mode, settings, rules, serve)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -65,6 +65,16 @@ def records() -> Log:
     return Log(logging.getLogger(_RECORDS))
 
 
+def identity(record: logging.LogRecord) -> tuple[str, str, str]:
+    """Return what two records have in common that say the same at different times."""
+    return record.name, record.getMessage(), repr(getattr(record, _FIELDS, None))
+
+
+def add_field(record: logging.LogRecord, name: str, value: Field) -> None:
+    """Give a record one more field."""
+    setattr(record, _FIELDS, {**getattr(record, _FIELDS, {}), name: value})
+
+
 class EventFormatter(logging.Formatter):
     """Render an event as one line; line breaks and control characters in fields cannot forge another."""
 

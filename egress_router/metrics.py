@@ -121,6 +121,11 @@ def added(snapshots: Iterable[Snapshot]) -> Snapshot:
     return result
 
 
+def lasting(snapshot: Snapshot) -> Snapshot:
+    """Return what of a process's snapshot still counts when the process is gone: all but its gauges."""
+    return {name: family for name, family in snapshot.items() if family.kind != "gauge"}
+
+
 def _add_family(into: Family, family: Family) -> None:
     for labels, value in family.numbers.items():
         into.numbers[labels] = into.numbers.get(labels, 0) + value

@@ -1,0 +1,157 @@
+"""The administration endpoint: /healthz, /readyz, /metrics, /status and the page.
+
+One short request a connection and a bound on everything: whoever can reach the pod can reach this port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from egress_router import log
+from egress_router.admin import page
+from egress_router.admin.exposition import CONTENT_TYPE, exposition
+from egress_router.admin.history import History
+from egress_router.service import sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from egress_router.service.view import View
+
+_MOST_CONNECTIONS = 64
+_CONNECTION_SECONDS = 10.0  # for head, answer and a slow reader together
+_MOST_LINE_BYTES = 4096
+_HEADERS = {
+    "Server": "egress-router",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Connection": "close",
+}
+_log = log.get("admin")
+
+
+async def serve(view: View, port: int) -> Endpoint:
+    """Serve what `view` answers on all addresses of a port, until the endpoint is closed.
+
+    Raises:
+        RefusedError: the port cannot be had.
+    """
+    (listener,) = sockets.listen(port, 1)
+    history = History(view.snapshot)
+    http = web.Server(
+        Answers(view, history).answer,
+        access_log=None,
+        logger=_no_logger(),  # a peer's bad request is not worth a line of ours
+        lingering_time=0.0,
+        max_line_size=_MOST_LINE_BYTES,
+        max_field_size=_MOST_LINE_BYTES,
+    )
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _connection(http), sock=listener)
+    return Endpoint(http, server, loop.create_task(history.record()))
+
+
+class Endpoint:
+    """The running endpoint."""
+
+    def __init__(self, http: web.Server, server: asyncio.Server, recording: asyncio.Task[None]) -> None:
+        self._http = http
+        self._server = server
+        self._recording = recording
+
+    async def close(self) -> None:
+        """Stop to serve; what is being answered is cut."""
+        self._recording.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._recording
+        self._server.close()
+        await self._http.shutdown(timeout=0.0)
+        await self._server.wait_closed()
+
+
+def _connection(http: web.Server) -> asyncio.Protocol:
+    if len(http.connections) >= _MOST_CONNECTIONS:
+        return _Refusal()
+    connection = http()
+    asyncio.get_running_loop().call_later(_CONNECTION_SECONDS, _abort, connection)
+    return connection
+
+
+class _Refusal(asyncio.Protocol):
+    """Ends a connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+
+
+def _abort(connection: web.RequestHandler) -> None:
+    if connection.transport is not None:
+        connection.transport.abort()
+
+
+class Answers:
+    """What each path answers."""
+
+    def __init__(self, view: View, history: History) -> None:
+        self._view = view
+        self._history = history
+        self._by_path: dict[str, Callable[[], Awaitable[web.Response]]] = {
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._metrics,
+            "/status": self._status,
+        }
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request."""
+        if request.method not in {"GET", "HEAD"}:
+            return _text(405, "only GET and HEAD\n", Allow="GET, HEAD")
+        if request.path in page.FILES:
+            kind, body = page.FILES[request.path]
+            policy = {"Content-Security-Policy": page.POLICY, "Referrer-Policy": "no-referrer"}
+            return web.Response(body=body, headers={**_HEADERS, **policy, "Content-Type": kind})
+        answer = self._by_path.get(request.path)
+        if answer is None:
+            return _text(404, "there are /healthz, /readyz, /metrics, /status and /\n")
+        try:
+            return await answer()
+        except Exception as error:  # noqa: BLE001 (our own fault, which must not silence the other answers)
+            _log.exception("an administration request failed", error, path=request.path)
+            return _text(500, "internal error; see the log\n")
+
+    async def _health(self) -> web.Response:
+        return _verdict(self._view.health())
+
+    async def _ready(self) -> web.Response:
+        return _verdict(self._view.ready())
+
+    async def _metrics(self) -> web.Response:
+        body = exposition(self._view.snapshot())
+        return web.Response(body=body, headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
+
+    async def _status(self) -> web.Response:
+        status = {**await self._view.status(), **self._history.status()}
+        return web.Response(
+            text=json.dumps(status), headers=_HEADERS, content_type="application/json", charset="utf-8"
+        )
+
+
+def _verdict(problems: tuple[str, ...]) -> web.Response:
+    return _text(503, "".join(f"{each}\n" for each in problems)) if problems else _text(200, "ok\n")
+
+
+def _text(status: int, text: str, **headers: str) -> web.Response:
+    return web.Response(status=status, text=text, headers={**_HEADERS, **headers})
+
+
+def _no_logger() -> logging.Logger:
+    logger = logging.getLogger("egress_router.admin.http")
+    logger.disabled = True
+    return logger

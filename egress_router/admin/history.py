@@ -1,0 +1,69 @@
+"""How much traffic there is now and was in the last hour. A few kilobytes, whatever the traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.metrics import Snapshot
+    from egress_router.service.mode import Json
+
+_TICK = 2.0  # seconds
+_TICKS_A_SAMPLE = 5
+_SAMPLES = 360
+# What a person wants to see, and the metric that it comes from: the first that the mode has.
+_RATES = {
+    "requests": ("requests_total", "connections_total"),
+    "sent_bytes": ("sent_bytes_total",),
+    "received_bytes": ("received_bytes_total",),
+}
+_OPEN = ("connections_open",)
+
+
+class History:
+    """Rates over the last ten seconds, and one sample of them for each ten seconds of the last hour."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+        self._ticks: deque[tuple[float, dict[str, float]]] = deque(maxlen=_TICKS_A_SAMPLE + 1)
+        self._samples: deque[dict[str, float]] = deque(maxlen=_SAMPLES)
+        self._count = 0
+        self.tick(time.monotonic())
+
+    async def record(self) -> None:
+        """Tick for ever."""
+        while True:
+            await asyncio.sleep(_TICK)
+            self.tick(time.monotonic())
+
+    def tick(self, now: float) -> None:
+        """Note the totals at a time (monotonic seconds)."""
+        snapshot = self._snapshot()
+        totals = {name: _total(snapshot, metrics) for name, metrics in _RATES.items()}
+        self._ticks.append((now, {**totals, "open": _total(snapshot, _OPEN)}))
+        self._count += 1
+        if self._count % _TICKS_A_SAMPLE == 0:
+            self._samples.append(self._rates())
+
+    def status(self) -> dict[str, Json]:
+        """Return `now` (amounts a second, and open connections), and `history`: the same, oldest first."""
+        now = self._rates()
+        columns: dict[str, Json] = {name: [sample[name] for sample in self._samples] for name in now}
+        seconds = _TICK * _TICKS_A_SAMPLE
+        return {"now": dict(now), "history": {"seconds": seconds, **columns}}
+
+    def _rates(self) -> dict[str, float]:
+        (start, before), (end, after) = self._ticks[0], self._ticks[-1]
+        seconds = max(end - start, 1e-3)
+        rates = {name: round(max(0.0, after[name] - before[name]) / seconds, 2) for name in _RATES}
+        return {**rates, "open": after["open"]}
+
+
+def _total(snapshot: Snapshot, metrics: tuple[str, ...]) -> float:
+    found = next((snapshot[name] for name in metrics if name in snapshot), None)
+    return 0.0 if found is None else sum(found.numbers.values())

@@ -1,0 +1,192 @@
+"""What the supervisor and a worker say to each other, and the socket that carries it.
+
+A frame is a length, a number of descriptors and a pickled message; the descriptors (SCM_RIGHTS, unix(7)) come
+with its first byte. Pickle is safe here: both ends are this program, of the same version and user.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import struct
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from egress_router.metrics import Snapshot
+    from egress_router.service.mode import Json
+
+_HEAD = struct.Struct("!IH")
+_CHUNK = 262_144
+MOST_DESCRIPTORS = 250  # in one message; the kernel's own bound is SCM_MAX_FD, 253
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """To a worker: the sockets that come with this message listen on these ports, in this order."""
+
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """To a worker: put these rules in force, and listen on exactly these ports."""
+
+    rules: object
+    ports: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """To a worker: take in what the accept queues hold, finish what is open, then end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """To a worker: close every connection and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusWanted:
+    """To a worker: answer with `StatusReport` of the same number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """From a worker: it has rules and listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """From a worker, each second: its metrics."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """From a worker: what `Server.status` says."""
+
+    number: int
+    status: dict[str, Json]
+
+
+ToWorker = Listeners | Serve | Drain | Close | StatusWanted
+FromWorker = Serving | Report | StatusReport
+Message = ToWorker | FromWorker
+
+
+class Channel:
+    """One end of the control socket, driven by the event loop; owns the socket.
+
+    `on_message` gets each message with the sockets that came with it; `on_end` is called once when the
+    other end is gone, not after `close`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        on_message: Callable[[Message, list[socket.socket]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._on_message = on_message
+        self._on_end = on_end
+        self._incoming = bytearray()
+        self._descriptors: deque[int] = deque()
+        self._outgoing: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._open = True
+        sock.setblocking(False)
+        loop.add_reader(sock, self._readable)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything sent so far has left this process."""
+        return not self._outgoing
+
+    def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
+        """Send a message, and the sockets with it; they stay the caller's, who may close them at once."""
+        if not self._open:
+            return
+        body = pickle.dumps(message, protocol=5)
+        frame = memoryview(_HEAD.pack(len(body), len(sockets)) + body)
+        self._outgoing.append((frame, tuple(os.dup(each.fileno()) for each in sockets)))
+        if len(self._outgoing) == 1:
+            self._flush()
+
+    def close(self) -> None:
+        """Close the socket and everything that is under way."""
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        for _, descriptors in self._outgoing:
+            _close_all(descriptors)
+        _close_all(self._descriptors)
+        self._outgoing.clear()
+
+    def _flush(self) -> None:
+        while self._outgoing:
+            frame, descriptors = self._outgoing[0]
+            try:
+                sent = socket.send_fds(self._sock, [frame], list(descriptors))
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._flush)
+                return
+            except OSError:
+                self._end()
+                return
+            _close_all(descriptors)
+            if sent == len(frame):
+                self._outgoing.popleft()
+            else:
+                self._outgoing[0] = (frame[sent:], ())
+        self._loop.remove_writer(self._sock)
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._sock, _CHUNK, MOST_DESCRIPTORS)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            self._end()
+            return
+        self._descriptors.extend(descriptors)
+        self._incoming += data
+        while self._open and self._take_one():
+            pass
+
+    def _take_one(self) -> bool:
+        if len(self._incoming) < _HEAD.size:
+            return False
+        length, count = _HEAD.unpack_from(self._incoming)
+        end = _HEAD.size + length
+        if len(self._incoming) < end:
+            return False
+        message: Message = pickle.loads(self._incoming[_HEAD.size : end])  # noqa: S301 (see the module's docstring)
+        del self._incoming[:end]
+        sockets = [socket.socket(fileno=self._descriptors.popleft()) for _ in range(count)]
+        self._on_message(message, sockets)
+        return True
+
+    def _end(self) -> None:
+        self.close()
+        self._on_end()
+
+
+def _close_all(descriptors: Sequence[int] | deque[int]) -> None:
+    for each in descriptors:
+        os.close(each)

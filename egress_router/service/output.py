@@ -1,0 +1,127 @@
+"""Log lines that never stop the service: a full pipe or a full disk costs lines, which are counted.
+
+Lines go into a bounded queue; one thread for each stream writes them. Python's own handlers would write in
+the event loop, and a blocked pipe would block every connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.service.repeats import Repeats
+
+if TYPE_CHECKING:
+    from egress_router.metrics import Number, Registry
+    from egress_router.settings.common import RuntimeSettings
+
+_MOST_LINES = 10_000
+_ATOMIC = 4096  # PIPE_BUF: writes of several processes up to this size do not mix (pipe(7))
+_FLUSH_SECONDS = 1.0
+
+
+def start(settings: RuntimeSettings, registry: Registry) -> None:
+    """Send events to stderr and records to stdout, as the settings say, without ever blocking."""
+    events, records = (
+        Output(stream.fileno(), registry.counter("log_lines_dropped_total", _DROPPED, stream=name))
+        for stream, name in ((sys.stderr, "stderr"), (sys.stdout, "stdout"))
+    )
+    log.configure(events, settings.log_format, settings.log_level)
+    log.configure_records(records, settings.log_format)
+
+
+_DROPPED = "Log lines lost because nobody read the stream or it could not be written."
+
+
+class Output(logging.Handler):
+    """A log handler that queues lines for a descriptor; `dropped` counts those that were lost."""
+
+    def __init__(self, descriptor: int, dropped: Number, most: int = _MOST_LINES) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._dropped = dropped
+        self._most = most
+        self._lines: deque[bytes] = deque()
+        self._lost = 0  # of which the stream does not tell yet
+        self._writing = False
+        self._repeats = Repeats()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record's line; drop it where the queue is full or it only repeats a warning."""
+        with self._changed:
+            if self._thread is None:  # a stream that is never used costs no thread
+                self._thread = threading.Thread(target=self._write_forever, name="log", daemon=True)
+                self._thread.start()
+            if record.levelno < logging.WARNING or self._repeats.admit(record):
+                self._queue(record)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until the queue is written, for a short time at most; `logging` calls it at exit."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines and not self._writing, _FLUSH_SECONDS)
+
+    def _queue(self, record: logging.LogRecord) -> None:
+        if len(self._lines) >= self._most:
+            self._lost += 1
+            self._dropped.value += 1
+        else:
+            self._lines.append((self.format(record) + "\n").encode("utf-8", "backslashreplace"))
+
+    def _write_forever(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._wait_for_lines()
+                self._writing = True
+                batch, count = self._batch()
+            if not _written(self._descriptor, batch):
+                with self._changed:
+                    self._lost += count
+                    self._dropped.value += count
+
+    def _wait_for_lines(self) -> None:
+        while not self._lines:
+            self._changed.wait(1.0 if self._repeats.pending else None)
+            for record in self._repeats.summaries(time.time()):
+                self._queue(record)
+
+    def _batch(self) -> tuple[bytes, int]:
+        """Take lines that fit into one atomic write, after a word about those that were lost."""
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            record = logging.makeLogRecord({"name": "egress_router.log", "levelno": logging.WARNING})
+            record.levelname, record.msg = "WARNING", "log lines were lost"
+            log.add_field(record, "lines", lost)
+            return (self.format(record) + "\n").encode(), 0
+        lines = [self._lines.popleft()]
+        size = len(lines[0])
+        while self._lines and size + len(self._lines[0]) <= _ATOMIC:
+            size += len(self._lines[0])
+            lines.append(self._lines.popleft())
+        return b"".join(lines), len(lines)
+
+
+def _written(descriptor: int, data: bytes) -> bool:
+    """Write everything, however long it takes; False where the stream is broken."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:  # somebody made the shared pipe non-blocking
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
+        except OSError:  # closed pipe, full disk
+            return False
+    return True

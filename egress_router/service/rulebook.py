@@ -1,0 +1,109 @@
+"""The rules in force: read, validated whole, and replaced only by rules that are valid too."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from egress_router import log
+from egress_router.errors import ConfigError, EgressRouterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.metrics import Registry
+    from egress_router.service.mode import Json, Mode
+    from egress_router.settings.variables import RulesSource
+
+Rules = TypeVar("Rules")
+_MOST_LINES = 200  # of one difference in the log
+_log = log.get("service")
+
+
+class Rulebook(Generic[Rules]):
+    """Holds the rules of one source.
+
+    Raises:
+        ConfigError: the rules are wrong already at the start.
+    """
+
+    def __init__(self, mode: Mode[Rules], source: RulesSource, registry: Registry) -> None:
+        self._mode = mode
+        self._source = source
+        self._reloads = registry.counter("reloads_total", "Changed rules that were put in force.")
+        self._refusals = registry.counter("reload_errors_total", "Changed rules that were refused.")
+        self._loaded = registry.gauge(
+            "rules_loaded_timestamp_seconds", "When the rules in force were loaded, as Unix time."
+        )
+        self._valid = registry.gauge(
+            "rules_valid", "1 where the rules in force are what the source says now, 0 after a refusal."
+        )
+        self._text = source.read()
+        self.rules = mode.parse(source.name, self._text)
+        self.errors: tuple[str, ...] = ()
+        self._refused_at: float | None = None
+        self._loaded.value = time.time()
+        self._valid.value = 1
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """The ports that the rules in force want."""
+        return self._mode.ports(self.rules)
+
+    def reload(self, put_in_force: Callable[[Rules, frozenset[int]], None]) -> None:
+        """Read the source again; where its rules are other ones and valid, put them in force.
+
+        `put_in_force` gets the rules and their ports, and raises RefusedError where a port cannot be had.
+        Whatever is wrong is logged and counted, and the rules so far stay.
+        """
+        try:
+            text = self._source.read()
+            if text == self._text:
+                self._accept()
+                return
+            rules = self._mode.parse(self._source.name, text)
+            put_in_force(rules, self._mode.ports(rules))
+        except EgressRouterError as error:
+            self._refuse(error)
+            return
+        before, self._text, self.rules = self.rules, text, rules
+        self._reloads.value += 1
+        self._loaded.value = time.time()
+        self._accept()
+        self._log_difference(self._mode.summary(before), self._mode.summary(rules))
+
+    def status(self) -> dict[str, Json]:
+        """Return the state of the rules' source for people."""
+        return {
+            "source": self._source.name,
+            "loaded": self._loaded.value,
+            "refused": self._refused_at,
+            "errors": list(self.errors),
+        }
+
+    def _accept(self) -> None:
+        self.errors, self._refused_at = (), None
+        self._valid.value = 1
+
+    def _refuse(self, error: EgressRouterError) -> None:
+        problems = error.problems if isinstance(error, ConfigError) else (error,)
+        self.errors, self._refused_at = tuple(str(each) for each in problems), time.time()
+        self._refusals.value += 1
+        self._valid.value = 0
+        _log.error("changed rules are refused, the old ones stay in force", problems=len(self.errors))
+        for each in self.errors:
+            _log.error("problem of the refused rules", problem=each)
+
+    def _log_difference(self, before: tuple[str, ...], after: tuple[str, ...]) -> None:
+        removed, inserted = difference(before, after)
+        _log.info("changed rules are in force", added=len(inserted), removed=len(removed))
+        for word, lines in (("removed", removed), ("added", inserted)):
+            for line in lines[:_MOST_LINES]:
+                _log.info(f"rule {word}", rule=line)
+
+
+def difference(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return the lines that went and the lines that came; both are empty where only the order changed."""
+    went, came = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    return list(went.elements()), list(came.elements())

@@ -1,0 +1,131 @@
+"""Listening sockets: one for each port and worker, owned by the supervisor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from egress_router.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
+_PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+class Listening:
+    """The sockets of all ports in use; they stay open here, so a dead worker's accept queue is not lost."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._by_port: dict[int, tuple[socket.socket, ...]] = {}
+
+    def change(self, ports: frozenset[int]) -> frozenset[int]:
+        """Listen on exactly these ports; return those that are new.
+
+        Raises:
+            RefusedError: one of them cannot be had; then nothing has changed.
+        """
+        added: dict[int, tuple[socket.socket, ...]] = {}
+        try:
+            for port in sorted(ports - self._by_port.keys()):
+                added[port] = listen(port, self._workers)
+        except RefusedError:
+            _close(added)
+            raise
+        _close({port: self._by_port.pop(port) for port in self._by_port.keys() - ports})
+        self._by_port |= added
+        return frozenset(added)
+
+    def of_worker(self, index: int) -> dict[int, socket.socket]:
+        """Return the sockets of one worker, by port."""
+        return {port: sockets[index] for port, sockets in self._by_port.items()}
+
+    def close(self) -> None:
+        """Close everything."""
+        _close(self._by_port)
+        self._by_port = {}
+
+
+def listen(port: int, copies: int) -> tuple[socket.socket, ...]:
+    """Return sockets that listen on all addresses of a port, IPv6 too where the kernel has it.
+
+    Several copies share the port by SO_REUSEPORT, one queue each. A first socket without that option makes
+    sure that nobody else has the port: with it, two routers of one user would silently share their clients.
+
+    Raises:
+        RefusedError: the port is taken or not allowed.
+    """
+    first = _bound(port, shared=False)
+    if copies == 1:
+        made = [first]
+    else:
+        first.close()
+        made = []
+        try:
+            for _ in range(copies):
+                made.append(_bound(port, shared=True))
+        except RefusedError:
+            for each in made:
+                each.close()
+            raise
+    return tuple(made)
+
+
+def _bound(port: int, *, shared: bool) -> socket.socket:
+    try:
+        return _bound_to(socket.AF_INET6, "::", port, shared=shared)
+    except OSError as error:
+        if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+            raise RefusedError(f"cannot listen on port {port} ({_said(error)})", _remedy(error)) from None
+    try:
+        return _bound_to(socket.AF_INET, "0.0.0.0", port, shared=shared)  # noqa: S104 (every address is the job)
+    except OSError as error:
+        raise RefusedError(f"cannot listen on port {port} ({_said(error)})", _remedy(error)) from None
+
+
+def _bound_to(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind((host, port))
+        made.listen(_BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _said(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another process of this pod listens there; stop it or choose another port"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        try:
+            start = _PORT_START.read_text(encoding="ascii").strip()
+        except OSError:
+            start = "1024"
+        return (
+            f"ports below {start} need the sysctl net.ipv4.ip_unprivileged_port_start=0"
+            " (securityContext.sysctls of the pod), or the capability NET_BIND_SERVICE"
+        )
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return "raise the limit of open files (ulimit -n, LimitNOFILE)"
+    return "see `ip address` and the limits of the pod"
+
+
+def _close(by_port: Mapping[int, tuple[socket.socket, ...]]) -> None:
+    for sockets in by_port.values():
+        for each in sockets:
+            each.close()

@@ -1,0 +1,171 @@
+"""The first process of a proxy: owns rules and listening sockets, keeps workers running, ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from egress_router import log
+from egress_router.metrics import Registry, added
+from egress_router.service import limits, output, usage
+from egress_router.service.crew import Crew
+from egress_router.service.merge import merged
+from egress_router.service.outside import Outside
+from egress_router.service.reload import changes, signature
+from egress_router.service.rulebook import Rulebook
+from egress_router.service.sockets import Listening
+
+if TYPE_CHECKING:
+    from egress_router.metrics import Snapshot
+    from egress_router.service.mode import Json, Mode
+    from egress_router.service.view import ServeAdministration
+    from egress_router.settings.common import ProxySettings
+    from egress_router.settings.variables import RulesSource
+
+Rules = TypeVar("Rules")
+_log = log.get("service")
+
+
+def run(
+    mode: Mode[Rules], settings: ProxySettings, source: RulesSource, administration: ServeAdministration
+) -> int:
+    """Run a proxy until SIGTERM or SIGINT has ended it in order; return the exit status.
+
+    Raises:
+        ConfigError: the rules are wrong.
+        RefusedError: a port cannot be had.
+    """
+    registry = Registry()
+    output.start(settings.runtime, registry)
+    usage.register(registry)
+    limits.raise_descriptors()
+    rulebook = Rulebook(mode, source, registry)
+
+    async def main() -> None:
+        await Supervisor(mode.name, settings, source, registry, rulebook).run(administration)
+
+    asyncio.run(main())
+    return 0
+
+
+class Supervisor(Generic[Rules]):
+    """Ties together rules, sockets, workers and signals; answers the administration endpoint."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: ProxySettings,
+        source: RulesSource,
+        registry: Registry,
+        rulebook: Rulebook[Rules],
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._source = source
+        self._registry = registry
+        self._rulebook = rulebook
+        self._listening = Listening(settings.workers)
+        self._crew = Crew(settings.workers, self._listening, registry)
+        self._outside = Outside(settings.interface)
+        self._started = time.time()
+        self._ended = asyncio.Event()
+        registry.gauge(
+            "build_info", "The version that runs; always 1.", version=version("egress-router"), mode=name
+        ).value = 1
+
+    async def run(self, administration: ServeAdministration) -> None:
+        """Serve until a signal says to end, then finish what is open."""
+        self._handle_signals()
+        # Seen before the rules are used: a change from now on counts, even if it comes before the watch.
+        known = None if self._source.path is None else signature(self._source.path)
+        self._listening.change(self._rulebook.ports)
+        port = self._settings.runtime.admin_port
+        endpoint = await administration(self, port) if port else None
+        self._crew.start(self._rulebook.rules, self._rulebook.ports)
+        _log.info("started", mode=self._name, pid=os.getpid(), workers=self._settings.workers)
+        watches = [asyncio.create_task(self._outside.watch())]
+        if self._source.path is not None:
+            watches.append(asyncio.create_task(self._watch_rules(known)))
+        ended = asyncio.create_task(self._ended.wait())
+        try:
+            # A watch ends only by a fault of ours, which must not leave a supervisor that is half there.
+            await asyncio.wait([ended, *watches], return_when=asyncio.FIRST_COMPLETED)
+            await self._end()
+        finally:
+            for task in [ended, *watches]:
+                task.cancel()
+            results = await asyncio.gather(*watches, return_exceptions=True)
+            if endpoint is not None:
+                await endpoint.close()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def health(self) -> tuple[str, ...]:
+        """See `View`."""
+        return self._crew.silent()
+
+    def ready(self) -> tuple[str, ...]:
+        """See `View`."""
+        ending = ("the router is ending",) if self._ended.is_set() else ()
+        return ending + self._crew.absent() + self._outside.problems()
+
+    def snapshot(self) -> Snapshot:
+        """See `View`."""
+        workers = self._crew.snapshot()
+        return added([self._registry.snapshot(), workers])
+
+    async def status(self) -> dict[str, Json]:
+        """See `View`."""
+        return {
+            "mode": self._name,
+            "version": version("egress-router"),
+            "started": self._started,
+            "health": list(self.health()),
+            "ready": list(self.ready()),
+            "interface": self._outside.status(),
+            "workers": self._crew.processes(),
+            "ports": [*sorted(self._rulebook.ports)],
+            "reload": self._rulebook.status(),
+            **merged(await self._crew.statuses()),
+        }
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end_asked, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _end_asked(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._ended.is_set():
+            _log.warning("asked again to end: every connection is cut", signal=name)
+            self._crew.kill()
+        else:
+            _log.info("asked to end", signal=name, seconds=self._settings.runtime.drain_seconds)
+            self._ended.set()
+
+    async def _end(self) -> None:
+        self._ended.set()
+        # Close here first: what comes in until a worker empties its accept queue is still served, and no
+        # queue is left that nobody would empty.
+        self._listening.close()
+        await self._crew.end(self._settings.runtime.drain_seconds)
+        _log.info("ended")
+
+    async def _watch_rules(self, known: tuple[int, int, int, int] | None) -> None:
+        if self._source.path is not None:
+            async for _ in changes(self._source.path, known):
+                self._reload()
+
+    def _reload(self) -> None:
+        if not self._ended.is_set():
+            self._rulebook.reload(self._put_in_force)
+
+    def _put_in_force(self, rules: Rules, ports: frozenset[int]) -> None:
+        new_ports = self._listening.change(ports)
+        self._crew.serve(rules, ports, new_ports)

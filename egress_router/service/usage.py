@@ -1,0 +1,28 @@
+"""What this process uses of the machine, as metrics."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from egress_router.metrics import Registry
+
+_PAGE = resource.getpagesize()
+
+
+def register(registry: Registry) -> None:
+    """Add processor time, memory and descriptors of this process; those of several processes add up."""
+    cpu = registry.counter("process_cpu_seconds_total", "Processor time used, user and system.")
+    memory = registry.gauge("process_resident_memory_bytes", "Memory in use, shared pages counted each time.")
+    descriptors = registry.gauge("process_open_fds", "Open file descriptors.")
+
+    def refresh() -> None:
+        times = os.times()
+        cpu.value = times.user + times.system
+        memory.value = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+        descriptors.value = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (iterdir makes a Path of each)
+
+    registry.before_snapshot(refresh)

@@ -1,0 +1,39 @@
+"""What the administration endpoint may ask of whatever runs: a proxy's supervisor, or redirect mode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from egress_router.metrics import Snapshot
+    from egress_router.service.mode import Json
+
+
+class View(Protocol):
+    """Questions about a running service; every answer comes at once or within about two seconds."""
+
+    def health(self) -> tuple[str, ...]:
+        """Return why the process should be killed and started again; nothing where it is healthy."""
+
+    def ready(self) -> tuple[str, ...]:
+        """Return why the router cannot do its job now; nothing where it can."""
+
+    def snapshot(self) -> Snapshot:
+        """Return all metrics."""
+
+    async def status(self) -> dict[str, Json]:
+        """Return what a person wants to see; the keys are listed in docs/operating.md."""
+
+
+class Administration(Protocol):
+    """A running endpoint."""
+
+    async def close(self) -> None:
+        """Stop to serve."""
+
+
+class ServeAdministration(Protocol):
+    """Starts the endpoint on a port; raises RefusedError where the port cannot be had."""
+
+    async def __call__(self, view: View, port: int) -> Administration:
+        """Serve what `view` answers."""

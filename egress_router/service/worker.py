@@ -1,0 +1,159 @@
+"""One worker process: a mode's server in an event loop, told what to do by the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from egress_router import log
+from egress_router.metrics import Registry
+from egress_router.relay.poller import Poller
+from egress_router.service import limits, output, usage
+from egress_router.service.admission import Admission
+from egress_router.service.control import (
+    Channel,
+    Close,
+    Drain,
+    Listeners,
+    Message,
+    Report,
+    Serve,
+    Serving,
+    StatusReport,
+    StatusWanted,
+)
+from egress_router.service.mode import WorkerContext
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from egress_router.service.mode import Mode, Server
+    from egress_router.settings.common import ProxySettings
+
+Rules = TypeVar("Rules")
+_REPORT_SECONDS = 1.0
+_DRAIN_POLL_SECONDS = 0.05
+_log = log.get("service")
+
+
+def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
+    """Serve until the supervisor, at the other end of `descriptor`, says to end or is gone."""
+    # A terminal signals the whole group; what happens on Ctrl-C is the supervisor's decision.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    registry = Registry()
+    output.start(settings.runtime, registry)
+    usage.register(registry)
+    loop = _new_event_loop()
+    loop.set_exception_handler(_log_fault)
+    worker = Worker(mode, settings, registry, loop, socket.socket(fileno=descriptor))
+    try:
+        loop.run_forever()
+    finally:
+        worker.close()
+        loop.close()
+    return 0
+
+
+class Worker(Generic[Rules]):
+    """Carries out the supervisor's messages; stops the loop when everything is done."""
+
+    def __init__(
+        self,
+        mode: Mode[Rules],
+        settings: ProxySettings,
+        registry: Registry,
+        loop: asyncio.AbstractEventLoop,
+        control: socket.socket,
+    ) -> None:
+        self._mode = mode
+        self._settings = settings
+        self._registry = registry
+        self._loop = loop
+        self._poller = Poller(loop)
+        self._sockets: dict[int, socket.socket] = {}
+        self._server: Server[Rules] | None = None
+        self._channel = Channel(loop, control, self._received, loop.stop)
+
+    def close(self) -> None:
+        """Close every connection and the way to the supervisor."""
+        if self._server is not None:
+            self._server.close_all()
+        self._channel.close()
+        self._poller.close()
+
+    def _received(self, message: Message, sockets: list[socket.socket]) -> None:
+        match message:
+            case Listeners(ports):
+                self._sockets |= dict(zip(ports, sockets, strict=True))
+            case Serve(rules, ports):
+                # The supervisor's own `Mode.parse` made these rules, out of the same code.
+                self._serve(rules, ports)  # type: ignore[arg-type]
+            case StatusWanted(number):
+                status = {} if self._server is None else self._server.status()
+                self._channel.send(StatusReport(number, status))
+            case Drain():
+                self._drain()
+            case Close():
+                self._loop.stop()
+            case _:
+                raise AssertionError(f"the supervisor sent {message!r}")
+
+    def _serve(self, rules: Rules, ports: frozenset[int]) -> None:
+        self._sockets = {port: each for port, each in self._sockets.items() if port in ports}
+        if self._server is None:
+            self._server = self._built(rules, len(ports))
+            self._server.listen(self._sockets)
+            # What start-up made lives as long as the process: the collector need not walk it.
+            gc.collect()
+            gc.freeze()
+            self._channel.send(Serving())
+            self._report()
+        else:
+            self._server.apply(rules)
+            self._server.listen(self._sockets)
+
+    def _built(self, rules: Rules, ports: int) -> Server[Rules]:
+        settings = self._settings
+        descriptors = limits.raise_descriptors()
+        most = limits.connections(settings.max_connections, settings.workers, descriptors, ports)
+        admission = Admission(self._registry, most, settings.max_connections_per_client)
+        context = WorkerContext(
+            self._loop, self._poller, self._registry, admission, settings.runtime.drain_seconds
+        )
+        return self._mode.build(context, rules)
+
+    def _report(self) -> None:
+        if self._channel.is_idle:  # a supervisor that is busy gets the next one
+            self._channel.send(Report(self._registry.snapshot()))
+        self._loop.call_later(_REPORT_SECONDS, self._report)
+
+    def _drain(self) -> None:
+        if self._server is not None:
+            self._server.stop_accepting()
+        self._end_when_empty()
+
+    def _end_when_empty(self) -> None:
+        if self._server is None or not self._server.open_connections():
+            self._loop.stop()
+        else:
+            self._loop.call_later(_DRAIN_POLL_SECONDS, self._end_when_empty)
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 (faster where it is installed, needed nowhere)
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _log_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        _log.exception(context["message"], error)
+    else:
+        _log.error(context["message"])
