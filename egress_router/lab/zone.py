@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
@@ -78,7 +79,8 @@ def entry(
     """Return an entry from text, as it stands in a zone file.
 
     Raises:
-        ValueError: an address, the behaviour or the type is none.
+        ValueError: an address or the behaviour is none.
+        DNSException: the type is none.
     """
     kind = None if only is None else RdataType.from_text(only)
     return Entry(tuple(map(ip_address, addresses)), alias, ttl, delay, Behaviour(behaviour), kind)
@@ -94,7 +96,7 @@ def parse_zone(text: str) -> Zone:
         return {
             name: entry(*fields.pop("addresses", ()), **fields) for name, fields in json.loads(text).items()
         }
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, dns.exception.DNSException) as error:
         raise ValueError(f"not a zone: {error}") from None
 
 

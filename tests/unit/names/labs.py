@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.metrics import Registry
+from egress_router.names import cache, watched
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
 from egress_router.settings.names import NamesSettings
@@ -54,6 +55,14 @@ class Lab:
 
     def counted(self, name: str, **labels: str) -> float:
         return self.registry.snapshot()[name].numbers[tuple(sorted(labels.items()))]
+
+
+@pytest.fixture
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files be looked at, and failures and unknown names be asked for again, after less than a second."""
+    monkeypatch.setattr(watched, "_INTERVAL", 0.05)
+    monkeypatch.setattr(cache, "_FIRST_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(cache, "_NEGATIVE_SECONDS", (0.05, 0.05))
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -181,14 +181,16 @@ def test_one_family_fails_and_the_other_serves(
         assert lab.resolve(lab.resolver(server.port), NAME) == left
 
 
+@pytest.mark.usefixtures("short_memory")
 def test_a_name_that_is_unknown_at_start_and_known_later(lab: Lab) -> None:
-    with in_thread({}, negative_ttl=1) as server:
+    with in_thread({}) as server:
         resolver = lab.resolver(server.port)
         assert failure_of(lab, resolver) is Failure.NO_SUCH_NAME
         server.zone = GOOD
         lab.run(addresses_become(resolver, NAME, "192.0.2.1"))
 
 
+@pytest.mark.usefixtures("short_memory")
 def test_a_server_that_comes_up_after_start(lab: Lab) -> None:
     with in_thread({}) as free:
         port = free.port
@@ -198,6 +200,7 @@ def test_a_server_that_comes_up_after_start(lab: Lab) -> None:
         lab.run(addresses_become(resolver, NAME, "192.0.2.1"))
 
 
+@pytest.mark.usefixtures("short_memory")
 def test_the_last_good_answer_serves_while_the_server_fails(lab: Lab) -> None:
     with in_thread(GOOD) as server:
         resolver = lab.resolver(server.port, BRIEF)
@@ -353,6 +356,7 @@ def no_descriptors() -> Iterator[None]:
         yield
 
 
+@pytest.mark.usefixtures("short_memory")
 def test_no_descriptor_is_left_and_then_there_is(lab: Lab) -> None:
     async def ask(resolver: Resolver) -> None:
         with pytest.raises(ResolveError):  # from here on it knows where the server is

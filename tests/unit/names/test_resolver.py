@@ -90,6 +90,7 @@ def test_addresses_and_hosts_are_never_asked_for(lab: Lab) -> None:
         assert server.asked == []
 
 
+@pytest.mark.usefixtures("short_memory")
 def test_hosts_are_read_again_when_they_change(standard_lab: Lab) -> None:
     resolver = standard_lab.resolver(port=9)
     answer = resolver.cached("db.example.com")
@@ -101,6 +102,7 @@ def test_hosts_are_read_again_when_they_change(standard_lab: Lab) -> None:
     standard_lab.run(until(lambda: getattr(resolver.cached("db.example.com"), "addresses", None) == new))
 
 
+@pytest.mark.usefixtures("short_memory")
 def test_resolv_conf_is_read_again_when_it_changes(standard_lab: Lab) -> None:
     with (
         in_thread({"a.example.com": entry("192.0.2.1")}) as first,
