@@ -24,7 +24,11 @@ demo: venv network-tools ## build a small network on this machine and show all t
 
 .PHONY: test
 test: venv network-tools ## all tests that need no container engine: unit, network, fuzz (short)
-	@$(BIN)/pytest
+	@scripts/in-namespaces $(BIN)/pytest
+
+.PHONY: bench-redirect
+bench-redirect: venv network-tools ## redirect mode: set-up time, memory and cost of a connection by number of lines
+	@$(BIN)/python -m benchmarks.redirect
 
 .PHONY: test-chart
 test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas

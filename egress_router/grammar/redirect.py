@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -58,20 +59,24 @@ def parse(source: str, text: str) -> Redirects:
         ConfigError: with every error of the text.
     """
     problems = Problems(source)
-    lines = list(rule_lines(text))
     rules: list[Redirect] = []
+    singles: list[Line] = []
+    last_rule = 0
     seen = _SeenPorts()
-    for line in lines:
+    for line in rule_lines(text):
         words = line.text.split()
+        if len(words) == 1:
+            singles.append(line)
+            continue
+        last_rule = line.number
         try:
-            if len(words) > 1:
-                rule = _rule(words)
-                seen.add(rule, line)
-                rules.append(rule)
+            rule = _rule(words)
+            seen.add(rule, line)
+            rules.append(rule)
         except ValueError as error:
             problems.add(line, str(error))
-    fallback_v4, fallback_v6 = _fallbacks(lines, problems)
-    if not lines:
+    fallback_v4, fallback_v6 = _fallbacks(singles, last_rule, problems)
+    if not singles and not last_rule:
         problems.add(None, "holds no rule; expected lines of the form " + _FORMS)
     problems.raise_if_any()
     return Redirects(tuple(rules), fallback_v4, fallback_v6)
@@ -94,6 +99,8 @@ def _rule(words: Sequence[str]) -> Redirect:
     return Redirect(protocol, first, last, _target(words[2]), target_port)
 
 
+# Many lines name few destinations: one object each keeps 30,000 lines small.
+@functools.lru_cache(maxsize=4096)
 def _target(text: str) -> IPAddress:
     try:
         address = parse_address(text)
@@ -137,22 +144,20 @@ class _SeenPorts:
         )
 
 
-def _fallbacks(lines: Sequence[Line], problems: Problems) -> tuple[IPv4Address | None, IPv6Address | None]:
-    """Return the fallback of each family: the last line, or the last two where they are of two families."""
+def _fallbacks(
+    singles: Sequence[Line], last_rule: int, problems: Problems
+) -> tuple[IPv4Address | None, IPv6Address | None]:
+    """Return the fallback of each family, out of the lines of one word; none may stand before a rule."""
     fallback_v4: IPv4Address | None = None
     fallback_v6: IPv6Address | None = None
-    after = False
-    for line in reversed(lines):
-        if len(line.text.split()) > 1:
-            after = True
-            continue
+    for line in reversed(singles):
         try:
             address = _target(line.text)
         except ValueError as error:
             problems.add(line, f"{error}; expected {_FORMS}")
             continue
         taken = fallback_v4 if isinstance(address, IPv4Address) else fallback_v6
-        if after or taken is not None:
+        if line.number < last_rule or taken is not None:
             problems.add(line, "fallback IP must be the last line (one for each family)")
         elif isinstance(address, IPv4Address):
             fallback_v4 = address
