@@ -1,0 +1,245 @@
+"""Heads of requests and answers: bytes in, a checked head or a MessageError out. Pure.
+
+The grammar is llhttp's, in its strict form. On top come the rules for a proxy that llhttp leaves to its
+user: one request line with a version, one Host, no coding but `chunked`, no framing that two readers may read
+in two ways.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+import httptools
+
+from egress_router.http_proxy.errors import Fault, MessageError
+from egress_router.http_proxy.target import parse_authority
+
+# Name in lower case, name as it was sent, value.
+Field = tuple[bytes, bytes, bytes]
+
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+# Fields that the rules below look at; all others only pass through.
+_LOOKED_AT = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"max-forwards",
+        b"transfer-encoding",
+        b"upgrade",
+        b"via",
+    }
+)
+_NO_TOKENS: frozenset[bytes] = frozenset()
+# RFC 9110 9.3.1, 9.3.2, 9.3.5: content of these has no meaning; HTTP/1.0 servers overlook it, and read it
+# as the next request.
+_WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE"})
+
+
+class Framing(enum.Enum):
+    """How the end of a body is known."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    UNTIL_CLOSE = "until_close"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request without its body; `connection` are the options of its Connection fields, lower case.
+
+    `special` holds the values of the few fields that decide something, `persistent` whether the client wants
+    to go on with this connection.
+    """
+
+    method: bytes
+    target: bytes
+    minor: int
+    fields: list[Field]
+    special: dict[bytes, list[bytes]]
+    connection: frozenset[bytes]
+    framing: Framing
+    length: int
+    persistent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """An answer without its body; `persistent` says whether its sender keeps the connection open."""
+
+    status: int
+    phrase: bytes
+    minor: int
+    fields: list[Field]
+    special: dict[bytes, list[bytes]]
+    connection: frozenset[bytes]
+    framing: Framing
+    length: int
+    persistent: bool
+
+
+_Parser = type[httptools.HttpRequestParser] | type[httptools.HttpResponseParser]
+
+
+class _Collector:
+    """Receives what the parser calls back."""
+
+    __slots__ = ("complete", "fields", "special")
+
+    def __init__(self) -> None:
+        self.fields: list[Field] = []
+        self.special: dict[bytes, list[bytes]] = {}
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        self.fields.append((lower, name, value))
+        if lower in _LOOKED_AT:
+            self.special.setdefault(lower, []).append(value.strip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def end_of_head(buffer: bytes | bytearray, start: int = 0) -> int:
+    """Return where the head ends in `buffer`, after its empty line; -1 while it is not complete."""
+    end = buffer.find(b"\r\n\r\n", start)
+    return -1 if end < 0 else end + 4
+
+
+def parse_request(head: bytes, most_fields: int) -> RequestHead:
+    """Read the head of a request, its empty line included.
+
+    Raises:
+        MessageError: it is malformed or ambiguous, or has more than `most_fields` fields.
+    """
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise MessageError(400, "the request line is not METHOD TARGET HTTP/1.1")
+    method, target, major, minor_text = line.groups()
+    minor = int(minor_text)
+    if major != b"1" or minor > 1:
+        raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
+    seen = _parsed(head, most_fields, httptools.HttpRequestParser)
+    _check_host(seen.special, minor)
+    connection = _connection(seen.special)
+    framing, length = _request_framing(method, minor, seen.special)
+    persistent = minor == 1 and b"close" not in connection
+    return RequestHead(
+        method, target, minor, seen.fields, seen.special, connection, framing, length, persistent
+    )
+
+
+def parse_response(head: bytes, method: bytes, most_fields: int) -> ResponseHead:
+    """Read the head of an answer to a request of this method, its empty line included.
+
+    Raises:
+        MessageError: it is malformed or ambiguous, or has more than `most_fields` fields.
+    """
+    line = _STATUS_LINE.match(head)
+    if line is None:
+        raise MessageError(502, "the status line is not HTTP/1.1 STATUS REASON")
+    minor, status, phrase = int(line[1]), int(line[2]), line[3] or b""
+    seen = _parsed(head, most_fields, httptools.HttpResponseParser)
+    connection = _connection(seen.special)
+    framing, length = _response_framing(method, status, minor, seen.special)
+    persistent = minor == 1 and b"close" not in connection and framing is not Framing.UNTIL_CLOSE
+    return ResponseHead(
+        status, phrase, minor, seen.fields, seen.special, connection, framing, length, persistent
+    )
+
+
+def _parsed(head: bytes, most_fields: int, parser: _Parser) -> _Collector:
+    seen = _Collector()
+    try:
+        parser(seen).feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # it stops where another protocol would begin: behind the head, which is all that it was given
+    except httptools.HttpParserInvalidMethodError:
+        raise MessageError(501, "this method is not known here", Fault.UNSUPPORTED) from None
+    except httptools.HttpParserError as error:
+        raise MessageError(400, _sentence(error)) from None
+    if not seen.complete:
+        raise MessageError(400, "the head does not end where its empty line is")
+    if len(seen.fields) > most_fields:
+        raise MessageError(431, "the head has too many fields", Fault.HEAD_TOO_LARGE)
+    return seen
+
+
+def _sentence(error: httptools.HttpParserError) -> str:
+    """Return llhttp's reason, a fixed text of its source; others might repeat what was sent."""
+    if type(error) is httptools.HttpParserError:
+        return f"the head is malformed: {error}"
+    return "the head is malformed"
+
+
+def _check_host(special: dict[bytes, list[bytes]], minor: int) -> None:
+    """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; a host, though the target counts."""
+    hosts = special.get(b"host")
+    if hosts is None:
+        if minor == 1:
+            raise MessageError(400, "the Host field is missing")
+        return
+    if len(hosts) > 1:
+        raise MessageError(400, "there are two Host fields")
+    if hosts[0]:
+        try:
+            parse_authority(hosts[0])
+        except MessageError as error:
+            raise MessageError(400, f"the Host field is wrong: {error.sentence}") from None
+
+
+def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
+    values = special.get(b"connection")
+    if values is None:
+        return _NO_TOKENS
+    return frozenset(token.strip(b" \t").lower() for value in values for token in value.split(b","))
+
+
+def _request_framing(method: bytes, minor: int, special: dict[bytes, list[bytes]]) -> tuple[Framing, int]:
+    framing, length = _declared(special, minor, 400)
+    if framing is Framing.NONE or length == 0:
+        return framing, max(length, 0)
+    if method == b"CONNECT":
+        raise MessageError(400, "CONNECT has no body")
+    if method == b"TRACE":
+        raise MessageError(400, "TRACE has no body")  # RFC 9110 9.3.8
+    if minor == 0 and method in _WITHOUT_CONTENT:
+        raise MessageError(400, "this method has no body in HTTP/1.0")
+    return framing, max(length, 0)
+
+
+def _response_framing(
+    method: bytes, status: int, minor: int, special: dict[bytes, list[bytes]]
+) -> tuple[Framing, int]:
+    """RFC 9112 6.3; what is wrong in an answer without body is refused all the same."""
+    framing, length = _declared(special, minor, 502)
+    if method == b"HEAD" or status < 200 or status in {204, 304}:
+        return Framing.NONE, max(length, 0)
+    if framing is Framing.NONE:
+        return Framing.UNTIL_CLOSE, 0
+    return framing, max(length, 0)
+
+
+def _declared(special: dict[bytes, list[bytes]], minor: int, status: int) -> tuple[Framing, int]:
+    """Return the framing that the fields declare, with -1 for the length where it is not known."""
+    codings = special.get(b"transfer-encoding")
+    lengths = special.get(b"content-length")
+    if codings is not None:
+        if lengths is not None or len(codings) > 1 or minor == 0:
+            raise MessageError(status, "the framing of the body is ambiguous")
+        if codings[0].lower() != b"chunked":
+            sentence = "no transfer coding but chunked is known here"
+            raise MessageError(501 if status == 400 else status, sentence, Fault.UNSUPPORTED)
+        return Framing.CHUNKED, -1
+    if lengths is None:
+        return Framing.NONE, -1
+    if len(lengths) > 1 or _LENGTH.fullmatch(lengths[0]) is None:
+        raise MessageError(status, "the Content-Length is not one number")
+    return Framing.LENGTH, int(lengths[0])
