@@ -7,8 +7,10 @@ is connected it drops what other addresses send and reports a closed port at onc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 from egress_router.names import tally
@@ -40,6 +42,19 @@ class Server:
     def family(self) -> socket.AddressFamily:
         """The address family of sockets to it."""
         return socket.AF_INET if self.address.version == 4 else socket.AF_INET6
+
+    def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int]:
+        """Return what a socket connects to.
+
+        Raises:
+            OSError: the zone is no interface of this machine.
+        """
+        zone = self.address.scope_id if isinstance(self.address, IPv6Address) else None
+        if zone is None:
+            return (str(self.address), self.port)
+        # `connect` sets the zone from the fourth field and forgets what stands behind the `%`.
+        index = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+        return (str(IPv6Address(int(self.address))), self.port, 0, index)
 
 
 class ServerError(Exception):
@@ -93,7 +108,7 @@ class Exchange:
     async def _over_udp(self, server: Server, query: Query) -> Reply:
         loop = asyncio.get_running_loop()
         with socket.socket(server.family, socket.SOCK_DGRAM | _NOT_BLOCKING) as sock:
-            sock.connect((str(server.address), server.port))
+            sock.connect(server.sockaddr())
             sock.send(query.wire)
             for _ in range(_MOST_IGNORED):
                 reply = read_reply(query, await loop.sock_recv(sock, _MOST_DATAGRAM))
@@ -107,7 +122,9 @@ async def _over_tcp(server: Server, query: Query) -> Reply:
     """Ask over a connection of its own; RFC 1035 4.2.2: a length of two octets precedes each message."""
     loop = asyncio.get_running_loop()
     with socket.socket(server.family, socket.SOCK_STREAM | _NOT_BLOCKING) as sock:
-        await loop.sock_connect(sock, (str(server.address), server.port))
+        # Not `loop.sock_connect`: uvloop's loses the zone. Sending waits until the socket is connected.
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(server.sockaddr())
         await loop.sock_sendall(sock, len(query.wire).to_bytes(2, "big") + query.wire)
         size = int.from_bytes(await _exactly(sock, 2), "big")
         if size > _MOST_STREAM:
