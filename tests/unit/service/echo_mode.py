@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from egress_router import log
 from egress_router.cli import exit_with, run_service
@@ -49,10 +49,9 @@ class Echo(asyncio.Protocol):
         self.greeting = greeting
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.server.transports.add(transport)
-        transport.write(self.greeting)
+        self.transport = cast("asyncio.Transport", transport)
+        self.server.transports.add(self.transport)
+        self.transport.write(self.greeting)
 
     def data_received(self, data: bytes) -> None:
         self.server.echoed.value += len(data)

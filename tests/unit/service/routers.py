@@ -1,0 +1,159 @@
+"""Runs the echo mode as real processes: a supervisor and its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = Path(__file__).with_name("echo_mode.py")
+PATIENCE = 15.0  # seconds, of every wait; a pass needs a fraction of it
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, f"waited in vain for: {what}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Router:
+    rules: Path
+    port: int
+    errors: Path
+    admin: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(
+        self,
+        environment: dict[str, str],
+        wrap: Sequence[str] = (),
+        stdout: int | Any = subprocess.DEVNULL,
+        stderr: Any = None,
+    ) -> None:
+        with self.errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [*wrap, sys.executable, str(PROGRAM)],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PYTHONPATH": str(ROOT),
+                    "ECHO_RULES_FILE": str(self.rules),
+                    "EGRESS_ADMIN_PORT": str(self.admin),
+                    "EGRESS_WORKERS": "2",
+                    "EGRESS_INTERFACE": "none0",
+                    **environment,
+                },
+                stdout=stdout,
+                stderr=stderr or errors,
+            )
+
+    def wait_ready(self) -> None:
+        until(lambda: self.process.poll() is not None or self.get("/readyz")[0] == 200, "ready")
+        assert self.process.poll() is None, self.said()
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get("/status")[1])
+        return found
+
+    def metric(self, name: str) -> float:
+        text = self.get("/metrics")[1]
+        return sum(
+            float(value)
+            for value in re.findall(rf"^egress_router_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        )
+
+    def workers(self) -> list[int]:
+        return [each["pid"] for each in self.status()["workers"] if each["serves"]]
+
+    def said(self) -> str:
+        return self.errors.read_text()
+
+    def connect(self, port: int | None = None) -> Client:
+        return Client(socket.create_connection(("127.0.0.1", port or self.port), timeout=PATIENCE))
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+
+class Client:
+    """A connection to the echo mode: its greeting is read, and lines come back."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.file = sock.makefile("rb")
+        pid, _, word = self.file.readline().decode().strip().partition(" ")
+        self.pid, self.word = int(pid), word
+
+    def echo(self, text: str) -> str:
+        self.sock.sendall(text.encode() + b"\n")
+        return self.file.readline().decode().rstrip("\n")
+
+    def ended(self) -> bool:
+        try:
+            return self.file.read() == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        self.file.close()
+        self.sock.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def router(
+    folder: Path,
+    *,
+    wrap: Sequence[str] = (),
+    stdout: int | Any = subprocess.DEVNULL,
+    stderr: Any = None,
+    **environment: str,
+) -> Iterator[Router]:
+    port = free_port()
+    rules = folder / "rules"
+    rules.write_text(f"{port} one\n")
+    running = Router(rules, port, folder / "errors")
+    running.start(environment, wrap, stdout, stderr)
+    try:
+        running.wait_ready()
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.kill()  # its workers end with it
+        running.process.wait(PATIENCE)

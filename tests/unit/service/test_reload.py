@@ -1,0 +1,162 @@
+"""Rules that change under a running service."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+from egress_router.service.reload import signature
+from tests.unit.service.routers import PATIENCE, Router, free_port, router, until
+
+
+def word(running: Router, port: int | None = None) -> str:
+    with running.connect(port) as client:
+        return client.word
+
+
+def test_a_file_changed_in_place_takes_effect_in_all_workers(tmp_path: Path) -> None:
+    with router(tmp_path) as running, running.connect() as old:
+        running.rules.write_text(f"{running.port} two\n")
+        until(lambda: "changed rules are in force" in running.said(), "the reload")
+        until(lambda: all(word(running) == "two" for _ in range(10)), "new rules in all workers")
+        assert old.echo("untouched") == "untouched"
+        assert running.metric("reloads_total") == 1
+        said = running.said()
+        assert f'rule removed rule="{running.port} one"' in said
+        assert f'rule added rule="{running.port} two"' in said
+
+
+def test_the_link_swap_of_a_configmap_takes_effect(tmp_path: Path) -> None:
+    # As kubelet does it: the file is a link through ..data, and ..data is replaced by rename.
+    port = free_port()
+    for version in ("one", "two"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "rules").write_text(f"{port} {version}\n")
+    (tmp_path / "..data").symlink_to("one")
+    (tmp_path / "mounted").symlink_to("..data/rules")
+    running = Router(tmp_path / "mounted", port, tmp_path / "errors")
+    running.start({})
+    try:
+        running.wait_ready()
+        assert word(running) == "one"
+        (tmp_path / "..data_tmp").symlink_to("two")
+        (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+        until(lambda: word(running) == "two", "the other version")
+    finally:
+        running.process.kill()
+        running.wait()
+
+
+def test_ports_come_and_go_without_closing_the_others(tmp_path: Path) -> None:
+    with router(tmp_path) as running, running.connect() as old:
+        more = free_port()
+        running.rules.write_text(f"{running.port} one\n{more} more\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: running.status()["ports"] == sorted([running.port, more]), "the port in the status")
+        assert word(running, more) == "more"
+        running.rules.write_text(f"{running.port} one\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: refused(running, more), "the port closed")
+        assert old.echo("untouched") == "untouched"
+        assert word(running) == "one"
+
+
+def refused(running: Router, port: int) -> bool:
+    try:
+        with running.connect(port):
+            return False
+    except (ConnectionRefusedError, ValueError):
+        return True
+    except ConnectionResetError:
+        return False
+
+
+def test_more_ports_than_one_message_carries(tmp_path: Path) -> None:
+    with router(tmp_path, EGRESS_WORKERS="1") as running:
+        ports = sorted({free_port() for _ in range(600)} - {running.admin})
+        running.rules.write_text("".join(f"{port} w{port}\n" for port in ports))
+        until(lambda: not refused(running, ports[-1]), "the last port")
+        assert all(word(running, port) == f"w{port}" for port in ports)
+
+
+def test_a_bad_file_is_refused_and_a_good_one_heals(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        running.rules.write_text("nonsense\n")
+        until(lambda: running.metric("reload_errors_total") == 1, "the refusal")
+        reload = running.status()["reload"]
+        assert len(reload["errors"]) == 1
+        assert "line 1: 'nonsense': expected PORT WORD" in reload["errors"][0]
+        assert reload["errors"][0] in running.said().replace('\\"', '"')
+        assert running.metric("rules_valid") == 0
+        assert word(running) == "one"
+        assert running.get("/readyz")[0] == 200, "the old rules still serve"
+        running.rules.write_text(f"{running.port} healed\n")
+        until(lambda: word(running) == "healed", "the good file")
+        assert running.status()["reload"]["errors"] == []
+        assert running.metric("rules_valid") == 1
+
+
+def test_a_file_that_is_gone_for_a_moment_changes_nothing(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        running.rules.rename(tmp_path / "away")
+        until(lambda: running.metric("reload_errors_total") == 1, "the refusal")
+        assert "No such file" in running.status()["reload"]["errors"][0]
+        (tmp_path / "away").rename(running.rules)
+        until(lambda: running.metric("rules_valid") == 1, "the file again")
+        assert running.metric("reloads_total") == 0
+        assert word(running) == "one"
+
+
+def test_a_port_that_is_taken_refuses_the_whole_change(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        free = free_port()
+        running.rules.write_text(f"{running.port} two\n{free} more\n{running.admin} taken\n")
+        until(lambda: running.metric("reload_errors_total") == 1, "the refusal")
+        assert f"port {running.admin} (Address already in use)" in running.status()["reload"]["errors"][0]
+        assert word(running) == "one"
+        assert refused(running, free)
+
+
+def test_a_storm_of_reloads_under_load_loses_no_connection(tmp_path: Path) -> None:
+    with router(tmp_path) as running, running.connect() as old:
+        failures: list[BaseException] = []
+        served = [0]
+        done = threading.Event()
+
+        def load() -> None:
+            while not done.is_set():
+                try:
+                    with running.connect() as client:
+                        assert client.echo("x") == "x"
+                    served[0] += 1
+                except BaseException as error:  # noqa: BLE001 (whatever it is, the test must see it)
+                    failures.append(error)
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for count in range(1, 101):
+            before = served[0]
+            running.rules.write_text(f"{running.port} version{count}\n")
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda before=before: served[0] > before, "load between two changes")  # type: ignore[misc]
+            assert old.echo(str(count)) == str(count)
+        until(lambda: all(word(running) == "version100" for _ in range(10)), "the last version")
+        done.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert not failures
+        assert running.metric("worker_restarts_total") == 0
+        assert running.metric("reloads_total") > 10
+
+
+def test_a_signature_differs_when_only_the_content_does(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert signature(path) is None
+    path.write_text("one")
+    first = signature(path)
+    other = tmp_path / "other"
+    other.write_text("two")
+    other.rename(path)
+    assert signature(path) != first
