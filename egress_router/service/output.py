@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import select
-import sys
 import threading
 import time
 from collections import deque
@@ -25,19 +24,28 @@ if TYPE_CHECKING:
 _MOST_LINES = 10_000
 _ATOMIC = 4096  # PIPE_BUF: writes of several processes up to this size do not mix (pipe(7))
 _FLUSH_SECONDS = 1.0
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_DROPPED = "Log lines lost because nobody read the stream or it could not be written."
 
 
 def start(settings: RuntimeSettings, registry: Registry) -> None:
     """Send events to stderr and records to stdout, as the settings say, without ever blocking."""
+    _open_standard_streams()
     events, records = (
-        Output(stream.fileno(), registry.counter("log_lines_dropped_total", _DROPPED, stream=name))
-        for stream, name in ((sys.stderr, "stderr"), (sys.stdout, "stdout"))
+        Output(descriptor, registry.counter("log_lines_dropped_total", _DROPPED, stream=name))
+        for descriptor, name in ((_STDERR, "stderr"), (_STDOUT, "stdout"))
     )
     log.configure(events, settings.log_format, settings.log_level)
     log.configure_records(records, settings.log_format)
 
 
-_DROPPED = "Log lines lost because nobody read the stream or it could not be written."
+def _open_standard_streams() -> None:
+    """Put /dev/null where a stream is closed: a socket would get its number, and log lines with it."""
+    for descriptor in (_STDIN, _STDOUT, _STDERR):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
 class Output(logging.Handler):

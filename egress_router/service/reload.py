@@ -28,10 +28,16 @@ def signature(path: Path) -> Signature | None:
 
 
 async def changes(path: Path, known: Signature | None) -> AsyncIterator[Signature | None]:
-    """Yield the new signature each time that it differs from the last one, beginning with `known`."""
+    """Yield the new signature each time that it differs from the last one, beginning with `known`.
+
+    It must have stayed the same for one interval: whoever writes in place truncates first, and half a file
+    can be valid rules.
+    """
+    before = known
     while True:
         await asyncio.sleep(_INTERVAL)
         now = signature(path)
-        if now != known:
+        if now != known and now == before:
             known = now
             yield now
+        before = now

@@ -40,6 +40,9 @@ def parse(source: str, text: str) -> Rules:
         else:
             problems.add(line, "expected PORT WORD")
     problems.raise_if_any()
+    if not words:
+        problems.add(None, "no rules")
+        problems.raise_if_any()
     return Rules(words)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from egress_router.service.reload import signature
+from egress_router.service import reload
+from egress_router.service.reload import Signature, signature
 from tests.unit.service.routers import PATIENCE, Router, free_port, router, until
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def word(running: Router, port: int | None = None) -> str:
@@ -97,6 +103,21 @@ def test_a_bad_file_is_refused_and_a_good_one_heals(tmp_path: Path) -> None:
         assert running.metric("rules_valid") == 1
 
 
+def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Signature | None] = [(1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
+    steps = iter(seen)
+    monkeypatch.setattr(reload, "_INTERVAL", 0)
+    monkeypatch.setattr(reload, "signature", lambda _: next(steps))
+
+    async def first_two() -> list[Signature | None]:
+        changes = reload.changes(Path("rules"), seen[0])
+        return [await anext(changes), await anext(changes)]
+
+    assert asyncio.run(first_two()) == [(1, 1, 1, 20), (1, 1, 1, 30)]
+
+
 def test_a_file_that_is_gone_for_a_moment_changes_nothing(tmp_path: Path) -> None:
     with router(tmp_path) as running:
         running.rules.rename(tmp_path / "away")
@@ -138,7 +159,8 @@ def test_a_storm_of_reloads_under_load_loses_no_connection(tmp_path: Path) -> No
             thread.start()
         for count in range(1, 101):
             before = served[0]
-            running.rules.write_text(f"{running.port} version{count}\n")
+            (tmp_path / "next").write_text(f"{running.port} version{count}\n")
+            (tmp_path / "next").rename(running.rules)
             running.process.send_signal(signal.SIGHUP)
             until(lambda before=before: served[0] > before, "load between two changes")  # type: ignore[misc]
             assert old.echo(str(count)) == str(count)
