@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Labels = tuple[tuple[str, str], ...]
-Kind = Literal["counter", "gauge", "histogram"]
+Kind = Literal["counter", "gauge", "flag", "histogram"]
 
 PREFIX = "egress_router_"
 # Seconds: from a connection inside the node to a time-out.
@@ -82,6 +82,10 @@ class Registry:
         """Return the gauge of this name and these labels; gauges of several workers add up."""
         return self._number("gauge", name, meaning, labels)
 
+    def flag(self, name: str, meaning: str, **labels: str) -> Number:
+        """Return the gauge, 1 or 0, of this name and these labels; 1 where it is 1 in every worker."""
+        return self._number("flag", name, meaning, labels)
+
     def histogram(self, name: str, meaning: str, bounds: tuple[float, ...], **labels: str) -> Histogram:
         """Return the histogram of this name and these labels."""
         self._meanings.setdefault(name, ("histogram", meaning))
@@ -122,13 +126,16 @@ def added(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def lasting(snapshot: Snapshot) -> Snapshot:
-    """Return what of a process's snapshot still counts when the process is gone: all but its gauges."""
-    return {name: family for name, family in snapshot.items() if family.kind != "gauge"}
+    """Return what of a process's snapshot still counts when the process is gone: counters and histograms."""
+    return {name: family for name, family in snapshot.items() if family.kind in {"counter", "histogram"}}
 
 
 def _add_family(into: Family, family: Family) -> None:
     for labels, value in family.numbers.items():
-        into.numbers[labels] = into.numbers.get(labels, 0) + value
+        if into.kind == "flag":
+            into.numbers[labels] = min(into.numbers.get(labels, 1), value)
+        else:
+            into.numbers[labels] = into.numbers.get(labels, 0) + value
     for labels, (bounds, counts, total) in family.histograms.items():
         _, known, known_total = into.histograms.get(labels, (bounds, [0] * len(counts), 0.0))
         summed = [left + right for left, right in zip(known, counts, strict=True)]

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 _TICK = 2.0  # seconds
 _TICKS_A_SAMPLE = 5
 _SAMPLES = 360
-# What a person wants to see, and the metric that it comes from: the first that the mode has.
-_RATES = {
-    "requests": ("requests_total", "connections_total"),
-    "sent_bytes": ("sent_bytes_total",),
-    "received_bytes": ("received_bytes_total",),
+_OPEN = "connections_open"
+# What a person wants to see, the metrics that it may come from (the mode has one of them), and a label.
+_RATES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
+    "requests": (("requests_total", "connections_total"), None),
+    "sent_bytes": (("bytes_total",), ("direction", "sent")),
+    "received_bytes": (("bytes_total",), ("direction", "received")),
 }
-_OPEN = ("connections_open",)
 
 
 class History:
@@ -44,7 +44,10 @@ class History:
     def tick(self, now: float) -> None:
         """Note the totals at a time (monotonic seconds)."""
         snapshot = self._snapshot()
-        totals = {name: _total(snapshot, metrics) for name, metrics in _RATES.items()}
+        totals = {
+            name: sum(_total(snapshot, metric, label) for metric in metrics)
+            for name, (metrics, label) in _RATES.items()
+        }
         self._ticks.append((now, {**totals, "open": _total(snapshot, _OPEN)}))
         self._count += 1
         if self._count % _TICKS_A_SAMPLE == 0:
@@ -64,6 +67,8 @@ class History:
         return {**rates, "open": after["open"]}
 
 
-def _total(snapshot: Snapshot, metrics: tuple[str, ...]) -> float:
-    found = next((snapshot[name] for name in metrics if name in snapshot), None)
-    return 0.0 if found is None else sum(found.numbers.values())
+def _total(snapshot: Snapshot, metric: str, label: tuple[str, str] | None = None) -> float:
+    family = snapshot.get(metric)
+    if family is None:
+        return 0.0
+    return sum(value for labels, value in family.numbers.items() if label is None or label in labels)

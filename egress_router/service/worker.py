@@ -54,6 +54,7 @@ def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
         loop.run_forever()
     finally:
         worker.close()
+        _cancel_tasks(loop)
         loop.close()
     return 0
 
@@ -76,6 +77,7 @@ class Worker(Generic[Rules]):
         self._poller = Poller(loop)
         self._sockets: dict[int, socket.socket] = {}
         self._server: Server[Rules] | None = None
+        self._open = registry.gauge("connections_open", "Client connections that are open.")
         self._channel = Channel(loop, control, self._received, loop.stop)
 
     def close(self) -> None:
@@ -127,6 +129,8 @@ class Worker(Generic[Rules]):
         return self._mode.build(context, rules)
 
     def _report(self) -> None:
+        if self._server is not None:
+            self._open.value = self._server.open_connections()
         if self._channel.is_idle:  # a supervisor that is busy gets the next one
             self._channel.send(Report(self._registry.snapshot()))
         self._loop.call_later(_REPORT_SECONDS, self._report)
@@ -141,6 +145,14 @@ class Worker(Generic[Rules]):
             self._loop.stop()
         else:
             self._loop.call_later(_DRAIN_POLL_SECONDS, self._end_when_empty)
+
+
+def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks))
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

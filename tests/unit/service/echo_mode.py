@@ -73,7 +73,7 @@ class EchoServer:
         self.transports: set[asyncio.Transport] = set()
         self.open = 0
         self.greeted = context.registry.counter("connections_total", "Connections accepted.")
-        self.echoed = context.registry.counter("sent_bytes_total", "Bytes echoed.")
+        self.echoed = context.registry.counter("bytes_total", "Bytes echoed.", direction="sent")
         self.denied: list[Json] = []
 
     def apply(self, rules: Rules) -> None:

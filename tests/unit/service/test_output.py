@@ -6,16 +6,13 @@ import fcntl
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from egress_router import log
 from egress_router.metrics import Number
 from egress_router.service.output import Output
 from egress_router.service.repeats import Repeats
 from tests.unit.service.routers import router, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 F_SETPIPE_SZ = 1031
 
@@ -113,17 +110,21 @@ def test_a_service_with_blocked_logs_goes_on_serving(tmp_path: Path) -> None:
 
 
 def test_a_service_whose_log_streams_are_closed_or_full_goes_on_serving(tmp_path: Path) -> None:
-    with open("/dev/full", "wb") as full:  # noqa: PTH123 (a device)
-        with router(tmp_path, stdout=full, stderr=full, ECHO_LOG="1", EGRESS_WORKERS="1") as running:
-            with running.connect() as client:
-                assert client.echo("x") == "x"
-            until(lambda: running.metric("log_lines_dropped_total") > 0, "losses counted")
-            running.process.terminate()
-            assert running.wait() == 0
+    with (
+        Path("/dev/full").open("wb") as full,
+        router(tmp_path, stdout=full, stderr=full, ECHO_LOG="1", EGRESS_WORKERS="1") as running,
+    ):
+        with running.connect() as client:
+            assert client.echo("x") == "x"
+        until(lambda: running.metric("log_lines_dropped_total") > 0, "losses counted")
+        running.process.terminate()
+        assert running.wait() == 0
 
 
 def test_a_service_started_without_streams_runs(tmp_path: Path) -> None:
     closed = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"]
-    with router(tmp_path, wrap=closed, ECHO_LOG="1", EGRESS_WORKERS="1") as running:
-        with running.connect() as client:
-            assert client.echo("x") == "x"
+    with (
+        router(tmp_path, wrap=closed, ECHO_LOG="1", EGRESS_WORKERS="1") as running,
+        running.connect() as client,
+    ):
+        assert client.echo("x") == "x"
