@@ -1,0 +1,98 @@
+"""From a target to a decision: the rules, the name's addresses and the pod's own, brought together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from egress_router.http_proxy.policy import Policy, Verdict, connect_port, on_trial
+from egress_router.names.answer import Failure, ResolveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.grammar.acl import AccessList
+    from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.own import OwnPlaces
+    from egress_router.http_proxy.policy import Decision
+    from egress_router.http_proxy.target import Target
+    from egress_router.names.resolver import Resolver
+
+Addresses = tuple["IPAddress", ...]
+
+
+class Judge:
+    """Decides on targets, by the rules that are in force at that moment."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        resolver: Resolver,
+        own: OwnPlaces,
+        connect_ports: frozenset[int] | None,
+        *,
+        report_only: bool,
+    ) -> None:
+        self._loop = loop
+        self._resolver = resolver
+        self._own = own
+        self._connect_ports = connect_ports
+        self._report_only = report_only
+        self._policy: Policy
+
+    def apply(self, rules: AccessList) -> None:
+        """Decide by these rules from now on."""
+        self._policy = Policy(rules)
+
+    def at_once(self, target: Target, *, connect: bool) -> Decision | None:
+        """Decide without waiting; None where the name has to be looked up first."""
+        early = self._early(target, connect=connect)
+        if early is not None and not self._report_only:
+            return early
+        host = target.host
+        if isinstance(host, str):
+            answer = self._resolver.cached(host)
+            if answer is None:
+                return None
+            return self._on(early, target, answer.addresses)
+        return self._on(early, target, (host,))
+
+    def by_addresses(self, target: Target, addresses: Addresses, *, connect: bool) -> Decision:
+        """Decide on a target whose addresses are known."""
+        return self._on(self._early(target, connect=connect), target, addresses)
+
+    def still_allows(self, target: Target, address: IPAddress, *, connect: bool) -> bool:
+        """Say whether a connection that is open would be made today, too."""
+        decision = self.by_addresses(target, (address,), connect=connect)
+        return decision.verdict is not Verdict.DENIED
+
+    def look_up(
+        self, name: str, seconds: float, on_done: Callable[[Addresses | Failure], None]
+    ) -> asyncio.Task[None]:
+        """Resolve a name within `seconds` and call back, unless the task is cancelled."""
+        return self._loop.create_task(self._looked_up(name, seconds, on_done))
+
+    async def _looked_up(
+        self, name: str, seconds: float, on_done: Callable[[Addresses | Failure], None]
+    ) -> None:
+        found: Addresses | Failure
+        try:
+            async with asyncio.timeout(seconds):
+                found = (await self._resolver.resolve(name)).addresses
+        except TimeoutError:
+            found = Failure.TIMEOUT
+        except ResolveError as error:
+            found = error.failure
+        on_done(found)
+
+    def _early(self, target: Target, *, connect: bool) -> Decision | None:
+        if connect:
+            decision = connect_port(target.port, self._connect_ports)
+            if decision is not None:
+                return decision
+        return self._policy.by_name(target.host, target.port) if isinstance(target.host, str) else None
+
+    def _on(self, early: Decision | None, target: Target, addresses: Addresses) -> Decision:
+        own = self._own.current()
+        decision = early or self._policy.by_addresses(target.host, target.port, addresses, own)
+        return on_trial(decision, addresses, own) if self._report_only else decision

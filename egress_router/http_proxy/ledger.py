@@ -1,0 +1,169 @@
+"""What is counted and written down: verdicts, reasons, times, bytes, and two records for each request."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.grammar.address import printed
+from egress_router.http_proxy.policy import Decision, Reason, Verdict
+from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from egress_router.grammar.acl import Rule
+    from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.target import Target
+    from egress_router.metrics import Registry
+    from egress_router.service.mode import Json
+
+_MOST_DENIED = 50
+UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
+
+
+@dataclass(slots=True)
+class Passage:
+    """One request on its way: what it wants, what was decided, where it went. Times are in seconds."""
+
+    client: str
+    method: bytes
+    target: Target
+    started: float
+    decision: Decision = UNDECIDED
+    address: IPAddress | None = None
+    dns_seconds: float = 0.0
+    connect_seconds: float = 0.0
+
+
+class Ledger:
+    """Metrics, records and the latest denials of one worker."""
+
+    def __init__(self, registry: Registry, *, access_log: bool) -> None:
+        self._registry = registry
+        self._records = log.records() if access_log else None
+        requests = "Requests, by what was decided and why."
+        self._verdicts = {
+            (verdict, reason): registry.counter(
+                "requests_total", requests, verdict=verdict.value, reason=reason.value
+            )
+            for verdict, reason in product(Verdict, Reason)
+            if verdict is not Verdict.ALLOWED or reason is Reason.RULE
+        }
+        self.sent = registry.counter("bytes_total", "Body and tunnel bytes.", direction="sent")
+        self.received = registry.counter("bytes_total", "Body and tunnel bytes.", direction="received")
+        self.tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
+        self._dns = registry.histogram(
+            "dns_seconds", "Time that a request waited for names.", LATENCY_BUCKETS
+        )
+        self._connect = registry.histogram("connect_seconds", "Time to connect.", LATENCY_BUCKETS)
+        self.first_byte = registry.histogram(
+            "first_byte_seconds", "Time from a request to its answer.", LATENCY_BUCKETS
+        )
+        self._durations = registry.histogram(
+            "duration_seconds", "Time from a request to its end.", DURATION_BUCKETS
+        )
+        self._hits: Counter[str] = Counter()
+        self._denied: deque[dict[str, Json]] = deque(maxlen=_MOST_DENIED)
+
+    def decided(self, passage: Passage, decision: Decision) -> None:
+        """Count a decision; a denial is the end of its request."""
+        passage.decision = decision
+        self._verdicts[decision.verdict, decision.reason].value += 1
+        rule = decision.rule
+        if rule is not None:
+            self._hits[rule.text] += 1
+        if decision.verdict is Verdict.DENIED:
+            self._denied.append(
+                {
+                    "time": time.time(),
+                    "client": passage.client,
+                    "target": printed(passage.target.host, passage.target.port),
+                    "rule": None if rule is None else f"line {rule.line}: {rule.text}",
+                    "reason": decision.reason.value,
+                }
+            )
+            self._record(passage, None)
+
+    def connected(self, passage: Passage) -> None:
+        """Count that a request has its connection."""
+        self._dns.observe(passage.dns_seconds)
+        self._connect.observe(passage.connect_seconds)
+        self._record(passage, None)
+
+    def reused(self, passage: Passage) -> None:
+        """Write down that a request goes over a connection that was open."""
+        self._dns.observe(passage.dns_seconds)
+        self._record(passage, None)
+
+    def failed(self, passage: Passage, reply: Reply) -> None:
+        """Count a request that got no connection, or no answer over it."""
+        self._failure(reply)
+        self._record(passage, reply.reason)
+
+    def refused(self, client: str, reply: Reply) -> None:
+        """Count a request that is not understood, or not admitted."""
+        meaning = "Requests that were refused before a decision, by reason."
+        self._registry.counter("refused_total", meaning, reason=reply.reason).value += 1
+        if self._records is not None:
+            self._records.info("request", client=client, verdict="refused", reason=reply.reason)
+
+    def closed(self, passage: Passage, status: int, sent: int, received: int, reason: str) -> None:
+        """Count the end of a request; `sent` went to the origin, `received` to the client."""
+        seconds = time.monotonic() - passage.started
+        self.sent.value += sent
+        self.received.value += received
+        self._durations.observe(seconds)
+        if self._records is not None:
+            self._records.info(
+                "closed",
+                client=passage.client,
+                method=passage.method.decode("ascii"),
+                host=str(passage.target.host),
+                port=passage.target.port,
+                status=status,
+                sent=sent,
+                received=received,
+                seconds=round(seconds, 6),
+                reason=reason,
+            )
+
+    def limit(self, name: str) -> None:
+        """Count that a limit was met; `name` is its name in the settings."""
+        self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
+
+    def rule_hits(self, rules: Iterable[Rule]) -> list[Json]:
+        """Return how often each rule decided here."""
+        return [{"line": rule.line, "text": rule.text, "hits": self._hits[rule.text]} for rule in rules]
+
+    def latest_denied(self) -> list[Json]:
+        """Return the latest denials, oldest first."""
+        return list(self._denied)
+
+    def _failure(self, reply: Reply) -> None:
+        meaning = "Requests that were allowed and got no answer, by reason."
+        self._registry.counter("upstream_failures_total", meaning, reason=reply.reason).value += 1
+
+    def _record(self, passage: Passage, failure: str | None) -> None:
+        if self._records is None:
+            return
+        decision = passage.decision
+        self._records.info(
+            "request",
+            client=passage.client,
+            method=passage.method.decode("ascii"),
+            host=str(passage.target.host),
+            port=passage.target.port,
+            address=None if passage.address is None else str(passage.address),
+            verdict=decision.verdict.value,
+            rule=None if decision.rule is None else decision.rule.line,
+            reason=decision.reason.value,
+            failure=failure,
+            dns_ms=round(passage.dns_seconds * 1000, 3),
+            connect_ms=round(passage.connect_seconds * 1000, 3),
+        )

@@ -1,0 +1,108 @@
+"""The way of a request from its target to a connection: decide, look the name up, decide on it, dial."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from egress_router.http_proxy import replies
+from egress_router.http_proxy.policy import Verdict
+from egress_router.names.answer import Failure
+from egress_router.relay.dial import Dial, DialError, DialReason
+
+if TYPE_CHECKING:
+    from egress_router.http_proxy.judge import Addresses
+    from egress_router.http_proxy.ledger import Passage
+    from egress_router.http_proxy.policy import Decision
+    from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.site import Site
+    from egress_router.relay.dial import Dialled
+
+_LEAST_SECONDS = 0.05  # to dial, after a look-up that took nearly all there was
+
+
+class Owner(Protocol):
+    """Whose request it is; one of these is called, once."""
+
+    def reuse(self, passage: Passage) -> bool:
+        """Go on over a connection that is open, and say whether there was one to an allowed address."""
+
+    def connected(self, passage: Passage, dialled: Dialled) -> None:
+        """Go on over a new connection."""
+
+    def farewell(self, reply: Reply) -> None:
+        """End with these words."""
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> object: ...
+
+
+class Reach:
+    """One request on this way."""
+
+    __slots__ = ("_connect", "_owner", "_site", "_waiting", "passage")
+
+    def __init__(self, site: Site, owner: Owner, passage: Passage, *, connect: bool) -> None:
+        self._site = site
+        self._owner = owner
+        self.passage = passage
+        self._connect = connect
+        self._waiting: _Cancellable | None = None
+
+    def begin(self) -> None:
+        """Decide, at once where nothing has to be looked up."""
+        target = self.passage.target
+        decision = self._site.judge.at_once(target, connect=self._connect)
+        if decision is not None:
+            self._decided(decision)
+        elif isinstance(target.host, str):
+            seconds = self._site.limits.connect_seconds
+            self._waiting = self._site.judge.look_up(target.host, seconds, self._looked_up)
+
+    def dial(self) -> None:
+        """Connect to the addresses that were decided on."""
+        port = self.passage.target.port
+        targets = [(address, port) for address in self.passage.decision.addresses]
+        seconds = max(_LEAST_SECONDS, self._site.limits.connect_seconds - self.passage.dns_seconds)
+        self._waiting = Dial(self._site.poller, self._site.deadlines, targets, seconds, self._dialled)
+
+    def cancel(self) -> None:
+        """Give up; the owner is not called."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _looked_up(self, found: Addresses | Failure) -> None:
+        self._waiting = None
+        self.passage.dns_seconds = time.monotonic() - self.passage.started
+        if not isinstance(found, Failure):
+            target = self.passage.target
+            self._decided(self._site.judge.by_addresses(target, found, connect=self._connect))
+            return
+        if found is Failure.TIMEOUT:
+            self._site.ledger.limit("connect_seconds")
+        self._fail(replies.unresolved(found))
+
+    def _decided(self, decision: Decision) -> None:
+        self._site.ledger.decided(self.passage, decision)
+        if decision.verdict is Verdict.DENIED:
+            self._owner.farewell(replies.denied(decision))
+        elif self._connect or not self._owner.reuse(self.passage):
+            self.dial()
+
+    def _dialled(self, result: Dialled | DialError) -> None:
+        self._waiting = None
+        if isinstance(result, DialError):
+            if result.reason is DialReason.TIMEOUT:
+                self._site.ledger.limit("connect_seconds")
+            self._fail(replies.unreached(result))
+            return
+        self.passage.address = result.address
+        self.passage.connect_seconds = result.seconds
+        self._site.ledger.connected(self.passage)
+        self._owner.connected(self.passage, result)
+
+    def _fail(self, reply: Reply) -> None:
+        self._site.ledger.failed(self.passage, reply)
+        self._owner.farewell(reply)

@@ -1,0 +1,131 @@
+"""Answers of the proxy's own: a status, a `Proxy-Status` field (RFC 9209) and one sentence. Pure.
+
+Nothing that a client sent stands in them but hosts in their normalised form, whose characters are harmless.
+"""
+
+from __future__ import annotations
+
+import http
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.http_proxy.errors import Fault
+from egress_router.http_proxy.policy import Reason, explanation
+from egress_router.names.answer import Failure
+from egress_router.relay.dial import DialReason
+
+if TYPE_CHECKING:
+    from egress_router.http_proxy.errors import MessageError
+    from egress_router.http_proxy.policy import Decision
+    from egress_router.relay.dial import DialError
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+_RETRY_SECONDS = 1
+_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a client is told: `error` is a type of RFC 9209 2.3, `reason` what metrics and records call it."""
+
+    status: int
+    error: str
+    reason: str
+    sentence: str
+
+    def encoded(self, date: bytes, *, with_body: bool = True) -> bytes:
+        """Return the whole answer; the connection ends with it. `with_body` False answers HEAD."""
+        body = f"{self.status} {_PHRASES[self.status]}: {self.sentence}\n".encode()
+        retry = f"Retry-After: {_RETRY_SECONDS}\r\n" if self.status in {429, 503} else ""
+        head = (
+            f"HTTP/1.1 {self.status} {_PHRASES[self.status]}\r\n"
+            f"Date: {date.decode('ascii')}\r\n"
+            f"Proxy-Status: egress-router; error={self.error}; details={_quoted(self.sentence)}\r\n"
+            "Content-Type: text/plain; charset=utf-8\r\n"
+            "X-Content-Type-Options: nosniff\r\n"
+            "Cache-Control: no-store\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            f"{retry}"
+            "Connection: close\r\n\r\n"
+        )
+        return head.encode("ascii") + (body if with_body else b"")
+
+
+def _quoted(text: str) -> str:
+    """Write text as a string of RFC 8941 3.3.3, which is ASCII."""
+    plain = text.encode("ascii", "backslashreplace").decode("ascii")
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def denied(decision: Decision) -> Reply:
+    """Say which rule denies, or that none allows."""
+    by_address = decision.reason in {Reason.NOT_REMOTE, Reason.OWN_PORT}
+    error = "destination_ip_prohibited" if by_address else "http_request_denied"
+    return Reply(403, error, decision.reason.value, f"denied: {explanation(decision)}")
+
+
+def refused(error: MessageError) -> Reply:
+    """Say what is wrong with the request."""
+    if error.fault is Fault.LOOP:
+        return Reply(502, "proxy_loop_detected", error.fault.value, error.sentence)
+    return Reply(error.status, "http_request_error", error.fault.value, error.sentence)
+
+
+_UNRESOLVED = {
+    Failure.NO_SUCH_NAME: (502, 'dns_error; rcode="NXDOMAIN"', "the host name does not exist"),
+    Failure.NO_ADDRESS: (502, "dns_error", "the host name has no address"),
+    Failure.SERVER_FAILURE: (502, 'dns_error; rcode="SERVFAIL"', "the name servers failed"),
+    Failure.TIMEOUT: (504, "dns_timeout", "the name servers do not answer"),
+}
+
+
+def unresolved(failure: Failure) -> Reply:
+    """Say why a name has no addresses."""
+    status, error, sentence = _UNRESOLVED[failure]
+    return Reply(status, error, failure.value, sentence)
+
+
+_UNREACHED = {
+    DialReason.REFUSED: (502, "connection_refused", "the destination refused the connection"),
+    DialReason.UNREACHABLE: (502, "destination_ip_unroutable", "the destination is unreachable"),
+    DialReason.TIMEOUT: (504, "connection_timeout", "the destination did not accept the connection in time"),
+    DialReason.NO_DESCRIPTOR: (503, "connection_limit_reached", "the egress router is out of descriptors"),
+}
+
+
+def unreached(error: DialError) -> Reply:
+    """Say why no connection was made."""
+    status, name, sentence = _UNREACHED[error.reason]
+    return Reply(status, name, error.reason.value, sentence)
+
+
+HEAD_TOO_LARGE = Reply(431, "http_request_error", Fault.HEAD_TOO_LARGE.value, "the head is too large")
+HEAD_TOO_SLOW = Reply(408, "http_request_error", "head_too_slow", "the head did not come in time")
+NO_ANSWER = Reply(504, "connection_read_timeout", "no_answer", "the origin did not answer in time")
+NO_WHOLE_ANSWER = Reply(
+    502, "http_response_incomplete", "incomplete", "the origin closed the connection without an answer"
+)
+ANSWER_HEAD_TOO_LARGE = Reply(
+    502, "http_response_header_section_size", "answer_head_too_large", "the head of the answer is too large"
+)
+CONNECTIONS_FULL = Reply(
+    503, "connection_limit_reached", "connections", "the egress router has as many connections as it may"
+)
+CLIENT_FULL = Reply(
+    429, "connection_limit_reached", "connections_per_client", "this client has as many connections as it may"
+)
+
+
+def bad_answer(error: MessageError) -> Reply:
+    """Say what is wrong with the origin's answer."""
+    return Reply(502, "http_protocol_error", "bad_answer", f"the answer of the origin: {error.sentence}")
+
+
+def as_final_recipient(method: bytes, date: bytes) -> bytes:
+    """Answer a TRACE or OPTIONS that may go no further (RFC 9110 7.6.2).
+
+    TRACE is not reflected: what it would show may hold credentials.
+    """
+    status = b"204 No Content" if method == b"OPTIONS" else b"405 Method Not Allowed\r\nContent-Length: 0"
+    allow = b"CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+    return b"HTTP/1.1 %b\r\nDate: %b\r\nAllow: %b\r\nConnection: close\r\n\r\n" % (status, date, allow)

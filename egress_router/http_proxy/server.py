@@ -1,0 +1,145 @@
+"""The HTTP proxy as a mode of the service: what a worker runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egress_router.grammar import acl
+from egress_router.http_proxy import replies
+from egress_router.http_proxy.farewell import Farewell
+from egress_router.http_proxy.judge import Judge
+from egress_router.http_proxy.ledger import Ledger
+from egress_router.http_proxy.own import OwnPlaces
+from egress_router.http_proxy.session import Session
+from egress_router.http_proxy.site import Site
+from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.names.resolver import Resolver
+from egress_router.relay.deadlines import Deadlines
+from egress_router.relay.tunnel import Relay
+from egress_router.service.acceptor import Acceptor
+from egress_router.service.admission import Verdict
+from egress_router.service.mode import Mode
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from egress_router.grammar.acl import AccessList
+    from egress_router.http_proxy.replies import Reply
+    from egress_router.service.mode import Json, WorkerContext
+    from egress_router.settings.http_proxy import HttpProxySettings
+
+# Answered with words at the same time; what comes on top of them is only closed.
+_MOST_TURNED_AWAY = 256
+_OVER_LIMIT = {Verdict.FULL: replies.CONNECTIONS_FULL, Verdict.CLIENT_FULL: replies.CLIENT_FULL}
+
+
+def mode(settings: HttpProxySettings) -> Mode[AccessList]:
+    """Return the mode `http-proxy`."""
+    return Mode(
+        name="http-proxy",
+        parse=acl.parse,
+        ports=lambda _: frozenset({settings.port}),
+        build=lambda context, rules: HttpProxyServer(settings, context, rules),
+        summary=lambda rules: tuple(rule.text for rule in rules.rules),
+    )
+
+
+class HttpProxyServer:
+    """One worker's proxy; see `egress_router.service.mode.Server`."""
+
+    def __init__(self, settings: HttpProxySettings, context: WorkerContext, rules: AccessList) -> None:
+        self._rules = rules
+        self._drain_seconds = context.drain_seconds
+        self._admission = context.admission
+        self._own = OwnPlaces(frozenset({settings.port, settings.proxy.runtime.admin_port}))
+        self._resolver = Resolver(settings.names, context.registry)
+        deadlines = Deadlines(context.loop)
+        judge = Judge(
+            context.loop,
+            self._resolver,
+            self._own,
+            settings.connect_ports,
+            report_only=settings.report_only,
+        )
+        judge.apply(rules)
+        self._site = Site(
+            loop=context.loop,
+            poller=context.poller,
+            deadlines=deadlines,
+            relay=Relay(context.poller, deadlines),
+            judge=judge,
+            ledger=Ledger(context.registry, access_log=settings.proxy.access_log),
+            limits=settings.limits,
+            admission=context.admission,
+        )
+        self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
+        self._turned_away: set[Farewell] = set()
+        self._listening: tuple[int, ...] = ()
+
+    def apply(self, rules: AccessList) -> None:
+        """Decide by these rules; what is open and no longer allowed has the drain time to end."""
+        self._rules = rules
+        self._site.judge.apply(rules)
+        for session in self._site.sessions:
+            if session.is_denied():
+                self._site.deadlines.add(self._drain_seconds, session.end_if_denied)
+
+    def listen(self, listeners: Mapping[int, socket.socket]) -> None:
+        """Accept on exactly these sockets, by port."""
+        self._own.add_ports(frozenset(listener.getsockname()[1] for listener in listeners.values()))
+        self._listening = tuple(sorted(listeners))
+        self._acceptor.listen(listeners)
+
+    def stop_accepting(self) -> None:
+        """Accept no more; connections without a request under way are closed."""
+        self._acceptor.stop()
+        self._listening = ()
+        self._site.draining = True
+        for session in list(self._site.sessions):
+            session.drain()
+
+    def open_connections(self) -> int:
+        """How many client connections are open."""
+        return len(self._site.sessions)
+
+    def close_all(self) -> None:
+        """Close every connection now."""
+        for session in list(self._site.sessions):
+            session.close_now()
+        for farewell in list(self._turned_away):
+            farewell.close()
+        self._resolver.close()
+        self._site.relay.close()
+        self._site.deadlines.close()
+
+    def status(self) -> dict[str, Json]:
+        """What a person wants to see of this worker."""
+        ledger = self._site.ledger
+        return {
+            "rules": ledger.rule_hits(self._rules.rules),
+            "denied": ledger.latest_denied(),
+            "upstreams": [],
+            "listeners": list(self._listening),
+        }
+
+    def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
+        verdict = self._admission.enter(client)
+        if verdict is Verdict.ADMITTED:
+            session = Session(self._site, sock, client)
+            self._site.sessions.add(session)
+            session.read_head()
+        else:
+            self._turn_away(sock, client, _OVER_LIMIT[verdict])
+
+    def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
+        site = self._site
+        if len(self._turned_away) >= _MOST_TURNED_AWAY:
+            sock.close()
+            return
+        site.ledger.refused(client, reply)
+        wire = Wire(sock, site.poller, nothing, readable=False)
+        farewell = Farewell(
+            wire, site.deadlines, reply.encoded(site.date()), lambda: self._turned_away.discard(farewell)
+        )
+        self._turned_away.add(farewell)

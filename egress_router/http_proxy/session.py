@@ -1,0 +1,321 @@
+"""One client connection: heads in, each request decided anew, answers in their order, or a tunnel."""
+
+from __future__ import annotations
+
+import enum
+import time
+from typing import TYPE_CHECKING
+
+from egress_router.http_proxy import replies
+from egress_router.http_proxy.errors import MessageError
+from egress_router.http_proxy.exchange import Exchange
+from egress_router.http_proxy.farewell import Farewell
+from egress_router.http_proxy.forwarding import check_loop, forwards_left
+from egress_router.http_proxy.head import end_of_head, parse_request
+from egress_router.http_proxy.ledger import Passage
+from egress_router.http_proxy.reach import Reach
+from egress_router.http_proxy.target import absolute_target, connect_target
+from egress_router.http_proxy.upstream import Kept, Upstream
+from egress_router.http_proxy.wire import Wire
+from egress_router.relay.tunnel import CloseReason
+
+if TYPE_CHECKING:
+    import socket
+
+    from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.site import Site
+    from egress_router.relay.deadlines import Deadline
+    from egress_router.relay.dial import Dialled
+    from egress_router.relay.tunnel import Closing, Tunnel
+
+
+class Phase(enum.Enum):
+    """What a session is doing."""
+
+    HEAD = "head"
+    REACH = "reach"
+    EXCHANGE = "exchange"
+    TUNNEL = "tunnel"
+    FAREWELL = "farewell"
+    CLOSED = "closed"
+
+
+class Session:
+    """Serves one client connection until it closes; runs in callbacks of the poller."""
+
+    __slots__ = (
+        "_deadline",
+        "_ending",
+        "_exchange",
+        "_head",
+        "_reach",
+        "_tunnel",
+        "client",
+        "kept",
+        "phase",
+        "site",
+        "wire",
+    )
+
+    def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
+        self.site = site
+        self.client = client
+        self.phase = Phase.HEAD
+        self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
+        self._head = b""  # as much of it as is here
+        self._deadline: Deadline | None = None
+        self._reach: Reach | None = None
+        self._exchange: Exchange | None = None
+        self.kept = Kept()
+        self._tunnel: Tunnel | None = None
+        self._ending: Farewell | None = None
+
+    # Heads
+
+    def read_head(self) -> None:
+        """Read on until there is a head, and act on it."""
+        if self.phase is not Phase.HEAD:
+            return
+        while (data := self.wire.receive()) is not None:
+            if not data:
+                self.close()
+                return
+            if self._took_head(data):
+                return
+        if self._deadline is None:
+            self._time(self.site.limits.head_seconds)
+        self.wire.watch()
+
+    def _took_head(self, data: bytes) -> bool:
+        """Add to the head; say whether it is complete, or too large."""
+        searched = max(0, len(self._head) - 3)
+        buffer = self._head + data
+        while buffer.startswith(b"\r\n"):  # RFC 9112 2.2: an empty line before a request is no fault
+            buffer = buffer[2:]
+            searched = 0
+        end = end_of_head(buffer, searched)
+        limit = self.site.limits.head_bytes
+        if end > limit or (end < 0 and len(buffer) > limit):
+            self.site.ledger.limit("head_bytes")
+            self._refuse(replies.HEAD_TOO_LARGE)
+            return True
+        if end >= 0:
+            self._head = b""
+            self.wire.held = buffer[end:]
+            self._begin(buffer[:end])
+            return True
+        if not self._head:
+            self._time(None)  # from now on the end of the head is awaited, not its first byte
+        self._head = buffer
+        return False
+
+    def _begin(self, head_bytes: bytes) -> None:
+        try:
+            self._request(head_bytes)
+        except MessageError as error:
+            if error.status == 431:
+                self.site.ledger.limit("head_fields")
+            self._refuse(replies.refused(error))
+
+    def _request(self, head_bytes: bytes) -> None:
+        head = parse_request(head_bytes, self.site.limits.head_fields)
+        connect = head.method == b"CONNECT"
+        target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
+        check_loop(head)
+        passage = Passage(self.client, head.method, target, time.monotonic())
+        if not connect:
+            if forwards_left(head) == 0:
+                self._say(replies.as_final_recipient(head.method, self.site.date()))
+                return
+            self._exchange = Exchange(self, passage, head)
+        self._reach = Reach(self.site, self, passage, connect=connect)
+        self._wait()
+        self._reach.begin()
+
+    def _wait(self) -> None:
+        """What the client sends while there is no connection stays in the kernel."""
+        self.phase = Phase.REACH
+        self.wire.on_ready = self._nothing
+        self._time(None)
+
+    # With a connection
+
+    def reuse(self, passage: Passage) -> bool:
+        """Send the request over a connection that is kept, if it leads to an address allowed now."""
+        if self._exchange is None:
+            return False
+        upstream = self.kept.take(passage.target, passage.decision.addresses)
+        if upstream is None:
+            return False
+        passage.address = upstream.address
+        self.site.ledger.reused(passage)
+        self._start(self._exchange, upstream)
+        return True
+
+    def connected(self, passage: Passage, dialled: Dialled) -> None:
+        """Send the request over a new connection, or answer a CONNECT and relay."""
+        if self._exchange is not None:
+            most = self.site.most_received
+            upstream = Upstream(dialled.sock, self.site.poller, dialled.address, passage.target, most)
+            self._start(self._exchange, upstream)
+            return
+        self.wire.send(replies.ESTABLISHED)
+        if self.wire.lost:
+            dialled.sock.close()
+            self.abort()
+        else:
+            self._open_tunnel(dialled.sock, self.wire.out)
+
+    def dial_again(self) -> None:
+        """Repeat the exchange over a new connection."""
+        self._wait()
+        if self._reach is not None:
+            self._reach.dial()
+
+    def _start(self, exchange: Exchange, upstream: Upstream) -> None:
+        self.phase = Phase.EXCHANGE
+        self._time(self.site.limits.answer_seconds)
+        exchange.start(upstream)
+
+    def touch(self) -> None:
+        """Note that the exchange goes on."""
+        if self._deadline is not None:
+            self._deadline.touch()
+
+    def next_request(self, *, persists: bool, complete: bool) -> None:
+        """Go on after an exchange; `complete` says that the whole request was read."""
+        self._exchange = None
+        self._reach = None
+        unread = self.wire.held or self.wire.readable
+        if persists and not self.site.draining:
+            self.phase = Phase.HEAD
+            self.wire.on_ready = self.read_head
+            self._time(self.site.limits.keepalive_seconds)
+            if unread:
+                self.site.poller.soon(self.read_head)
+        elif unread or not complete:
+            self._say(b"")
+        else:
+            self.close()
+
+    # Tunnels
+
+    def switch(self, upstream: Upstream, to_client: bytes) -> None:
+        """Relay between the client and this origin, after its 101."""
+        self._open_tunnel(upstream.sock, to_client)
+
+    def _open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
+        self.phase = Phase.TUNNEL
+        self._time(None)
+        self.kept.close()
+        self.site.ledger.tunnels.value += 1
+        early, self.wire.held = self.wire.held, b""
+        self._tunnel = self.site.relay.start(
+            self.wire.sock,
+            upstream,
+            self.site.limits.idle_seconds,
+            self._tunnel_closed,
+            to_upstream=early,
+            to_client=to_client,
+        )
+
+    def _tunnel_closed(self, closing: Closing) -> None:
+        ledger = self.site.ledger
+        ledger.tunnels.value -= 1
+        if closing.reason is CloseReason.IDLE:
+            ledger.limit("idle_seconds")
+        if self._reach is not None:
+            status = 200 if self._exchange is None else 101
+            ledger.closed(self._reach.passage, status, closing.sent, closing.received, closing.reason.value)
+        self._left()
+
+    # The end
+
+    def is_denied(self) -> bool:
+        """Say whether the connection that is open now would be denied by the rules of now."""
+        if self._reach is None or self.phase not in {Phase.EXCHANGE, Phase.TUNNEL}:
+            return False
+        passage = self._reach.passage
+        address = passage.address
+        connect = self._exchange is None
+        return address is not None and not self.site.judge.still_allows(
+            passage.target, address, connect=connect
+        )
+
+    def end_if_denied(self) -> None:
+        """Close what the rules of now would not allow."""
+        if self.is_denied():
+            self.close_now()
+
+    def drain(self) -> None:
+        """Close if no request is under way."""
+        if self.phase is Phase.HEAD and not self._head:
+            self.close()
+
+    def close_now(self) -> None:
+        """Close whatever is under way."""
+        if self._tunnel is not None:
+            self._tunnel.close()
+        elif self._ending is not None:
+            self._ending.close()
+        elif self._exchange is not None and self.phase is Phase.EXCHANGE:
+            self._exchange.abort("closed")
+        else:
+            self.close()
+
+    def _refuse(self, reply: Reply) -> None:
+        self.site.ledger.refused(self.client, reply)
+        self.farewell(reply)
+
+    def farewell(self, reply: Reply) -> None:
+        """Answer with the proxy's own words and close."""
+        head_only = self._reach is not None and self._reach.passage.method == b"HEAD"
+        self._say(reply.encoded(self.site.date(), with_body=not head_only))
+
+    def _say(self, last_words: bytes) -> None:
+        self.phase = Phase.FAREWELL
+        self._time(None)
+        self.kept.close()
+        self._ending = Farewell(self.wire, self.site.deadlines, last_words, self._left)
+
+    def close(self) -> None:
+        """Close in order."""
+        if self.phase is not Phase.CLOSED:
+            self.wire.close()
+            self._left()
+
+    def abort(self) -> None:
+        """Close so that the client sees that its answer is cut short."""
+        if self.phase is not Phase.CLOSED:
+            self.wire.abort()
+            self._left()
+
+    def _left(self) -> None:
+        self.phase = Phase.CLOSED
+        self._time(None)
+        if self._reach is not None:
+            self._reach.cancel()
+        self.kept.close()
+        # These and the session refer to each other; without this they would wait for the collector.
+        self._reach = self._exchange = self._tunnel = self._ending = None
+        self.site.left(self)
+
+    def _nothing(self) -> None:
+        """Wait."""
+
+    def _time(self, seconds: float | None) -> None:
+        """Restart the session's one time-out; None stops it."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.site.deadlines.add(seconds, self._late)
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self._exchange is not None:
+            self._exchange.late()
+        elif self._head:
+            self.site.ledger.limit("head_seconds")
+            self._refuse(replies.HEAD_TOO_SLOW)
+        else:
+            self.site.ledger.limit("keepalive_seconds")
+            self.close()

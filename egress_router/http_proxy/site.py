@@ -1,0 +1,58 @@
+"""What all sessions of one worker share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from egress_router.http_proxy.wire import MOST_RECEIVED
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from egress_router.http_proxy.judge import Judge
+    from egress_router.http_proxy.ledger import Ledger
+    from egress_router.http_proxy.session import Session
+    from egress_router.relay.deadlines import Deadlines
+    from egress_router.relay.poller import Poller
+    from egress_router.relay.tunnel import Relay
+    from egress_router.service.admission import Admission
+    from egress_router.settings.http_proxy import HttpLimits
+
+
+@dataclass(slots=True)
+class Site:
+    """The tools and the limits of every session; `draining` once no new connections come in."""
+
+    loop: asyncio.AbstractEventLoop
+    poller: Poller
+    deadlines: Deadlines
+    relay: Relay
+    judge: Judge
+    ledger: Ledger
+    limits: HttpLimits
+    admission: Admission
+    sessions: set[Session] = field(default_factory=set)
+    draining: bool = False
+    _date: bytes = b""
+    _date_second: int = -1
+
+    @property
+    def most_received(self) -> int:
+        """How many bytes one read takes, and so how many may have to wait for a slow reader."""
+        return min(MOST_RECEIVED, self.limits.buffer_bytes)
+
+    def date(self) -> bytes:
+        """Return the time of day as a Date field has it."""
+        now = int(time.time())
+        if now != self._date_second:
+            self._date_second = now
+            self._date = formatdate(now, usegmt=True).encode("ascii")
+        return self._date
+
+    def left(self, session: Session) -> None:
+        """Forget a session that has closed."""
+        self.sessions.discard(session)
+        self.admission.leave(session.client)

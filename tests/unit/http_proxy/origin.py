@@ -1,0 +1,277 @@
+"""What the tests of the proxy stand on: origins that record bytes, names without name servers, a raw client."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from egress_router.http_proxy import server
+from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.settings.http_proxy import read_http_proxy
+from tests.serving import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pytest
+
+    from egress_router.grammar.acl import AccessList
+    from egress_router.grammar.address import IPAddress
+    from tests.serving import Running
+
+Script = "Callable[[Peer], None]"
+TIMEOUT = 10.0
+LOOPBACK = "127.0.0.0/8\n::1\n"
+
+
+@dataclass
+class Peer:
+    """One accepted connection of an origin; `received` is every byte that came over it."""
+
+    sock: socket.socket
+    received: bytes = b""
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def read(self) -> bytes:
+        data = self.sock.recv(65536)
+        self.received += data
+        return data
+
+    def read_until(self, end: bytes) -> bytes:
+        """Read until what came since the last call holds `end`; return it, or b"" at the end of the stream."""
+        start = len(self.received)
+        while end not in self.received[start:]:
+            if not self.read():
+                return b""
+        return self.received[start:]
+
+    def read_to_the_end(self) -> None:
+        while self.read():
+            pass
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+
+class Origin:
+    """Listens on a loopback address and runs a script for each connection."""
+
+    def __init__(self, script: Callable[[Peer], None], host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family)
+        self._script = script
+        self.port: int = self._listener.getsockname()[1]
+        self.host = f"[{host}]" if ":" in host else host
+        self.peers: list[Peer] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    @property
+    def authority(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def received(self) -> bytes:
+        return b"".join(peer.received for peer in self.peers)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for peer in self.peers:
+            with contextlib.suppress(OSError):
+                peer.sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+        for peer in self.peers:
+            peer.sock.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            sock.settimeout(TIMEOUT)
+            peer = Peer(sock)
+            self.peers.append(peer)
+            thread = threading.Thread(target=self._serve, args=(peer,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, peer: Peer) -> None:
+        with contextlib.suppress(OSError):
+            self._script(peer)
+        with contextlib.suppress(OSError):
+            peer.sock.shutdown(socket.SHUT_RDWR)
+        peer.ended.set()
+
+
+@contextlib.contextmanager
+def origin(script: Callable[[Peer], None], host: str = "127.0.0.1") -> Iterator[Origin]:
+    made = Origin(script, host)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def answering(*answers: bytes) -> Callable[[Peer], None]:
+    """A script that reads a head for each answer, sends it, and then waits for the end of the stream."""
+
+    def script(peer: Peer) -> None:
+        for answer in answers:
+            if not peer.read_until(b"\r\n\r\n"):
+                return
+            peer.send(answer)
+        peer.read_to_the_end()
+
+    return script
+
+
+def closing(answer: bytes) -> Callable[[Peer], None]:
+    """A script that reads a head, answers and closes."""
+
+    def script(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(answer)
+
+    return script
+
+
+OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Client:
+    """A raw connection to the proxy."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self.buffer = b""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes | str) -> None:
+        self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
+
+    def end(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def more(self) -> bool:
+        data = self.sock.recv(65536)
+        self.buffer += data
+        return bool(data)
+
+    def rest(self) -> bytes:
+        """Return everything until the end of the stream."""
+        while self.more():
+            pass
+        data, self.buffer = self.buffer, b""
+        return data
+
+    def take(self, size: int) -> bytes:
+        while len(self.buffer) < size:
+            if not self.more():
+                raise EOFError(self.buffer)
+        data, self.buffer = self.buffer[:size], self.buffer[size:]
+        return data
+
+    def head(self) -> str:
+        while b"\r\n\r\n" not in self.buffer:
+            if not self.more():
+                raise EOFError(self.buffer)
+        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        return head.decode("latin-1")
+
+    def answer(self) -> tuple[str, bytes]:
+        """Return the next head, and its body by Content-Length."""
+        head = self.head()
+        length = re.search(r"(?im)^content-length: *(\d+)", head)
+        return head, self.take(int(length[1])) if length else b""
+
+
+class Names:
+    """Stands in for the resolver: names from a table, those of `slow` only when they are waited for."""
+
+    table: dict[str, tuple[IPAddress, ...] | Failure] = {}
+    slow: set[str] = set()
+    asked: list[str] = []
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def cached(self, name: str) -> Answer | None:
+        found = self.table.get(name)
+        if found is None or isinstance(found, Failure) or name in self.slow:
+            return None
+        return Answer(found, time.monotonic() + 60, stale=False)
+
+    async def resolve(self, name: str) -> Answer:
+        self.asked.append(name)
+        found = self.table.get(name, Failure.NO_SUCH_NAME)
+        if isinstance(found, Failure):
+            raise ResolveError(found, f"{name}: {found.value}")
+        return Answer(found, time.monotonic() + 60, stale=False)
+
+    def close(self) -> None:
+        pass
+
+
+def know(monkeypatch: pytest.MonkeyPatch, *, slow: bool = False, **names: str | Failure) -> type[Names]:
+    """Let the proxy know these names, `_` for `.`: one or more addresses, or a failure."""
+
+    class Known(Names):
+        pass
+
+    Known.table = {
+        name.replace("_", "."): found if isinstance(found, Failure) else tuple(map(ip_address, found.split()))
+        for name, found in names.items()
+    }
+    Known.slow = set(Known.table) if slow else set()
+    Known.asked = []
+    monkeypatch.setattr(server, "Resolver", Known)
+    return Known
+
+
+@contextlib.contextmanager
+def proxy(
+    rules: str = LOOPBACK, *, loop: str = "uvloop", most: int = 10_000, per_client: int | None = None,
+    drain_seconds: float = 25.0, **settings: str,
+) -> Iterator[tuple[Running[AccessList], int]]:  # fmt: skip
+    """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_."""
+    environ = {f"EGRESS_HTTP_PROXY_{name}": value for name, value in settings.items()}
+    environ |= {"EGRESS_HTTP_PROXY_DESTINATION": rules, "EGRESS_ACCESS_LOG": "1"}
+    mode = server.mode(read_http_proxy(environ))
+    with serving(
+        mode, rules, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
+    ) as running:
+        yield running, next(iter(running.ports.values()))
+
+
+def counted(running: Running[AccessList], name: str, **labels: str) -> float:
+    """Return a counter, added up over the labels that are not given."""
+    snapshot = running.call(running.context.registry.snapshot)
+    if name not in snapshot:
+        return 0
+    return sum(
+        value for found, value in snapshot[name].numbers.items() if set(labels.items()) <= set(found)
+    )
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something that happens elsewhere is so."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError("it did not happen in time")
+        time.sleep(0.005)
