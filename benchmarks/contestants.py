@@ -1,0 +1,232 @@
+"""The programs that are measured, each started in a folder of its own with the configuration that people use.
+
+squid and haproxy run with the configurations that the original images write; both have one thread. Everything
+listens on loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+ORIGIN_PORT, ECHO_PORT = 18000, 18001
+PROXY_PORT = 18080
+FORWARD_PORT, FORWARD_ECHO_PORT = 18081, 18082
+
+SQUID = f"""\
+http_port 127.0.0.1:{PROXY_PORT}
+cache deny all
+access_log none all
+debug_options ALL,0
+shutdown_lifetime 0
+pid_filename none
+max_filedescriptors 65536
+{{rules}}
+http_access deny all
+"""
+# From egress-dns-proxy.sh, with one thread and without its log server.
+HAPROXY = f"""\
+global
+    maxconn 8000
+    nbthread 1
+defaults
+    mode tcp
+    option dontlognull
+    retries 3
+    maxconn 8000
+    timeout queue 1m
+    timeout connect 10s
+    timeout client 1m
+    timeout server 1m
+    timeout check 10s
+frontend fe1
+    bind 127.0.0.1:{FORWARD_PORT}
+    default_backend be1
+backend be1
+    server dest 127.0.0.1:{ORIGIN_PORT} check
+frontend fe2
+    bind 127.0.0.1:{FORWARD_ECHO_PORT}
+    default_backend be2
+backend be2
+    server dest 127.0.0.1:{ECHO_PORT} check
+"""
+TINYPROXY = f"""\
+Port {PROXY_PORT}
+Listen 127.0.0.1
+Timeout 600
+MaxClients 4000
+Allow 127.0.0.1
+LogLevel Critical
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One program: its name in the tables, the command for a folder, extra environment, and its port."""
+
+    name: str
+    command: Callable[[Path], list[str]]
+    environment: Mapping[str, str]
+    port: int
+
+
+def squid(
+    rules: str = "acl dest1 dst 127.0.0.0/8\nhttp_access allow dest1", name: str = "squid"
+) -> Contestant:
+    """The original's squid, with these rules."""
+
+    def command(folder: Path) -> list[str]:
+        (folder / "squid.conf").write_text(SQUID.format(rules=rules))
+        return ["squid", "-N", "-f", str(folder / "squid.conf")]
+
+    return Contestant(name, command, {}, PROXY_PORT)
+
+
+def tinyproxy() -> Contestant:
+    """The small proxy that has a thread for each connection."""
+
+    def command(folder: Path) -> list[str]:
+        (folder / "tinyproxy.conf").write_text(TINYPROXY)
+        return ["tinyproxy", "-d", "-c", str(folder / "tinyproxy.conf")]
+
+    return Contestant("tinyproxy", command, {}, PROXY_PORT)
+
+
+def haproxy() -> Contestant:
+    """The original's haproxy."""
+
+    def command(folder: Path) -> list[str]:
+        (folder / "haproxy.cfg").write_text(HAPROXY)
+        return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+
+    return Contestant("haproxy", command, {}, FORWARD_PORT)
+
+
+def http_proxy(rules: str = "127.0.0.0/8", name: str = "egress-router", workers: int = 1) -> Contestant:
+    """Our HTTP proxy."""
+
+    def command(folder: Path) -> list[str]:
+        (folder / "rules").write_text(rules)
+        return [sys.executable, "-m", "egress_router", "http-proxy"]
+
+    environment = {
+        "EGRESS_HTTP_PROXY_DESTINATION_FILE": "rules",
+        "EGRESS_HTTP_PROXY_PORT": str(PROXY_PORT),
+        **_common(workers),
+    }
+    return Contestant(name, command, environment, PROXY_PORT)
+
+
+def dns_proxy(name: str = "egress-router", workers: int = 1) -> Contestant:
+    """Our TCP forwarder."""
+    lines = f"{FORWARD_PORT} 127.0.0.1 {ORIGIN_PORT}\n{FORWARD_ECHO_PORT} 127.0.0.1 {ECHO_PORT}\n"
+    environment = {"EGRESS_DNS_PROXY_DESTINATION": lines, **_common(workers)}
+    return Contestant(
+        name, lambda _: [sys.executable, "-m", "egress_router", "dns-proxy"], environment, FORWARD_PORT
+    )
+
+
+def _common(workers: int) -> dict[str, str]:
+    return {
+        "EGRESS_WORKERS": str(workers),
+        "EGRESS_ADMIN_PORT": "0",
+        "EGRESS_MAX_CONNECTIONS": "8000",
+        "EGRESS_LOG_LEVEL": "error",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+
+
+class Running:
+    """A started contestant; its figures are those of the whole process tree."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def cpu_seconds(self) -> float:
+        """Return the user and system time used so far, also by threads that have ended (proc(5), stat)."""
+        ticks = 0
+        for pid in _tree(self._pid):
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory_kib(self) -> int:
+        """Return the proportional set size now."""
+        total = 0
+        for pid in _tree(self._pid):
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+                total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+        return total
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _tree(pid: int) -> list[int]:
+    pids = [pid]
+    for task in _listed(Path(f"/proc/{pid}/task")):
+        with contextlib.suppress(OSError):
+            for child in (task / "children").read_text(encoding="ascii").split():
+                pids += _tree(int(child))
+    return pids
+
+
+@contextlib.contextmanager
+def running(contestant: Contestant) -> Iterator[Running]:
+    """Start a contestant, wait until it accepts, and end it with the block."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as text:
+        folder = Path(text)
+        folder.chmod(0o755)  # squid reads its file as another user
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *contestant.command(folder)],
+            env={**os.environ, **contestant.environment},
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            _await_port(process, contestant)
+            yield Running(process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
+
+
+def _await_port(process: subprocess.Popen[str], contestant: Contestant) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            said = "" if process.stderr is None else process.stderr.read()
+            raise SystemExit(f"{contestant.name} ended at once: {said}")
+        try:
+            socket.create_connection(("127.0.0.1", contestant.port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            time.sleep(0.5)  # health checks and warm-up of all contestants alike
+            return
+    raise SystemExit(f"{contestant.name} does not listen on port {contestant.port}")

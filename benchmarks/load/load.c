@@ -1,0 +1,340 @@
+/* Load generator: many connections from one thread, one JSON line at the end.
+ *
+ *   load MODE PORT TARGET_PORT CONNECTIONS OPERATIONS SIZE FORM
+ *
+ * MODE  churn      one GET a connection, an operation is connect to end of answer
+ *       keepalive  GETs on open connections, an operation is one answer
+ *       ping       64 bytes there and back on open connections
+ *       down       SIZE bytes fetched a connection
+ *       both       SIZE bytes sent and received at once a connection
+ *       idle       opens the connections, says "ready", closes them when standard input ends
+ * FORM  direct     to a forwarder or the server itself
+ *       connect    by CONNECT 127.0.0.1:TARGET_PORT
+ *       absolute   GET http://127.0.0.1:TARGET_PORT/
+ *
+ * Everything goes to 127.0.0.1. A run ends after 120 s whatever happens. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum mode { CHURN, KEEPALIVE, PING, DOWN, BOTH, IDLE };
+enum phase { CONNECTING, HANDSHAKE, WORKING };
+
+struct connection {
+    int fd;
+    enum phase phase;
+    double begun;
+    long received, sent, expected;
+    int head_length;
+    char head[2048];
+};
+
+static enum mode mode;
+static int port, target, by_connect, absolute;
+static long operations, size, started, finished, errors, total_bytes, idle_ready;
+static char request[512], handshake[256], *payload;
+static int request_length, handshake_length;
+static float *latencies;
+static int epoll_fd;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void watch(struct connection *c, int operation, unsigned events) {
+    struct epoll_event event = {.events = events, .data.ptr = c};
+    epoll_ctl(epoll_fd, operation, c->fd, &event);
+}
+
+static void open_connection(struct connection *c) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int one = 1;
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    c->phase = CONNECTING;
+    c->begun = now();
+    c->received = c->sent = c->expected = c->head_length = 0;
+    started++;
+    if (connect(c->fd, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINPROGRESS) {
+        perror("connect");
+        exit(1);
+    }
+    watch(c, EPOLL_CTL_ADD, EPOLLOUT);
+}
+
+static void finish_operation(struct connection *c, int good) {
+    if (!good)
+        errors++;
+    else if (finished < operations)
+        latencies[finished] = now() - c->begun;
+    finished++;
+}
+
+/* Ends the connection; the next one takes its place while operations are left. */
+static void replace_connection(struct connection *c, int good) {
+    close(c->fd);
+    c->fd = -1;
+    finish_operation(c, good);
+    if (started < operations && mode != IDLE)
+        open_connection(c);
+}
+
+static int send_all(struct connection *c, const char *data, int length) {
+    return send(c->fd, data, length, MSG_NOSIGNAL) == length;
+}
+
+static void send_more(struct connection *c) {
+    while (c->sent < size) {
+        long rest = size - c->sent;
+        ssize_t n = send(c->fd, payload, rest < 262144 ? rest : 262144, MSG_NOSIGNAL);
+        if (n < 0) {
+            watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+            return;
+        }
+        c->sent += n;
+    }
+    watch(c, EPOLL_CTL_MOD, EPOLLIN);
+}
+
+static void begin_work(struct connection *c) {
+    c->phase = WORKING;
+    c->received = 0;
+    c->head_length = 0;
+    watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    if (mode == KEEPALIVE || mode == PING)
+        c->begun = now();
+    if (mode == PING || mode == IDLE) {
+        send_all(c, payload, 64);
+    } else if (mode == BOTH) {
+        send_more(c);
+    } else {
+        send_all(c, request, request_length);
+    }
+}
+
+/* Collects a head; returns the bytes behind it, or -1 while it is not complete. */
+static long head_in(struct connection *c, const char *data, long length) {
+    long room = sizeof c->head - 1 - c->head_length, before = c->head_length;
+    long taken = length < room ? length : room;
+    memcpy(c->head + before, data, taken);
+    c->head_length += taken;
+    c->head[c->head_length] = 0;
+    char *end = strstr(c->head, "\r\n\r\n");
+    if (!end)
+        return -1;
+    return length - (end + 4 - c->head - before);
+}
+
+static int is_200(struct connection *c) { return strncmp(c->head + 8, " 200", 4) == 0; }
+
+/* Takes bytes of an answer on a kept connection; an answer counts when head and body are complete. */
+static void answer_in(struct connection *c, const char *data, long length) {
+    if (!c->expected) {
+        long body = head_in(c, data, length);
+        if (body < 0)
+            return;
+        char *field = strcasestr(c->head, "content-length:");
+        if (!is_200(c) || !field) {
+            replace_connection(c, 0);
+            return;
+        }
+        c->expected = atol(field + 15);
+        c->received = body;
+    } else {
+        c->received += length;
+    }
+    if (c->received < c->expected)
+        return;
+    finish_operation(c, c->received == c->expected);
+    c->expected = c->head_length = 0;
+    c->begun = now();
+    if (started < operations) {
+        started++;
+        send_all(c, request, request_length);
+    } else {
+        close(c->fd);
+        c->fd = -1;
+    }
+}
+
+static void work_in(struct connection *c, const char *data, long length) {
+    total_bytes += length;
+    if (mode == KEEPALIVE) {
+        answer_in(c, data, length);
+        return;
+    }
+    c->received += length;
+    if (mode == CHURN && c->head_length < 12)
+        head_in(c, data, length);
+    if (mode == PING && c->received == 64) {
+        finish_operation(c, 1);
+        c->received = 0;
+        c->begun = now();
+        if (started < operations) {
+            started++;
+            send_all(c, payload, 64);
+        } else {
+            close(c->fd);
+            c->fd = -1;
+        }
+    } else if (mode == BOTH && c->received >= size) {
+        replace_connection(c, c->received == size);
+    } else if (mode == IDLE && c->received == 64) {
+        idle_ready++;
+    }
+}
+
+static void readable(struct connection *c) {
+    static char buffer[1 << 18];
+    while (c->fd >= 0) {
+        ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
+        if (n < 0 && errno == EAGAIN)
+            return;
+        if (n <= 0) {
+            int good = n == 0 && c->phase == WORKING;
+            if (mode == CHURN)
+                good = good && is_200(c);
+            else if (mode == DOWN)
+                good = good && c->received >= size;
+            else
+                good = 0;
+            replace_connection(c, good);
+            return;
+        }
+        if (c->phase == HANDSHAKE) {
+            if (head_in(c, buffer, n) < 0)
+                continue;
+            if (!is_200(c)) {
+                replace_connection(c, 0);
+                return;
+            }
+            begin_work(c);
+        } else {
+            work_in(c, buffer, n);
+        }
+        if (n < (ssize_t)sizeof buffer && mode != DOWN && mode != BOTH && mode != CHURN)
+            return;
+    }
+}
+
+static void event_in(struct connection *c, unsigned events) {
+    if (c->phase == CONNECTING) {
+        int error = 0;
+        socklen_t length = sizeof error;
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+        if (error) {
+            replace_connection(c, 0);
+        } else if (by_connect) {
+            c->phase = HANDSHAKE;
+            watch(c, EPOLL_CTL_MOD, EPOLLIN);
+            send_all(c, handshake, handshake_length);
+        } else {
+            begin_work(c);
+        }
+        return;
+    }
+    if (events & EPOLLOUT)
+        send_more(c);
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        readable(c);
+}
+
+static int by_value(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static void report(double seconds) {
+    long count = finished - errors;
+    if (count > operations)
+        count = operations;
+    qsort(latencies, count, sizeof *latencies, by_value);
+    double p[3] = {0, 0, 0}, at[3] = {0.5, 0.99, 0.999};
+    for (int i = 0; i < 3 && count > 0; i++)
+        p[i] = latencies[(long)(at[i] * (count - 1))] * 1e6;
+    printf("{\"operations\": %ld, \"errors\": %ld, \"seconds\": %.6f, \"bytes\": %ld,"
+           " \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f}\n",
+           finished, errors, seconds, total_bytes, p[0], p[1], p[2]);
+}
+
+static void prepare(int argc, char **argv) {
+    static const char *names[] = {"churn", "keepalive", "ping", "down", "both", "idle"};
+    if (argc != 8) {
+        fprintf(stderr, "usage: load MODE PORT TARGET_PORT CONNECTIONS OPERATIONS SIZE FORM\n");
+        exit(2);
+    }
+    for (int i = 0; i < 6; i++)
+        if (!strcmp(argv[1], names[i]))
+            mode = i;
+    port = atoi(argv[2]);
+    target = atoi(argv[3]);
+    operations = atol(argv[5]);
+    size = atol(argv[6]);
+    by_connect = !strcmp(argv[7], "connect");
+    absolute = !strcmp(argv[7], "absolute");
+    char path[128] = "/", url[256], host[64] = "";
+    if (mode == DOWN)
+        snprintf(path, sizeof path, "/bulk/%ld", size);
+    if (absolute)
+        snprintf(host, sizeof host, "http://127.0.0.1:%d", target);
+    snprintf(url, sizeof url, "%s%s", host, path);
+    request_length = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+                              "User-Agent: load\r\nAccept: */*\r\n%s\r\n", url, target,
+                              mode == KEEPALIVE ? "" : "Connection: close\r\n");
+    handshake_length = snprintf(handshake, sizeof handshake,
+                                "CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n", target, target);
+    payload = calloc(1, 262144);
+    latencies = calloc(operations + 1, sizeof *latencies);
+}
+
+int main(int argc, char **argv) {
+    prepare(argc, argv);
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    long count = atol(argv[4]);
+    if (mode == IDLE)
+        operations = count;
+    if (count > operations)
+        count = operations;
+    struct connection *all = calloc(count, sizeof *all);
+    epoll_fd = epoll_create1(0);
+    double begun = now();
+    for (long i = 0; i < count; i++)
+        open_connection(&all[i]);
+    struct epoll_event events[256];
+    while (now() - begun < 120) {
+        if (mode == IDLE ? idle_ready + errors >= count : finished >= operations)
+            break;
+        int n = epoll_wait(epoll_fd, events, 256, 1000);
+        for (int i = 0; i < n; i++) {
+            struct connection *c = events[i].data.ptr;
+            if (c->fd >= 0)
+                event_in(c, events[i].events);
+        }
+    }
+    double seconds = now() - begun;
+    if (mode == IDLE) {
+        printf("ready %ld\n", idle_ready);
+        fflush(stdout);
+        char byte;
+        while (read(0, &byte, 1) > 0)
+            ;
+        return 0;
+    }
+    report(seconds);
+    return finished < operations;
+}

@@ -1,0 +1,110 @@
+"""Medians of several rounds, the ratio to a peer, and the two forms in which results are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.workloads import Result, Workload
+
+RESULTS = Path(__file__).parent / "results"
+OURS = "egress-router"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """All rounds of one workload with one contestant."""
+
+    workload: Workload
+    contestant: str
+    results: tuple[Result, ...]
+
+    @property
+    def cost(self) -> float:
+        """The median cost."""
+        return statistics.median(result.cost for result in self.results)
+
+
+def rendered(title: str, entries: Sequence[Entry]) -> str:
+    """Return a table in Markdown: one row a workload and contestant."""
+    heads = ["work", "contestant", "CPU (or memory), median", "least to most", "egress-router takes"]
+    heads += ["a second", "p50 µs", "p99 µs", "p99.9 µs"]
+    lines = [f"## {title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    ours = {entry.workload.name: entry.cost for entry in entries if entry.contestant == OURS}
+    for entry in entries:
+        costs = [result.cost for result in entry.results]
+        mine = ours.get(entry.workload.name)
+        ratio = (
+            ""
+            if entry.contestant == OURS or not entry.cost or mine is None
+            else f"{mine / entry.cost:.2f} of it"
+        )
+        cost = f"{entry.cost:.4g} {entry.workload.unit}" if entry.cost else "-"
+        spread = f"{min(costs):.4g} to {max(costs):.4g}" if entry.cost else ""
+        lines.append(
+            f"| {entry.workload.name} | {entry.contestant} | {cost} | {spread} | {ratio} | {_speeds(entry)} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _speeds(entry: Entry) -> str:
+    def middle(values: Sequence[float]) -> float:
+        return statistics.median(values)
+
+    rate = middle([result.rate for result in entry.results])
+    if not rate:
+        return "| | | "
+    rate_text = f"{rate:.2f} GiB" if entry.workload.unit == "s/GiB" else f"{rate:,.0f}"
+    latencies = (
+        middle([result.p50 for result in entry.results]),
+        middle([result.p99 for result in entry.results]),
+        middle([result.p999 for result in entry.results]),
+    )
+    return " | ".join([rate_text, *(f"{value:,.0f}" for value in latencies)])
+
+
+def keep(name: str, title: str, entries: Sequence[Entry]) -> None:
+    """Print the table, and keep it with machine and versions in `results/`."""
+    text = rendered(title, entries)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    about = machine()
+    facts = "".join(f"- {key}: {value}\n" for key, value in about.items())
+    (RESULTS / f"{name}.md").write_text(f"{text}\n{facts}", encoding="utf-8")
+    data = {"machine": about, "entries": [asdict(entry) for entry in entries]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on."""
+    versions = {
+        "squid": ["squid", "-v"],
+        "haproxy": ["haproxy", "-v"],
+        "tinyproxy": ["tinyproxy", "-v"],
+    }
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    facts = {
+        "processor": f"{model}, {os.cpu_count()} cores",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+    for name, command in versions.items():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        facts[name] = done.stdout.partition("\n")[0].strip()
+    return facts

@@ -1,0 +1,127 @@
+"""What is asked of a contestant, and what one run of it measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from benchmarks.contestants import ECHO_PORT, ORIGIN_PORT, Running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SOURCES = Path(__file__).parent / "load"
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One statement to be made: what the load generator does, and in which unit CPU time is given."""
+
+    name: str
+    mode: Literal["churn", "keepalive", "ping", "down", "both", "idle"]
+    form: Literal["direct", "connect", "absolute"]
+    connections: int
+    operations: int
+    size: int = 0
+    unit: Literal["µs/op", "s/GiB", "KiB"] = "µs/op"
+
+    @property
+    def echoes(self) -> bool:
+        """Whether it talks to the echo server."""
+        return self.mode in {"ping", "both", "idle"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One run: CPU time (or memory) in the workload's unit, operations a second, latencies in µs."""
+
+    cost: float
+    rate: float
+    p50: float
+    p99: float
+    p999: float
+
+
+class Tools:
+    """The compiled load generator and origin."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("load", "origin"):
+            subprocess.run(
+                ["cc", "-O2", "-D_GNU_SOURCE", "-o", str(folder / name), str(_SOURCES / f"{name}.c")],
+                check=True,
+            )
+        self._folder = folder
+
+    @contextlib.contextmanager
+    def origin(self) -> Iterator[None]:
+        """Run the origin for the length of the block."""
+        process = subprocess.Popen(
+            [str(self._folder / "origin"), str(ORIGIN_PORT)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            if process.stdout is None or process.stdout.readline() != "ready\n":
+                raise SystemExit(f"port {ORIGIN_PORT} or {ECHO_PORT} is taken")
+            yield
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def run(self, workload: Workload, port: int, contestant: Running | None) -> Result:
+        """Run a workload once against the port of a contestant; None is the origin itself."""
+        if workload.mode == "idle":
+            return self._idle(workload, port, contestant)
+        before = 0.0 if contestant is None else contestant.cpu_seconds()
+        done = subprocess.run(
+            self._command(workload, port), capture_output=True, text=True, check=False, timeout=200
+        )
+        used = 0.0 if contestant is None else contestant.cpu_seconds() - before
+        if done.returncode:
+            raise SystemExit(f"{workload.name}: the load generator failed: {done.stdout}{done.stderr}")
+        said: dict[str, float] = json.loads(done.stdout)
+        if said["errors"]:
+            raise SystemExit(f"{workload.name}: {said['errors']} of {said['operations']} operations failed")
+        moved = said["bytes"] * (2 if workload.mode == "both" else 1)
+        cost = used / (moved / GIB) if workload.unit == "s/GiB" else used / said["operations"] * 1e6
+        rate = (
+            moved / GIB / said["seconds"]
+            if workload.unit == "s/GiB"
+            else said["operations"] / said["seconds"]
+        )
+        return Result(cost, rate, said["p50_us"], said["p99_us"], said["p999_us"])
+
+    def _idle(self, workload: Workload, port: int, contestant: Running | None) -> Result:
+        before = 0 if contestant is None else contestant.memory_kib()
+        process = subprocess.Popen(
+            self._command(workload, port), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        if process.stdout is None:
+            raise AssertionError("a pipe was asked for")
+        said = process.stdout.readline()
+        after = 0 if contestant is None else contestant.memory_kib()
+        process.communicate()
+        if said != f"ready {workload.connections}\n":
+            raise SystemExit(
+                f"{workload.name}: expected {workload.connections} open connections, got: {said}"
+            )
+        return Result((after - before) / workload.connections, 0, 0, 0, 0)
+
+    def _command(self, workload: Workload, port: int) -> list[str]:
+        target = ECHO_PORT if workload.echoes else ORIGIN_PORT
+        numbers = (port, target, workload.connections, workload.operations, workload.size)
+        return [str(self._folder / "load"), workload.mode, *map(str, numbers), workload.form]
+
+
+@contextlib.contextmanager
+def tools() -> Iterator[Tools]:
+    """Compile the C programs for the length of the block."""
+    with tempfile.TemporaryDirectory(prefix="bench-load-") as folder:
+        yield Tools(Path(folder))
