@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import socket
 
+    from egress_router.metrics import Number
     from egress_router.relay.splice import Pipe, PipePool
 
 CHUNK: Final = 1 << 18
@@ -42,14 +43,17 @@ class Buffers:
 class Flow:
     """Moves bytes one way. While the sink does not take what was read, nothing more is read."""
 
-    __slots__ = ("_buffers", "_held", "_pipe", "_run", "ended", "moved", "sink", "source")
+    __slots__ = ("_buffers", "_held", "_meter", "_pipe", "_run", "ended", "moved", "sink", "source")
 
-    def __init__(self, source: socket.socket, sink: socket.socket, buffers: Buffers, held: bytes) -> None:
+    def __init__(
+        self, source: socket.socket, sink: socket.socket, buffers: Buffers, meter: Number, held: bytes
+    ) -> None:
         self.source = source
         self.sink = sink
         self.moved = 0
         self.ended = False
         self._buffers = buffers
+        self._meter = meter
         self._held: bytes | memoryview = held
         self._pipe: Pipe | None = None
         self._run = 0
@@ -71,6 +75,7 @@ class Flow:
         if step is None:
             step = self._splice() if self._run >= _BULK else self._copy(to_the_end=to_the_end)
         moved = self.moved - before
+        self._meter.value += moved
         # Nothing moved is no pause: the edge was for bytes that the turn before had taken along.
         self._run = 0 if 0 < moved < _PAUSE and not self.blocked else self._run + moved
         return step

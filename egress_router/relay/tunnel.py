@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from egress_router.metrics import Number
 from egress_router.relay.flow import Buffers, Flow, Step
 from egress_router.relay.splice import PipePool
 
@@ -55,12 +56,17 @@ def reset(sock: socket.socket) -> None:
 
 
 class Relay:
-    """Makes tunnels on one poller; they share its buffers."""
+    """Makes tunnels on one poller; they share its buffers.
+
+    `sent` and `received` count the bytes of all of them, as they go: to upstreams, to clients.
+    """
 
     def __init__(self, poller: Poller, deadlines: Deadlines) -> None:
         self.poller = poller
         self.deadlines = deadlines
         self.buffers = Buffers(PipePool())
+        self.sent = Number()
+        self.received = Number()
 
     def start(
         self,
@@ -80,8 +86,8 @@ class Relay:
         """
         tunnel = Tunnel(
             self,
-            Flow(client, upstream, self.buffers, to_upstream),
-            Flow(upstream, client, self.buffers, to_client),
+            Flow(client, upstream, self.buffers, self.sent, to_upstream),
+            Flow(upstream, client, self.buffers, self.received, to_client),
             idle_seconds,
             on_close,
         )

@@ -92,6 +92,7 @@ def test_bytes_go_both_ways_and_are_counted(room: Room) -> None:
     server.sendall(b"the answer")
     assert read_exactly(client, 10) == b"the answer"
     assert room.call(lambda: (tunnel.sent, tunnel.received)) == (8, 10)
+    assert room.call(lambda: (room.relay.sent.value, room.relay.received.value)) == (8, 10)
     client.close()
     assert server.recv(1) == b""
     server.close()

@@ -1,0 +1,80 @@
+"""Which address of a destination comes next, and what successes and failures change. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egress_router.grammar.address import IPAddress
+
+Target = tuple["IPAddress", int]
+
+# In a row; the thresholds of HAProxy's `fall` and `rise`.
+FAILURES_DOWN: Final = 3
+SUCCESSES_UP: Final = 2
+
+
+class Health:
+    """Whether one address and port answers; it counts as up until it was seen to fail."""
+
+    __slots__ = ("_streak", "up")
+
+    def __init__(self) -> None:
+        self.up = True
+        # How many observations in a row contradict `up`.
+        self._streak = 0
+
+    def observe(self, *, answered: bool) -> bool:
+        """Count one observation; return whether it changed `up`."""
+        if answered is self.up:
+            self._streak = 0
+            return False
+        self._streak += 1
+        if self._streak < (FAILURES_DOWN if self.up else SUCCESSES_UP):
+            return False
+        self.up = answered
+        self._streak = 0
+        return True
+
+
+class Pool:
+    """The addresses of one destination, served in turn."""
+
+    def __init__(self, turn: int = 0) -> None:
+        """Begin the rotation at `turn`, so that several processes do not all begin with the same address."""
+        self.targets: tuple[Target, ...] = ()
+        self._good: tuple[Target, ...] = ()
+        self._bad: tuple[Target, ...] = ()
+        self._turn = turn
+
+    def arrange(
+        self,
+        targets: Sequence[Target],
+        is_up: Callable[[Target], bool],
+        has_route: Callable[[IPAddress], bool],
+    ) -> None:
+        """Serve these targets from now on; the rotation goes on where it was.
+
+        Targets without a route are left out, unless none has one: then trying says best what is wrong.
+        """
+        self.targets = tuple(target for target in targets if has_route(target[0])) or tuple(targets)
+        self._good = tuple(target for target in self.targets if is_up(target))
+        self._bad = tuple(target for target in self.targets if not is_up(target))
+
+    def next(self) -> tuple[Target, ...]:
+        """Return the targets in the order in which a new connection should try them.
+
+        What is up comes first, beginning with the next in turn. What is down comes last: it costs nothing
+        while another one answers, and when all are down, one may be back before a check has noticed.
+        """
+        self._turn += 1
+        good, bad = self._good, self._bad
+        if good:
+            first = self._turn % len(good)
+            return good[first:] + good[:first] + bad
+        if bad:
+            first = self._turn % len(bad)
+            return bad[first:] + bad[:first]
+        return ()

@@ -1,0 +1,150 @@
+"""Servers to forward to, a name server, and a forwarder between them and the test."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import socketserver
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+from egress_router.dns_proxy.server import mode
+from egress_router.names.resolver import Resolver
+from egress_router.settings.dns_proxy import read_dns_proxy
+from egress_router.settings.names import NamesSettings
+from tests.serving import Running, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from egress_router.grammar.forward import Forwards
+    from egress_router.lab.nameserver import NameServer
+    from egress_router.metrics import Registry
+    from egress_router.service.mode import Mode
+
+
+class Backend(socketserver.ThreadingTCPServer):
+    """Says which address it has, then echoes; counts its connections."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.host = host
+        self.served = 0
+        super().__init__((host, port), Echo)
+
+    @property
+    def port(self) -> int:
+        port: int = self.server_address[1]
+        return port
+
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        assert isinstance(self.server, Backend)
+        with contextlib.suppress(OSError):
+            self.request.sendall(f"{self.server.host}\n".encode())
+            while part := self.request.recv(65536):
+                self.request.sendall(part)
+            self.server.served += 1
+
+
+class Resetting(Backend):
+    """Accepts and resets at once."""
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        sock, address = super().get_request()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        self.served += 1
+        return sock, address
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def backend(host: str = "127.0.0.1", port: int = 0, kind: type[Backend] = Backend) -> Iterator[Backend]:
+    with kind(host, port) as server:
+        thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.02))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+def forwarding(
+    folder: Path,
+    names: NameServer | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Mode[Forwards]:
+    """Return the mode under test; it asks `names` and nobody else, and believes an answer for a moment only."""
+    conf, hosts = folder / "resolv.conf", folder / "hosts"
+    conf.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    hosts.write_text("")
+
+    def resolver(settings: NamesSettings, registry: Registry) -> Resolver:
+        del settings
+        return Resolver(
+            NamesSettings(ttl_floor=0.05, ttl_ceiling=0.05),
+            registry,
+            resolv_conf=conf,
+            hosts=hosts,
+            port=9 if names is None else names.port,
+        )
+
+    given = {"EGRESS_DNS_PROXY_DESTINATION": "1 192.0.2.1", **(environ or {})}
+    return mode(read_dns_proxy(given), resolver)
+
+
+@contextlib.contextmanager
+def forwarder(
+    folder: Path,
+    text: str,
+    names: NameServer | None = None,
+    *,
+    loop: str = "uvloop",
+    most: int = 10_000,
+    per_client: int | None = None,
+    drain_seconds: float = 25.0,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Running[Forwards]]:
+    made = forwarding(folder, names, environ)
+    with serving(
+        made, text, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
+    ) as running:
+        yield running
+
+
+def connect(running: Running[Forwards], port: int, host: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection((host, running.ports[port]), timeout=10)
+
+
+def greeting(sock: socket.socket) -> str:
+    """Read the address that the backend says; empty when the connection ended instead."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = sock.recv(1)
+        if not part:
+            return ""
+        line += part
+    return line.decode().strip()
+
+
+def ask(running: Running[Forwards], port: int, host: str = "127.0.0.1") -> str:
+    """Connect, and return which backend answers; empty when nobody does."""
+    with connect(running, port, host) as sock:
+        return greeting(sock)
+
+
+def metric(running: Running[Forwards], name: str, **labels: str) -> float:
+    family = running.call(running.context.registry.snapshot)[name]
+    return family.numbers.get(tuple(sorted(labels.items())), 0)

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router import log
+from tests.serving import LOOPS, listening
+from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, forwarding, greeting, metric
+from tests.unit.relay.room import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
+
+
+class Lines(logging.Handler):
+    """What a real process would print, as JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(json.loads(self.format(record)))
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        return [line for line in self.seen if line["event"] == name]
+
+
+@pytest.fixture
+def records() -> Iterator[Lines]:
+    lines = Lines()
+    log.configure_records(lines, "json")
+    yield lines
+    logging.getLogger("egress_records").handlers.clear()
+
+
+@both_loops
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_line_forwards_over_both_families(tmp_path: Path, loop: str, host: str) -> None:
+    with backend() as target, forwarder(tmp_path, f"80 127.0.0.1 {target.port}", loop=loop) as running:
+        with connect(running, 80, host) as client:
+            assert greeting(client) == "127.0.0.1"
+            client.sendall(b"there and back")
+            client.shutdown(socket.SHUT_WR)
+            assert client.makefile("rb").read() == b"there and back"
+        eventually(lambda: running.call(running.server.open_connections) == 0)
+        assert metric(running, "connections_total", result="connected") == 1
+        assert metric(running, "connections_open") == 0
+        assert metric(running, "bytes_total", direction="sent") == 14
+        assert metric(running, "bytes_total", direction="received") == 14 + len("127.0.0.1\n")
+
+
+def test_an_ipv6_address_is_a_destination(tmp_path: Path) -> None:
+    with backend("::1") as target, forwarder(tmp_path, f"80 ::1 {target.port}") as running:
+        assert ask(running, 80) == "::1"
+
+
+def test_status_names_lines_and_addresses(tmp_path: Path) -> None:
+    with backend() as target, forwarder(tmp_path, f"80 127.0.0.1 {target.port}\n81 127.0.0.1 9\n") as running:
+        ask(running, 80)
+        ask(running, 80)
+        status = running.call(running.server.status)
+    where = f"127.0.0.1:{target.port}"
+    assert status == {
+        "rules": [
+            {"line": 1, "text": f"80 127.0.0.1 {target.port}", "hits": 2},
+            {"line": 2, "text": "81 127.0.0.1 9", "hits": 0},
+        ],
+        "upstreams": [
+            {"destination": where, "address": where, "up": True},
+            {"destination": "127.0.0.1:9", "address": "127.0.0.1:9", "up": True},
+        ],
+        "listeners": [80, 81],
+    }
+
+
+def test_a_refused_connection_ends_the_clients_in_order(tmp_path: Path) -> None:
+    with forwarder(tmp_path, "80 127.0.0.1 9") as running:
+        assert ask(running, 80) == ""
+        assert metric(running, "connections_total", result="refused") == 1
+        assert metric(running, "connections_open") == 0
+
+
+@both_loops
+def test_limits_close_what_is_over_them(tmp_path: Path, loop: str) -> None:
+    with (
+        backend() as target,
+        forwarder(tmp_path, f"80 127.0.0.1 {target.port}", loop=loop, most=3, per_client=2) as running,
+    ):
+        with (
+            connect(running, 80) as first,
+            connect(running, 80) as second,
+            connect(running, 80, "::1") as third,
+        ):
+            assert [greeting(each) for each in (first, second, third)] == ["127.0.0.1"] * 3
+            assert ask(running, 80) == ""
+            assert ask(running, 80, "::1") == ""
+        assert metric(running, "connections_total", result="limit") == 2
+        eventually(lambda: running.call(running.server.open_connections) == 0)
+        assert ask(running, 80) == "127.0.0.1"
+
+
+def test_an_idle_connection_ends(tmp_path: Path, records: Lines) -> None:
+    environ = {"EGRESS_DNS_PROXY_IDLE_SECONDS": "1", "EGRESS_ACCESS_LOG": "1"}
+    with (
+        backend() as target,
+        forwarder(tmp_path, f"80 127.0.0.1 {target.port}", environ=environ) as running,
+        connect(running, 80) as client,
+    ):
+        greeting(client)
+        assert client.recv(1) == b""
+        eventually(lambda: records.events("connection"))
+    assert records.events("connection")[0]["result"] == "idle"
+
+
+def test_the_access_log_has_one_line_for_each_connection(tmp_path: Path, records: Lines) -> None:
+    with (
+        backend() as target,
+        forwarder(
+            tmp_path, f"80 127.0.0.1 {target.port}\n81 127.0.0.1 9", environ={"EGRESS_ACCESS_LOG": "1"}
+        ) as running,
+    ):
+        ask(running, 80)
+        ask(running, 81)
+        eventually(lambda: len(records.seen) == 2)
+    by_port = {line["port"]: line for line in records.seen}
+    relayed, refused = by_port[80], by_port[81]
+    assert relayed["event"] == refused["event"] == "connection"
+    assert relayed["client"] == "127.0.0.1"
+    assert relayed["address"] == relayed["destination"] == f"127.0.0.1:{target.port}"
+    assert (relayed["sent"], relayed["received"]) == (0, 10)
+    assert refused["result"] == "refused"
+
+
+def test_without_a_setting_nothing_goes_to_stdout(tmp_path: Path, records: Lines) -> None:
+    with backend() as target, forwarder(tmp_path, f"80 127.0.0.1 {target.port}") as running:
+        ask(running, 80)
+        eventually(lambda: running.call(running.server.open_connections) == 0)
+    assert records.seen == []
+
+
+def test_debug_says_connections_and_health(tmp_path: Path, records: Lines) -> None:
+    with backend() as target:
+        text = f"80 127.0.0.1 {target.port}\n81 127.0.0.1 9"
+        with forwarder(tmp_path, text, environ={"EGRESS_DNS_PROXY_DEBUG": "1"}) as running:
+            ask(running, 80)
+            for _ in range(3):
+                ask(running, 81)
+            eventually(lambda: records.events("upstream does not answer"))
+            assert [line["address"] for line in records.events("upstream does not answer")] == ["127.0.0.1:9"]
+            eventually(lambda: len(records.events("connection")) == 4)
+    assert [line["port"] for line in records.events("connected")] == [80]
+
+
+@both_loops
+def test_other_rules_leave_what_they_allow_alone(tmp_path: Path, loop: str) -> None:
+    with (
+        backend() as one,
+        backend() as two,
+        forwarder(
+            tmp_path,
+            f"80 127.0.0.1 {one.port}\n81 127.0.0.1 {one.port}\n82 127.0.0.1 {one.port}",
+            loop=loop,
+            drain_seconds=0.2,
+        ) as running,
+    ):
+        with connect(running, 80) as kept, connect(running, 81) as moved, connect(running, 82) as gone:
+            for each in (kept, moved, gone):
+                assert greeting(each) == "127.0.0.1"
+            running.apply(f"80 127.0.0.1 {one.port}\n81 127.0.0.1 {two.port}")
+            for each in (moved, gone):
+                with pytest.raises(ConnectionResetError):
+                    each.recv(1)
+            kept.sendall(b"on")
+            assert kept.recv(2) == b"on"
+            with connect(running, 81) as again:
+                assert greeting(again) == "127.0.0.1"
+            eventually(lambda: two.served == 1)
+        hits = [each["hits"] for each in running.call(running.server.status)["rules"]]  # type: ignore[index, union-attr, call-overload]
+        assert hits == [1, 1]
+
+
+def test_a_line_that_comes_back_in_time_keeps_its_connections(tmp_path: Path) -> None:
+    with (
+        backend() as target,
+        forwarder(tmp_path, f"80 127.0.0.1 {target.port}", drain_seconds=0.3) as running,
+        connect(running, 80) as client,
+    ):
+        greeting(client)
+        running.apply("81 127.0.0.1 9")
+        running.apply(f"80 127.0.0.1 {target.port}")
+        done = threading.Event()
+        running.call(lambda: running.context.loop.call_later(0.6, done.set))
+        done.wait(10)
+        client.sendall(b"on")
+        assert client.recv(2) == b"on"
+
+
+def test_ports_open_and_close_without_touching_others(tmp_path: Path) -> None:
+    with backend() as target, forwarder(tmp_path, f"80 127.0.0.1 {target.port}") as running:
+        text = f"80 127.0.0.1 {target.port}\n81 127.0.0.1 {target.port}"
+        with connect(running, 80) as client:
+            greeting(client)
+            running.apply(text)
+            new = listening()
+            old = running.call(lambda: running.server._acceptor._listeners[80])  # type: ignore[attr-defined]
+            running.call(lambda: running.server.listen({80: old, 81: new}))
+            with socket.create_connection(("127.0.0.1", new.getsockname()[1]), timeout=10) as fresh:
+                assert greeting(fresh) == "127.0.0.1"
+            running.call(lambda: running.server.listen({81: new}))
+            with pytest.raises(ConnectionRefusedError):
+                connect(running, 80)
+            client.sendall(b"on")
+            assert client.recv(2) == b"on"
+
+
+@both_loops
+def test_rules_change_under_load(tmp_path: Path, loop: str) -> None:
+    """Clients of a line that stays never notice, however often the others change."""
+    with backend() as target, forwarder(tmp_path, f"80 127.0.0.1 {target.port}", loop=loop) as running:
+        stop = threading.Event()
+        answers: list[str] = []
+
+        def work() -> None:
+            while not stop.is_set():
+                answers.append(ask(running, 80))
+
+        workers = [threading.Thread(target=work) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for turn in range(60):
+            others = "".join(f"{port} 192.0.2.{turn + 1}\n" for port in range(100, 100 + turn % 7))
+            running.apply(f"{others}80 127.0.0.1 {target.port}")
+        eventually(lambda: len(answers) > 200)
+        stop.set()
+        for worker in workers:
+            worker.join(10)
+        assert set(answers) == {"127.0.0.1"}
+
+
+def test_stopping_lets_open_connections_go_on(tmp_path: Path) -> None:
+    with (
+        backend() as target,
+        forwarder(tmp_path, f"80 127.0.0.1 {target.port}") as running,
+        connect(running, 80) as client,
+    ):
+        greeting(client)
+        running.call(running.server.stop_accepting)
+        with pytest.raises(ConnectionRefusedError):
+            connect(running, 80)
+        client.sendall(b"on")
+        assert client.recv(2) == b"on"
+        running.call(running.server.close_all)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert running.call(running.server.open_connections) == 0
+
+
+def test_a_summary_for_people(tmp_path: Path) -> None:
+    made = forwarding(tmp_path)
+    rules = made.parse("RULES", "80 203.0.113.25\n8443 foobar.com 443\n")
+    assert made.summary(rules) == ("80 203.0.113.25 80", "8443 foobar.com 443")
+    assert made.ports(rules) == {80, 8443}
+
+
+def test_a_port_without_a_line_closes_at_once(tmp_path: Path) -> None:
+    """The rules changed, the listening socket is about to be closed."""
+    with forwarder(tmp_path, "80 127.0.0.1 9") as running:
+        running.apply("81 127.0.0.1 9")
+        with contextlib.suppress(ConnectionResetError):
+            assert ask(running, 80) == ""
+        assert running.call(running.server.open_connections) == 0
