@@ -161,7 +161,8 @@ class Exchange:
             self._session.touch()
             if not data:
                 self._upstream_ended()
-            elif self._answer is None:
+                return
+            if self._answer is None:
                 self._answer_head(data)
             else:
                 self._answer_body(self._answer, data)

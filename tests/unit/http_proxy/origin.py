@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from egress_router.http_proxy import server
 from egress_router.names.answer import Answer, Failure, ResolveError
@@ -155,7 +155,7 @@ class Client:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
         self.buffer = b""
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -263,9 +263,7 @@ def counted(running: Running[AccessList], name: str, **labels: str) -> float:
     snapshot = running.call(running.context.registry.snapshot)
     if name not in snapshot:
         return 0
-    return sum(
-        value for found, value in snapshot[name].numbers.items() if set(labels.items()) <= set(found)
-    )
+    return sum(value for found, value in snapshot[name].numbers.items() if set(labels.items()) <= set(found))
 
 
 def eventually(condition: Callable[[], bool]) -> None:

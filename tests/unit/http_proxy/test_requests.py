@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import re
+import socket
+import threading
+
+import pytest
+
+from tests.serving import LOOPS
+from tests.unit.http_proxy.origin import (
+    OK,
+    Client,
+    Origin,
+    Peer,
+    answering,
+    closing,
+    counted,
+    eventually,
+    know,
+    origin,
+    proxy,
+)
+
+
+def get(server: Origin, path: str = "/", *fields: str, method: str = "GET", version: str = "1.1") -> str:
+    lines = [f"{method} http://{server.authority}{path} HTTP/{version}", f"Host: {server.authority}", *fields]
+    return "".join(f"{line}\r\n" for line in lines) + "\r\n"
+
+
+@pytest.mark.parametrize("loop", sorted(LOOPS))
+def test_a_connection_serves_requests_one_after_the_other_over_one_upstream(loop: str) -> None:
+    with origin(answering(OK, OK)) as server, proxy(loop=loop) as (_, port), Client(port) as client:
+        for path in ("/one?x", "/two"):
+            client.send(get(server, path))
+            head, body = client.answer()
+            assert head == "HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\nVia: 1.1 egress-router"
+            assert body == b"ok"
+        assert len(server.peers) == 1
+        assert server.received.decode() == "".join(
+            f"GET {path} HTTP/1.1\r\nHost: {server.authority}\r\nVia: 1.1 egress-router\r\n\r\n"
+            for path in ("/one?x", "/two")
+        )
+
+
+def test_pipelined_requests_to_several_origins_are_answered_in_order() -> None:
+    slow = threading.Event()
+
+    def late(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        slow.wait(10)
+        peer.send(OK.replace(b"ok", b"1!"))
+        peer.read_to_the_end()
+
+    with origin(late) as one, origin(answering(OK, OK)) as two, proxy() as (_, port), Client(port) as client:
+        client.send(get(one) + get(two) + get(two))
+        slow.set()
+        assert [client.answer()[1] for _ in range(3)] == [b"1!", b"ok", b"ok"]
+
+
+def test_hundreds_of_pipelined_requests() -> None:
+    count = 500
+    with origin(answering(*[OK] * count)) as server, proxy() as (_, port), Client(port) as client:
+        sender = threading.Thread(target=client.send, args=(get(server) * count,))
+        sender.start()
+        for _ in range(count):
+            assert client.answer()[1] == b"ok"
+        sender.join(10)
+        assert len(server.peers) == 1
+
+
+def echo_body(peer: Peer) -> None:
+    """Answers with the request's body as it came, and how it was framed."""
+    head, _, body = peer.read_until(b"\r\n\r\n").partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    while len(body) < int(length[1]) if length else not body.endswith(b"0\r\n\r\n"):
+        start = len(peer.received)
+        if not peer.read():
+            return
+        body += peer.received[start:]
+    peer.send(b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    peer.read_to_the_end()
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 3_000_000])
+def test_counted_bodies_go_through(size: int) -> None:
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    with origin(echo_body) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, "/", f"Content-Length: {size}", method="POST").encode() + body)
+        assert client.answer()[1] == body
+
+
+def test_chunked_bodies_are_written_anew_with_their_trailers() -> None:
+    with origin(echo_body) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, "/", "Transfer-Encoding: chunked", method="PUT"))
+        client.send("00005;x=y\r\nhel")
+        client.send("lo\r\n0\r\n\r\n")
+        assert client.answer()[1] == b"5\r\nhello\r\n0\r\n\r\n"
+        assert b"\r\nTransfer-Encoding: chunked\r\n" in server.received
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nDate: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_chunked_answers_keep_the_connection_and_their_trailers() -> None:
+    sent = CHUNKED + b"05;x\r\nhello\r\n0\r\nSum: 1\r\nHost: x\r\n\r\n"
+    with origin(answering(sent, OK)) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server) + get(server))
+        assert "Transfer-Encoding: chunked" in client.head()
+        assert client.take(24) == b"5\r\nhello\r\n0\r\nSum: 1\r\n\r\n"
+        assert client.answer()[1] == b"ok"
+        assert len(server.peers) == 1
+
+
+def test_clients_of_http_1_0_get_no_chunks_and_no_interim_answers() -> None:
+    sent = b"HTTP/1.1 103 Hints\r\n\r\n" + CHUNKED + b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n"
+    with origin(answering(sent)) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, version="1.0"))
+        assert client.head() == "HTTP/1.1 200 OK\r\nDate: x\r\nConnection: close\r\nVia: 1.1 egress-router"
+        assert client.rest() == b"hello!"
+        assert b"HTTP/1.1\r\n" in server.received
+        assert b"Via: 1.0 egress-router" in server.received
+
+
+def test_answers_that_end_with_their_connection() -> None:
+    body = b"x" * 500_000
+    with origin(closing(b"HTTP/1.1 200 OK\r\nDate: x\r\n\r\n" + body)) as server, proxy() as (_, port):
+        with Client(port) as client:
+            client.send(get(server))
+            assert "Connection: close" in client.head()
+            assert client.rest() == body
+
+
+def test_head_204_and_304_have_no_body() -> None:
+    answers = [
+        b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 1000\r\n\r\n",
+        b"HTTP/1.1 204 No\r\nDate: x\r\n\r\n",
+        b"HTTP/1.1 304 No\r\nDate: x\r\nContent-Length: 1000\r\n\r\n",
+        OK,
+    ]
+    with origin(answering(*answers)) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, method="HEAD"))
+        assert "Content-Length: 1000" in client.head()
+        client.send(get(server))
+        assert client.head().startswith("HTTP/1.1 204")
+        client.send(get(server))
+        assert client.head().startswith("HTTP/1.1 304")
+        client.send(get(server))
+        assert client.answer()[1] == b"ok"
+        assert len(server.peers) == 1
+
+
+def test_expect_continue_passes_both_ways() -> None:
+    def patient(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        peer.read_until(b"body")
+        peer.send(OK)
+
+    with origin(patient) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, "/", "Content-Length: 4", "Expect: 100-continue", method="POST"))
+        assert client.head().startswith("HTTP/1.1 100")
+        client.send("body")
+        assert client.answer()[1] == b"ok"
+        assert b"\r\nExpect: 100-continue\r\n" in server.received
+
+
+def test_an_early_final_answer_ends_the_connection_but_arrives() -> None:
+    def refuse(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 413 Large\r\nDate: x\r\nContent-Length: 2\r\n\r\nno")
+        peer.read_to_the_end()
+
+    with origin(refuse) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, "/", "Content-Length: 400000", method="POST") + "x" * 100_000)
+        head, body = client.answer()
+        assert head.startswith("HTTP/1.1 413")
+        assert body == b"no"
+        client.send("x" * 100)
+        client.end()
+        assert client.rest() == b""
+
+
+def test_a_websocket_becomes_a_tunnel() -> None:
+    def switch(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
+        while data := peer.read():
+            peer.send(data.upper())
+
+    with origin(switch) as server, proxy() as (running, port), Client(port) as client:
+        client.send(get(server, "/", "Connection: Upgrade", "Upgrade: websocket") + "frame")
+        head = client.head()
+        assert head.startswith("HTTP/1.1 101")
+        assert "Connection: Upgrade\r\nUpgrade: websocket" in head
+        assert client.take(10) == b"firstFRAME"
+        assert b"Connection: Upgrade\r\nUpgrade: websocket" in server.received
+        assert counted(running, "tunnels_open") == 1
+
+
+def test_a_request_that_may_go_no_further_is_answered_here() -> None:
+    with origin(answering(OK)) as server, proxy() as (_, port):
+        for method, status in (("OPTIONS", "204"), ("TRACE", "405")):
+            with Client(port) as client:
+                client.send(get(server, "/", "Max-Forwards: 0", "Cookie: secret", method=method))
+                head, body = client.answer()
+                assert head.startswith(f"HTTP/1.1 {status}")
+                assert "secret" not in head
+                assert body == b""
+        with Client(port) as client:
+            client.send(get(server, "/", "Max-Forwards: 3", method="OPTIONS"))
+            assert client.head().startswith("HTTP/1.1 200")
+        assert b"Max-Forwards: 2" in server.received
+        assert len(server.peers) == 1
+
+
+def once(peer: Peer) -> None:
+    """Answers one request of a connection and closes on the second, as a server whose idle time is over."""
+    peer.read_until(b"\r\n\r\n")
+    peer.send(OK)
+    peer.read_until(b"\r\n\r\n")
+
+
+def test_a_reused_connection_that_dies_is_replaced_once_for_safe_repeats() -> None:
+    with origin(once) as server, proxy() as (_, port), Client(port) as client:
+        for _ in range(3):
+            client.send(get(server))
+            assert client.answer()[1] == b"ok"
+        assert len(server.peers) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"), [("POST", ["Content-Length: 0"]), ("PUT", ["Content-Length: 1"])]
+)
+def test_what_is_not_safe_to_repeat_is_not_repeated(method: str, fields: list[str]) -> None:
+    with origin(once) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server))
+        client.answer()
+        client.send(get(server, "/", *fields, method=method) + ("x" if method == "PUT" else ""))
+        assert client.head().startswith("HTTP/1.1 502")
+        assert len(server.peers) == 1
+
+
+def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
+    def leave(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+
+    with origin(leave) as server, proxy() as (running, port), Client(port) as client:
+        client.send(get(server))
+        assert client.head().startswith("HTTP/1.1 502")
+        assert len(server.peers) == 1
+        assert counted(running, "upstream_failures_total", reason="incomplete") == 1
+
+
+def test_each_request_is_decided_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = know(monkeypatch, a_example="127.0.0.1")
+    with origin(answering(OK, OK)) as server, proxy("a.example\n") as (running, port), Client(port) as client:
+        request = f"GET http://a.example:{server.port}/ HTTP/1.1\r\nHost: a.example\r\n\r\n"
+        client.send(request)
+        assert client.answer()[1] == b"ok"
+        running.apply("!a.example\n*\n")
+        client.send(request)
+        assert client.head().startswith("HTTP/1.1 403")
+        running.apply("a.example\n")
+        with Client(port) as again:
+            again.send(request)
+            assert again.answer()[1] == b"ok"
+            # the name has moved: the connection that is open leads to an address that is not its own any more
+            names.table["a.example"] = (
+                *names.table["a.example"][:0],
+                type(names.table["a.example"][0])("127.0.0.3"),
+            )
+            again.send(request)
+            assert again.head().startswith("HTTP/1.1 502")
+
+
+def test_slow_readers_hold_their_writers_back() -> None:
+    size = 30_000_000
+    sent = threading.Event()
+
+    def flood(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // 100_000):
+            peer.send(b"x" * 100_000)
+        sent.set()
+        peer.read_to_the_end()
+
+    with origin(flood) as server, proxy() as (running, port), Client(port) as client:
+        client.send(get(server))
+        eventually(lambda: counted(running, "limit_hits_total", limit="buffer_bytes") > 0)
+        assert not sent.is_set()
+        length = re.search(r"Content-Length: (\d+)", client.head())
+        assert length
+        assert len(client.take(size)) == size
+        assert sent.wait(10)
+
+
+def test_slow_origins_hold_their_clients_back() -> None:
+    size = 30_000_000
+    read = threading.Event()
+
+    def slow(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        read.wait(10)
+        while len(peer.received) < size:
+            peer.read()
+        peer.send(OK)
+        peer.read_to_the_end()
+
+    with origin(slow) as server, proxy() as (running, port), Client(port) as client:
+        data = get(server, "/", f"Content-Length: {size}", method="POST").encode() + b"x" * size
+        sender = threading.Thread(target=client.send, args=(data,))
+        sender.start()
+        eventually(lambda: counted(running, "limit_hits_total", limit="buffer_bytes") > 0)
+        assert sender.is_alive()
+        read.set()
+        assert client.answer()[1] == b"ok"
+        sender.join(10)
+
+
+def test_a_client_that_has_ended_its_side_gets_its_answer() -> None:
+    with origin(answering(OK)) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server))
+        client.end()
+        assert client.answer()[1] == b"ok"
+        assert client.rest() == b""
+
+
+def test_a_client_that_resets_ends_its_upstream() -> None:
+    with origin(answering()) as waiting, origin(Peer.read_to_the_end) as server, proxy() as (running, port):
+        with Client(port) as client:
+            client.send(get(server))
+            eventually(lambda: b"\r\n\r\n" in server.received)
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        assert server.peers[0].ended.wait(10)
+        eventually(lambda: running.call(running.server.open_connections) == 0)
+        assert not waiting.peers
+
+
+def test_idle_upstreams_that_close_are_let_go() -> None:
+    with origin(closing(OK)) as server, proxy() as (_, port), Client(port) as client:
+        for number in range(1, 4):
+            client.send(get(server))
+            assert client.answer()[1] == b"ok"
+            assert server.peers[-1].ended.wait(10)
+            assert len(server.peers) == number
