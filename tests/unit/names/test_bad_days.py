@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
 import socket
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,8 +179,10 @@ def test_one_family_fails_and_the_other_serves(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, behaviour: str, only: str, left: list[str]
 ) -> None:
     monkeypatch.setattr(lookup, "_OTHER_FAMILY_SECONDS", 0.05)
+    lab.configure("nameserver 127.0.0.1", options="timeout:30")
     with in_thread(behaving(behaviour, only)) as server:
-        assert lab.resolve(lab.resolver(server.port), NAME) == left
+        answer = lab.run(asyncio.wait_for(lab.resolver(server.port).resolve(NAME), 10))
+        assert [str(address) for address in answer.addresses] == left
 
 
 @pytest.mark.usefixtures("short_memory")
@@ -231,17 +235,21 @@ def test_nobody_waits_long_for_a_silent_server_while_there_is_a_last_good_answer
         lab.resolve(resolver, NAME)
         server.zone = behaving("silent")
         lab.run(until(lambda: resolver.cached(NAME) is None))
-        assert lab.run(resolver.resolve(NAME)).stale
+        assert lab.run(asyncio.wait_for(resolver.resolve(NAME), 10)).stale
         assert _addresses(resolver) == ["192.0.2.1"]
         resolver.close()
 
 
 def test_the_last_good_answer_is_not_served_beyond_its_bound(lab: Lab) -> None:
     with in_thread(GOOD) as server:
-        resolver = lab.resolver(server.port, NamesSettings(0.01, 0.01, stale_seconds=0.0))
+        resolver = lab.resolver(server.port, NamesSettings(0.01, 0.01, stale_seconds=0.3))
         lab.resolve(resolver, NAME)
         server.zone = behaving("servfail")
         lab.run(until(lambda: resolver.cached(NAME) is None))
+        stale = lab.run(resolver.resolve(NAME))
+        assert stale.stale
+        lab.run(until(lambda: time.monotonic() >= stale.expires))
+        assert resolver.cached(NAME) is None
         assert failure_of(lab, resolver) is Failure.SERVER_FAILURE
 
 
@@ -300,12 +308,12 @@ def cut(query: bytes) -> bytes:
     return answer.to_wire()
 
 
-def good(query: bytes, text: str = "192.0.2.1") -> bytes:
+def good(query: bytes, *addresses: str) -> bytes:
     asked = dns.message.from_wire(query)
     answer = dns.message.make_response(asked, recursion_available=True)
     if asked.question[0].rdtype is RdataType.A:
-        answer.answer.append(dns.rrset.from_text(f"{NAME}.", 30, "IN", "A", text))
-    return answer.to_wire()
+        answer.answer.append(dns.rrset.from_text(f"{NAME}.", 30, "IN", "A", *addresses))
+    return answer.to_wire(max_size=65535)
 
 
 def framed(message: bytes) -> bytes:
@@ -316,10 +324,12 @@ def framed(message: bytes) -> bytes:
     "stream",
     [
         lambda query: b"",
-        lambda query: framed(good(query))[:-5],
+        lambda query: framed(good(query, "192.0.2.1"))[:-5],
         lambda query: framed(cut(query)),
-        lambda query: framed(b"xx" + good(query)[2:]),
-        lambda query: framed(b"\0" * 20_000),
+        lambda query: framed(b"xx" + good(query, "192.0.2.1")[2:]),
+        lambda query: framed(
+            good(query, *(f"192.0.{high}.{low}" for high in range(5) for low in range(250)))
+        ),
         lambda query: framed(b""),
     ],
     ids=["closed", "cut short", "truncated again", "wrong id", "too long", "empty"],
@@ -335,7 +345,7 @@ def test_what_another_sender_answers_never_arrives(lab: Lab) -> None:
     def answers(query: bytes) -> list[bytes]:
         lie = dns.message.from_wire(good(query, "192.0.2.66"))
         lie.additional.append(dns.rrset.from_text(f"{NAME}.", 30, "IN", "TXT", "stranger"))
-        return [lie.to_wire(), good(query)]
+        return [lie.to_wire(), good(query, "192.0.2.1")]
 
     with scripted(answers, lambda query: b"") as port:
         assert lab.resolve(lab.resolver(port), NAME) == ["192.0.2.1"]
