@@ -33,23 +33,23 @@ class Exchange:
 
     __slots__ = (
         "_answer",
+        "_body",
         "_buffer",
         "_client",
         "_head",
         "_interim",
+        "_passage",
         "_persists",
+        "_received",
+        "_repeated",
         "_request",
+        "_sent",
         "_session",
         "_status",
         "_surplus",
         "_upgrade",
         "_upstream",
-        "body",
         "over",
-        "passage",
-        "received",
-        "repeated",
-        "sent",
     )
 
     def __init__(self, session: Session, passage: Passage, head: RequestHead) -> None:
@@ -57,10 +57,10 @@ class Exchange:
         self._session = session
         self._client = session.wire
         self._head = head
-        self.passage = passage
+        self._passage = passage
         self._upgrade = wanted_upgrade(head)
         self._request = request_bytes(head, passage.target, self._upgrade)
-        self.body = body_of(head.framing, head.length)
+        self._body = body_of(head.framing, head.length)
         self._answer: Body | None = None
         self._upstream: Upstream
         self._buffer = b""  # an answer's head that is not complete
@@ -68,28 +68,28 @@ class Exchange:
         self._surplus = False
         self._persists = head.persistent
         self._status = 0
-        self.sent = 0
-        self.received = 0
-        self.repeated = False
+        self._sent = 0
+        self._received = 0
+        self._repeated = False
         self.over = False
 
     def start(self, upstream: Upstream) -> None:
         """Send the request over this connection, with as much of its body as is here."""
         self._upstream = upstream
         first = self._request
-        if self._client.held and not self.body.done:
+        if self._client.held and not self._body.done:
             try:
-                passed, self._client.held = self.body.feed(self._client.held)
+                passed, self._client.held = self._body.feed(self._client.held)
             except MessageError as error:
                 self._refuse(error)
                 return
-            self.sent += len(passed)
+            self._sent += len(passed)
             first += passed
         upstream.on_ready = self._client.on_ready = self.pump
         upstream.send(first)
         upstream.watch()
         self._client.watch()
-        if not self.body.done:
+        if not self._body.done:
             self.pump()
 
     def pump(self) -> None:
@@ -97,7 +97,7 @@ class Exchange:
         if self._client.gone or self._client.lost:
             self.abort("client_gone")
             return
-        if (not self.body.done or self._upstream.out) and not self._upstream.lost:
+        if (not self._body.done or self._upstream.out) and not self._upstream.lost:
             self._pump_request()
         if not self.over:
             self._pump_answer()
@@ -122,7 +122,7 @@ class Exchange:
             if upstream.out and not upstream.flush():
                 self._hold_back(client.readable)
                 return
-            if self.body.done:
+            if self._body.done:
                 return
             data = client.receive()
             if data is None:
@@ -131,12 +131,12 @@ class Exchange:
                 self.abort("request_incomplete")
                 return
             try:
-                passed, client.held = self.body.feed(data)
+                passed, client.held = self._body.feed(data)
             except MessageError as error:
                 self._refuse(error)
                 return
             self._session.touch()
-            self.sent += len(passed)
+            self._sent += len(passed)
             if passed:
                 upstream.send(passed)
             if upstream.lost:
@@ -159,13 +159,15 @@ class Exchange:
             if data is None:
                 return
             self._session.touch()
-            if not data:
-                self._upstream_ended()
-                return
             if self._answer is None:
+                if not data:
+                    self._no_answer()
+                    return
                 self._answer_head(data)
-            else:
+            elif data:
                 self._answer_body(self._answer, data)
+            elif upstream.lost or not self._answer.ends_with_connection():
+                self.abort("answer_incomplete")
             if self.over:
                 return
         upstream.again()
@@ -213,7 +215,7 @@ class Exchange:
         self._surplus = bool(behind)
         out = response_bytes(head, chunked=modern, closing=not self._persists, date=site.date())
         self._answer = body
-        self.received += len(passed)
+        self._received += len(passed)
         self._client.send(out + passed)
 
     def _answer_head_seen(self, head: ResponseHead) -> None:
@@ -221,7 +223,7 @@ class Exchange:
         self._surplus = False
         self._upstream.reused = True
         self._upstream.persistent = head.persistent
-        self._session.site.ledger.first_byte.observe(time.monotonic() - self.passage.started)
+        self._session.site.ledger.first_byte.observe(time.monotonic() - self._passage.started)
 
     def _switch(self, head: ResponseHead, rest: bytes) -> None:
         """101: both connections go on as a tunnel (RFC 9110 7.8)."""
@@ -239,21 +241,17 @@ class Exchange:
             self.abort("bad_answer")
             return
         self._surplus = bool(behind)
-        self.received += len(passed)
+        self._received += len(passed)
         if passed:
             self._client.send(passed)
 
-    def _upstream_ended(self) -> None:
-        """The origin closed: the end of its answer, an answer cut short, or none at all."""
-        if self._answer is not None:
-            if self._upstream.lost or not self._answer.ends_with_connection():
-                self.abort("answer_incomplete")
-            return
+    def _no_answer(self) -> None:
+        """The origin closed before it answered."""
         untouched = not self._buffer and not self._interim
         repeatable = self._head.method in _REPEATABLE and self._head.framing is Framing.NONE
-        if self._upstream.reused and untouched and repeatable and not self.repeated:
+        if self._upstream.reused and untouched and repeatable and not self._repeated:
             # It closed an idle connection while the request was under way (RFC 9112 9.3.1).
-            self.repeated = True
+            self._repeated = True
             self._upstream.close()
             self._session.dial_again()
             return
@@ -261,7 +259,7 @@ class Exchange:
 
     def _finish(self) -> None:
         upstream = self._upstream
-        complete = self.body.done
+        complete = self._body.done
         self._end("finished")
         clean = not (self._surplus or upstream.lost or upstream.out) and upstream.receive() is None
         if clean and complete and upstream.persistent:
@@ -273,7 +271,7 @@ class Exchange:
     def _refuse(self, error: MessageError) -> None:
         """The body of the request is malformed: the origin must not take what it got for the whole."""
         reply = replies.refused(error)
-        self._session.site.ledger.refused(self.passage.client, reply)
+        self._session.site.ledger.refused(self._passage.client, reply)
         if self._answer is not None:
             self.abort("bad_request")
             return
@@ -285,11 +283,11 @@ class Exchange:
     def _fail(self, reply: replies.Reply) -> None:
         """Answer instead of the origin."""
         self._status = reply.status
-        self._session.site.ledger.failed(self.passage, reply)
+        self._session.site.ledger.failed(self._passage, reply)
         self._end(reply.reason)
         self._upstream.abort()
         self._session.farewell(reply)
 
     def _end(self, reason: str) -> None:
         self.over = True
-        self._session.site.ledger.closed(self.passage, self._status, self.sent, self.received, reason)
+        self._session.site.ledger.closed(self._passage, self._status, self._sent, self._received, reason)

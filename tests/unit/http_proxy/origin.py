@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from egress_router.http_proxy import server
 from egress_router.names.answer import Answer, Failure, ResolveError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from tests.serving import Running
 
-Script = "Callable[[Peer], None]"
 TIMEOUT = 10.0
 LOOPBACK = "127.0.0.0/8\n::1\n"
 
@@ -203,9 +202,9 @@ class Client:
 class Names:
     """Stands in for the resolver: names from a table, those of `slow` only when they are waited for."""
 
-    table: dict[str, tuple[IPAddress, ...] | Failure] = {}
-    slow: set[str] = set()
-    asked: list[str] = []
+    table: ClassVar[dict[str, tuple[IPAddress, ...] | Failure]]
+    slow: ClassVar[set[str]]
+    asked: ClassVar[list[str]]
 
     def __init__(self, *_: object) -> None:
         pass

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+from ipaddress import ip_address
 
 import pytest
 
@@ -106,7 +107,7 @@ def test_chunked_answers_keep_the_connection_and_their_trailers() -> None:
     with origin(answering(sent, OK)) as server, proxy() as (_, port), Client(port) as client:
         client.send(get(server) + get(server))
         assert "Transfer-Encoding: chunked" in client.head()
-        assert client.take(24) == b"5\r\nhello\r\n0\r\nSum: 1\r\n\r\n"
+        assert client.take(23) == b"5\r\nhello\r\n0\r\nSum: 1\r\n\r\n"
         assert client.answer()[1] == b"ok"
         assert len(server.peers) == 1
 
@@ -123,11 +124,11 @@ def test_clients_of_http_1_0_get_no_chunks_and_no_interim_answers() -> None:
 
 def test_answers_that_end_with_their_connection() -> None:
     body = b"x" * 500_000
-    with origin(closing(b"HTTP/1.1 200 OK\r\nDate: x\r\n\r\n" + body)) as server, proxy() as (_, port):
-        with Client(port) as client:
-            client.send(get(server))
-            assert "Connection: close" in client.head()
-            assert client.rest() == body
+    answer = b"HTTP/1.1 200 OK\r\nDate: x\r\n\r\n" + body
+    with origin(closing(answer)) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server))
+        assert "Connection: close" in client.head()
+        assert client.rest() == body
 
 
 def test_head_204_and_304_have_no_body() -> None:
@@ -265,10 +266,7 @@ def test_each_request_is_decided_anew(monkeypatch: pytest.MonkeyPatch) -> None:
             again.send(request)
             assert again.answer()[1] == b"ok"
             # the name has moved: the connection that is open leads to an address that is not its own any more
-            names.table["a.example"] = (
-                *names.table["a.example"][:0],
-                type(names.table["a.example"][0])("127.0.0.3"),
-            )
+            names.table["a.example"] = (ip_address("127.0.0.3"),)
             again.send(request)
             assert again.head().startswith("HTTP/1.1 502")
 
@@ -289,9 +287,10 @@ def test_slow_readers_hold_their_writers_back() -> None:
         client.send(get(server))
         eventually(lambda: counted(running, "limit_hits_total", limit="buffer_bytes") > 0)
         assert not sent.is_set()
-        length = re.search(r"Content-Length: (\d+)", client.head())
-        assert length
-        assert len(client.take(size)) == size
+        client.head()
+        left = size - len(client.buffer)
+        while left:
+            left -= len(client.sock.recv(1_000_000))
         assert sent.wait(10)
 
 
