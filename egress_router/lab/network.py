@@ -19,8 +19,11 @@ import contextlib
 import json
 import socket
 import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from egress_router.lab import wiring
@@ -28,7 +31,7 @@ from egress_router.lab.host import Host
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 SOURCE, SOURCE_V6 = "192.168.12.99", "fd00:12::99"
 GATEWAY, GATEWAY_V6 = "192.168.12.1", "fd00:12::1"
@@ -38,6 +41,8 @@ NAME_SERVER = "10.128.0.53"
 SERVERS = tuple(f"203.0.113.{last}" for last in (25, 26, 27, 28, 53))
 SERVERS_V6 = tuple(f"2001:db8:113::{last}" for last in (25, 26, 27, 28, 53))
 PORTS = ("80", "443", "8443", "53", "5000", "5001", "5100", "7777", "http:8000")
+
+_START_SECONDS = 20
 
 _MASQUERADE = """
 table inet node {
@@ -65,6 +70,9 @@ class Laboratory:
 
     def __init__(self) -> None:
         self._hosts = contextlib.ExitStack()
+        folder = self._hosts.enter_context(tempfile.TemporaryDirectory(prefix="egress-lab-"))
+        self._zone = Path(folder) / "zone.json"
+        self._has_name_server = False
         try:
             self.node = self._host("node")
             self.client = self._host("client")
@@ -149,6 +157,37 @@ class Laboratory:
             raise RuntimeError(f"setup ended with {process.returncode}: {errors.strip()}")
         return errors
 
+    def name(self, zone: Mapping[str, object]) -> None:
+        """Have the cluster's name server know these names; call it again to change them while it runs."""
+        fresh = self._zone.with_suffix(".new")
+        fresh.write_text(json.dumps(zone), encoding="utf-8")
+        fresh.rename(self._zone)
+        if not self._has_name_server:
+            module = "egress_router.lab.nameserver"
+            self.node.start([sys.executable, "-m", module, f"{NAME_SERVER}:53", str(self._zone)])
+            self._await(lambda: _connects(self.client, NAME_SERVER, 53), "the name server")
+            self._has_name_server = True
+
+    @contextlib.contextmanager
+    def proxy(self, mode: str, environment: Mapping[str, str], port: int) -> Iterator[subprocess.Popen[str]]:
+        """Run a proxy in the router for the length of the block; `port` is one that it listens on."""
+        command = [sys.executable, "-m", "egress_router", mode]
+        process = self.router.start(command, {"EGRESS_LOG_LEVEL": "warning", **environment})
+        self._await(lambda: _connects(self.client, ROUTER, port), mode, process)
+        yield process
+        process.terminate()
+        process.wait(30)
+
+    @staticmethod
+    def _await(check: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not check():
+            if process is not None and process.poll() is not None and process.stderr is not None:
+                raise RuntimeError(f"{what} ended: {process.stderr.read().strip()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{what} did not start within {_START_SECONDS} s")
+            time.sleep(0.02)
+
     def ask_tcp(self, client: Host, address: str, port: int, timeout: float = 3.0) -> Seen:
         """Connect from a host; return what the server said. OSError where no connection comes about."""
         with client.socket(_family(address), socket.SOCK_STREAM) as wire:
@@ -168,6 +207,12 @@ class Laboratory:
 
 def _family(address: str) -> int:
     return socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+
+
+def _connects(client: Host, address: str, port: int) -> bool:
+    with client.socket(_family(address), socket.SOCK_STREAM) as wire:
+        wire.settimeout(1)
+        return wire.connect_ex((address, port)) == 0
 
 
 def _read_seen(line: bytes) -> Seen:

@@ -7,11 +7,11 @@ import sys
 
 from egress_router.errors import RefusedError
 from egress_router.lab import network
-from egress_router.lab.demo import redirect
+from egress_router.lab.demo import dns_proxy, http_proxy, redirect
 from egress_router.lab.host import is_allowed, reenter
 from egress_router.lab.network import Laboratory
 
-SCENES = (redirect.run,)
+SCENES = (redirect.run, http_proxy.run, dns_proxy.run)
 
 
 def run() -> int:

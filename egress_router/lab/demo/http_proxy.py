@@ -1,0 +1,69 @@
+"""HTTP proxy mode: names and addresses decide, and the address that is judged is the one that is dialled."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import TYPE_CHECKING
+
+from egress_router.lab.demo.table import Row, show
+from egress_router.lab.network import ROUTER, SOURCE
+
+if TYPE_CHECKING:
+    from egress_router.lab.network import Laboratory
+
+RULES = """\
+!10.0.0.0/8
+!*.bad.example.com
+*.example.com
+203.0.113.26
+"""
+ZONE = {
+    "www.example.com": {"addresses": ["203.0.113.25"]},
+    "tracker.bad.example.com": {"addresses": ["203.0.113.27"]},
+    "inside.example.com": {"addresses": ["10.128.0.10"]},
+    "elsewhere.example.org": {"addresses": ["203.0.113.28"]},
+}
+_PORT = 8080
+
+
+def run(lab: Laboratory) -> bool:
+    """Start the proxy and ask through it; return whether everything was as promised."""
+    lab.serve(["http:8000", "443"])
+    lab.name(ZONE)
+    print("\nHTTP proxy mode. EGRESS_HTTP_PROXY_DESTINATION:\n")
+    print("".join(f"    {line}\n" for line in RULES.splitlines()))
+    print("inside.example.com is 10.128.0.10, an address of the pod network behind an allowed name.")
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy"})
+    with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": RULES}, _PORT):
+        rows = [
+            _row(lab, "GET http://www.example.com:8000/", 200),
+            _row(lab, "GET http://203.0.113.26:8000/", 200),
+            _row(lab, "CONNECT www.example.com:443", 200),
+            _row(lab, "GET http://tracker.bad.example.com:8000/", 403),
+            _row(lab, "GET http://inside.example.com:8000/", 403),
+            _row(lab, "CONNECT elsewhere.example.org:443", 403),
+        ]
+        return show("What the client asked, and what came of it:", rows)
+
+
+def _row(lab: Laboratory, asked: str, expected: int) -> Row:
+    method, _, target = asked.partition(" ")
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.settimeout(10)
+        wire.connect((ROUTER, _PORT))
+        host = target.removeprefix("http://").rstrip("/")
+        wire.sendall(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(wire, method=method)
+        answer.begin()
+        if answer.status != expected:
+            return Row(asked, f"{answer.status} {answer.reason}", "-", is_right=False)
+        if answer.status != 200:
+            said = answer.read().decode(errors="replace").strip().splitlines()
+            return Row(asked, said[0] if said else str(answer.status), "-", is_right=True)
+        line = wire.recv(4096) if method == "CONNECT" else answer.read()
+        seen: dict[str, str | int] = json.loads(line)
+        return Row(
+            asked, f"200: {seen['server']} port {seen['port']}", str(seen["source"]), seen["source"] == SOURCE
+        )
