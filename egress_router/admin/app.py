@@ -53,7 +53,7 @@ async def serve(view: View, port: int) -> Endpoint:
         max_field_size=_MOST_LINE_BYTES,
     )
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _connection(http), sock=listener)
+    server = await loop.create_server(lambda: _connection(http), sock=listener, backlog=_MOST_CONNECTIONS)
     return Endpoint(http, server, loop.create_task(history.record()))
 
 
@@ -110,7 +110,12 @@ class Answers:
         }
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request."""
+        """Answer a request, and end the connection."""
+        response = await self._response(request)
+        response.force_close()
+        return response
+
+    async def _response(self, request: web.BaseRequest) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
             return _text(405, "only GET and HEAD\n", Allow="GET, HEAD")
         if request.path in page.FILES:

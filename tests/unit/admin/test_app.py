@@ -1,0 +1,182 @@
+"""The administration endpoint, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from egress_router.admin import app
+from tests.unit.admin.views import FakeView, endpoint
+from tests.unit.service.routers import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def view() -> FakeView:
+    return FakeView()
+
+
+@pytest.fixture
+def port(view: FakeView) -> Iterator[int]:
+    with endpoint(view) as port:
+        yield port
+
+
+def exchange(port: int, request: bytes) -> bytes:
+    """Send bytes and return everything that comes until the other side closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(request)
+        answer = b""
+        while chunk := received(sock):
+            answer += chunk
+        return answer
+
+
+def received(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(65536)
+    except ConnectionResetError:
+        return b""
+
+
+def get(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
+    answer = exchange(port, f"{method} {path} HTTP/1.1\r\nHost: whatever\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), head.decode(), body.decode()
+
+
+def test_health_and_readiness_say_why_not(view: FakeView, port: int) -> None:
+    assert get(port, "/healthz")[::2] == (200, "ok\n")
+    assert get(port, "/readyz")[::2] == (200, "ok\n")
+    view.ready_problems = ("gateway 192.168.12.1 does not answer on macvlan0", "worker 0 does not serve")
+    assert get(port, "/readyz")[::2] == (
+        503,
+        "gateway 192.168.12.1 does not answer on macvlan0\nworker 0 does not serve\n",
+    )
+    assert get(port, "/healthz")[0] == 200
+    view.health_problems = ("worker 0 has not reported for 31 s",)
+    assert get(port, "/healthz")[::2] == (503, "worker 0 has not reported for 31 s\n")
+
+
+def test_status_is_json_with_current_rates(view: FakeView, port: int) -> None:
+    code, head, body = get(port, "/status")
+    assert code == 200
+    assert "Content-Type: application/json" in head
+    status = json.loads(body)
+    assert status["mode"] == "http-proxy"
+    assert status["now"]["open"] == 12
+    assert status["history"]["seconds"] == 10
+
+
+@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/healthz", "/status", "/metrics"])
+def test_head_has_no_body_and_connections_end(port: int, path: str) -> None:
+    code, head, body = get(port, path, "HEAD")
+    assert code == 200
+    assert body == ""
+    assert int(head.partition("Content-Length: ")[2].split()[0]) > 0
+    assert "Connection: close" in head
+
+
+def test_the_page_may_load_nothing_from_elsewhere(port: int) -> None:
+    for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")):
+        code, head, body = get(port, path)
+        assert code == 200
+        assert f"Content-Type: {kind}; charset=utf-8" in head
+        assert "default-src 'none'" in head
+        assert "nosniff" in head
+        assert not re.search(
+            r"https?://(?!www\.w3\.org/2000/svg)|innerHTML|insertAdjacent|eval\(|style=", body
+        )
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"])
+def test_other_methods_are_refused(port: int, method: str) -> None:
+    assert get(port, "/status", method)[0] in {400, 405}
+
+
+def test_unknown_paths_are_not_found(port: int) -> None:
+    for path in ("/nothing", "/../etc/passwd", "//", "/status/", "/%2e%2e/", "/page.py", "/__init__.py"):
+        code, _, body = get(port, path)
+        assert code == 404
+        assert "passwd" not in body
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /status HTTP/1.1\r\nHost: a\r\nHost: b\r\nX: " + b"y" * 9000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200 + b"\r\n\r\n",
+        b"GET /status HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET " + b"\xff\xfe" + b" HTTP/1.1\r\n\r\n",
+        b"\r\n\r\n\r\n",
+        b"GET /status HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % n for n in range(1000)) + b"\r\n",
+    ],
+)
+def test_bad_requests_do_no_harm(
+    port: int, request_bytes: bytes, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_CONNECTION_SECONDS", 0.3)
+    answer = exchange(port, request_bytes)
+    assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+    assert get(port, "/healthz")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /status HT", b"GET /status HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_a_head_that_never_ends_is_cut(port: int, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_CONNECTION_SECONDS", 0.1)
+    assert exchange(port, sent) == b""
+
+
+def test_more_connections_than_the_limit_are_ended_at_once(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_MOST_CONNECTIONS", 2)
+    holders = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2)]
+    until(lambda: exchange(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") == b"", "a refusal")
+    for each in holders:
+        each.close()
+
+
+def test_a_fault_of_ours_is_500_and_the_rest_goes_on(
+    view: FakeView, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(view, "status", broken)
+    assert get(port, "/status")[0] == 500
+    assert get(port, "/healthz")[0] == 200
+
+
+def test_it_serves_ipv6(port: int) -> None:
+    with socket.create_connection(("::1", port), timeout=20) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_metrics_have_the_values_of_the_snapshot(view: FakeView, port: int) -> None:
+    view.allowed.value = 41
+    code, head, body = get(port, "/metrics")
+    assert code == 200
+    assert "Content-Type: text/plain; version=0.0.4; charset=utf-8" in head
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(body)
+        for sample in family.samples
+    }
+    name = "egress_router_requests_total"
+    assert samples[name, (("reason", "rule"), ("verdict", "allowed"))] == 41
+    assert samples["egress_router_connect_seconds_bucket", (("le", "0.005"),)] == 1
+    assert samples["egress_router_connect_seconds_bucket", (("le", "+Inf"),)] == 2
+    assert samples["egress_router_connect_seconds_count", ()] == 2
+    assert samples["egress_router_connect_seconds_sum", ()] == pytest.approx(99.003)
+    assert samples["egress_router_upstream_up", (("address", "203.0.113.9:443"),)] == 1

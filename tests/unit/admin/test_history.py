@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egress_router.admin.history import History
+from egress_router.metrics import Registry
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def test_rates_are_of_the_last_ten_seconds_and_the_hour_is_bounded() -> None:
+    registry = Registry()
+    requests = registry.counter("requests_total", "r", verdict="allowed")
+    denied = registry.counter("requests_total", "r", verdict="denied")
+    sent = registry.counter("bytes_total", "b", direction="sent")
+    received = registry.counter("bytes_total", "b", direction="received")
+    opened = registry.gauge("connections_open", "o")
+    history = History(registry.snapshot)
+    start = history._ticks[0][0]
+    for number in range(1, 5001):
+        requests.value += 6
+        denied.value += 2
+        sent.value += 20
+        received.value += 200
+        opened.value = number
+        history.tick(start + number * 2)
+    status: dict[str, Any] = history.status()
+    assert status["now"] == {"requests": 4.0, "sent_bytes": 10.0, "received_bytes": 100.0, "open": 5000.0}
+    assert {len(column) for name, column in status["history"].items() if name != "seconds"} == {360}
+    assert status["history"]["open"][-2:] == [4994.0, 4999.0]
+
+
+def test_a_counter_that_began_again_is_no_negative_rate() -> None:
+    registry = Registry()
+    sent = registry.counter("bytes_total", "b", direction="sent")
+    sent.value = 1000
+    history = History(registry.snapshot)
+    sent.value = 0
+    history.tick(history._ticks[0][0] + 2)
+    now: dict[str, Any] = history.status()["now"]  # type: ignore[assignment]
+    assert now["sent_bytes"] == 0

@@ -1,0 +1,90 @@
+"""A view whose answers a test chooses, and the endpoint over it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from egress_router.admin.app import serve
+from egress_router.metrics import LATENCY_BUCKETS, Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.metrics import Snapshot
+    from egress_router.service.mode import Json
+
+
+class FakeView:
+    """Says what it was told to say."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        requests = "Requests by verdict and reason."
+        self.allowed = self.registry.counter("requests_total", requests, verdict="allowed", reason="rule")
+        self.registry.counter("requests_total", requests, verdict="denied", reason="no_rule").value = 2
+        self.sent = self.registry.counter("bytes_total", "Bytes relayed.", direction="sent")
+        self.received = self.registry.counter("bytes_total", "Bytes relayed.", direction="received")
+        self.registry.gauge("connections_open", "Client connections that are open.").value = 12
+        self.registry.flag("upstream_up", "1 where it answers.", address="203.0.113.9:443").value = 1
+        self.latency = self.registry.histogram("connect_seconds", "Time to connect.", LATENCY_BUCKETS)
+        self.latency.observe(0.003)
+        self.latency.observe(99)
+        self.health_problems: tuple[str, ...] = ()
+        self.ready_problems: tuple[str, ...] = ()
+        self.answer: dict[str, Json] = {
+            "mode": "http-proxy",
+            "version": "1.0.0",
+            "started": time.time() - 3 * 86400,
+            "interface": {
+                "name": "macvlan0",
+                "up": True,
+                "addresses": ["192.168.12.99"],
+                "gateways": [{"address": "192.168.12.1", "answers": True}],
+            },
+            "workers": [{"index": 0, "pid": 7, "serves": True, "seconds": 9}],
+            "ports": [8080],
+            "reload": {
+                "source": "EGRESS_HTTP_PROXY_DESTINATION_FILE /etc/egress/rules",
+                "loaded": 0.0,
+                "refused": None,
+                "errors": [],
+            },
+            "rules": [{"line": 1, "text": "*.example.com", "hits": 5}],
+            "upstreams": [{"destination": "db.example.com:443", "address": "203.0.113.9:443", "up": True}],
+            "denied": [],
+        }
+
+    def health(self) -> tuple[str, ...]:
+        return self.health_problems
+
+    def ready(self) -> tuple[str, ...]:
+        return self.ready_problems
+
+    def snapshot(self) -> Snapshot:
+        return self.registry.snapshot()
+
+    async def status(self) -> dict[str, Json]:
+        return {**self.answer, "health": list(self.health_problems), "ready": list(self.ready_problems)}
+
+
+@contextlib.contextmanager
+def endpoint(view: FakeView) -> Iterator[int]:
+    """Serve a view in a thread; gives the port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        running = asyncio.run_coroutine_threadsafe(serve(view, port), loop).result(10)
+        yield port
+        asyncio.run_coroutine_threadsafe(running.close(), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
