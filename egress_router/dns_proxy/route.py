@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
-# The router has an IPv6 address or it has not; that the family is missing altogether says the same.
-_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EHOSTUNREACH})
+# These say nothing of routes, only that this process has no socket to ask with.
+_CANNOT_ASK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def has_route(address: IPAddress) -> bool:
@@ -24,5 +24,5 @@ def has_route(address: IPAddress) -> bool:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.connect((str(address), 9))
     except OSError as error:
-        return error.errno not in _NO_ROUTE
+        return error.errno in _CANNOT_ASK
     return True

@@ -146,5 +146,5 @@ def ask(running: Running[Forwards], port: int, host: str = "127.0.0.1") -> str:
 
 
 def metric(running: Running[Forwards], name: str, **labels: str) -> float:
-    family = running.call(running.context.registry.snapshot)[name]
-    return family.numbers.get(tuple(sorted(labels.items())), 0)
+    families = running.call(running.context.registry.snapshot)
+    return families[name].numbers.get(tuple(sorted(labels.items())), 0) if name in families else 0

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.lab.nameserver import in_thread
+from egress_router.lab.zone import entry
+from tests.serving import LOOPS
+from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
+from tests.unit.relay.room import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from egress_router.grammar.forward import Forwards
+    from tests.serving import Running
+
+both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
+NAME = "db.example.com"
+
+
+def serving_addresses(running: Running[Forwards]) -> set[str]:
+    status = running.call(running.server.status)["upstreams"]
+    assert isinstance(status, list)
+    return {str(each["address"]).rsplit(":", 1)[0] for each in status if isinstance(each, dict)}
+
+
+@both_loops
+def test_all_addresses_of_a_name_serve_in_turn(tmp_path: Path, loop: str) -> None:
+    with (
+        backend("127.0.0.1") as one,
+        backend("127.0.0.2", one.port),
+        backend("127.0.0.3", one.port),
+        in_thread({NAME: entry("127.0.0.1", "127.0.0.2", "127.0.0.3", ttl=600)}) as names,
+        forwarder(tmp_path, f"80 {NAME} {one.port}", names, loop=loop) as running,
+    ):
+        served = [ask(running, 80) for _ in range(9)]
+    assert {host: served.count(host) for host in served} == {f"127.0.0.{host}": 3 for host in (1, 2, 3)}
+
+
+@both_loops
+def test_connections_that_come_before_the_first_answer_wait_for_it(tmp_path: Path, loop: str) -> None:
+    with (
+        backend() as target,
+        in_thread({NAME: entry("127.0.0.1", delay=0.3)}) as names,
+        forwarder(tmp_path, f"80 {NAME} {target.port}", names, loop=loop) as running,
+    ):
+        assert ask(running, 80) == "127.0.0.1"
+
+
+def test_a_name_server_that_stays_silent_ends_the_wait_in_time(tmp_path: Path) -> None:
+    environ = {"EGRESS_DNS_PROXY_CONNECT_SECONDS": "0.3"}
+    with (
+        in_thread({NAME: entry(behaviour="silent")}) as names,
+        forwarder(tmp_path, f"80 {NAME}", names, environ=environ) as running,
+    ):
+        assert ask(running, 80) == ""
+        assert metric(running, "connections_total", result="no_address") == 1
+
+
+@both_loops
+def test_a_name_unknown_at_start_stops_no_other_line_and_serves_later(tmp_path: Path, loop: str) -> None:
+    with (
+        backend() as target,
+        in_thread({}) as names,
+        forwarder(
+            tmp_path, f"80 {NAME} {target.port}\n81 127.0.0.1 {target.port}", names, loop=loop
+        ) as running,
+    ):
+        assert ask(running, 80) == ""
+        assert ask(running, 81) == "127.0.0.1"
+        upstreams = running.call(running.server.status)["upstreams"]
+        assert isinstance(upstreams, list)
+        unresolved = upstreams[-1]
+        assert isinstance(unresolved, dict)
+        assert unresolved["up"] is False
+        assert NAME in str(unresolved["reason"])
+        names.zone = {NAME: entry("127.0.0.1")}
+        eventually(lambda: ask(running, 80) == "127.0.0.1")
+
+
+@both_loops
+def test_a_changed_answer_moves_new_connections_and_leaves_old_ones(tmp_path: Path, loop: str) -> None:
+    with (
+        backend("127.0.0.1") as one,
+        backend("127.0.0.2", one.port),
+        in_thread({NAME: entry("127.0.0.1", ttl=0)}) as names,
+        forwarder(tmp_path, f"80 {NAME} {one.port}", names, loop=loop) as running,
+        connect(running, 80) as old,
+    ):
+        assert greeting(old) == "127.0.0.1"
+        names.zone = {NAME: entry("127.0.0.2", ttl=0)}
+        eventually(lambda: serving_addresses(running) == {"127.0.0.2"})
+        assert {ask(running, 80) for _ in range(5)} == {"127.0.0.2"}
+        old.sendall(b"still here")
+        assert old.recv(10) == b"still here"
+
+
+def test_an_answer_grows_to_sixty_addresses_and_shrinks_to_one(tmp_path: Path) -> None:
+    sixty = [f"127.0.1.{number}" for number in range(1, 61)]
+    with (
+        backend("127.0.0.1") as one,
+        in_thread({NAME: entry("127.0.0.1", ttl=0)}) as names,
+        forwarder(tmp_path, f"80 {NAME} {one.port}", names) as running,
+    ):
+        assert ask(running, 80) == "127.0.0.1"
+        names.zone = {NAME: entry(*sixty[:-1], "127.0.0.1", ttl=0)}
+        eventually(lambda: len(serving_addresses(running)) == 60)
+        # 59 of them refuse: each connection finds the one that answers.
+        assert {ask(running, 80) for _ in range(30)} == {"127.0.0.1"}
+        eventually(lambda: metric_of_up(running) < 60)
+        names.zone = {NAME: entry("127.0.0.1", ttl=0)}
+        eventually(lambda: serving_addresses(running) == {"127.0.0.1"})
+        assert ask(running, 80) == "127.0.0.1"
+        families = running.call(running.context.registry.snapshot)
+        assert len(families["upstream_up"].numbers) == 1
+
+
+def metric_of_up(running: Running[Forwards]) -> float:
+    return sum(running.call(running.context.registry.snapshot)["upstream_up"].numbers.values())
+
+
+@pytest.mark.parametrize("behaviour", ["servfail", "silent"])
+def test_the_last_good_addresses_serve_while_the_name_server_fails(tmp_path: Path, behaviour: str) -> None:
+    with (
+        backend() as target,
+        in_thread({NAME: entry("127.0.0.1", ttl=0)}) as names,
+        forwarder(tmp_path, f"80 {NAME} {target.port}", names) as running,
+    ):
+        assert ask(running, 80) == "127.0.0.1"
+        names.zone = {NAME: entry(behaviour=behaviour)}
+        asked = len(names.asked)
+        eventually(lambda: len(names.asked) >= asked + 2)
+        assert ask(running, 80) == "127.0.0.1"
+
+
+def test_an_ipv6_address_without_a_route_is_not_tried(tmp_path: Path) -> None:
+    """A link-local address without a zone has a route nowhere."""
+    with (
+        backend() as target,
+        in_thread({NAME: entry("127.0.0.1", "fe80::1", ttl=600)}) as names,
+        forwarder(tmp_path, f"80 {NAME} {target.port}", names) as running,
+    ):
+        assert ask(running, 80) == "127.0.0.1"
+        assert serving_addresses(running) == {"127.0.0.1"}
+
+
+def test_lines_of_one_name_share_its_look_ups_and_health(tmp_path: Path) -> None:
+    with (
+        backend() as target,
+        in_thread({NAME: entry("127.0.0.1", ttl=600)}) as names,
+        forwarder(
+            tmp_path, f"80 {NAME} {target.port}\n81 {NAME} {target.port}\n82 127.0.0.1 {target.port}", names
+        ) as running,
+    ):
+        assert [ask(running, port) for port in (80, 81, 82)] == ["127.0.0.1"] * 3
+        assert len(running.call(lambda: running.server._checks._checked)) == 1  # type: ignore[attr-defined]
+
+
+def test_a_removed_name_is_not_asked_for_any_more(tmp_path: Path) -> None:
+    with (
+        in_thread({NAME: entry("127.0.0.1", ttl=0), "other.example.com": entry("127.0.0.1", ttl=0)}) as names,
+        forwarder(tmp_path, f"80 {NAME} 9", names) as running,
+    ):
+        eventually(lambda: names.asked)
+        running.apply("80 other.example.com 9")
+        eventually(lambda: any(each.name == "other.example.com" for each in names.asked))
+        running.call(lambda: None)
+        names.asked.clear()
+        eventually(lambda: len(names.asked) >= 4)
+        assert {each.name for each in names.asked} == {"other.example.com"}
+
+
+def test_a_client_that_waits_for_a_removed_name_is_let_go(tmp_path: Path) -> None:
+    answers: list[str] = []
+    with (
+        in_thread({NAME: entry(behaviour="silent")}) as names,
+        forwarder(tmp_path, f"80 {NAME}", names) as running,
+    ):
+        thread = threading.Thread(target=lambda: answers.append(ask(running, 80)))
+        thread.start()
+        eventually(lambda: running.call(running.server.open_connections) == 1)
+        running.apply("81 127.0.0.1 9")
+        thread.join(10)
+        assert answers == [""]
