@@ -142,7 +142,7 @@ class Answers:
         return web.Response(body=body, headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
     async def _status(self) -> web.Response:
-        status = {**await self._view.status(), **self._history.status()}
+        status = {**self._history.status(), **await self._view.status()}
         return web.Response(
             text=json.dumps(status), headers=_HEADERS, content_type="application/json", charset="utf-8"
         )

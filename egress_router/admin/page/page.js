@@ -115,11 +115,12 @@ function showPlot(history) {
 function showTables(status) {
   const rules = status.rules.slice(0, MOST_ROWS);
   table("rules", rules.map((each) => [[each.line, "number"], [each.text], [each.hits, "number"]]), "none");
+  byId("destinations").hidden = status.upstreams.length === 0;  // of an open proxy there are none to name
   table("upstreams", status.upstreams.map((each) => [
     [each.destination], [each.address], each.up ? ["up", "good"] : [each.reason || "down", "bad"],
   ]), "none");
   table("denied", status.denied.map((each) => [
-    [clock(each.time)], [each.client], [each.target], [each.rule === null ? each.reason : `${each.reason}: ${each.rule}`],
+    [clock(each.time)], [each.client], [each.target], [each.rule || each.reason.replaceAll("_", " ")],
   ]), "nothing was denied");
 }
 

@@ -1,0 +1,176 @@
+"""The page for people, in a real browser."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.network.browser import Page, chromium
+from tests.unit.admin.views import FakeView, endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOSTILE = '<img src=x onerror="document.title=1">"\'&amp;\u202e<script>alert(1)</script>'
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    if shutil.which("chromium") is None:
+        pytest.fail("these tests need a browser: install the package chromium", pytrace=False)
+    with chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture
+def view() -> FakeView:
+    return FakeView()
+
+
+@pytest.fixture
+def page(browser: Page, view: FakeView) -> Iterator[Page]:
+    browser._session = None
+    browser.complaints.clear()
+    with endpoint(view) as port:
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.wait("document.getElementById('verdict')?.className === 'good'")
+        yield browser
+        browser.call("Page.navigate", url="about:blank")
+
+
+def text(page: Page, element: str) -> str:
+    found = page.evaluate(f"document.getElementById('{element}').innerText")
+    assert isinstance(found, str)
+    return found
+
+
+def test_it_shows_what_a_person_wants_to_see_first(page: Page) -> None:
+    assert text(page, "verdict") == "ready"
+    assert text(page, "mode") == "http-proxy"
+    assert text(page, "source") == "192.168.12.99"
+    assert text(page, "gateway") == "192.168.12.1"
+    assert text(page, "open") == "12"
+    assert text(page, "workers") == "1 of 1"
+    assert text(page, "uptime") == "3 d 0 h"
+    assert "*.example.com" in text(page, "rules")
+    assert text(page, "upstreams").split()[-3:] == ["db.example.com:443", "203.0.113.9:443", "up"]
+    assert "nothing was denied" in text(page, "denied")
+    assert page.evaluate("document.getElementById('reload').hidden") is True
+    assert page.complaints == []
+
+
+def test_it_is_live_without_being_loaded_again(page: Page, view: FakeView) -> None:
+    page.evaluate("window.same = true")
+    view.ready_problems = ("gateway 192.168.12.1 does not answer on macvlan0",)
+    view.answer["upstreams"] = [{"destination": "db", "address": "203.0.113.9:443", "up": False}]
+    view.answer["rules"] = [{"line": 1, "text": "*.example.com", "hits": 77}]
+    view.answer["reload"] = {
+        "source": "/etc/egress/rules",
+        "loaded": 0,
+        "refused": 0,
+        "errors": ["line 3: 'x y': bad"],
+    }
+    page.wait("document.getElementById('verdict').innerText === 'not ready'")
+    assert text(page, "problems") == "gateway 192.168.12.1 does not answer on macvlan0"
+    assert text(page, "upstreams").endswith("down")
+    assert "77" in text(page, "rules")
+    assert "line 3: 'x y': bad" in text(page, "reload")
+    assert "1970-01-01 00:00:00Z" in text(page, "reload")
+    view.ready_problems = ()
+    page.wait("document.getElementById('verdict').innerText === 'ready'")
+    assert page.evaluate("window.same") is True
+    assert page.complaints == []
+
+
+def test_what_clients_chose_is_shown_as_text(page: Page, view: FakeView) -> None:
+    entry = {"time": 0, "client": HOSTILE, "target": HOSTILE, "rule": HOSTILE, "reason": HOSTILE}
+    view.answer["denied"] = [{**entry}]
+    view.answer["rules"] = [{"line": 1, "text": HOSTILE, "hits": 1}]
+    view.answer["upstreams"] = [{"destination": HOSTILE, "address": HOSTILE, "up": False, "reason": HOSTILE}]
+    view.answer["mode"] = HOSTILE
+    view.answer["reload"] = {"source": HOSTILE, "loaded": 0, "refused": 0, "errors": [HOSTILE]}
+    view.ready_problems = (HOSTILE,)
+    page.wait("document.getElementById('denied').innerText.includes('onerror')")
+    assert page.evaluate("document.querySelectorAll('img, body script').length") == 0
+    cell = page.evaluate("document.querySelector('#denied tbody td:nth-child(2)').textContent")
+    assert cell == HOSTILE
+    assert page.evaluate("document.title") == "not ready: egress router"
+    assert page.complaints == []
+
+
+def test_a_router_that_does_not_answer_shows_as_such(browser: Page, view: FakeView) -> None:
+    browser._session = None
+    with endpoint(view) as port:
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.wait("document.getElementById('verdict')?.innerText === 'ready'")
+    browser.wait("document.getElementById('verdict').innerText === 'no answer'")
+    browser.call("Page.navigate", url="about:blank")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone_and_the_dark(page: Page, view: FakeView, *, dark: bool) -> None:
+    long = "a-very-long-name." * 12 + "example.com:443"
+    view.answer["upstreams"] = [{"destination": long, "address": "[2001:db8::1:2:3:4]:443", "up": True}]
+    view.answer["denied"] = [
+        {"time": 0, "client": "2001:db8::1:2:3:4", "target": long, "rule": None, "reason": "no_rule"}
+    ]
+    page.resize(360, 740, dark=dark)
+    page.wait("document.getElementById('denied').innerText.includes('a-very-long')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+
+
+def test_the_plot_draws_the_last_hour(tmp_path: Path, page: Page, view: FakeView) -> None:
+    fill(view)
+    page.resize(1000, 900, dark=False)
+    page.wait("document.querySelector('path.received').getAttribute('d').length > 2000")
+    image = tmp_path / "status-page.png"
+    page.screenshot(image)
+    assert image.stat().st_size > 20_000
+    assert page.complaints == []
+
+
+def fill(view: FakeView) -> None:
+    """Give a view an hour of a busy day."""
+    now = time.time()
+    shape = [math.sin(index / 40) + math.sin(index / 7) / 4 + 1.4 for index in range(360)]
+    view.answer["now"] = {"requests": 27.4, "sent_bytes": 52_110, "received_bytes": 1_204_311, "open": 143}
+    view.answer["history"] = {
+        "seconds": 10.0,
+        "requests": [20 * each for each in shape],
+        "sent_bytes": [40_000 * each for each in shape],
+        "received_bytes": [900_000 * each + 50_000 * (index % 5) for index, each in enumerate(shape)],
+        "open": [100 * each for each in shape],
+    }
+    rules = (
+        ("*.example.com", 48211),
+        ("!*.internal.example.net", 12),
+        ("203.0.113.0/24:443", 9120),
+        ("*", 0),
+    )
+    view.answer["upstreams"] = []
+    view.answer["rules"] = [
+        {"line": line, "text": rule, "hits": hits} for line, (rule, hits) in enumerate(rules, start=2)
+    ]
+    view.answer["denied"] = [
+        {
+            "time": now - 61 * number,
+            "client": f"10.128.0.{40 + number}",
+            "target": target,
+            "rule": rule,
+            "reason": reason,
+        }
+        for number, (target, rule, reason) in enumerate(
+            (
+                ("vault.internal.example.net:443", "line 3: !*.internal.example.net", "rule"),
+                ("169.254.169.254:80", None, "not_remote"),
+                ("tracker.example.org:443", None, "no_rule"),
+            )
+        )
+    ]
