@@ -10,6 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
+from egress_router.kernel.nat import counters
 from egress_router.kernel.nat.plan import REPLY_MARK
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def apply(plan: NatPlan) -> None:
     Raises:
         RefusedError: there is no `nft`, no permission, or no nf_tables in this kernel.
     """
-    _nft(render(plan))
+    _nft(render(plan) + (counters.declaration() if plan.redirects else ""))
 
 
 def is_supported() -> bool:
