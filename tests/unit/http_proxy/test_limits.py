@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import time
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router import log
+from egress_router.grammar.address import Locality, locality
+from egress_router.http_proxy import policy
+from egress_router.http_proxy.own import OwnPlaces, own_addresses
+from egress_router.http_proxy.policy import Own
+from egress_router.http_proxy.server import mode
+from egress_router.settings.http_proxy import read_http_proxy
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from egress_router.grammar.address import IPAddress
+    from tests.unit.http_proxy.origin import Origin
+
+
+def get(server: Origin, *fields: str) -> str:
+    return (
+        "".join(f"{line}\r\n" for line in (f"GET http://{server.authority}/ HTTP/1.1", "Host: x", *fields))
+        + "\r\n"
+    )
+
+
+def test_large_heads_are_refused() -> None:
+    with origin(answering(OK)) as server, proxy(HEAD_BYTES="2048", HEAD_FIELDS="10") as (running, port):
+        with Client(port) as client:
+            client.send(get(server, "X: " + "y" * 1900))
+            assert client.head().startswith("HTTP/1.1 200")
+        for fields in (["X: " + "y" * 3000], ["X: " + "y" * 100_000]):
+            with Client(port) as client:
+                client.send(get(server, *fields))
+                assert client.head().startswith("HTTP/1.1 431")
+        with Client(port) as client:
+            client.send(get(server, *["X: y"] * 10))
+            assert client.head().startswith("HTTP/1.1 431")
+        assert counted(running, "limit_hits_total", limit="head_bytes") == 2
+        assert counted(running, "limit_hits_total", limit="head_fields") == 1
+        assert counted(running, "refused_total", reason="head_too_large") == 3
+
+
+def test_slow_heads_are_refused_and_silent_clients_let_go() -> None:
+    with proxy(HEAD_SECONDS="0.2") as (running, port):
+        with Client(port) as client, Client(port) as silent:
+            client.send("GET http://a.example/ HT")
+            assert client.head().startswith("HTTP/1.1 408")
+            assert silent.rest() == b""
+        assert counted(running, "limit_hits_total", limit="head_seconds") == 1
+
+
+def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:
+    with (
+        origin(answering(OK, OK, OK)) as server,
+        proxy(HEAD_SECONDS="0.2", KEEPALIVE_SECONDS="0.2") as (running, port),
+    ):
+        with Client(port) as client:
+            client.send(get(server))
+            client.answer()
+            assert client.rest() == b""
+        assert counted(running, "limit_hits_total", limit="keepalive_seconds") == 1
+        with Client(port) as client:
+            client.send(get(server))
+            client.answer()
+            client.send("GET ")
+            assert client.head().startswith("HTTP/1.1 408")
+
+
+def test_silent_origins_time_out() -> None:
+    with origin(Peer.read_to_the_end) as server, proxy(ANSWER_SECONDS="0.2") as (running, port):
+        with Client(port) as client:
+            client.send(get(server))
+            head, body = client.answer()
+            assert head.startswith("HTTP/1.1 504")
+            assert "error=connection_read_timeout" in head
+            assert b"did not answer" in body
+        assert counted(running, "limit_hits_total", limit="answer_seconds") == 1
+        assert server.peers[0].ended.wait(10)
+
+
+def test_an_answer_that_stops_half_way_is_cut() -> None:
+    def stop(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+        peer.read_to_the_end()
+
+    with origin(stop) as server, proxy(ANSWER_SECONDS="0.2") as (_, port), Client(port) as client:
+        client.send(get(server))
+        with pytest.raises(ConnectionResetError):
+            client.rest()
+
+
+@contextlib.contextmanager
+def full_queue() -> Iterator[int]:
+    """A port whose accept queue is full: the kernel drops further handshakes."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as stack:
+        port: int = listener.getsockname()[1]
+        for _ in range(4):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+def test_silent_destinations_time_out() -> None:
+    with full_queue() as silent, proxy(CONNECT_SECONDS="0.3") as (running, port), Client(port) as client:
+        client.send(f"CONNECT 127.0.0.1:{silent} HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.head().startswith("HTTP/1.1 504")
+        assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
+        assert counted(running, "upstream_failures_total", reason="timeout") == 1
+
+
+def test_connections_beyond_the_limits_are_told_so() -> None:
+    with proxy(most=2) as (running, port), Client(port) as first, Client(port):
+        eventually(lambda: running.call(running.server.open_connections) == 2)
+        with Client(port) as third:
+            third.send("GET http://a.example/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = third.head()
+            assert head.startswith("HTTP/1.1 503")
+            assert "Retry-After: 1" in head
+            assert "error=connection_limit_reached" in head
+        assert counted(running, "limit_hits_total", limit="connections") == 1
+        first.end()
+        eventually(lambda: running.call(running.server.open_connections) == 1)
+    with proxy(per_client=1) as (running, port), Client(port), Client(port) as second:
+        assert second.head().startswith("HTTP/1.1 429")
+        assert counted(running, "limit_hits_total", limit="connections_per_client") == 1
+
+
+def test_draining_lets_requests_end_and_closes_idle_connections() -> None:
+    def patient(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        ready.append(peer)
+        peer.read_to_the_end()
+
+    ready: list[Peer] = []
+    with origin(patient) as server, proxy() as (running, port), Client(port) as idle, Client(port) as busy:
+        busy.send(get(server))
+        eventually(lambda: bool(ready))
+        running.call(running.server.stop_accepting)
+        assert idle.rest() == b""
+        ready[0].send(OK)
+        head, body = busy.answer()
+        assert "Connection: close" in head
+        assert body == b"ok"
+        assert busy.rest() == b""
+        eventually(lambda: running.call(running.server.open_connections) == 0)
+        with pytest.raises(ConnectionRefusedError):
+            Client(port)
+
+
+def test_everything_closes_at_once_when_told() -> None:
+    with origin(Peer.read_to_the_end) as server, proxy() as (running, port):
+        clients = [Client(port) for _ in range(3)]
+        clients[0].send(f"CONNECT {server.authority} HTTP/1.1\r\nHost: x\r\n\r\n")
+        clients[0].head()
+        clients[1].send(get(server))
+        eventually(lambda: len(server.peers) == 2)
+        running.call(running.server.close_all)
+        assert running.call(running.server.open_connections) == 0
+        for client in clients:
+            with client, contextlib.suppress(ConnectionResetError):
+                assert client.rest() == b""
+
+
+def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(address: IPAddress) -> Locality:
+        return Locality.REMOTE if str(address) == "127.0.0.5" else locality(address)
+
+    monkeypatch.setattr(policy, "locality", place)
+    know(monkeypatch, a_example="127.0.0.1 127.0.0.5", b_example="127.0.0.1")
+    with (
+        origin(answering(OK), "127.0.0.5") as remote,
+        proxy("!a.example\n", REPORT_ONLY="1") as (running, port),
+    ):
+        for name, status in (("a", "200"), ("b", "403")):
+            with Client(port) as client:
+                client.send(f"CONNECT {name}.example:{remote.port} HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.head()[9:12] == status
+        assert counted(running, "requests_total", verdict="reported", reason="rule") == 1
+        assert counted(running, "requests_total", verdict="denied", reason="no_rule") == 1
+        assert len(remote.peers) == 1
+
+
+def test_status_and_metrics() -> None:
+    with origin(answering(OK)) as server, proxy("!192.0.2.0/24\n127.0.0.0/8\n") as (running, port):
+        for target in (server.authority, "192.0.2.1:80", "192.0.2.1:80", "198.51.100.1:80"):
+            with Client(port) as client:
+                client.send(f"GET http://{target}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                client.rest()
+        status = running.call(running.server.status)
+        assert status["rules"] == [
+            {"line": 1, "text": "!192.0.2.0/24", "hits": 2},
+            {"line": 2, "text": "127.0.0.0/8", "hits": 1},
+        ]
+        denied = status["denied"]
+        assert isinstance(denied, list)
+        assert [
+            (each["target"], each["rule"], each["reason"]) for each in denied if isinstance(each, dict)
+        ] == [
+            ("192.0.2.1:80", "line 1: !192.0.2.0/24", "rule"),
+            ("192.0.2.1:80", "line 1: !192.0.2.0/24", "rule"),
+            ("198.51.100.1:80", None, "no_rule"),
+        ]
+        assert counted(running, "requests_total", verdict="allowed") == 1
+        assert counted(running, "requests_total", verdict="denied") == 3
+        assert counted(running, "bytes_total", direction="received") == 2
+
+
+@pytest.fixture
+def records() -> Iterator[list[dict[str, object]]]:
+    found: list[dict[str, object]] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(json.loads(self.format(record)))
+
+    log.configure_records(Keeper(), "json")
+    yield found
+    logging.getLogger("egress_records").handlers.clear()
+
+
+def test_one_record_for_the_decision_and_one_for_the_end(records: list[dict[str, object]]) -> None:
+    with origin(answering(OK)) as server, proxy("127.0.0.0/8\n") as (_, port):
+        with Client(port) as client:
+            client.send(get(server, "Connection: close"))
+            client.rest()
+        with Client(port) as client:
+            client.send("CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.rest()
+        with Client(port) as client:
+            client.send("nonsense\r\n\r\n")
+            client.rest()
+        eventually(lambda: len(records) == 4)
+    decision, end, denied, refused = records
+    assert decision["event"] == denied["event"] == refused["event"] == "request"
+    expected = {"client": "127.0.0.1", "method": "GET", "host": "127.0.0.1", "port": server.port}
+    assert expected.items() <= decision.items()
+    assert {
+        "address": "127.0.0.1",
+        "verdict": "allowed",
+        "rule": 1,
+        "reason": "rule",
+    }.items() <= decision.items()
+    assert {"dns_ms", "connect_ms"} <= decision.keys()
+    assert end["event"] == "closed"
+    assert {**expected, "status": 200, "sent": 0, "received": 2}.items() <= end.items()
+    assert {"verdict": "denied", "rule": None, "reason": "no_rule", "address": None}.items() <= denied.items()
+    assert {"verdict": "refused", "reason": "malformed"}.items() <= refused.items()
+
+
+def test_own_addresses(tmp_path: Path) -> None:
+    addresses = own_addresses()
+    assert ip_address("127.0.0.1") in addresses
+    (tmp_path / "fib_trie").write_text(
+        "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n"
+        "     |-- 192.0.2.9\n        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n"
+    )
+    assert own_addresses(tmp_path) == {ip_address("192.0.2.9")}
+    (tmp_path / "if_inet6").write_text("20010db8000000000000000000000009 02 40 00 80     eth0\n")
+    assert own_addresses(tmp_path) == {ip_address("192.0.2.9"), ip_address("2001:db8::9")}
+
+
+def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = OwnPlaces(frozenset({8080}))
+    places.add_ports(frozenset({18080}))
+    before = places.current()
+    assert before.ports == {8080, 18080}
+    assert places.current() is before
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    assert isinstance(places.current(), Own)
+    assert places.current().ports == before.ports
+
+
+def test_the_mode_says_what_it_is() -> None:
+    settings = read_http_proxy({"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_HTTP_PROXY_PORT": "3128"})
+    made = mode(settings)
+    rules = made.parse("RULES", "!a.example\n*  # rest\n")
+    assert (made.name, made.ports(rules), made.summary(rules)) == (
+        "http-proxy",
+        frozenset({3128}),
+        ("!a.example", "*"),
+    )
