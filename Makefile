@@ -35,6 +35,14 @@ test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes sc
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
 	@$(BIN)/pytest tests/chart
 
+.PHONY: images
+images: ## build the three images with docker or podman, and print their sizes (BASE=…: another base)
+	@scripts/build-images $(BASE)
+
+.PHONY: test-images
+test-images: venv ## build the images and run pods of all three modes for real, with podman (root)
+	@scripts/test-images
+
 .PHONY: lint
 lint: venv ## ruff and mypy --strict, on package, tests and benchmarks
 	@$(BIN)/ruff format --check .
@@ -50,9 +58,12 @@ format: venv ## let ruff format and fix what it can
 lock: venv ## choose the newest versions that pyproject.toml allows, and pin them with hashes
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-header --python-version 3.11 --all-extras --output-file requirements.lock --upgrade pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-header --python-version 3.11 --constraints requirements.lock \
-	  --output-file tests/chart/requirements.lock --upgrade tests/chart/requirements.in
+	@for lock in requirements-runtime.lock:pyproject.toml images/build.lock:images/build.in \
+	  tests/chart/requirements.lock:tests/chart/requirements.in; do \
+	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --no-header --python-version 3.11 --constraints requirements.lock \
+	    --output-file "$${lock%%:*}" --upgrade "$${lock#*:}"; \
+	done
 
 .PHONY: clean
 clean: ## remove what the other targets made here

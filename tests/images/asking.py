@@ -1,0 +1,64 @@
+"""What a client in the cluster does with the router, and what the servers outside said of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from egress_router.lab.network import Seen
+    from tests.images.node import Sandbox
+
+_START_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The proxy's answer, and the server and source that the body tells of where a server made it."""
+
+    status: int
+    server: str
+    source: str
+
+
+def ask(sandbox: Sandbox, port: int) -> Seen:
+    """Connect to a port of the pod as a client; try again while the pod still starts."""
+    await_port(sandbox, port)
+    lab = sandbox.node.lab
+    return lab.ask_tcp(lab.client, sandbox.address, port)
+
+
+def get(sandbox: Sandbox, url: str) -> Reply:
+    """Ask the HTTP proxy in the pod for a URL."""
+    await_port(sandbox, 8080)
+    with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.settimeout(10)
+        wire.connect((sandbox.address, 8080))
+        host = url.removeprefix("http://").partition("/")[0]
+        wire.sendall(f"GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(wire)
+        answer.begin()
+        body = answer.read()
+    if answer.status != 200:
+        return Reply(answer.status, "", "")
+    said: dict[str, str] = json.loads(body)
+    return Reply(answer.status, said["server"], said["source"])
+
+
+def await_port(sandbox: Sandbox, port: int) -> None:
+    """Wait until something in the pod accepts connections on a port. OSError when nothing does in time."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+                wire.settimeout(2)
+                wire.connect((sandbox.address, port))
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
