@@ -18,12 +18,16 @@ $(VENV)/.done: pyproject.toml requirements.lock scripts/make-venv
 network-tools:
 	@scripts/need nft:nftables iptables:iptables ip:iproute2
 
+.PHONY: test-tools
+test-tools:
+	@scripts/need curl:curl wget:wget git:git openssl:openssl nginx:nginx-light apt-get:apt
+
 .PHONY: demo
 demo: venv network-tools ## build a small network on this machine and show all three modes in it
 	@$(BIN)/egress-router demo
 
 .PHONY: test
-test: venv network-tools ## all tests that need no container engine: unit, network, fuzz (short)
+test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
 	@scripts/in-namespaces $(BIN)/pytest
 
 .PHONY: bench-redirect
