@@ -1,15 +1,23 @@
-"""`egress-router check`: the parsed rules as a table, or every error."""
+"""`egress-router check`: the parsed rules as a table, or every error; of one text, or of whole manifests."""
 
 from __future__ import annotations
 
+import difflib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from egress_router.grammar import acl, forward, redirect
+from egress_router.errors import ConfigError, Problem
+from egress_router.grammar import acl, forward, manifest, redirect
 from egress_router.grammar.address import printed
+from egress_router.grammar.lines import rule_lines
 from egress_router.settings import dns_proxy, http_proxy, setup
+from egress_router.settings.variables import RulesVariable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from egress_router.grammar.manifest import Container, Text
+    from egress_router.settings.variables import Variable
 
 Rows = list[tuple[str, ...]]
 
@@ -58,12 +66,44 @@ def _forward_rows(source: str, text: str) -> Rows:
     return rows
 
 
-_KINDS: dict[str, tuple[str, Callable[[str, str], Rows]]] = {
-    "redirect": (setup.RULES.name, _redirect_rows),
-    "http-proxy": (http_proxy.RULES.name, _access_rows),
-    "dns-proxy": (dns_proxy.RULES.name, _forward_rows),
-}
-KINDS = tuple(_KINDS)
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A command of the program: the name of its image, its variables and rules, and how they are read."""
+
+    name: str
+    image: str
+    variables: Sequence[Variable[object] | RulesVariable]
+    rules: RulesVariable
+    read: Callable[[Mapping[str, str]], object]
+    rows: Callable[[str, str], Rows]
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Every name that this command reads from its environment."""
+        files = {each.file_name for each in self.variables if isinstance(each, RulesVariable)}
+        return frozenset({each.name for each in self.variables} | files)
+
+
+_COMMANDS = (
+    _Command("setup", "egress-router", setup.VARIABLES, setup.RULES, setup.read_setup, _redirect_rows),
+    _Command(
+        "http-proxy",
+        "egress-http-proxy",
+        http_proxy.VARIABLES,
+        http_proxy.RULES,
+        http_proxy.read_http_proxy,
+        _access_rows,
+    ),
+    _Command(
+        "dns-proxy",
+        "egress-dns-proxy",
+        dns_proxy.VARIABLES,
+        dns_proxy.RULES,
+        dns_proxy.read_dns_proxy,
+        _forward_rows,
+    ),
+)
+_KINDS = {"redirect": _COMMANDS[0], "http-proxy": _COMMANDS[1], "dns-proxy": _COMMANDS[2]}
 
 
 def checked(kind: str, text: str) -> str:
@@ -72,8 +112,104 @@ def checked(kind: str, text: str) -> str:
     Raises:
         ConfigError: with every error of the text, named as the kind's variable names them.
     """
-    source, rows = _KINDS[kind]
-    return table(rows(source, text))
+    command = _KINDS[kind]
+    return table(command.rows(command.rules.name, text))
+
+
+def manifests(name: str, text: str) -> str:
+    """Return what was found in the Kubernetes manifests of a file called `name`, as a table.
+
+    Raises:
+        ConfigError: with every error of all containers, each with document, container and line.
+    """
+    rows: Rows = [("DOCUMENT", "CONTAINER", "COMMAND", "VARIABLES", "RULES")]
+    problems: list[Problem] = []
+    for container in manifest.containers(name, text):
+        command = _command_of(container)
+        rules, rule_problems = _check_rules(container, command)
+        problems += [*container.problems, *_check_names(container, command)]
+        problems += [*_check_values(container, command), *rule_problems]
+        count = len(container.values) + len(container.unknown)
+        rows.append((container.document, container.name, command.name, str(count), rules))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))  # two containers may share a ConfigMap
+    return table(rows) if len(rows) > 1 else "no container with an EGRESS_* variable\n"
+
+
+def _command_of(container: Container) -> _Command:
+    """Return what runs in a container: what its image or arguments name, else what reads most variables."""
+    for command in reversed(_COMMANDS):  # `egress-router` is the beginning of every command line
+        if any(word == command.name or word.endswith(command.image) for word in container.words):
+            return command
+    names = {*container.values, *container.unknown}
+    return max(_COMMANDS, key=lambda command: len(names & command.known))
+
+
+def _check_names(container: Container, command: _Command) -> list[Problem]:
+    problems = []
+    for name in sorted({*container.values, *container.unknown} - command.known):
+        readers = [each.name for each in _COMMANDS if name in each.known]
+        similar = difflib.get_close_matches(name, command.known, n=1)
+        if readers:
+            reason = f"is not read by {command.name}, which runs here, but by {' and '.join(readers)}"
+        elif similar:
+            reason = f"is not a variable of {command.name}; did you mean {similar[0]}?"
+        else:
+            reason = f"is not a variable of {command.name}"
+        problems.append(_problem(container, name, reason))
+    return problems
+
+
+def _check_values(container: Container, command: _Command) -> list[Problem]:
+    try:
+        command.read({name: value.text for name, value in container.values.items()})
+    except ConfigError as error:
+        found = error.problems
+    else:
+        found = ()
+    problems = []
+    for each in found:
+        if each.source in container.values:
+            problems.append(container.values[each.source].problem(None, each.text, each.reason))
+        elif not _comes_from_elsewhere(container, command, each.source):
+            problems.append(_problem(container, each.source, each.reason))
+    return problems
+
+
+def _comes_from_elsewhere(container: Container, command: _Command, name: str) -> bool:
+    rules = {command.rules.name, command.rules.file_name}
+    names = rules if name in rules else {name}
+    return container.is_open or not names.isdisjoint(container.unknown)
+
+
+def _check_rules(container: Container, command: _Command) -> tuple[str, list[Problem]]:
+    """Return what is known of the rules of a container, and what is wrong with them."""
+    variable = command.rules
+    for name in (variable.name, variable.file_name):
+        if name in container.unknown:
+            return f"not checked: {container.unknown[name]}", []
+    rules: Text | None = container.values.get(variable.name)
+    if rules is None or not rules.text.strip():
+        path = container.values.get(variable.file_name)
+        if path is None or not path.text.strip():
+            return "-", []
+        rules = container.files.get(path.text.strip())
+        if rules is None:
+            return f"not checked: {path.text.strip()} is not in this file", []
+    try:
+        command.rows(variable.name, rules.text)
+    except ConfigError as error:
+        return "-", [rules.problem(each.line, each.text, each.reason) for each in error.problems]
+    count = len(list(rule_lines(rules.text)))
+    return f"{count} line{'' if count == 1 else 's'}", []
+
+
+def _problem(container: Container, name: str, reason: str) -> Problem:
+    """Return a problem of a variable; on the container's line where the variable is missing."""
+    value = container.values.get(name)
+    if value is not None:
+        return value.problem(None, None, reason)
+    return Problem(f"{container.place} {name}", container.line, None, reason)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from egress_router.service.mode import Json
+
 HOSTILE = '<img src=x onerror="document.title=1">"\'&amp;\u202e<script>alert(1)</script>'
 
 
@@ -88,8 +90,14 @@ def test_it_is_live_without_being_loaded_again(page: Page, view: FakeView) -> No
 
 
 def test_what_clients_chose_is_shown_as_text(page: Page, view: FakeView) -> None:
-    entry = {"time": 0, "client": HOSTILE, "target": HOSTILE, "rule": HOSTILE, "reason": HOSTILE}
-    view.answer["denied"] = [{**entry}]
+    entry: dict[str, Json] = {
+        "time": 0,
+        "client": HOSTILE,
+        "target": HOSTILE,
+        "rule": HOSTILE,
+        "reason": HOSTILE,
+    }
+    view.answer["denied"] = [entry]
     view.answer["rules"] = [{"line": 1, "text": HOSTILE, "hits": 1}]
     view.answer["upstreams"] = [{"destination": HOSTILE, "address": HOSTILE, "up": False, "reason": HOSTILE}]
     view.answer["mode"] = HOSTILE

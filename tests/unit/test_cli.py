@@ -49,6 +49,8 @@ def test_every_variable_that_the_package_names_is_described() -> None:
     described = {variable.name for group in VARIABLES.values() for variable in group}
     described |= {f"{name}_FILE" for name in described}
     for path in (ROOT / "egress_router").rglob("*.py"):
+        if path.is_relative_to(ROOT / "egress_router/kernel"):
+            continue  # it reads no environment, and its chains have names of their own
         for name in set(re.findall(r"\bEGRESS_[A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8"))):
             assert name in described, f"{path.name} names {name}, which no --help describes"
 

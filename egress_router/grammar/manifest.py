@@ -1,0 +1,247 @@
+"""Kubernetes manifests -> the EGRESS_* variables of their containers, each with its place. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.errors import Problem
+from egress_router.grammar import nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import yaml
+
+PREFIX = "EGRESS_"
+_TEMPLATED = {"ReplicationController", "ReplicaSet", "Deployment", "DaemonSet", "StatefulSet"}
+_CONTAINERS = ("initContainers", "containers")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text with its place: how people name it, and the node that tells its line."""
+
+    place: str
+    text: str
+    node: yaml.Node
+
+    def problem(self, line: int | None, offending: str | None, reason: str) -> Problem:
+        """Return a problem of one line of this text (from 1; None: of all of it), with its line in the file."""
+        return Problem(self.place, nodes.line_within(self.node, line), offending, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container that has EGRESS_* variables.
+
+    `values` are those that the manifests give; `unknown` says of others where their value comes from.
+    `files` are mounted ConfigMap keys, by path. `is_open`: variables come from elsewhere, too.
+    """
+
+    document: str
+    name: str
+    place: str
+    line: int
+    words: tuple[str, ...]
+    values: Mapping[str, Text]
+    unknown: Mapping[str, str]
+    files: Mapping[str, Text]
+    is_open: bool
+    problems: tuple[Problem, ...]
+
+
+def containers(name: str, text: str) -> list[Container]:
+    """Return every container with EGRESS_* variables in the manifests of a file called `name`.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    objects = [
+        _Object(name, number, each) for number, node in nodes.documents(name, text) for each in _flat(node)
+    ]
+    maps = {(each.namespace, each.name): each for each in objects if each.kind == "ConfigMap"}
+    found = []
+    for each in objects:
+        for key in _CONTAINERS:
+            for node in nodes.items(nodes.child(each.pod, key)):
+                container = _Reader(each, node, maps).read()
+                if container.values or container.unknown or container.problems:
+                    found.append(container)
+    return found
+
+
+def _flat(node: yaml.Node) -> list[yaml.Node]:
+    """Return the objects of a List, or the object itself."""
+    if nodes.word(nodes.child(node, "kind")) == "List":
+        return nodes.items(nodes.child(node, "items"))
+    return [node]
+
+
+class _Object:
+    """One object of Kubernetes."""
+
+    def __init__(self, file: str, number: int, node: yaml.Node) -> None:
+        self.node = node
+        self.kind = nodes.word(nodes.child(node, "kind"))
+        self.name = nodes.word(nodes.child(node, "metadata", "name"))
+        self.namespace = nodes.word(nodes.child(node, "metadata", "namespace"))
+        self.title = f"{number} {self.kind} {self.name}"
+        self.place = f"{file} document {number} ({self.kind} {self.name})"
+
+    @property
+    def pod(self) -> yaml.Node | None:
+        if self.kind == "Pod":
+            return nodes.child(self.node, "spec")
+        if self.kind in _TEMPLATED:
+            return nodes.child(self.node, "spec", "template", "spec")
+        return None
+
+    def data(self, key: str) -> Text | None:
+        """Return one key of a ConfigMap."""
+        node = nodes.child(self.node, "data", key)
+        if node is None:
+            return None
+        return Text(f"{self.place} key {key}", nodes.string(node), node)
+
+
+class _Reader:
+    """Reads one container."""
+
+    def __init__(self, owner: _Object, node: yaml.Node, maps: Mapping[tuple[str, str], _Object]) -> None:
+        self._owner = owner
+        self._node = node
+        self._maps = maps
+        self._name = nodes.word(nodes.child(node, "name"))
+        self._place = f"{owner.place} container {self._name}"
+        self._values: dict[str, Text] = {}
+        self._unknown: dict[str, str] = {}
+        self._files: dict[str, Text] = {}
+        self._problems: list[Problem] = []
+        self._is_open = False
+
+    def read(self) -> Container:
+        for source in nodes.items(nodes.child(self._node, "envFrom")):
+            self._read_all(source)
+        seen: set[str] = set()
+        for entry in nodes.items(nodes.child(self._node, "env")):
+            name = nodes.word(nodes.child(entry, "name"))
+            if name.startswith(PREFIX):
+                if name in seen:
+                    self._complain(entry, name, "is given twice")
+                seen.add(name)
+                self._read_variable(name, entry)
+        for mount in nodes.items(nodes.child(self._node, "volumeMounts")):
+            self._read_mount(mount)
+        return Container(
+            document=self._owner.title,
+            name=self._name,
+            place=self._place,
+            line=nodes.line_of(self._node),
+            words=tuple(self._words()),
+            values=self._values,
+            unknown=self._unknown,
+            files=self._files,
+            is_open=self._is_open,
+            problems=tuple(self._problems),
+        )
+
+    def _words(self) -> Iterator[str]:
+        """Yield what tells which program it is: the image without registry and tag, command, arguments."""
+        yield (
+            nodes.word(nodes.child(self._node, "image"))
+            .rpartition("/")[2]
+            .partition(":")[0]
+            .partition("@")[0]
+        )
+        for key in ("command", "args"):
+            for each in nodes.items(nodes.child(self._node, key)):
+                yield nodes.word(each)
+
+    def _read_variable(self, name: str, entry: yaml.Node) -> None:
+        source = nodes.child(entry, "valueFrom")
+        reference = nodes.child(source, "configMapKeyRef")
+        if reference is not None:
+            self._refer(name, reference)
+        elif source is not None:
+            self._unknown[name] = ", ".join(key for key, _ in nodes.entries(source))
+        else:
+            node = nodes.child(entry, "value") or entry
+            text = self._string(name, node) if node is not entry else ""
+            if "$(" in text:  # the kubelet puts another variable's value there
+                self._unknown[name] = "refers to another variable"
+            else:
+                self._values[name] = Text(f"{self._place} {name}", text, node)
+
+    def _refer(self, name: str, reference: yaml.Node) -> None:
+        """Follow a reference to a key of a ConfigMap, if it is in the same file."""
+        map_name, key = (nodes.word(nodes.child(reference, each)) for each in ("name", "key"))
+        found = self._maps.get((self._owner.namespace, map_name))
+        if found is None:
+            self._unknown[name] = f"ConfigMap {map_name}, which is not in this file"
+            return
+        text = self._key(name, found, key)
+        if text is not None:
+            self._values[name] = text
+        elif nodes.word(nodes.child(reference, "optional")) != "true":
+            self._complain(reference, name, f"ConfigMap {map_name} has no key {key!r}")
+
+    def _key(self, name: str, found: _Object, key: str) -> Text | None:
+        try:
+            return found.data(key)
+        except nodes.NotText as error:
+            node = nodes.child(found.node, "data", key) or found.node
+            self._problems.append(Problem(f"{found.place} key {key}", nodes.line_of(node), None, str(error)))
+            return Text(f"{self._place} {name}", "", node)
+
+    def _read_all(self, source: yaml.Node) -> None:
+        """Take in every key of a ConfigMap as a variable (`envFrom`)."""
+        prefix = nodes.word(nodes.child(source, "prefix"))
+        name = nodes.word(nodes.child(source, "configMapRef", "name"))
+        found = self._maps.get((self._owner.namespace, name))
+        if found is None:
+            self._is_open = True
+            return
+        for key, _ in nodes.entries(nodes.child(found.node, "data") or found.node):
+            if (prefix + key).startswith(PREFIX):
+                text = self._key(prefix + key, found, key)
+                if text is not None:
+                    self._values[prefix + key] = text
+
+    def _read_mount(self, mount: yaml.Node) -> None:
+        """Note the files that a mounted ConfigMap makes."""
+        path, sub_path, volume_name = (
+            nodes.word(nodes.child(mount, each)) for each in ("mountPath", "subPath", "name")
+        )
+        for volume in nodes.items(nodes.child(self._owner.pod, "volumes")):
+            if nodes.word(nodes.child(volume, "name")) != volume_name:
+                continue
+            config_map = nodes.child(volume, "configMap")
+            found = self._maps.get((self._owner.namespace, nodes.word(nodes.child(config_map, "name"))))
+            if config_map is None or found is None:
+                continue
+            for file, key in _projected(config_map, found):
+                where = path if sub_path == file else f"{path.rstrip('/')}/{file}"
+                text = self._key(where, found, key)
+                if text is not None and sub_path in {"", file}:
+                    self._files[where] = text
+
+    def _string(self, name: str, node: yaml.Node) -> str:
+        try:
+            return nodes.string(node)
+        except nodes.NotText as error:
+            self._complain(node, name, str(error))
+            return nodes.word(node)
+
+    def _complain(self, node: yaml.Node, name: str, reason: str) -> None:
+        self._problems.append(Problem(f"{self._place} {name}", nodes.line_of(node), None, reason))
+
+
+def _projected(config_map: yaml.Node, found: _Object) -> list[tuple[str, str]]:
+    """Return (file, key) of each file that a ConfigMap volume makes: those under `items`, else all keys."""
+    chosen = nodes.items(nodes.child(config_map, "items"))
+    if chosen:
+        return [
+            (nodes.word(nodes.child(each, "path")), nodes.word(nodes.child(each, "key"))) for each in chosen
+        ]
+    return [(key, key) for key, _ in nodes.entries(nodes.child(found.node, "data") or found.node)]
