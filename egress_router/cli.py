@@ -160,10 +160,10 @@ def _setup(_: argparse.Namespace) -> int:
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
     established = setup.run(settings)
-    if settings.mode is setup_settings.RouterMode.LEGACY:
-        from egress_router import legacy  # noqa: PLC0415
+    if settings.mode is setup_settings.RouterMode.LEGACY and settings.destinations is not None:
+        from egress_router.redirect.server import stay  # noqa: PLC0415
 
-        legacy.stay(settings, established)
+        stay(settings, settings.destinations, established)
     return DONE
 
 

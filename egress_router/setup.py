@@ -24,7 +24,6 @@ from egress_router.kernel.nat.plan import make_plan
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.ownership import ensure_addresses, keep_to_itself
 from egress_router.kernel.routing import ensure_routes
-from egress_router.service.reload import signature
 from egress_router.settings.setup import RouterMode
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from egress_router.grammar.redirect import Redirects
     from egress_router.kernel.nat.plan import NatPlan
     from egress_router.kernel.netlink import Link
-    from egress_router.service.reload import Signature
     from egress_router.settings.setup import SetupSettings
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -43,10 +41,10 @@ _log = log.get("setup")
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """What `run` set up: how NAT rules are put in force, and which state of the file they are."""
+    """What `run` set up: how NAT rules are put in force, and the text of the redirects that are."""
 
     apply: Callable[[NatPlan], None]
-    rules_seen: Signature | None
+    rules_text: str
 
 
 def run(settings: SetupSettings) -> Established:
@@ -56,10 +54,7 @@ def run(settings: SetupSettings) -> Established:
         ConfigError: the redirect rules are wrong.
         RefusedError: the kernel or the network refused a step.
     """
-    # Looked at before it is read: a change in between shows as one afterwards.
-    path = None if settings.destinations is None else settings.destinations.path
-    rules_seen = None if path is None else signature(path)
-    redirects = read_redirects(settings)
+    rules_text, redirects = _read_redirects(settings)
     _require_forwarding(settings)
     apply = backend.choose(settings.nat_backend)
     put_in_force(settings, redirects, apply)
@@ -75,18 +70,7 @@ def run(settings: SetupSettings) -> Established:
         interface=link.name,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return Established(apply, rules_seen)
-
-
-def read_redirects(settings: SetupSettings) -> Redirects | None:
-    """Read the redirect rules as they are now; None in the modes without.
-
-    Raises:
-        ConfigError: they cannot be read, or with every error in them.
-    """
-    if settings.destinations is None:
-        return None
-    return redirect.parse(settings.destinations.name, settings.destinations.read())
+    return Established(apply, rules_text)
 
 
 def put_in_force(
@@ -134,6 +118,13 @@ def name_servers(path: Path = RESOLV_CONF) -> tuple[IPNetwork, ...]:
             if not address.is_loopback:
                 found.append(ip_network(address))
     return tuple(found)
+
+
+def _read_redirects(settings: SetupSettings) -> tuple[str, Redirects | None]:
+    if settings.destinations is None:
+        return "", None
+    text = settings.destinations.read()
+    return text, redirect.parse(settings.destinations.name, text)
 
 
 def _require_forwarding(settings: SetupSettings) -> None:

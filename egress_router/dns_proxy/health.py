@@ -33,7 +33,7 @@ class Checks:
         on_change: Callable[[Target], None],
         interval: float = INTERVAL,
     ) -> None:
-        self._poller = poller
+        self.poller = poller
         self._deadlines = deadlines
         self._on_change = on_change
         self._interval = interval
@@ -70,7 +70,7 @@ class Checks:
 
     def dial(self, target: Target, on_done: Callable[[Dialled | DialError], None]) -> Dial:
         """Begin a check."""
-        return Dial(self._poller, self._deadlines, (target,), self._interval, on_done)
+        return Dial(self.poller, self._deadlines, (target,), self._interval, on_done)
 
 
 class _Checked:
@@ -94,6 +94,7 @@ class _Checked:
         self._under_way = self._checks.later(self._check, first=False)
         if isinstance(result, Dialled):
             # Orderly closing would leave the server a connection to wait for, and here a port in TIME_WAIT.
+            self._checks.poller.forget(result.sock.fileno())
             reset(result.sock)
             self._checks.observe(self._target, answered=True)
         elif result.reason is not DialReason.NO_DESCRIPTOR:  # which says nothing of the target

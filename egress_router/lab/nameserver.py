@@ -21,7 +21,7 @@ import dns.message
 from egress_router import log
 from egress_router.grammar.address import parse_address, parse_port, split_port
 from egress_router.lab.zone import parse_zone, react
-from egress_router.service.reload import changes, signature
+from egress_router.service.reload import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,10 +169,9 @@ async def _ended(server: NameServer) -> None:
 
 
 async def _serve(address: str, port: int, path: Path) -> None:
-    known = signature(path)
     server = NameServer(_read(path))
     await server.start(address, port)
-    async for _ in changes(path, known):
+    async for _ in changes(path):
         try:
             server.zone = _read(path)
         except (OSError, ValueError) as error:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import enum
 import errno
+import select
 import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from egress_router.errors import EgressRouterError
-from egress_router.relay.keepalive import keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
+_FAILED = select.EPOLLERR | select.EPOLLHUP
 STAGGER: Final = 0.25  # seconds; RFC 8305 5, "Connection Attempt Delay"
 
 
@@ -62,9 +63,10 @@ class DialFailure:
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """A connected socket: non-blocking, without Nagle's delay, with keep-alive, watched by no poller.
+    """A connected socket, non-blocking and without Nagle's delay.
 
-    `seconds` is the time from the start of the dial, `failures` what was tried in vain before.
+    The poller of the dial watches it still, for nobody: `Poller.add` gives it a handler and reports its state
+    again, and `Poller.forget` comes before closing it, as always. `seconds` is the time from the start of the dial, `failures` what was tried in vain before.
     """
 
     sock: socket.socket
@@ -188,17 +190,16 @@ class Dial:
 class _Attempt:
     """One non-blocking connect; raises OSError where it fails at once."""
 
-    __slots__ = ("_dial", "_name", "_poller", "address", "port", "sock")
+    __slots__ = ("_dial", "_poller", "address", "port", "sock")
 
     def __init__(self, dial: Dial, poller: Poller, address: IPAddress, port: int) -> None:
         self._dial = dial
         self._poller = poller
         self.address = address
         self.port = port
-        self._name = (str(address), port)
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        error = self.sock.connect_ex(self._name)
+        error = self.sock.connect_ex((str(address), port))
         if error not in {0, errno.EINPROGRESS}:
             self.sock.close()
             raise OSError(error, "connect")
@@ -208,17 +209,19 @@ class _Attempt:
         self._poller.forget(self.sock.fileno())
         self.sock.close()
 
-    def _ready(self, _events: int) -> None:
-        # A second connect tells how the first one went, and is not misled by an event of an earlier socket
-        # with the same number.
-        error = self.sock.connect_ex(self._name)
-        if error in {0, errno.EISCONN}:
-            self._poller.remove(self.sock.fileno())
-            keep_alive(self.sock)
-            self._dial.connected(self)
-        elif error not in {errno.EALREADY, errno.EINPROGRESS}:
+    def _ready(self, events: int) -> None:
+        if events & _FAILED:
+            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self.close()
             self._dial.failed(self, error)
+        elif events & select.EPOLLOUT:
+            self._poller.replace(self.sock.fileno(), _unattended)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._dial.connected(self)
+
+
+def _unattended(_events: int) -> None:
+    """Nobody has taken the connection yet; `Poller.add` has its state reported again."""
 
 
 async def dial(
@@ -244,6 +247,7 @@ async def dial(
         if future.done() and not future.cancelled():
             result = future.result()
             if isinstance(result, Dialled):
+                poller.forget(result.sock.fileno())
                 result.sock.close()
         raise
     if isinstance(result, DialError):

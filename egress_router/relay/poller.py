@@ -22,14 +22,16 @@ _BATCH = 256
 class Poller:
     """Calls one handler a descriptor with the epoll mask of each edge.
 
-    A handler must expect spurious wake-ups: inside one batch a descriptor may be closed and its number
-    reused, so the system calls, not the mask, say what is so.
+    A mask always is about the socket that was added: when a descriptor is closed and its number reused inside
+    one batch, what the batch still holds for the old one is left out.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
+        # Added since the batch at hand was fetched: no event of it can be theirs.
+        self._fresh: set[int] = set()
         loop.add_reader(self._epoll.fileno(), self._drain)
 
     def add(self, descriptor: int, handler: Callable[[int], None]) -> None:
@@ -37,11 +39,16 @@ class Poller:
 
         A descriptor that is watched already gets the new handler, and its state is reported again.
         """
+        known = descriptor in self._handlers
         self._handlers[descriptor] = handler
-        try:
+        self._fresh.add(descriptor)
+        if known:
+            try:
+                self._epoll.modify(descriptor, _EDGE)
+            except FileNotFoundError:  # closed without `forget`, and the number is another socket's now
+                self._epoll.register(descriptor, _EDGE)
+        else:
             self._epoll.register(descriptor, _EDGE)
-        except FileExistsError:
-            self._epoll.modify(descriptor, _EDGE)
 
     def replace(self, descriptor: int, handler: Callable[[int], None]) -> None:
         """Give a watched descriptor another handler; edges seen so far are not reported again."""
@@ -55,11 +62,6 @@ class Poller:
         """Stop calling the handler; call it just before closing the descriptor."""
         self._handlers.pop(descriptor, None)
 
-    def remove(self, descriptor: int) -> None:
-        """Stop watching a descriptor that stays open."""
-        del self._handlers[descriptor]
-        self._epoll.unregister(descriptor)
-
     def soon(self, callback: Callable[[], None]) -> None:
         """Call back in the loop's next turn."""
         self._loop.call_soon(callback)
@@ -70,9 +72,10 @@ class Poller:
         self._epoll.close()
 
     def _drain(self) -> None:
+        self._fresh.clear()
         for descriptor, events in self._epoll.poll(0, _BATCH):
             handler = self._handlers.get(descriptor)
-            if handler is not None:
+            if handler is not None and descriptor not in self._fresh:
                 handler(events)
 
     def _repeat(self, descriptor: int) -> None:

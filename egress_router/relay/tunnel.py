@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.metrics import Number
 from egress_router.relay.flow import Buffers, Flow, Step
+from egress_router.relay.keepalive import QUIET, keep_alive
 from egress_router.relay.splice import PipePool
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Relay:
 class Tunnel:
     """Two flows with the ends of each other; made by `Relay.start`."""
 
-    __slots__ = ("_deadline", "_down", "_on_close", "_open", "_poller", "_started", "_up")
+    __slots__ = ("_deadline", "_down", "_idle_seconds", "_on_close", "_open", "_relay", "_started", "_up")
 
     def __init__(
         self,
@@ -112,18 +113,23 @@ class Tunnel:
         idle_seconds: float,
         on_close: Callable[[Closing], None],
     ) -> None:
-        self._poller = relay.poller
+        self._relay = relay
         self._up = up
         self._down = down
         self._on_close = on_close
         self._open = True
         self._started = time.monotonic()
-        self._deadline = relay.deadlines.add(idle_seconds, self._idle)
+        self._idle_seconds = idle_seconds
+        if idle_seconds > QUIET:
+            self._deadline = relay.deadlines.add(QUIET, self._quiet)
+        else:
+            self._deadline = relay.deadlines.add(idle_seconds, self._idle)
 
     def watch(self) -> None:
         """Begin: the poller reports at once what can already be read and written."""
-        self._poller.add(self._up.source.fileno(), self._client_ready)
-        self._poller.add(self._down.source.fileno(), self._upstream_ready)
+        poller = self._relay.poller
+        poller.add(self._up.source.fileno(), self._client_ready)
+        poller.add(self._down.source.fileno(), self._upstream_ready)
 
     @property
     def sent(self) -> int:
@@ -162,7 +168,7 @@ class Tunnel:
         if step is Step.WAIT:
             return
         if step is Step.AGAIN:
-            self._poller.again(flow.source.fileno())
+            self._relay.poller.again(flow.source.fileno())
         elif step is Step.ENDED:
             self._end(flow)
         elif step is Step.SOURCE_LOST:
@@ -190,6 +196,13 @@ class Tunnel:
     def _lost(self, *, client: bool) -> None:
         self._finish(CloseReason.CLIENT_RESET if client else CloseReason.UPSTREAM_RESET)
 
+    def _quiet(self) -> None:
+        """From the first pause on the kernel probes both peers; most connections never get here."""
+        keep_alive(self._up.source)
+        keep_alive(self._up.sink)
+        self._deadline = self._relay.deadlines.add(self._idle_seconds - QUIET, self._idle)
+        self._deadline.seconds = self._idle_seconds  # from the next byte on
+
     def _idle(self) -> None:
         self._finish(CloseReason.IDLE)
 
@@ -200,7 +213,7 @@ class Tunnel:
         self._deadline.cancel()
         orderly = reason is CloseReason.FINISHED or reason is CloseReason.IDLE
         for flow in (self._up, self._down):
-            self._poller.forget(flow.source.fileno())
+            self._relay.poller.forget(flow.source.fileno())
         for sock, cut in ((self._up.source, self._down.blocked), (self._up.sink, self._up.blocked)):
             if orderly and not cut:
                 sock.close()

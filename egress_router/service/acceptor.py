@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.relay.keepalive import keep_alive
 
 if TYPE_CHECKING:
     import asyncio
-    import socket
     from collections.abc import Callable, Mapping
 
     from egress_router.metrics import Registry
@@ -28,7 +27,7 @@ _log = log.get("service")
 class Acceptor:
     """Hands every accepted connection to `on_connection`: socket, client address, local listening port.
 
-    The socket is non-blocking, with keep-alive and without Nagle's delay. While the process has no
+    The socket is non-blocking and without Nagle's delay. While the process has no
     descriptor left, accepting pauses: clients wait in the accept queue instead of being turned away, and the
     loop does not spin on a queue that it cannot empty.
     """
@@ -55,7 +54,8 @@ class Acceptor:
                 self._end(port)
         for port, listener in listeners.items():
             if port not in self._listeners:
-                keep_alive(listener)  # accepted sockets inherit it
+                # Accepted sockets inherit it.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._listeners[port] = listener
                 if self._retry is None:
                     self._watch(port)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _INTERVAL = 0.5  # seconds
 
 Signature = tuple[int, int, int, int]
+_UNSEEN: Signature | None = (-1, -1, -1, -1)  # no file's
 
 
 def signature(path: Path) -> Signature | None:
@@ -27,13 +28,13 @@ def signature(path: Path) -> Signature | None:
     return (seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size)
 
 
-async def changes(path: Path, known: Signature | None) -> AsyncIterator[Signature | None]:
-    """Yield the new signature each time that it differs from the last one, beginning with `known`.
+async def changes(path: Path) -> AsyncIterator[Signature | None]:
+    """Yield the signature when it changed, and the first one: who read the file before misses nothing.
 
     It must have stayed the same for one interval: whoever writes in place truncates first, and half a file
     can be valid rules.
     """
-    before = known
+    known = before = _UNSEEN
     while True:
         await asyncio.sleep(_INTERVAL)
         now = signature(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from egress_router import log
 from egress_router.errors import ConfigError, EgressRouterError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.metrics import Registry
-    from egress_router.service.mode import Json, Mode
+    from egress_router.service.mode import Json
     from egress_router.settings.variables import RulesSource
 
 Rules = TypeVar("Rules")
@@ -21,15 +21,33 @@ _MOST_LINES = 200  # of one difference in the log
 _log = log.get("service")
 
 
+class Reader(Protocol[Rules]):
+    """What the rules of a mode mean; `Mode` is one."""
+
+    @property
+    def parse(self) -> Callable[[str, str], Rules]:
+        """Read rules: source name and text; raises ConfigError."""
+
+    @property
+    def ports(self) -> Callable[[Rules], frozenset[int]]:
+        """Say which ports rules want."""
+
+    @property
+    def summary(self) -> Callable[[Rules], tuple[str, ...]]:
+        """Render rules as lines for a readable difference."""
+
+
 class Rulebook(Generic[Rules]):
-    """Holds the rules of one source.
+    """Holds the rules of one source; `in_force` is their text where somebody has read it already.
 
     Raises:
         ConfigError: the rules are wrong already at the start.
     """
 
-    def __init__(self, mode: Mode[Rules], source: RulesSource, registry: Registry) -> None:
-        self._mode = mode
+    def __init__(
+        self, reader: Reader[Rules], source: RulesSource, registry: Registry, in_force: str | None = None
+    ) -> None:
+        self._reader = reader
         self._source = source
         self._reloads = registry.counter("reloads_total", "Changed rules that were put in force.")
         self._refusals = registry.counter("reload_errors_total", "Changed rules that were refused.")
@@ -39,8 +57,8 @@ class Rulebook(Generic[Rules]):
         self._valid = registry.gauge(
             "rules_valid", "1 where the rules in force are what the source says now, 0 after a refusal."
         )
-        self._text = source.read()
-        self.rules = mode.parse(source.name, self._text)
+        self._text = source.read() if in_force is None else in_force
+        self.rules = reader.parse(source.name, self._text)
         self.errors: tuple[str, ...] = ()
         self._refused_at: float | None = None
         self._loaded.value = time.time()
@@ -49,7 +67,12 @@ class Rulebook(Generic[Rules]):
     @property
     def ports(self) -> frozenset[int]:
         """The ports that the rules in force want."""
-        return self._mode.ports(self.rules)
+        return self._reader.ports(self.rules)
+
+    @property
+    def text(self) -> str:
+        """The text of the rules in force."""
+        return self._text
 
     def reload(self, put_in_force: Callable[[Rules, frozenset[int]], None]) -> None:
         """Read the source again; where its rules are other ones and valid, put them in force.
@@ -62,8 +85,8 @@ class Rulebook(Generic[Rules]):
             if text == self._text:
                 self._accept()
                 return
-            rules = self._mode.parse(self._source.name, text)
-            put_in_force(rules, self._mode.ports(rules))
+            rules = self._reader.parse(self._source.name, text)
+            put_in_force(rules, self._reader.ports(rules))
         except EgressRouterError as error:
             self._refuse(error)
             return
@@ -71,7 +94,7 @@ class Rulebook(Generic[Rules]):
         self._reloads.value += 1
         self._loaded.value = time.time()
         self._accept()
-        self._log_difference(self._mode.summary(before), self._mode.summary(rules))
+        self._log_difference(self._reader.summary(before), self._reader.summary(rules))
 
     def status(self) -> dict[str, Json]:
         """Return the state of the rules' source for people."""

@@ -15,7 +15,7 @@ from egress_router.service import limits, output, usage
 from egress_router.service.crew import Crew
 from egress_router.service.merge import merged
 from egress_router.service.outside import Outside
-from egress_router.service.reload import changes, signature
+from egress_router.service.reload import changes
 from egress_router.service.rulebook import Rulebook
 from egress_router.service.sockets import Listening
 
@@ -80,8 +80,6 @@ class Supervisor(Generic[Rules]):
     async def run(self, administration: ServeAdministration) -> None:
         """Serve until a signal says to end, then finish what is open."""
         self._handle_signals()
-        # Seen before the rules are used: a change from now on counts, even if it comes before the watch.
-        known = None if self._source.path is None else signature(self._source.path)
         self._listening.change(self._rulebook.ports)
         port = self._settings.runtime.admin_port
         endpoint = await administration(self, port) if port else None
@@ -89,7 +87,7 @@ class Supervisor(Generic[Rules]):
         _log.info("started", mode=self._name, pid=os.getpid(), workers=self._settings.workers)
         watches = [asyncio.create_task(self._outside.watch())]
         if self._source.path is not None:
-            watches.append(asyncio.create_task(self._watch_rules(known)))
+            watches.append(asyncio.create_task(self._watch_rules()))
         ended = asyncio.create_task(self._ended.wait())
         try:
             # A watch ends only by a fault of ours, which must not leave a supervisor that is half there.
@@ -157,9 +155,9 @@ class Supervisor(Generic[Rules]):
         await self._crew.end(self._settings.runtime.drain_seconds)
         _log.info("ended")
 
-    async def _watch_rules(self, known: tuple[int, int, int, int] | None) -> None:
+    async def _watch_rules(self) -> None:
         if self._source.path is not None:
-            async for _ in changes(self._source.path, known):
+            async for _ in changes(self._source.path):
                 self._reload()
 
     def _reload(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import signal
 import socket
 import subprocess
@@ -315,7 +317,7 @@ def test_legacy_follows_its_file_without_touching_open_connections(lab: Laborato
         assert b"203.0.113.25" in lines.readline()
 
         rules.write_text("8080 tcp 203.0.113.26 80\n")
-        assert any("new rules are in force" in line for line in process.stderr)
+        assert any("changed rules are in force" in line for line in process.stderr)
         assert lab.ask_tcp(lab.client, ROUTER, 8080).server == "203.0.113.26"
         with pytest.raises(ConnectionRefusedError):
             lab.ask_tcp(lab.client, ROUTER, 80)
@@ -342,8 +344,44 @@ def test_legacy_follows_the_link_swap_of_a_config_map(lab: Laboratory, tmp_path:
     assert any("network is set up" in line for line in process.stderr)
     (tmp_path / "..new").symlink_to("..1")
     (tmp_path / "..new").rename(tmp_path / "..data")
-    assert any("new rules are in force" in line for line in process.stderr)
+    assert any("changed rules are in force" in line for line in process.stderr)
     assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.26"
+
+
+def test_legacy_answers_questions(lab: Laboratory) -> None:
+    lab.serve()
+    rules = "80 tcp 203.0.113.25  # the bank\n\n5000-5100 tcp 203.0.113.28\n203.0.113.27\n"
+    process = lab.setup({"EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION": rules})
+    assert process.stderr is not None
+    assert any("network is set up" in line for line in process.stderr)
+    assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200, 10)
+    for port in (80, 80, 5000, 5001, 7777):
+        lab.ask_tcp(lab.client, ROUTER, port)
+
+    def hits() -> dict[int, int]:
+        status: dict[str, list[dict[str, int]]] = json.loads(_fetch(lab, "/status")[1])
+        return {each["line"]: each["hits"] for each in status["rules"]}
+
+    assert eventually(lambda: hits() == {1: 2, 3: 2, 4: 1}, 10), hits()
+    _, metrics = _fetch(lab, "/metrics")
+    assert 'egress_router_rule_connections_total{rule="80 tcp 203.0.113.25"} 2.0' in metrics
+    assert "egress_router_connections_total 5.0" in metrics
+    assert 'egress_router_snat_ports_in_use{destination="203.0.113.25:80/tcp"} 2.0' in metrics
+    assert "egress_router_conntrack_entries " in metrics
+
+    wiring.set_down(lab.router, "macvlan0")
+    assert eventually(lambda: _fetch(lab, "/readyz") == (503, "interface macvlan0 is down\n"), 15)
+
+
+def _fetch(lab: Laboratory, path: str) -> tuple[int, str]:
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.settimeout(5)
+        if wire.connect_ex((ROUTER, 9797)):
+            return 0, ""
+        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(wire)
+        answer.begin()
+        return answer.status, answer.read().decode()
 
 
 def test_without_root_in_a_user_namespace() -> None:
@@ -381,7 +419,10 @@ def _drain(capture: socket.socket) -> list[bytes]:
 def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
     lab.serve()
     # Once a minute, as the contract says, is once in half a second here.
-    program = "from egress_router import cli, legacy; legacy.ANNOUNCE_INTERVAL = 0.5; cli.main(['setup'])"
+    program = (
+        "from egress_router import cli; from egress_router.redirect import server;"
+        " server.ANNOUNCE_INTERVAL = 0.5; cli.main(['setup'])"
+    )
     process = lab.router.start(
         [sys.executable, "-c", program],
         {

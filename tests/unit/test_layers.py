@@ -17,7 +17,7 @@ FLOORS = (
     {"relay", "names", "kernel"},
     {"service"},
     {"admin"},
-    {"http_proxy", "dns_proxy", "setup", "legacy", "status", "check", "explain"},
+    {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain"},
     {"lab"},
     {"cli", "__main__"},
 )

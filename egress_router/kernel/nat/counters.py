@@ -15,9 +15,6 @@ from egress_router.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from egress_router.grammar.redirect import Redirect
-
 TABLE = "egress_router_counts"
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _VERSIONS = (4, 6)
@@ -26,16 +23,22 @@ _TIMEOUT = 10  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went through: connections begun, and packets and bytes of both directions."""
+    """What went through: connections begun, and packets and bytes to the destination and back."""
 
     connections: int = 0
-    packets: int = 0
-    bytes: int = 0
+    sent_packets: int = 0
+    sent_bytes: int = 0
+    received_packets: int = 0
+    received_bytes: int = 0
 
     def plus(self, other: Traffic) -> Traffic:
         """Return the sum."""
         return Traffic(
-            self.connections + other.connections, self.packets + other.packets, self.bytes + other.bytes
+            self.connections + other.connections,
+            self.sent_packets + other.sent_packets,
+            self.sent_bytes + other.sent_bytes,
+            self.received_packets + other.received_packets,
+            self.received_bytes + other.received_bytes,
         )
 
 
@@ -50,7 +53,7 @@ def declaration() -> str:
     for name, _, _ in names:
         # As large as there are ports, so that a scan cannot fill them.
         kind = "{ type inet_service; size 65536; flags dynamic; }"
-        lines += [f"  set packets_{name} {kind}", f"  set connections_{name} {kind}"]
+        lines += [f"  set {what}_{name} {kind}" for what in ("connections", "sent", "received")]
         lines.append(f"  chain {name} {{ }}")
     lines.append("  chain forward { type filter hook forward priority filter - 1; policy accept; }")
     lines += [
@@ -63,8 +66,9 @@ def declaration() -> str:
         rule = f"meta l4proto {protocol}"
         lines += [
             f"  chain {name} {{",
-            f"    {rule} add @packets_{name} {{ ct original proto-dst counter }}",
             f"    {rule} ct state new add @connections_{name} {{ ct original proto-dst counter }}",
+            f"    {rule} ct direction original add @sent_{name} {{ ct original proto-dst counter }}",
+            f"    {rule} ct direction reply add @received_{name} {{ ct original proto-dst counter }}",
             "  }",
         ]
     jumps = ", ".join(f"ipv{version} . {protocol} : jump {name}" for name, protocol, version in names)
@@ -114,12 +118,13 @@ def parsed(text: str) -> Counts:
     listed: list[Mapping[str, _Set]] = json.loads(text)["nftables"]
     for each in listed:
         for kind, protocol, version, element in _elements(each.get("set")):
-            counter = element["counter"]
-            fresh = (
-                Traffic(connections=counter["packets"])
-                if kind == "connections"
-                else Traffic(packets=counter["packets"], bytes=counter["bytes"])
-            )
+            packets, size = element["counter"]["packets"], element["counter"]["bytes"]
+            if kind == "connections":
+                fresh = Traffic(connections=packets)
+            elif kind == "sent":
+                fresh = Traffic(sent_packets=packets, sent_bytes=size)
+            else:
+                fresh = Traffic(received_packets=packets, received_bytes=size)
             key = (protocol, version, element["val"])
             found[key] = found.get(key, Traffic()).plus(fresh)
     return found
@@ -131,15 +136,3 @@ def _elements(found: _Set | None) -> Iterator[tuple[str, str, int, _Element]]:
     kind, _, name = found["name"].partition("_")
     for each in found.get("elem", ()):
         yield kind, name[:-1], int(name[-1]), each["elem"]
-
-
-def of_rule(counts: Counts, rule: Redirect) -> Traffic:
-    """Return what went through one line."""
-    version = rule.target.version
-    if not rule.is_range:
-        return counts.get((rule.protocol.value, version, rule.first), Traffic())
-    total = Traffic()
-    for (protocol, family, port), traffic in counts.items():
-        if protocol == rule.protocol.value and family == version and rule.first <= port <= rule.last:
-            total = total.plus(traffic)
-    return total

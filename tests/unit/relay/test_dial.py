@@ -80,12 +80,12 @@ def test_a_connection_is_ready_for_the_relay(room: Room, host: str) -> None:
             assert (result.address, result.port) == target == (ip_address(host), sock.getpeername()[1])
             assert not sock.getblocking()
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert result.failures == ()
             assert 0 <= result.seconds < 10
-            # Watched by no poller: it can be added.
-            room.call(lambda: room.poller.add(sock.fileno(), lambda _: None))
-            room.call(lambda: room.poller.remove(sock.fileno()))
+            edges: list[int] = []
+            room.call(lambda: room.poller.add(sock.fileno(), edges.append))
+            eventually(lambda: edges)
+            room.call(lambda: room.poller.forget(sock.fileno()))
 
 
 def test_a_failure_moves_on_to_the_next_address_at_once(room: Room) -> None:

@@ -254,6 +254,20 @@ def test_an_idle_tunnel_ends_and_a_busy_one_does_not(room: Room) -> None:
     assert server.recv(1) == b""
 
 
+def test_a_quiet_tunnel_has_its_peers_probed_and_ends_in_time(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egress_router.relay.tunnel.QUIET", 0.2)
+    client, server, tunnel = room.tunnel(idle=0.6)
+    inner = (tunnel._up.source, tunnel._up.sink)
+    assert not any(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for sock in inner)
+    eventually(lambda: all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for sock in inner))
+    client.sendall(b"not dead yet")
+    assert read_exactly(server, 12) == b"not dead yet"
+    assert room.closing().seconds >= 0.2 + 0.6
+    assert client.recv(1) == b""
+
+
 def test_close_resets_both_peers_once(room: Room) -> None:
     client, server, tunnel = room.tunnel()
     room.call(tunnel.close)

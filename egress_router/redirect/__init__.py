@@ -1,0 +1,1 @@
+"""Redirect mode that stays (EGRESS_ROUTER_MODE=legacy): reload, announcements, counters."""

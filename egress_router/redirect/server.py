@@ -1,0 +1,220 @@
+"""Redirect mode that stays: follows its rules file, keeps the address announced, and answers questions."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from egress_router import log, setup
+from egress_router.admin.app import serve
+from egress_router.errors import RefusedError
+from egress_router.grammar import redirect
+from egress_router.kernel import claim, conntrack
+from egress_router.kernel.nat import counters, nftables
+from egress_router.metrics import Registry
+from egress_router.redirect.traffic import Line, Publication, by_line
+from egress_router.service import output, usage
+from egress_router.service.outside import Outside
+from egress_router.service.reload import changes
+from egress_router.service.rulebook import Rulebook
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from egress_router.grammar.redirect import Redirects
+    from egress_router.metrics import Snapshot
+    from egress_router.service.mode import Json
+    from egress_router.settings.setup import SetupSettings
+    from egress_router.settings.variables import RulesSource
+
+ANNOUNCE_INTERVAL = 60.0  # seconds
+COUNT_INTERVAL = 5.0  # seconds
+_log = log.get("redirect")
+
+
+class RedirectRules:
+    """How redirect rules are read; no port of this process belongs to them."""
+
+    @staticmethod
+    def parse(source: str, text: str) -> Redirects:
+        """See `Reader`."""
+        return redirect.parse(source, text)
+
+    @staticmethod
+    def ports(_: Redirects) -> frozenset[int]:
+        """See `Reader`."""
+        return frozenset()
+
+    @staticmethod
+    def summary(redirects: Redirects) -> tuple[str, ...]:
+        """See `Reader`."""
+        return tuple(redirect.printed(redirects).splitlines())
+
+
+def stay(settings: SetupSettings, source: RulesSource, established: setup.Established) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the rules became wrong since they were set up.
+        RefusedError: the administration port cannot be had.
+    """
+    registry = Registry()
+    output.start(settings.runtime, registry)
+    usage.register(registry)
+    rulebook = Rulebook(RedirectRules(), source, registry, established.rules_text)
+    asyncio.run(RedirectServer(settings, source, established, registry, rulebook).run())
+
+
+class RedirectServer:
+    """Ties together rules, announcements and counters; answers the administration endpoint."""
+
+    def __init__(
+        self,
+        settings: SetupSettings,
+        source: RulesSource,
+        established: setup.Established,
+        registry: Registry,
+        rulebook: Rulebook[Redirects],
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._established = established
+        self._registry = registry
+        self._rulebook = rulebook
+        self._outside = Outside(settings.interface)
+        self._publication = Publication(registry)
+        self._lines: list[Line] = []
+        self._network_problem: str | None = None
+        self._started = time.time()
+        self._ended = asyncio.Event()
+        registry.gauge(
+            "build_info",
+            "The version that runs; always 1.",
+            version=version("egress-router"),
+            mode="redirect",
+        ).value = 1
+
+    async def run(self) -> None:
+        """Serve until a signal says to end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ended.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        port = self._settings.runtime.admin_port
+        endpoint = await serve(self, port) if port else None
+        tasks = [asyncio.create_task(each) for each in self._duties()]
+        ended = asyncio.create_task(self._ended.wait())
+        try:
+            # A duty ends only by a fault of ours, which must not leave a server that is half there.
+            await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in [ended, *tasks]:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            if endpoint is not None:
+                await endpoint.close()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        _log.info("ended; rules and address stay until the pod goes")
+
+    def _duties(self) -> list[Coroutine[None, None, None]]:
+        duties = [self._outside.watch(), self._announce(), self._count()]
+        if self._source.path is not None:
+            duties.append(self._watch())
+        return duties
+
+    def health(self) -> tuple[str, ...]:
+        """See `View`: this process holds nothing that a restart would repair."""
+        return ()
+
+    def ready(self) -> tuple[str, ...]:
+        """See `View`."""
+        ending = ("the router is ending",) if self._ended.is_set() else ()
+        network = () if self._network_problem is None else (self._network_problem,)
+        return ending + network + self._outside.problems()
+
+    def snapshot(self) -> Snapshot:
+        """See `View`."""
+        return self._registry.snapshot()
+
+    async def status(self) -> dict[str, Json]:
+        """See `View`."""
+        return {
+            "mode": "redirect",
+            "version": version("egress-router"),
+            "started": self._started,
+            "health": list(self.health()),
+            "ready": list(self.ready()),
+            "interface": self._outside.status(),
+            "workers": [],
+            "ports": [],
+            "reload": self._rulebook.status(),
+            "rules": [_shown(line) for line in self._lines],
+            "denied": [],
+            "upstreams": [],
+        }
+
+    async def _watch(self) -> None:
+        if self._source.path is not None:
+            async for _ in changes(self._source.path):
+                self._reload()
+
+    def _reload(self) -> None:
+        self._rulebook.reload(self._put_in_force)
+
+    def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
+        setup.put_in_force(self._settings, redirects, self._established.apply)
+
+    async def _announce(self) -> None:
+        """Once a minute announce the address, and repair routes and addresses that somebody took away."""
+        while True:
+            await asyncio.sleep(ANNOUNCE_INTERVAL)
+            try:
+                await asyncio.to_thread(self._keep_network)
+            except RefusedError as error:
+                self._network_problem = str(error)
+                _log.error("the network is not as it should be", error=str(error))
+            else:
+                self._network_problem = None
+
+    def _keep_network(self) -> None:
+        link, _ = setup.ensure_network(self._settings)
+        claim.announce(link, [source.address for source in self._settings.sources])
+
+    async def _count(self) -> None:
+        """Read the kernel's counters now and then."""
+        sources = [source.address for source in self._settings.sources]
+        has_counters = self._established.apply is nftables.apply
+        if not has_counters:
+            _log.info("traffic is not counted by line: that needs nftables")
+        while True:
+            try:
+                if has_counters:
+                    self._show(await asyncio.to_thread(counters.read))
+                used = await asyncio.to_thread(conntrack.source_ports, sources)
+            except RefusedError as error:
+                _log.warning("no counters", error=str(error))
+            else:
+                self._publication.source_ports(self._rulebook.rules, used)
+            self._publication.tracking(conntrack.usage())
+            await asyncio.sleep(COUNT_INTERVAL)
+
+    def _show(self, counts: counters.Counts) -> None:
+        self._lines = by_line(self._rulebook.rules, self._rulebook.text, counts)
+        self._publication.traffic(self._lines)
+
+
+def _shown(line: Line) -> Json:
+    traffic = line.traffic
+    return {
+        "line": line.number,
+        "text": line.text,
+        "hits": traffic.connections,
+        "packets": traffic.sent_packets + traffic.received_packets,
+        "sent_bytes": traffic.sent_bytes,
+        "received_bytes": traffic.received_bytes,
+    }

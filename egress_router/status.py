@@ -1,0 +1,141 @@
+"""`egress-router status`: what the administration endpoint of a running router knows, as tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import TYPE_CHECKING, cast
+
+from egress_router.check import table
+from egress_router.errors import RefusedError
+from egress_router.settings.common import ADMIN_PORT
+from egress_router.settings.variables import Environment, required
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egress_router.service.mode import Json
+
+_INTERVAL = 2.0  # seconds
+_PATIENCE = 5.0  # seconds
+_MOST_BYTES = 64_000_000
+_CLEAR = "\x1b[H\x1b[2J"
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through http_proxy
+
+
+def show(url: str | None, *, watch: bool) -> int:
+    """Print the status of the router at `url` (default: this machine's, at EGRESS_ADMIN_PORT).
+
+    With `watch` again each two seconds, until interrupted; a router that does not answer then is no end.
+
+    Raises:
+        RefusedError: nobody answers there, or no egress router.
+    """
+    address = _address(url)
+    while watch:
+        try:
+            text = render(_fetch(address))
+        except RefusedError as error:
+            text = f"{error}\n"
+        print(_CLEAR + text, end="", flush=True)
+        time.sleep(_INTERVAL)
+    print(render(_fetch(address)), end="")
+    return 0
+
+
+def _address(url: str | None) -> str:
+    if url is None:
+        environment = Environment(os.environ)
+        port = environment.read(ADMIN_PORT)
+        return f"http://127.0.0.1:{environment.finish(lambda: required(port))}/status"
+    if urllib.parse.urlsplit(url).scheme not in {"http", "https"}:
+        raise RefusedError(f"cannot ask {url}", "expected an address such as http://127.0.0.1:9797")
+    return url.rstrip("/").removesuffix("/status") + "/status"
+
+
+def _fetch(address: str) -> dict[str, Json]:
+    try:
+        with _DIRECT.open(address, timeout=_PATIENCE) as answer:
+            found = json.loads(answer.read(_MOST_BYTES))
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise RefusedError(f"cannot ask {address}", str(reason)) from None
+    if not isinstance(found, dict) or "mode" not in found:
+        raise RefusedError(f"cannot ask {address}", "what answers there is no egress router")
+    return found
+
+
+def render(status: dict[str, Json]) -> str:
+    """Return a status as text; what clients chose of it cannot steer the terminal."""
+    problems = [*_list(status, "health"), *_list(status, "ready")]
+    parts = [f"egress router {status['mode']} {status.get('version', '')}: {_verdict(problems)}\n"]
+    parts += [f"  {_printable(each)}\n" for each in problems]
+    parts.append("\n" + table(_facts(status)))
+    errors = _list(_dict(status, "reload"), "errors")
+    if errors:
+        parts.append("\nthe rules as they are now are refused, those before stay in force:\n")
+        parts += [f"  {_printable(each)}\n" for each in errors]
+    for title, columns in _TABLES.items():
+        entries = [cast("dict[str, Json]", each) for each in _list(status, title)]
+        if entries:
+            rows = [tuple(_cell(entry, column) for column in columns) for entry in entries]
+            parts.append(f"\n{title}\n" + _indented(table([tuple(map(str.upper, columns)), *rows])))
+    return "".join(parts)
+
+
+_TABLES: dict[str, tuple[str, ...]] = {
+    "rules": ("line", "hits", "text"),
+    "upstreams": ("destination", "address", "up"),
+    "denied": ("time", "client", "target", "reason", "rule"),
+}
+
+
+def _verdict(problems: Sequence[Json]) -> str:
+    return "not ready" if problems else "ready"
+
+
+def _facts(status: dict[str, Json]) -> list[tuple[str, str]]:
+    outside, now = _dict(status, "interface"), _dict(status, "now")
+    gateways = [cast("dict[str, Json]", each) for each in _list(outside, "gateways")]
+    workers = [cast("dict[str, Json]", each) for each in _list(status, "workers")]
+    facts = [
+        ("source address", ", ".join(map(_printable, _list(outside, "addresses"))) or "that of the pod"),
+        ("gateway", ", ".join(_printable(each["address"]) for each in gateways) or "-"),
+        ("ports", ", ".join(map(_printable, _list(status, "ports"))) or "-"),
+        ("workers", f"{sum(bool(each['serves']) for each in workers)} of {len(workers)}" if workers else "-"),
+        ("open connections", _printable(now.get("open", "-"))),
+        ("requests a second", _printable(now.get("requests", "-"))),
+        ("bytes a second", f"{now.get('sent_bytes', '-')} sent, {now.get('received_bytes', '-')} received"),
+    ]
+    return [(f"  {name}", value) for name, value in facts]
+
+
+def _cell(entry: dict[str, Json], column: str) -> str:
+    value = entry.get(column)
+    if column == "time" and isinstance(value, (int, float)):
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(value))
+    if column == "up":
+        return "up" if value else _printable(entry.get("reason") or "down")
+    return "-" if value is None else _printable(value)
+
+
+def _printable(value: Json) -> str:
+    return "".join(each if each.isprintable() else "?" for each in str(value))
+
+
+def _indented(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())
+
+
+def _dict(entry: dict[str, Json], key: str) -> dict[str, Json]:
+    value = entry.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(entry: dict[str, Json], key: str) -> list[Json]:
+    value = entry.get(key)
+    return value if isinstance(value, list) else []

@@ -1,0 +1,196 @@
+"""The images as an engine runs them: with as little privilege as promised, and when things end unexpectedly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from egress_router.lab.network import GATEWAY, SOURCE
+from tests.images.asking import ask, get
+
+if TYPE_CHECKING:
+    from tests.images.node import Node, Object, Sandbox
+
+NETWORK = {"EGRESS_SOURCE": f"{SOURCE}/24", "EGRESS_GATEWAY": GATEWAY}
+WITHOUT_PRIVILEGE = (
+    "--read-only",
+    "--read-only-tmpfs=false",
+    "--cap-drop=all",
+    "--security-opt=no-new-privileges",
+)
+ANY_USER = "--user=1000680000:0"  # as OpenShift's restricted SCC chooses one
+# What setup needs where the pod has its interface already; forwarding is the pod's sysctl.
+NETWORK_ADMINISTRATOR = ("--cap-drop=all", "--cap-add=net_admin", "--cap-add=net_raw", "--read-only")
+
+
+def run(sandbox: Sandbox, image: str, environment: dict[str, str], *options: str) -> None:
+    """Run a container in the pod's network until it ends, or in the background with --detach."""
+    given = [f"--env={name}={value}" for name, value in environment.items()]
+    # Resource limits cannot be raised inside some machines' own containers; the host's do.
+    sandbox.podman("run", "--network=host", "--ulimit=host", *given, *options, image)
+
+
+def setup(sandbox: Sandbox, mode: str) -> None:
+    run(sandbox, sandbox.node.images.router, {**NETWORK, "EGRESS_ROUTER_MODE": mode}, "--rm", "--privileged")
+
+
+def inspect(sandbox: Sandbox, image: str) -> dict[str, object]:
+    config: dict[str, object] = json.loads(sandbox.podman("image", "inspect", image))[0]["Config"]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("image", "title", "user", "command"),
+    [
+        ("router", "egress-router", "0:0", "setup"),
+        ("http_proxy", "egress-http-proxy", "65532:0", "http-proxy"),
+        ("dns_proxy", "egress-dns-proxy", "65532:0", "dns-proxy"),
+    ],
+)
+def test_what_an_image_says_of_itself(
+    bare_sandbox: Sandbox, image: str, title: str, user: str, command: str
+) -> None:
+    config = inspect(bare_sandbox, getattr(bare_sandbox.node.images, image))
+    assert config["Entrypoint"] == ["egress-router", command]
+    assert config["User"] == user
+    health = config["Healthcheck"]
+    assert isinstance(health, dict)
+    assert health["Test"] == ["CMD", "egress-router", "status"]
+    labels = config["Labels"]
+    assert isinstance(labels, dict)
+    assert labels["org.opencontainers.image.title"] == title
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("tool", ["pip", "gcc"])
+def test_nothing_of_the_build_is_left(bare_sandbox: Sandbox, tool: str) -> None:
+    image = bare_sandbox.node.images.router
+    script = f"import importlib.util as u, shutil, sys; sys.exit(bool(u.find_spec({tool!r}) or shutil.which({tool!r})))"
+    bare_sandbox.podman(
+        "run", "--rm", "--network=host", "--ulimit=host", "--entrypoint=python3", image, "-c", script
+    )
+
+
+def test_http_proxy_needs_no_privilege(sandbox: Sandbox) -> None:
+    setup(sandbox, "http-proxy")
+    rules = {"EGRESS_HTTP_PROXY_DESTINATION": "*"}
+    run(sandbox, sandbox.node.images.http_proxy, rules, "--detach", ANY_USER, *WITHOUT_PRIVILEGE)
+    reply = get(sandbox, "http://www.example.org:8000/")
+    assert (reply.status, reply.source) == (200, SOURCE)
+
+
+def test_dns_proxy_needs_no_privilege_for_low_ports_either(sandbox: Sandbox) -> None:
+    setup(sandbox, "dns-proxy")
+    rules = {"EGRESS_DNS_PROXY_DESTINATION": "80 www.example.org"}
+    run(sandbox, sandbox.node.images.dns_proxy, rules, "--detach", ANY_USER, *WITHOUT_PRIVILEGE)
+    seen = ask(sandbox, 80)
+    assert (seen.server, seen.source) == ("203.0.113.25", SOURCE)
+
+
+def test_setup_needs_two_capabilities_where_the_interface_exists(sandbox: Sandbox) -> None:
+    sandbox.host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+    rules = {"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": "203.0.113.25"}
+    run(sandbox, sandbox.node.images.router, {**NETWORK, **rules}, "--rm", *NETWORK_ADMINISTRATOR)
+    assert ask(sandbox, 80).source == SOURCE
+
+
+def test_setup_says_which_sysctl_it_lacks(sandbox: Sandbox) -> None:
+    rules = {"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": "203.0.113.25"}
+    with pytest.raises(RuntimeError, match=r"net\.ipv4\.ip_forward=1 in the pod's securityContext"):
+        run(sandbox, sandbox.node.images.router, {**NETWORK, **rules}, "--rm", *NETWORK_ADMINISTRATOR)
+
+
+def test_setup_works_without_nf_tables(sandbox: Sandbox) -> None:
+    rules = {
+        "EGRESS_ROUTER_MODE": "init",
+        "EGRESS_DESTINATION": "203.0.113.25",
+        "EGRESS_NAT_BACKEND": "iptables",
+    }
+    run(sandbox, sandbox.node.images.router, {**NETWORK, **rules}, "--rm", "--privileged")
+    assert ask(sandbox, 80).source == SOURCE
+
+
+def test_setup_makes_the_interface_out_of_the_nodes_network(bare_sandbox: Sandbox) -> None:
+    """Nothing says where the node's network is: with hostPID it is /proc/1/ns/net."""
+    bare_sandbox.play(redirecting_pod("creator", host_pid=True))
+    assert ask(bare_sandbox, 443).source == SOURCE
+
+
+def test_a_restarted_proxy_serves_again(sandbox: Sandbox) -> None:
+    setup(sandbox, "http-proxy")
+    run(
+        sandbox,
+        sandbox.node.images.http_proxy,
+        {"EGRESS_HTTP_PROXY_DESTINATION": "*"},
+        "--detach",
+        "--name=proxy",
+        *WITHOUT_PRIVILEGE,
+    )
+    assert get(sandbox, "http://www.example.org:8000/").status == 200
+    sandbox.podman("restart", "--time=10", "proxy")
+    assert get(sandbox, "http://www.example.org:8000/").status == 200
+    sandbox.podman("kill", "proxy")
+    sandbox.podman("wait", "proxy")
+    sandbox.podman("start", "proxy")
+    assert get(sandbox, "http://www.example.org:8000/").source == SOURCE
+
+
+def test_a_stopped_proxy_ends_in_order(sandbox: Sandbox) -> None:
+    setup(sandbox, "dns-proxy")
+    rules = {"EGRESS_DNS_PROXY_DESTINATION": "80 www.example.org"}
+    options = ("--detach", "--name=proxy", *WITHOUT_PRIVILEGE)
+    run(sandbox, sandbox.node.images.dns_proxy, rules, *options)
+    assert ask(sandbox, 80).source == SOURCE
+    sandbox.podman("stop", "--time=20", "proxy")
+    assert sandbox.podman("inspect", "--format={{.State.ExitCode}}", "proxy").strip() == "0"
+
+
+def test_setup_runs_again_in_the_same_pod(sandbox: Sandbox) -> None:
+    for _ in range(2):
+        setup(sandbox, "http-proxy")
+
+
+def test_the_node_says_so_when_the_proxy_is_well(sandbox: Sandbox) -> None:
+    setup(sandbox, "http-proxy")
+    rules = {"EGRESS_HTTP_PROXY_DESTINATION": "*"}
+    run(sandbox, sandbox.node.images.http_proxy, rules, "--detach", "--name=proxy", *WITHOUT_PRIVILEGE)
+    assert get(sandbox, "http://www.example.org:8000/").status == 200
+    sandbox.podman("healthcheck", "run", "proxy")
+
+
+def test_a_pod_takes_over_the_source_from_one_that_was_killed(node: Node) -> None:
+    with node.sandbox(macvlan=True) as first:
+        first.play(redirecting_pod("first"))
+        assert ask(first, 80).source == SOURCE
+        first.podman("kill", "first-wait")
+    with node.sandbox(macvlan=True) as second:
+        second.play(redirecting_pod("second"))
+        assert ask(second, 80).source == SOURCE
+
+
+def test_a_second_pod_is_refused_while_the_first_has_the_source(node: Node) -> None:
+    with node.sandbox(macvlan=True) as first, node.sandbox(macvlan=True) as second:
+        setup(first, "http-proxy")
+        with pytest.raises(RuntimeError, match=f"{SOURCE}.*([0-9a-f]{{2}}:){{5}}"):
+            run(
+                second,
+                node.images.router,
+                {**NETWORK, "EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_CLAIM_TIMEOUT": "2"},
+                "--rm",
+                "--privileged",
+            )
+
+
+def redirecting_pod(name: str, *, host_pid: bool = False) -> Object:
+    (pod,) = yaml.safe_load_all((Path(__file__).parent / "manifests" / "redirect.yaml").read_text())
+    pod["metadata"]["name"] = name
+    pod["spec"]["containers"][0]["name"] = "wait"
+    if host_pid:
+        del pod["metadata"]["annotations"]
+        pod["spec"]["hostPID"] = True
+    result: Object = pod
+    return result

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+
+from tests.unit.relay.room import Room, eventually, pair
+
+
+def test_edges_are_reported_once_each(room: Room) -> None:
+    near, far = pair()
+    masks: list[int] = []
+    with near, far:
+        room.call(lambda: room.poller.add(near.fileno(), masks.append))
+        eventually(lambda: masks == [select.EPOLLOUT])
+        far.sendall(b"x")
+        eventually(lambda: masks == [select.EPOLLOUT, select.EPOLLIN | select.EPOLLOUT])
+        far.close()
+        eventually(lambda: masks[-1] & select.EPOLLRDHUP)
+        room.call(lambda: room.poller.forget(near.fileno()))
+
+
+def test_adding_again_reports_the_state_to_the_new_handler(room: Room) -> None:
+    near, far = pair()
+    first: list[int] = []
+    second: list[int] = []
+    with near, far:
+        far.sendall(b"x")
+        room.call(lambda: room.poller.add(near.fileno(), first.append))
+        eventually(lambda: first)
+        seen = len(first)
+        room.call(lambda: room.poller.add(near.fileno(), second.append))
+        eventually(lambda: second and second[-1] & select.EPOLLIN)
+        assert len(first) == seen
+        room.call(lambda: room.poller.forget(near.fileno()))
+
+
+def test_a_reused_number_gets_no_event_of_the_socket_before_it(room: Room) -> None:
+    """Both sockets are in one batch; the first handler closes the other and opens a new one in its place."""
+    pairs = [pair(), pair()]
+    wrong: list[int] = []
+    fresh: list[socket.socket] = []
+
+    def swap(mine: socket.socket, other: socket.socket) -> None:
+        if fresh:
+            return
+        number = other.fileno()
+        room.poller.forget(number)
+        other.close()
+        new = socket.socket()
+        assert new.fileno() == number
+        fresh.append(new)
+        # A socket that never was connected reports a hang-up only, an old event would say readable.
+        room.poller.add(number, wrong.append)
+
+    with contextlib.ExitStack() as stack:
+        for each in (*pairs[0], *pairs[1]):
+            stack.enter_context(each)
+        for near, far in pairs:
+            far.sendall(b"x")
+            assert near.recv(1, socket.MSG_PEEK) == b"x"
+
+        def add_both() -> None:
+            a, b = pairs[0][0], pairs[1][0]
+            room.poller.add(a.fileno(), lambda _: swap(a, b))
+            room.poller.add(b.fileno(), lambda _: swap(b, a))
+
+        room.call(add_both)
+        eventually(lambda: wrong)
+        assert not any(mask & select.EPOLLIN for mask in wrong)
+        room.call(lambda: room.poller.forget(fresh[0].fileno()))
+        fresh[0].close()
+
+
+def test_a_number_closed_without_a_word_can_be_added_again(room: Room) -> None:
+    near, far = pair()
+    masks: list[int] = []
+    room.call(lambda: room.poller.add(near.fileno(), lambda _: None))
+    number = near.fileno()
+    near.close()
+    far.close()
+    near, far = pair()
+    with near, far:
+        if near.fileno() != number:
+            near = socket.socket(fileno=near.detach())
+        room.call(lambda: room.poller.add(near.fileno(), masks.append))
+        eventually(lambda: masks)
+        room.call(lambda: room.poller.forget(near.fileno()))
+
+
+def test_again_is_one_more_turn_and_none_for_those_who_left(room: Room) -> None:
+    near, far = pair()
+    masks: list[int] = []
+    with near, far:
+        room.call(lambda: room.poller.add(near.fileno(), masks.append))
+        eventually(lambda: masks)
+        room.call(lambda: room.poller.again(near.fileno()))
+        eventually(lambda: len(masks) == 2)
+
+        def leave() -> None:
+            room.poller.again(near.fileno())
+            room.poller.forget(near.fileno())
+
+        room.call(leave)
+        room.call(lambda: None)
+        assert len(masks) == 2

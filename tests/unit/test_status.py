@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router import status
+from egress_router.errors import RefusedError
+from tests.unit.admin.views import FakeView, endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def view() -> FakeView:
+    return FakeView()
+
+
+@pytest.fixture
+def url(view: FakeView) -> Iterator[str]:
+    with endpoint(view) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_it_shows_what_the_endpoint_knows(
+    view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view.answer["denied"] = [
+        {"time": 0, "client": "10.0.0.1", "target": "bad.example:443", "rule": None, "reason": "no_rule"}
+    ]
+    assert status.show(url, watch=False) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("egress router http-proxy 1.0.0: ready\n")
+    for part in (
+        "  source address     192.168.12.99\n",
+        "  workers            1 of 1\n",
+        "  1     5     *.example.com\n",
+        "  db.example.com:443  203.0.113.9:443  up\n",
+        "  1970-01-01 00:00:00Z  10.0.0.1  bad.example:443  no_rule  -\n",
+    ):
+        assert part in text
+
+
+def test_it_says_what_is_wrong(view: FakeView, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    view.ready_problems = ("worker 0 does not serve",)
+    view.answer["reload"] = {"source": "f", "loaded": 0, "refused": 1, "errors": ["line 3: 'x': bad"]}
+    view.answer["upstreams"] = [{"destination": "d", "address": "", "up": False, "reason": "no such name"}]
+    status.show(url + "/status", watch=False)
+    text = capsys.readouterr().out
+    assert ": not ready\n  worker 0 does not serve\n" in text
+    assert "  line 3: 'x': bad\n" in text
+    assert "no such name" in text
+
+
+def test_what_clients_chose_cannot_steer_the_terminal(
+    view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"time": 0, "client": "c", "target": "a\x1b[2Jb\nc\u202e", "rule": None, "reason": "r"}
+    view.answer["denied"] = [{**entry}]  # type: ignore[dict-item]
+    status.show(url, watch=False)
+    assert "a?[2Jb?c?" in capsys.readouterr().out
+
+
+def test_watch_goes_on_when_the_router_is_gone(
+    view: FakeView, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+
+    def sleep(_: float) -> None:
+        shown.append(capsys.readouterr().out)
+        if len(shown) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with endpoint(view) as port:
+        monkeypatch.setenv("EGRESS_ADMIN_PORT", str(port))
+        with pytest.raises(KeyboardInterrupt):
+            status.show(None, watch=True)
+    assert "ready" in shown[1]
+    shown.clear()
+    with pytest.raises(KeyboardInterrupt):
+        status.show(None, watch=True)
+    assert "Connection refused" in shown[1]
+
+
+def test_nobody_there_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(RefusedError, match=f"cannot ask http://127.0.0.1:{port}/status: .*refused"):
+        status.show(f"http://127.0.0.1:{port}", watch=False)
+    with pytest.raises(RefusedError, match="expected an address"):
+        status.show("file:///etc/passwd", watch=False)
