@@ -112,7 +112,7 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
     monkeypatch.setattr(reload, "signature", lambda _: next(steps))
 
     async def first_two() -> list[Signature | None]:
-        changes = reload.changes(Path("rules"), seen[0])
+        changes = reload.changes(Path("rules"))
         return [await anext(changes), await anext(changes)]
 
     assert asyncio.run(first_two()) == [(1, 1, 1, 20), (1, 1, 1, 30)]
