@@ -66,7 +66,8 @@ class Dialled:
     """A connected socket, non-blocking and without Nagle's delay.
 
     The poller of the dial watches it still, for nobody: `Poller.add` gives it a handler and reports its state
-    again, and `Poller.forget` comes before closing it, as always. `seconds` is the time from the start of the dial, `failures` what was tried in vain before.
+    again, and `Poller.forget` comes before closing it, as always. `seconds` is the time from the start of
+    the dial, `failures` what was tried in vain before.
     """
 
     sock: socket.socket

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 
@@ -38,21 +39,22 @@ def test_adding_again_reports_the_state_to_the_new_handler(room: Room) -> None:
 def test_a_reused_number_gets_no_event_of_the_socket_before_it(room: Room) -> None:
     """Both sockets are in one batch; the first handler closes the other and opens a new one in its place."""
     pairs = [pair(), pair()]
-    wrong: list[int] = []
-    fresh: list[socket.socket] = []
+    masks: list[int] = []
 
-    def swap(mine: socket.socket, other: socket.socket) -> None:
-        if fresh:
+    def swap(other: socket.socket) -> None:
+        if masks or fresh.fileno() < 0:
             return
         number = other.fileno()
         room.poller.forget(number)
-        other.close()
-        new = socket.socket()
-        assert new.fileno() == number
-        fresh.append(new)
-        # A socket that never was connected reports a hang-up only, an old event would say readable.
-        room.poller.add(number, wrong.append)
+        other.detach()
+        # Closes the old socket and gives its number to one that never was connected: it reports a hang-up.
+        os.dup2(fresh.fileno(), number)
+        fresh.close()
+        numbers.append(number)
+        room.poller.add(number, masks.append)
 
+    fresh = socket.socket()
+    numbers: list[int] = []
     with contextlib.ExitStack() as stack:
         for each in (*pairs[0], *pairs[1]):
             stack.enter_context(each)
@@ -62,27 +64,23 @@ def test_a_reused_number_gets_no_event_of_the_socket_before_it(room: Room) -> No
 
         def add_both() -> None:
             a, b = pairs[0][0], pairs[1][0]
-            room.poller.add(a.fileno(), lambda _: swap(a, b))
-            room.poller.add(b.fileno(), lambda _: swap(b, a))
+            room.poller.add(a.fileno(), lambda _: swap(b))
+            room.poller.add(b.fileno(), lambda _: swap(a))
 
         room.call(add_both)
-        eventually(lambda: wrong)
-        assert not any(mask & select.EPOLLIN for mask in wrong)
-        room.call(lambda: room.poller.forget(fresh[0].fileno()))
-        fresh[0].close()
+        eventually(lambda: masks)
+        assert masks == [select.EPOLLOUT | select.EPOLLHUP]
+        room.call(lambda: room.poller.forget(numbers[0]))
+        os.close(numbers[0])
 
 
 def test_a_number_closed_without_a_word_can_be_added_again(room: Room) -> None:
     near, far = pair()
     masks: list[int] = []
-    room.call(lambda: room.poller.add(near.fileno(), lambda _: None))
-    number = near.fileno()
-    near.close()
-    far.close()
-    near, far = pair()
     with near, far:
-        if near.fileno() != number:
-            near = socket.socket(fileno=near.detach())
+        room.call(lambda: room.poller.add(near.fileno(), lambda _: None))
+        with socket.socket() as other:
+            os.dup2(other.fileno(), near.fileno())
         room.call(lambda: room.poller.add(near.fileno(), masks.append))
         eventually(lambda: masks)
         room.call(lambda: room.poller.forget(near.fileno()))
