@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import ip_address
+
+from egress_router.grammar.redirect import parse
+from egress_router.kernel.nat.counters import Traffic, parsed
+from egress_router.metrics import Registry
+from egress_router.redirect.traffic import Publication, by_line
+
+TEXT = """\
+# the bank
+80 tcp 203.0.113.25
+
+5000-5100 tcp 203.0.113.28  # a range
+5000 udp 203.0.113.28
+80 tcp 2001:db8::25
+203.0.113.27
+2001:db8::27
+"""
+COUNTS = {
+    ("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000),
+    ("tcp", 4, 5000): Traffic(1, 1, 1, 1, 1),
+    ("tcp", 4, 5100): Traffic(1, 1, 1, 1, 1),
+    ("tcp", 4, 5101): Traffic(5, 1, 1, 1, 1),
+    ("udp", 4, 5000): Traffic(7, 1, 1, 1, 1),
+    ("tcp", 6, 80): Traffic(3, 1, 1, 1, 1),
+    ("sctp", 6, 80): Traffic(4, 1, 1, 1, 1),
+}
+
+
+def test_traffic_belongs_to_the_line_that_names_its_port() -> None:
+    lines = by_line(parse("R", TEXT), TEXT, COUNTS)
+    found = {line.number: (line.text, line.traffic.connections) for line in lines}
+    assert found == {
+        2: ("80 tcp 203.0.113.25", 2),
+        4: ("5000-5100 tcp 203.0.113.28", 2),
+        5: ("5000 udp 203.0.113.28", 7),
+        6: ("80 tcp 2001:db8::25", 3),
+        7: ("203.0.113.27", 5),
+        8: ("2001:db8::27", 4),
+    }
+
+
+def test_metrics_name_rules_with_traffic_only() -> None:
+    registry = Registry()
+    publication = Publication(registry)
+    publication.traffic(by_line(parse("R", TEXT), TEXT, {("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
+    snapshot = registry.snapshot()
+    assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 2}
+    assert snapshot["bytes_total"].numbers == {
+        (("direction", "sent"),): 1000,
+        (("direction", "received"),): 4000,
+    }
+    assert snapshot["connections_total"].numbers == {(): 2}
+
+
+def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
+    registry = Registry()
+    bank, stranger = ip_address("203.0.113.25"), ip_address("203.0.113.200")
+    used = Counter(
+        {(6, bank, 80): 40, (17, bank, 80): 1, (6, stranger, 80): 2, (6, ip_address("203.0.113.28"), 5001): 3}
+    )
+    Publication(registry).source_ports(parse("R", TEXT), used)
+    snapshot = registry.snapshot()
+    assert snapshot["snat_ports_in_use"].numbers == {
+        (("destination", "203.0.113.25:80/tcp"),): 40,
+        (("destination", "203.0.113.28:5001/tcp"),): 3,
+    }
+    assert snapshot["connections_open"].numbers == {(): 46}
+
+
+def test_counters_are_read_from_the_json_of_nft() -> None:
+    text = """{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"name": "egress_router_counts"}},
+      {"set": {"name": "connections_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 2, "bytes": 120}}}]}},
+      {"set": {"name": "sent_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 9, "bytes": 900}}}]}},
+      {"set": {"name": "received_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 7, "bytes": 700}}}]}},
+      {"set": {"name": "sent_udp6"}}, {"chain": {"name": "forward"}}]}"""
+    assert parsed(text) == {("tcp", 4, 80): Traffic(2, 9, 900, 7, 700)}
