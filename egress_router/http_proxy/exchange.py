@@ -13,7 +13,12 @@ from egress_router.http_proxy import replies
 from egress_router.http_proxy.body import body_of
 from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.forwarding import request_bytes, response_bytes, wanted_upgrade
-from egress_router.http_proxy.head import Framing, end_of_head, parse_response
+from egress_router.http_proxy.head import (
+    Framing,
+    authenticates_connection,
+    end_of_head,
+    parse_response,
+)
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.body import Body
@@ -72,6 +77,11 @@ class Exchange:
         self._received = 0
         self._repeated = False
         self.over = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent twice: an idle connection may end just when it is used (RFC 9112 9.3.1)."""
+        return self._head.method in _REPEATABLE and self._head.framing is Framing.NONE
 
     def start(self, upstream: Upstream) -> None:
         """Send the request over this connection, with as much of its body as is here."""
@@ -223,6 +233,8 @@ class Exchange:
         self._surplus = False
         self._upstream.reused = True
         self._upstream.persistent = head.persistent
+        if authenticates_connection(self._head) or authenticates_connection(head):
+            self._upstream.bound = True
         self._session.site.ledger.first_byte.observe(time.monotonic() - self._passage.started)
 
     def _switch(self, head: ResponseHead, rest: bytes) -> None:
@@ -248,9 +260,7 @@ class Exchange:
     def _no_answer(self) -> None:
         """The origin closed before it answered."""
         untouched = not self._buffer and not self._interim
-        repeatable = self._head.method in _REPEATABLE and self._head.framing is Framing.NONE
-        if self._upstream.reused and untouched and repeatable and not self._repeated:
-            # It closed an idle connection while the request was under way (RFC 9112 9.3.1).
+        if self._upstream.reused and untouched and self.repeatable and not self._repeated:
             self._repeated = True
             self._upstream.close()
             self._session.dial_again()
@@ -263,7 +273,7 @@ class Exchange:
         self._end("finished")
         clean = not (self._surplus or upstream.lost or upstream.out) and upstream.receive() is None
         if clean and complete and upstream.persistent:
-            self._session.kept.put(upstream)
+            self._session.keep(upstream)
         else:
             upstream.close()
         self._session.next_request(persists=self._persists and complete, complete=complete)

@@ -108,8 +108,6 @@ def request_bytes(head: RequestHead, target: Target, upgrade: bytes | None) -> b
         lines.append(_framing(head.framing, head.length))
     if upgrade is not None:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
-    elif not head.persistent:
-        lines.append(b"Connection: close\r\n")
     lines += (_VIA[head.minor], b"\r\n")
     return b"".join(lines)
 

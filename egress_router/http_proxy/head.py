@@ -25,6 +25,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 # Fields that the rules below look at; all others only pass through.
 _LOOKED_AT = frozenset(
     {
+        b"authorization",
         b"connection",
         b"content-length",
         b"expect",
@@ -33,6 +34,7 @@ _LOOKED_AT = frozenset(
         b"transfer-encoding",
         b"upgrade",
         b"via",
+        b"www-authenticate",
     }
 )
 _NO_TOKENS: frozenset[bytes] = frozenset()
@@ -50,7 +52,8 @@ class Framing(enum.Enum):
     UNTIL_CLOSE = "until_close"
 
 
-@dataclass(frozen=True, slots=True)
+# Heads are values, but not frozen: two are made for each request, and freezing trebles what that costs.
+@dataclass(slots=True)
 class RequestHead:
     """A request without its body; `connection` are the options of its Connection fields, lower case.
 
@@ -69,7 +72,7 @@ class RequestHead:
     persistent: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResponseHead:
     """An answer without its body; `persistent` says whether its sender keeps the connection open."""
 
@@ -111,6 +114,12 @@ def end_of_head(buffer: bytes | bytearray, start: int = 0) -> int:
     """Return where the head ends in `buffer`, after its empty line; -1 while it is not complete."""
     end = buffer.find(b"\r\n\r\n", start)
     return -1 if end < 0 else end + 4
+
+
+def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
+    """Say whether a head takes part in an authentication that holds for its whole connection (RFC 4559 6)."""
+    values = head.special.get(b"authorization") or head.special.get(b"www-authenticate") or ()
+    return any(value[:9].lower().startswith((b"ntlm", b"negotiate")) for value in values)
 
 
 def parse_request(head: bytes, most_fields: int) -> RequestHead:

@@ -104,16 +104,24 @@ class Policy:
     def by_addresses(self, host: Host, port: int, addresses: Sequence[IPAddress], own: Own) -> Decision:
         """Decide on a host whose addresses are known; for a literal they are the literal itself."""
         by_name = self._domains.first(host, port) if isinstance(host, str) else NONE
-        first = [self._first(by_name, address, port, own) for address in addresses]
-        if any(own.is_own_port(address, port) for address in addresses):
-            return Decision(Verdict.DENIED, Reason.OWN_PORT)
-        denying = [index for index in first if index != NONE and not self.rules[index].allows]
-        if denying:
-            return Decision(Verdict.DENIED, Reason.RULE, self.rules[min(denying)])
-        dialled = [(address, index) for address, index in zip(addresses, first, strict=True) if index != NONE]
-        if dialled:
-            allowed = tuple(address for address, _ in dialled)
-            return Decision(Verdict.ALLOWED, Reason.RULE, self.rules[dialled[0][1]], allowed)
+        may_be_own = port in own.ports
+        denying = dialled = NONE
+        allowed: list[IPAddress] = []
+        for address in addresses:
+            if may_be_own and own.is_own_port(address, port):
+                return Decision(Verdict.DENIED, Reason.OWN_PORT)
+            index = self._first(by_name, address, port, own)
+            if index == NONE:
+                continue
+            if not self.rules[index].allows:
+                denying = min(denying, index)
+            else:
+                dialled = index if not allowed else dialled
+                allowed.append(address)
+        if denying != NONE:
+            return Decision(Verdict.DENIED, Reason.RULE, self.rules[denying])
+        if allowed:
+            return Decision(Verdict.ALLOWED, Reason.RULE, self.rules[dialled], tuple(allowed))
         if self._everything != NONE:
             return Decision(Verdict.DENIED, Reason.NOT_REMOTE)
         return Decision(Verdict.DENIED, Reason.NO_RULE)

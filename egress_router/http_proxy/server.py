@@ -12,6 +12,7 @@ from egress_router.http_proxy.ledger import Ledger
 from egress_router.http_proxy.own import OwnPlaces
 from egress_router.http_proxy.session import Session
 from egress_router.http_proxy.site import Site
+from egress_router.http_proxy.upstream import Pool
 from egress_router.http_proxy.wire import Wire, nothing
 from egress_router.names.resolver import Resolver
 from egress_router.relay.deadlines import Deadlines
@@ -72,6 +73,7 @@ class HttpProxyServer:
             ledger=Ledger(context.registry, access_log=settings.proxy.access_log),
             limits=settings.limits,
             admission=context.admission,
+            pool=Pool(deadlines, settings.limits.keepalive_seconds),
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[Farewell] = set()
@@ -98,6 +100,7 @@ class HttpProxyServer:
         self._site.draining = True
         for session in list(self._site.sessions):
             session.drain()
+        self._site.pool.close()
 
     def open_connections(self) -> int:
         """How many client connections are open."""
@@ -109,6 +112,7 @@ class HttpProxyServer:
             session.close_now()
         for farewell in list(self._turned_away):
             farewell.close()
+        self._site.pool.close()
         self._resolver.close()
         self._site.relay.close()
         self._site.deadlines.close()

@@ -15,7 +15,7 @@ from egress_router.http_proxy.head import end_of_head, parse_request
 from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
-from egress_router.http_proxy.upstream import Kept, Upstream
+from egress_router.http_proxy.upstream import Upstream
 from egress_router.http_proxy.wire import Wire
 from egress_router.relay.tunnel import CloseReason
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.site import Site
+    from egress_router.http_proxy.upstream import Key
     from egress_router.relay.deadlines import Deadline
     from egress_router.relay.dial import Dialled
     from egress_router.relay.tunnel import Closing, Tunnel
@@ -44,6 +45,7 @@ class Session:
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
     __slots__ = (
+        "_bound",
         "_deadline",
         "_ending",
         "_exchange",
@@ -51,7 +53,6 @@ class Session:
         "_reach",
         "_tunnel",
         "client",
-        "kept",
         "phase",
         "site",
         "wire",
@@ -66,7 +67,7 @@ class Session:
         self._deadline: Deadline | None = None
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
-        self.kept = Kept()
+        self._bound: Upstream | None = None
         self._tunnel: Tunnel | None = None
         self._ending: Farewell | None = None
 
@@ -144,7 +145,9 @@ class Session:
         """Send the request over a connection that is kept, if it leads to an address allowed now."""
         if self._exchange is None:
             return False
-        upstream = self.kept.take(passage.target, passage.decision.addresses)
+        upstream = self._take_bound(passage)
+        if upstream is None and self._exchange.repeatable:
+            upstream = self.site.pool.take(self._key(passage), passage.decision.addresses)
         if upstream is None:
             return False
         passage.address = upstream.address
@@ -152,11 +155,46 @@ class Session:
         self._start(self._exchange, upstream)
         return True
 
+    def _take_bound(self, passage: Passage) -> Upstream | None:
+        upstream, self._bound = self._bound, None
+        if upstream is None:
+            return None
+        if upstream.key == self._key(passage) and upstream.address in passage.decision.addresses:
+            return upstream
+        upstream.close()
+        return None
+
+    def _key(self, passage: Passage) -> Key:
+        return (self.client, passage.target.host, passage.target.port)
+
+    def keep(self, upstream: Upstream) -> None:
+        """Keep a connection whose answer is complete: for this client, or for this connection of it."""
+        if not upstream.bound:
+            self.site.pool.put(upstream)
+            return
+        upstream.on_ready = self._bound_ready
+        self._bound = upstream
+
+    def _bound_ready(self) -> None:
+        if self._bound is not None and self._bound.receive() is not None:
+            self._drop_bound()
+
+    def _drop_bound(self) -> None:
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None
+
     def connected(self, passage: Passage, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""
         if self._exchange is not None:
-            most = self.site.most_received
-            upstream = Upstream(dialled.sock, self.site.poller, dialled.address, passage.target, most)
+            upstream = Upstream(
+                self.site.pool,
+                self._key(passage),
+                dialled.sock,
+                self.site.poller,
+                dialled.address,
+                self.site.most_received,
+            )
             self._start(self._exchange, upstream)
             return
         self.wire.send(replies.ESTABLISHED)
@@ -207,7 +245,7 @@ class Session:
     def _open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
         self.phase = Phase.TUNNEL
         self._time(None)
-        self.kept.close()
+        self._drop_bound()
         self.site.ledger.tunnels.value += 1
         early, self.wire.held = self.wire.held, b""
         self._tunnel = self.site.relay.start(
@@ -275,7 +313,7 @@ class Session:
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
         self._time(None)
-        self.kept.close()
+        self._drop_bound()
         self._ending = Farewell(self.wire, self.site.deadlines, last_words, self._left)
 
     def close(self) -> None:
@@ -295,7 +333,7 @@ class Session:
         self._time(None)
         if self._reach is not None:
             self._reach.cancel()
-        self.kept.close()
+        self._drop_bound()
         # These and the session refer to each other; without this they would wait for the collector.
         self._reach = self._exchange = self._tunnel = self._ending = None
         self.site.left(self)

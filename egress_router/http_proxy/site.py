@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.judge import Judge
     from egress_router.http_proxy.ledger import Ledger
     from egress_router.http_proxy.session import Session
+    from egress_router.http_proxy.upstream import Pool
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
@@ -34,6 +35,7 @@ class Site:
     ledger: Ledger
     limits: HttpLimits
     admission: Admission
+    pool: Pool
     sessions: set[Session] = field(default_factory=set)
     draining: bool = False
     _date: bytes = b""

@@ -1,4 +1,4 @@
-"""Connections to origins, and those of one client that wait for its next request."""
+"""Connections to origins, and the pool of those that wait for the next request of the same client."""
 
 from __future__ import annotations
 
@@ -9,60 +9,102 @@ from egress_router.http_proxy.wire import Wire, nothing
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.grammar.address import IPAddress
-    from egress_router.http_proxy.target import Target
+    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
-_MOST_KEPT = 4
+_MOST_FOR_ONE = 16  # idle connections of one client address to one destination
+_MOST = 1_000
+
+# Client address, host and port. A pod may share connections with itself, but not with others: bytes that one
+# client makes an origin send too much must never be another's answer.
+Key = tuple[str, "Host", int]
 
 
 class Upstream(Wire):
-    """A connection to an origin; `reused` once it has carried an answer, `persistent` if that said so."""
+    """A connection to an origin.
 
-    __slots__ = ("address", "key", "persistent", "reused")
+    `reused` once it has carried an answer, `persistent` if that answer said so, `bound` if it stands for the
+    user of one client connection (NTLM and Negotiate authenticate connections, RFC 4559 6).
+    """
+
+    __slots__ = ("address", "bound", "idle_before", "key", "persistent", "pool", "reused")
 
     def __init__(
-        self, sock: socket.socket, poller: Poller, address: IPAddress, target: Target, most: int
+        self, pool: Pool, key: Key, sock: socket.socket, poller: Poller, address: IPAddress, most: int
     ) -> None:
         super().__init__(sock, poller, nothing, readable=False, most=most)
+        self.pool = pool
+        self.key = key
         self.address = address
-        self.key = (target.host, target.port)
         self.reused = False
         self.persistent = False
+        self.bound = False
+        self.idle_before = False  # at the last sweep of the pool
+
+    def idle_ready(self) -> None:
+        """Something came while it was idle: its end, or bytes that nobody asked for."""
+        if self.receive() is not None:
+            self.pool.drop(self)
 
 
-class Kept:
-    """The idle connections of one client, by destination; never shared between clients."""
+class Pool:
+    """The idle connections of one worker, each for at least `seconds` and at most twice as long."""
 
-    __slots__ = ("_by_key",)
+    def __init__(self, deadlines: Deadlines, seconds: float) -> None:
+        self._deadlines = deadlines
+        self._seconds = seconds
+        self._idle: dict[Key, list[Upstream]] = {}
+        self._count = 0
+        self._sweeper: Deadline | None = None
 
-    def __init__(self) -> None:
-        self._by_key: dict[tuple[object, int], Upstream] = {}
-
-    def take(self, target: Target, allowed: tuple[IPAddress, ...]) -> Upstream | None:
-        """Return a connection to this target, if its address is one of those that are allowed now."""
-        upstream = self._by_key.pop((target.host, target.port), None)
-        if upstream is None or upstream.address in allowed:
-            return upstream
-        upstream.close()
+    def take(self, key: Key, allowed: tuple[IPAddress, ...]) -> Upstream | None:
+        """Return the connection that was used last, of those whose address is allowed now."""
+        idle = self._idle.get(key)
+        while idle:
+            upstream = idle[-1]
+            self._forget(upstream)
+            if upstream.address in allowed:
+                return upstream
+            upstream.close()
         return None
 
     def put(self, upstream: Upstream) -> None:
-        """Keep a connection whose answer is complete; beyond a few, the oldest goes."""
-        if len(self._by_key) >= _MOST_KEPT:
-            self._by_key.pop(next(iter(self._by_key))).close()
-        upstream.on_ready = self._ready
-        self._by_key[upstream.key] = upstream
+        """Keep a connection whose answer is complete."""
+        idle = self._idle.get(upstream.key)
+        if self._count >= _MOST or (idle is not None and len(idle) >= _MOST_FOR_ONE):
+            upstream.close()
+            return
+        if idle is None:
+            idle = self._idle[upstream.key] = []
+        upstream.on_ready = upstream.idle_ready
+        upstream.idle_before = False
+        idle.append(upstream)
+        self._count += 1
+        if self._sweeper is None:
+            self._sweeper = self._deadlines.add(self._seconds, self._sweep)
+
+    def drop(self, upstream: Upstream) -> None:
+        """Close an idle connection."""
+        self._forget(upstream)
+        upstream.close()
 
     def close(self) -> None:
         """Close all of them."""
-        for upstream in self._by_key.values():
-            upstream.close()
-        self._by_key.clear()
+        for upstream in [each for idle in self._idle.values() for each in idle]:
+            self.drop(upstream)
 
-    def _ready(self) -> None:
-        """One of them has something to read: its end, or bytes that nobody asked for."""
-        for key, upstream in list(self._by_key.items()):
-            if upstream.readable and upstream.receive() is not None:
-                del self._by_key[key]
-                upstream.close()
+    def _forget(self, upstream: Upstream) -> None:
+        idle = self._idle[upstream.key]
+        idle.remove(upstream)
+        self._count -= 1
+        if not idle:
+            del self._idle[upstream.key]
+
+    def _sweep(self) -> None:
+        """Close what was idle at the last sweep, too: no timer for each request."""
+        for upstream in [each for idle in self._idle.values() for each in idle]:
+            if upstream.idle_before:
+                self.drop(upstream)
+            upstream.idle_before = True
+        self._sweeper = self._deadlines.add(self._seconds, self._sweep) if self._idle else None

@@ -65,7 +65,7 @@ def forwarded(fields: str = "", line: str = "GET http://a.example/x?y HTTP/1.1")
         (
             "GET http://a.example/ HTTP/1.0",
             "Via: 1.0 other\r\n",
-            ["GET / HTTP/1.1", "Host: a.example", "Via: 1.0 other", "Connection: close", "Via: 1.0 egress-router"],
+            ["GET / HTTP/1.1", "Host: a.example", "Via: 1.0 other", "Via: 1.0 egress-router"],
         ),
         (
             "GET http://a.example/chat HTTP/1.1",

@@ -273,6 +273,7 @@ def test_mutated_requests_leave_nothing_open() -> None:
                     continue
                 assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
         eventually(lambda: running.call(running.server.open_connections) == 0)
+        running.call(running.server.stop_accepting)  # closes what waits for further requests
         eventually(lambda: all(peer.ended.is_set() for peer in server.peers))
 
 
@@ -300,4 +301,5 @@ def test_mutated_answers_leave_nothing_open() -> None:
                     continue
                 assert answer.startswith(b"HTTP/1.1 ")
         eventually(lambda: running.call(running.server.open_connections) == 0)
+        running.call(running.server.stop_accepting)  # closes what waits for further requests
         eventually(lambda: all(peer.ended.is_set() for peer in server.peers))

@@ -229,16 +229,66 @@ def test_a_reused_connection_that_dies_is_replaced_once_for_safe_repeats() -> No
         assert len(server.peers) == 3
 
 
-@pytest.mark.parametrize(
-    ("method", "fields"), [("POST", ["Content-Length: 0"]), ("PUT", ["Content-Length: 1"])]
-)
-def test_what_is_not_safe_to_repeat_is_not_repeated(method: str, fields: list[str]) -> None:
+@pytest.mark.parametrize(("method", "length"), [("POST", 0), ("PUT", 1)])
+def test_what_is_not_safe_to_repeat_goes_over_a_connection_of_its_own(method: str, length: int) -> None:
     with origin(once) as server, proxy() as (_, port), Client(port) as client:
         client.send(get(server))
         client.answer()
-        client.send(get(server, "/", *fields, method=method) + ("x" if method == "PUT" else ""))
-        assert client.head().startswith("HTTP/1.1 502")
+        client.send(get(server, "/", f"Content-Length: {length}", method=method) + "x" * length)
+        assert client.answer()[1] == b"ok"
+        assert len(server.peers) == 2
+        assert server.peers[0].received.count(b"HTTP/1.1\r\n") == 1
+
+
+def test_clients_at_one_address_share_connections_one_after_the_other() -> None:
+    with origin(answering(OK, OK)) as server, proxy() as (_, port):
+        for _ in range(2):
+            with Client(port) as client:
+                client.send(get(server, "/", "Connection: close"))
+                assert client.answer()[1] == b"ok"
+                assert client.rest() == b""
         assert len(server.peers) == 1
+
+
+def test_clients_at_different_addresses_share_nothing() -> None:
+    with origin(answering(OK, OK)) as server, proxy() as (_, port):
+        for address in ("127.0.0.1", "127.0.0.2"):
+            with socket.create_connection(("127.0.0.1", port), 10, source_address=(address, 0)) as client:
+                client.sendall(get(server, "/", "Connection: close").encode())
+                while client.recv(1000):
+                    pass
+        assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "answer"),
+    [
+        ("Authorization: NTLM eA==", OK),
+        ("Authorization: negotiate eA==", OK),
+        ("X: y", OK.replace(b"Date: x", b"WWW-Authenticate: NTLM")),
+    ],
+)
+def test_a_connection_that_is_authenticated_stays_with_its_client_connection(
+    field: str, answer: bytes
+) -> None:
+    with origin(answering(answer, OK)) as server, proxy() as (_, port):
+        with Client(port) as client, Client(port) as other:
+            client.send(get(server, "/", field))
+            client.answer()
+            other.send(get(server))
+            other.answer()
+            client.send(get(server))
+            client.answer()
+            assert [peer.received.count(b"HTTP/1.1\r\n") for peer in server.peers] == [2, 1]
+        assert server.peers[0].ended.wait(10)
+
+
+def test_idle_upstreams_are_let_go() -> None:
+    with origin(answering(OK, OK)) as server, proxy(KEEPALIVE_SECONDS="0.1") as (_, port):
+        with Client(port) as client:
+            client.send(get(server))
+            client.answer()
+        assert server.peers[0].ended.wait(10)
 
 
 def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
