@@ -38,11 +38,6 @@ def setup(sandbox: Sandbox, mode: str) -> None:
     run(sandbox, sandbox.node.images.router, {**NETWORK, "EGRESS_ROUTER_MODE": mode}, "--rm", "--privileged")
 
 
-def inspect(sandbox: Sandbox, image: str) -> dict[str, object]:
-    config: dict[str, object] = json.loads(sandbox.podman("image", "inspect", image))[0]["Config"]
-    return config
-
-
 @pytest.mark.parametrize(
     ("image", "title", "user", "command"),
     [
@@ -54,16 +49,12 @@ def inspect(sandbox: Sandbox, image: str) -> dict[str, object]:
 def test_what_an_image_says_of_itself(
     bare_sandbox: Sandbox, image: str, title: str, user: str, command: str
 ) -> None:
-    config = inspect(bare_sandbox, getattr(bare_sandbox.node.images, image))
-    assert config["Entrypoint"] == ["egress-router", command]
-    assert config["User"] == user
-    health = config["Healthcheck"]
-    assert isinstance(health, dict)
-    assert health["Test"] == ["CMD", "egress-router", "status"]
-    labels = config["Labels"]
-    assert isinstance(labels, dict)
-    assert labels["org.opencontainers.image.title"] == title
-    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    (told,) = json.loads(bare_sandbox.podman("image", "inspect", getattr(bare_sandbox.node.images, image)))
+    assert told["Config"]["Entrypoint"] == ["egress-router", command]
+    assert told["User"] == user
+    assert told["Healthcheck"]["Test"] == ["CMD", "egress-router", "status"]
+    assert told["Labels"]["org.opencontainers.image.title"] == title
+    assert told["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
 @pytest.mark.parametrize("tool", ["pip", "gcc"])
@@ -115,8 +106,17 @@ def test_setup_works_without_nf_tables(sandbox: Sandbox) -> None:
 
 
 def test_setup_makes_the_interface_out_of_the_nodes_network(bare_sandbox: Sandbox) -> None:
-    """Nothing says where the node's network is: with hostPID it is /proc/1/ns/net."""
-    bare_sandbox.play(redirecting_pod("creator", host_pid=True))
+    """Nothing says where the node's network is: in its process namespace it is /proc/1/ns/net."""
+    rules = {"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": "203.0.113.25"}
+    # Not by a manifest: podman 4.3 takes no notice of hostPID in one.
+    run(
+        bare_sandbox,
+        bare_sandbox.node.images.router,
+        {**NETWORK, **rules},
+        "--rm",
+        "--privileged",
+        "--pid=host",
+    )
     assert ask(bare_sandbox, 443).source == SOURCE
 
 
@@ -185,12 +185,10 @@ def test_a_second_pod_is_refused_while_the_first_has_the_source(node: Node) -> N
             )
 
 
-def redirecting_pod(name: str, *, host_pid: bool = False) -> Object:
+def redirecting_pod(name: str) -> Object:
+    """Return the document's pod under another name."""
     (pod,) = yaml.safe_load_all((Path(__file__).parent / "manifests" / "redirect.yaml").read_text())
     pod["metadata"]["name"] = name
     pod["spec"]["containers"][0]["name"] = "wait"
-    if host_pid:
-        del pod["metadata"]["annotations"]
-        pod["spec"]["hostPID"] = True
     result: Object = pod
     return result
