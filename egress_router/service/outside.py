@@ -10,7 +10,7 @@ from egress_router.kernel import gateway
 if TYPE_CHECKING:
     from egress_router.service.mode import Json
 
-_INTERVAL = 5.0  # seconds
+_INTERVAL, _INTERVAL_OF_TROUBLE = 5.0, 1.0  # seconds
 _ANSWER_SECONDS = 1.0
 _POLL_SECONDS = 0.05
 
@@ -21,30 +21,37 @@ class Outside:
     def __init__(self, interface: str) -> None:
         self._interface = interface
         self._seen: gateway.Interface | None = None
-        self._looked = False
+        self._failure: str | None = "the gateway was not asked yet"
 
     async def watch(self) -> None:
         """Keep what is known up to date."""
         while True:
             await self.look()
-            await asyncio.sleep(_INTERVAL)
+            await asyncio.sleep(_INTERVAL_OF_TROUBLE if self.problems() else _INTERVAL)
 
     async def look(self) -> None:
         """Have the kernel ask the gateways who they are, and see whether they answered."""
+        try:
+            self._seen, self._failure = await self._ask(), None
+        except OSError as error:
+            self._failure = f"the gateway cannot be asked: {error.strerror}"
+
+    async def _ask(self) -> gateway.Interface | None:
+        loop = asyncio.get_running_loop()
         seen = gateway.look(self._interface)
         if seen is not None:
             for each in seen.gateways:
                 gateway.provoke(seen, each)
-            limit = asyncio.get_running_loop().time() + _ANSWER_SECONDS
-            while seen is not None and seen.silent and asyncio.get_running_loop().time() < limit:
+            limit = loop.time() + _ANSWER_SECONDS
+            while seen is not None and seen.silent and loop.time() < limit:
                 await asyncio.sleep(_POLL_SECONDS)
                 seen = gateway.look(self._interface)
-        self._seen, self._looked = seen, True
+        return seen
 
     def problems(self) -> tuple[str, ...]:
         """Return why nothing can leave through the interface; nothing where it can."""
-        if not self._looked:
-            return ("the gateway was not asked yet",)
+        if self._failure is not None:
+            return (self._failure,)
         seen = self._seen
         if seen is None:
             return ()

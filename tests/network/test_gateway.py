@@ -1,0 +1,87 @@
+"""Readiness asks the gateway for real, without any privilege."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from egress_router.lab import wiring
+from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, SOURCE, SOURCE_V6
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from egress_router.lab.network import Laboratory
+
+PROXY = {"EGRESS_ROUTER_MODE": "http-proxy"}
+DUAL = {"EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64", "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}"}
+LOOK = """
+import asyncio, json
+from egress_router.service.outside import Outside
+outside = Outside("macvlan0")
+asyncio.run(outside.look())
+print(json.dumps([outside.problems(), outside.status()]))
+"""
+
+
+def look(lab: Laboratory) -> Any:
+    """Return problems and status, seen by a process that has no capability."""
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", LOOK]
+    return json.loads(lab.router.run(*command).stdout)
+
+
+def eventually(check: Callable[[], bool], seconds: float = 20.0) -> bool:
+    limit = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_pod_without_the_interface_has_no_gateway_to_ask(lab: Laboratory) -> None:
+    assert look(lab) == [[], None]
+
+
+def test_gateways_of_both_families_answer_until_they_are_gone(lab: Laboratory) -> None:
+    lab.finish_setup({**PROXY, **DUAL})
+    problems, status = look(lab)
+    assert problems == []
+    assert status["addresses"][:1] == [SOURCE]
+    assert SOURCE_V6 in status["addresses"]
+    assert status["gateways"] == [
+        {"address": GATEWAY, "answers": True},
+        {"address": GATEWAY_V6, "answers": True},
+    ]
+    lab.gateway.run("ip", "address", "del", f"{GATEWAY}/24", "dev", "wire")
+    lab.router.run("ip", "neighbour", "flush", "dev", "macvlan0")
+    assert look(lab)[0] == [f"gateway {GATEWAY} does not answer on macvlan0"]
+    wiring.address(lab.gateway, "wire", f"{GATEWAY}/24")
+    assert look(lab)[0] == []
+
+
+def test_an_interface_that_is_down_or_has_no_route_is_said(lab: Laboratory) -> None:
+    lab.finish_setup(PROXY)
+    lab.router.run("ip", "route", "del", "default", "dev", "macvlan0")
+    assert look(lab)[0] == ["interface macvlan0 has no default route"]
+    lab.router.run("ip", "link", "set", "macvlan0", "down")
+    assert look(lab)[0] == ["interface macvlan0 is down"]
+
+
+def test_a_proxy_is_ready_only_while_its_gateway_answers(lab: Laboratory) -> None:
+    lab.finish_setup(PROXY)
+
+    def ready() -> str:
+        script = f"import urllib.request as r; print(r.urlopen('http://{ROUTER}:9797/readyz').status)"
+        return lab.client.run(sys.executable, "-c", script, check=False).stdout.strip()
+
+    with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": "*"}, 8080):
+        assert eventually(lambda: ready() == "200")
+        lab.gateway.run("ip", "address", "del", f"{GATEWAY}/24", "dev", "wire")
+        lab.router.run("ip", "neighbour", "flush", "dev", "macvlan0")
+        assert eventually(lambda: ready() == "")
+        wiring.address(lab.gateway, "wire", f"{GATEWAY}/24")
+        assert eventually(lambda: ready() == "200")
