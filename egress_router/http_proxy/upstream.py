@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
-_MOST_FOR_ONE = 16  # idle connections of one client address to one destination
-_MOST = 1_000
+_MOST_FOR_ONE = 256  # idle connections of one client address to one destination
+_MOST = 1_000  # of all clients together
 
 # Client address, host and port. A pod may share connections with itself, but not with others: bytes that one
 # client makes an origin send too much must never be another's answer.
@@ -62,8 +62,10 @@ class Pool:
         """Return the connection that was used last, of those whose address is allowed now."""
         idle = self._idle.get(key)
         while idle:
-            upstream = idle[-1]
-            self._forget(upstream)
+            upstream = idle.pop()
+            self._count -= 1
+            if not idle:
+                del self._idle[key]
             if upstream.address in allowed:
                 return upstream
             upstream.close()
@@ -86,20 +88,17 @@ class Pool:
 
     def drop(self, upstream: Upstream) -> None:
         """Close an idle connection."""
-        self._forget(upstream)
+        idle = self._idle[upstream.key]
+        idle.remove(upstream)
+        self._count -= 1
+        if not idle:
+            del self._idle[upstream.key]
         upstream.close()
 
     def close(self) -> None:
         """Close all of them."""
         for upstream in [each for idle in self._idle.values() for each in idle]:
             self.drop(upstream)
-
-    def _forget(self, upstream: Upstream) -> None:
-        idle = self._idle[upstream.key]
-        idle.remove(upstream)
-        self._count -= 1
-        if not idle:
-            del self._idle[upstream.key]
 
     def _sweep(self) -> None:
         """Close what was idle at the last sweep, too: no timer for each request."""
