@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 CHART = Path(__file__).parents[2] / "charts" / "egress-router"
+PACKAGE = Path(__file__).parents[2] / "egress_router"
 # The oldest that Chart.yaml admits, and the newest whose schemas are published.
 KUBERNETES = ("1.25", kubernetes_validate.latest_version())
 
@@ -26,15 +28,21 @@ BASE: dict[str, object] = {"source": "192.168.12.99/24", "gateway": "192.168.12.
 REDIRECT = {**BASE, "destinations": "80 tcp 203.0.113.25\n53 udp 203.0.113.53 # names\n203.0.113.27\n"}
 HTTP = {**BASE, "mode": "http-proxy", "destinations": "!*.bad.example.com\n*\n"}
 DNS = {**BASE, "mode": "dns-proxy", "destinations": "# the bank\n80 203.0.113.25\n8443 db.example.com 443\n"}
+FORWARDING = [{"name": "net.ipv4.ip_forward", "value": "1"}]
 EVERYTHING = {
-    "networkPolicy": {"enabled": True},
+    "networkPolicy": {
+        "enabled": True,
+        "monitoringFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+    },
     "podDisruptionBudget": {"enabled": True},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "dashboard": {"enabled": True},
     "nodeSelector": {"site": "springfield-1"},
     "tolerations": [{"key": "dedicated", "operator": "Exists"}],
     "podAnnotations": {"a": "b"},
     "podLabels": {"c": "d"},
-    "sysctls": [{"name": "net.ipv4.ip_forward", "value": "1"}],
+    "sysctls": FORWARDING,
     "env": {"EGRESS_ACCESS_LOG": "1"},
     "clusterCidrs": "10.0.0.0/8",
 }
@@ -47,7 +55,13 @@ MATRIX: dict[str, dict[str, object]] = {
     "http-everything": {**HTTP, **EVERYTHING},
     "okd": {**HTTP, "interface": {"provider": "okd"}},
     "multus": {**DNS, "interface": {"provider": "multus", "multus": {"create": True}, "parent": "eth1"}},
-    "existing": {**REDIRECT, "interface": {"provider": "existing", "name": "net1"}},
+    "dns-everything": {**DNS, **EVERYTHING},
+    "existing": {**REDIRECT, "interface": {"provider": "existing", "name": "net1"}, "sysctls": FORWARDING},
+    "existing-privileged": {
+        **REDIRECT,
+        "interface": {"provider": "existing"},
+        "setup": {"privileged": True},
+    },
     "existing-config-map": {
         **BASE,
         "existingConfigMap": {"name": "egress-routes"},
@@ -115,6 +129,7 @@ def test_helm_lint_finds_nothing(name: str) -> None:
         ({**REDIRECT, "existingConfigMap": {"name": "x"}}, "not both"),
         ({**REDIRECT, "interface": {"provider": "multus"}}, "name the network"),
         ({**BASE, "destinations": "203.0.113.27"}, "list them in ports"),
+        ({**REDIRECT, "interface": {"provider": "okd"}}, "redirect mode needs IP forwarding"),
     ],
 )
 def test_wrong_values_are_refused_in_words(values: dict[str, object], words: str) -> None:
@@ -159,6 +174,57 @@ def test_setup_is_privileged_only_where_it_makes_the_interface(provider: str) ->
     context = json.loads(json.dumps(given["securityContext"]))
     assert "privileged" not in context
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
+
+
+def test_low_ports_are_open_to_a_forwarder_without_root() -> None:
+    pod = json.loads(json.dumps(the("Deployment", DNS)))["spec"]["template"]["spec"]
+    assert pod["securityContext"]["sysctls"] == [
+        {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
+    ]
+
+
+@pytest.mark.parametrize("values", [REDIRECT, HTTP, DNS])
+def test_alerts_and_dashboard_name_metrics_that_the_program_has(values: dict[str, object]) -> None:
+    documents = rendered({**values, **EVERYTHING})
+    texts = [
+        yaml.safe_dump(document, width=10_000)
+        for document in documents
+        if document["kind"] in {"PrometheusRule", "ConfigMap"}
+    ]
+    named = set(re.findall(r"egress_router_([a-z_]+)", "\n".join(texts)))
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    assert {"rules_valid", "build_info", "bytes_total"} <= named
+    assert not {name for name in named if f'"{name.removesuffix("_bucket")}"' not in sources}
+
+
+def test_the_dashboard_is_json_with_a_query_in_every_panel() -> None:
+    maps = [each for each in rendered({**HTTP, **EVERYTHING}) if each["kind"] == "ConfigMap"]
+    (text,) = [
+        data for each in maps for name, data in json.loads(json.dumps(each))["data"].items() if "json" in name
+    ]
+    panels = json.loads(text)["panels"]
+    assert panels
+    assert all(target["expr"] for panel in panels for target in panel["targets"])
+
+
+def test_prometheus_may_connect_to_the_administration_port_alone() -> None:
+    policy = json.loads(json.dumps(the("NetworkPolicy", {**HTTP, **EVERYTHING})))
+    clients, monitoring = policy["spec"]["ingress"]
+    assert clients == {"from": [{"podSelector": {}}]}
+    assert monitoring["ports"] == [{"port": 9797}]
+
+
+def test_the_readme_lists_every_value_with_its_default() -> None:
+    def leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                yield from leaves(inner, f"{path}.{key}" if path else key)
+        else:
+            yield path, json.dumps(value)
+
+    readme = (CHART / "README.md").read_text()
+    listed = re.findall(r"^\| `([\w.]+)` \| `(.*?)` \| .+ \|$", readme, re.MULTILINE)
+    assert listed == list(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
 
 
 def test_the_program_understands_the_environment_that_the_chart_gives() -> None:

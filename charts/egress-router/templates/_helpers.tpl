@@ -68,6 +68,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq .Values.interface.provider "multus") (not .Values.interface.multus.create) (not .Values.interface.multus.network) -}}
 {{- fail "interface.provider is multus: name the network in interface.multus.network, or set interface.multus.create" -}}
 {{- end -}}
+{{- $forwarding := false -}}
+{{- range .Values.sysctls }}{{ if eq .name "net.ipv4.ip_forward" }}{{ $forwarding = true }}{{ end }}{{ end -}}
+{{- if and (eq .Values.mode "redirect") (not (include "egress-router.privileged" .)) (not $forwarding) -}}
+{{- fail "redirect mode needs IP forwarding: give net.ipv4.ip_forward in sysctls, or set setup.privileged" -}}
+{{- end -}}
 {{- if not (include "egress-router.ports" . | trim) -}}
 {{- fail "the rules name no single local port for the Service (a fallback, a range or an existing ConfigMap): list them in ports" -}}
 {{- end -}}

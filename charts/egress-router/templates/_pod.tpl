@@ -34,9 +34,10 @@ imagePullPolicy: {{ .root.Values.images.pullPolicy }}
 securityContext:
   runAsUser: 0
   runAsNonRoot: false
-  {{- if eq .root.Values.interface.provider "create" }}
+  {{- if include "egress-router.privileged" .root }}
   privileged: true
   {{- else }}
+  readOnlyRootFilesystem: true
   allowPrivilegeEscalation: false
   capabilities: { drop: [ALL], add: [NET_ADMIN, NET_RAW] }
   {{- end }}
@@ -45,6 +46,20 @@ env:
   {{- if eq .kind "legacy" }}
   {{- include "egress-router.longRunningEnv" .root | nindent 2 }}
   {{- end }}
+{{- end -}}
+
+{{/* Whether setup is privileged: to reach into the node's network namespace, or because it was asked for. */}}
+{{- define "egress-router.privileged" -}}
+{{- if or (eq .Values.interface.provider "create") .Values.setup.privileged }}true{{ end -}}
+{{- end -}}
+
+{{/* The pod's sysctls: the given ones, and the one (a safe one) that opens low ports to a forwarder without root. */}}
+{{- define "egress-router.sysctls" -}}
+{{- $given := .Values.sysctls -}}
+{{- if eq .Values.mode "dns-proxy" -}}
+{{- $given = prepend $given (dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0") -}}
+{{- end -}}
+{{- with $given }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
 {{/* Environment of every container that stays. */}}
