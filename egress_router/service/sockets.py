@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
+from egress_router.service.reuseport import choose_by_client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +21,9 @@ _PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 class Listening:
     """The sockets of all ports in use; they stay open here, so a dead worker's accept queue is not lost."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, by_client: bool) -> None:
         self._workers = workers
+        self._by_client = by_client
         self._by_port: dict[int, tuple[socket.socket, ...]] = {}
 
     def change(self, ports: frozenset[int]) -> frozenset[int]:
@@ -33,7 +35,7 @@ class Listening:
         added: dict[int, tuple[socket.socket, ...]] = {}
         try:
             for port in sorted(ports - self._by_port.keys()):
-                added[port] = listen(port, self._workers)
+                added[port] = listen(port, self._workers, by_client=self._by_client)
         except RefusedError:
             _close(added)
             raise
@@ -51,10 +53,11 @@ class Listening:
         self._by_port = {}
 
 
-def listen(port: int, copies: int) -> tuple[socket.socket, ...]:
+def listen(port: int, copies: int, *, by_client: bool = False) -> tuple[socket.socket, ...]:
     """Return sockets that listen on all addresses of a port, IPv6 too where the kernel has it.
 
-    Several copies share the port by SO_REUSEPORT, one queue each. A first socket without that option makes
+    Several copies share the port by SO_REUSEPORT, one queue each; the kernel chooses one for each connection,
+    with `by_client` the same for all connections of a client. A first socket without that option makes
     sure that nobody else has the port: with it, two routers of one user would silently share their clients.
 
     Raises:
@@ -69,9 +72,13 @@ def listen(port: int, copies: int) -> tuple[socket.socket, ...]:
         try:
             for _ in range(copies):
                 made.append(_bound(port, shared=True))
-        except RefusedError:
+            if by_client:
+                choose_by_client(made[0], copies)
+        except (RefusedError, OSError) as error:
             for each in made:
                 each.close()
+            if isinstance(error, OSError):
+                raise RefusedError("cannot share connections out by client", "use EGRESS_WORKERS=1") from None
             raise
     return tuple(made)
 

@@ -68,7 +68,8 @@ class Supervisor(Generic[Rules]):
         self._source = source
         self._registry = registry
         self._rulebook = rulebook
-        self._listening = Listening(settings.workers)
+        by_client = settings.max_connections_per_client is not None
+        self._listening = Listening(settings.workers, by_client=by_client)
         self._crew = Crew(settings.workers, self._listening, registry)
         self._outside = Outside(settings.interface)
         self._started = time.time()
@@ -109,8 +110,9 @@ class Supervisor(Generic[Rules]):
 
     def ready(self) -> tuple[str, ...]:
         """See `View`."""
-        ending = ("the router is ending",) if self._ended.is_set() else ()
-        return ending + self._crew.absent() + self._outside.problems()
+        if self._ended.is_set():
+            return ("the router is ending",)
+        return self._crew.absent() + self._outside.problems()
 
     def snapshot(self) -> Snapshot:
         """See `View`."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from egress_router.admin.app import serve
 from egress_router.metrics import LATENCY_BUCKETS, Registry
+from tests.unit.service.routers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,8 +75,7 @@ class FakeView:
 @contextlib.contextmanager
 def endpoint(view: FakeView) -> Iterator[int]:
     """Serve a view in a thread; gives the port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = free_port()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

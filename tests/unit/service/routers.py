@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -26,8 +27,11 @@ PATIENCE = 15.0  # seconds, of every wait; a pass needs a fraction of it
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Return a port below those that the kernel gives to outgoing connections, which would take it again."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -112,8 +116,12 @@ class Client:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.file = sock.makefile("rb")
-        pid, _, word = self.file.readline().decode().strip().partition(" ")
-        self.pid, self.word = int(pid), word
+        try:
+            pid, _, word = self.file.readline().decode().strip().partition(" ")
+            self.pid, self.word = int(pid), word
+        except (ValueError, OSError):
+            self.close()
+            raise
 
     def echo(self, text: str) -> str:
         self.sock.sendall(text.encode() + b"\n")
