@@ -49,6 +49,25 @@ def get(sandbox: Sandbox, url: str) -> Reply:
     return Reply(answer.status, said["server"], said["source"])
 
 
+def await_readiness(sandbox: Sandbox) -> None:
+    """Wait until the pod's readiness probe would succeed. AssertionError when it does not in time."""
+    await_port(sandbox, 9797)
+    deadline = time.monotonic() + _START_SECONDS
+    while (said := _readiness(sandbox)) != 200:
+        assert time.monotonic() < deadline, f"/readyz still answers {said}"
+        time.sleep(0.1)
+
+
+def _readiness(sandbox: Sandbox) -> int:
+    with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.settimeout(5)
+        wire.connect((sandbox.address, 9797))
+        wire.sendall(b"GET /readyz HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n")
+        answer = http.client.HTTPResponse(wire)
+        answer.begin()
+        return answer.status
+
+
 def await_port(sandbox: Sandbox, port: int) -> None:
     """Wait until something in the pod accepts connections on a port. OSError when nothing does in time."""
     deadline = time.monotonic() + _START_SECONDS

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import yaml
 
@@ -36,7 +36,6 @@ ZONE = {
 }
 PORTS = ("80", "100", "443", "53", "7777", "http:8000")
 _ENGINE = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
-_PULL_NOTHING = {"imagePullPolicy": "Never"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +162,20 @@ class Sandbox:
 
     def play(self, *objects: Object) -> None:
         """Run what `kubectl apply` would run. RuntimeError if a pod does not start."""
-        text = yaml.safe_dump_all([prepared(each, self.node.images) for each in objects])
+        things = [prepared(each, self.node.images) for each in objects]
+        for thing in things:
+            self._set_sysctls(thing)
+        text = yaml.safe_dump_all(things)
         path = self.node.write(f"{self.host.name}.yaml", text)
         # The engine's "host" is this pod's network: podman 4.3 puts pods into no other that exists already.
         self.podman("kube", "play", "--network", "host", str(path))
+
+    def _set_sysctls(self, thing: Object) -> None:
+        """Set a pod's sysctls as a kubelet does; the engine refuses them, as this network is its host's."""
+        spec = cast("dict[str, dict[str, list[dict[str, str]]]]", thing.get("spec", {}))
+        for each in spec.pop("securityContext", {}).get("sysctls", ()):
+            path = "/proc/sys/" + each["name"].replace(".", "/")
+            self.host.run("sh", "-c", f"echo {each['value']} >{path}")
 
     def remove_pods(self) -> None:
         """Remove every pod and container."""
@@ -188,7 +197,10 @@ def prepared(thing: Object, images: Images) -> Object:
     copy["spec"]["restartPolicy"] = "Never"
     for container in (*copy["spec"].get("initContainers", ()), *copy["spec"]["containers"]):
         container["image"] = images.in_place_of(container["image"])
-        container.update(_PULL_NOTHING)
+        container["imagePullPolicy"] = "Never"
+        # The engine publishes ports on bridges only, and probes with a curl that the images do not have.
+        for field in ("ports", "livenessProbe", "readinessProbe"):
+            container.pop(field, None)
     result: Object = copy
     return result
 

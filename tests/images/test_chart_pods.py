@@ -1,0 +1,73 @@
+"""The pods that the Helm chart renders, run with traffic. The interface is there, as with OKD or Multus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from helm_python.chart import Chart
+
+from egress_router.lab.network import GATEWAY, SOURCE
+from tests.images.asking import ask, await_readiness, get
+
+if TYPE_CHECKING:
+    from tests.images.node import Object, Sandbox
+
+CHART = Path(__file__).parents[2] / "charts" / "egress-router"
+NETWORK: dict[str, object] = {"source": f"{SOURCE}/24", "gateway": GATEWAY, "interface": {"provider": "okd"}}
+REDIRECT: dict[str, object] = {
+    **NETWORK,
+    "destinations": "80 tcp 203.0.113.25\n8443 tcp 203.0.113.26 443\n",
+    "sysctls": [{"name": "net.ipv4.ip_forward", "value": "1"}],
+}
+
+
+def rendered(sandbox: Sandbox, values: dict[str, object]) -> list[Object]:
+    """Render what makes a pod: ConfigMap and Deployment."""
+    images = sandbox.node.images
+    named = {
+        key: {"repository": image.partition(":")[0], "tag": "test"}
+        for key, image in (
+            ("router", images.router),
+            ("httpProxy", images.http_proxy),
+            ("dnsProxy", images.dns_proxy),
+        )
+    }
+    with Chart.load(CHART) as chart:
+        files = chart.render(values={**values, "images": named}, name="bank", namespace="egress")
+    documents = [each for text in files.values() for each in _documents(text)]
+    return [each for each in documents if each["kind"] in {"ConfigMap", "Deployment"}]
+
+
+def _documents(text: str) -> list[Object]:
+    return [] if "apiVersion" not in text else [each for each in yaml.safe_load_all(text) if each]
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_redirect(sandbox: Sandbox, live: bool) -> None:
+    redirect = {"live": live, "pauseImage": sandbox.node.images.pause}
+    sandbox.play(*rendered(sandbox, {**REDIRECT, "redirect": redirect}))
+    if live:
+        await_readiness(sandbox)
+    assert ask(sandbox, 80).server == "203.0.113.25"
+    seen = ask(sandbox, 8443)
+    assert (seen.server, seen.port, seen.source) == ("203.0.113.26", 443, SOURCE)
+
+
+def test_http_proxy(sandbox: Sandbox) -> None:
+    values = {**NETWORK, "mode": "http-proxy", "destinations": "*.example.org\n"}
+    sandbox.play(*rendered(sandbox, values))
+    await_readiness(sandbox)
+    reply = get(sandbox, "http://www.example.org:8000/")
+    assert (reply.status, reply.source) == (200, SOURCE)
+    assert get(sandbox, "http://www.example.com:8000/").status == 403
+
+
+def test_dns_proxy(sandbox: Sandbox) -> None:
+    values = {**NETWORK, "mode": "dns-proxy", "destinations": "80 www.example.org\n"}
+    sandbox.play(*rendered(sandbox, values))
+    await_readiness(sandbox)
+    seen = ask(sandbox, 80)
+    assert (seen.server, seen.source) == ("203.0.113.25", SOURCE)
