@@ -12,6 +12,7 @@ class Fault(enum.Enum):
 
     MALFORMED = "malformed"
     HEAD_TOO_LARGE = "head_too_large"
+    TOO_MANY_FIELDS = "too_many_fields"
     UNSUPPORTED = "unsupported"
     LOOP = "loop"
 

@@ -15,8 +15,8 @@ from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.forwarding import request_bytes, response_bytes, wanted_upgrade
 from egress_router.http_proxy.head import (
     Framing,
+    HeadBuffer,
     authenticates_connection,
-    end_of_head,
     parse_response,
 )
 
@@ -68,7 +68,7 @@ class Exchange:
         self._body = body_of(head.framing, head.length)
         self._answer: Body | None = None
         self._upstream: Upstream
-        self._buffer = b""  # an answer's head that is not complete
+        self._buffer = HeadBuffer(session.site.limits.head_bytes)
         self._interim = False
         self._surplus = False
         self._persists = head.persistent
@@ -188,28 +188,20 @@ class Exchange:
             self._session.site.ledger.limit("buffer_bytes")
 
     def _answer_head(self, data: bytes) -> None:
-        buffer = self._buffer + data
-        limits = self._session.site.limits
-        while True:
-            end = end_of_head(buffer)
-            if end > limits.head_bytes or (end < 0 and len(buffer) > limits.head_bytes):
-                self._fail(replies.ANSWER_HEAD_TOO_LARGE)
-                return
-            if end < 0:
-                self._buffer = buffer
-                return
-            try:
-                head = parse_response(buffer[:end], self._head.method, limits.head_fields)
-                if head.status >= 200 or head.status == 101:
-                    self._begin_answer(head, buffer[end:])
+        try:
+            while True:
+                text, data = self._buffer.feed(data)
+                if not text:
                     return
-            except MessageError as error:
-                self._fail(replies.bad_answer(error))
-                return
-            self._interim = True
-            if self._head.minor == 1:
-                self._client.send(response_bytes(head, chunked=False, closing=False, date=b""))
-            buffer = buffer[end:]
+                head = parse_response(text, self._head.method, self._session.site.limits.head_fields)
+                if head.status >= 200 or head.status == 101:
+                    self._begin_answer(head, data)
+                    return
+                self._interim = True
+                if self._head.minor == 1:
+                    self._client.send(response_bytes(head, chunked=False, closing=False, date=b""))
+        except MessageError as error:
+            self._fail(replies.bad_answer(error))
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
         """Pass on a final head with what of the body came along; raises MessageError for a bad body."""
@@ -259,7 +251,7 @@ class Exchange:
 
     def _no_answer(self) -> None:
         """The origin closed before it answered."""
-        untouched = not self._buffer and not self._interim
+        untouched = not self._buffer.begun and not self._interim
         if self._upstream.reused and untouched and self.repeatable and not self._repeated:
             self._repeated = True
             self._upstream.close()
@@ -281,7 +273,7 @@ class Exchange:
     def _refuse(self, error: MessageError) -> None:
         """The body of the request is malformed: the origin must not take what it got for the whole."""
         reply = replies.refused(error)
-        self._session.site.ledger.refused(self._passage.client, reply)
+        self._session.site.ledger.refused(self._passage.client, reply.reason)
         if self._answer is not None:
             self.abort("bad_request")
             return

@@ -110,10 +110,36 @@ class _Collector:
         self.complete = True
 
 
-def end_of_head(buffer: bytes | bytearray, start: int = 0) -> int:
-    """Return where the head ends in `buffer`, after its empty line; -1 while it is not complete."""
-    end = buffer.find(b"\r\n\r\n", start)
-    return -1 if end < 0 else end + 4
+class HeadBuffer:
+    """Collects a head until its empty line, and never more than `limit` bytes of it."""
+
+    __slots__ = ("_held", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._held = b""
+        self._limit = limit
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of a head is here."""
+        return bool(self._held)
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take bytes; return the head, empty while it is not complete, and what is behind it.
+
+        Raises:
+            MessageError: the head is too large.
+        """
+        start = max(0, len(self._held) - 3)
+        data = self._held + data
+        end = data.find(b"\r\n\r\n", start) + 4
+        if end > self._limit or (end < 4 and len(data) > self._limit):
+            raise MessageError(431, "the head is too large", Fault.HEAD_TOO_LARGE)
+        if end < 4:
+            self._held = data
+            return b"", b""
+        self._held = b""
+        return data[:end], data[end:]
 
 
 def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
@@ -177,7 +203,7 @@ def _parsed(head: bytes, most_fields: int, parser: _Parser) -> _Collector:
     if not seen.complete:
         raise MessageError(400, "the head does not end where its empty line is")
     if len(seen.fields) > most_fields:
-        raise MessageError(431, "the head has too many fields", Fault.HEAD_TOO_LARGE)
+        raise MessageError(431, "the head has too many fields", Fault.TOO_MANY_FIELDS)
     return seen
 
 

@@ -106,12 +106,12 @@ class Ledger:
         self._failure(reply)
         self._record(passage, reply.reason)
 
-    def refused(self, client: str, reply: Reply) -> None:
-        """Count a request that is not understood, or not admitted."""
-        meaning = "Requests that were refused before a decision, by reason."
-        self._registry.counter("refused_total", meaning, reason=reply.reason).value += 1
+    def refused(self, client: str, reason: str) -> None:
+        """Count a request that is not understood, not admitted, or answered here."""
+        meaning = "Requests that ended before a decision, by reason."
+        self._registry.counter("refused_total", meaning, reason=reason).value += 1
         if self._records is not None:
-            self._records.info("request", client=client, verdict="refused", reason=reply.reason)
+            self._records.info("request", client=client, verdict="refused", reason=reason)
 
     def closed(self, passage: Passage, status: int, sent: int, received: int, reason: str) -> None:
         """Count the end of a request; `sent` went to the origin, `received` to the client."""

@@ -99,14 +99,10 @@ def unreached(error: DialError) -> Reply:
     return Reply(status, name, error.reason.value, sentence)
 
 
-HEAD_TOO_LARGE = Reply(431, "http_request_error", Fault.HEAD_TOO_LARGE.value, "the head is too large")
 HEAD_TOO_SLOW = Reply(408, "http_request_error", "head_too_slow", "the head did not come in time")
 NO_ANSWER = Reply(504, "connection_read_timeout", "no_answer", "the origin did not answer in time")
 NO_WHOLE_ANSWER = Reply(
     502, "http_response_incomplete", "incomplete", "the origin closed the connection without an answer"
-)
-ANSWER_HEAD_TOO_LARGE = Reply(
-    502, "http_response_header_section_size", "answer_head_too_large", "the head of the answer is too large"
 )
 CONNECTIONS_FULL = Reply(
     503, "connection_limit_reached", "connections", "the egress router has as many connections as it may"
@@ -118,7 +114,9 @@ CLIENT_FULL = Reply(
 
 def bad_answer(error: MessageError) -> Reply:
     """Say what is wrong with the origin's answer."""
-    return Reply(502, "http_protocol_error", "bad_answer", f"the answer of the origin: {error.sentence}")
+    large = error.fault in {Fault.HEAD_TOO_LARGE, Fault.TOO_MANY_FIELDS}
+    name = "http_response_header_section_size" if large else "http_protocol_error"
+    return Reply(502, name, "bad_answer", f"the answer of the origin: {error.sentence}")
 
 
 def as_final_recipient(method: bytes, date: bytes) -> bytes:

@@ -141,7 +141,7 @@ class HttpProxyServer:
         if len(self._turned_away) >= _MOST_TURNED_AWAY:
             sock.close()
             return
-        site.ledger.refused(client, reply)
+        site.ledger.refused(client, reply.reason)
         wire = Wire(sock, site.poller, nothing, readable=False)
         farewell = Farewell(
             wire, site.deadlines, reply.encoded(site.date()), lambda: self._turned_away.discard(farewell)

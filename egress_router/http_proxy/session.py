@@ -7,27 +7,31 @@ import time
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.errors import MessageError
+from egress_router.http_proxy.errors import Fault, MessageError
 from egress_router.http_proxy.exchange import Exchange
 from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.forwarding import check_loop, forwards_left
-from egress_router.http_proxy.head import end_of_head, parse_request
+from egress_router.http_proxy.head import HeadBuffer, parse_request
 from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
-from egress_router.http_proxy.upstream import Upstream
+from egress_router.http_proxy.upstream import Bound, Upstream
 from egress_router.http_proxy.wire import Wire
 from egress_router.relay.tunnel import CloseReason
 
 if TYPE_CHECKING:
     import socket
 
+    from egress_router.http_proxy.head import RequestHead
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.site import Site
     from egress_router.http_proxy.upstream import Key
     from egress_router.relay.deadlines import Deadline
     from egress_router.relay.dial import Dialled
     from egress_router.relay.tunnel import Closing, Tunnel
+
+
+_LIMITS = {Fault.HEAD_TOO_LARGE: "head_bytes", Fault.TOO_MANY_FIELDS: "head_fields"}
 
 
 class Phase(enum.Enum):
@@ -63,11 +67,11 @@ class Session:
         self.client = client
         self.phase = Phase.HEAD
         self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
-        self._head = b""  # as much of it as is here
+        self._head = HeadBuffer(site.limits.head_bytes)
         self._deadline: Deadline | None = None
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
-        self._bound: Upstream | None = None
+        self._bound = Bound()
         self._tunnel: Tunnel | None = None
         self._ending: Farewell | None = None
 
@@ -81,51 +85,41 @@ class Session:
             if not data:
                 self.close()
                 return
-            if self._took_head(data):
+            if self._take(data):
                 return
         if self._deadline is None:
             self._time(self.site.limits.head_seconds)
         self.wire.watch()
 
-    def _took_head(self, data: bytes) -> bool:
-        """Add to the head; say whether it is complete, or too large."""
-        searched = max(0, len(self._head) - 3)
-        buffer = self._head + data
-        while buffer.startswith(b"\r\n"):  # RFC 9112 2.2: an empty line before a request is no fault
-            buffer = buffer[2:]
-            searched = 0
-        end = end_of_head(buffer, searched)
-        limit = self.site.limits.head_bytes
-        if end > limit or (end < 0 and len(buffer) > limit):
-            self.site.ledger.limit("head_bytes")
-            self._refuse(replies.HEAD_TOO_LARGE)
+    def _take(self, data: bytes) -> bool:
+        """Add bytes to the head; say whether reading is over for now."""
+        if not self._head.begun and data.startswith(b"\r\n"):
+            data = data[2:]  # RFC 9112 2.2: an empty line before a request is no fault
+        begun = self._head.begun
+        try:
+            head, behind = self._head.feed(data)
+            if head:
+                self.wire.held = behind
+                self._request(parse_request(head, self.site.limits.head_fields))
+                return True
+        except MessageError as error:
+            limit = _LIMITS.get(error.fault)
+            if limit is not None:
+                self.site.ledger.limit(limit)
+            self._refuse(replies.refused(error))
             return True
-        if end >= 0:
-            self._head = b""
-            self.wire.held = buffer[end:]
-            self._begin(buffer[:end])
-            return True
-        if not self._head:
+        if not begun and self._head.begun:
             self._time(None)  # from now on the end of the head is awaited, not its first byte
-        self._head = buffer
         return False
 
-    def _begin(self, head_bytes: bytes) -> None:
-        try:
-            self._request(head_bytes)
-        except MessageError as error:
-            if error.status == 431:
-                self.site.ledger.limit("head_fields")
-            self._refuse(replies.refused(error))
-
-    def _request(self, head_bytes: bytes) -> None:
-        head = parse_request(head_bytes, self.site.limits.head_fields)
+    def _request(self, head: RequestHead) -> None:
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         check_loop(head)
         passage = Passage(self.client, head.method, target, time.monotonic())
         if not connect:
             if forwards_left(head) == 0:
+                self.site.ledger.refused(self.client, "final_recipient")
                 self._say(replies.as_final_recipient(head.method, self.site.date()))
                 return
             self._exchange = Exchange(self, passage, head)
@@ -145,9 +139,10 @@ class Session:
         """Send the request over a connection that is kept, if it leads to an address allowed now."""
         if self._exchange is None:
             return False
-        upstream = self._take_bound(passage)
+        key, allowed = self._key(passage), passage.decision.addresses
+        upstream = self._bound.take(key, allowed)
         if upstream is None and self._exchange.repeatable:
-            upstream = self.site.pool.take(self._key(passage), passage.decision.addresses)
+            upstream = self.site.pool.take(key, allowed)
         if upstream is None:
             return False
         passage.address = upstream.address
@@ -155,34 +150,12 @@ class Session:
         self._start(self._exchange, upstream)
         return True
 
-    def _take_bound(self, passage: Passage) -> Upstream | None:
-        upstream, self._bound = self._bound, None
-        if upstream is None:
-            return None
-        if upstream.key == self._key(passage) and upstream.address in passage.decision.addresses:
-            return upstream
-        upstream.close()
-        return None
-
     def _key(self, passage: Passage) -> Key:
         return (self.client, passage.target.host, passage.target.port)
 
     def keep(self, upstream: Upstream) -> None:
         """Keep a connection whose answer is complete: for this client, or for this connection of it."""
-        if not upstream.bound:
-            self.site.pool.put(upstream)
-            return
-        upstream.on_ready = self._bound_ready
-        self._bound = upstream
-
-    def _bound_ready(self) -> None:
-        if self._bound is not None and self._bound.receive() is not None:
-            self._drop_bound()
-
-    def _drop_bound(self) -> None:
-        if self._bound is not None:
-            self._bound.close()
-            self._bound = None
+        (self._bound if upstream.bound else self.site.pool).put(upstream)
 
     def connected(self, passage: Passage, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""
@@ -245,7 +218,7 @@ class Session:
     def _open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
         self.phase = Phase.TUNNEL
         self._time(None)
-        self._drop_bound()
+        self._bound.close()
         self.site.ledger.tunnels.value += 1
         early, self.wire.held = self.wire.held, b""
         self._tunnel = self.site.relay.start(
@@ -287,7 +260,7 @@ class Session:
 
     def drain(self) -> None:
         """Close if no request is under way."""
-        if self.phase is Phase.HEAD and not self._head:
+        if self.phase is Phase.HEAD and not self._head.begun:
             self.close()
 
     def close_now(self) -> None:
@@ -302,7 +275,7 @@ class Session:
             self.close()
 
     def _refuse(self, reply: Reply) -> None:
-        self.site.ledger.refused(self.client, reply)
+        self.site.ledger.refused(self.client, reply.reason)
         self.farewell(reply)
 
     def farewell(self, reply: Reply) -> None:
@@ -313,7 +286,7 @@ class Session:
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
         self._time(None)
-        self._drop_bound()
+        self._bound.close()
         self._ending = Farewell(self.wire, self.site.deadlines, last_words, self._left)
 
     def close(self) -> None:
@@ -333,7 +306,7 @@ class Session:
         self._time(None)
         if self._reach is not None:
             self._reach.cancel()
-        self._drop_bound()
+        self._bound.close()
         # These and the session refer to each other; without this they would wait for the collector.
         self._reach = self._exchange = self._tunnel = self._ending = None
         self.site.left(self)
@@ -351,7 +324,7 @@ class Session:
         self._deadline = None
         if self._exchange is not None:
             self._exchange.late()
-        elif self._head:
+        elif self._head.begun:
             self.site.ledger.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:

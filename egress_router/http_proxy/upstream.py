@@ -107,3 +107,35 @@ class Pool:
                 self.drop(upstream)
             upstream.idle_before = True
         self._sweeper = self._deadlines.add(self._seconds, self._sweep) if self._idle else None
+
+
+class Bound:
+    """The one idle connection that belongs to a single client connection."""
+
+    __slots__ = ("_upstream",)
+
+    def __init__(self) -> None:
+        self._upstream: Upstream | None = None
+
+    def take(self, key: Key, allowed: tuple[IPAddress, ...]) -> Upstream | None:
+        """Return it if it leads there and its address is allowed now; otherwise it is closed."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is None or (upstream.key == key and upstream.address in allowed):
+            return upstream
+        upstream.close()
+        return None
+
+    def put(self, upstream: Upstream) -> None:
+        """Keep a connection whose answer is complete."""
+        upstream.on_ready = self._ready
+        self._upstream = upstream
+
+    def close(self) -> None:
+        """Close it, if there is one."""
+        if self._upstream is not None:
+            self._upstream.close()
+            self._upstream = None
+
+    def _ready(self) -> None:
+        if self._upstream is not None and self._upstream.receive() is not None:
+            self.close()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.http_proxy.errors import MessageError
-from egress_router.http_proxy.head import Framing, end_of_head, parse_request, parse_response
+from egress_router.http_proxy.errors import Fault, MessageError
+from egress_router.http_proxy.head import Framing, HeadBuffer, parse_request, parse_response
 from egress_router.http_proxy.target import absolute_target, connect_target, parse_authority
 
 MOST = 100
@@ -252,9 +252,19 @@ def test_connect_targets() -> None:
             connect_target(wrong)
 
 
-def test_the_end_of_a_head() -> None:
-    assert end_of_head(b"GET / HTTP/1.1\r\nA: b\r\n") == -1
-    assert end_of_head(b"GET / HTTP/1.1\r\n\r\nrest") == 18
+def test_heads_are_collected_up_to_their_limit() -> None:
+    whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
+    assert HeadBuffer(len(whole)).feed(whole + b"rest") == (whole, b"rest")
+    piecewise = HeadBuffer(len(whole))
+    for at in range(len(whole) - 1):
+        assert piecewise.feed(whole[at : at + 1]) == (b"", b"")
+        assert piecewise.begun
+    assert piecewise.feed(b"\nrest") == (whole, b"rest")
+    assert not piecewise.begun
+    for data in (whole, b"x" * len(whole)):
+        with pytest.raises(MessageError) as caught:
+            HeadBuffer(len(whole) - 1).feed(data)
+        assert caught.value.fault is Fault.HEAD_TOO_LARGE
 
 
 VALID = [
