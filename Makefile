@@ -30,6 +30,21 @@ demo: venv network-tools ## build a small network on this machine and show all t
 test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
 	@scripts/in-namespaces $(BIN)/pytest
 
+.PHONY: bench
+bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy and haproxy (about 20 minutes)
+	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy
+	@$(BIN)/python -m benchmarks.proxies http dns
+	@$(BIN)/python -m benchmarks.redirect
+
+.PHONY: soak
+soak: venv ## mixed load, reloads, killed workers, dead destinations, for SOAK_SECONDS (600)
+	@scripts/need cc:gcc
+	@$(BIN)/python -m benchmarks.soak
+
+.PHONY: fuzz
+fuzz: venv ## hostile requests and answers for ten minutes each
+	@FUZZ_SECONDS=600 $(BIN)/pytest --timeout 700 -k mutated tests/unit/http_proxy
+
 .PHONY: bench-redirect
 bench-redirect: venv network-tools ## redirect mode: set-up time, memory and cost of a connection by number of lines
 	@$(BIN)/python -m benchmarks.redirect

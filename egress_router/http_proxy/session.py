@@ -16,7 +16,7 @@ from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
 from egress_router.http_proxy.upstream import Bound, Upstream
-from egress_router.http_proxy.wire import Wire
+from egress_router.http_proxy.wire import Wire, nothing
 from egress_router.relay.tunnel import CloseReason
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Session:
         "_exchange",
         "_head",
         "_reach",
+        "_served",
         "_tunnel",
         "client",
         "phase",
@@ -72,6 +73,7 @@ class Session:
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
         self._bound = Bound()
+        self._served = False
         self._tunnel: Tunnel | None = None
         self._ending: Farewell | None = None
 
@@ -113,6 +115,7 @@ class Session:
         return False
 
     def _request(self, head: RequestHead) -> None:
+        self._served = True
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         check_loop(head)
@@ -130,7 +133,7 @@ class Session:
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
         self.phase = Phase.REACH
-        self.wire.on_ready = self._nothing
+        self.wire.on_ready = nothing
         self._time(None)
 
     # With a connection
@@ -259,8 +262,8 @@ class Session:
             self.close_now()
 
     def drain(self) -> None:
-        """Close if no request is under way."""
-        if self.phase is Phase.HEAD and not self._head.begun:
+        """Close if idle after a request; one that has only been accepted still gets its first answer."""
+        if self.phase is Phase.HEAD and self._served and not self._head.begun:
             self.close()
 
     def close_now(self) -> None:
@@ -310,9 +313,6 @@ class Session:
         # These and the session refer to each other; without this they would wait for the collector.
         self._reach = self._exchange = self._tunnel = self._ending = None
         self.site.left(self)
-
-    def _nothing(self) -> None:
-        """Wait."""
 
     def _time(self, seconds: float | None) -> None:
         """Restart the session's one time-out; None stops it."""

@@ -26,7 +26,11 @@ IO_MODULES = {"asyncio", "socket", "subprocess", "os", "pyroute2", "select", "ss
 PURE = {
     "grammar": "rules must be checkable anywhere, from a pod to a laptop",
     "http_proxy/policy.py": "a decision must be reproducible by `explain` without a network",
+    "http_proxy/rule_index.py": "a decision must be reproducible by `explain` without a network",
     "http_proxy/head.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
+    "http_proxy/body.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
+    "http_proxy/target.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
+    "http_proxy/forwarding.py": "what the next hop sees is tested as bytes, without a socket",
     "dns_proxy/pool.py": "fail-over order is tested as data, without time and without a network",
     "kernel/nat/plan.py": "the rule set is golden-tested as data, without a kernel",
 }

@@ -145,16 +145,27 @@ def test_draining_lets_requests_end_and_closes_idle_connections() -> None:
         peer.read_to_the_end()
 
     ready: list[Peer] = []
-    with origin(patient) as server, proxy() as (running, port), Client(port) as idle, Client(port) as busy:
+    with (
+        origin(patient) as server,
+        origin(answering(OK)) as quick,
+        proxy() as (running, port),
+        Client(port) as idle,
+        Client(port) as busy,
+        Client(port) as fresh,
+    ):
+        idle.send(get(quick))
+        idle.answer()
         busy.send(get(server))
         eventually(lambda: bool(ready))
         running.call(running.server.stop_accepting)
         assert idle.rest() == b""
         ready[0].send(OK)
-        head, body = busy.answer()
-        assert "Connection: close" in head
-        assert body == b"ok"
-        assert busy.rest() == b""
+        fresh.send(get(quick))
+        for client in (busy, fresh):
+            head, body = client.answer()
+            assert "Connection: close" in head
+            assert body == b"ok"
+            assert client.rest() == b""
         eventually(lambda: running.call(running.server.open_connections) == 0)
         with pytest.raises(ConnectionRefusedError):
             Client(port)
