@@ -85,7 +85,7 @@ class EventFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the event as one line of text."""
         fields: Mapping[str, Field] = getattr(record, _FIELDS, {})
-        room = record.name.removeprefix(_ROOT + ".")
+        room = record.name.removeprefix(_ROOT + ".").removeprefix("egress_")
         trace = self.formatException(record.exc_info) if record.exc_info else None
         if trace is not None:
             fields = {**fields, "traceback": trace}

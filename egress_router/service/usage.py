@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
 
 _PAGE = resource.getpagesize()
+_COUNT_SECONDS = 10.0  # to count tens of thousands of descriptors takes milliseconds
 
 
 def register(registry: Registry) -> None:
@@ -19,10 +20,15 @@ def register(registry: Registry) -> None:
     memory = registry.gauge("process_resident_memory_bytes", "Memory in use, shared pages counted each time.")
     descriptors = registry.gauge("process_open_fds", "Open file descriptors.")
 
+    counted = -_COUNT_SECONDS
+
     def refresh() -> None:
+        nonlocal counted
         times = os.times()
         cpu.value = times.user + times.system
         memory.value = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
-        descriptors.value = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (iterdir makes a Path of each)
+        if times.elapsed - counted >= _COUNT_SECONDS:
+            counted = times.elapsed
+            descriptors.value = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (iterdir makes a Path of each)
 
     registry.before_snapshot(refresh)

@@ -55,6 +55,16 @@ def test_every_variable_that_the_package_names_is_described() -> None:
             assert name in described, f"{path.name} names {name}, which no --help describes"
 
 
+def test_every_variable_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    for variable in {variable.name: variable for group in VARIABLES.values() for variable in group}.values():
+        row = re.search(rf"^\| `{variable.name}`.*$", text, re.MULTILINE)
+        assert row is not None, f"docs/operating.md does not know {variable.name}"
+        assert variable.meaning in row[0]
+        if not isinstance(variable, RulesVariable) and variable.default:
+            assert row[0].endswith(f"| `{variable.default}` |")
+
+
 def test_a_wrong_command_line_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome("sutep") == 2
     assert outcome() == 2

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.unit.service.routers import free_port, until
+from tests.unit.service.routers import ROOT, free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,3 +144,10 @@ def test_every_gauge_of_the_service_is_there(exposed: str) -> None:
     for name in ("build_info", "workers_serving", "rules_valid", "process_open_fds", "connections_open"):
         assert f"\negress_router_{name}" in "\n" + exposed
     assert "egress_router_workers_serving 2.0" in exposed
+
+
+def test_every_metric_is_documented(exposed: str) -> None:
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`([a-z_]+)(?:{[a-z,]+})?`", text))
+    for name in re.findall(r"^# TYPE egress_router_(\S+)", exposed, re.MULTILINE):
+        assert name in documented, f"docs/operating.md does not know {name}"
