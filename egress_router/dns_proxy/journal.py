@@ -22,7 +22,7 @@ LIMIT = "limit"
 CLOSED = "closed"
 
 _TOTAL = "Client connections by what became of them; all but `connected` were closed at once."
-_UP = "Workers that see this address answer."
+_UP = "1 where every worker sees this address answer."
 
 
 class Journal:
