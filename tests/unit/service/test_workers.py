@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -192,3 +193,11 @@ def test_a_port_that_needs_a_privilege_names_it(tmp_path: Path) -> None:
     assert starting.wait() == 3
     assert "cannot listen on port 80 (Permission denied): ports below 1024" in starting.said()
     assert "net.ipv4.ip_unprivileged_port_start" in starting.said()
+
+
+def test_the_limit_of_open_files_is_raised_and_bounds_the_connections(tmp_path: Path) -> None:
+    with router(tmp_path, wrap=["prlimit", "--nofile=256:1024"], EGRESS_WORKERS="1") as running:
+        for pid in (running.process.pid, *running.workers()):
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"Max open files +1024 +1024", limits), limits
+        assert "wanted=10000 possible=447 open_files=1024" in running.said()
