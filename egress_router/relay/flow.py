@@ -41,9 +41,24 @@ class Buffers:
 
 
 class Flow:
-    """Moves bytes one way. While the sink does not take what was read, nothing more is read."""
+    """Moves bytes one way. While the sink does not take what was read, nothing more is read.
 
-    __slots__ = ("_buffers", "_held", "_meter", "_pipe", "_run", "ended", "moved", "sink", "source")
+    `moved` counts what the sink took, `blocked` says that bytes wait for it, `ended` that the source sent its
+    end and everything before it is on its way.
+    """
+
+    __slots__ = (
+        "_buffers",
+        "_held",
+        "_meter",
+        "_pipe",
+        "_run",
+        "blocked",
+        "ended",
+        "moved",
+        "sink",
+        "source",
+    )
 
     def __init__(
         self, source: socket.socket, sink: socket.socket, buffers: Buffers, meter: Number, held: bytes
@@ -52,16 +67,12 @@ class Flow:
         self.sink = sink
         self.moved = 0
         self.ended = False
+        self.blocked = bool(held)
         self._buffers = buffers
         self._meter = meter
         self._held: bytes | memoryview = held
         self._pipe: Pipe | None = None
         self._run = 0
-
-    @property
-    def blocked(self) -> bool:
-        """Whether bytes wait for the sink."""
-        return bool(self._held) or self._pipe is not None
 
     def pump(self, *, to_the_end: bool) -> Step:
         """Move what can be moved now.
@@ -74,6 +85,7 @@ class Flow:
         step = self._flush()
         if step is None:
             step = self._splice() if self._run >= _BULK else self._copy(to_the_end=to_the_end)
+        self.blocked = bool(self._held) or self._pipe is not None
         moved = self.moved - before
         self._meter.value += moved
         # Nothing moved is no pause: the edge was for bytes that the turn before had taken along.
@@ -81,7 +93,7 @@ class Flow:
         return step
 
     def release(self) -> None:
-        """Give back what the flow has on loan, and what it holds up."""
+        """Drop what the flow holds and give back what it has on loan."""
         self._held = b""
         self._return_pipe()
 
