@@ -62,6 +62,10 @@ images: ## build the three images with docker or podman, and print their sizes (
 test-images: venv ## build the images and run pods of all three modes for real, with podman (root)
 	@scripts/test-images
 
+.PHONY: test-compose
+test-compose: venv ## build the images and run docker-compose.yml with podman-compose (root; part of test-images)
+	@scripts/test-images -k compose
+
 .PHONY: lint
 lint: venv ## ruff and mypy --strict, on package, tests and benchmarks
 	@$(BIN)/ruff format --check .
@@ -78,7 +82,8 @@ lock: venv ## choose the newest versions that pyproject.toml allows, and pin the
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-header --python-version 3.11 --all-extras --output-file requirements.lock --upgrade pyproject.toml
 	@for lock in requirements-runtime.lock:pyproject.toml images/build.lock:images/build.in \
-	  tests/chart/requirements.lock:tests/chart/requirements.in; do \
+	  tests/chart/requirements.lock:tests/chart/requirements.in \
+	  tests/images/requirements.lock:tests/images/requirements.in; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-header --python-version 3.11 --constraints requirements.lock \
 	    --output-file "$${lock%%:*}" --upgrade "$${lock#*:}"; \
