@@ -109,6 +109,7 @@ class Origin:
             self._script(peer)
         with contextlib.suppress(OSError):
             peer.sock.shutdown(socket.SHUT_RDWR)
+        peer.sock.close()
         peer.ended.set()
 
 
