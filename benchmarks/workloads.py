@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from benchmarks.contestants import ECHO_PORT, ORIGIN_PORT, Running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _SOURCES = Path(__file__).parent / "load"
 GIB = 1 << 30
@@ -80,13 +80,8 @@ class Tools:
         if workload.mode == "idle":
             return self._idle(workload, port, contestant)
         before = 0.0 if contestant is None else contestant.cpu_seconds()
-        done = subprocess.run(
-            self._command(workload, port), capture_output=True, text=True, check=False, timeout=200
-        )
+        said = self.attempt(workload, port)
         used = 0.0 if contestant is None else contestant.cpu_seconds() - before
-        if done.returncode:
-            raise SystemExit(f"{workload.name}: the load generator failed: {done.stdout}{done.stderr}")
-        said: dict[str, float] = json.loads(done.stdout)
         if said["errors"]:
             raise SystemExit(f"{workload.name}: {said['errors']} of {said['operations']} operations failed")
         moved = said["bytes"] * (2 if workload.mode == "both" else 1)
@@ -97,6 +92,31 @@ class Tools:
             else said["operations"] / said["seconds"]
         )
         return Result(cost, rate, said["p50_us"], said["p99_us"], said["p999_us"])
+
+    def attempt(self, workload: Workload, port: int) -> dict[str, float]:
+        """Run a workload once, and return what the load generator says, failed operations included."""
+        with self.begun(workload, port) as finished:
+            return finished()
+
+    @contextlib.contextmanager
+    def begun(self, workload: Workload, port: int) -> Iterator[Callable[[], dict[str, float]]]:
+        """Start a workload; the function that the block gets waits for its end."""
+        process = subprocess.Popen(
+            self._command(workload, port), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+        def finish() -> dict[str, float]:
+            output, errors = process.communicate(timeout=200)
+            if process.returncode:
+                raise SystemExit(f"{workload.name}: the load generator failed: {output}{errors}")
+            said: dict[str, float] = json.loads(output)
+            return said
+
+        try:
+            yield finish
+        finally:
+            process.kill()
+            process.wait()
 
     def _idle(self, workload: Workload, port: int, contestant: Running | None) -> Result:
         before = 0 if contestant is None else contestant.memory_kib()
