@@ -56,11 +56,17 @@ def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
         worker.close()
         _cancel_tasks(loop)
         loop.close()
+    if worker.fault is not None:
+        raise worker.fault
     return 0
 
 
 class Worker(Generic[Rules]):
-    """Carries out the supervisor's messages; stops the loop when everything is done."""
+    """Carries out the supervisor's messages; stops the loop when everything is done.
+
+    `fault` is why it stopped, where it could not put rules in force: a worker with other rules than the rest
+    must not go on.
+    """
 
     def __init__(
         self,
@@ -78,6 +84,7 @@ class Worker(Generic[Rules]):
         self._sockets: dict[int, socket.socket] = {}
         self._server: Server[Rules] | None = None
         self._open = registry.gauge("connections_open", "Client connections that are open.")
+        self.fault: Exception | None = None
         self._channel = Channel(loop, control, self._received, loop.stop)
 
     def close(self) -> None:
@@ -92,8 +99,12 @@ class Worker(Generic[Rules]):
             case Listeners(ports):
                 self._sockets |= dict(zip(ports, sockets, strict=True))
             case Serve(rules, ports):
-                # The supervisor's own `Mode.parse` made these rules, out of the same code.
-                self._serve(rules, ports)  # type: ignore[arg-type]
+                try:
+                    # The supervisor's own `Mode.parse` made these rules, out of the same code.
+                    self._serve(rules, ports)  # type: ignore[arg-type]
+                except Exception as error:  # noqa: BLE001 (see `fault`)
+                    self.fault = error
+                    self._loop.stop()
             case StatusWanted(number):
                 status = {} if self._server is None else self._server.status()
                 self._channel.send(StatusReport(number, status))

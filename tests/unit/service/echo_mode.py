@@ -77,6 +77,8 @@ class EchoServer:
         self.denied: list[Json] = []
 
     def apply(self, rules: Rules) -> None:
+        if "breaks" in rules.words.values():
+            raise ZeroDivisionError("rules that break")
         self.rules = rules
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:

@@ -140,6 +140,19 @@ def test_a_port_that_is_taken_refuses_the_whole_change(tmp_path: Path) -> None:
         assert refused(running, free)
 
 
+def test_a_worker_that_cannot_put_rules_in_force_is_replaced_by_one_that_has_them(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        before = set(running.workers())
+        running.rules.write_text(f"{running.port} breaks\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: running.metric("worker_restarts_total") == 2, "both workers replaced")
+        until(lambda: len(running.workers()) == 2, "two workers")
+        assert not before & set(running.workers())
+        assert word(running) == "breaks"
+        assert "ZeroDivisionError: rules that break" in running.said()
+        assert "exit_status=1" in running.said()
+
+
 def test_a_storm_of_reloads_under_load_loses_no_connection(tmp_path: Path) -> None:
     with router(tmp_path) as running, running.connect() as old:
         failures: list[BaseException] = []
