@@ -32,6 +32,7 @@ class Poller:
         self._handlers: dict[int, Callable[[int], None]] = {}
         # Added since the batch at hand was fetched: no event of it can be theirs.
         self._fresh: set[int] = set()
+        self._unfinished: set[int] = set()
         loop.add_reader(self._epoll.fileno(), self._drain)
 
     def add(self, descriptor: int, handler: Callable[[int], None]) -> None:
@@ -56,7 +57,9 @@ class Poller:
 
     def again(self, descriptor: int) -> None:
         """Call the handler once more in the loop's next turn, after everybody else's: it had not finished."""
-        self._loop.call_soon(self._repeat, descriptor)
+        if not self._unfinished:
+            self._loop.call_soon(self._repeat)
+        self._unfinished.add(descriptor)
 
     def forget(self, descriptor: int) -> None:
         """Stop calling the handler; call it just before closing the descriptor."""
@@ -78,7 +81,9 @@ class Poller:
             if handler is not None and descriptor not in self._fresh:
                 handler(events)
 
-    def _repeat(self, descriptor: int) -> None:
-        handler = self._handlers.get(descriptor)
-        if handler is not None:
-            handler(_EVERYTHING)
+    def _repeat(self) -> None:
+        unfinished, self._unfinished = self._unfinished, set()
+        for descriptor in unfinished:
+            handler = self._handlers.get(descriptor)
+            if handler is not None:
+                handler(_EVERYTHING)
