@@ -106,6 +106,14 @@ class Router:
     def connect(self, port: int | None = None) -> Client:
         return Client(socket.create_connection(("127.0.0.1", port or self.port), timeout=PATIENCE))
 
+    def refuses(self, port: int) -> bool:
+        """Say whether nobody listens on a port; false while somebody is about to stop."""
+        try:
+            with self.connect(port):
+                return False
+        except (ConnectionRefusedError, ConnectionResetError, ValueError) as error:
+            return isinstance(error, ConnectionRefusedError)
+
     def wait(self) -> int:
         return self.process.wait(PATIENCE)
 

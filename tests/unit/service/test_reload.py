@@ -63,19 +63,9 @@ def test_ports_come_and_go_without_closing_the_others(tmp_path: Path) -> None:
         assert word(running, more) == "more"
         running.rules.write_text(f"{running.port} one\n")
         running.process.send_signal(signal.SIGHUP)
-        until(lambda: refused(running, more), "the port closed")
+        until(lambda: running.refuses(more), "the port closed")
         assert old.echo("untouched") == "untouched"
         assert word(running) == "one"
-
-
-def refused(running: Router, port: int) -> bool:
-    try:
-        with running.connect(port):
-            return False
-    except (ConnectionRefusedError, ValueError):
-        return True
-    except ConnectionResetError:
-        return False
 
 
 def test_more_ports_than_one_message_carries(tmp_path: Path) -> None:
@@ -83,7 +73,7 @@ def test_more_ports_than_one_message_carries(tmp_path: Path) -> None:
         # Below the ports that the kernel gives to outgoing connections.
         ports = [running.port, *range(20_000, 20_600)]
         running.rules.write_text("".join(f"{port} w{port}\n" for port in ports))
-        until(lambda: not refused(running, ports[-1]), "the last port")
+        until(lambda: not running.refuses(ports[-1]), "the last port")
         assert all(word(running, port) == f"w{port}" for port in ports)
 
 
@@ -137,7 +127,7 @@ def test_a_port_that_is_taken_refuses_the_whole_change(tmp_path: Path) -> None:
         until(lambda: running.metric("reload_errors_total") == 1, "the refusal")
         assert f"port {running.admin} (Address already in use)" in running.status()["reload"]["errors"][0]
         assert word(running) == "one"
-        assert refused(running, free)
+        assert running.refuses(free)
 
 
 def test_a_worker_that_cannot_put_rules_in_force_is_replaced_by_one_that_has_them(tmp_path: Path) -> None:
