@@ -19,6 +19,7 @@ from egress_router.http_proxy.head import (
     authenticates_connection,
     parse_response,
 )
+from egress_router.http_proxy.wire import nothing
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.body import Body
@@ -68,7 +69,7 @@ class Exchange:
         self._body = body_of(head.framing, head.length)
         self._answer: Body | None = None
         self._upstream: Upstream
-        self._buffer = HeadBuffer(session.site.limits.head_bytes)
+        self._buffer = HeadBuffer(session.site.limits.head_bytes, after_lines=False)
         self._interim = False
         self._surplus = False
         self._persists = head.persistent
@@ -168,13 +169,13 @@ class Exchange:
             data = upstream.receive()
             if data is None:
                 return
-            self._session.touch()
             if self._answer is None:
                 if not data:
                     self._no_answer()
                     return
                 self._answer_head(data)
             elif data:
+                self._session.touch()  # interim answers do not: they could put off the real one for ever
                 self._answer_body(self._answer, data)
             elif upstream.lost or not self._answer.ends_with_connection():
                 self.abort("answer_incomplete")
@@ -235,6 +236,7 @@ class Exchange:
             raise MessageError(502, "it switches to a protocol that nobody asked for")
         self._answer_head_seen(head)
         self.over = True
+        self._upstream.on_ready = self._client.on_ready = nothing
         out = response_bytes(head, chunked=False, closing=False, date=b"")
         self._session.switch(self._upstream, self._client.out + out + rest)
 

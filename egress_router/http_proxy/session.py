@@ -68,7 +68,7 @@ class Session:
         self.client = client
         self.phase = Phase.HEAD
         self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
-        self._head = HeadBuffer(site.limits.head_bytes)
+        self._head = HeadBuffer(site.limits.head_bytes, after_lines=True)
         self._deadline: Deadline | None = None
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
@@ -95,8 +95,6 @@ class Session:
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
-        if not self._head.begun and data.startswith(b"\r\n"):
-            data = data[2:]  # RFC 9112 2.2: an empty line before a request is no fault
         begun = self._head.begun
         try:
             head, behind = self._head.feed(data)

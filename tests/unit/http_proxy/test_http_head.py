@@ -252,19 +252,30 @@ def test_connect_targets() -> None:
             connect_target(wrong)
 
 
-def test_heads_are_collected_up_to_their_limit() -> None:
+@pytest.mark.parametrize("before", [b"", b"\r\n", b"\r\n\r\n\r\n"])
+def test_heads_are_collected_up_to_their_limit(before: bytes) -> None:
     whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
-    assert HeadBuffer(len(whole)).feed(whole + b"rest") == (whole, b"rest")
-    piecewise = HeadBuffer(len(whole))
-    for at in range(len(whole) - 1):
-        assert piecewise.feed(whole[at : at + 1]) == (b"", b"")
-        assert piecewise.begun
+    assert HeadBuffer(len(whole), after_lines=True).feed(before + whole + b"rest") == (whole, b"rest")
+    piecewise = HeadBuffer(len(whole), after_lines=True)
+    for byte in (before + whole)[:-1]:
+        assert piecewise.feed(bytes([byte])) == (b"", b"")
+    assert piecewise.begun
     assert piecewise.feed(b"\nrest") == (whole, b"rest")
     assert not piecewise.begun
+
+
+def test_heads_beyond_their_limit_are_refused() -> None:
+    whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
     for data in (whole, b"x" * len(whole)):
         with pytest.raises(MessageError) as caught:
-            HeadBuffer(len(whole) - 1).feed(data)
+            HeadBuffer(len(whole) - 1, after_lines=True).feed(data)
         assert caught.value.fault is Fault.HEAD_TOO_LARGE
+
+
+def test_an_empty_line_before_an_answer_is_a_fault() -> None:
+    head, _ = HeadBuffer(100, after_lines=False).feed(b"\r\nHTTP/1.1 200 OK\r\n\r\n")
+    with pytest.raises(MessageError):
+        parse_response(head, b"GET", MOST)
 
 
 VALID = [

@@ -89,6 +89,20 @@ def test_silent_origins_time_out() -> None:
         assert server.peers[0].ended.wait(10)
 
 
+def test_interim_answers_do_not_put_the_answer_off() -> None:
+    def hint(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        while True:
+            peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            time.sleep(0.01)
+
+    with origin(hint) as server, proxy(ANSWER_SECONDS="0.3") as (_, port), Client(port) as client:
+        client.send(get(server))
+        while (head := client.head()).startswith("HTTP/1.1 103"):
+            pass
+        assert head.startswith("HTTP/1.1 504")
+
+
 def test_an_answer_that_stops_half_way_is_cut() -> None:
     def stop(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
