@@ -1,0 +1,97 @@
+"""What several workers say becomes one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING
+
+from egress_router.metrics import Registry, added, lasting
+from egress_router.service.crew import Crew
+from egress_router.service.merge import merged
+from egress_router.service.rulebook import difference
+from egress_router.service.sockets import Listening
+
+if TYPE_CHECKING:
+    from egress_router.service.mode import Json
+
+
+def rule(line: int, hits: int) -> Json:
+    return {"line": line, "text": f"rule {line}", "hits": hits}
+
+
+def upstream(address: str, *, up: bool) -> Json:
+    return {"destination": "db.example:5432", "address": address, "up": up}
+
+
+def denial(when: float) -> Json:
+    return {"time": when, "client": "c", "target": "t", "rule": None, "reason": "no_rule"}
+
+
+def test_hits_add_up_and_upstreams_must_be_up_for_all() -> None:
+    found = merged(
+        [
+            {
+                "rules": [rule(1, 2), rule(3, 0)],
+                "upstreams": [upstream("a", up=True), upstream("b", up=True)],
+            },
+            {
+                "rules": [rule(1, 5), rule(3, 1)],
+                "upstreams": [upstream("a", up=True), upstream("b", up=False)],
+            },
+            {},  # a worker that has just begun
+        ]
+    )
+    assert found["rules"] == [rule(1, 7), rule(3, 1)]
+    assert found["upstreams"] == [upstream("a", up=True), upstream("b", up=False)]
+    assert found["denied"] == []
+
+
+def test_the_latest_denials_of_all_come_first_and_are_bounded() -> None:
+    found = merged({"denied": [denial(100 + 2 * n + worker) for n in range(40)]} for worker in (0, 1))
+    denied = found["denied"]
+    assert isinstance(denied, list)
+    assert denied == [denial(179 - n) for n in range(50)]
+
+
+def test_merging_nothing_is_empty() -> None:
+    assert merged([]) == {"rules": [], "upstreams": [], "denied": []}
+
+
+def test_a_difference_names_lines_that_went_and_came() -> None:
+    assert difference(("a", "b", "b", "c"), ("c", "b", "d")) == (["a", "b"], ["d"])
+    assert difference(("a", "b"), ("b", "a")) == ([], [])
+
+
+def test_flags_of_several_workers_do_not_add_up() -> None:
+    first, second = Registry(), Registry()
+    for registry, value in ((first, 1), (second, 0)):
+        registry.flag("upstream_up", "u", address="a").value = value
+        registry.flag("upstream_up", "u", address="b").value = 1
+        registry.gauge("connections_open", "c").value = 3
+    total = added([first.snapshot(), second.snapshot()])
+    assert total["upstream_up"].numbers == {(("address", "a"),): 0, (("address", "b"),): 1}
+    assert total["connections_open"].numbers == {(): 6}
+
+
+def test_of_a_dead_worker_its_counts_last_and_its_state_does_not() -> None:
+    registry = Registry()
+    registry.counter("requests_total", "r").value = 7
+    registry.histogram("connect_seconds", "c", (1.0,)).observe(0.5)
+    registry.gauge("connections_open", "c").value = 3
+    registry.flag("upstream_up", "u").value = 0
+    assert set(lasting(registry.snapshot())) == {"requests_total", "connect_seconds"}
+
+
+def test_a_worker_that_runs_and_does_not_report_is_unhealthy() -> None:
+    async def scenario() -> None:
+        crew = Crew(2, Listening(2, by_client=False), Registry())
+        assert crew.absent() == ("worker 0 does not serve", "worker 1 does not serve")
+        place = crew._places[1]
+        place.pid, place.heard = os.getpid(), time.monotonic() - 29
+        assert crew.silent() == ()
+        place.heard -= 2
+        assert crew.silent() == ("worker 1 has not reported for 31 s",)
+
+    asyncio.run(scenario())
