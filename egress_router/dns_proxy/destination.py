@@ -75,7 +75,7 @@ class Destination:
             loop = asyncio.get_running_loop()
             self._following = loop.create_task(self._follow(self.host), name=f"follow {self.host}")
         else:
-            self._serve((self.host,))
+            self._serve((self.host,), news=True)
 
     def stop(self) -> None:
         """Follow the name no more; those who wait for it are told that there is nothing."""
@@ -120,8 +120,8 @@ class Destination:
             return _RETRY
         now = time.monotonic()
         self._good_until = now + _HOLD
-        self.failure = None
-        self._serve(answer.addresses)
+        recovered, self.failure = self.failure is not None, None
+        self._serve(answer.addresses, news=recovered)
         return min(max(answer.expires - now, _LEAST_WAIT), _LOOK_AGAIN)
 
     def _fail(self, error: ResolveError) -> None:
@@ -134,11 +134,12 @@ class Destination:
         if news:
             self._on_change(self)
 
-    def _serve(self, addresses: tuple[IPAddress, ...]) -> None:
-        before, self._addresses = self._addresses, addresses
-        serving = self._pool.targets
+    def _serve(self, addresses: tuple[IPAddress, ...], *, news: bool) -> None:
+        before = set(self._pool.targets)
+        self._addresses = addresses
         self.arrange()
-        if set(before) != set(addresses) or serving != self._pool.targets:
+        # Name servers shuffle their answers; only another set of addresses is worth saying.
+        if news or before != set(self._pool.targets):
             self._on_change(self)
 
     def _release(self) -> None:

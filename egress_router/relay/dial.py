@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
+_UNDER_WAY = frozenset({0, errno.EINPROGRESS})
 _FAILED = select.EPOLLERR | select.EPOLLHUP
 STAGGER: Final = 0.25  # seconds; RFC 8305 5, "Connection Attempt Delay"
 
@@ -200,11 +201,14 @@ class _Attempt:
         self.port = port
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        error = self.sock.connect_ex((str(address), port))
-        if error not in {0, errno.EINPROGRESS}:
+        try:
+            error = self.sock.connect_ex((str(address), port))
+            if error not in _UNDER_WAY:
+                raise OSError(error, "connect")  # noqa: TRY301 - no exception in the usual case
+            poller.add(self.sock.fileno(), self._ready)
+        except OSError:
             self.sock.close()
-            raise OSError(error, "connect")
-        poller.add(self.sock.fileno(), self._ready)
+            raise
 
     def close(self) -> None:
         self._poller.forget(self.sock.fileno())

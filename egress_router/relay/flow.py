@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from egress_router.metrics import Number
     from egress_router.relay.splice import Pipe, PipePool
 
-CHUNK: Final = 1 << 18
+# What a tunnel holds at most for each side that does not read; bulk goes through pipes anyway.
+CHUNK: Final = 1 << 16
 # A direction that moved so much without a pause is bulk: splicing pays from here on.
 _BULK: Final = 1 << 19
 # A wake-up that moves less than this is a pause: small messages are cheaper copied.

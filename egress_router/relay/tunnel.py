@@ -128,8 +128,11 @@ class Tunnel:
     def watch(self) -> None:
         """Begin: the poller reports at once what can already be read and written."""
         poller = self._relay.poller
-        poller.add(self._up.source.fileno(), self._client_ready)
-        poller.add(self._down.source.fileno(), self._upstream_ready)
+        try:
+            poller.add(self._up.source.fileno(), self._client_ready)
+            poller.add(self._down.source.fileno(), self._upstream_ready)
+        except OSError:  # the kernel has no room to watch one more (epoll_ctl(2), ENOMEM and ENOSPC)
+            poller.soon(self.close)
 
     @property
     def sent(self) -> int:

@@ -294,6 +294,17 @@ def test_sockets_that_are_watched_already_are_taken_over(room: Room) -> None:
     server.close()
 
 
+def test_a_kernel_without_room_to_watch_ends_the_tunnel(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(descriptor: int, handler: object) -> None:
+        raise OSError(errno.ENOSPC, "no more watches")
+
+    monkeypatch.setattr(room.poller, "add", add)
+    client, _, _ = room.tunnel()
+    assert room.closing().reason is CloseReason.CLOSED
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
 def test_one_bulk_tunnel_leaves_turns_to_the_others(room: Room) -> None:
     bulk_client, bulk_server, _ = room.tunnel()
     client, server, _ = room.tunnel()
