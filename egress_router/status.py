@@ -79,16 +79,17 @@ def render(status: dict[str, Json]) -> str:
     if errors:
         parts.append("\nthe rules as they are now are refused, those before stay in force:\n")
         parts += [f"  {_printable(each)}\n" for each in errors]
-    for title, columns in _TABLES.items():
+    for title, known in _TABLES.items():
         entries = [cast("dict[str, Json]", each) for each in _list(status, title)]
         if entries:
+            columns = [column for column in known if any(column in entry for entry in entries)]
             rows = [tuple(_cell(entry, column) for column in columns) for entry in entries]
             parts.append(f"\n{title}\n" + _indented(table([tuple(map(str.upper, columns)), *rows])))
     return "".join(parts)
 
 
 _TABLES: dict[str, tuple[str, ...]] = {
-    "rules": ("line", "hits", "text"),
+    "rules": ("line", "hits", "packets", "sent_bytes", "received_bytes", "text"),
     "upstreams": ("destination", "address", "up"),
     "denied": ("time", "client", "target", "reason", "rule"),
 }

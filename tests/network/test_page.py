@@ -59,10 +59,23 @@ def test_it_shows_what_a_person_wants_to_see_first(page: Page) -> None:
     assert text(page, "open") == "12"
     assert text(page, "workers") == "1 of 1"
     assert text(page, "uptime") == "3 d 0 h"
-    assert "*.example.com" in text(page, "rules")
+    assert text(page, "rules").split() == ["line", "rule", "hits", "1", "*.example.com", "5"]
     assert text(page, "upstreams").split()[-3:] == ["db.example.com:443", "203.0.113.9:443", "up"]
     assert "nothing was denied" in text(page, "denied")
     assert page.evaluate("document.getElementById('reload').hidden") is True
+    assert page.complaints == []
+
+
+def test_lines_of_redirect_mode_have_the_kernels_counts(page: Page, view: FakeView) -> None:
+    view.answer["mode"] = "redirect"
+    view.answer["workers"] = []
+    traffic: dict[str, Json] = {"packets": 1234, "sent_bytes": 2048, "received_bytes": 5_000_000}
+    view.answer["rules"] = [{"line": 1, "text": "80 tcp 203.0.113.25", "hits": 17, **traffic}]
+    page.wait("document.getElementById('mode').innerText === 'redirect'")
+    row = page.evaluate("document.querySelector('#rules tbody tr').innerText").split("\t")
+    assert row == ["1", "80 tcp 203.0.113.25", "17", "1234", "2.0 KiB", "4.8 MiB"]
+    assert page.evaluate("document.querySelector('#rules .traffic').hidden") is False
+    assert page.evaluate("document.getElementById('denials').hidden") is True
     assert page.complaints == []
 
 

@@ -44,6 +44,16 @@ def test_it_shows_what_the_endpoint_knows(
         assert part in text
 
 
+def test_lines_of_redirect_mode_have_the_kernels_counts(
+    view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view.answer["rules"] = [
+        {"line": 1, "text": "80 tcp 1.2.3.4", "hits": 3, "packets": 40, "sent_bytes": 5, "received_bytes": 6}
+    ]
+    status.show(url, watch=False)
+    assert "  1     3     40       5           6               80 tcp 1.2.3.4\n" in capsys.readouterr().out
+
+
 def test_it_says_what_is_wrong(view: FakeView, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     view.ready_problems = ("worker 0 does not serve",)
     view.answer["reload"] = {"source": "f", "loaded": 0, "refused": 1, "errors": ["line 3: 'x': bad"]}

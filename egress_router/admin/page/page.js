@@ -46,7 +46,7 @@ function bytes(amount) {
     amount /= 1024;
     index += 1;
   }
-  return `${amount.toFixed(index === 0 || amount >= 100 ? 0 : 1)} ${units[index]}/s`;
+  return `${amount.toFixed(index === 0 || amount >= 100 ? 0 : 1)} ${units[index]}`;
 }
 
 function duration(seconds) {
@@ -80,9 +80,11 @@ function showFacts(status) {
     : "none");
   put("open", status.now.open);
   put("requests", status.now.requests.toFixed(1));
-  put("sent", bytes(status.now.sent_bytes));
-  put("received", bytes(status.now.received_bytes));
-  put("workers", `${status.workers.filter((each) => each.serves).length} of ${status.workers.length}`);
+  put("sent", `${bytes(status.now.sent_bytes)}/s`);
+  put("received", `${bytes(status.now.received_bytes)}/s`);
+  put("workers", status.workers.length
+    ? `${status.workers.filter((each) => each.serves).length} of ${status.workers.length}`
+    : "none needed");
   put("uptime", duration(Date.now() / 1000 - status.started));
 }
 
@@ -109,16 +111,28 @@ function showPlot(history) {
     return made;
   };
   byId("plot").replaceChildren(path(history.received_bytes, "received"), path(history.sent_bytes, "sent"));
-  put("scale", bytes(top));
+  put("scale", `${bytes(top)}/s`);
+}
+
+// In redirect mode the kernel counts packets and bytes of each line; a proxy's rules have hits alone.
+function showRules(rules) {
+  const counted = rules.some((each) => each.packets !== undefined);
+  for (const cell of document.querySelectorAll("#rules .traffic")) cell.hidden = !counted;
+  table("rules", rules.slice(0, MOST_ROWS).map((each) => [
+    [each.line, "number"], [each.text], [each.hits, "number"],
+    ...(counted
+      ? [[each.packets, "number"], [bytes(each.sent_bytes), "number"], [bytes(each.received_bytes), "number"]]
+      : []),
+  ]), "none");
 }
 
 function showTables(status) {
-  const rules = status.rules.slice(0, MOST_ROWS);
-  table("rules", rules.map((each) => [[each.line, "number"], [each.text], [each.hits, "number"]]), "none");
+  showRules(status.rules);
   byId("destinations").hidden = status.upstreams.length === 0;  // of an open proxy there are none to name
   table("upstreams", status.upstreams.map((each) => [
     [each.destination], [each.address], each.up ? ["up", "good"] : [each.reason || "down", "bad"],
   ]), "none");
+  byId("denials").hidden = status.denied.length === 0 && status.mode !== "http-proxy";
   table("denied", status.denied.map((each) => [
     [clock(each.time)], [each.client], [each.target], [each.rule || each.reason.replaceAll("_", " ")],
   ]), "nothing was denied");
