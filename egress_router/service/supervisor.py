@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router import log
+from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
 from egress_router.service import limits, output, usage
 from egress_router.service.crew import Crew
@@ -81,7 +82,7 @@ class Supervisor(Generic[Rules]):
     async def run(self, administration: ServeAdministration) -> None:
         """Serve until a signal says to end, then finish what is open."""
         self._handle_signals()
-        self._listening.change(self._rulebook.ports)
+        self._listen(self._rulebook.ports)
         port = self._settings.runtime.admin_port
         endpoint = await administration(self, port) if port else None
         self._crew.start(self._rulebook.rules, self._rulebook.ports)
@@ -167,5 +168,13 @@ class Supervisor(Generic[Rules]):
             self._rulebook.reload(self._put_in_force)
 
     def _put_in_force(self, rules: Rules, ports: frozenset[int]) -> None:
-        new_ports = self._listening.change(ports)
+        new_ports = self._listen(ports)
         self._crew.serve(rules, ports, new_ports)
+
+    def _listen(self, ports: frozenset[int]) -> frozenset[int]:
+        """Listen on exactly these ports; return those that are new. Raises ConfigError or RefusedError."""
+        own = self._settings.runtime.admin_port
+        if own in ports:
+            reason = "is the administration port; set EGRESS_ADMIN_PORT to another one, or to 0"
+            raise ConfigError([Problem(self._source.name, None, f"port {own}", reason)])
+        return self._listening.change(ports)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
 # Nothing from another host, no inline code: even text that got into the page by a fault could not run.
 POLICY = (
@@ -18,7 +18,7 @@ def _load() -> dict[str, tuple[str, bytes]]:
         "/page.js": ("page.js", "text/javascript"),
     }
     return {
-        path: (f"{kind}; charset=utf-8", files(__name__).joinpath(name).read_bytes())
+        path: (f"{kind}; charset=utf-8", Path(__file__).with_name(name).read_bytes())
         for path, (name, kind) in kinds.items()
     }
 

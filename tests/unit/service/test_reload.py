@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,13 +122,19 @@ def test_a_file_that_is_gone_for_a_moment_changes_nothing(tmp_path: Path) -> Non
 
 
 def test_a_port_that_is_taken_refuses_the_whole_change(tmp_path: Path) -> None:
-    with router(tmp_path) as running:
+    taken = free_port()
+    with router(tmp_path) as running, socket.create_server(("127.0.0.1", taken)):
         free = free_port()
-        running.rules.write_text(f"{running.port} two\n{free} more\n{running.admin} taken\n")
+        running.rules.write_text(f"{running.port} two\n{free} more\n{taken} taken\n")
         until(lambda: running.metric("reload_errors_total") == 1, "the refusal")
-        assert f"port {running.admin} (Address already in use)" in running.status()["reload"]["errors"][0]
+        assert f"port {taken} (Address already in use)" in running.status()["reload"]["errors"][0]
         assert word(running) == "one"
         assert running.refuses(free)
+        running.rules.write_text(f"{running.admin} own\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: running.metric("reload_errors_total") == 2, "the second refusal")
+        assert "is the administration port; set EGRESS_ADMIN_PORT" in running.status()["reload"]["errors"][0]
+        assert word(running) == "one"
 
 
 def test_a_worker_that_cannot_put_rules_in_force_is_replaced_by_one_that_has_them(tmp_path: Path) -> None:
