@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
 
 _MOST_DENIED = 50
+# Stands for the decision of a request whose name could not be resolved.
 UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 
@@ -146,7 +147,7 @@ class Ledger:
         return list(self._denied)
 
     def _failure(self, reply: Reply) -> None:
-        meaning = "Requests that were allowed and got no answer, by reason."
+        meaning = "Requests that got no connection, or no answer over it, by reason."
         self._registry.counter("upstream_failures_total", meaning, reason=reply.reason).value += 1
 
     def _record(self, passage: Passage, failure: str | None) -> None:
@@ -160,9 +161,9 @@ class Ledger:
             host=str(passage.target.host),
             port=passage.target.port,
             address=None if passage.address is None else str(passage.address),
-            verdict=decision.verdict.value,
+            verdict="undecided" if decision is UNDECIDED else decision.verdict.value,
             rule=None if decision.rule is None else decision.rule.line,
-            reason=decision.reason.value,
+            reason=None if decision is UNDECIDED else decision.reason.value,
             failure=failure,
             dns_ms=round(passage.dns_seconds * 1000, 3),
             connect_ms=round(passage.connect_seconds * 1000, 3),

@@ -82,7 +82,11 @@ class Reach:
             return
         if found is Failure.TIMEOUT:
             self._site.ledger.limit("connect_seconds")
-        self._fail(replies.unresolved(found))
+        decision = self._site.judge.by_failure(self.passage.target)
+        if decision is None:
+            self._fail(replies.unresolved(found))
+        else:
+            self._decided(decision)
 
     def _decided(self, decision: Decision) -> None:
         self._site.ledger.decided(self.passage, decision)

@@ -118,6 +118,8 @@ def test_only_addresses_that_were_judged_are_dialled(monkeypatch: pytest.MonkeyP
         ("127.0.0.0/8", "127.1:{port}", 400, "unambiguous"),
         ("127.0.0.0/8", "127.0.0.1", 400, "port is missing"),
         ("a.example", "unknown.example:1", 403, "no rule allows it"),
+        ("127.0.0.0/8\n!unknown.example\n*", "unknown.example:1", 403, "line 2 (!unknown.example) denies it"),
+        ("127.0.0.0/8", "unknown.example:1", 403, "no rule allows it"),
         ("*", "unknown.example:1", 502, "does not exist"),
         ("*", "empty.example:1", 502, "no address"),
         ("*", "broken.example:1", 502, "name servers failed"),

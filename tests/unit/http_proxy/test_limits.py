@@ -256,8 +256,11 @@ def records() -> Iterator[list[dict[str, object]]]:
     logging.getLogger("egress_records").handlers.clear()
 
 
-def test_one_record_for_the_decision_and_one_for_the_end(records: list[dict[str, object]]) -> None:
-    with origin(answering(OK)) as server, proxy("127.0.0.0/8\n") as (_, port):
+def test_one_record_for_the_decision_and_one_for_the_end(
+    records: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(monkeypatch)
+    with origin(answering(OK)) as server, proxy("127.0.0.0/8\na.example\n") as (_, port):
         with Client(port) as client:
             client.send(get(server, "Connection: close"))
             client.rest()
@@ -267,8 +270,12 @@ def test_one_record_for_the_decision_and_one_for_the_end(records: list[dict[str,
         with Client(port) as client:
             client.send("nonsense\r\n\r\n")
             client.rest()
-        eventually(lambda: len(records) == 4)
-    decision, end, denied, refused = records
+        with Client(port) as client:
+            client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.rest()
+        eventually(lambda: len(records) == 5)
+    decision, end, denied, refused, unknown = records
+    assert {"verdict": "undecided", "reason": None, "failure": "no_such_name"}.items() <= unknown.items()
     assert decision["event"] == denied["event"] == refused["event"] == "request"
     expected = {"client": "127.0.0.1", "method": "GET", "host": "127.0.0.1", "port": server.port}
     assert expected.items() <= decision.items()
