@@ -28,7 +28,7 @@ demo: venv network-tools ## build a small network on this machine and show all t
 
 .PHONY: test
 test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
-	@scripts/in-namespaces $(BIN)/pytest
+	@scripts/in-namespaces $(BIN)/pytest --numprocesses 4 --dist loadgroup
 
 .PHONY: bench
 bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy and haproxy (about 20 minutes)

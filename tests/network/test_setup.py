@@ -41,10 +41,11 @@ def state(host: Host) -> str:
         "ip -6 route show table all",
         "ip rule show",
         "ip -6 rule show",
-        "nft list ruleset",
         "iptables-legacy-save",
     )
     text = "".join(host.run(*words.split()).stdout for words in commands)
+    # A table that was replaced comes last in the list.
+    text += "".join(sorted(host.run("nft", "list", "ruleset").stdout.split("\n}\n")))
     # Counters, life times and dates differ between two looks.
     words = (line for line in text.splitlines() if not line.startswith("#"))
     return "\n".join(line.split(" expires ")[0] for line in words)
