@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
+import logging
 import socket
 import socketserver
 import struct
@@ -24,6 +26,20 @@ if TYPE_CHECKING:
     from egress_router.lab.nameserver import NameServer
     from egress_router.metrics import Registry
     from egress_router.service.mode import Mode
+
+
+class Lines(logging.Handler):
+    """What a real process would print, as JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(json.loads(self.format(record)))
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        return [line for line in self.seen if line["event"] == name]
 
 
 class Backend(socketserver.ThreadingTCPServer):

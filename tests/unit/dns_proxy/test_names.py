@@ -8,7 +8,7 @@ import pytest
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from tests.serving import LOOPS
-from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
+from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, greeting, metric
 from tests.unit.relay.room import eventually
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ NAME = "db.example.com"
 def serving_addresses(running: Running[Forwards]) -> set[str]:
     status = running.call(running.server.status)["upstreams"]
     assert isinstance(status, list)
-    return {str(each["address"]).rsplit(":", 1)[0] for each in status if isinstance(each, dict)}
+    return {str(each["address"]).rpartition(":")[0] for each in status if isinstance(each, dict)}
 
 
 @both_loops
@@ -134,6 +134,46 @@ def test_the_last_good_addresses_serve_while_the_name_server_fails(tmp_path: Pat
         asked = len(names.asked)
         eventually(lambda: len(names.asked) >= asked + 2)
         assert ask(running, 80) == "127.0.0.1"
+
+
+def test_a_name_that_ceases_to_exist_serves_for_a_moment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egress_router.dns_proxy.destination._HOLD", 0.5)
+    monkeypatch.setattr("egress_router.dns_proxy.destination._RETRY", 0.05)
+    with (
+        backend() as target,
+        in_thread({NAME: entry("127.0.0.1", ttl=0)}) as names,
+        forwarder(tmp_path, f"80 {NAME} {target.port}", names) as running,
+    ):
+        assert ask(running, 80) == "127.0.0.1"
+        names.zone = {}
+        asked = len(names.asked)
+        eventually(lambda: len(names.asked) >= asked + 2)
+        assert ask(running, 80) == "127.0.0.1"
+        eventually(lambda: serving_addresses(running) == {""})
+        assert ask(running, 80) == ""
+
+
+def test_debug_says_what_names_resolve_to(tmp_path: Path, records: Lines) -> None:
+    environ = {"EGRESS_DNS_PROXY_DEBUG": "1"}
+    with (
+        in_thread({NAME: entry("127.0.0.1", "127.0.0.2", ttl=0)}) as names,
+        forwarder(tmp_path, f"80 {NAME} 9", names, environ=environ),
+    ):
+        eventually(lambda: records.events("name resolved"))
+        names.zone = {NAME: entry("127.0.0.2", "127.0.0.1", ttl=0)}
+        asked = len(names.asked)
+        eventually(lambda: len(names.asked) >= asked + 4)
+        assert len(records.events("name resolved")) == 1  # the same addresses in another order
+        names.zone = {}
+        eventually(lambda: records.events("name does not resolve"))
+        names.zone = {NAME: entry("127.0.0.3", ttl=0)}
+        eventually(lambda: len(records.events("name resolved")) == 2)
+    first, second = records.events("name resolved")
+    assert (first["name"], first["addresses"]) == (NAME, "127.0.0.1, 127.0.0.2")
+    assert second["addresses"] == "127.0.0.3"
+    assert records.events("name does not resolve")[0]["serving"] == "127.0.0.2, 127.0.0.1"
 
 
 def test_an_ipv6_address_without_a_route_is_not_tried(tmp_path: Path) -> None:

@@ -1,46 +1,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import socket
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router import log
 from tests.serving import LOOPS, listening
-from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, forwarding, greeting, metric
+from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, forwarding, greeting, metric
 from tests.unit.relay.room import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
-
-
-class Lines(logging.Handler):
-    """What a real process would print, as JSON."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[dict[str, object]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(json.loads(self.format(record)))
-
-    def events(self, name: str) -> list[dict[str, object]]:
-        return [line for line in self.seen if line["event"] == name]
-
-
-@pytest.fixture
-def records() -> Iterator[Lines]:
-    lines = Lines()
-    log.configure_records(lines, "json")
-    yield lines
-    logging.getLogger("egress_records").handlers.clear()
 
 
 @both_loops

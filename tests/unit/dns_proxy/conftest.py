@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router import log
+from tests.unit.dns_proxy.lab import Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def records() -> Iterator[Lines]:
+    lines = Lines()
+    log.configure_records(lines, "json")
+    yield lines
+    logging.getLogger("egress_records").handlers.clear()
