@@ -63,7 +63,8 @@ def _fetch(address: str) -> dict[str, Json]:
             found = json.loads(answer.read(_MOST_BYTES))
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise RefusedError(f"cannot ask {address}", str(reason)) from None
+        said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        raise RefusedError(f"cannot ask {address}", said) from None
     if not isinstance(found, dict) or "mode" not in found:
         raise RefusedError(f"cannot ask {address}", "what answers there is no egress router")
     return found
