@@ -37,26 +37,9 @@ _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
 class Exchange:
     """Made for each request that is not CONNECT; `start` begins it when there is a connection."""
 
-    __slots__ = (
-        "_answer",
-        "_body",
-        "_buffer",
-        "_client",
-        "_head",
-        "_interim",
-        "_passage",
-        "_persists",
-        "_received",
-        "_repeated",
-        "_request",
-        "_sent",
-        "_session",
-        "_status",
-        "_surplus",
-        "_upgrade",
-        "_upstream",
-        "over",
-    )
+    __slots__ = ("_answer", "_body", "_buffer", "_client", "_head", "_interim", "_passage", "_persists",
+        "_received", "_repeated", "_request", "_sent", "_session", "_status", "_surplus", "_upgrade",
+        "_upstream", "over")  # fmt: skip
 
     def __init__(self, session: Session, passage: Passage, head: RequestHead) -> None:
         """Prepare the request; raises MessageError where the head asks for what cannot be forwarded."""
@@ -238,7 +221,7 @@ class Exchange:
         self.over = True
         self._upstream.on_ready = self._client.on_ready = nothing
         out = response_bytes(head, chunked=False, closing=False, date=b"")
-        self._session.switch(self._upstream, self._client.out + out + rest)
+        self._session.open_tunnel(self._upstream.sock, self._client.out + out + rest)
 
     def _answer_body(self, body: Body, data: bytes) -> None:
         try:

@@ -48,20 +48,8 @@ class Phase(enum.Enum):
 class Session:
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = (
-        "_bound",
-        "_deadline",
-        "_ending",
-        "_exchange",
-        "_head",
-        "_reach",
-        "_served",
-        "_tunnel",
-        "client",
-        "phase",
-        "site",
-        "wire",
-    )
+    __slots__ = ("_bound", "_deadline", "_ending", "_exchange", "_head", "_reach", "_served", "_tunnel",
+        "client", "phase", "site", "wire")  # fmt: skip
 
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
         self.site = site
@@ -173,10 +161,11 @@ class Session:
             return
         self.wire.send(replies.ESTABLISHED)
         if self.wire.lost:
+            self.site.poller.forget(dialled.sock.fileno())
             dialled.sock.close()
             self.abort()
         else:
-            self._open_tunnel(dialled.sock, self.wire.out)
+            self.open_tunnel(dialled.sock, self.wire.out)
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""
@@ -212,11 +201,8 @@ class Session:
 
     # Tunnels
 
-    def switch(self, upstream: Upstream, to_client: bytes) -> None:
-        """Relay between the client and this origin, after its 101."""
-        self._open_tunnel(upstream.sock, to_client)
-
-    def _open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
+    def open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
+        """Relay between the client and an origin, after a CONNECT or an answer 101."""
         self.phase = Phase.TUNNEL
         self._time(None)
         self._bound.close()

@@ -32,19 +32,8 @@ class Wire:
     says that the peer reset the connection, `gone` that neither direction is open any more.
     """
 
-    __slots__ = (
-        "_most",
-        "_poller",
-        "_trouble",
-        "_watched",
-        "gone",
-        "held",
-        "lost",
-        "on_ready",
-        "out",
-        "readable",
-        "sock",
-    )
+    __slots__ = ("_most", "_poller", "_trouble", "_watched", "gone", "held", "lost", "on_ready", "out",
+        "readable", "sock")  # fmt: skip
 
     def __init__(
         self,

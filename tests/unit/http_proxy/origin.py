@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import socket
 import threading
@@ -243,6 +244,10 @@ def know(monkeypatch: pytest.MonkeyPatch, *, slow: bool = False, **names: str | 
     return Known
 
 
+def _noted(faults: list[object], _loop: object, context: object) -> None:
+    faults.append(context)
+
+
 @contextlib.contextmanager
 def proxy(
     rules: str = LOOPBACK, *, loop: str = "uvloop", most: int = 10_000, per_client: int | None = None,
@@ -255,7 +260,11 @@ def proxy(
     with serving(
         mode, rules, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
     ) as running:
+        faults: list[object] = []
+        handler = functools.partial(_noted, faults)
+        running.call(lambda: running.context.loop.set_exception_handler(handler))
         yield running, next(iter(running.ports.values()))
+        assert not faults, "an exception left a callback"
 
 
 def counted(running: Running[AccessList], name: str, **labels: str) -> float:
