@@ -79,11 +79,20 @@ class Poller:
         for descriptor, events in self._epoll.poll(0, _BATCH):
             handler = self._handlers.get(descriptor)
             if handler is not None and descriptor not in self._fresh:
-                handler(events)
+                try:
+                    handler(events)
+                except Exception as error:  # noqa: BLE001 - the edges of the others come only once
+                    self._report(error)
 
     def _repeat(self) -> None:
         unfinished, self._unfinished = self._unfinished, set()
         for descriptor in unfinished:
             handler = self._handlers.get(descriptor)
             if handler is not None:
-                handler(_EVERYTHING)
+                try:
+                    handler(_EVERYTHING)
+                except Exception as error:  # noqa: BLE001 - the others' turns come only once
+                    self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": "a handler of the poller failed", "exception": error})

@@ -31,7 +31,7 @@ both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 
 
 @both_loops
-@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05, 0.9])
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05, 0.85])
 def test_it_fires_once_and_never_early(loop: str, seconds: float) -> None:
     async def body(deadlines: Deadlines) -> None:
         calls: list[float] = []
@@ -71,9 +71,9 @@ def test_the_order_is_that_of_the_due_times(loop: str) -> None:
 def test_a_touch_lets_the_full_time_begin_anew(loop: str) -> None:
     async def body(deadlines: Deadlines) -> None:
         fired = asyncio.Event()
-        touched = deadlines.add(0.2, fired.set)
+        touched = deadlines.add(0.5, fired.set)
         last = 0.0
-        for _ in range(4):
+        for _ in range(6):
             step = asyncio.Event()
             deadlines.add(0.1, step.set)
             await step.wait()
@@ -81,7 +81,7 @@ def test_a_touch_lets_the_full_time_begin_anew(loop: str) -> None:
             touched.touch()
             last = time.monotonic()
         await fired.wait()
-        assert time.monotonic() - last >= 0.2
+        assert time.monotonic() - last >= 0.5
 
     run(loop, body)
 

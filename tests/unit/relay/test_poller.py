@@ -86,6 +86,45 @@ def test_a_number_closed_without_a_word_can_be_added_again(room: Room) -> None:
         room.call(lambda: room.poller.forget(near.fileno()))
 
 
+def test_a_handler_that_fails_takes_no_edge_from_the_others(room: Room) -> None:
+    reported: list[object] = []
+    seen: list[int] = []
+    error = RuntimeError("a fault in a handler")
+    room.call(
+        lambda: room.loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    )
+
+    def fail(_: int) -> None:
+        raise error
+
+    pairs = [pair() for _ in range(4)]
+    with contextlib.ExitStack() as stack:
+        for each in pairs:
+            stack.enter_context(each[0])
+            stack.enter_context(each[1])
+
+        def add() -> None:
+            for (near, _), handler in zip(pairs, (fail, seen.append, fail, seen.append), strict=True):
+                room.poller.add(near.fileno(), handler)
+
+        room.call(add)
+        eventually(lambda: len(seen) == 2)
+
+        def again() -> None:
+            for near, _ in pairs:
+                room.poller.again(near.fileno())
+
+        room.call(again)
+        eventually(lambda: len(seen) == 4)
+        assert reported == [error] * 4
+
+        def leave() -> None:
+            for near, _ in pairs:
+                room.poller.forget(near.fileno())
+
+        room.call(leave)
+
+
 def test_again_is_one_more_turn_and_none_for_those_who_left(room: Room) -> None:
     near, far = pair()
     masks: list[int] = []
