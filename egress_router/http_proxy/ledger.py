@@ -14,7 +14,7 @@ from egress_router.http_proxy.policy import Decision, Reason, Verdict
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from egress_router.grammar.acl import Rule
     from egress_router.grammar.address import IPAddress
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
 
 _MOST_DENIED = 50
+_MOST_RULES = 1_000
 # Stands for the decision of a request whose name could not be resolved.
 UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
@@ -138,8 +139,13 @@ class Ledger:
         """Count that a limit was met; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
-    def rule_hits(self, rules: Iterable[Rule]) -> list[Json]:
-        """Return how often each rule decided here."""
+    def rule_hits(self, rules: Sequence[Rule]) -> list[Json]:
+        """Return how often each rule decided here; of a long list, only those that did.
+
+        To list 50,000 rules would hold up every connection of this worker.
+        """
+        if len(rules) > _MOST_RULES:
+            rules = [rule for rule in rules if self._hits[rule.text]][:_MOST_RULES]
         return [{"line": rule.line, "text": rule.text, "hits": self._hits[rule.text]} for rule in rules]
 
     def latest_denied(self) -> list[Json]:

@@ -264,6 +264,25 @@ def test_heads_are_collected_up_to_their_limit(before: bytes) -> None:
     assert not piecewise.begun
 
 
+def collected(pieces: list[bytes]) -> tuple[bytes, bytes] | None:
+    buffer, head, rest = HeadBuffer(60, after_lines=True), b"", b""
+    for piece in pieces:
+        if head:
+            rest += piece
+        else:
+            try:
+                head, rest = buffer.feed(piece)
+            except MessageError:
+                return None
+    return head, rest
+
+
+@given(st.lists(st.sampled_from([b"GET / HTTP/1.1", b"A: b", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"x" * 30])))
+def test_heads_whole_and_byte_by_byte_are_the_same(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    assert collected([data]) == collected([bytes([byte]) for byte in data])
+
+
 def test_heads_beyond_their_limit_are_refused() -> None:
     whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
     for data in (whole, b"x" * len(whole)):

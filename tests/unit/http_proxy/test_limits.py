@@ -243,6 +243,16 @@ def test_status_and_metrics() -> None:
         assert counted(running, "bytes_total", direction="received") == 2
 
 
+def test_the_status_of_a_long_list_holds_the_rules_that_decided() -> None:
+    rules = "".join(f"!10.{number >> 8}.{number & 255}.0/24\n" for number in range(2000))
+    with proxy(rules) as (running, port):
+        with Client(port) as client:
+            client.send("CONNECT 10.1.2.3:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.rest()
+        hits = running.call(running.server.status)["rules"]
+        assert hits == [{"line": 259, "text": "!10.1.2.0/24", "hits": 1}]
+
+
 @pytest.fixture
 def records() -> Iterator[list[dict[str, object]]]:
     found: list[dict[str, object]] = []
