@@ -64,7 +64,7 @@ class Router:
                     "PYTHONPATH": str(ROOT),
                     "ECHO_RULES_FILE": str(self.rules),
                     "EGRESS_ADMIN_PORT": str(self.admin),
-                    "EGRESS_WORKERS": "2",
+                    "EGRESS_WORKERS": "1",
                     "EGRESS_INTERFACE": "none0",
                     **environment,
                 },

@@ -100,7 +100,7 @@ def test_the_memory_of_repeats_is_bounded() -> None:
 
 def test_a_service_with_blocked_logs_goes_on_serving(tmp_path: Path) -> None:
     read, write = small_pipe()
-    with router(tmp_path, stdout=write, EGRESS_ACCESS_LOG="1", ECHO_LOG="1", EGRESS_WORKERS="1") as running:
+    with router(tmp_path, stdout=write, EGRESS_ACCESS_LOG="1", ECHO_LOG="1") as running:
         for _ in range(100):  # of which the pipe holds four
             with running.connect() as client:
                 assert client.echo("x") == "x"
@@ -112,7 +112,7 @@ def test_a_service_with_blocked_logs_goes_on_serving(tmp_path: Path) -> None:
 def test_a_service_whose_log_streams_are_closed_or_full_goes_on_serving(tmp_path: Path) -> None:
     with (
         Path("/dev/full").open("wb") as full,
-        router(tmp_path, stdout=full, stderr=full, ECHO_LOG="1", EGRESS_WORKERS="1") as running,
+        router(tmp_path, stdout=full, stderr=full, ECHO_LOG="1") as running,
     ):
         with running.connect() as client:
             assert client.echo("x") == "x"
@@ -124,7 +124,7 @@ def test_a_service_whose_log_streams_are_closed_or_full_goes_on_serving(tmp_path
 def test_a_service_started_without_streams_runs(tmp_path: Path) -> None:
     closed = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"]
     with (
-        router(tmp_path, wrap=closed, ECHO_LOG="1", EGRESS_WORKERS="1") as running,
+        router(tmp_path, wrap=closed, ECHO_LOG="1") as running,
         running.connect() as client,
     ):
         assert client.echo("x") == "x"

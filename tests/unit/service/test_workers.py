@@ -16,7 +16,7 @@ from tests.unit.service.routers import PATIENCE, Router, free_port, router, unti
 
 
 def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
-    with router(tmp_path) as running:
+    with router(tmp_path, EGRESS_WORKERS="2") as running:
         clients = [running.connect() for _ in range(16)]
         pids = {client.pid for client in clients}
         assert len(pids) == 2, "the kernel gave 16 connections to one worker"
@@ -34,7 +34,7 @@ def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
 
 
 def test_under_load_no_new_connection_is_refused_while_a_worker_is_replaced(tmp_path: Path) -> None:
-    with router(tmp_path) as running:
+    with router(tmp_path, EGRESS_WORKERS="2") as running:
         failures: list[str] = []
         done = threading.Event()
         served = [0]
@@ -70,7 +70,7 @@ def test_under_load_no_new_connection_is_refused_while_a_worker_is_replaced(tmp_
 
 
 def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Path) -> None:
-    with router(tmp_path, EGRESS_WORKERS="1") as running:
+    with router(tmp_path) as running:
         for count in (1, 2, 3):
             os.kill(running.workers()[0], signal.SIGKILL)
             until(lambda count=count: running.metric("worker_restarts_total") == count, "a death")  # type: ignore[misc]
@@ -81,7 +81,7 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Pa
 
 
 def test_sigterm_lets_what_is_open_finish_and_accepts_no_more(tmp_path: Path) -> None:
-    with router(tmp_path) as running, running.connect() as client:
+    with router(tmp_path, EGRESS_WORKERS="2") as running, running.connect() as client:
         running.process.terminate()
         until(lambda: running.get("/readyz") == (503, "the router is ending\n"), "readiness off")
         until(lambda: running.refuses(running.port), "the port closed")
@@ -92,7 +92,7 @@ def test_sigterm_lets_what_is_open_finish_and_accepts_no_more(tmp_path: Path) ->
 
 
 def test_connections_in_the_accept_queue_are_served_at_the_end(tmp_path: Path) -> None:
-    with router(tmp_path, EGRESS_WORKERS="1") as running:
+    with router(tmp_path) as running:
         worker = running.workers()[0]
         os.kill(worker, signal.SIGSTOP)
         waiting = [socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) for _ in range(20)]
@@ -124,7 +124,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, second: signal.Signals) ->
 
 
 def test_a_worker_whose_supervisor_died_ends(tmp_path: Path) -> None:
-    with router(tmp_path) as running, running.connect() as client:
+    with router(tmp_path, EGRESS_WORKERS="2") as running, running.connect() as client:
         workers = running.workers()
         running.process.kill()
         assert client.ended()
@@ -133,7 +133,7 @@ def test_a_worker_whose_supervisor_died_ends(tmp_path: Path) -> None:
 
 def test_as_first_process_it_reaps_strangers(tmp_path: Path) -> None:
     # In a process namespace of its own the supervisor is process 1, and orphans become its children.
-    with router(tmp_path, wrap=["unshare", "--pid", "--fork", "--kill-child"]) as running:
+    with router(tmp_path, wrap=["unshare", "--pid", "--fork", "--kill-child"], EGRESS_WORKERS="2") as running:
         (first,) = children(running.process.pid)
         orphan = ["nsenter", "-t", str(first), "-p", "sh", "-c", "(exec sleep 0.2) & echo"]
         subprocess.run(orphan, check=True, capture_output=True)
@@ -161,7 +161,7 @@ def failed_start(folder: Path, **environment: str) -> tuple[int, str]:
 
 
 def test_two_routers_on_one_port_is_a_clear_error(tmp_path: Path) -> None:
-    with router(tmp_path) as running:
+    with router(tmp_path, EGRESS_WORKERS="2") as running:
         code, said = failed_start(tmp_path)
         assert code == 3
         assert said.splitlines() == [
@@ -195,7 +195,7 @@ def test_a_port_that_needs_a_privilege_names_it(tmp_path: Path) -> None:
 
 
 def test_the_limit_of_open_files_is_raised_and_bounds_the_connections(tmp_path: Path) -> None:
-    with router(tmp_path, wrap=["prlimit", "--nofile=256:1024"], EGRESS_WORKERS="1") as running:
+    with router(tmp_path, wrap=["prlimit", "--nofile=256:1024"]) as running:
         for pid in (running.process.pid, *running.workers()):
             limits = Path(f"/proc/{pid}/limits").read_text()
             assert re.search(r"Max open files +1024 +1024", limits), limits
