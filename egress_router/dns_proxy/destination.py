@@ -74,6 +74,7 @@ class Destination:
         if isinstance(self.host, str):
             loop = asyncio.get_running_loop()
             self._following = loop.create_task(self._follow(self.host), name=f"follow {self.host}")
+            self._following.add_done_callback(_surface)
         else:
             self._serve((self.host,), news=True)
 
@@ -146,3 +147,9 @@ class Destination:
         waiting, self._waiting = self._waiting, set()
         for callback in waiting:
             callback()
+
+
+def _surface(task: asyncio.Task[None]) -> None:
+    """Hand a fault of ours to the loop's exception handler now, not when the task is collected."""
+    if not task.cancelled():
+        task.result()

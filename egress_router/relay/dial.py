@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
+# Each attempt holds a descriptor. The oldest makes room, after time enough for a lost first packet (RFC 6298:
+# sent again after a second).
+MOST_AT_ONCE: Final = 6
 _UNDER_WAY = frozenset({0, errno.EINPROGRESS})
 _FAILED = select.EPOLLERR | select.EPOLLHUP
 STAGGER: Final = 0.25  # seconds; RFC 8305 5, "Connection Attempt Delay"
@@ -115,7 +118,7 @@ class Dial:
         self._started = time.monotonic()
         self._ends = self._started + seconds
         self._left = list(reversed(targets))
-        self._attempts: set[_Attempt] = set()
+        self._attempts: dict[_Attempt, None] = {}  # in the order of their start
         self._failures: list[DialFailure] = []
         self._deadline: Deadline | None = None
         self._next()
@@ -127,13 +130,13 @@ class Dial:
 
     def connected(self, attempt: _Attempt) -> None:
         """An attempt succeeded: it wins, the others end."""
-        self._attempts.discard(attempt)
+        self._attempts.pop(attempt, None)
         seconds = time.monotonic() - self._started
         self._done(Dialled(attempt.sock, attempt.address, attempt.port, seconds, tuple(self._failures)))
 
     def failed(self, attempt: _Attempt, error: int) -> None:
         """An attempt failed: the next address is tried at once."""
-        self._attempts.discard(attempt)
+        self._attempts.pop(attempt, None)
         self._note(attempt.address, attempt.port, error)
         if self._left or not self._attempts:
             self._next()
@@ -144,7 +147,7 @@ class Dial:
         while self._left:
             address, port = self._left.pop()
             try:
-                self._attempts.add(_Attempt(self, self._poller, address, port))
+                self._attempts[_Attempt(self, self._poller, address, port)] = None
             except OSError as error:
                 self._note(address, port, error.errno or 0)
             else:
@@ -158,7 +161,12 @@ class Dial:
 
     def _silence(self) -> None:
         if self._left and time.monotonic() < self._ends:
-            self._next()
+            if len(self._attempts) == MOST_AT_ONCE:
+                oldest = next(iter(self._attempts))
+                oldest.close()
+                self.failed(oldest, errno.ETIMEDOUT)
+            else:
+                self._next()
             return
         for attempt in self._attempts:
             self._note(attempt.address, attempt.port, errno.ETIMEDOUT)
@@ -177,7 +185,7 @@ class Dial:
         self._drop_deadline()
         self._left.clear()
         while self._attempts:
-            self._attempts.pop().close()
+            self._attempts.popitem()[0].close()
 
     def _drop_deadline(self) -> None:
         if self._deadline is not None:

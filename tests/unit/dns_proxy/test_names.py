@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from egress_router.dns_proxy.server import mode
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
-from tests.serving import LOOPS
+from egress_router.settings.dns_proxy import read_dns_proxy
+from tests.serving import LOOPS, serving
 from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, greeting, metric
 from tests.unit.relay.room import eventually
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from egress_router.grammar.forward import Forwards
+    from egress_router.names.answer import Answer
     from tests.serving import Running
 
 both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
@@ -225,3 +228,16 @@ def test_a_client_that_waits_for_a_removed_name_is_let_go(tmp_path: Path) -> Non
         running.apply("81 127.0.0.1 9")
         thread.join(10)
         assert answers == [""]
+
+
+def test_a_fault_of_ours_in_following_a_name_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        async def resolve(self, name: str) -> Answer:
+            raise RuntimeError(f"a fault of ours with {name}")
+
+        def close(self) -> None:
+            pass
+
+    settings = read_dns_proxy({"EGRESS_DNS_PROXY_DESTINATION": f"80 {NAME}"})
+    with serving(mode(settings, lambda _settings, _registry: Broken()), f"80 {NAME}"):
+        eventually(lambda: f"a fault of ours with {NAME}" in caplog.text)

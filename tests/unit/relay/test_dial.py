@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dial import Dial, DialError, Dialled, DialReason, dial
+from egress_router.relay.dial import MOST_AT_ONCE, Dial, DialError, Dialled, DialReason, dial
 from tests.unit.relay.room import Room, eventually
 
 if TYPE_CHECKING:
@@ -105,6 +105,29 @@ def test_a_silent_address_costs_the_stagger_only(room: Room) -> None:
         result = connection_of(room, [first, second])
         assert result.port == second[1]
         assert 0.05 <= result.seconds < 5
+
+
+def test_many_silent_addresses_hold_few_descriptors(room: Room) -> None:
+    with contextlib.ExitStack() as stack:
+        silence = [stack.enter_context(silent()) for _ in range(MOST_AT_ONCE + 2)]
+        last = stack.enter_context(answering())
+        results: list[Dialled | DialError] = []
+        most = 0
+
+        def begin() -> Dial:
+            return Dial(room.poller, room.deadlines, [*silence, last], 10, results.append, 0.05)
+
+        dialling = room.call(begin)
+        while not results:
+            most = max(most, room.call(lambda: len(dialling._attempts)))
+        result = results[0]
+        assert isinstance(result, Dialled)
+        result.sock.close()
+        assert result.port == last[1]
+        assert [(each.port, each.reason) for each in result.failures] == [
+            (port, DialReason.TIMEOUT) for _, port in silence[:3]
+        ]
+        assert most == MOST_AT_ONCE
 
 
 def test_an_earlier_attempt_may_still_win(room: Room) -> None:
