@@ -48,8 +48,8 @@ class Phase(enum.Enum):
 class Session:
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_bound", "_deadline", "_ending", "_exchange", "_head", "_reach", "_served", "_tunnel",
-        "client", "phase", "site", "wire")  # fmt: skip
+    __slots__ = ("_answer_time", "_bound", "_ending", "_exchange", "_head", "_head_time", "_idle_time",
+        "_reach", "_served", "_tunnel", "client", "phase", "site", "wire")  # fmt: skip
 
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
         self.site = site
@@ -57,7 +57,11 @@ class Session:
         self.phase = Phase.HEAD
         self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
         self._head = HeadBuffer(site.limits.head_bytes, after_lines=True)
-        self._deadline: Deadline | None = None
+        # Idle and answer times run on while another phase has no use for them: to restart one costs a note
+        # of the time, to cancel and add one for each request far more.
+        self._head_time: Deadline | None = None
+        self._idle_time: Deadline | None = None
+        self._answer_time: Deadline | None = None
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
         self._bound = Bound()
@@ -77,13 +81,12 @@ class Session:
                 return
             if self._take(data):
                 return
-        if self._deadline is None:
-            self._time(self.site.limits.head_seconds)
+        if self._head_time is None and (self._head.begun or not self._served):
+            self._head_time = self.site.deadlines.add(self.site.limits.head_seconds, self._head_late)
         self.wire.watch()
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
-        begun = self._head.begun
         try:
             head, behind = self._head.feed(data)
             if head:
@@ -96,12 +99,13 @@ class Session:
                 self.site.ledger.limit(limit)
             self._refuse(replies.refused(error))
             return True
-        if not begun and self._head.begun:
-            self._time(None)  # from now on the end of the head is awaited, not its first byte
         return False
 
     def _request(self, head: RequestHead) -> None:
         self._served = True
+        if self._head_time is not None:
+            self._head_time.cancel()
+            self._head_time = None
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         check_loop(head)
@@ -120,7 +124,6 @@ class Session:
         """What the client sends while there is no connection stays in the kernel."""
         self.phase = Phase.REACH
         self.wire.on_ready = nothing
-        self._time(None)
 
     # With a connection
 
@@ -175,13 +178,15 @@ class Session:
 
     def _start(self, exchange: Exchange, upstream: Upstream) -> None:
         self.phase = Phase.EXCHANGE
-        self._time(self.site.limits.answer_seconds)
+        self.touch()
         exchange.start(upstream)
 
     def touch(self) -> None:
         """Note that the exchange goes on."""
-        if self._deadline is not None:
-            self._deadline.touch()
+        if self._answer_time is None:
+            self._answer_time = self.site.deadlines.add(self.site.limits.answer_seconds, self._answer_late)
+        else:
+            self._answer_time.touch()
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
@@ -191,7 +196,10 @@ class Session:
         if persists and not self.site.draining:
             self.phase = Phase.HEAD
             self.wire.on_ready = self.read_head
-            self._time(self.site.limits.keepalive_seconds)
+            if self._idle_time is None:
+                self._idle_time = self.site.deadlines.add(self.site.limits.keepalive_seconds, self._idle_late)
+            else:
+                self._idle_time.touch()
             if unread:
                 self.site.poller.soon(self.read_head)
         elif unread or not complete:
@@ -204,7 +212,7 @@ class Session:
     def open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
         """Relay between the client and an origin, after a CONNECT or an answer 101."""
         self.phase = Phase.TUNNEL
-        self._time(None)
+        self._stop_times()
         self._bound.close()
         self.site.ledger.tunnels.value += 1
         early, self.wire.held = self.wire.held, b""
@@ -272,7 +280,7 @@ class Session:
 
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
-        self._time(None)
+        self._stop_times()
         self._bound.close()
         self._ending = Farewell(self.wire, self.site.deadlines, last_words, self._left)
 
@@ -290,7 +298,7 @@ class Session:
 
     def _left(self) -> None:
         self.phase = Phase.CLOSED
-        self._time(None)
+        self._stop_times()
         if self._reach is not None:
             self._reach.cancel()
         self._bound.close()
@@ -298,19 +306,27 @@ class Session:
         self._reach = self._exchange = self._tunnel = self._ending = None
         self.site.left(self)
 
-    def _time(self, seconds: float | None) -> None:
-        """Restart the session's one time-out; None stops it."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if seconds is None else self.site.deadlines.add(seconds, self._late)
+    def _stop_times(self) -> None:
+        for deadline in (self._head_time, self._idle_time, self._answer_time):
+            if deadline is not None:
+                deadline.cancel()
+        self._head_time = self._idle_time = self._answer_time = None
 
-    def _late(self) -> None:
-        self._deadline = None
-        if self._exchange is not None:
-            self._exchange.late()
-        elif self._head.begun:
+    def _head_late(self) -> None:
+        self._head_time = None
+        if self._head.begun:
             self.site.ledger.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
+            self._idle_late()
+
+    def _idle_late(self) -> None:
+        self._idle_time = None
+        if self.phase is Phase.HEAD and not self._head.begun:
             self.site.ledger.limit("keepalive_seconds")
             self.close()
+
+    def _answer_late(self) -> None:
+        self._answer_time = None
+        if self.phase is Phase.EXCHANGE and self._exchange is not None:
+            self._exchange.late()
