@@ -20,6 +20,7 @@ Field = str | int | float | bool | None | object
 _FIELDS = "egress_fields"
 _ROOT = "egress_router"
 _RECORDS = "egress_records"
+_MARKS = frozenset(' "=')  # what would make a bare value ambiguous
 
 
 class Log:
@@ -110,7 +111,7 @@ def _as_text(when: str, level: str, room: str, event: str, fields: Mapping[str, 
 
 def _printable(value: Field) -> str:
     text = str(value)
-    if text and text.isprintable() and not any(mark in text for mark in ' "='):
+    if text and text.isprintable() and _MARKS.isdisjoint(text):
         return text
     return json.dumps(text)
 

@@ -30,6 +30,8 @@ _DROPPED = "Log lines lost because nobody read the stream or it could not be wri
 
 def start(settings: RuntimeSettings, registry: Registry) -> None:
     """Send events to stderr and records to stdout, as the settings say, without ever blocking."""
+    # Nothing shows these, and to find them out costs as much as to write the line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     _open_standard_streams()
     events, records = (
         Output(descriptor, registry.counter("log_lines_dropped_total", _DROPPED, stream=name))
@@ -71,7 +73,8 @@ class Output(logging.Handler):
                 self._thread.start()
             if record.levelno < logging.WARNING or self._repeats.admit(record):
                 self._queue(record)
-            self._changed.notify_all()
+            if not self._writing:
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until the queue is written, for a short time at most; `logging` calls it at exit."""
