@@ -13,9 +13,9 @@ import pytest
 from egress_router import log
 from egress_router.grammar.address import Locality, locality
 from egress_router.http_proxy import policy
+from egress_router.http_proxy import server as server_module
 from egress_router.http_proxy.own import OwnPlaces, own_addresses
 from egress_router.http_proxy.policy import Own
-from egress_router.http_proxy.server import mode
 from egress_router.settings.http_proxy import read_http_proxy
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
 
@@ -150,6 +150,27 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
     with proxy(per_client=1) as (running, port), Client(port), Client(port) as second:
         assert second.head().startswith("HTTP/1.1 429")
         assert counted(running, "limit_hits_total", limit="connections_per_client") == 1
+
+
+def test_clients_beyond_the_limits_in_masses_are_only_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_MOST_TURNED_AWAY", 1)
+    with proxy(most=1) as (running, port), Client(port):
+        eventually(lambda: running.call(running.server.open_connections) == 1)
+        with Client(port) as second, Client(port) as third:
+            assert second.head().startswith("HTTP/1.1 503")
+            assert third.rest() == b""
+
+
+def test_last_words_arrive_while_the_client_goes_on_sending() -> None:
+    with proxy("a.example\n") as (running, port):
+        head = "POST http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n"
+        with Client(port) as client:
+            client.send(head + "x" * 400_000)
+            client.send("x" * 400_000)
+            assert client.head().startswith("HTTP/1.1 403")
+        with Client(port) as endless, pytest.raises(OSError, match=r"reset|[Bb]roken"):
+            endless.send(head + "x" * 30_000_000)
+        eventually(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_draining_lets_requests_end_and_closes_idle_connections() -> None:
@@ -328,7 +349,7 @@ def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_mode_says_what_it_is() -> None:
     settings = read_http_proxy({"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_HTTP_PROXY_PORT": "3128"})
-    made = mode(settings)
+    made = server_module.mode(settings)
     rules = made.parse("RULES", "!a.example\n*  # rest\n")
     assert (made.name, made.ports(rules), made.summary(rules)) == (
         "http-proxy",
