@@ -6,7 +6,6 @@ after a short silence otherwise, while earlier attempts go on.
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import errno
 import select
@@ -235,34 +234,3 @@ class _Attempt:
 
 def _unattended(_events: int) -> None:
     """Nobody has taken the connection yet; `Poller.add` has its state reported again."""
-
-
-async def dial(
-    poller: Poller,
-    deadlines: Deadlines,
-    targets: Sequence[tuple[IPAddress, int]],
-    *,
-    seconds: float,
-    stagger: float = STAGGER,
-) -> Dialled:
-    """Connect to the first of `targets` that answers, within `seconds` in all.
-
-    Raises:
-        DialError: none of them did.
-    """
-    future: asyncio.Future[Dialled | DialError] = asyncio.get_running_loop().create_future()
-    attempt = Dial(poller, deadlines, targets, seconds, future.set_result, stagger)
-    try:
-        result = await future
-    except asyncio.CancelledError:
-        attempt.cancel()
-        # The connection may have come in the same turn as the cancellation.
-        if future.done() and not future.cancelled():
-            result = future.result()
-            if isinstance(result, Dialled):
-                poller.forget(result.sock.fileno())
-                result.sock.close()
-        raise
-    if isinstance(result, DialError):
-        raise result
-    return result

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import resource
 import socket
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dial import MOST_AT_ONCE, Dial, DialError, Dialled, DialReason, dial
+from egress_router.relay.dial import MOST_AT_ONCE, Dial, DialError, Dialled, DialReason
 from tests.unit.relay.room import Room, eventually
 
 if TYPE_CHECKING:
@@ -202,19 +201,3 @@ def test_a_cancelled_dial_calls_nobody(room: Room) -> None:
             room.call(lambda each=each: begin_and_cancel(each))  # type: ignore[misc]
         connection_of(room, [never, target])
     assert results == []
-
-
-def test_the_form_for_tasks(room: Room) -> None:
-    async def connect(target: Target) -> Dialled:
-        return await dial(room.poller, room.deadlines, [target], seconds=5)
-
-    with answering() as target:
-        dialled = asyncio.run_coroutine_threadsafe(connect(target), room.loop).result(10)
-        dialled.sock.close()
-    with refusing() as closed, pytest.raises(DialError, match="refused"):
-        asyncio.run_coroutine_threadsafe(connect(closed), room.loop).result(10)
-    with silent() as never:
-        waiting = asyncio.run_coroutine_threadsafe(connect(never), room.loop)
-        room.call(lambda: None)
-        waiting.cancel()
-        room.call(lambda: None)
