@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +16,7 @@ import pytest
 
 from tests.network.browser import Page, chromium
 from tests.unit.admin.views import FakeView, endpoint
+from tests.unit.service.routers import free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,6 +137,54 @@ def test_a_router_that_does_not_answer_shows_as_such(browser: Page, view: FakeVi
         browser.wait("document.getElementById('verdict')?.innerText === 'ready'")
     browser.wait("document.getElementById('verdict').innerText === 'no answer'")
     browser.call("Page.navigate", url="about:blank")
+
+
+def test_a_real_proxy_shows_what_it_denied(browser: Page, tmp_path: Path) -> None:
+    port, admin = free_port(), free_port()
+    rules = tmp_path / "rules"
+    rules.write_text("!*.bad.example\n*.good.example\n")
+    environment = {
+        **os.environ,
+        "EGRESS_HTTP_PROXY_DESTINATION_FILE": str(rules),
+        "EGRESS_HTTP_PROXY_PORT": str(port),
+        "EGRESS_ADMIN_PORT": str(admin),
+        "EGRESS_WORKERS": "2",
+        "EGRESS_INTERFACE": "none0",
+    }
+    command = [sys.executable, "-m", "egress_router", "http-proxy"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: listens(port) and listens(admin), "the proxy")
+            browser._session = None
+            browser.complaints.clear()
+            browser.open(f"http://127.0.0.1:{admin}/")
+            browser.wait("document.getElementById('verdict')?.innerText === 'ready'")
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(b"CONNECT www.bad.example:443 HTTP/1.1\r\nHost: www.bad.example:443\r\n\r\n")
+                assert client.recv(1000).startswith(b"HTTP/1.1 403")
+            browser.wait("document.getElementById('denied').innerText.includes('www.bad.example:443')")
+            assert "!*.bad.example" in text(browser, "denied")
+            assert text(browser, "rules").split()[-6:] == [
+                "1",
+                "!*.bad.example",
+                "1",
+                "2",
+                "*.good.example",
+                "0",
+            ]
+            rules.write_text("!*.bad.example\nbad..name\n")
+            browser.wait("!document.getElementById('reload').hidden")
+            assert "line 2: 'bad..name'" in text(browser, "reload-errors")
+            assert browser.complaints == []
+        finally:
+            process.kill()
+            browser.call("Page.navigate", url="about:blank")
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
 
 
 @pytest.mark.parametrize("dark", [False, True])
