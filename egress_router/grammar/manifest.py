@@ -27,7 +27,7 @@ class Text:
     node: yaml.Node
 
     def problem(self, line: int | None, offending: str | None, reason: str) -> Problem:
-        """Return a problem of one line of this text (from 1; None: of all of it), with its line in the file."""
+        """Return a problem of one line of this text (from 1; None: all of it), with its line in the file."""
         return Problem(self.place, nodes.line_within(self.node, line), offending, reason)
 
 
