@@ -177,10 +177,18 @@ class Sandbox:
             path = "/proc/sys/" + each["name"].replace(".", "/")
             self.host.run("sh", "-c", f"echo {each['value']} >{path}")
 
+    def change_config_map(self, key: str, text: str) -> None:
+        """Change the one ConfigMap that is mounted, as a kubelet does some time after it was applied."""
+        (volume,) = self.podman("volume", "ls", "--quiet").split()
+        folder = Path(self.podman("volume", "inspect", "--format={{.Mountpoint}}", volume).strip())
+        (folder / f"{key}.new").write_text(text)
+        (folder / f"{key}.new").rename(folder / key)
+
     def remove_pods(self) -> None:
-        """Remove every pod and container."""
+        """Remove every pod and container, and what was mounted."""
         self.podman("pod", "rm", "--all", "--force", "--time", "2")
         self.podman("rm", "--all", "--force", "--time", "2")
+        self.podman("volume", "rm", "--all", "--force")
 
 
 def prepared(thing: Object, images: Images) -> Object:

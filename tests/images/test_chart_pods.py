@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,3 +72,16 @@ def test_dns_proxy(sandbox: Sandbox) -> None:
     await_readiness(sandbox)
     seen = ask(sandbox, 80)
     assert (seen.server, seen.source) == ("203.0.113.25", SOURCE)
+
+
+def test_a_changed_config_map_takes_effect_without_a_restart(sandbox: Sandbox) -> None:
+    values = {**NETWORK, "mode": "http-proxy", "destinations": "*.example.org\n"}
+    sandbox.play(*rendered(sandbox, values))
+    await_readiness(sandbox)
+    assert get(sandbox, "http://www.example.com:8000/").status == 403
+    sandbox.change_config_map("destinations", "*.example.com\n")
+    deadline = time.monotonic() + 10
+    while get(sandbox, "http://www.example.com:8000/").status != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert get(sandbox, "http://www.example.org:8000/").status == 403
