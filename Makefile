@@ -30,6 +30,11 @@ demo: venv network-tools ## build a small network on this machine and show all t
 test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
 	@scripts/in-namespaces $(BIN)/pytest --numprocesses 4 --dist loadgroup
 
+.PHONY: test-page
+test-page: venv ## the status page in headless Chromium: content, live update, escaping, phone, dark mode
+	@scripts/need chromium:chromium
+	@$(BIN)/pytest tests/browser
+
 .PHONY: bench
 bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy and haproxy (about 20 minutes)
 	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-import random
 import re
 import socket
 import subprocess
@@ -26,10 +26,16 @@ PROGRAM = Path(__file__).with_name("echo_mode.py")
 PATIENCE = 15.0  # seconds, of every wait; a pass needs a fraction of it
 
 
+# Below the ports that the kernel gives to outgoing connections, which would take one again; a stretch of its
+# own for each process of the test runner, and none of it twice.
+_FIRST = 21_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.cycle(range(_FIRST, _FIRST + 1_000))
+
+
 def free_port() -> int:
-    """Return a port below those that the kernel gives to outgoing connections, which would take it again."""
+    """Return a port that nobody listens on."""
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = next(_PORTS)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 

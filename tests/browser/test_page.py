@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.network.browser import Page, chromium
+from tests.browser.browser import Page, chromium
 from tests.unit.admin.views import FakeView, endpoint
 from tests.unit.service.routers import free_port, until
 
