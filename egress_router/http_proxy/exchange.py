@@ -38,7 +38,7 @@ class Exchange:
     """Made for each request that is not CONNECT; `start` begins it when there is a connection."""
 
     __slots__ = ("_answer", "_body", "_buffer", "_client", "_head", "_interim", "_passage", "_persists",
-        "_received", "_repeated", "_request", "_sent", "_session", "_status", "_surplus", "_upgrade",
+        "_received", "_request", "_sent", "_session", "_status", "_surplus", "_upgrade",
         "_upstream", "over")  # fmt: skip
 
     def __init__(self, session: Session, passage: Passage, head: RequestHead) -> None:
@@ -59,7 +59,6 @@ class Exchange:
         self._status = 0
         self._sent = 0
         self._received = 0
-        self._repeated = False
         self.over = False
 
     @property
@@ -237,8 +236,7 @@ class Exchange:
     def _no_answer(self) -> None:
         """The origin closed before it answered."""
         untouched = not self._buffer.begun and not self._interim
-        if self._upstream.reused and untouched and self.repeatable and not self._repeated:
-            self._repeated = True
+        if self._upstream.reused and untouched and self.repeatable:
             self._upstream.close()
             self._session.dial_again()
             return

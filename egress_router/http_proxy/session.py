@@ -163,12 +163,7 @@ class Session:
             self._start(self._exchange, upstream)
             return
         self.wire.send(replies.ESTABLISHED)
-        if self.wire.lost:
-            self.site.poller.forget(dialled.sock.fileno())
-            dialled.sock.close()
-            self.abort()
-        else:
-            self.open_tunnel(dialled.sock, self.wire.out)
+        self.open_tunnel(dialled.sock, self.wire.out)
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""

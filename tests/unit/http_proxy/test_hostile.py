@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import socket
+import threading
 import time
 
 import pytest
@@ -192,6 +194,24 @@ def test_nothing_of_a_bad_answer_reaches_the_client(answer: bytes) -> None:
 def test_an_answer_cut_short_is_cut_short_for_the_client(answer: bytes) -> None:
     with origin(closing(answer)) as server, proxy() as (_, port), Client(port) as client:
         client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            client.rest()
+
+
+def test_an_answer_without_length_that_ends_in_a_reset_is_cut_short() -> None:
+    def cut(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        go.wait(10)
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        peer.sock.close()
+
+    go = threading.Event()
+    with origin(cut) as server, proxy() as (_, port), Client(port) as client:
+        client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.head()
+        assert client.take(4) == b"half"
+        go.set()
         with pytest.raises(ConnectionResetError):
             client.rest()
 

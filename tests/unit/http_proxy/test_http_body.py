@@ -88,7 +88,7 @@ def test_bad_chunks_are_refused(sent: bytes) -> None:
     for pieces in ([sent], bytewise(sent)):
         body = Chunked(framed=True)
         try:
-            fed(body, [*pieces, b"\r\n\r\n"])
+            fed(body, [*pieces, b"0\r\n\r\n"])
         except MessageError:
             continue
         assert not body.done, sent

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -12,10 +13,14 @@ import pytest
 
 from egress_router import log
 from egress_router.grammar.address import Locality, locality
-from egress_router.http_proxy import policy
+from egress_router.http_proxy import own, policy
 from egress_router.http_proxy import server as server_module
+from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.own import OwnPlaces, own_addresses
 from egress_router.http_proxy.policy import Own
+from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.relay.deadlines import Deadlines
+from egress_router.relay.poller import Poller
 from egress_router.settings.http_proxy import read_http_proxy
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
 
@@ -173,6 +178,39 @@ def test_last_words_arrive_while_the_client_goes_on_sending() -> None:
         eventually(lambda: running.call(running.server.open_connections) == 0)
 
 
+def test_last_words_wait_for_a_slow_reader() -> None:
+    loop = asyncio.new_event_loop()
+    poller, deadlines = Poller(loop), Deadlines(loop)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += ours.send(b"x" * 10_000)
+    closed = loop.create_future()
+    Farewell(
+        Wire(ours, poller, nothing, readable=False), deadlines, b"words", lambda: closed.set_result(None)
+    )
+
+    def read() -> bytes:
+        data = b""
+        while piece := theirs.recv(100_000):
+            data += piece
+        theirs.close()
+        return data
+
+    async def both() -> bytes:
+        data = await asyncio.to_thread(read)
+        await asyncio.wait_for(closed, 10)
+        return data
+
+    assert loop.run_until_complete(both()) == b"x" * filled + b"words"
+    poller.close()
+    deadlines.close()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
 def test_draining_lets_requests_end_and_closes_idle_connections() -> None:
     def patient(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
@@ -234,6 +272,9 @@ def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.
             with Client(port) as client:
                 client.send(f"CONNECT {name}.example:{remote.port} HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert client.head()[9:12] == status
+        with Client(port) as client:
+            client.send("CONNECT unknown.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.head()[9:12] == "502"
         assert counted(running, "requests_total", verdict="reported", reason="rule") == 1
         assert counted(running, "requests_total", verdict="denied", reason="no_rule") == 1
         assert len(remote.peers) == 1
@@ -341,10 +382,10 @@ def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     before = places.current()
     assert before.ports == {8080, 18080}
     assert places.current() is before
-    now = time.monotonic()
+    now, added = time.monotonic(), frozenset({ip_address("192.0.2.9")})
+    monkeypatch.setattr(own, "own_addresses", lambda: added)
     monkeypatch.setattr(time, "monotonic", lambda: now + 60)
-    assert isinstance(places.current(), Own)
-    assert places.current().ports == before.ports
+    assert places.current() == Own(added, before.ports)
 
 
 def test_the_mode_says_what_it_is() -> None:

@@ -283,6 +283,29 @@ def test_a_connection_that_is_authenticated_stays_with_its_client_connection(
         assert server.peers[0].ended.wait(10)
 
 
+def test_a_connection_that_its_origin_will_close_is_not_used_again() -> None:
+    last = OK.replace(b"Date: x", b"Connection: close")
+    for answer in (last, OK.replace(b"HTTP/1.1", b"HTTP/1.0")):
+        with origin(answering(answer, OK)) as server, proxy() as (_, port), Client(port) as client:
+            for _ in range(2):
+                client.send(get(server))
+                assert client.answer()[1] == b"ok"
+            assert len(server.peers) == 2
+
+
+def test_an_authenticated_connection_is_not_used_for_an_address_that_is_no_longer_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = know(monkeypatch, a_example="127.0.0.1")
+    with origin(answering(OK, OK)) as server, proxy("a.example\n") as (_, port), Client(port) as client:
+        request = f"GET http://a.example:{server.port}/ HTTP/1.1\r\nHost: x\r\nAuthorization: NTLM x\r\n\r\n"
+        client.send(request)
+        assert client.answer()[1] == b"ok"
+        names.table["a.example"] = (ip_address("127.0.0.3"),)
+        client.send(request)
+        assert client.head().startswith("HTTP/1.1 502")
+
+
 def test_idle_upstreams_are_let_go() -> None:
     with origin(answering(OK, OK)) as server, proxy(KEEPALIVE_SECONDS="0.1") as (_, port):
         with Client(port) as client:
