@@ -130,6 +130,7 @@ def test_helm_lint_finds_nothing(name: str) -> None:
         ({**REDIRECT, "interface": {"provider": "multus"}}, "name the network"),
         ({**BASE, "destinations": "203.0.113.27"}, "list them in ports"),
         ({**REDIRECT, "interface": {"provider": "okd"}}, "redirect mode needs IP forwarding"),
+        ({**HTTP, "prometheusRule": {"enabled": True}}, "prometheusRule needs serviceMonitor"),
     ],
 )
 def test_wrong_values_are_refused_in_words(values: dict[str, object], words: str) -> None:

@@ -15,6 +15,7 @@ from tests.images.asking import ask, get
 if TYPE_CHECKING:
     from tests.images.node import Node, Object, Sandbox
 
+ROOT = Path(__file__).parents[2]
 NETWORK = {"EGRESS_SOURCE": f"{SOURCE}/24", "EGRESS_GATEWAY": GATEWAY}
 WITHOUT_PRIVILEGE = (
     "--read-only",
@@ -55,6 +56,12 @@ def test_what_an_image_says_of_itself(
     assert told["Healthcheck"]["Test"] == ["CMD", "egress-router", "status"]
     assert told["Labels"]["org.opencontainers.image.title"] == title
     assert told["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_all_images_share_the_layers_of_one_first_stage() -> None:
+    files = (ROOT / "images").glob("*/Dockerfile")
+    stages = {path.read_text().split("\nFROM ${BASE}\n")[0] for path in files}
+    assert len(stages) == 1
 
 
 @pytest.mark.parametrize("tool", ["pip", "gcc"])

@@ -68,6 +68,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq .Values.interface.provider "multus") (not .Values.interface.multus.create) (not .Values.interface.multus.network) -}}
 {{- fail "interface.provider is multus: name the network in interface.multus.network, or set interface.multus.create" -}}
 {{- end -}}
+{{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) -}}
+{{- fail "prometheusRule needs serviceMonitor: its alerts are about the metrics that the monitor has scraped" -}}
+{{- end -}}
 {{- $forwarding := false -}}
 {{- range .Values.sysctls }}{{ if eq .name "net.ipv4.ip_forward" }}{{ $forwarding = true }}{{ end }}{{ end -}}
 {{- if and (eq .Values.mode "redirect") (not (include "egress-router.privileged" .)) (not $forwarding) -}}
