@@ -64,10 +64,11 @@ def test_all_images_share_the_layers_of_one_first_stage() -> None:
     assert len(stages) == 1
 
 
-@pytest.mark.parametrize("tool", ["pip", "gcc"])
-def test_nothing_of_the_build_is_left(bare_sandbox: Sandbox, tool: str) -> None:
+def test_nothing_of_the_build_is_left(bare_sandbox: Sandbox) -> None:
     image = bare_sandbox.node.images.router
-    script = f"import importlib.util as u, shutil, sys; sys.exit(bool(u.find_spec({tool!r}) or shutil.which({tool!r})))"
+    script = (
+        "import importlib.util, shutil, sys; sys.exit(importlib.util.find_spec('pip') or shutil.which('gcc'))"
+    )
     bare_sandbox.podman(
         "run", "--rm", "--network=host", "--ulimit=host", "--entrypoint=python3", image, "-c", script
     )
