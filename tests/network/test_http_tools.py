@@ -247,7 +247,8 @@ def nginx(folder: Path, tmp_path: Path) -> Iterator[str]:
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (tmp_path / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr;\n"
+        # As root nginx gives its folders to its user, which a user namespace may not know.
+        f"user root; daemon off; master_process off; pid {tmp_path}/pid; error_log stderr;\n"
         f"events {{}}\nhttp {{ access_log {tmp_path}/access.log; {paths}\n"
         f"gzip on; gzip_types *; gzip_min_length 1;\n"
         f"server {{ listen 127.0.0.1:{port}; root {folder}; chunked_transfer_encoding on; }} }}\n"

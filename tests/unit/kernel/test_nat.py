@@ -73,8 +73,13 @@ def test_a_transaction_that_fails_leaves_the_old_rules() -> None:
 
 
 def test_thirty_thousand_lines_are_one_transaction() -> None:
-    # Without root, the message is bounded by net.core.wmem_max.
-    count = 30_000 if os.getuid() == 0 else 1_000
+    # Without root of the machine, the message is bounded by net.core.wmem_max.
+    owns_machine = os.getuid() == 0 and Path("/proc/self/uid_map").read_text().split() == [
+        "0",
+        "0",
+        "4294967295",
+    ]
+    count = 30_000 if owns_machine else 1_000
     text = "".join(f"{port} tcp 203.0.113.{port % 250 + 1} 443\n" for port in range(1, count + 1))
     plan = make_plan(parse("x", text), [V4], "macvlan0", 9797)
     done = subprocess.run(
