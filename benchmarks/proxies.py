@@ -6,6 +6,7 @@ Contestants take turns for several rounds; the CPU time of all processes of one 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks import contestants
@@ -101,6 +102,7 @@ def _compare(
                     continue
                 # A fresh process each, so that the memory of one work does not serve another.
                 with running(peer) as process:
+                    _warm_up(made, workload, _port(peer, workload))
                     result = made.run(workload, _port(peer, workload), process)
                 found.setdefault((workload.name, peer.name), []).append(result)
                 print(f"  {peer.name}: {workload.name}: {result.cost:.4g} {workload.unit}", file=sys.stderr)
@@ -110,6 +112,12 @@ def _compare(
         for peer in peers
         if (workload.name, peer.name) in found
     ]
+
+
+def _warm_up(made: Tools, workload: Workload, port: int) -> None:
+    """Let the first requests pass, in which all contestants fill their pools and caches."""
+    if workload.unit == "µs/op":
+        made.attempt(replace(workload, operations=workload.operations // 10), port)
 
 
 def _direct(made: Tools, workloads: Sequence[Workload], rounds: int) -> list[Entry]:

@@ -166,7 +166,8 @@ class Client:
         self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
 
     def end(self) -> None:
-        self.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # the proxy may have reset it already
+            self.sock.shutdown(socket.SHUT_WR)
 
     def more(self) -> bool:
         data = self.sock.recv(65536)
