@@ -90,12 +90,7 @@ class RedirectServer:
         self._network_problem: str | None = None
         self._started = time.time()
         self._ended = asyncio.Event()
-        registry.gauge(
-            "build_info",
-            "The version that runs; always 1.",
-            version=version("egress-router"),
-            mode="redirect",
-        ).value = 1
+        usage.describe(registry, "redirect", self.ready)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""

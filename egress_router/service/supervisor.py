@@ -75,9 +75,7 @@ class Supervisor(Generic[Rules]):
         self._outside = Outside(settings.interface)
         self._started = time.time()
         self._ended = asyncio.Event()
-        registry.gauge(
-            "build_info", "The version that runs; always 1.", version=version("egress-router"), mode=name
-        ).value = 1
+        usage.describe(registry, name, self.ready)
 
     async def run(self, administration: ServeAdministration) -> None:
         """Serve until a signal says to end, then finish what is open."""

@@ -1,17 +1,32 @@
-"""What this process uses of the machine, as metrics."""
+"""What this process is and what it uses of the machine, as metrics."""
 
 from __future__ import annotations
 
 import os
 import resource
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from egress_router.metrics import Registry
 
 _PAGE = resource.getpagesize()
 _COUNT_SECONDS = 10.0  # to count tens of thousands of descriptors takes milliseconds
+
+
+def describe(registry: Registry, mode: str, ready: Callable[[], tuple[str, ...]]) -> None:
+    """Add the version that runs, and whether the router can do its job (`ready` returns why not)."""
+    meaning = "The version that runs; always 1."
+    registry.gauge("build_info", meaning, version=version("egress-router"), mode=mode).value = 1
+    is_ready = registry.gauge("ready", "1 while /readyz says that the router can do its job.")
+
+    def refresh() -> None:
+        is_ready.value = 0 if ready() else 1
+
+    registry.before_snapshot(refresh)
 
 
 def register(registry: Registry) -> None:
