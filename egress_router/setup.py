@@ -17,7 +17,7 @@ from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
 from egress_router.grammar.address import AddressError, parse_address
-from egress_router.kernel import claim, sysctl
+from egress_router.kernel import claim, gateway, sysctl
 from egress_router.kernel.link import ensure_interface
 from egress_router.kernel.nat import backend
 from egress_router.kernel.nat.plan import make_plan
@@ -152,6 +152,22 @@ def _lower_first_port() -> None:
 def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress]) -> None:
     claim.announce(link, [source.address for source in settings.sources])
     if claimed:
+        outside = gateway.look(link.name)
+        if outside is not None:
+            for each in outside.gateways:
+                gateway.provoke(outside, each)
         # The first one may be lost while a switch still learns the port.
         time.sleep(claim.ANNOUNCE_INTERVAL)
         claim.announce(link, claimed)
+        _warn_of_silence(link)
+
+
+def _warn_of_silence(link: Link) -> None:
+    """Say what a wrong parent interface or a wrong gateway looks like; the gateway may also just be late."""
+    outside = gateway.look(link.name)
+    for each in () if outside is None else outside.silent:
+        _log.warning(
+            "the gateway does not answer: is it the right one, and is the parent interface in its network?",
+            gateway=each,
+            interface=link.name,
+        )

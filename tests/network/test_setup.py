@@ -206,6 +206,14 @@ def test_a_stale_neighbour_entry_is_taken_over_at_once(lab: Laboratory) -> None:
     assert lab.ask_tcp(lab.client, ROUTER, 80, timeout=1).source == SOURCE
 
 
+def test_a_gateway_that_does_not_answer_is_warned_of(lab: Laboratory) -> None:
+    assert "does not answer" not in lab.finish_setup({**PROXY, **DUAL})
+    lab.router.ip("link del macvlan0")
+    said = lab.finish_setup({**PROXY, "EGRESS_GATEWAY": "192.168.12.200"})
+    assert "the gateway does not answer" in said
+    assert "gateway=192.168.12.200" in said
+
+
 def test_dns_proxy_mode_lets_non_root_bind_low_ports(lab: Laboratory) -> None:
     lab.router.run("sh", "-c", "echo 1024 >/proc/sys/net/ipv4/ip_unprivileged_port_start")
     lab.finish_setup({"EGRESS_ROUTER_MODE": "dns-proxy"})

@@ -34,7 +34,19 @@ LABELS = {
     "version": "of this program",
 }
 CHOSEN = "chosen-by-a-client"
-UNITS = ("_seconds", "_bytes", "_info", "_total", "_open", "_up", "_fds", "_valid", "_ready", "_serving", "_entries")
+UNITS = (
+    "_seconds",
+    "_bytes",
+    "_info",
+    "_total",
+    "_open",
+    "_up",
+    "_fds",
+    "_valid",
+    "_ready",
+    "_serving",
+    "_entries",
+)
 FOREIGN_UNITS = re.compile(r"_(ms|milliseconds|minutes|kb|kib|mb|mib|percent|micros|us)(_|$)")
 
 
