@@ -80,3 +80,10 @@ def test_pure_parts_do_no_io(place: str) -> None:
     for path in paths:
         banned = {name.split(".")[0] for name in imported(path)} & IO_MODULES
         assert not banned, f"{path.relative_to(ROOT)} imports {banned}, but {PURE[place]}"
+
+
+def test_the_map_of_the_rooms_is_complete() -> None:
+    text = (ROOT.parent / "docs" / "architecture.md").read_text()
+    rooms = {path.name for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    missing = [room for room in sorted(rooms - {"__init__.py", "__main__.py"}) if room not in text]
+    assert not missing
