@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.table import keep_text
 from egress_router.lab.host import is_allowed, reenter
 from egress_router.lab.network import ROUTER, SOURCE, Laboratory
 
@@ -29,27 +30,35 @@ FIRST_PORT = 10_000
 
 
 def main() -> None:
-    """Print one row a size and layout."""
+    """Measure every size and layout, print the table and keep it in `results/`."""
     if not is_allowed():
         reenter("benchmarks.redirect")
-    heads = ("lines", "set-up s", "MiB", "first µs", "last µs", "last/first")
-    print(f"{'layout':8}" + "".join(f"{head:>11}" for head in heads))
-    for lines in SIZES:
-        with Laboratory() as lab:
-            lab.serve(["80"])
-            row("map", lines, *ours(lab, lines), *costs(lab, lines))
-    for lines in LINEAR_SIZES:
-        with Laboratory() as lab:
-            lab.serve(["80"])
-            row("linear", lines, *linear(lab, lines), *costs(lab, lines))
-
-
-def row(layout: str, lines: int, seconds: float, mebibytes: float, first: float, last: float) -> None:
-    """Print one line of the table."""
-    print(
-        f"{layout:8}{lines:11d}{seconds:11.2f}{mebibytes:11.0f}{first:11.0f}{last:11.0f}{last / first:11.2f}",
-        flush=True,
+    heads = (
+        "layout",
+        "lines",
+        "set-up s",
+        "MiB",
+        "connect to the first µs",
+        "to the last µs",
+        "last / first",
     )
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for layout, sizes, set_up in (("map", SIZES, ours), ("one rule a line", LINEAR_SIZES, linear)):
+        for lines in sizes:
+            with Laboratory() as lab:
+                lab.serve(["80"])
+                seconds, mebibytes = set_up(lab, lines)
+                first, last = costs(lab, lines)
+            cells = (
+                f"{seconds:.2f}",
+                f"{mebibytes:.0f}",
+                f"{first:.0f}",
+                f"{last:.0f}",
+                f"{last / first:.2f}",
+            )
+            rows.append(f"| {layout} | {lines:,} | {' | '.join(cells)} |")
+            print(rows[-1], flush=True)
+    keep_text("redirect", "Redirect mode by number of lines", "\n".join([*rows, ""]))
 
 
 def ours(lab: Laboratory, lines: int) -> tuple[float, float]:

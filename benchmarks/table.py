@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 from dataclasses import asdict, dataclass
@@ -34,11 +35,11 @@ class Entry:
         return statistics.median(result.cost for result in self.results)
 
 
-def rendered(title: str, entries: Sequence[Entry]) -> str:
+def rendered(entries: Sequence[Entry]) -> str:
     """Return a table in Markdown: one row a workload and contestant."""
     heads = ["work", "contestant", "CPU (or memory), median", "least to most", "egress-router takes"]
     heads += ["a second", "p50 µs", "p99 µs", "p99.9 µs"]
-    lines = [f"## {title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     ours = {entry.workload.name: entry.cost for entry in entries if entry.contestant == OURS}
     for entry in entries:
         costs = [result.cost for result in entry.results]
@@ -73,15 +74,19 @@ def _speeds(entry: Entry) -> str:
 
 
 def keep(name: str, title: str, entries: Sequence[Entry]) -> None:
-    """Print the table, and keep it with machine and versions in `results/`."""
-    text = rendered(title, entries)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    about = machine()
-    facts = "".join(f"- {key}: {value}\n" for key, value in about.items())
-    (RESULTS / f"{name}.md").write_text(f"{text}\n{facts}", encoding="utf-8")
-    data = {"machine": about, "entries": [asdict(entry) for entry in entries]}
+    """Print the table, and keep it and every round with machine and versions in `results/`."""
+    text = rendered(entries)
+    print(f"{title}\n\n{text}")
+    keep_text(name, title, text)
+    data = {"machine": machine(), "entries": [asdict(entry) for entry in entries]}
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def keep_text(name: str, title: str, table: str) -> None:
+    """Keep a table with machine and versions in `results/`."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = "".join(f"- {key}: {value}\n" for key, value in machine().items())
+    (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{table}\n{facts}", encoding="utf-8")
 
 
 def machine() -> dict[str, str]:
@@ -105,6 +110,8 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
     }
     for name, command in versions.items():
+        if shutil.which(name) is None:
+            continue
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         facts[name] = done.stdout.partition("\n")[0].strip()
     return facts
