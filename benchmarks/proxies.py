@@ -54,7 +54,9 @@ def main() -> None:
         if "http" in sys.argv:
             _http(made, rounds)
         if "dns" in sys.argv:
-            entries = _compare(made, DNS, [contestants.dns_proxy(), contestants.haproxy()], rounds)
+            entries = _compare(
+                made, DNS, [contestants.dns_proxy(), contestants.haproxy(), made.floor()], rounds
+            )
             entries += _direct(made, DNS, rounds)
             keep("dns_proxy", "DNS proxy mode beside haproxy, one thread each", entries)
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.contestants import ECHO_PORT, ORIGIN_PORT, Running
+from benchmarks.contestants import (
+    ECHO_PORT,
+    FORWARD_ECHO_PORT,
+    FORWARD_PORT,
+    ORIGIN_PORT,
+    Contestant,
+    Running,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,12 +59,18 @@ class Tools:
     """The compiled load generator and origin."""
 
     def __init__(self, folder: Path) -> None:
-        for name in ("load", "origin"):
+        for name in ("load", "origin", "floor"):
             subprocess.run(
                 ["cc", "-O2", "-D_GNU_SOURCE", "-o", str(folder / name), str(_SOURCES / f"{name}.c")],
                 check=True,
             )
         self._folder = folder
+
+    def floor(self) -> Contestant:
+        """Return the relay in C that does nothing else: what the system calls alone cost."""
+        ports = (FORWARD_PORT, ORIGIN_PORT, FORWARD_ECHO_PORT, ECHO_PORT)
+        command = [str(self._folder / "floor"), *map(str, ports)]
+        return Contestant("bare relay in C", lambda _: command, {}, FORWARD_PORT)
 
     @contextlib.contextmanager
     def origin(self) -> Iterator[None]:
