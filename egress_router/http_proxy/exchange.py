@@ -275,4 +275,7 @@ class Exchange:
 
     def _end(self, reason: str) -> None:
         self.over = True
-        self._session.site.ledger.closed(self._passage, self._status, self._sent, self._received, reason)
+        ledger = self._session.site.ledger
+        ledger.sent.value += self._sent
+        ledger.received.value += self._received
+        ledger.closed(self._passage, self._status, self._sent, self._received, reason)

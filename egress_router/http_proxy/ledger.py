@@ -118,8 +118,6 @@ class Ledger:
     def closed(self, passage: Passage, status: int, sent: int, received: int, reason: str) -> None:
         """Count the end of a request; `sent` went to the origin, `received` to the client."""
         seconds = time.monotonic() - passage.started
-        self.sent.value += sent
-        self.received.value += received
         self._durations.observe(seconds)
         if self._records is not None:
             self._records.info(

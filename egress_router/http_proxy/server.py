@@ -64,13 +64,17 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         judge.apply(rules)
+        ledger = Ledger(context.registry, access_log=settings.proxy.access_log)
+        relay = Relay(context.poller, deadlines)
+        # The bytes of a tunnel count as they go, not when it ends.
+        relay.sent, relay.received = ledger.sent, ledger.received
         self._site = Site(
             loop=context.loop,
             poller=context.poller,
             deadlines=deadlines,
-            relay=Relay(context.poller, deadlines),
+            relay=relay,
             judge=judge,
-            ledger=Ledger(context.registry, access_log=settings.proxy.access_log),
+            ledger=ledger,
             limits=settings.limits,
             admission=context.admission,
             pool=Pool(deadlines, settings.limits.keepalive_seconds),

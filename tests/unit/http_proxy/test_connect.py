@@ -38,6 +38,8 @@ def test_a_tunnel_carries_bytes_both_ways(loop: str) -> None:
         client.send(b"ping")
         assert client.take(4) == b"ping"
         assert counted(running, "tunnels_open") == 1
+        # While it is open: a tunnel of a week must not show as one burst at its end.
+        assert counted(running, "bytes_total", direction="received") == 4
         client.end()
         assert client.rest() == b""
         eventually(lambda: running.call(running.server.open_connections) == 0)
