@@ -28,6 +28,7 @@ LABELS = {
     "mode": "a command of this program",
     "reason": "one of a fixed list",
     "result": "one of a fixed list",
+    "rule": "a line of the rules, at most 1,000 of them",
     "stream": "stderr, stdout",
     "transport": "udp, tcp",
     "verdict": "one of a fixed list",
@@ -46,6 +47,8 @@ UNITS = (
     "_ready",
     "_serving",
     "_entries",
+    "_limit",
+    "_in_use",
 )
 FOREIGN_UNITS = re.compile(r"_(ms|milliseconds|minutes|kb|kib|mb|mib|percent|micros|us)(_|$)")
 

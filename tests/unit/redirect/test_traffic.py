@@ -3,10 +3,13 @@ from __future__ import annotations
 from collections import Counter
 from ipaddress import ip_address
 
+from egress_router.admin.exposition import exposition
 from egress_router.grammar.redirect import parse
 from egress_router.kernel.nat.counters import Traffic, parsed
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import Publication, by_line
+from egress_router.service import usage
+from tests.unit.admin import test_metrics_lint as lint
 
 TEXT = """\
 # the bank
@@ -77,3 +80,18 @@ def test_counters_are_read_from_the_json_of_nft() -> None:
       {"set": {"name": "received_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 7, "bytes": 700}}}]}},
       {"set": {"name": "sent_udp6"}}, {"chain": {"name": "forward"}}]}"""
     assert parsed(text) == {("tcp", 4, 80): Traffic(2, 9, 900, 7, 700)}
+
+
+def test_its_metrics_pass_the_lint_of_the_others() -> None:
+    registry = Registry()
+    usage.register(registry)
+    usage.describe(registry, "redirect", tuple)
+    publication = Publication(registry)
+    publication.traffic(by_line(parse("R", TEXT), TEXT, COUNTS))
+    publication.tracking((5, 262144))
+    publication.source_ports(parse("R", TEXT), Counter({(6, ip_address("203.0.113.25"), 80): 40}))
+    text = exposition(registry.snapshot()).decode()
+    assert "egress_router_snat_ports_in_use" in text
+    lint.test_every_family_has_help_and_type_once_and_in_front(text)
+    lint.test_names_follow_the_conventions(text)
+    lint.test_labels_are_few_and_never_chosen_by_a_client(text)
