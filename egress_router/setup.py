@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
-from egress_router.grammar.address import AddressError, parse_address
+from egress_router.grammar.address import unmapped
 from egress_router.kernel import claim, gateway, sysctl
 from egress_router.kernel.link import ensure_interface
 from egress_router.kernel.nat import backend
@@ -24,6 +24,7 @@ from egress_router.kernel.nat.plan import make_plan
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.ownership import ensure_addresses, keep_to_itself
 from egress_router.kernel.routing import ensure_routes
+from egress_router.names.resolv_conf import name_servers
 from egress_router.settings.setup import RouterMode
 
 if TYPE_CHECKING:
@@ -97,27 +98,20 @@ def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]
         link = ensure_interface(netlink, settings)
         keep_to_itself(link)
         claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
-        ensure_routes(netlink, link, settings.sources, (*name_servers(), *settings.cluster_cidrs))
+        ensure_routes(netlink, link, settings.sources, (*_kept_name_servers(), *settings.cluster_cidrs))
     return link, claimed
 
 
-def name_servers(path: Path = RESOLV_CONF) -> tuple[IPNetwork, ...]:
-    """Return the name servers of resolv.conf(5), each as a network of one address."""
+def _kept_name_servers() -> tuple[IPNetwork, ...]:
+    """Return the name servers that need a route: none on this machine, none link-local with a zone."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = RESOLV_CONF.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    found = []
-    for line in lines:
-        words = line.split()
-        if len(words) >= 2 and words[0] == "nameserver":
-            try:
-                address = parse_address(words[1])
-            except AddressError:
-                continue  # a link-local address with a zone needs no route
-            if not address.is_loopback:
-                found.append(ip_network(address))
-    return tuple(found)
+    addresses = (
+        unmapped(address) for address in name_servers(text) if not getattr(address, "scope_id", None)
+    )
+    return tuple(ip_network(address) for address in addresses if not address.is_loopback)
 
 
 def _read_redirects(settings: SetupSettings) -> tuple[str, Redirects | None]:

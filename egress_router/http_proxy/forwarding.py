@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.head import RequestHead, ResponseHead
     from egress_router.http_proxy.target import Target
 
-PSEUDONYM = b"egress-router"
 _VIA = (b"Via: 1.0 egress-router\r\n", b"Via: 1.1 egress-router\r\n")  # by the minor version received
 _MEMBER = re.compile(rb"[^ \t]+[ \t]+egress-router(?:[ \t].*)?", re.IGNORECASE | re.DOTALL)
 _FORWARDS = re.compile(rb"[0-9]{1,9}")

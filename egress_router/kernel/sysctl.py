@@ -26,12 +26,6 @@ def ensure(name: str, value: int) -> bool:
     return True
 
 
-def ensure_at_least(name: str, value: int) -> bool:
-    """Make a sysctl have at least this value; return whether it has. Writes only when it is lower."""
-    known = read(name)
-    return (known is not None and known >= value) or ensure(name, value)
-
-
 def ensure_at_most(name: str, value: int) -> bool:
     """Make a sysctl have at most this value; return whether it has. Writes only when it is higher."""
     known = read(name)

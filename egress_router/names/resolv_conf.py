@@ -49,26 +49,33 @@ class ResolvConf:
             yield name
 
 
+def name_servers(text: str) -> tuple[IPAddress, ...]:
+    """Return every name server that the file's text lists, in its order; a link-local one with its zone."""
+    lines = (words for words in _lines(text) if words[0] == "nameserver")
+    return tuple(address for words in lines for address in _address(words[1]))
+
+
 def parse_resolv_conf(text: str) -> ResolvConf:
     """Read the file's text; as in the C library, what makes no sense in it is ignored."""
-    servers: list[IPAddress] = []
     search: tuple[str, ...] = ()
     options = {"ndots": 1, "timeout": 5, "attempts": 2}
     rotate = False
-    for line in text.splitlines():
-        words = line.split()
-        if line[:1] in {"#", ";"} or len(words) < 2:
-            continue
-        if words[0] == "nameserver":
-            servers += _address(words[1])
-        elif words[0] in {"search", "domain"}:  # the last one of either kind counts
+    for words in _lines(text):
+        if words[0] in {"search", "domain"}:  # the last one of either kind counts
             search = _suffixes(words[1:] if words[0] == "search" else words[1:2])
         elif words[0] == "options":
             rotate = rotate or "rotate" in words
             options |= dict(_numbers(words[1:]))
     # Without a name server line, one on this machine is meant.
-    asked = tuple(servers[:_MOST_SERVERS]) or (IPv4Address("127.0.0.1"),)
+    asked = name_servers(text)[:_MOST_SERVERS] or (IPv4Address("127.0.0.1"),)
     return ResolvConf(asked, search, rotate=rotate, **options)
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    for line in text.splitlines():
+        words = line.split()
+        if line[:1] not in {"#", ";"} and len(words) >= 2:
+            yield words
 
 
 def _address(text: str) -> list[IPAddress]:

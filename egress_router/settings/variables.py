@@ -45,9 +45,6 @@ class RulesVariable:
         return f"{self.name}_FILE"
 
 
-AnyVariable = Variable[object] | RulesVariable
-
-
 @dataclass(frozen=True, slots=True)
 class RulesSource:
     """Where rules come from: inline text, or a file that may change while the program runs."""

@@ -7,18 +7,17 @@ traffic (dynamic sets), so that 30,000 lines without traffic cost nothing.
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 from egress_router.errors import RefusedError
+from egress_router.kernel.nat import nft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 TABLE = "egress_router_counts"
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _VERSIONS = (4, 6)
-_TIMEOUT = 10  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +81,7 @@ def read() -> Counts:
     Raises:
         RefusedError: the kernel does not let this process look.
     """
-    try:
-        done = subprocess.run(  # noqa: S603 (fixed words)
-            ["nft", "-j", "list", "table", "inet", TABLE],  # noqa: S607 (from PATH, as in nftables.py)
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise RefusedError(f"cannot read the kernel's counters ({error})", "look at the node") from None
+    done = nft.run("-j", "list", "table", "inet", TABLE)
     if done.returncode:
         raise RefusedError("the kernel has no counters", "set EGRESS_NAT_BACKEND=nftables")
     return parsed(done.stdout)

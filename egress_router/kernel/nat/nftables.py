@@ -6,11 +6,10 @@ Redirects are map elements, not rules: a look-up costs the same for one line and
 from __future__ import annotations
 
 import re
-import subprocess
 from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
-from egress_router.kernel.nat import counters
+from egress_router.kernel.nat import counters, nft
 from egress_router.kernel.nat.plan import REPLY_MARK
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from egress_router.kernel.nat.plan import FamilyPlan, NatPlan
 
 TABLE = "egress_router"
-_TIMEOUT = 60  # seconds; 60,000 elements load in under one
 
 # Without these an interface cannot find or keep its IPv6 neighbours and routers (RFC 4861).
 _NEIGHBOURS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, nd-router-solicit }"
@@ -180,19 +178,7 @@ def is_supported() -> bool:
 
 
 def _nft(text: str) -> None:
-    try:
-        done = subprocess.run(  # from PATH: Debian has it in /usr/sbin, others elsewhere
-            ["nft", "-f", "-"],  # noqa: S607
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise RefusedError("cannot set NAT rules: no nft program", "install nftables") from None
-    except subprocess.TimeoutExpired:
-        raise RefusedError(f"nft did not finish within {_TIMEOUT} s", "look at the node's load") from None
+    done = nft.run("-f", "-", text=text)
     if done.returncode:
         raise _refusal(done.stderr)
 
