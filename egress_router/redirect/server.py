@@ -15,7 +15,7 @@ from egress_router.grammar import redirect
 from egress_router.kernel import claim, conntrack
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
-from egress_router.redirect.traffic import Line, Publication, by_line
+from egress_router.redirect.traffic import Line, Publication, RuleTable
 from egress_router.service import output, usage
 from egress_router.service.outside import Outside
 from egress_router.service.reload import changes
@@ -86,6 +86,7 @@ class RedirectServer:
         self._rulebook = rulebook
         self._outside = Outside(settings.interface)
         self._publication = Publication(registry)
+        self._table = RuleTable(rulebook.rules, rulebook.text)
         self._lines: list[Line] = []
         self._network_problem: str | None = None
         self._started = time.time()
@@ -159,7 +160,10 @@ class RedirectServer:
                 self._reload()
 
     def _reload(self) -> None:
+        before = self._rulebook.rules
         self._rulebook.reload(self._put_in_force)
+        if self._rulebook.rules is not before:
+            self._table = RuleTable(self._rulebook.rules, self._rulebook.text)
 
     def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
         setup.put_in_force(self._settings, redirects, self._established.apply)
@@ -194,12 +198,12 @@ class RedirectServer:
             except RefusedError as error:
                 _log.warning("no counters", error=str(error))
             else:
-                self._publication.source_ports(self._rulebook.rules, used)
+                self._publication.source_ports(self._table, used)
             self._publication.tracking(conntrack.usage())
             await asyncio.sleep(COUNT_INTERVAL)
 
     def _show(self, counts: counters.Counts) -> None:
-        self._lines = by_line(self._rulebook.rules, self._rulebook.text, counts)
+        self._lines = self._table.lines(counts)
         self._publication.traffic(self._lines)
 
 

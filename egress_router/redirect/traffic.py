@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,8 @@ from egress_router.kernel.nat.counters import Traffic
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import Redirect, Redirects
     from egress_router.kernel.conntrack import Destination
     from egress_router.kernel.nat.counters import Counts
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 
 _MOST_RULES = 1000  # with samples of their own; the traffic of others is counted in the sums only
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
+_NOTHING = Traffic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,49 +32,46 @@ class Line:
     traffic: Traffic
 
 
-def by_line(redirects: Redirects, text: str, counts: Counts) -> list[Line]:
-    """Return the lines of `text`, out of which `redirects` were read, each with its traffic.
+class RuleTable:
+    """The lines of some rules with what belongs to each: made once for the rules, asked every few seconds.
 
-    A fallback has what went through ports that no other line of its family names.
+    `text` is that out of which `redirects` were read. A fallback has what went through ports that no other
+    line of its family names.
     """
-    rest = dict(counts)
-    rules = iter(redirects.rules)
-    ports = _ports_by_kind(counts)
-    lines: list[Line] = []
-    fallbacks: list[tuple[int, int]] = []
-    for line in rule_lines(text):
-        if len(line.text.split()) > 1:
-            lines.append(Line(line.number, line.text, _taken(next(rules), ports, rest)))
-        else:
-            fallbacks.append((len(lines), 6 if ":" in line.text else 4))
-            lines.append(Line(line.number, line.text, Traffic()))
-    for index, version in fallbacks:
-        total = Traffic()
-        for (_, family, _), traffic in rest.items():
-            if family == version:
-                total = total.plus(traffic)
-        lines[index] = Line(lines[index].number, lines[index].text, total)
-    return lines
 
+    def __init__(self, redirects: Redirects, text: str) -> None:
+        self._lines: list[tuple[int, str]] = []
+        self._by_port: dict[tuple[str, int, int], int] = {}
+        self._fallbacks: dict[int, int] = {}
+        self.destinations: dict[Destination, str] = {}
+        rules = iter(redirects.rules)
+        for index, line in enumerate(rule_lines(text)):
+            self._lines.append((line.number, line.text))
+            if len(line.text.split()) > 1:
+                self._add(index, next(rules))
+            else:
+                self._fallbacks[6 if ":" in line.text else 4] = index
 
-def _ports_by_kind(counts: Counts) -> Mapping[tuple[str, int], Sequence[int]]:
-    kinds: dict[tuple[str, int], list[int]] = {}
-    for protocol, version, port in sorted(counts):
-        kinds.setdefault((protocol, version), []).append(port)
-    return kinds
+    def _add(self, index: int, rule: Redirect) -> None:
+        protocol, target = rule.protocol.value, rule.target
+        for port in range(rule.first, rule.last + 1):
+            self._by_port[protocol, target.version, port] = index
+            remote = port if rule.target_port is None else rule.target_port
+            key = (_NUMBERS[protocol], target, remote)
+            if key not in self.destinations:
+                self.destinations[key] = f"{printed(target, remote)}/{protocol}"
 
-
-def _taken(rule: Redirect, ports: Mapping[tuple[str, int], Sequence[int]], rest: Counts) -> Traffic:
-    """Take the traffic of a rule's ports out of `rest`, and return its sum."""
-    protocol, version = rule.protocol.value, rule.target.version
-    if not rule.is_range:
-        return rest.pop((protocol, version, rule.first), Traffic())
-    total = Traffic()
-    known = ports.get((protocol, version), ())
-    first, last = bisect.bisect_left(known, rule.first), bisect.bisect_right(known, rule.last)
-    for port in known[first:last]:
-        total = total.plus(rest.pop((protocol, version, port), Traffic()))
-    return total
+    def lines(self, counts: Counts) -> list[Line]:
+        """Return all lines, each with its traffic."""
+        totals: dict[int, Traffic] = {}
+        for (protocol, version, port), traffic in counts.items():
+            index = self._by_port.get((protocol, version, port), self._fallbacks.get(version))
+            if index is not None:
+                totals[index] = totals.get(index, _NOTHING).plus(traffic)
+        return [
+            Line(number, text, totals.get(index, _NOTHING))
+            for index, (number, text) in enumerate(self._lines)
+        ]
 
 
 class Publication:
@@ -122,23 +118,12 @@ class Publication:
         if usage is not None:
             self._entries.value, self._most.value = usage
 
-    def source_ports(self, redirects: Redirects, used: Counter[Destination]) -> None:
+    def source_ports(self, table: RuleTable, used: Counter[Destination]) -> None:
         """Publish the source ports in use towards the destinations that the rules name."""
         self._open.value = used.total()
         self._registry.forget("snat_ports_in_use")
-        for rule in redirects.rules:
-            if not rule.is_range:
-                port = rule.first if rule.target_port is None else rule.target_port
-                self._source_port(rule.protocol.value, rule.target, port, used)
-            else:
-                for port in range(rule.first, rule.last + 1):
-                    self._source_port(rule.protocol.value, rule.target, port, used)
-
-    def _source_port(self, protocol: str, target: IPAddress, port: int, used: Counter[Destination]) -> None:
-        count = used.get((_NUMBERS[protocol], target, port), 0)
-        if count:
-            self._registry.gauge(
-                "snat_ports_in_use",
-                "Source ports in use towards a destination, of about 64,000.",
-                destination=f"{printed(target, port)}/{protocol}",
-            ).value = count
+        for key, count in used.items():
+            destination = table.destinations.get(key)
+            if destination is not None:
+                meaning = "Source ports in use towards a destination, of about 64,000."
+                self._registry.gauge("snat_ports_in_use", meaning, destination=destination).value = count

@@ -7,7 +7,7 @@ from egress_router.admin.exposition import exposition
 from egress_router.grammar.redirect import parse
 from egress_router.kernel.nat.counters import Traffic, parsed
 from egress_router.metrics import Registry
-from egress_router.redirect.traffic import Publication, by_line
+from egress_router.redirect.traffic import Publication, RuleTable
 from egress_router.service import usage
 from tests.unit.admin import test_metrics_lint as lint
 
@@ -21,6 +21,7 @@ TEXT = """\
 203.0.113.27
 2001:db8::27
 """
+TABLE = RuleTable(parse("R", TEXT), TEXT)
 COUNTS = {
     ("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000),
     ("tcp", 4, 5000): Traffic(1, 1, 1, 1, 1),
@@ -33,7 +34,7 @@ COUNTS = {
 
 
 def test_traffic_belongs_to_the_line_that_names_its_port() -> None:
-    lines = by_line(parse("R", TEXT), TEXT, COUNTS)
+    lines = TABLE.lines(COUNTS)
     found = {line.number: (line.text, line.traffic.connections) for line in lines}
     assert found == {
         2: ("80 tcp 203.0.113.25", 2),
@@ -48,7 +49,7 @@ def test_traffic_belongs_to_the_line_that_names_its_port() -> None:
 def test_metrics_name_rules_with_traffic_only() -> None:
     registry = Registry()
     publication = Publication(registry)
-    publication.traffic(by_line(parse("R", TEXT), TEXT, {("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
+    publication.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
     snapshot = registry.snapshot()
     assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 2}
     assert snapshot["bytes_total"].numbers == {
@@ -64,7 +65,7 @@ def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
     used = Counter(
         {(6, bank, 80): 40, (17, bank, 80): 1, (6, stranger, 80): 2, (6, ip_address("203.0.113.28"), 5001): 3}
     )
-    Publication(registry).source_ports(parse("R", TEXT), used)
+    Publication(registry).source_ports(TABLE, used)
     snapshot = registry.snapshot()
     assert snapshot["snat_ports_in_use"].numbers == {
         (("destination", "203.0.113.25:80/tcp"),): 40,
@@ -87,9 +88,9 @@ def test_its_metrics_pass_the_lint_of_the_others() -> None:
     usage.register(registry)
     usage.describe(registry, "redirect", tuple)
     publication = Publication(registry)
-    publication.traffic(by_line(parse("R", TEXT), TEXT, COUNTS))
+    publication.traffic(TABLE.lines(COUNTS))
     publication.tracking((5, 262144))
-    publication.source_ports(parse("R", TEXT), Counter({(6, ip_address("203.0.113.25"), 80): 40}))
+    publication.source_ports(TABLE, Counter({(6, ip_address("203.0.113.25"), 80): 40}))
     text = exposition(registry.snapshot()).decode()
     assert "egress_router_snat_ports_in_use" in text
     lint.test_every_family_has_help_and_type_once_and_in_front(text)
