@@ -17,6 +17,7 @@ from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import Line, Publication, RuleTable
 from egress_router.service import output, usage
+from egress_router.service.duties import attend
 from egress_router.service.outside import Outside
 from egress_router.service.reload import changes
 from egress_router.service.rulebook import Rulebook
@@ -101,20 +102,14 @@ class RedirectServer:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
-        tasks = [asyncio.create_task(each) for each in self._duties()]
-        ended = asyncio.create_task(self._ended.wait())
         try:
-            # A duty ends only by a fault of ours, which must not leave a server that is half there.
-            await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            await attend(self._ended, self._duties(), self._end)
         finally:
-            for task in [ended, *tasks]:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
             if endpoint is not None:
                 await endpoint.close()
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+
+    async def _end(self) -> None:
+        self._ended.set()
         _log.info("ended; rules and address stay until the pod goes")
 
     def _duties(self) -> list[Coroutine[None, None, None]]:

@@ -14,6 +14,7 @@ from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
 from egress_router.service import limits, output, usage
 from egress_router.service.crew import Crew
+from egress_router.service.duties import attend
 from egress_router.service.merge import merged
 from egress_router.service.outside import Outside
 from egress_router.service.reload import changes
@@ -85,23 +86,14 @@ class Supervisor(Generic[Rules]):
         endpoint = await administration(self, port) if port else None
         self._crew.start(self._rulebook.rules, self._rulebook.ports)
         _log.info("started", mode=self._name, pid=os.getpid(), workers=self._settings.workers)
-        watches = [asyncio.create_task(self._outside.watch())]
+        duties = [self._outside.watch()]
         if self._source.path is not None:
-            watches.append(asyncio.create_task(self._watch_rules()))
-        ended = asyncio.create_task(self._ended.wait())
+            duties.append(self._watch_rules())
         try:
-            # A watch ends only by a fault of ours, which must not leave a supervisor that is half there.
-            await asyncio.wait([ended, *watches], return_when=asyncio.FIRST_COMPLETED)
-            await self._end()
+            await attend(self._ended, duties, self._end)
         finally:
-            for task in [ended, *watches]:
-                task.cancel()
-            results = await asyncio.gather(*watches, return_exceptions=True)
             if endpoint is not None:
                 await endpoint.close()
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
 
     def health(self) -> tuple[str, ...]:
         """See `View`."""

@@ -1,0 +1,33 @@
+"""The duties of a process that runs until a signal: side by side, and none of them lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+
+
+async def attend(
+    ended: asyncio.Event,
+    duties: Iterable[Coroutine[None, None, None]],
+    finish: Callable[[], Awaitable[None]],
+) -> None:
+    """Run duties until `ended` is set, then `finish` while they go on, then cancel them.
+
+    A duty ends only by a fault of ours, which must not leave a process that is half there: it ends the
+    others too, and is raised.
+    """
+    tasks = [asyncio.create_task(each) for each in duties]
+    asked = asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        await finish()
+    finally:
+        for task in [asked, *tasks]:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
