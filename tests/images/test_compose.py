@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = f"{Path(sys.executable).parent}/podman-compose"
@@ -26,6 +27,16 @@ status=$?
 compose down --timeout 1 >/dev/null 2>&1
 exit $status
 """
+
+
+def test_every_second_interface_has_a_name() -> None:
+    """podman attaches networks in any order: about one router in ten would have its interfaces exchanged."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    routers = [each["networks"] for each in services.values() if len(each.get("networks", ())) > 1]
+    assert len(routers) == 3
+    for networks in routers:
+        named = {network: options["x-podman.interface_name"] for network, options in networks.items()}
+        assert named == {"cluster": "eth0", "outside": "eth1"}
 
 
 def test_compose_shows_every_mode(tmp_path: Path) -> None:
