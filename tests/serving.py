@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import threading
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import uvloop
 
 from egress_router.metrics import Registry
 from egress_router.relay.poller import Poller
+from egress_router.relay.selector import PollerSelector
 from egress_router.service.admission import Admission
 from egress_router.service.mode import Server, WorkerContext
 
@@ -24,9 +26,25 @@ if TYPE_CHECKING:
 Rules = TypeVar("Rules")
 T = TypeVar("T")
 
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "uvloop": uvloop.new_event_loop,
-    "standard": asyncio.new_event_loop,
+
+def own_loop() -> tuple[asyncio.AbstractEventLoop, Poller]:
+    """Return what a worker has: the standard loop, whose selector is the poller's."""
+    selector = PollerSelector()
+    return asyncio.SelectorEventLoop(selector), selector.poller
+
+
+def nested_in(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.AbstractEventLoop, Poller]:
+    """Return a loop with a set of its own, and a poller nested in it."""
+    epoll = select.epoll()
+    poller = Poller(epoll, lambda: loop.call_soon(poller.poll, 0.0))
+    loop.add_reader(epoll.fileno(), poller.poll, 0.0)
+    return loop, poller
+
+
+LOOPS: dict[str, Callable[[], tuple[asyncio.AbstractEventLoop, Poller]]] = {
+    "own": own_loop,
+    "standard": lambda: nested_in(asyncio.new_event_loop()),
+    "uvloop": lambda: nested_in(uvloop.new_event_loop()),
 }
 
 
@@ -58,13 +76,13 @@ def serving(
     mode: Mode[Rules],
     text: str,
     *,
-    loop: str = "uvloop",
+    loop: str = "own",
     most: int = 10_000,
     per_client: int | None = None,
     drain_seconds: float = 25.0,
 ) -> Iterator[Running[Rules]]:
     """Serve `text` with `mode` on free loopback ports, IPv4 and IPv6, until the block ends."""
-    event_loop = LOOPS[loop]()
+    event_loop, poller = LOOPS[loop]()
     thread = threading.Thread(target=event_loop.run_forever, name=f"{mode.name} under test")
     thread.start()
     try:
@@ -72,7 +90,7 @@ def serving(
         async def build() -> Running[Rules]:
             registry = Registry()
             admission = Admission(registry, most, per_client)
-            context = WorkerContext(event_loop, Poller(event_loop), registry, admission, drain_seconds)
+            context = WorkerContext(event_loop, poller, registry, admission, drain_seconds)
             rules = mode.parse("RULES", text)
             server = mode.build(context, rules)
             sockets = {port: listening() for port in mode.ports(rules)}
@@ -86,11 +104,11 @@ def serving(
         finally:
             running.call(running.server.stop_accepting)
             running.call(running.server.close_all)
-            running.call(running.context.poller.close)
     finally:
         event_loop.call_soon_threadsafe(event_loop.stop)
         thread.join(10)
         event_loop.close()
+        poller.close()
 
 
 def listening() -> socket.socket:

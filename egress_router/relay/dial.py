@@ -68,9 +68,9 @@ class DialFailure:
 class Dialled:
     """A connected socket, non-blocking and without Nagle's delay.
 
-    The poller of the dial watches it still, for nobody: `Poller.add` gives it a handler and reports its state
-    again, and `Poller.forget` comes before closing it, as always. `seconds` is the time from the start of
-    the dial, `failures` what was tried in vain before.
+    The poller of the dial watches it still, parked: `Poller.add` gives it a handler, and `Poller.forget`
+    comes before closing it, as always. `seconds` is the time from the start of the dial, `failures` what was
+    tried in vain before.
     """
 
     sock: socket.socket
@@ -227,10 +227,6 @@ class _Attempt:
             self.close()
             self._dial.failed(self, error)
         elif events & select.EPOLLOUT:
-            self._poller.replace(self.sock.fileno(), _unattended)
+            self._poller.park(self.sock.fileno(), came=bool(events & ~select.EPOLLOUT))
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._dial.connected(self)
-
-
-def _unattended(_events: int) -> None:
-    """Nobody has taken the connection yet; `Poller.add` has its state reported again."""

@@ -1,17 +1,21 @@
-"""One edge-triggered epoll set, nested in the event loop.
+"""One epoll set for everything that waits: relayed sockets edge-triggered, by handlers called from here.
 
-Its descriptor is registered once with the loop; each wake-up drains a batch. A socket costs one `epoll_ctl`
-for its whole life: it is added for both directions, edge-triggered, and closing it takes it out.
+A worker's event loop stands on the same set (`relay/selector.py`), so that a wake-up costs one `epoll_wait`.
+A socket costs one `epoll_ctl` for its whole life: it is added for both directions, edge-triggered, and
+closing it takes it out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import select
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
+
+    Handler = Callable[[int], None]
 
 # EPOLLPRI: a read ends at the urgent mark (tcp(7)), so a short read means "drained" only without it.
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
@@ -26,73 +30,120 @@ class Poller:
     one batch, what the batch still holds for the old one is left out.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
+    def __init__(self, epoll: select.epoll, wake: Callable[[], object]) -> None:
+        """Share a set; `wake` is called when `poll` shall be called soon though no descriptor is ready."""
+        self._epoll = epoll
+        self._wake = wake
+        self._handlers: dict[int, Handler] = {}
         # Added since the batch at hand was fetched: no event of it can be theirs.
         self._fresh: set[int] = set()
         self._unfinished: set[int] = set()
-        loop.add_reader(self._epoll.fileno(), self._drain)
+        self._due: list[Callable[[], None]] = []
 
-    def add(self, descriptor: int, handler: Callable[[int], None]) -> None:
+    def add(self, descriptor: int, handler: Handler) -> None:
         """Watch a descriptor; the kernel reports at once what is already so.
 
-        A descriptor that is watched already gets the new handler, and its state is reported again.
+        A descriptor that is watched already gets the new handler, and its state is reported again; if it was
+        parked, only what came meanwhile.
         """
-        known = descriptor in self._handlers
+        before = self._handlers.get(descriptor)
         self._handlers[descriptor] = handler
+        if isinstance(before, _Parked):
+            if before.came:
+                self.again(descriptor)
+            return
         self._fresh.add(descriptor)
-        if known:
-            try:
-                self._epoll.modify(descriptor, _EDGE)
-            except FileNotFoundError:  # closed without `forget`, and the number is another socket's now
-                self._epoll.register(descriptor, _EDGE)
-        else:
+        if before is None:
+            self._epoll.register(descriptor, _EDGE)
+            return
+        try:
+            self._epoll.modify(descriptor, _EDGE)
+        except FileNotFoundError:  # closed without `forget`, and the number is another socket's now
             self._epoll.register(descriptor, _EDGE)
 
-    def replace(self, descriptor: int, handler: Callable[[int], None]) -> None:
-        """Give a watched descriptor another handler; edges seen so far are not reported again."""
-        self._handlers[descriptor] = handler
+    def park(self, descriptor: int, *, came: bool) -> None:
+        """Keep a watched descriptor for its next owner, who will `add` it.
+
+        `came` says that there is something to read. So the kernel need not be asked to report it all again.
+        """
+        self._handlers[descriptor] = _Parked(came=came)
 
     def again(self, descriptor: int) -> None:
-        """Call the handler once more in the loop's next turn, after everybody else's: it had not finished."""
-        if not self._unfinished:
-            self._loop.call_soon(self._repeat)
+        """Call the handler once more in the next turn, after everybody else's: it had not finished."""
+        self._hurry()
         self._unfinished.add(descriptor)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back in the next turn."""
+        self._hurry()
+        self._due.append(callback)
 
     def forget(self, descriptor: int) -> None:
         """Stop calling the handler; call it just before closing the descriptor."""
         self._handlers.pop(descriptor, None)
 
-    def soon(self, callback: Callable[[], None]) -> None:
-        """Call back in the loop's next turn."""
-        self._loop.call_soon(callback)
+    def leave_out(self, descriptor: int) -> None:
+        """Drop what the batch at hand says of a number: it stands for another file since."""
+        self._fresh.add(descriptor)
+
+    def poll(self, seconds: float) -> list[tuple[int, int]]:
+        """Wait for at most `seconds` (below 0: for ever), call handlers, return the others' events."""
+        unfinished, due = self._unfinished, self._due
+        if unfinished or due:
+            self._unfinished, self._due = set(), []
+            seconds = 0.0
+        self._fresh.clear()
+        others = []
+        for descriptor, events in self._epoll.poll(seconds, _BATCH):
+            handler = self._handlers.get(descriptor)
+            if descriptor in self._fresh:
+                continue
+            if handler is None:
+                others.append((descriptor, events))
+                continue
+            try:
+                handler(events)
+            except Exception as error:  # noqa: BLE001 - the edges of the others come only once
+                _report(error)
+        if unfinished or due:
+            self._catch_up(unfinished, due)
+        return others
 
     def close(self) -> None:
-        """Leave the event loop; watched descriptors stay open."""
-        self._loop.remove_reader(self._epoll.fileno())
+        """End; watched descriptors stay open."""
         self._epoll.close()
 
-    def _drain(self) -> None:
-        self._fresh.clear()
-        for descriptor, events in self._epoll.poll(0, _BATCH):
-            handler = self._handlers.get(descriptor)
-            if handler is not None and descriptor not in self._fresh:
-                try:
-                    handler(events)
-                except Exception as error:  # noqa: BLE001 - the edges of the others come only once
-                    self._report(error)
+    def _hurry(self) -> None:
+        if not self._unfinished and not self._due:
+            self._wake()
 
-    def _repeat(self) -> None:
-        unfinished, self._unfinished = self._unfinished, set()
-        for descriptor in unfinished:
-            handler = self._handlers.get(descriptor)
-            if handler is not None:
-                try:
-                    handler(_EVERYTHING)
-                except Exception as error:  # noqa: BLE001 - the others' turns come only once
-                    self._report(error)
+    def _catch_up(self, unfinished: set[int], due: list[Callable[[], None]]) -> None:
+        calls: list[Callable[[], None]] = [partial(self._act_anew, each) for each in unfinished]
+        for call in (*calls, *due):
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - the others' turns come only once
+                _report(error)
 
-    def _report(self, error: Exception) -> None:
-        self._loop.call_exception_handler({"message": "a handler of the poller failed", "exception": error})
+    def _act_anew(self, descriptor: int) -> None:
+        handler = self._handlers.get(descriptor)
+        if handler is not None:
+            handler(_EVERYTHING)
+
+
+class _Parked:
+    """Stands in for a handler; `came` once there is more than room to write."""
+
+    __slots__ = ("came",)
+
+    def __init__(self, *, came: bool) -> None:
+        self.came = came
+
+    def __call__(self, events: int) -> None:
+        if events & ~select.EPOLLOUT:
+            self.came = True
+
+
+def _report(error: Exception) -> None:
+    context = {"message": "a handler of the poller failed", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context)

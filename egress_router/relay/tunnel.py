@@ -126,11 +126,14 @@ class Tunnel:
             self._deadline = relay.deadlines.add(idle_seconds, self._idle)
 
     def watch(self) -> None:
-        """Begin: the poller reports at once what can already be read and written."""
+        """Begin: the poller reports what can already be read, and what is to go out first is sent."""
         poller = self._relay.poller
         try:
             poller.add(self._up.source.fileno(), self._client_ready)
             poller.add(self._down.source.fileno(), self._upstream_ready)
+            for flow in (self._up, self._down):
+                if flow.blocked:
+                    poller.again(flow.sink.fileno())
         except OSError:  # the kernel has no room to watch one more (epoll_ctl(2), ENOMEM and ENOSPC)
             poller.soon(self.close)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router import log
 from egress_router.metrics import Registry
-from egress_router.relay.poller import Poller
+from egress_router.relay.selector import PollerSelector
 from egress_router.service import limits, output, usage
 from egress_router.service.admission import Admission
 from egress_router.service.control import (
@@ -30,6 +30,7 @@ from egress_router.service.mode import WorkerContext
 if TYPE_CHECKING:
     from typing import Any
 
+    from egress_router.relay.poller import Poller
     from egress_router.service.mode import Mode, Server
     from egress_router.settings.common import ProxySettings
 
@@ -47,9 +48,10 @@ def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
     registry = Registry()
     output.start(settings.runtime, registry)
     usage.register(registry)
-    loop = _new_event_loop()
+    selector = PollerSelector()
+    loop = asyncio.SelectorEventLoop(selector)
     loop.set_exception_handler(_log_fault)
-    worker = Worker(mode, settings, registry, loop, socket.socket(fileno=descriptor))
+    worker = Worker(mode, settings, registry, loop, selector.poller, socket.socket(fileno=descriptor))
     try:
         loop.run_forever()
     finally:
@@ -74,13 +76,14 @@ class Worker(Generic[Rules]):
         settings: ProxySettings,
         registry: Registry,
         loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         control: socket.socket,
     ) -> None:
         self._mode = mode
         self._settings = settings
         self._registry = registry
         self._loop = loop
-        self._poller = Poller(loop)
+        self._poller = poller
         self._sockets: dict[int, socket.socket] = {}
         self._server: Server[Rules] | None = None
         self._open = registry.gauge("connections_open", "Client connections that are open.")
@@ -92,7 +95,6 @@ class Worker(Generic[Rules]):
         if self._server is not None:
             self._server.close_all()
         self._channel.close()
-        self._poller.close()
 
     def _received(self, message: Message, sockets: list[socket.socket]) -> None:
         match message:
@@ -164,14 +166,6 @@ def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks))
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # noqa: PLC0415 (faster where it is installed, needed nowhere)
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def _log_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

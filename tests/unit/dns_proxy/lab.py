@@ -127,7 +127,7 @@ def forwarder(
     text: str,
     names: NameServer | None = None,
     *,
-    loop: str = "uvloop",
+    loop: str = "own",
     most: int = 10_000,
     per_client: int | None = None,
     drain_seconds: float = 25.0,

@@ -251,7 +251,7 @@ def _noted(faults: list[object], _loop: object, context: object) -> None:
 
 @contextlib.contextmanager
 def proxy(
-    rules: str = LOOPBACK, *, loop: str = "uvloop", most: int = 10_000, per_client: int | None = None,
+    rules: str = LOOPBACK, *, loop: str = "own", most: int = 10_000, per_client: int | None = None,
     drain_seconds: float = 25.0, **settings: str,
 ) -> Iterator[tuple[Running[AccessList], int]]:  # fmt: skip
     """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_."""

@@ -20,8 +20,8 @@ from egress_router.http_proxy.own import OwnPlaces, own_addresses
 from egress_router.http_proxy.policy import Own
 from egress_router.http_proxy.wire import Wire, nothing
 from egress_router.relay.deadlines import Deadlines
-from egress_router.relay.poller import Poller
 from egress_router.settings.http_proxy import read_http_proxy
+from tests.serving import LOOPS
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
 
 if TYPE_CHECKING:
@@ -179,8 +179,8 @@ def test_last_words_arrive_while_the_client_goes_on_sending() -> None:
 
 
 def test_last_words_wait_for_a_slow_reader() -> None:
-    loop = asyncio.new_event_loop()
-    poller, deadlines = Poller(loop), Deadlines(loop)
+    loop, poller = LOOPS["own"]()
+    deadlines = Deadlines(loop)
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     filled = 0
@@ -205,7 +205,6 @@ def test_last_words_wait_for_a_slow_reader() -> None:
         return data
 
     assert loop.run_until_complete(both()) == b"x" * filled + b"words"
-    poller.close()
     deadlines.close()
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()

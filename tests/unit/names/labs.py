@@ -84,11 +84,11 @@ async def addresses_become(resolver: Resolver, name: str, *addresses: str) -> No
 
 @pytest.fixture(params=sorted(LOOPS))
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+    with asyncio.Runner(loop_factory=lambda: LOOPS[request.param]()[0]) as runner:
         yield Lab(tmp_path, runner)
 
 
 @pytest.fixture
 def standard_lab(tmp_path: Path) -> Iterator[Lab]:
-    with asyncio.Runner(loop_factory=LOOPS["standard"]) as runner:
+    with asyncio.Runner() as runner:
         yield Lab(tmp_path, runner)

@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=sorted(LOOPS))
 def room(request: pytest.FixtureRequest) -> Iterator[Room]:
-    made = Room(LOOPS[request.param]())
+    made = Room(*LOOPS[request.param]())
     yield made
     made.end()

@@ -7,11 +7,12 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from egress_router.relay.deadlines import Deadlines
-from egress_router.relay.poller import Poller
 from egress_router.relay.tunnel import Closing, Relay, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from egress_router.relay.poller import Poller
 
 T = TypeVar("T")
 
@@ -36,14 +37,14 @@ def pair() -> tuple[socket.socket, socket.socket]:
 class Room:
     """A relay in a thread; the peers of its tunnels are plain blocking sockets in the test."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller) -> None:
         self.loop = loop
         self.thread = threading.Thread(target=loop.run_forever)
         self.thread.start()
         self.closings: list[Closing] = []
         self._tunnels: list[Tunnel] = []
         self._peers: list[socket.socket] = []
-        self.poller = self.call(lambda: Poller(loop))
+        self.poller = poller
         self.deadlines = self.call(lambda: Deadlines(loop, tick=0.1))
         self.relay = self.call(lambda: Relay(self.poller, self.deadlines))
 
@@ -87,7 +88,7 @@ class Room:
             peer.close()
         self.call(self.relay.close)
         self.call(self.deadlines.close)
-        self.call(self.poller.close)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
         self.loop.close()
+        self.poller.close()

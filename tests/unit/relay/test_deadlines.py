@@ -23,7 +23,7 @@ def run(loop: str, test: Callable[[Deadlines], Awaitable[None]], tick: float = 0
         finally:
             deadlines.close()
 
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    with asyncio.Runner(loop_factory=lambda: LOOPS[loop]()[0]) as runner:
         runner.run(asyncio.wait_for(body(), 20))
 
 

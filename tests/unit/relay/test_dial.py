@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import select
 import socket
 import time
 from ipaddress import ip_address
@@ -81,10 +82,29 @@ def test_a_connection_is_ready_for_the_relay(room: Room, host: str) -> None:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert result.failures == ()
             assert 0 <= result.seconds < 10
-            edges: list[int] = []
-            room.call(lambda: room.poller.add(sock.fileno(), edges.append))
-            eventually(lambda: edges)
             room.call(lambda: room.poller.forget(sock.fileno()))
+
+
+def test_what_a_server_says_first_is_not_lost(room: Room) -> None:
+    """Whether it came before the connection was reported, or before somebody took it over, or after."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for late in (False, True):
+            result = result_of(room, [(ip_address("127.0.0.1"), port)])
+            assert isinstance(result, Dialled)
+            with result.sock as sock, server.accept()[0] as peer:
+                edges: list[int] = []
+                if not late:
+                    peer.sendall(b"220 ready")
+                    time.sleep(0.05)
+                room.call(lambda: room.poller.add(sock.fileno(), edges.append))  # noqa: B023
+                if late:
+                    room.call(lambda: None)
+                    assert edges == []
+                    peer.sendall(b"220 ready")
+                eventually(lambda: edges)  # noqa: B023
+                assert edges[0] & select.EPOLLIN
+                room.call(lambda: room.poller.forget(sock.fileno()))
 
 
 def test_a_failure_moves_on_to_the_next_address_at_once(room: Room) -> None:

@@ -40,7 +40,7 @@ class Door:
 
 @pytest.fixture(params=sorted(LOOPS))
 def door(request: pytest.FixtureRequest) -> Iterator[Door]:
-    made = Door(Room(LOOPS[request.param]()))
+    made = Door(Room(*LOOPS[request.param]()))
     yield made
     made.close()
 

@@ -51,7 +51,7 @@ class End:
 
 @pytest.fixture(params=sorted(LOOPS))
 def ends(request: pytest.FixtureRequest) -> Iterator[tuple[End, End]]:
-    loop = LOOPS[request.param]()
+    loop, _ = LOOPS[request.param]()
     left, right = socket.socketpair()
     made = End(loop, left), End(loop, right)
     yield made
