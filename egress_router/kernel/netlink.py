@@ -129,6 +129,17 @@ class Netlink:
             found.append(Address(address, cast("int", message["prefixlen"]), bool(flags & _NOPREFIXROUTE)))
         return tuple(found)
 
+    def holder(self, address: IPAddress) -> Link | None:
+        """Return the interface that has this address; None where none has."""
+        return next(
+            (
+                link
+                for link in self.links()
+                if any(each.address == address for each in self.addresses(link.index))
+            ),
+            None,
+        )
+
     def add_address(self, index: int, address: IPAddress, prefix: int) -> None:
         """Give an interface an address, without duplicate address detection and without a route."""
         with _refused(f"cannot add the address {address}/{prefix}"):

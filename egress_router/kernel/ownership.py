@@ -26,13 +26,16 @@ def ensure_addresses(
     An address that is there already is not probed for: a restarted init container finds its own.
 
     Raises:
-        RefusedError: somebody else on the wire has one of them, or the kernel refuses.
+        RefusedError: another interface of the pod or somebody else on the wire has one of them, or the kernel
+            refuses.
     """
     held = netlink.addresses(link.index)
     wanted = {(source.address, source.prefix) for source in sources}
     new = [source for source in sources if all(known.address != source.address for known in held)]
     if any(source.address.version == 6 for source in sources):
         _enable_ipv6(link)
+    for source in new:
+        _refuse_elsewhere(netlink, link, source.address)
     if new:
         claim.await_free(link, [source.address for source in new], timeout)
     for known in held:
@@ -61,6 +64,16 @@ def keep_to_itself(link: Link) -> None:
     ):
         if sysctl.read(name) is not None and not sysctl.ensure(name, value):
             _log.debug("sysctl is read-only", name=name, wanted=value)
+
+
+def _refuse_elsewhere(netlink: Netlink, link: Link, address: IPAddress) -> None:
+    """On two interfaces the address would work on neither: the kernel answers for it on the first one."""
+    holder = netlink.holder(address)
+    if holder is not None:
+        raise RefusedError(
+            f"{address} is on the pod's interface {holder.name}, and EGRESS_INTERFACE is {link.name}",
+            f"set EGRESS_INTERFACE={holder.name}, or take the address off {holder.name}",
+        )
 
 
 def _enable_ipv6(link: Link) -> None:

@@ -163,6 +163,16 @@ def test_another_owner_is_named_and_the_address_is_not_taken(lab: Laboratory) ->
     assert SOURCE not in lab.router.run("ip", "addr").stdout
 
 
+def test_an_address_on_another_interface_of_the_pod_is_refused(lab: Laboratory) -> None:
+    wiring.address(lab.router, "eth0", f"{SOURCE}/24")
+    before = lab.router.run("ip", "route").stdout
+    status, said = refused(lab, PROXY)
+    assert status == 3
+    assert f"{SOURCE} is on the pod's interface eth0, and EGRESS_INTERFACE is macvlan0" in said
+    assert "set EGRESS_INTERFACE=eth0" in said
+    assert lab.router.run("ip", "route").stdout == before
+
+
 def test_another_owner_of_the_ipv6_address_is_named(lab: Laboratory) -> None:
     wiring.address(lab.rival, "eth0", f"{SOURCE_V6}/64")
     status, said = refused(lab, {**PROXY, **DUAL, "EGRESS_CLAIM_TIMEOUT": "1"})
