@@ -79,7 +79,9 @@ class Publication:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._connections = registry.counter("connections_total", "Connections that were redirected.")
+        self._connections = registry.counter(
+            "connections_total", "Connections that were redirected.", result="connected"
+        )
         meaning = "Bytes of redirected connections: sent to the destination, received from it."
         self._sent = registry.counter("bytes_total", meaning, direction="sent")
         self._received = registry.counter("bytes_total", meaning, direction="received")

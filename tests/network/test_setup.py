@@ -387,7 +387,7 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     assert eventually(lambda: ports in _fetch(lab, "/metrics")[1], 10)
     _, metrics = _fetch(lab, "/metrics")
     assert 'egress_router_rule_connections_total{rule="80 tcp 203.0.113.25"} 2.0' in metrics
-    assert "egress_router_connections_total 5.0" in metrics
+    assert 'egress_router_connections_total{result="connected"} 5.0' in metrics
     assert "egress_router_conntrack_entries " in metrics
 
     wiring.set_down(lab.router, "macvlan0")

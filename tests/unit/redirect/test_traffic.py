@@ -56,7 +56,7 @@ def test_metrics_name_rules_with_traffic_only() -> None:
         (("direction", "sent"),): 1000,
         (("direction", "received"),): 4000,
     }
-    assert snapshot["connections_total"].numbers == {(): 2}
+    assert snapshot["connections_total"].numbers == {(("result", "connected"),): 2}
 
 
 def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
