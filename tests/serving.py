@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import uvloop
 
 from egress_router.metrics import Registry
+from egress_router.relay.loop import PollerLoop
 from egress_router.relay.poller import Poller
-from egress_router.relay.selector import PollerSelector
 from egress_router.service.admission import Admission
 from egress_router.service.mode import Server, WorkerContext
 
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 
 def own_loop() -> tuple[asyncio.AbstractEventLoop, Poller]:
-    """Return what a worker has: the standard loop, whose selector is the poller's."""
-    selector = PollerSelector()
-    return asyncio.SelectorEventLoop(selector), selector.poller
+    """Return what a worker has: the standard loop on the poller's epoll set."""
+    loop = PollerLoop()
+    return loop, loop.poller
 
 
 def nested_in(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.AbstractEventLoop, Poller]:

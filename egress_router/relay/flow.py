@@ -83,14 +83,15 @@ class Flow:
         the stream nor urgent data was already there.
         """
         before = self.moved
-        step = self._flush()
+        step = self._flush() if self.blocked else None
         if step is None:
             step = self._splice() if self._run >= _BULK else self._copy(to_the_end=to_the_end)
-        self.blocked = bool(self._held) or self._pipe is not None
+        self.blocked = blocked = bool(self._held) or self._pipe is not None
         moved = self.moved - before
-        self._meter.value += moved
         # Nothing moved is no pause: the edge was for bytes that the turn before had taken along.
-        self._run = 0 if 0 < moved < _PAUSE and not self.blocked else self._run + moved
+        if moved:
+            self._meter.value += moved
+            self._run = self._run + moved if moved >= _PAUSE or blocked else 0
         return step
 
     def release(self) -> None:
@@ -114,11 +115,11 @@ class Flow:
         return Step.WAIT if self._held else None
 
     def _copy(self, *, to_the_end: bool) -> Step:
-        chunk, source, sink = self._buffers.chunk, self.source, self.sink
+        chunk = self._buffers.chunk
         left = _TURN
         while left > 0:
             try:
-                count = source.recv_into(chunk)
+                count = self.source.recv_into(chunk)
             except BlockingIOError:
                 return Step.WAIT
             except OSError:
@@ -127,7 +128,7 @@ class Flow:
                 self.ended = True
                 return Step.ENDED
             try:
-                sent = sink.send(chunk[:count])
+                sent = self.sink.send(chunk[:count])
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -135,7 +136,8 @@ class Flow:
             self.moved += sent
             if sent < count:
                 self._held = bytes(chunk[sent:count])
-            if sent < count or (count < CHUNK and not to_the_end):
+                return Step.WAIT
+            if count < CHUNK and not to_the_end:
                 return Step.WAIT
             left -= count
         return Step.AGAIN

@@ -1,6 +1,6 @@
 """One epoll set for everything that waits: relayed sockets edge-triggered, by handlers called from here.
 
-A worker's event loop stands on the same set (`relay/selector.py`), so that a wake-up costs one `epoll_wait`.
+A worker's event loop stands on the same set (`relay/loop.py`), so that a wake-up costs one `epoll_wait`.
 A socket costs one `epoll_ctl` for its whole life: it is added for both directions, edge-triggered, and
 closing it takes it out.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 _EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
 _BATCH = 256
+_MOST_BATCHES = 16
 
 
 class Poller:
@@ -38,6 +40,7 @@ class Poller:
         # Added since the batch at hand was fetched: no event of it can be theirs.
         self._fresh: set[int] = set()
         self._unfinished: set[int] = set()
+        self._leaving = False
         self._due: list[Callable[[], None]] = []
 
     def add(self, descriptor: int, handler: Handler) -> None:
@@ -86,18 +89,44 @@ class Poller:
         """Drop what the batch at hand says of a number: it stands for another file since."""
         self._fresh.add(descriptor)
 
+    def leave(self) -> None:
+        """Have `poll` return after the batch at hand: its caller has something to do."""
+        self._leaving = True
+
     def poll(self, seconds: float) -> list[tuple[int, int]]:
-        """Wait for at most `seconds` (below 0: for ever), call handlers, return the others' events."""
-        unfinished, due = self._unfinished, self._due
-        if unfinished or due:
-            self._unfinished, self._due = set(), []
-            seconds = 0.0
+        """Wait for at most `seconds` (below 0: for ever), call handlers, return the others' events.
+
+        Goes on with the next batch where nobody else has anything to do: a turn of the loop costs more than a
+        wait.
+        """
+        until = time.monotonic() + seconds
+        others: list[tuple[int, int]] = []
+        for _ in range(_MOST_BATCHES):
+            self._leaving = False
+            unfinished, due = self._unfinished, self._due
+            if unfinished or due:
+                self._unfinished, self._due = set(), []
+                others = self._batch(0.0)
+                self._catch_up(unfinished, due)
+            else:
+                others = self._batch(seconds)
+            if seconds >= 0.0:
+                seconds = max(until - time.monotonic(), 0.0)
+            if others or self._leaving or seconds == 0.0:
+                break
+        return others
+
+    def close(self) -> None:
+        """End; watched descriptors stay open."""
+        self._epoll.close()
+
+    def _batch(self, seconds: float) -> list[tuple[int, int]]:
         self._fresh.clear()
         others = []
         for descriptor, events in self._epoll.poll(seconds, _BATCH):
-            handler = self._handlers.get(descriptor)
             if descriptor in self._fresh:
                 continue
+            handler = self._handlers.get(descriptor)
             if handler is None:
                 others.append((descriptor, events))
                 continue
@@ -105,13 +134,7 @@ class Poller:
                 handler(events)
             except Exception as error:  # noqa: BLE001 - the edges of the others come only once
                 _report(error)
-        if unfinished or due:
-            self._catch_up(unfinished, due)
         return others
-
-    def close(self) -> None:
-        """End; watched descriptors stay open."""
-        self._epoll.close()
 
     def _hurry(self) -> None:
         if not self._unfinished and not self._due:

@@ -161,10 +161,10 @@ class Tunnel:
         """Act on an edge of the socket that is the source of `out` and the sink of `back`."""
         if back.blocked and events & _WRITABLE:
             self._act(back, back.pump(to_the_end=True))
-        if not self._open or not events & _READABLE:
+        if not events & _READABLE or not self._open:
             return
         if not out.ended and not out.blocked:
-            self._act(out, out.pump(to_the_end=bool(events & _TROUBLE)))
+            self._act(out, out.pump(to_the_end=events & _TROUBLE != 0))
         elif events & select.EPOLLERR and out.source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             # Nothing is read from here now, so no read would find out.
             self._act(out, Step.SOURCE_LOST)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router import log
 from egress_router.metrics import Registry
-from egress_router.relay.selector import PollerSelector
+from egress_router.relay.loop import PollerLoop
 from egress_router.service import limits, output, usage
 from egress_router.service.admission import Admission
 from egress_router.service.control import (
@@ -48,10 +48,9 @@ def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
     registry = Registry()
     output.start(settings.runtime, registry)
     usage.register(registry)
-    selector = PollerSelector()
-    loop = asyncio.SelectorEventLoop(selector)
+    loop = PollerLoop()
     loop.set_exception_handler(_log_fault)
-    worker = Worker(mode, settings, registry, loop, selector.poller, socket.socket(fileno=descriptor))
+    worker = Worker(mode, settings, registry, loop, loop.poller, socket.socket(fileno=descriptor))
     try:
         loop.run_forever()
     finally:

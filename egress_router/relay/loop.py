@@ -6,6 +6,7 @@ for each event: docs/decisions/performance.md has the figures.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import selectors
@@ -14,26 +15,64 @@ from typing import TYPE_CHECKING
 from egress_router.relay.poller import Poller
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from contextvars import Context
+    from typing import TypeVarTuple, Unpack
 
     from _typeshed import FileDescriptorLike
 
+    Arguments = TypeVarTuple("Arguments")
 
-class PollerSelector(selectors.EpollSelector):
-    """A selector for `asyncio.SelectorEventLoop`; while it waits, `poller` calls its handlers."""
+_Key = selectors.SelectorKey
+
+
+class PollerLoop(asyncio.SelectorEventLoop):
+    """While it waits, `poller` calls its handlers: the loop itself runs when it has something to do."""
+
+    def __init__(self) -> None:
+        selector = _Selector()
+        self.poller = selector.poller
+        super().__init__(selector)
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """Call back in the next turn of the loop."""
+        self.poller.leave()
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call back at a time of the loop's clock."""
+        self.poller.leave()
+        return super().call_at(when, callback, *args, context=context)
+
+
+class _Selector(selectors.EpollSelector):
+    """What `asyncio.SelectorEventLoop` waits with."""
 
     def __init__(self) -> None:
         super().__init__()
         # A duplicate is the same set (epoll(7)), with a descriptor that each side may close for itself.
         self.poller = Poller(select.epoll.fromfd(os.dup(self.fileno())), _nothing)
 
-    def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
+    def register(
+        self, fileobj: FileDescriptorLike, events: int, data: object = None
+    ) -> selectors.SelectorKey:
         """Watch a descriptor for the loop."""
         key = super().register(fileobj, events, data)
         self.poller.leave_out(key.fd)
         return key
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[_Key, int]]:
         """Wait; return what is ready for the loop."""
         ready = []
         keys = self.get_map()
