@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.metrics import Number
-from egress_router.relay.flow import Buffers, Flow, Step
+from egress_router.relay.flow import WAIT, Buffers, Flow, Step
 from egress_router.relay.keepalive import QUIET, keep_alive
 from egress_router.relay.splice import PipePool
 
@@ -171,7 +171,7 @@ class Tunnel:
 
     def _act(self, flow: Flow, step: Step) -> None:
         self._deadline.touch()
-        if step is Step.WAIT:
+        if step is WAIT:
             return
         if step is Step.AGAIN:
             self._relay.poller.again(flow.source.fileno())
