@@ -248,7 +248,7 @@ class Exchange:
         self._end("finished")
         clean = not (self._surplus or upstream.lost or upstream.out) and upstream.receive() is None
         if clean and complete and upstream.persistent:
-            self._session.keep(upstream)
+            self._session.kept.put(upstream)
         else:
             upstream.close()
         self._session.next_request(persists=self._persists and complete, complete=complete)

@@ -13,9 +13,10 @@ from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.head import HeadBuffer, parse_request
 from egress_router.http_proxy.ledger import Passage
+from egress_router.http_proxy.patience import Patience
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
-from egress_router.http_proxy.upstream import Bound, Upstream
+from egress_router.http_proxy.upstream import Kept, Upstream
 from egress_router.http_proxy.wire import Wire, nothing
 from egress_router.relay.tunnel import CloseReason
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.site import Site
     from egress_router.http_proxy.upstream import Key
-    from egress_router.relay.deadlines import Deadline
     from egress_router.relay.dial import Dialled
     from egress_router.relay.tunnel import Closing, Tunnel
 
@@ -48,8 +48,8 @@ class Phase(enum.Enum):
 class Session:
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_answer_time", "_bound", "_ending", "_exchange", "_head", "_head_time", "_idle_time",
-        "_reach", "_served", "_tunnel", "client", "phase", "site", "wire")  # fmt: skip
+    __slots__ = ("_ending", "_exchange", "_head", "_patience", "_reach", "_served", "_tunnel", "client",
+        "kept", "phase", "site", "wire")  # fmt: skip
 
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
         self.site = site
@@ -57,14 +57,10 @@ class Session:
         self.phase = Phase.HEAD
         self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
         self._head = HeadBuffer(site.limits.head_bytes, after_lines=True)
-        # Idle and answer times run on while another phase has no use for them: to restart one costs a note
-        # of the time, to cancel and add one for each request far more.
-        self._head_time: Deadline | None = None
-        self._idle_time: Deadline | None = None
-        self._answer_time: Deadline | None = None
+        self._patience = Patience(site.deadlines, site.limits, self)
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
-        self._bound = Bound()
+        self.kept = Kept(site.pool)
         self._served = False
         self._tunnel: Tunnel | None = None
         self._ending: Farewell | None = None
@@ -81,8 +77,8 @@ class Session:
                 return
             if self._take(data):
                 return
-        if self._head_time is None and (self._head.begun or not self._served):
-            self._head_time = self.site.deadlines.add(self.site.limits.head_seconds, self._head_late)
+        if self._head.begun or not self._served:
+            self._patience.await_head()
         self.wire.watch()
 
     def _take(self, data: bytes) -> bool:
@@ -103,9 +99,7 @@ class Session:
 
     def _request(self, head: RequestHead) -> None:
         self._served = True
-        if self._head_time is not None:
-            self._head_time.cancel()
-            self._head_time = None
+        self._patience.head_came()
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         check_loop(head)
@@ -131,10 +125,9 @@ class Session:
         """Send the request over a connection that is kept, if it leads to an address allowed now."""
         if self._exchange is None:
             return False
-        key, allowed = self._key(passage), passage.decision.addresses
-        upstream = self._bound.take(key, allowed)
-        if upstream is None and self._exchange.repeatable:
-            upstream = self.site.pool.take(key, allowed)
+        upstream = self.kept.take(
+            self._key(passage), passage.decision.addresses, shared=self._exchange.repeatable
+        )
         if upstream is None:
             return False
         passage.address = upstream.address
@@ -145,21 +138,12 @@ class Session:
     def _key(self, passage: Passage) -> Key:
         return (self.client, passage.target.host, passage.target.port)
 
-    def keep(self, upstream: Upstream) -> None:
-        """Keep a connection whose answer is complete: for this client, or for this connection of it."""
-        (self._bound if upstream.bound else self.site.pool).put(upstream)
-
     def connected(self, passage: Passage, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""
         if self._exchange is not None:
-            upstream = Upstream(
-                self.site.pool,
-                self._key(passage),
-                dialled.sock,
-                self.site.poller,
-                dialled.address,
-                self.site.most_received,
-            )
+            site, key = self.site, self._key(passage)
+            most = site.most_received
+            upstream = Upstream(site.pool, key, dialled.sock, site.poller, dialled.address, most)
             self._start(self._exchange, upstream)
             return
         self.wire.send(replies.ESTABLISHED)
@@ -178,10 +162,7 @@ class Session:
 
     def touch(self) -> None:
         """Note that the exchange goes on."""
-        if self._answer_time is None:
-            self._answer_time = self.site.deadlines.add(self.site.limits.answer_seconds, self._answer_late)
-        else:
-            self._answer_time.touch()
+        self._patience.await_answer()
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
@@ -191,10 +172,7 @@ class Session:
         if persists and not self.site.draining:
             self.phase = Phase.HEAD
             self.wire.on_ready = self.read_head
-            if self._idle_time is None:
-                self._idle_time = self.site.deadlines.add(self.site.limits.keepalive_seconds, self._idle_late)
-            else:
-                self._idle_time.touch()
+            self._patience.await_request()
             if unread:
                 self.site.poller.soon(self.read_head)
         elif unread or not complete:
@@ -207,8 +185,8 @@ class Session:
     def open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
         """Relay between the client and an origin, after a CONNECT or an answer 101."""
         self.phase = Phase.TUNNEL
-        self._stop_times()
-        self._bound.close()
+        self._patience.end()
+        self.kept.close()
         self.site.ledger.tunnels.value += 1
         early, self.wire.held = self.wire.held, b""
         self._tunnel = self.site.relay.start(
@@ -236,11 +214,9 @@ class Session:
         """Say whether the connection that is open now would be denied by the rules of now."""
         if self._reach is None or self.phase not in {Phase.EXCHANGE, Phase.TUNNEL}:
             return False
-        passage = self._reach.passage
-        address = passage.address
-        connect = self._exchange is None
-        return address is not None and not self.site.judge.still_allows(
-            passage.target, address, connect=connect
+        passage, connect = self._reach.passage, self._exchange is None
+        return passage.address is not None and not self.site.judge.still_allows(
+            passage.target, passage.address, connect=connect
         )
 
     def end_if_denied(self) -> None:
@@ -275,8 +251,8 @@ class Session:
 
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
-        self._stop_times()
-        self._bound.close()
+        self._patience.end()
+        self.kept.close()
         self._ending = Farewell(self.wire, self.site.deadlines, last_words, self._left)
 
     def close(self) -> None:
@@ -293,35 +269,31 @@ class Session:
 
     def _left(self) -> None:
         self.phase = Phase.CLOSED
-        self._stop_times()
+        self._patience.end()
         if self._reach is not None:
             self._reach.cancel()
-        self._bound.close()
+        self.kept.close()
         # These and the session refer to each other; without this they would wait for the collector.
         self._reach = self._exchange = self._tunnel = self._ending = None
         self.site.left(self)
 
-    def _stop_times(self) -> None:
-        for deadline in (self._head_time, self._idle_time, self._answer_time):
-            if deadline is not None:
-                deadline.cancel()
-        self._head_time = self._idle_time = self._answer_time = None
+    # What did not come in time
 
-    def _head_late(self) -> None:
-        self._head_time = None
+    def head_late(self) -> None:
+        """Refuse a head that trickles; a client that never began one is idle."""
         if self._head.begun:
             self.site.ledger.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
-            self._idle_late()
+            self.idle_late()
 
-    def _idle_late(self) -> None:
-        self._idle_time = None
+    def idle_late(self) -> None:
+        """Close a connection between requests."""
         if self.phase is Phase.HEAD and not self._head.begun:
             self.site.ledger.limit("keepalive_seconds")
             self.close()
 
-    def _answer_late(self) -> None:
-        self._answer_time = None
+    def answer_late(self) -> None:
+        """Give an exchange up in which nothing moves."""
         if self.phase is Phase.EXCHANGE and self._exchange is not None:
             self._exchange.late()

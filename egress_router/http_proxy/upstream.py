@@ -109,33 +109,41 @@ class Pool:
         self._sweeper = self._deadlines.add(self._seconds, self._sweep) if self._idle else None
 
 
-class Bound:
-    """The one idle connection that belongs to a single client connection."""
+class Kept:
+    """The idle connections that one client connection may use: the one bound to it, and the pool's."""
 
-    __slots__ = ("_upstream",)
+    __slots__ = ("_bound", "_pool")
 
-    def __init__(self) -> None:
-        self._upstream: Upstream | None = None
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._bound: Upstream | None = None
 
-    def take(self, key: Key, allowed: tuple[IPAddress, ...]) -> Upstream | None:
-        """Return it if it leads there and its address is allowed now; otherwise it is closed."""
-        upstream, self._upstream = self._upstream, None
-        if upstream is None or (upstream.key == key and upstream.address in allowed):
-            return upstream
-        upstream.close()
-        return None
+    def take(self, key: Key, allowed: tuple[IPAddress, ...], *, shared: bool) -> Upstream | None:
+        """Return a connection that leads there, to an address that is allowed now.
+
+        A bound one that does not is closed. `shared` says whether one of the pool will do.
+        """
+        bound, self._bound = self._bound, None
+        if bound is not None:
+            if bound.key == key and bound.address in allowed:
+                return bound
+            bound.close()
+        return self._pool.take(key, allowed) if shared else None
 
     def put(self, upstream: Upstream) -> None:
-        """Keep a connection whose answer is complete."""
-        upstream.on_ready = self._ready
-        self._upstream = upstream
+        """Keep a connection whose answer is complete: for this client connection, or for its client."""
+        if upstream.bound:
+            upstream.on_ready = self._ready
+            self._bound = upstream
+        else:
+            self._pool.put(upstream)
 
     def close(self) -> None:
-        """Close it, if there is one."""
-        if self._upstream is not None:
-            self._upstream.close()
-            self._upstream = None
+        """Close the bound one, if there is one."""
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None
 
     def _ready(self) -> None:
-        if self._upstream is not None and self._upstream.receive() is not None:
+        if self._bound is not None and self._bound.receive() is not None:
             self.close()

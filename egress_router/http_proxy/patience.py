@@ -1,0 +1,84 @@
+"""How long a session waits for its client, and for an origin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from egress_router.relay.deadlines import Deadline, Deadlines
+    from egress_router.settings.http_proxy import HttpLimits
+
+
+class Waiting(Protocol):
+    """Whose patience it is; it decides whether a time that ran out still matters."""
+
+    def head_late(self) -> None:
+        """The head of a request has not come to its end in time."""
+
+    def idle_late(self) -> None:
+        """No request has come for too long."""
+
+    def answer_late(self) -> None:
+        """Neither body nor answer has moved for too long."""
+
+
+class Patience:
+    """The times of one session.
+
+    Idle and answer times run on while another phase has no use for them: to restart one costs a note of the
+    time, to cancel and add one for each request far more.
+    """
+
+    __slots__ = ("_answer", "_deadlines", "_head", "_idle", "_limits", "_owner")
+
+    def __init__(self, deadlines: Deadlines, limits: HttpLimits, owner: Waiting) -> None:
+        self._deadlines = deadlines
+        self._limits = limits
+        self._owner = owner
+        self._head: Deadline | None = None
+        self._idle: Deadline | None = None
+        self._answer: Deadline | None = None
+
+    def await_head(self) -> None:
+        """Let the time for a head begin, unless it runs already."""
+        if self._head is None:
+            self._head = self._deadlines.add(self._limits.head_seconds, self._head_late)
+
+    def head_came(self) -> None:
+        """End the time for a head."""
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def await_request(self) -> None:
+        """Let the idle time begin anew."""
+        if self._idle is None:
+            self._idle = self._deadlines.add(self._limits.keepalive_seconds, self._idle_late)
+        else:
+            self._idle.touch()
+
+    def await_answer(self) -> None:
+        """Let the time for the next sign of life begin anew."""
+        if self._answer is None:
+            self._answer = self._deadlines.add(self._limits.answer_seconds, self._answer_late)
+        else:
+            self._answer.touch()
+
+    def end(self) -> None:
+        """Wait for nothing any more."""
+        for deadline in (self._head, self._idle, self._answer):
+            if deadline is not None:
+                deadline.cancel()
+        self._head = self._idle = self._answer = None
+
+    def _head_late(self) -> None:
+        self._head = None
+        self._owner.head_late()
+
+    def _idle_late(self) -> None:
+        self._idle = None
+        self._owner.idle_late()
+
+    def _answer_late(self) -> None:
+        self._answer = None
+        self._owner.answer_late()
