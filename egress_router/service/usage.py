@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from importlib.metadata import version
@@ -41,9 +42,11 @@ def register(registry: Registry) -> None:
         nonlocal counted
         times = os.times()
         cpu.value = times.user + times.system
-        memory.value = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
-        if times.elapsed - counted >= _COUNT_SECONDS:
-            counted = times.elapsed
-            descriptors.value = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (iterdir makes a Path of each)
+        # Without a free descriptor /proc cannot be read: the last figures stay, and all others are still told.
+        with contextlib.suppress(OSError):
+            memory.value = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+            if times.elapsed - counted >= _COUNT_SECONDS:
+                counted = times.elapsed
+                descriptors.value = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (iterdir makes Paths)
 
     registry.before_snapshot(refresh)

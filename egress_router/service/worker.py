@@ -141,11 +141,11 @@ class Worker(Generic[Rules]):
         return self._mode.build(context, rules)
 
     def _report(self) -> None:
+        self._loop.call_later(_REPORT_SECONDS, self._report)
         if self._server is not None:
             self._open.value = self._server.open_connections()
         if self._channel.is_idle:  # a supervisor that is busy gets the next one
             self._channel.send(Report(self._registry.snapshot()))
-        self._loop.call_later(_REPORT_SECONDS, self._report)
 
     def _drain(self) -> None:
         if self._server is not None:
