@@ -28,7 +28,9 @@ BASE: dict[str, object] = {"source": "192.168.12.99/24", "gateway": "192.168.12.
 REDIRECT = {**BASE, "destinations": "80 tcp 203.0.113.25\n53 udp 203.0.113.53 # names\n203.0.113.27\n"}
 HTTP = {**BASE, "mode": "http-proxy", "destinations": "!*.bad.example.com\n*\n"}
 DNS = {**BASE, "mode": "dns-proxy", "destinations": "# the bank\n80 203.0.113.25\n8443 db.example.com 443\n"}
+DUAL = {"source": "192.168.12.99/24, 2001:db8::99/64", "gateway": "192.168.12.1, 2001:db8::1"}
 FORWARDING = [{"name": "net.ipv4.ip_forward", "value": "1"}]
+FORWARDING_6 = [{"name": "net.ipv6.conf.all.forwarding", "value": "1"}]
 EVERYTHING = {
     "networkPolicy": {
         "enabled": True,
@@ -57,6 +59,14 @@ MATRIX: dict[str, dict[str, object]] = {
     "multus": {**DNS, "interface": {"provider": "multus", "multus": {"create": True}, "parent": "eth1"}},
     "dns-everything": {**DNS, **EVERYTHING},
     "existing": {**REDIRECT, "interface": {"provider": "existing", "name": "net1"}, "sysctls": FORWARDING},
+    "dual-stack": {
+        **REDIRECT,
+        **DUAL,
+        **EVERYTHING,
+        "destinations": "80 tcp 203.0.113.25\n80 tcp 2001:db8:1::25\n5000-5002 sctp 203.0.113.28\n2001:db8:1::27\n",
+        "interface": {"provider": "existing"},
+        "sysctls": FORWARDING + FORWARDING_6,
+    },
     "existing-privileged": {
         **REDIRECT,
         "interface": {"provider": "existing"},
@@ -118,19 +128,50 @@ def test_helm_lint_finds_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "source"),
+        ({}, "source: '': expected the address that the router claims, such as 192.168.12.99/24"),
         ({**REDIRECT, "mode": "socks"}, "mode"),
         ({**REDIRECT, "replicas": 2}, "replicas"),
-        ({**REDIRECT, "source": "somewhere"}, "source"),
-        ({**REDIRECT, "gateway": ""}, "gateway"),
+        ({**REDIRECT, "source": "somewhere"}, "source: 'somewhere': expected the address"),
+        ({**REDIRECT, "source": "999.1.1.1/99"}, "source: '999.1.1.1/99': expected the address"),
+        ({**REDIRECT, "source": "192.168.12.99/33"}, "source: '192.168.12.99/33': expected the address"),
+        ({**REDIRECT, "source": "192.168.12.99, 2001:db8::/129"}, "source: '2001:db8::/129': expected"),
+        ({**REDIRECT, "gateway": ""}, "gateway: '': expected the next hop"),
+        ({**REDIRECT, "gateway": "192.168.12.1/24"}, "gateway: '192.168.12.1/24': expected the next hop"),
         ({**REDIRECT, "interface": {"provider": "ovs"}}, "provider"),
         ({**REDIRECT, "admin": {"port": 80}}, "port"),
         (BASE, "no rules: give destinations, or existingConfigMap.name"),
         ({**REDIRECT, "existingConfigMap": {"name": "x"}}, "not both"),
         ({**REDIRECT, "interface": {"provider": "multus"}}, "name the network"),
+        (
+            {**HTTP, "interface": {"provider": "multus", "multus": {"create": True, "network": "ns/net"}}},
+            "'ns/net' names a namespace",
+        ),
         ({**BASE, "destinations": "203.0.113.27"}, "list them in ports"),
-        ({**REDIRECT, "interface": {"provider": "okd"}}, "redirect mode needs IP forwarding"),
+        ({**REDIRECT, "interface": {"provider": "okd"}}, 'give { name: net.ipv4.ip_forward, value: "1" }'),
+        (
+            {
+                **REDIRECT,
+                "interface": {"provider": "okd"},
+                "sysctls": [{"name": "net.ipv4.ip_forward", "value": "0"}],
+            },
+            'give { name: net.ipv4.ip_forward, value: "1" }',
+        ),
+        (
+            {**REDIRECT, **DUAL, "interface": {"provider": "okd"}, "sysctls": FORWARDING},
+            'source 2001:db8::99/64: give { name: net.ipv6.conf.all.forwarding, value: "1" }',
+        ),
+        (
+            {**REDIRECT, **DUAL, "interface": {"provider": "okd"}, "sysctls": FORWARDING_6},
+            'source 192.168.12.99/24: give { name: net.ipv4.ip_forward, value: "1" }',
+        ),
         ({**HTTP, "prometheusRule": {"enabled": True}}, "prometheusRule needs serviceMonitor"),
+        ({**HTTP, "ports": [{"name": "a", "port": 1}]}, "has one port, which httpProxy.port names"),
+        ({**HTTP, "httpProxy": {"port": 9797}}, "httpProxy.port and admin.port are both 9797"),
+        ({**HTTP, "podAnnotations": {"a": 1}}, "at '/podAnnotations/a': got number, want string"),
+        ({**HTTP, "nodeSelector": {"a": True}}, "at '/nodeSelector/a': got boolean, want string"),
+        ({**HTTP, "serviceMonitor": {"labels": {"a": 1}}}, "labels/a': got number, want string"),
+        ({**HTTP, "sysctls": [{"name": "a", "value": 1}]}, "at '/sysctls/0/value': got number, want string"),
+        ({**HTTP, "images": {"httpProxy": {"digest": "latest"}}}, "at '/images/httpProxy/digest'"),
     ],
 )
 def test_wrong_values_are_refused_in_words(values: dict[str, object], words: str) -> None:
