@@ -13,6 +13,7 @@ import yaml
 from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
+from egress_router.grammar.redirect import parse as parse_redirects
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.http_proxy import read_http_proxy
 
@@ -180,14 +181,133 @@ def test_wrong_values_are_refused_in_words(values: dict[str, object], words: str
     assert words in str(caught.value)
 
 
-def test_ports_of_the_service_follow_the_destinations() -> None:
-    def ports(values: Mapping[str, object]) -> list[tuple[int, str]]:
-        spec = json.loads(json.dumps(the("Service", values)))["spec"]
-        return [(port["port"], port["protocol"]) for port in spec["ports"]]
+def service_ports(values: Mapping[str, object]) -> list[tuple[str, int, str]]:
+    spec = json.loads(json.dumps(the("Service", values)))["spec"]
+    return [(port["name"], port["port"], port["protocol"]) for port in spec["ports"]]
 
-    assert ports(REDIRECT) == [(80, "TCP"), (53, "UDP")]
-    assert ports(HTTP) == [(8080, "TCP")]
-    assert ports(DNS) == [(80, "TCP"), (8443, "TCP")]
+
+def test_ports_of_the_service_follow_the_destinations() -> None:
+    assert service_ports(REDIRECT) == [("tcp-80", 80, "TCP"), ("udp-53", 53, "UDP")]
+    assert service_ports(HTTP) == [("http-proxy", 8080, "TCP")]
+    assert service_ports(DNS) == [("tcp-80", 80, "TCP"), ("tcp-8443", 8443, "TCP")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("080 TCP 203.0.113.25", ["tcp-80"]),
+        ("08080\tTcp\u00a0203.0.113.25\r", ["tcp-8080"]),
+        ("53 tcp 203.0.113.53\n53 udp 203.0.113.53\n53 sctp 203.0.113.53", ["tcp-53", "udp-53", "sctp-53"]),
+        ("80 tcp 203.0.113.25\n80 tcp 2001:db8::25", ["tcp-80"]),
+        ("80-82 udp 203.0.113.28 # three\n81-83 udp 2001:db8::28", ["udp-80", "udp-81", "udp-82", "udp-83"]),
+        ("5001-5100 sctp 203.0.113.28", [f"sctp-{port}" for port in range(5001, 5101)]),
+        ("65535 tcp 203.0.113.25\n# 1 tcp 203.0.113.25\n\n203.0.113.27", ["tcp-65535"]),
+        ("9797 udp 203.0.113.25", ["udp-9797"]),
+    ],
+)
+def test_every_port_that_a_line_names_is_offered_once(lines: str, expected: list[str]) -> None:
+    ports = service_ports({**BASE, "destinations": lines})
+    assert [name for name, _, _ in ports] == expected
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]{0,13}[a-z0-9]", name) for name, _, _ in ports)
+    assert [f"{protocol.lower()}-{port}" for _, port, protocol in ports] == expected
+    redirects = parse_redirects("", lines).rules
+    named = {(each.protocol.value, port) for each in redirects for port in range(each.first, each.last + 1)}
+    assert {(protocol.lower(), port) for _, port, protocol in ports} == named
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("80 sctpp 203.0.113.25", "unknown protocol 'sctpp' (tcp, udp or sctp)"),
+        ("0 tcp 203.0.113.25", "invalid port '0' (a number from 1 to 65535)"),
+        ("65536 tcp 203.0.113.25", "invalid port '65536' (a number from 1 to 65535)"),
+        ("99999999999999999999 tcp 203.0.113.25", "invalid port '99999999999999999999'"),
+        ("http tcp 203.0.113.25", "invalid port 'http'"),
+        ("80- tcp 203.0.113.25", "invalid port ''"),
+        ("80-90-99 tcp 203.0.113.25", "invalid port '90-99'"),
+        ("90-80 tcp 203.0.113.25", "ends before it begins"),
+        ("80 203.0.113.25", "expected PORT PROTOCOL ADDRESS [REMOTE_PORT]"),
+        ("5000-5100 tcp 203.0.113.28", "over 100 ports is too wide for a Service; list the ports"),
+        ("9797 tcp 203.0.113.25", "local port 9797 is that of the administration endpoint; give admin.port"),
+        ("9000-9999 TCP 203.0.113.25", "local port 9797 is that of the administration endpoint"),
+    ],
+)
+def test_a_line_whose_ports_cannot_be_offered_is_named(line: str, words: str) -> None:
+    with pytest.raises(HelmError) as caught:
+        rendered({**BASE, "destinations": f"# first\n  {line}   # remark\n"})
+    assert f"destinations line 2: '{line}': " in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_a_wide_range_needs_the_ports_that_the_service_shall_offer() -> None:
+    values = {**BASE, "destinations": "5000-5100 tcp 203.0.113.28"}
+    ports = [{"name": "first", "port": 5000}]
+    assert service_ports({**values, "ports": ports}) == [("first", 5000, "TCP")]
+    with pytest.raises(HelmError, match="local port 9797"):
+        rendered({**BASE, "destinations": "9000-9999 tcp 203.0.113.28", "ports": ports})
+
+
+def test_a_line_of_the_forwarder_may_not_take_the_administration_port() -> None:
+    with pytest.raises(HelmError, match="local port 9797 is that of the administration endpoint"):
+        rendered({**DNS, "destinations": "9797 db.example.com 443"})
+    with pytest.raises(HelmError, match=r"line 1: '80-90 db\.example\.com': invalid port '80-90'"):
+        rendered({**DNS, "destinations": "80-90 db.example.com"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "   80 tcp 203.0.113.25\n8080 tcp 203.0.113.26 80\n",
+        "\n\n80 tcp 203.0.113.25",
+        "80 tcp 203.0.113.25\r\n# Windows\r\n",
+        '80 tcp 203.0.113.25 # a\u2028b \u0085 \U0001f600 "quoted" \\ {{ .Values }}\n\n',
+        "\t80 tcp 203.0.113.25\n# ---\n",
+    ],
+)
+def test_the_rules_reach_the_config_map_unchanged(text: str) -> None:
+    assert the("ConfigMap", {**BASE, "destinations": text})["data"] == {"destination": text}
+
+
+def test_a_service_is_dual_stack_where_the_router_is() -> None:
+    def policy(values: Mapping[str, object]) -> object:
+        return json.loads(json.dumps(the("Service", values)))["spec"].get("ipFamilyPolicy")
+
+    assert policy({**HTTP, **DUAL}) == "PreferDualStack"
+    assert policy(HTTP) is None
+
+
+def selectors(thing: object) -> Iterator[dict[str, str]]:
+    """What chooses pods: labels of a Service, matchLabels of the others; peers of a policy are none."""
+    spec = json.loads(json.dumps(thing)).get("spec", {})
+    for name in ("selector", "podSelector"):
+        if spec.get(name):
+            yield spec[name].get("matchLabels", spec[name])
+
+
+@pytest.mark.parametrize("mode", [REDIRECT, HTTP, DNS])
+def test_nothing_takes_the_tests_pod_for_the_router(mode: dict[str, object]) -> None:
+    secrets = [{"name": "registry"}]
+    images = {"pullSecrets": secrets, "pullPolicy": "Always"}
+    sender = {"namespaceSelector": {"matchLabels": {"team": "bank"}}}
+    values = {**mode, **EVERYTHING, "images": images, "networkPolicy": {"enabled": True, "from": [sender]}}
+    pod = json.loads(json.dumps(the("Pod", values)))
+    labels = pod["metadata"]["labels"].items()
+    found = [selector for each in rendered(values) for selector in selectors(each)]
+    assert len(found) == 6  # Deployment, two Services, NetworkPolicy, disruption budget, ServiceMonitor
+    assert not [selector for selector in found if selector.items() <= labels]
+
+    router = json.loads(json.dumps(the("Deployment", values)))["spec"]["template"]["spec"]
+    assert pod["spec"]["imagePullSecrets"] == router["imagePullSecrets"] == secrets
+    assert pod["spec"]["serviceAccountName"] == router["serviceAccountName"]
+    (test,), (stays,) = pod["spec"]["containers"], router["containers"]
+    assert (test["image"], test["imagePullPolicy"]) == (stays["image"], "Always")
+    # OpenShift's restricted SCC chooses the user.
+    assert "runAsUser" not in test["securityContext"]
+
+    clients = json.loads(json.dumps(the("NetworkPolicy", values)))["spec"]["ingress"][0]["from"]
+    assert sender in clients
+    (own,) = [each["podSelector"]["matchLabels"] for each in clients if "podSelector" in each]
+    assert own.items() <= labels
 
 
 def test_there_is_never_a_second_pod_and_a_dead_node_is_left_in_seconds() -> None:
@@ -249,11 +369,57 @@ def test_the_dashboard_is_json_with_a_query_in_every_panel() -> None:
     assert all(target["expr"] for panel in panels for target in panel["targets"])
 
 
-def test_prometheus_may_connect_to_the_administration_port_alone() -> None:
-    policy = json.loads(json.dumps(the("NetworkPolicy", {**HTTP, **EVERYTHING})))
-    clients, monitoring = policy["spec"]["ingress"]
-    assert clients == {"from": [{"podSelector": {}}]}
-    assert monitoring["ports"] == [{"port": 9797}]
+Allowed = list[tuple[str, int, int]]
+
+
+def ingress(values: Mapping[str, object]) -> list[tuple[list[object], Allowed]]:
+    """Who may connect, and to which ports (protocol, first, last)."""
+    policy = json.loads(json.dumps(the("NetworkPolicy", values)))
+    return [
+        (
+            rule["from"],
+            [(port["protocol"], port["port"], port.get("endPort", port["port"])) for port in rule["ports"]],
+        )
+        for rule in policy["spec"]["ingress"]
+    ]
+
+
+EXTERNAL = {**MATRIX["existing-config-map"], **EVERYTHING, "ports": [{"name": "https", "port": 443}]}
+
+
+@pytest.mark.parametrize(
+    "values", [{**REDIRECT, **EVERYTHING}, {**HTTP, **EVERYTHING}, {**DNS, **EVERYTHING}, EXTERNAL]
+)
+def test_prometheus_may_connect_to_the_administration_port_alone(values: dict[str, object]) -> None:
+    (clients, theirs), (monitoring, its) = ingress(values)
+    assert clients == [{"podSelector": {}}]
+    assert not [each for each in theirs if each[0] == "TCP" and each[1] <= 9797 <= each[2]]
+    assert monitoring == [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    assert its == [("TCP", 9797, 9797)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (HTTP, [("TCP", 8080, 8080)]),
+        (DNS, [("TCP", 80, 80), ("TCP", 8443, 8443)]),
+        ({**BASE, "destinations": "5000-5500 tcp 1.2.3.4"}, [("TCP", 5000, 5500)]),
+        (
+            {**BASE, "destinations": "53 sctp 1.2.3.4\n1.2.3.4\n2001:db8::1"},
+            [("SCTP", 53, 53), ("TCP", 1, 9796), ("TCP", 9798, 65535), ("UDP", 1, 65535)],
+        ),
+        (
+            {**BASE, "destinations": "1.2.3.4", "admin": {"port": 65535}},
+            [("TCP", 1, 65534), ("UDP", 1, 65535)],
+        ),
+        (MATRIX["existing-config-map"], [("TCP", 443, 443)]),
+    ],
+)
+def test_clients_may_connect_to_what_the_router_serves(values: dict[str, object], expected: Allowed) -> None:
+    # What the Service offers is another matter where the rules are known.
+    offered = {} if values is HTTP else {"ports": [{"name": "https", "port": 443}]}
+    ((_, allowed),) = ingress({**values, **offered, "networkPolicy": {"enabled": True}})
+    assert allowed == expected
 
 
 def test_the_readme_lists_every_value_with_its_default() -> None:
