@@ -16,6 +16,7 @@ from helm_python.errors import HelmError
 from egress_router.grammar.redirect import parse as parse_redirects
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.http_proxy import read_http_proxy
+from egress_router.settings.setup import read_setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -333,9 +334,35 @@ def test_setup_is_privileged_only_where_it_makes_the_interface(provider: str) ->
     (made,) = containers(HTTP, "initContainers")
     assert json.loads(json.dumps(made["securityContext"]))["privileged"] is True
     (given,) = containers({**HTTP, "interface": {"provider": provider}}, "initContainers")
-    context = json.loads(json.dumps(given["securityContext"]))
+    assert_network_administrator(given)
+
+
+def assert_network_administrator(container: dict[str, object]) -> None:
+    context = json.loads(json.dumps(container["securityContext"]))
     assert "privileged" not in context
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"interface": {"provider": "okd"}, "setup": {"privileged": True}, "sysctls": FORWARDING}]
+)
+def test_a_router_that_stays_is_not_privileged(more: dict[str, object]) -> None:
+    (first,) = containers({**REDIRECT, **more}, "initContainers")
+    assert json.loads(json.dumps(first["securityContext"]))["privileged"] is True
+    assert environment(first)["EGRESS_ROUTER_MODE"] == "init"
+    (stays,) = containers({**REDIRECT, **more})
+    assert_network_administrator(stays)
+    assert environment(stays)["EGRESS_ROUTER_MODE"] == "legacy"
+
+
+def test_where_nothing_needs_privilege_there_is_no_container_before_the_router() -> None:
+    assert not containers(MATRIX["existing"], "initContainers")
+
+
+def test_every_container_says_what_it_needs() -> None:
+    for values in MATRIX.values():
+        for container in containers(values) + containers(values, "initContainers"):
+            assert json.loads(json.dumps(container))["resources"]["limits"]["memory"], container["name"]
 
 
 def test_low_ports_are_open_to_a_forwarder_without_root() -> None:
@@ -343,6 +370,60 @@ def test_low_ports_are_open_to_a_forwarder_without_root() -> None:
     assert pod["securityContext"]["sysctls"] == [
         {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
     ]
+
+
+def test_a_sysctl_that_is_given_is_not_set_twice() -> None:
+    own = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "80"}]
+    pod = json.loads(json.dumps(the("Deployment", {**DNS, "sysctls": own})))["spec"]["template"]["spec"]
+    assert pod["securityContext"]["sysctls"] == own
+
+
+def test_large_numbers_stay_whole_numbers() -> None:
+    values = {**DNS, "nodeFailureSeconds": 2_592_000, "drainSeconds": 1_000_000}
+    pod = json.loads(json.dumps(the("Deployment", values)))["spec"]["template"]["spec"]
+    # As text: to Python 2592000.0 is the same number, to Kubernetes it is none.
+    assert [str(each["tolerationSeconds"]) for each in pod["tolerations"]] == ["2592000"] * 2
+    assert pod["terminationGracePeriodSeconds"] == 1_000_005
+    (proxy,) = containers(values)
+    assert environment(proxy)["EGRESS_DRAIN_SECONDS"] == "1000000"
+
+
+def test_an_image_may_be_named_by_its_digest() -> None:
+    digest = "sha256:" + "0123456789abcdef" * 4
+    (proxy,) = containers({**HTTP, "images": {"httpProxy": {"repository": "r.example/p", "digest": digest}}})
+    assert proxy["image"] == f"r.example/p@{digest}"
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_variables_reach_the_container_that_runs_setup(live: bool) -> None:
+    more = {"env": {"EGRESS_LOG_FORMAT": "json"}, "setup": {"env": {"EGRESS_CLAIM_TIMEOUT": "60"}}}
+    values = {**MATRIX["existing"], **more, "redirect": {"live": live}}
+    (runs_setup,) = containers(values, "containers" if live else "initContainers")
+    settings = read_setup(environment(runs_setup))
+    assert settings.claim_timeout == 60
+    assert settings.runtime.log_format == ("json" if live else "text")
+    (before_proxy,) = containers({**HTTP, **more}, "initContainers")
+    assert environment(before_proxy)["EGRESS_CLAIM_TIMEOUT"] == "60"
+    (proxy,) = containers({**HTTP, **more})
+    assert "EGRESS_CLAIM_TIMEOUT" not in environment(proxy)
+
+
+@pytest.mark.parametrize("where", ["env", "setup.env"])
+def test_variables_that_the_chart_sets_are_refused_with_the_value_to_use(where: str) -> None:
+    debugging = {**DNS, "dnsProxy": {"debug": True}}
+    reporting = {**HTTP, "httpProxy": {"reportOnly": True}}
+    parent = {**REDIRECT, "clusterCidrs": "10.0.0.0/8", "interface": {"parent": "eth1"}}
+    everything = [debugging, reporting, parent]
+    every = [
+        each for values in everything for each in containers(values) + containers(values, "initContainers")
+    ]
+    names = {name for each in every for name in environment(each)}
+    assert len(names) == 16
+    for name in names | {name.removesuffix("_FILE") for name in names}:
+        given: dict[str, object] = {name: "x"}
+        with pytest.raises(HelmError) as caught:
+            rendered({**HTTP, **({"env": given} if where == "env" else {"setup": {"env": given}})})
+        assert f"{where}: the chart sets {name} itself; use the value " in str(caught.value)
 
 
 @pytest.mark.parametrize("values", [REDIRECT, HTTP, DNS])
