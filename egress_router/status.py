@@ -25,17 +25,23 @@ _PATIENCE = 5.0  # seconds
 _MOST_BYTES = 64_000_000
 _CLEAR = "\x1b[H\x1b[2J"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through http_proxy
+_HEALTHY, _NOT_HEALTHY = 0, 3
 
 
 def show(url: str | None, *, watch: bool) -> int:
     """Print the status of the router at `url` (default: this machine's, at EGRESS_ADMIN_PORT).
 
     With `watch` again each two seconds, until interrupted; a router that does not answer then is no end.
+    Return the exit status: 3 where the router says that it is not healthy, so that an engine's health check
+    can tell; one that is merely not ready would not be helped by the restart that such a check may cause.
 
     Raises:
         RefusedError: nobody answers there, or no egress router.
     """
     address = _address(url)
+    if address is None:
+        print("EGRESS_ADMIN_PORT is 0: the administration endpoint is off, so nothing is known of the router")
+        return _HEALTHY
     while watch:
         try:
             text = render(_fetch(address))
@@ -43,15 +49,18 @@ def show(url: str | None, *, watch: bool) -> int:
             text = f"{error}\n"
         print(_CLEAR + text, end="", flush=True)
         time.sleep(_INTERVAL)
-    print(render(_fetch(address)), end="")
-    return 0
+    status = _fetch(address)
+    print(render(status), end="")
+    return _NOT_HEALTHY if _list(status, "health") else _HEALTHY
 
 
-def _address(url: str | None) -> str:
+def _address(url: str | None) -> str | None:
+    """Return where to ask; None where the endpoint of this machine's router is turned off."""
     if url is None:
         environment = Environment(os.environ)
-        port = environment.read(ADMIN_PORT)
-        return f"http://127.0.0.1:{environment.finish(lambda: required(port))}/status"
+        read = environment.read(ADMIN_PORT)
+        port = environment.finish(lambda: required(read))
+        return f"http://127.0.0.1:{port}/status" if port else None
     if urllib.parse.urlsplit(url).scheme not in {"http", "https"}:
         raise RefusedError(f"cannot ask {url}", "expected an address such as http://127.0.0.1:9797")
     return url.rstrip("/").removesuffix("/status") + "/status"

@@ -13,8 +13,10 @@ import yaml
 from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
+from egress_router.grammar.redirect import parse as parse_redirects
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.http_proxy import read_http_proxy
+from egress_router.settings.setup import read_setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +30,9 @@ BASE: dict[str, object] = {"source": "192.168.12.99/24", "gateway": "192.168.12.
 REDIRECT = {**BASE, "destinations": "80 tcp 203.0.113.25\n53 udp 203.0.113.53 # names\n203.0.113.27\n"}
 HTTP = {**BASE, "mode": "http-proxy", "destinations": "!*.bad.example.com\n*\n"}
 DNS = {**BASE, "mode": "dns-proxy", "destinations": "# the bank\n80 203.0.113.25\n8443 db.example.com 443\n"}
+DUAL = {"source": "192.168.12.99/24, 2001:db8::99/64", "gateway": "192.168.12.1, 2001:db8::1"}
 FORWARDING = [{"name": "net.ipv4.ip_forward", "value": "1"}]
+FORWARDING_6 = [{"name": "net.ipv6.conf.all.forwarding", "value": "1"}]
 EVERYTHING = {
     "networkPolicy": {
         "enabled": True,
@@ -57,6 +61,14 @@ MATRIX: dict[str, dict[str, object]] = {
     "multus": {**DNS, "interface": {"provider": "multus", "multus": {"create": True}, "parent": "eth1"}},
     "dns-everything": {**DNS, **EVERYTHING},
     "existing": {**REDIRECT, "interface": {"provider": "existing", "name": "net1"}, "sysctls": FORWARDING},
+    "dual-stack": {
+        **REDIRECT,
+        **DUAL,
+        **EVERYTHING,
+        "destinations": "80 tcp 203.0.113.25\n80 tcp 2001:db8:1::25\n5000-5002 sctp 203.0.113.28\n2001:db8:1::27\n",
+        "interface": {"provider": "existing"},
+        "sysctls": FORWARDING + FORWARDING_6,
+    },
     "existing-privileged": {
         **REDIRECT,
         "interface": {"provider": "existing"},
@@ -118,19 +130,50 @@ def test_helm_lint_finds_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "source"),
+        ({}, "source: '': expected the address that the router claims, such as 192.168.12.99/24"),
         ({**REDIRECT, "mode": "socks"}, "mode"),
         ({**REDIRECT, "replicas": 2}, "replicas"),
-        ({**REDIRECT, "source": "somewhere"}, "source"),
-        ({**REDIRECT, "gateway": ""}, "gateway"),
+        ({**REDIRECT, "source": "somewhere"}, "source: 'somewhere': expected the address"),
+        ({**REDIRECT, "source": "999.1.1.1/99"}, "source: '999.1.1.1/99': expected the address"),
+        ({**REDIRECT, "source": "192.168.12.99/33"}, "source: '192.168.12.99/33': expected the address"),
+        ({**REDIRECT, "source": "192.168.12.99, 2001:db8::/129"}, "source: '2001:db8::/129': expected"),
+        ({**REDIRECT, "gateway": ""}, "gateway: '': expected the next hop"),
+        ({**REDIRECT, "gateway": "192.168.12.1/24"}, "gateway: '192.168.12.1/24': expected the next hop"),
         ({**REDIRECT, "interface": {"provider": "ovs"}}, "provider"),
         ({**REDIRECT, "admin": {"port": 80}}, "port"),
         (BASE, "no rules: give destinations, or existingConfigMap.name"),
         ({**REDIRECT, "existingConfigMap": {"name": "x"}}, "not both"),
         ({**REDIRECT, "interface": {"provider": "multus"}}, "name the network"),
+        (
+            {**HTTP, "interface": {"provider": "multus", "multus": {"create": True, "network": "ns/net"}}},
+            "'ns/net' names a namespace",
+        ),
         ({**BASE, "destinations": "203.0.113.27"}, "list them in ports"),
-        ({**REDIRECT, "interface": {"provider": "okd"}}, "redirect mode needs IP forwarding"),
+        ({**REDIRECT, "interface": {"provider": "okd"}}, 'give { name: net.ipv4.ip_forward, value: "1" }'),
+        (
+            {
+                **REDIRECT,
+                "interface": {"provider": "okd"},
+                "sysctls": [{"name": "net.ipv4.ip_forward", "value": "0"}],
+            },
+            'give { name: net.ipv4.ip_forward, value: "1" }',
+        ),
+        (
+            {**REDIRECT, **DUAL, "interface": {"provider": "okd"}, "sysctls": FORWARDING},
+            'source 2001:db8::99/64: give { name: net.ipv6.conf.all.forwarding, value: "1" }',
+        ),
+        (
+            {**REDIRECT, **DUAL, "interface": {"provider": "okd"}, "sysctls": FORWARDING_6},
+            'source 192.168.12.99/24: give { name: net.ipv4.ip_forward, value: "1" }',
+        ),
         ({**HTTP, "prometheusRule": {"enabled": True}}, "prometheusRule needs serviceMonitor"),
+        ({**HTTP, "ports": [{"name": "a", "port": 1}]}, "has one port, which httpProxy.port names"),
+        ({**HTTP, "httpProxy": {"port": 9797}}, "httpProxy.port and admin.port are both 9797"),
+        ({**HTTP, "podAnnotations": {"a": 1}}, "at '/podAnnotations/a': got number, want string"),
+        ({**HTTP, "nodeSelector": {"a": True}}, "at '/nodeSelector/a': got boolean, want string"),
+        ({**HTTP, "serviceMonitor": {"labels": {"a": 1}}}, "labels/a': got number, want string"),
+        ({**HTTP, "sysctls": [{"name": "a", "value": 1}]}, "at '/sysctls/0/value': got number, want string"),
+        ({**HTTP, "images": {"httpProxy": {"digest": "latest"}}}, "at '/images/httpProxy/digest'"),
     ],
 )
 def test_wrong_values_are_refused_in_words(values: dict[str, object], words: str) -> None:
@@ -139,14 +182,133 @@ def test_wrong_values_are_refused_in_words(values: dict[str, object], words: str
     assert words in str(caught.value)
 
 
-def test_ports_of_the_service_follow_the_destinations() -> None:
-    def ports(values: Mapping[str, object]) -> list[tuple[int, str]]:
-        spec = json.loads(json.dumps(the("Service", values)))["spec"]
-        return [(port["port"], port["protocol"]) for port in spec["ports"]]
+def service_ports(values: Mapping[str, object]) -> list[tuple[str, int, str]]:
+    spec = json.loads(json.dumps(the("Service", values)))["spec"]
+    return [(port["name"], port["port"], port["protocol"]) for port in spec["ports"]]
 
-    assert ports(REDIRECT) == [(80, "TCP"), (53, "UDP")]
-    assert ports(HTTP) == [(8080, "TCP")]
-    assert ports(DNS) == [(80, "TCP"), (8443, "TCP")]
+
+def test_ports_of_the_service_follow_the_destinations() -> None:
+    assert service_ports(REDIRECT) == [("tcp-80", 80, "TCP"), ("udp-53", 53, "UDP")]
+    assert service_ports(HTTP) == [("http-proxy", 8080, "TCP")]
+    assert service_ports(DNS) == [("tcp-80", 80, "TCP"), ("tcp-8443", 8443, "TCP")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("080 TCP 203.0.113.25", ["tcp-80"]),
+        ("08080\tTcp\u00a0203.0.113.25\r", ["tcp-8080"]),
+        ("53 tcp 203.0.113.53\n53 udp 203.0.113.53\n53 sctp 203.0.113.53", ["tcp-53", "udp-53", "sctp-53"]),
+        ("80 tcp 203.0.113.25\n80 tcp 2001:db8::25", ["tcp-80"]),
+        ("80-82 udp 203.0.113.28 # three\n81-83 udp 2001:db8::28", ["udp-80", "udp-81", "udp-82", "udp-83"]),
+        ("5001-5100 sctp 203.0.113.28", [f"sctp-{port}" for port in range(5001, 5101)]),
+        ("65535 tcp 203.0.113.25\n# 1 tcp 203.0.113.25\n\n203.0.113.27", ["tcp-65535"]),
+        ("9797 udp 203.0.113.25", ["udp-9797"]),
+    ],
+)
+def test_every_port_that_a_line_names_is_offered_once(lines: str, expected: list[str]) -> None:
+    ports = service_ports({**BASE, "destinations": lines})
+    assert [name for name, _, _ in ports] == expected
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]{0,13}[a-z0-9]", name) for name, _, _ in ports)
+    assert [f"{protocol.lower()}-{port}" for _, port, protocol in ports] == expected
+    redirects = parse_redirects("", lines).rules
+    named = {(each.protocol.value, port) for each in redirects for port in range(each.first, each.last + 1)}
+    assert {(protocol.lower(), port) for _, port, protocol in ports} == named
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("80 sctpp 203.0.113.25", "unknown protocol 'sctpp' (tcp, udp or sctp)"),
+        ("0 tcp 203.0.113.25", "invalid port '0' (a number from 1 to 65535)"),
+        ("65536 tcp 203.0.113.25", "invalid port '65536' (a number from 1 to 65535)"),
+        ("99999999999999999999 tcp 203.0.113.25", "invalid port '99999999999999999999'"),
+        ("http tcp 203.0.113.25", "invalid port 'http'"),
+        ("80- tcp 203.0.113.25", "invalid port ''"),
+        ("80-90-99 tcp 203.0.113.25", "invalid port '90-99'"),
+        ("90-80 tcp 203.0.113.25", "ends before it begins"),
+        ("80 203.0.113.25", "expected PORT PROTOCOL ADDRESS [REMOTE_PORT]"),
+        ("5000-5100 tcp 203.0.113.28", "over 100 ports is too wide for a Service; list the ports"),
+        ("9797 tcp 203.0.113.25", "local port 9797 is that of the administration endpoint; give admin.port"),
+        ("9000-9999 TCP 203.0.113.25", "local port 9797 is that of the administration endpoint"),
+    ],
+)
+def test_a_line_whose_ports_cannot_be_offered_is_named(line: str, words: str) -> None:
+    with pytest.raises(HelmError) as caught:
+        rendered({**BASE, "destinations": f"# first\n  {line}   # remark\n"})
+    assert f"destinations line 2: '{line}': " in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_a_wide_range_needs_the_ports_that_the_service_shall_offer() -> None:
+    values = {**BASE, "destinations": "5000-5100 tcp 203.0.113.28"}
+    ports = [{"name": "first", "port": 5000}]
+    assert service_ports({**values, "ports": ports}) == [("first", 5000, "TCP")]
+    with pytest.raises(HelmError, match="local port 9797"):
+        rendered({**BASE, "destinations": "9000-9999 tcp 203.0.113.28", "ports": ports})
+
+
+def test_a_line_of_the_forwarder_may_not_take_the_administration_port() -> None:
+    with pytest.raises(HelmError, match="local port 9797 is that of the administration endpoint"):
+        rendered({**DNS, "destinations": "9797 db.example.com 443"})
+    with pytest.raises(HelmError, match=r"line 1: '80-90 db\.example\.com': invalid port '80-90'"):
+        rendered({**DNS, "destinations": "80-90 db.example.com"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "   80 tcp 203.0.113.25\n8080 tcp 203.0.113.26 80\n",
+        "\n\n80 tcp 203.0.113.25",
+        "80 tcp 203.0.113.25\r\n# Windows\r\n",
+        '80 tcp 203.0.113.25 # a\u2028b \u0085 \U0001f600 "quoted" \\ {{ .Values }}\n\n',
+        "\t80 tcp 203.0.113.25\n# ---\n",
+    ],
+)
+def test_the_rules_reach_the_config_map_unchanged(text: str) -> None:
+    assert the("ConfigMap", {**BASE, "destinations": text})["data"] == {"destination": text}
+
+
+def test_a_service_is_dual_stack_where_the_router_is() -> None:
+    def policy(values: Mapping[str, object]) -> object:
+        return json.loads(json.dumps(the("Service", values)))["spec"].get("ipFamilyPolicy")
+
+    assert policy({**HTTP, **DUAL}) == "PreferDualStack"
+    assert policy(HTTP) is None
+
+
+def selectors(thing: object) -> Iterator[dict[str, str]]:
+    """What chooses pods: labels of a Service, matchLabels of the others; peers of a policy are none."""
+    spec = json.loads(json.dumps(thing)).get("spec", {})
+    for name in ("selector", "podSelector"):
+        if spec.get(name):
+            yield spec[name].get("matchLabels", spec[name])
+
+
+@pytest.mark.parametrize("mode", [REDIRECT, HTTP, DNS])
+def test_nothing_takes_the_tests_pod_for_the_router(mode: dict[str, object]) -> None:
+    secrets = [{"name": "registry"}]
+    images = {"pullSecrets": secrets, "pullPolicy": "Always"}
+    sender = {"namespaceSelector": {"matchLabels": {"team": "bank"}}}
+    values = {**mode, **EVERYTHING, "images": images, "networkPolicy": {"enabled": True, "from": [sender]}}
+    pod = json.loads(json.dumps(the("Pod", values)))
+    labels = pod["metadata"]["labels"].items()
+    found = [selector for each in rendered(values) for selector in selectors(each)]
+    assert len(found) == 6  # Deployment, two Services, NetworkPolicy, disruption budget, ServiceMonitor
+    assert not [selector for selector in found if selector.items() <= labels]
+
+    router = json.loads(json.dumps(the("Deployment", values)))["spec"]["template"]["spec"]
+    assert pod["spec"]["imagePullSecrets"] == router["imagePullSecrets"] == secrets
+    assert pod["spec"]["serviceAccountName"] == router["serviceAccountName"]
+    (test,), (stays,) = pod["spec"]["containers"], router["containers"]
+    assert (test["image"], test["imagePullPolicy"]) == (stays["image"], "Always")
+    # OpenShift's restricted SCC chooses the user.
+    assert "runAsUser" not in test["securityContext"]
+
+    clients = json.loads(json.dumps(the("NetworkPolicy", values)))["spec"]["ingress"][0]["from"]
+    assert sender in clients
+    (own,) = [each["podSelector"]["matchLabels"] for each in clients if "podSelector" in each]
+    assert own.items() <= labels
 
 
 def test_there_is_never_a_second_pod_and_a_dead_node_is_left_in_seconds() -> None:
@@ -172,9 +334,35 @@ def test_setup_is_privileged_only_where_it_makes_the_interface(provider: str) ->
     (made,) = containers(HTTP, "initContainers")
     assert json.loads(json.dumps(made["securityContext"]))["privileged"] is True
     (given,) = containers({**HTTP, "interface": {"provider": provider}}, "initContainers")
-    context = json.loads(json.dumps(given["securityContext"]))
+    assert_network_administrator(given)
+
+
+def assert_network_administrator(container: dict[str, object]) -> None:
+    context = json.loads(json.dumps(container["securityContext"]))
     assert "privileged" not in context
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"interface": {"provider": "okd"}, "setup": {"privileged": True}, "sysctls": FORWARDING}]
+)
+def test_a_router_that_stays_is_not_privileged(more: dict[str, object]) -> None:
+    (first,) = containers({**REDIRECT, **more}, "initContainers")
+    assert json.loads(json.dumps(first["securityContext"]))["privileged"] is True
+    assert environment(first)["EGRESS_ROUTER_MODE"] == "init"
+    (stays,) = containers({**REDIRECT, **more})
+    assert_network_administrator(stays)
+    assert environment(stays)["EGRESS_ROUTER_MODE"] == "legacy"
+
+
+def test_where_nothing_needs_privilege_there_is_no_container_before_the_router() -> None:
+    assert not containers(MATRIX["existing"], "initContainers")
+
+
+def test_every_container_says_what_it_needs() -> None:
+    for values in MATRIX.values():
+        for container in containers(values) + containers(values, "initContainers"):
+            assert json.loads(json.dumps(container))["resources"]["limits"]["memory"], container["name"]
 
 
 def test_low_ports_are_open_to_a_forwarder_without_root() -> None:
@@ -182,6 +370,60 @@ def test_low_ports_are_open_to_a_forwarder_without_root() -> None:
     assert pod["securityContext"]["sysctls"] == [
         {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
     ]
+
+
+def test_a_sysctl_that_is_given_is_not_set_twice() -> None:
+    own = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "80"}]
+    pod = json.loads(json.dumps(the("Deployment", {**DNS, "sysctls": own})))["spec"]["template"]["spec"]
+    assert pod["securityContext"]["sysctls"] == own
+
+
+def test_large_numbers_stay_whole_numbers() -> None:
+    values = {**DNS, "nodeFailureSeconds": 2_592_000, "drainSeconds": 1_000_000}
+    pod = json.loads(json.dumps(the("Deployment", values)))["spec"]["template"]["spec"]
+    # As text: to Python 2592000.0 is the same number, to Kubernetes it is none.
+    assert [str(each["tolerationSeconds"]) for each in pod["tolerations"]] == ["2592000"] * 2
+    assert pod["terminationGracePeriodSeconds"] == 1_000_005
+    (proxy,) = containers(values)
+    assert environment(proxy)["EGRESS_DRAIN_SECONDS"] == "1000000"
+
+
+def test_an_image_may_be_named_by_its_digest() -> None:
+    digest = "sha256:" + "0123456789abcdef" * 4
+    (proxy,) = containers({**HTTP, "images": {"httpProxy": {"repository": "r.example/p", "digest": digest}}})
+    assert proxy["image"] == f"r.example/p@{digest}"
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_variables_reach_the_container_that_runs_setup(live: bool) -> None:
+    more = {"env": {"EGRESS_LOG_FORMAT": "json"}, "setup": {"env": {"EGRESS_CLAIM_TIMEOUT": "60"}}}
+    values = {**MATRIX["existing"], **more, "redirect": {"live": live}}
+    (runs_setup,) = containers(values, "containers" if live else "initContainers")
+    settings = read_setup(environment(runs_setup))
+    assert settings.claim_timeout == 60
+    assert settings.runtime.log_format == ("json" if live else "text")
+    (before_proxy,) = containers({**HTTP, **more}, "initContainers")
+    assert environment(before_proxy)["EGRESS_CLAIM_TIMEOUT"] == "60"
+    (proxy,) = containers({**HTTP, **more})
+    assert "EGRESS_CLAIM_TIMEOUT" not in environment(proxy)
+
+
+@pytest.mark.parametrize("where", ["env", "setup.env"])
+def test_variables_that_the_chart_sets_are_refused_with_the_value_to_use(where: str) -> None:
+    debugging = {**DNS, "dnsProxy": {"debug": True}}
+    reporting = {**HTTP, "httpProxy": {"reportOnly": True}}
+    parent = {**REDIRECT, "clusterCidrs": "10.0.0.0/8", "interface": {"parent": "eth1"}}
+    everything = [debugging, reporting, parent]
+    every = [
+        each for values in everything for each in containers(values) + containers(values, "initContainers")
+    ]
+    names = {name for each in every for name in environment(each)}
+    assert len(names) == 16
+    for name in names | {name.removesuffix("_FILE") for name in names}:
+        given: dict[str, object] = {name: "x"}
+        with pytest.raises(HelmError) as caught:
+            rendered({**HTTP, **({"env": given} if where == "env" else {"setup": {"env": given}})})
+        assert f"{where}: the chart sets {name} itself; use the value " in str(caught.value)
 
 
 @pytest.mark.parametrize("values", [REDIRECT, HTTP, DNS])
@@ -208,11 +450,57 @@ def test_the_dashboard_is_json_with_a_query_in_every_panel() -> None:
     assert all(target["expr"] for panel in panels for target in panel["targets"])
 
 
-def test_prometheus_may_connect_to_the_administration_port_alone() -> None:
-    policy = json.loads(json.dumps(the("NetworkPolicy", {**HTTP, **EVERYTHING})))
-    clients, monitoring = policy["spec"]["ingress"]
-    assert clients == {"from": [{"podSelector": {}}]}
-    assert monitoring["ports"] == [{"port": 9797}]
+Allowed = list[tuple[str, int, int]]
+
+
+def ingress(values: Mapping[str, object]) -> list[tuple[list[object], Allowed]]:
+    """Who may connect, and to which ports (protocol, first, last)."""
+    policy = json.loads(json.dumps(the("NetworkPolicy", values)))
+    return [
+        (
+            rule["from"],
+            [(port["protocol"], port["port"], port.get("endPort", port["port"])) for port in rule["ports"]],
+        )
+        for rule in policy["spec"]["ingress"]
+    ]
+
+
+EXTERNAL = {**MATRIX["existing-config-map"], **EVERYTHING, "ports": [{"name": "https", "port": 443}]}
+
+
+@pytest.mark.parametrize(
+    "values", [{**REDIRECT, **EVERYTHING}, {**HTTP, **EVERYTHING}, {**DNS, **EVERYTHING}, EXTERNAL]
+)
+def test_prometheus_may_connect_to_the_administration_port_alone(values: dict[str, object]) -> None:
+    (clients, theirs), (monitoring, its) = ingress(values)
+    assert clients == [{"podSelector": {}}]
+    assert not [each for each in theirs if each[0] == "TCP" and each[1] <= 9797 <= each[2]]
+    assert monitoring == [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    assert its == [("TCP", 9797, 9797)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (HTTP, [("TCP", 8080, 8080)]),
+        (DNS, [("TCP", 80, 80), ("TCP", 8443, 8443)]),
+        ({**BASE, "destinations": "5000-5500 tcp 1.2.3.4"}, [("TCP", 5000, 5500)]),
+        (
+            {**BASE, "destinations": "53 sctp 1.2.3.4\n1.2.3.4\n2001:db8::1"},
+            [("SCTP", 53, 53), ("TCP", 1, 9796), ("TCP", 9798, 65535), ("UDP", 1, 65535)],
+        ),
+        (
+            {**BASE, "destinations": "1.2.3.4", "admin": {"port": 65535}},
+            [("TCP", 1, 65534), ("UDP", 1, 65535)],
+        ),
+        (MATRIX["existing-config-map"], [("TCP", 443, 443)]),
+    ],
+)
+def test_clients_may_connect_to_what_the_router_serves(values: dict[str, object], expected: Allowed) -> None:
+    # What the Service offers is another matter where the rules are known.
+    offered = {} if values is HTTP else {"ports": [{"name": "https", "port": 443}]}
+    ((_, allowed),) = ingress({**values, **offered, "networkPolicy": {"enabled": True}})
+    assert allowed == expected
 
 
 def test_the_readme_lists_every_value_with_its_default() -> None:

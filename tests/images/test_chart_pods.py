@@ -57,6 +57,19 @@ def test_redirect(sandbox: Sandbox, live: bool) -> None:
     assert (seen.server, seen.port, seen.source) == ("203.0.113.26", 443, SOURCE)
 
 
+def test_what_stays_needs_no_privilege_after_a_container_that_had_it(sandbox: Sandbox) -> None:
+    """No sysctl is given: the privileged container, which ends, has set them."""
+    values = {**REDIRECT, "sysctls": [], "setup": {"privileged": True}}
+    sandbox.play(*rendered(sandbox, values))
+    await_readiness(sandbox)
+    assert ask(sandbox, 80).source == SOURCE
+    sandbox.change_config_map("destinations", "80 tcp 203.0.113.26\n")
+    deadline = time.monotonic() + 10
+    while ask(sandbox, 80).server != "203.0.113.26":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_http_proxy(sandbox: Sandbox) -> None:
     values = {**NETWORK, "mode": "http-proxy", "destinations": "*.example.org\n"}
     sandbox.play(*rendered(sandbox, values))

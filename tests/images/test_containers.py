@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from egress_router.lab.network import GATEWAY, SOURCE
-from tests.images.asking import ask, get
+from tests.images.asking import ask, await_readiness, get
 
 if TYPE_CHECKING:
     from tests.images.node import Node, Object, Sandbox
@@ -126,6 +126,13 @@ def test_setup_makes_the_interface_out_of_the_nodes_network(bare_sandbox: Sandbo
         "--pid=host",
     )
     assert ask(bare_sandbox, 443).source == SOURCE
+    # The router that stays needs less, as the chart gives it.
+    rules = {"EGRESS_DESTINATION": "203.0.113.26"}
+    image = bare_sandbox.node.images.router
+    run(bare_sandbox, image, {**NETWORK, **rules}, "--detach", "--pid=host", *NETWORK_ADMINISTRATOR)
+    await_readiness(bare_sandbox)
+    seen = ask(bare_sandbox, 443)
+    assert (seen.server, seen.source) == ("203.0.113.26", SOURCE)
 
 
 def test_a_restarted_proxy_serves_again(sandbox: Sandbox) -> None:
@@ -162,9 +169,10 @@ def test_setup_runs_again_in_the_same_pod(sandbox: Sandbox) -> None:
         setup(sandbox, "http-proxy")
 
 
-def test_the_node_says_so_when_the_proxy_is_well(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("port", ["9797", "0"])
+def test_the_node_says_so_when_the_proxy_is_well(sandbox: Sandbox, port: str) -> None:
     setup(sandbox, "http-proxy")
-    rules = {"EGRESS_HTTP_PROXY_DESTINATION": "*"}
+    rules = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_ADMIN_PORT": port}
     run(sandbox, sandbox.node.images.http_proxy, rules, "--detach", "--name=proxy", *WITHOUT_PRIVILEGE)
     assert get(sandbox, "http://www.example.org:8000/").status == 200
     sandbox.podman("healthcheck", "run", "proxy")

@@ -58,11 +58,33 @@ def test_it_says_what_is_wrong(view: FakeView, url: str, capsys: pytest.CaptureF
     view.ready_problems = ("worker 0 does not serve",)
     view.answer["reload"] = {"source": "f", "loaded": 0, "refused": 1, "errors": ["line 3: 'x': bad"]}
     view.answer["upstreams"] = [{"destination": "d", "address": "", "up": False, "reason": "no such name"}]
-    status.show(url + "/status", watch=False)
+    # A restart would help a router that is not healthy, not one that is not ready.
+    assert status.show(url + "/status", watch=False) == 0
     text = capsys.readouterr().out
     assert ": not ready\n  worker 0 does not serve\n" in text
     assert "  line 3: 'x': bad\n" in text
     assert "no such name" in text
+
+
+def test_a_router_that_is_not_healthy_is_no_success(
+    view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view.health_problems = ("worker 0 has not reported for 31 s",)
+    assert status.show(url, watch=False) == 3
+    text = capsys.readouterr().out
+    assert "  worker 0 has not reported for 31 s\n" in text
+    assert "  workers            1 of 1\n" in text
+
+
+def test_an_endpoint_that_is_turned_off_is_no_fault(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images' health check asks so: a router that was told to have no endpoint is not sick for it."""
+    monkeypatch.setenv("EGRESS_ADMIN_PORT", "0")
+    assert status.show(None, watch=False) == 0
+    assert "EGRESS_ADMIN_PORT is 0: the administration endpoint is off" in capsys.readouterr().out
+    assert status.show(url, watch=False) == 0
+    assert "egress router http-proxy" in capsys.readouterr().out
 
 
 def test_what_clients_chose_cannot_steer_the_terminal(

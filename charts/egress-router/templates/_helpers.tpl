@@ -11,6 +11,12 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* The labels of the test's pod: no selector of the router's may match it, or clients are sent to it. */}}
+{{- define "egress-router.testSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "egress-router.labels" -}}
 {{ include "egress-router.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -19,7 +25,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "egress-router.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
 {{- printf "%s:%s" .image.repository (.image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The image of what stays in the mode. */}}
+{{- define "egress-router.mainImage" -}}
+{{- $images := dict "redirect" .Values.images.router "http-proxy" .Values.images.httpProxy "dns-proxy" .Values.images.dnsProxy -}}
+{{- include "egress-router.image" (dict "image" (get $images .Values.mode) "root" .) -}}
 {{- end -}}
 
 {{- define "egress-router.configMap" -}}
@@ -30,53 +46,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- .Values.interface.multus.network | default (include "egress-router.fullname" .) -}}
 {{- end -}}
 
-{{/* The ports of the Service as YAML: given, the proxy's, or the local ports that the rules name. */}}
-{{- define "egress-router.ports" -}}
-{{- if .Values.ports -}}
-{{- range .Values.ports }}
-- name: {{ .name }}
-  port: {{ .port }}
-  protocol: {{ .protocol | default "TCP" }}
-{{- end -}}
-{{- else if eq .Values.mode "http-proxy" }}
-- name: http-proxy
-  port: {{ .Values.httpProxy.port }}
-  protocol: TCP
-{{- else -}}
-{{- $redirect := eq .Values.mode "redirect" -}}
-{{- range $line := splitList "\n" .Values.destinations -}}
-{{- $words := regexSplit "\\s+" (regexReplaceAll "(^|\\s)#.*$" $line "" | trim) -1 -}}
-{{- $port := first $words -}}
-{{- if and (regexMatch "^[0-9]+$" $port) (ge (len $words) (ternary 3 2 $redirect)) }}
-{{- $protocol := ternary (index $words 1) "tcp" $redirect }}
-- name: {{ printf "%s-%s" $protocol $port }}
-  port: {{ $port }}
-  protocol: {{ upper $protocol }}
-{{- end -}}
-{{- end -}}
-{{- end -}}
+{{/* Whether a container of the program stays, with its administration endpoint; else a pause container does. */}}
+{{- define "egress-router.stays" -}}
+{{- if or (ne .Values.mode "redirect") .Values.redirect.live }}true{{ end -}}
 {{- end -}}
 
-{{/* What values.schema.json cannot say. */}}
-{{- define "egress-router.validate" -}}
-{{- if and .Values.destinations .Values.existingConfigMap.name -}}
-{{- fail "give either destinations or existingConfigMap.name, not both" -}}
-{{- end -}}
-{{- if not (or .Values.destinations .Values.existingConfigMap.name) -}}
-{{- fail "no rules: give destinations, or existingConfigMap.name" -}}
-{{- end -}}
-{{- if and (eq .Values.interface.provider "multus") (not .Values.interface.multus.create) (not .Values.interface.multus.network) -}}
-{{- fail "interface.provider is multus: name the network in interface.multus.network, or set interface.multus.create" -}}
-{{- end -}}
-{{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) -}}
-{{- fail "prometheusRule needs serviceMonitor: its alerts are about the metrics that the monitor has scraped" -}}
-{{- end -}}
-{{- $forwarding := false -}}
-{{- range .Values.sysctls }}{{ if eq .name "net.ipv4.ip_forward" }}{{ $forwarding = true }}{{ end }}{{ end -}}
-{{- if and (eq .Values.mode "redirect") (not (include "egress-router.privileged" .)) (not $forwarding) -}}
-{{- fail "redirect mode needs IP forwarding: give net.ipv4.ip_forward in sysctls, or set setup.privileged" -}}
-{{- end -}}
-{{- if not (include "egress-router.ports" . | trim) -}}
-{{- fail "the rules name no single local port for the Service (a fallback, a range or an existing ConfigMap): list them in ports" -}}
-{{- end -}}
+{{- define "egress-router.tested" -}}
+{{- if and .Values.test.enabled (include "egress-router.stays" .) }}true{{ end -}}
 {{- end -}}

@@ -12,7 +12,7 @@
 - name: EGRESS_MACVLAN_MODE
   value: {{ $values.interface.macvlanMode }}
 - name: EGRESS_ADMIN_PORT
-  value: {{ $values.admin.port | quote }}
+  value: {{ $values.admin.port | int64 | quote }}
 {{- with $values.interface.parent }}
 - name: EGRESS_PARENT_INTERFACE
   value: {{ . | quote }}
@@ -25,16 +25,21 @@
 - name: EGRESS_DESTINATION_FILE
   value: /etc/egress-router/destinations
 {{- end }}
+{{- if eq .kind "legacy" }}
+{{ include "egress-router.longRunningEnv" (dict "root" .root "env" (merge dict $values.env $values.setup.env)) }}
+{{- else }}
+{{- include "egress-router.moreEnv" $values.setup.env }}
+{{- end }}
 {{- end -}}
 
-{{/* A container that runs `setup`: privileged only where it must reach into the node's network namespace. */}}
+{{/* A container that runs `setup`: one that ends may be privileged, one that stays never is. */}}
 {{- define "egress-router.setupContainer" -}}
 image: {{ include "egress-router.image" (dict "image" .root.Values.images.router "root" .root) }}
 imagePullPolicy: {{ .root.Values.images.pullPolicy }}
 securityContext:
   runAsUser: 0
   runAsNonRoot: false
-  {{- if include "egress-router.privileged" .root }}
+  {{- if and (ne .kind "legacy") (include "egress-router.privileged" .root) }}
   privileged: true
   {{- else }}
   readOnlyRootFilesystem: true
@@ -43,9 +48,6 @@ securityContext:
   {{- end }}
 env:
   {{- include "egress-router.setupEnv" . | nindent 2 }}
-  {{- if eq .kind "legacy" }}
-  {{- include "egress-router.longRunningEnv" .root | nindent 2 }}
-  {{- end }}
 {{- end -}}
 
 {{/* Whether setup is privileged: to reach into the node's network namespace, or because it was asked for. */}}
@@ -53,30 +55,38 @@ env:
 {{- if or (eq .Values.interface.provider "create") .Values.setup.privileged }}true{{ end -}}
 {{- end -}}
 
-{{/* The pod's sysctls: the given ones, and the one (a safe one) that opens low ports to a forwarder without root. */}}
+{{/* The pod's sysctls: the given ones, and unless it is one of them that (a safe one) which opens low ports to a
+forwarder without root. */}}
 {{- define "egress-router.sysctls" -}}
 {{- $given := .Values.sysctls -}}
-{{- if eq .Values.mode "dns-proxy" -}}
-{{- $given = prepend $given (dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0") -}}
+{{- $lowPorts := dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0" -}}
+{{- $missing := eq .Values.mode "dns-proxy" -}}
+{{- range $given }}{{ if eq .name $lowPorts.name }}{{ $missing = false }}{{ end }}{{ end -}}
+{{- if $missing -}}
+{{- $given = prepend $given $lowPorts -}}
 {{- end -}}
 {{- with $given }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
-{{/* Environment of every container that stays. */}}
+{{/* Environment of every container that stays; .env is what the user adds to it. */}}
 {{- define "egress-router.longRunningEnv" -}}
 - name: EGRESS_DRAIN_SECONDS
-  value: {{ .Values.drainSeconds | quote }}
-{{- range $name, $value := .Values.env }}
+  value: {{ .root.Values.drainSeconds | int64 | quote }}
+{{- include "egress-router.moreEnv" .env -}}
+{{- end -}}
+
+{{- define "egress-router.moreEnv" -}}
+{{- range $name, $value := . }}
 - name: {{ $name }}
   value: {{ $value | quote }}
-{{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* Port, probes, resources and rules of every container that stays. */}}
 {{- define "egress-router.longRunning" -}}
 ports:
   - name: admin
-    containerPort: {{ .Values.admin.port }}
+    containerPort: {{ .Values.admin.port | int64 }}
 livenessProbe:
   httpGet: { path: /healthz, port: admin }
   periodSeconds: 10
@@ -96,7 +106,7 @@ volumeMounts:
 {{- define "egress-router.proxyContainer" -}}
 {{- $http := eq .Values.mode "http-proxy" -}}
 {{- $prefix := ternary "EGRESS_HTTP_PROXY" "EGRESS_DNS_PROXY" $http -}}
-image: {{ include "egress-router.image" (dict "image" (ternary .Values.images.httpProxy .Values.images.dnsProxy $http) "root" .) }}
+image: {{ include "egress-router.mainImage" . }}
 imagePullPolicy: {{ .Values.images.pullPolicy }}
 securityContext:
   runAsNonRoot: true
@@ -110,10 +120,10 @@ env:
   - name: EGRESS_INTERFACE
     value: {{ .Values.interface.name | quote }}
   - name: EGRESS_ADMIN_PORT
-    value: {{ .Values.admin.port | quote }}
+    value: {{ .Values.admin.port | int64 | quote }}
   {{- if $http }}
   - name: EGRESS_HTTP_PROXY_PORT
-    value: {{ .Values.httpProxy.port | quote }}
+    value: {{ .Values.httpProxy.port | int64 | quote }}
   - name: EGRESS_HTTP_PROXY_CONNECT_PORTS
     value: {{ .Values.httpProxy.connectPorts | quote }}
   {{- if .Values.httpProxy.reportOnly }}
@@ -124,6 +134,6 @@ env:
   - name: EGRESS_DNS_PROXY_DEBUG
     value: "1"
   {{- end }}
-  {{- include "egress-router.longRunningEnv" . | nindent 2 }}
+  {{- include "egress-router.longRunningEnv" (dict "root" . "env" .Values.env) | nindent 2 }}
 {{ include "egress-router.longRunning" . }}
 {{- end -}}

@@ -1,0 +1,101 @@
+{{/* What values.schema.json cannot say, or not in words that help. */}}
+{{- define "egress-router.validate" -}}
+{{- include "egress-router.validateAddresses" . -}}
+{{- include "egress-router.validateInterface" . -}}
+{{- include "egress-router.validateRules" . -}}
+{{- include "egress-router.validateEnv" . -}}
+{{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) -}}
+  {{- fail "prometheusRule needs serviceMonitor: its alerts are about the metrics that the monitor has scraped" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "egress-router.validateInterface" -}}
+{{- $multus := .Values.interface.multus -}}
+{{- if eq .Values.interface.provider "multus" -}}
+  {{- if and (not $multus.create) (not $multus.network) -}}
+    {{- fail "interface.provider is multus: name the network in interface.multus.network, or set interface.multus.create" -}}
+  {{- end -}}
+  {{- if and $multus.create (contains "/" $multus.network) -}}
+    {{- fail (printf "interface.multus.network: '%s' names a namespace, but interface.multus.create makes the network in the release's own; leave the namespace out" $multus.network) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "egress-router.validateAddresses" -}}
+{{- $octet := "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])" -}}
+{{- $ipv4 := printf "%s(\\.%s){3}" $octet $octet -}}
+{{- $ipv6 := "[0-9a-fA-F:]*:[0-9a-fA-F:.]*" -}}
+{{- $source := printf "^(%s(/([1-9]|[12][0-9]|3[0-2]))?|%s(/([1-9][0-9]?|1[01][0-9]|12[0-8]))?)$" $ipv4 $ipv6 -}}
+{{- range splitList "," .Values.source -}}
+  {{- if not (regexMatch $source (trim .)) -}}
+    {{- fail (printf "source: '%s': expected the address that the router claims, such as 192.168.12.99/24 (a second one, IPv6, after a comma)" (trim .)) -}}
+  {{- end -}}
+{{- end -}}
+{{- range splitList "," .Values.gateway -}}
+  {{- if not (regexMatch (printf "^(%s|%s)$" $ipv4 $ipv6) (trim .)) -}}
+    {{- fail (printf "gateway: '%s': expected the next hop for everything outside the cluster, such as 192.168.12.1 (a second one, IPv6, after a comma)" (trim .)) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "egress-router.validateRules" -}}
+{{- if and .Values.destinations .Values.existingConfigMap.name -}}
+  {{- fail "give either destinations or existingConfigMap.name, not both" -}}
+{{- end -}}
+{{- if not (or .Values.destinations .Values.existingConfigMap.name) -}}
+  {{- fail "no rules: give destinations, or existingConfigMap.name" -}}
+{{- end -}}
+{{- if eq .Values.mode "http-proxy" -}}
+  {{- if .Values.ports -}}
+    {{- fail "ports: mode http-proxy has one port, which httpProxy.port names; leave ports empty" -}}
+  {{- end -}}
+  {{- if eq (int .Values.httpProxy.port) (int .Values.admin.port) -}}
+    {{- fail (printf "httpProxy.port and admin.port are both %d; give one of them another port" (int .Values.admin.port)) -}}
+  {{- end -}}
+{{- end -}}
+{{- /* Read even where `ports` says what the Service offers, for what is wrong with them. */ -}}
+{{- $_ := include "egress-router.open" . -}}
+{{- if not (include "egress-router.ports" . | trim) -}}
+  {{- fail "the rules name no single local port for the Service (a fallback or an existing ConfigMap): list them in ports" -}}
+{{- end -}}
+{{- if and (eq .Values.mode "redirect") (not (include "egress-router.privileged" .)) -}}
+  {{- range splitList "," .Values.source -}}
+    {{- $name := ternary "net.ipv6.conf.all.forwarding" "net.ipv4.ip_forward" (contains ":" .) -}}
+    {{- if not (has (dict "name" $name "value" "1") $.Values.sysctls) -}}
+      {{- fail (printf "redirect mode needs IP forwarding for source %s: give { name: %s, value: \"1\" } in sysctls, or set setup.privileged" (trim .) $name) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A variable that stands twice in a container has whichever value the API server keeps. */}}
+{{- define "egress-router.validateEnv" -}}
+{{- $own := dict
+  "EGRESS_SOURCE" "source"
+  "EGRESS_GATEWAY" "gateway"
+  "EGRESS_ROUTER_MODE" "mode"
+  "EGRESS_INTERFACE" "interface.name"
+  "EGRESS_PARENT_INTERFACE" "interface.parent"
+  "EGRESS_MACVLAN_MODE" "interface.macvlanMode"
+  "EGRESS_CLUSTER_CIDRS" "clusterCidrs"
+  "EGRESS_ADMIN_PORT" "admin.port"
+  "EGRESS_DRAIN_SECONDS" "drainSeconds"
+  "EGRESS_DESTINATION" "destinations"
+  "EGRESS_DESTINATION_FILE" "destinations"
+  "EGRESS_HTTP_PROXY_DESTINATION" "destinations"
+  "EGRESS_HTTP_PROXY_DESTINATION_FILE" "destinations"
+  "EGRESS_HTTP_PROXY_PORT" "httpProxy.port"
+  "EGRESS_HTTP_PROXY_CONNECT_PORTS" "httpProxy.connectPorts"
+  "EGRESS_HTTP_PROXY_REPORT_ONLY" "httpProxy.reportOnly"
+  "EGRESS_DNS_PROXY_DESTINATION" "destinations"
+  "EGRESS_DNS_PROXY_DESTINATION_FILE" "destinations"
+  "EGRESS_DNS_PROXY_DEBUG" "dnsProxy.debug"
+-}}
+{{- range $where, $env := dict "env" .Values.env "setup.env" .Values.setup.env -}}
+  {{- range $name, $_ := $env -}}
+    {{- with get $own $name -}}
+      {{- fail (printf "%s: the chart sets %s itself; use the value %s" $where $name .) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
