@@ -40,7 +40,10 @@ class Names(Protocol):
 
 
 class Destination:
-    """The targets behind one host and port. `on_change` is called when they changed."""
+    """The targets behind one host and port. `on_change` is called when they changed.
+
+    `is_loop` says that an address was left out because this router itself listens there.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Destination:
         port: int,
         names: Names,
         is_up: Callable[[Target], bool],
+        is_ours: Callable[[Target], bool],
         on_change: Callable[[Destination], None],
     ) -> None:
         self.host = host
@@ -56,9 +60,11 @@ class Destination:
         self.failure: ResolveError | None = None
         self._names = names
         self._is_up = is_up
+        self._is_ours = is_ours
         self._on_change = on_change
         self._pool = Pool(random.randrange(1 << 16))  # noqa: S311 - only spreads
         self._addresses: tuple[IPAddress, ...] = ()
+        self.is_loop = False
         self._good_until = 0.0
         self._waiting: set[Callable[[], None]] = set()
         self._wanted = asyncio.Event()
@@ -100,8 +106,14 @@ class Destination:
         self._waiting.discard(callback)
 
     def arrange(self) -> None:
-        """Sort the targets anew, because the health of one changed."""
-        self._pool.arrange([(address, self.port) for address in self._addresses], self._is_up, has_route)
+        """Sort the targets anew, because the health of one changed, or what is ours.
+
+        What leads back to this router is left out: each connection would make the next one, without end.
+        """
+        targets = [(address, self.port) for address in self._addresses]
+        others = [target for target in targets if not self._is_ours(target)]
+        self.is_loop = len(others) < len(targets)
+        self._pool.arrange(others, self._is_up, has_route)
 
     async def _follow(self, name: str) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING, Final
 
 from egress_router.dns_proxy.pool import Health, Target
@@ -62,11 +63,12 @@ class Checks:
         """Check nothing any more."""
         self.watch(())
 
-    def later(self, check: Callable[[], None], *, first: bool) -> Deadline:
-        """Arrange for the next check of a target."""
-        least = 0.0 if first else 1 - _JITTER
+    def later(self, check: Callable[[], None], *, since: float | None) -> Deadline:
+        """Arrange for the next check of a target; `since` is when the last one began, if there was one."""
+        least = 0.0 if since is None else 1 - _JITTER
         seconds = self._interval * random.uniform(least, 1 + _JITTER)  # noqa: S311 - no secret
-        return self._deadlines.add(seconds, check)
+        spent = 0.0 if since is None else time.monotonic() - since
+        return self._deadlines.add(max(seconds - spent, 0.0), check)
 
     def dial(self, target: Target, on_done: Callable[[Dialled | DialError], None]) -> Dial:
         """Begin a check."""
@@ -76,22 +78,24 @@ class Checks:
 class _Checked:
     """One target's health, and its next or current check."""
 
-    __slots__ = ("_checks", "_target", "_under_way", "health")
+    __slots__ = ("_began", "_checks", "_target", "_under_way", "health")
 
     def __init__(self, checks: Checks, target: Target) -> None:
         self._checks = checks
         self._target = target
         self.health = Health()
-        self._under_way: Deadline | Dial = checks.later(self._check, first=True)
+        self._began = 0.0
+        self._under_way: Deadline | Dial = checks.later(self._check, since=None)
 
     def stop(self) -> None:
         self._under_way.cancel()
 
     def _check(self) -> None:
+        self._began = time.monotonic()
         self._under_way = self._checks.dial(self._target, self._done)
 
     def _done(self, result: Dialled | DialError) -> None:
-        self._under_way = self._checks.later(self._check, first=False)
+        self._under_way = self._checks.later(self._check, since=self._began)
         if isinstance(result, Dialled):
             # Orderly closing would leave the server a connection to wait for, and here a port in TIME_WAIT.
             self._checks.poller.forget(result.sock.fileno())

@@ -20,6 +20,8 @@ CONNECTED = "connected"
 NO_ADDRESS = "no_address"
 LIMIT = "limit"
 CLOSED = "closed"
+LOOP = "loop"
+LOOP_REASON = "it is this router itself"
 
 _TOTAL = "Client connections by what became of them; all but `connected` were closed at once."
 _UP = "1 where every worker sees this address answer."
@@ -104,6 +106,10 @@ class Journal:
                 reason=destination.failure,
                 serving=addresses or "nothing",
             )
+
+    def loop(self, destination: Destination) -> None:
+        """A destination leads back here."""
+        self._changes.warning("destination is this router itself", destination=destination.text)
 
     def health(self, target: Target, *, up: bool) -> None:
         """An address began or ceased to answer."""

@@ -57,9 +57,11 @@ class Pool:
     ) -> None:
         """Serve these targets from now on; the rotation goes on where it was.
 
-        Targets without a route are left out, unless none has one: then trying says best what is wrong.
+        Targets without a route are left out, unless none has one: then trying says best what is wrong. They
+        are sorted, because name servers rotate their answers: two rotations may cancel each other out.
         """
-        self.targets = tuple(target for target in targets if has_route(target[0])) or tuple(targets)
+        known = sorted(targets, key=lambda target: (target[0].version, int(target[0]), target[1]))
+        self.targets = tuple(target for target in known if has_route(target[0])) or tuple(known)
         self._good = tuple(target for target in self.targets if is_up(target))
         self._bad = tuple(target for target in self.targets if not is_up(target))
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from egress_router.dns_proxy.destination import Destination, Names
 from egress_router.dns_proxy.health import Checks
-from egress_router.dns_proxy.journal import LIMIT, Journal
+from egress_router.dns_proxy.journal import LIMIT, LOOP_REASON, Journal
+from egress_router.dns_proxy.route import is_own
 from egress_router.dns_proxy.session import Line, Session, Shared
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
@@ -73,6 +74,7 @@ class Forwarder:
             self._ended,
         )
         self._lines: dict[int, Line] = {}
+        self._ports: frozenset[int] = frozenset()
         self._destinations: dict[tuple[Host, int], Destination] = {}
         self._sessions: set[Session] = set()
         self._update_due = False
@@ -84,6 +86,7 @@ class Forwarder:
         Connections of lines that are gone, or that lead elsewhere now, have `drain_seconds` left.
         """
         before, destinations = self._lines, self._destinations
+        self._ports = frozenset(line.port for line in rules.lines)
         self._lines = {}
         self._destinations = {}
         for number, each in enumerate(rules.lines, 1):
@@ -91,7 +94,9 @@ class Forwarder:
             hits = known.hits if known is not None and known.forward == each else 0
             self._lines[each.port] = Line(number, each, self._destination(each, destinations), hits)
         for key, destination in destinations.items():
-            if key not in self._destinations:
+            if key in self._destinations:
+                destination.arrange()
+            else:
                 destination.stop()
         for session in self._sessions:
             self._judge(session)
@@ -136,7 +141,7 @@ class Forwarder:
                 "destination": each.text,
                 "address": "",
                 "up": False,
-                "reason": str(each.failure or "not asked yet"),
+                "reason": LOOP_REASON if each.is_loop else str(each.failure or "not asked yet"),
             }
             for each in self._destinations.values()
             if not each.targets
@@ -153,7 +158,7 @@ class Forwarder:
         key = (line.target, line.target_port)
         destination = self._destinations.get(key) or before.get(key)
         if destination is None:
-            destination = Destination(*key, self._names, self._checks.is_up, self._moved)
+            destination = Destination(*key, self._names, self._checks.is_up, self._is_ours, self._moved)
             destination.start()
         self._destinations[key] = destination
         return destination
@@ -191,9 +196,15 @@ class Forwarder:
         elif session.doom is None:
             session.doom = self._deadlines.add(self._context.drain_seconds, session.close)
 
+    def _is_ours(self, target: Target) -> bool:
+        address, port = target
+        return port in self._ports and is_own(address)
+
     def _moved(self, destination: Destination) -> None:
         if isinstance(destination.host, str):
             self._journal.resolved(destination)
+        if destination.is_loop:
+            self._journal.loop(destination)
         self._update_soon()
 
     def _health_changed(self, target: Target) -> None:

@@ -70,6 +70,8 @@ class Session:
         targets = self.line.destination.next()
         if targets:
             self._connect(targets)
+        elif self.line.destination.is_loop:
+            self._unresolved()
         else:
             self._deadline = self._shared.deadlines.add(self._shared.connect_seconds, self._unresolved)
             self.line.destination.wait(self._resolved)
@@ -90,7 +92,7 @@ class Session:
             self._unresolved()
 
     def _unresolved(self) -> None:
-        self._refuse(journal.NO_ADDRESS)
+        self._refuse(journal.LOOP if self.line.destination.is_loop else journal.NO_ADDRESS)
 
     def _connect(self, targets: tuple[Target, ...]) -> None:
         shared = self._shared

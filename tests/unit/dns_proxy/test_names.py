@@ -176,7 +176,7 @@ def test_debug_says_what_names_resolve_to(tmp_path: Path, records: Lines) -> Non
     first, second = records.events("name resolved")
     assert (first["name"], first["addresses"]) == (NAME, "127.0.0.1, 127.0.0.2")
     assert second["addresses"] == "127.0.0.3"
-    assert records.events("name does not resolve")[0]["serving"] == "127.0.0.2, 127.0.0.1"
+    assert records.events("name does not resolve")[0]["serving"] == "127.0.0.1, 127.0.0.2"
 
 
 def test_an_ipv6_address_without_a_route_is_not_tried(tmp_path: Path) -> None:

@@ -70,6 +70,16 @@ def test_the_turn_goes_on_when_the_addresses_change() -> None:
     assert {pool.next()[0], pool.next()[0]} == {A, B}
 
 
+def test_answers_that_rotate_do_not_cancel_the_turns_out() -> None:
+    """One connection for each answer, and each answer begins with another address."""
+    pool = Pool(turn=-1)
+    first = []
+    for answer in ((A, B), (B, A)) * 2:
+        arranged(pool, *answer)
+        first.append(pool.next()[0])
+    assert first == [A, B, A, B]
+
+
 @pytest.mark.parametrize(
     ("seen", "up"),
     [

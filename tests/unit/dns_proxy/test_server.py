@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from egress_router.lab.nameserver import in_thread
+from egress_router.lab.zone import entry
 from tests.serving import LOOPS, listening
 from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, forwarding, greeting, metric
 from tests.unit.relay.room import eventually
@@ -62,6 +64,31 @@ def test_a_refused_connection_ends_the_clients_in_order(tmp_path: Path) -> None:
         assert ask(running, 80) == ""
         assert metric(running, "connections_total", result="refused") == 1
         assert metric(running, "connections_open") == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1"])
+def test_a_line_that_leads_to_the_router_itself_goes_nowhere(tmp_path: Path, host: str) -> None:
+    """Each connection would make the next one, and so would the first health check."""
+    with forwarder(tmp_path, f"80 {host} 81\n81 {host} 80\n82 {host} 9\n") as running:
+        assert ask(running, 80) == ""
+        assert metric(running, "connections_total", result="loop") == 1
+        upstreams = running.call(running.server.status)["upstreams"]
+        assert isinstance(upstreams, list)
+        said = [each for each in upstreams if isinstance(each, dict) and not each["address"]]
+        assert [each["reason"] for each in said] == ["it is this router itself"] * 2
+        # Without line 80, line 81 leads to somebody else again.
+        running.apply(f"81 {host} 80\n")
+        assert ask(running, 81) == ""
+        assert metric(running, "connections_total", result="refused") == 1
+
+
+def test_a_name_that_leads_to_the_router_itself_goes_nowhere(tmp_path: Path) -> None:
+    with (
+        in_thread({"a.example": entry("127.0.0.1")}) as names,
+        forwarder(tmp_path, "80 a.example 80", names) as running,
+    ):
+        assert ask(running, 80) == ""
+        assert metric(running, "connections_total", result="loop") == 1
 
 
 @both_loops
