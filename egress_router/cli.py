@@ -19,7 +19,7 @@ from egress_router.errors import ConfigError, RefusedError
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
-from egress_router.settings.variables import RulesVariable
+from egress_router.settings.variables import RulesVariable, read_with_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -155,7 +155,9 @@ def _log_to_stderr(form: log.LogFormat, level: str) -> None:
 
 
 def _setup(_: argparse.Namespace) -> int:
-    settings = setup_settings.read_setup(os.environ)
+    settings = read_with_rules(
+        os.environ, setup_settings.read_setup, setup_settings.RULES, setup_settings.rules_parser
+    )
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
@@ -168,14 +170,18 @@ def _setup(_: argparse.Namespace) -> int:
 
 
 def _http_proxy(arguments: argparse.Namespace) -> int:
-    settings = http_settings.read_http_proxy(os.environ)
+    settings = read_with_rules(
+        os.environ, http_settings.read_http_proxy, http_settings.RULES, http_settings.rules_parser
+    )
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
 
 
 def _dns_proxy(arguments: argparse.Namespace) -> int:
-    settings = dns_settings.read_dns_proxy(os.environ)
+    settings = read_with_rules(
+        os.environ, dns_settings.read_dns_proxy, dns_settings.RULES, dns_settings.rules_parser
+    )
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)

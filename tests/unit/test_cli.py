@@ -87,14 +87,108 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "cannot read /nowhere/rules: No such file or directory\n"
 
 
-def test_a_configuration_error_of_a_service_needs_no_traceback() -> None:
+def errors_of(command: str, environ: dict[str, str]) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "egress_router", "setup"], env={}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "egress_router", command],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
-    assert "EGRESS_SOURCE" in done.stderr
-    assert "EGRESS_GATEWAY" in done.stderr
     assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()
+
+
+def test_a_configuration_error_of_a_service_needs_no_traceback() -> None:
+    text = "\n".join(errors_of("setup", {}))
+    assert "EGRESS_SOURCE" in text
+    assert "EGRESS_GATEWAY" in text
+
+
+SETUP = {"EGRESS_SOURCE": "192.168.12.99/24", "EGRESS_GATEWAY": "10.9.9.9"}
+
+
+@pytest.mark.parametrize(
+    ("command", "variable", "rules", "others", "expected"),
+    [
+        (
+            "setup",
+            "EGRESS_DESTINATION",
+            "80 sctpp 10.4.5.6\n443 tcp 2001:db8::25\n9797 tcp 10.4.5.6",
+            SETUP,
+            [
+                "EGRESS_GATEWAY: '10.9.9.9': is not on the subnet",
+                "{} line 1: '80 sctpp 10.4.5.6': unknown protocol 'sctpp'",
+                "{} line 2: '443 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address",
+                "{} line 3: '9797 tcp 10.4.5.6': tcp port 9797 is the administration port",
+            ],
+        ),
+        (
+            "setup",
+            "EGRESS_DESTINATION",
+            "443 tcp 2001:db8::25\nx",
+            {**SETUP, "EGRESS_SOURCE": "x", "EGRESS_ADMIN_PORT": "x", "EGRESS_ROUTER_MODE": "x"},
+            [
+                "EGRESS_ROUTER_MODE: 'x'",
+                "EGRESS_SOURCE: 'x'",
+                "EGRESS_ADMIN_PORT: 'x'",
+                "{} line 2: 'x'",
+            ],
+        ),
+        (
+            "http-proxy",
+            "EGRESS_HTTP_PROXY_DESTINATION",
+            "*\nexample.com",
+            {"EGRESS_WORKERS": "0"},
+            ["EGRESS_WORKERS: '0'", "{} line 1: '*': Wildcard must be last rule"],
+        ),
+        (
+            "dns-proxy",
+            "EGRESS_DNS_PROXY_DESTINATION",
+            "80 intranet\n9797 example.com",
+            {"EGRESS_WORKERS": "0"},
+            [
+                "EGRESS_WORKERS: '0'",
+                "{} line 1: '80 intranet'",
+                "{} line 2: '9797 example.com': port 9797 is the",
+            ],
+        ),
+    ],
+)
+def test_errors_of_settings_and_rules_come_together(
+    tmp_path: Path, command: str, variable: str, rules: str, others: dict[str, str], expected: list[str]
+) -> None:
+    path = tmp_path / "rules"
+    path.write_text(rules)
+    for name, environ in (
+        (variable, {variable: rules}),
+        (f"{variable}_FILE {path}", {f"{variable}_FILE": str(path)}),
+    ):
+        found = errors_of(command, {**others, **environ})
+        assert len(found) == len(expected), found
+        for error, start in zip(found, expected, strict=True):
+            assert error.startswith(start.replace("{}", name))
+
+
+def test_a_file_that_cannot_be_read_is_said_with_the_rest() -> None:
+    found = errors_of("setup", {**SETUP, "EGRESS_DESTINATION_FILE": "/nowhere/rules"})
+    assert found[1:] == [
+        "EGRESS_DESTINATION_FILE: '/nowhere/rules': cannot be read: No such file or directory"
+    ]
+
+
+def test_setup_for_a_proxy_reads_no_rules() -> None:
+    environ = {**SETUP, "EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_DESTINATION_FILE": "/nowhere/rules"}
+    assert len(errors_of("setup", environ)) == 1
+
+
+def test_setup_lists_no_variable_that_it_has_no_use_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome("setup", "--help") == 0
+    assert "EGRESS_DRAIN_SECONDS" not in capsys.readouterr().out
+    for proxy in ("http-proxy", "dns-proxy"):
+        assert outcome(proxy, "--help") == 0
+        assert "EGRESS_DRAIN_SECONDS" in capsys.readouterr().out
 
 
 def test_the_changelog_begins_with_the_version_of_the_package() -> None:
