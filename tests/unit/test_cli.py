@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
@@ -45,6 +44,14 @@ def test_help_of_the_program_lists_every_variable(capsys: pytest.CaptureFixture[
     assert all(variable.name in text for group in VARIABLES.values() for variable in group)
 
 
+def test_help_says_what_no_value_means(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome("setup", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "separated by commas (default: none)" in text
+    assert "say every step and every rule (default: off)" in text
+    assert "required in modes init and legacy EGRESS_INTERFACE" in text
+
+
 def test_every_variable_that_the_package_names_is_described() -> None:
     described = {variable.name for group in VARIABLES.values() for variable in group}
     described |= {f"{name}_FILE" for name in described}
@@ -72,19 +79,63 @@ def test_a_wrong_command_line_exits_with_2(capsys: pytest.CaptureFixture[str]) -
     assert "FILE" in capsys.readouterr().err
 
 
-def test_check_says_all_errors_on_stderr_and_exits_with_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("80 tcp 1.2.3.4\n\n80 sctpp 10.4.5.6\n0 tcp 1.2.3.4\n"))
-    assert outcome("check", "redirect", "-") == 1
-    errors = capsys.readouterr().err.splitlines()
+def check(*words: str, given: bytes | None = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run `check` with this on its standard input; None: without one."""
+    command = [sys.executable, "-m", "egress_router", "check", *words]
+    if given is None:
+        command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
+    return subprocess.run(command, input=given, capture_output=True, check=False)
+
+
+def test_check_says_all_errors_on_stderr_and_exits_with_1() -> None:
+    done = check("redirect", "-", given=b"80 tcp 1.2.3.4\n\n80 sctpp 10.4.5.6\n0 tcp 1.2.3.4\n")
+    assert done.returncode == 1
+    errors = done.stderr.decode().splitlines()
     assert len(errors) == 2
     assert "line 3: '80 sctpp 10.4.5.6': unknown protocol 'sctpp' (tcp, udp or sctp)" in errors[0]
 
 
-def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert outcome("check", "redirect", "/nowhere/rules") == 3
-    assert capsys.readouterr().err == "cannot read /nowhere/rules: No such file or directory\n"
+@pytest.mark.parametrize("kind", [[], ["redirect"]])
+def test_check_of_what_cannot_be_read_is_one_line_and_exits_with_1(kind: list[str], tmp_path: Path) -> None:
+    latin = tmp_path / "latin"
+    latin.write_bytes(b"80 tcp \xe9")
+    for given, path, said in (
+        (b"", "/nowhere/rules", "/nowhere/rules: cannot be read: No such file or directory"),
+        (b"", str(tmp_path), f"{tmp_path}: cannot be read: Is a directory"),
+        (b"", str(latin), f"{latin}: is not UTF-8 text (byte 7)"),
+        (b"\xff", "-", "standard input: is not UTF-8 text (byte 0)"),
+        (None, "-", "standard input: cannot be read: Bad file descriptor"),
+    ):
+        done = check(*kind, path, given=given)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.decode() == f"{said}\n"
+
+
+def test_check_of_rules_without_their_kind_says_how(tmp_path: Path) -> None:
+    path = tmp_path / "rules.txt"
+    path.write_text("80 tcp 203.0.113.25\n")
+    done = check(str(path))
+    assert done.returncode == 1
+    assert "rules alone: egress-router check redirect|http-proxy|dns-proxy FILE" in done.stderr.decode()
+
+
+def test_check_remarks_on_the_administration_port_that_it_does_not_know(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rules.txt"
+    path.write_text("80 tcp 203.0.113.25\n9000-9999 tcp 203.0.113.25\n9797 udp 203.0.113.25\n")
+    assert outcome("check", "redirect", str(path)) == 0
+    remarked = [
+        line.split()[0] for line in capsys.readouterr().out.splitlines() if "EGRESS_ADMIN_PORT" in line
+    ]
+    assert remarked == ["9000-9999"]
+
+
+def test_help_of_check_names_kinds_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome("check", "--help") == 0
+    text = capsys.readouterr().out
+    assert "[{redirect,http-proxy,dns-proxy}] FILE" in text
+    assert "egress-router check redirect destinations.txt" in text
 
 
 def errors_of(command: str, environ: dict[str, str]) -> list[str]:
