@@ -10,13 +10,14 @@ from egress_router.errors import ConfigError, Problem
 from egress_router.grammar import acl, forward, manifest, redirect
 from egress_router.grammar.address import printed
 from egress_router.grammar.lines import rule_lines
-from egress_router.settings import dns_proxy, http_proxy, setup
+from egress_router.settings import common, dns_proxy, http_proxy, setup
 from egress_router.settings.variables import RulesVariable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from egress_router.grammar.manifest import Container, Text
+    from egress_router.grammar.manifest import Container
+    from egress_router.grammar.objects import Text
     from egress_router.settings.variables import Variable
 
 Rows = list[tuple[str, ...]]
@@ -30,11 +31,20 @@ def _redirect_rows(source: str, text: str) -> Rows:
         target = (
             printed(rule.target) if rule.is_range else printed(rule.target, rule.target_port or rule.first)
         )
-        rows.append((ports, rule.protocol.value, f"{target}, same port" if rule.is_range else target))
+        where = f"{target}, same port" if rule.is_range else target
+        rows.append((ports, rule.protocol.value, where + _remark(rule)))
     for version, fallback in ((4, redirects.fallback_v4), (6, redirects.fallback_v6)):
         where = "rejected" if fallback is None else f"{fallback}, same port"
         rows.append((f"other, IPv{version}", "any", where))
     return rows
+
+
+def _remark(rule: redirect.Redirect) -> str:
+    """Say of a line that `setup` refuses it where EGRESS_ADMIN_PORT has its default; it is unknown here."""
+    default = int(common.ADMIN_PORT.default or 0)
+    if redirect.Router(admin_port=default).shadowed(rule) is None:
+        return ""
+    return f" (refused unless {common.ADMIN_PORT.name} is another port than {default}, or 0)"
 
 
 def _access_rows(source: str, text: str) -> Rows:
@@ -75,6 +85,7 @@ class _Command:
     variables: Sequence[Variable[object] | RulesVariable]
     rules: RulesVariable
     read: Callable[[Mapping[str, str]], object]
+    parser: Callable[[Mapping[str, str]], Callable[[str, str], object] | None]
     rows: Callable[[str, str], Rows]
 
     @property
@@ -85,13 +96,23 @@ class _Command:
 
 
 _COMMANDS = (
-    _Command("setup", "egress-router", setup.VARIABLES, setup.RULES, setup.read_setup, _redirect_rows),
+    _Command(
+        "setup",
+        "egress-router",
+        # The contract has one list for whatever stays, so a manifest may set this for setup too.
+        (*setup.VARIABLES, common.DRAIN_SECONDS),
+        setup.RULES,
+        setup.read_setup,
+        setup.rules_parser,
+        _redirect_rows,
+    ),
     _Command(
         "http-proxy",
         "egress-http-proxy",
         http_proxy.VARIABLES,
         http_proxy.RULES,
         http_proxy.read_http_proxy,
+        http_proxy.rules_parser,
         _access_rows,
     ),
     _Command(
@@ -100,8 +121,13 @@ _COMMANDS = (
         dns_proxy.VARIABLES,
         dns_proxy.RULES,
         dns_proxy.read_dns_proxy,
+        dns_proxy.rules_parser,
         _forward_rows,
     ),
+)
+_NOTHING = (
+    "nothing was checked: no container here has an EGRESS_* variable (a ConfigMap and the Pod that uses it"
+    " belong in one file); rules alone: egress-router check redirect|http-proxy|dns-proxy FILE"
 )
 _KINDS = {"redirect": _COMMANDS[0], "http-proxy": _COMMANDS[1], "dns-proxy": _COMMANDS[2]}
 
@@ -120,20 +146,28 @@ def manifests(name: str, text: str) -> str:
     """Return what was found in the Kubernetes manifests of a file called `name`, as a table.
 
     Raises:
-        ConfigError: with every error of all containers, each with document, container and line.
+        ConfigError: with every error of all containers, each with document, container and line; or there
+            was nothing to check.
     """
     rows: Rows = [("DOCUMENT", "CONTAINER", "COMMAND", "VARIABLES", "RULES")]
-    problems: list[Problem] = []
-    for container in manifest.containers(name, text):
+    nothing = Problem(name, None, None, _NOTHING)
+    try:
+        found = manifest.read(name, text)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, nothing]) from None
+    problems = [*found.problems]
+    for container in found.containers:
         command = _command_of(container)
         rules, rule_problems = _check_rules(container, command)
         problems += [*container.problems, *_check_names(container, command)]
         problems += [*_check_values(container, command), *rule_problems]
         count = len(container.values) + len(container.unknown)
         rows.append((container.document, container.name, command.name, str(count), rules))
+    if not found.containers:
+        problems.append(nothing)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))  # two containers may share a ConfigMap
-    return table(rows) if len(rows) > 1 else "no container with an EGRESS_* variable\n"
+    return table(rows)
 
 
 def _command_of(container: Container) -> _Command:
@@ -196,12 +230,24 @@ def _check_rules(container: Container, command: _Command) -> tuple[str, list[Pro
         rules = container.files.get(path.text.strip())
         if rules is None:
             return f"not checked: {path.text.strip()} is not in this file", []
+    parse = command.parser(_surroundings(container, command))
+    if parse is None:
+        return "not used in this mode", []
     try:
-        command.rows(variable.name, rules.text)
+        parse(variable.name, rules.text)
     except ConfigError as error:
         return "-", [rules.problem(each.line, each.text, each.reason) for each in error.problems]
     count = len(list(rule_lines(rules.text)))
     return f"{count} line{'' if count == 1 else 's'}", []
+
+
+def _surroundings(container: Container, command: _Command) -> dict[str, str]:
+    """Return the variables beside the rules; an administration port that nobody knows is in no line's way."""
+    environ = {name: value.text for name, value in container.values.items()}
+    port = common.ADMIN_PORT.name
+    if port not in environ and _comes_from_elsewhere(container, command, port):
+        environ[port] = "0"
+    return environ
 
 
 def _problem(container: Container, name: str, reason: str) -> Problem:

@@ -15,11 +15,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 
 from egress_router import log
-from egress_router.errors import ConfigError, RefusedError
+from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
-from egress_router.settings.variables import RulesVariable
+from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 Rules = TypeVar("Rules")
 DONE, CONFIGURATION_ERROR, REFUSED = 0, 1, 3
 _KINDS = ("redirect", "http-proxy", "dns-proxy")
+_CHECK_EXAMPLES = """\
+Examples:
+    egress-router check redirect destinations.txt    the rules as a table, or all errors
+    egress-router check pod.yaml                     every EGRESS_* variable, ConfigMaps of the file followed
+    kubectl get pods -o yaml | egress-router check -
+
+Exit status: 0 all is right, 1 something is wrong, or there was nothing to check."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,12 +96,17 @@ def _add_services(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     check = _add(commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", _check)
+    check.usage = f"%(prog)s [-h] [{{{','.join(_KINDS)}}}] FILE"
+    check.epilog = _CHECK_EXAMPLES
     check.add_argument(
-        "words", nargs="+", metavar="[KIND] FILE", help=f"KIND: {', '.join(_KINDS)}; FILE `-`: stdin"
+        "words",
+        nargs="+",
+        metavar="FILE",
+        help="rules of the kind before it; without a kind, Kubernetes manifests; `-`: standard input",
     )
     explain = _add(commands, "explain", "say which line of an allow/deny list decides, and why", _explain)
-    explain.add_argument("file", metavar="FILE")
-    explain.add_argument("target", metavar="URL-or-host[:port]")
+    explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
+    explain.add_argument("target", metavar="URL-or-host[:port]", help="what a client would ask for")
     explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
     status = _add(commands, "status", "show what a running router knows", _status)
     status.add_argument(
@@ -142,11 +154,12 @@ def _variables_text(title: str, groups: dict[str, Sequence[Variable[object] | Ru
 def _variable_lines(variable: Variable[object] | RulesVariable) -> list[str]:
     if isinstance(variable, RulesVariable):
         name = f"{variable.name}, or a file in {variable.file_name}"
-        remark = "required" if variable.required else "see above"
+        remark = " (required)" if variable.required else ""
     else:
         name = variable.name
-        remark = "required" if variable.default is None else f"default: {variable.default or 'off'}"
-    text = f"{variable.meaning} ({remark})"
+        nothing = "off" if variable.parse is non_empty else "none"
+        remark = " (required)" if variable.default is None else f" (default: {variable.default or nothing})"
+    text = variable.meaning + remark
     return [f"    {name}", *textwrap.wrap(text, 92, initial_indent=" " * 8, subsequent_indent=" " * 8)]
 
 
@@ -155,7 +168,9 @@ def _log_to_stderr(form: log.LogFormat, level: str) -> None:
 
 
 def _setup(_: argparse.Namespace) -> int:
-    settings = setup_settings.read_setup(os.environ)
+    settings = read_with_rules(
+        os.environ, setup_settings.read_setup, setup_settings.RULES, setup_settings.rules_parser
+    )
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
@@ -168,14 +183,18 @@ def _setup(_: argparse.Namespace) -> int:
 
 
 def _http_proxy(arguments: argparse.Namespace) -> int:
-    settings = http_settings.read_http_proxy(os.environ)
+    settings = read_with_rules(
+        os.environ, http_settings.read_http_proxy, http_settings.RULES, http_settings.rules_parser
+    )
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
 
 
 def _dns_proxy(arguments: argparse.Namespace) -> int:
-    settings = dns_settings.read_dns_proxy(os.environ)
+    settings = read_with_rules(
+        os.environ, dns_settings.read_dns_proxy, dns_settings.RULES, dns_settings.rules_parser
+    )
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
@@ -216,15 +235,16 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _read(path: str) -> str:
+    """Return the text of a file, or of standard input for `-`."""
+    is_input = path == "-"
     try:
-        if path == "-":
-            return sys.stdin.read()
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 (the user's own word, as given)
-            return file.read()
+        with open(0 if is_input else path, "rb", closefd=not is_input) as file:
+            return file.read().decode("utf-8")
     except OSError as error:
-        raise RefusedError(f"cannot read {path}", error.strerror or "input/output error") from None
+        reason = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
-        raise RefusedError(f"cannot read {path}", f"it is not UTF-8 text (byte {error.start})") from None
+        reason = f"is not UTF-8 text (byte {error.start})"
+    raise ConfigError([Problem("standard input" if is_input else path, None, None, reason)])
 
 
 def _status(arguments: argparse.Namespace) -> int:

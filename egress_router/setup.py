@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import RefusedError
-from egress_router.grammar import redirect
 from egress_router.grammar.address import unmapped
 from egress_router.kernel import claim, gateway, sysctl
 from egress_router.kernel.link import ensure_interface
@@ -118,7 +117,7 @@ def _read_redirects(settings: SetupSettings) -> tuple[str, Redirects | None]:
     if settings.destinations is None:
         return "", None
     text = settings.destinations.read()
-    return text, redirect.parse(settings.destinations.name, text)
+    return text, settings.parse_rules(settings.destinations.name, text)
 
 
 def _require_forwarding(settings: SetupSettings) -> None:

@@ -157,6 +157,7 @@ class Locality(enum.Enum):
     LINK_LOCAL = "link-local"
     UNSPECIFIED = "unspecified"
     MULTICAST = "multicast"
+    BROADCAST = "broadcast"
     RESERVED = "reserved"
 
 
@@ -165,7 +166,8 @@ _LOCALITIES: tuple[tuple[IPNetwork, Locality], ...] = (
     (IPv4Network("169.254.0.0/16"), Locality.LINK_LOCAL),
     (IPv4Network("0.0.0.0/8"), Locality.UNSPECIFIED),  # RFC 1122 3.2.1.3: "this network"; Linux: this host
     (IPv4Network("224.0.0.0/4"), Locality.MULTICAST),
-    (IPv4Network("240.0.0.0/4"), Locality.RESERVED),  # with 255.255.255.255, the broadcast address
+    (IPv4Network("255.255.255.255/32"), Locality.BROADCAST),
+    (IPv4Network("240.0.0.0/4"), Locality.RESERVED),
     (IPv6Network("::1/128"), Locality.LOOPBACK),
     (IPv6Network("::/128"), Locality.UNSPECIFIED),
     (IPv6Network("fe80::/10"), Locality.LINK_LOCAL),

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
-from egress_router.grammar.address import AddressError, Host, parse_host, parse_port
+from egress_router.grammar.address import AddressError, Host, Locality, locality, parse_host, parse_port
 from egress_router.grammar.lines import Problems, rule_lines
 
+_NOWHERE = {Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
+_IS_TAKEN = (
+    "is the administration port; choose another port, or set EGRESS_ADMIN_PORT to another one, or to 0"
+)
 _FORMS = "PORT ADDRESS [REMOTE_PORT] or PORT NAME [REMOTE_PORT]"
 
 
@@ -26,8 +31,10 @@ class Forwards:
     lines: tuple[Forward, ...]
 
 
-def parse(source: str, text: str) -> Forwards:
+def parse(source: str, text: str, admin_port: int = 0) -> Forwards:
     """Read the lines of EGRESS_DNS_PROXY_DESTINATION; `source` names them in errors.
+
+    `admin_port` is the port that no line may have, because the administration endpoint has it; 0: none.
 
     Raises:
         ConfigError: with every error of the text.
@@ -42,6 +49,8 @@ def parse(source: str, text: str) -> Forwards:
         except ValueError as error:
             problems.add(line, str(error))
             continue
+        if forward.port == admin_port:
+            problems.add(line, f"port {admin_port} {_IS_TAKEN}")
         seen = first_seen.setdefault(forward.port, line.number)
         if seen != line.number:
             problems.add(
@@ -68,8 +77,11 @@ def _target(text: str) -> Host:
         # A short name would be completed by the search list of whatever pod reads it.
         if "." not in target:
             raise AddressError(f"the name {text!r} has no dot; expected a full name such as db.example.com")
-    elif target.is_unspecified or target.is_multicast:
-        raise AddressError(f"{text!r} is not the address of a server")
+        return target
+    kind = locality(target)
+    # Loopback stays allowed: that is another container of the pod.
+    if kind in _NOWHERE or (isinstance(target, IPv6Address) and target.is_link_local):
+        raise AddressError(f"{text!r} is not the address of a server ({kind.value})")
     return target
 
 

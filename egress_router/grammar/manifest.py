@@ -7,28 +7,16 @@ from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
 from egress_router.grammar import nodes
+from egress_router.grammar.objects import PREFIX, Object, Text, objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import yaml
 
-PREFIX = "EGRESS_"
-_TEMPLATED = {"ReplicationController", "ReplicaSet", "Deployment", "DaemonSet", "StatefulSet"}
+_FIELDS = ("name", "value", "valueFrom")
+_SOURCES = ("configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef", "fileKeyRef")
 _CONTAINERS = ("initContainers", "containers")
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text with its place: how people name it, and the node that tells its line."""
-
-    place: str
-    text: str
-    node: yaml.Node
-
-    def problem(self, line: int | None, offending: str | None, reason: str) -> Problem:
-        """Return a problem of one line of this text (from 1; None: all of it), with its line in the file."""
-        return Problem(self.place, nodes.line_within(self.node, line), offending, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,64 +39,74 @@ class Container:
     problems: tuple[Problem, ...]
 
 
-def containers(name: str, text: str) -> list[Container]:
-    """Return every container with EGRESS_* variables in the manifests of a file called `name`.
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What a file holds: the containers that can be checked, and what is wrong with all the rest."""
+
+    containers: tuple[Container, ...]
+    problems: tuple[Problem, ...]
+
+
+def read(file: str, text: str) -> Manifests:
+    """Return every container with EGRESS_* variables in the manifests of a file.
 
     Raises:
         ConfigError: it is no YAML.
     """
-    objects = [
-        _Object(name, number, each) for number, node in nodes.documents(name, text) for each in _flat(node)
-    ]
-    maps = {(each.namespace, each.name): each for each in objects if each.kind == "ConfigMap"}
+    all_objects, problems = objects(file, text)
+    maps = {(each.namespace, each.name): each for each in all_objects if each.kind == "ConfigMap"}
     found = []
-    for each in objects:
+    for each in all_objects:
         for key in _CONTAINERS:
             for node in nodes.items(nodes.child(each.pod, key)):
                 container = _Reader(each, node, maps).read()
                 if container.values or container.unknown or container.problems:
                     found.append(container)
-    return found
+        problems += each.oversights()
+    found += [_variables(each) for each in maps.values() if not each.is_used and _names(each)]
+    return Manifests(tuple(found), tuple(problems))
 
 
-def _flat(node: yaml.Node) -> list[yaml.Node]:
-    """Return the objects of a List, or the object itself."""
-    if nodes.word(nodes.child(node, "kind")) == "List":
-        return nodes.items(nodes.child(node, "items"))
-    return [node]
+def _names(config_map: Object) -> list[str]:
+    return [key for key in config_map.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (no mapping)
 
 
-class _Object:
-    """One object of Kubernetes."""
+def _variables(config_map: Object) -> Container:
+    """Return the variables of a ConfigMap that no container here takes, as if one did, along with others."""
+    values: dict[str, Text] = {}
+    problems: list[Problem] = []
+    for key in _names(config_map):
+        try:
+            text = config_map.data(key)
+        except nodes.NotText as error:
+            problems.append(_key_problem(config_map, key, error))
+        else:
+            if text is not None:
+                values[key] = text
+    line = nodes.line_of(config_map.node)
+    return Container(
+        config_map.title,
+        "-",
+        config_map.place,
+        line,
+        (),
+        values,
+        {},
+        {},
+        is_open=True,
+        problems=tuple(problems),
+    )
 
-    def __init__(self, file: str, number: int, node: yaml.Node) -> None:
-        self.node = node
-        self.kind = nodes.word(nodes.child(node, "kind"))
-        self.name = nodes.word(nodes.child(node, "metadata", "name"))
-        self.namespace = nodes.word(nodes.child(node, "metadata", "namespace"))
-        self.title = f"{number} {self.kind} {self.name}"
-        self.place = f"{file} document {number} ({self.kind} {self.name})"
 
-    @property
-    def pod(self) -> yaml.Node | None:
-        if self.kind == "Pod":
-            return nodes.child(self.node, "spec")
-        if self.kind in _TEMPLATED:
-            return nodes.child(self.node, "spec", "template", "spec")
-        return None
-
-    def data(self, key: str) -> Text | None:
-        """Return one key of a ConfigMap."""
-        node = nodes.child(self.node, "data", key)
-        if node is None:
-            return None
-        return Text(f"{self.place} key {key}", nodes.string(node), node)
+def _key_problem(config_map: Object, key: str, error: nodes.NotText) -> Problem:
+    node = nodes.child(config_map.node, "data", key) or config_map.node
+    return Problem(f"{config_map.place} key {key}", nodes.line_of(node), None, str(error))
 
 
 class _Reader:
     """Reads one container."""
 
-    def __init__(self, owner: _Object, node: yaml.Node, maps: Mapping[tuple[str, str], _Object]) -> None:
+    def __init__(self, owner: Object, node: yaml.Node, maps: Mapping[tuple[str, str], Object]) -> None:
         self._owner = owner
         self._node = node
         self._maps = maps
@@ -130,6 +128,7 @@ class _Reader:
                 if name in seen:
                     self._complain(entry, name, "is given twice")
                 seen.add(name)
+                self._owner.read.add(id(entry))
                 self._read_variable(name, entry)
         for mount in nodes.items(nodes.child(self._node, "volumeMounts")):
             self._read_mount(mount)
@@ -161,7 +160,9 @@ class _Reader:
     def _read_variable(self, name: str, entry: yaml.Node) -> None:
         source = nodes.child(entry, "valueFrom")
         reference = nodes.child(source, "configMapKeyRef")
-        if reference is not None:
+        if self._is_misspelt(name, entry, _FIELDS) or self._is_misspelt(name, source, _SOURCES):
+            self._unknown[name] = "is misspelt"
+        elif reference is not None:
             self._refer(name, reference)
         elif source is not None:
             self._unknown[name] = ", ".join(key for key, _ in nodes.entries(source))
@@ -173,6 +174,13 @@ class _Reader:
             else:
                 self._values[name] = Text(f"{self._place} {name}", text, node)
 
+    def _is_misspelt(self, name: str, node: yaml.Node | None, fields: Sequence[str]) -> bool:
+        """Complain of fields that do not exist, which leave a variable without its value."""
+        wrong = [(key, value) for key, value in nodes.entries(node) if key not in fields] if node else []
+        for key, value in wrong:
+            self._complain(value, name, f"has the field {key!r}; expected one of {', '.join(fields)}")
+        return bool(wrong)
+
     def _refer(self, name: str, reference: yaml.Node) -> None:
         """Follow a reference to a key of a ConfigMap, if it is in the same file."""
         map_name, key = (nodes.word(nodes.child(reference, each)) for each in ("name", "key"))
@@ -180,19 +188,19 @@ class _Reader:
         if found is None:
             self._unknown[name] = f"ConfigMap {map_name}, which is not in this file"
             return
+        found.is_used = True
         text = self._key(name, found, key)
         if text is not None:
             self._values[name] = text
         elif nodes.word(nodes.child(reference, "optional")) != "true":
             self._complain(reference, name, f"ConfigMap {map_name} has no key {key!r}")
 
-    def _key(self, name: str, found: _Object, key: str) -> Text | None:
+    def _key(self, name: str, found: Object, key: str) -> Text | None:
         try:
             return found.data(key)
         except nodes.NotText as error:
-            node = nodes.child(found.node, "data", key) or found.node
-            self._problems.append(Problem(f"{found.place} key {key}", nodes.line_of(node), None, str(error)))
-            return Text(f"{self._place} {name}", "", node)
+            self._problems.append(_key_problem(found, key, error))
+            return Text(f"{self._place} {name}", "", nodes.child(found.node, "data", key) or found.node)
 
     def _read_all(self, source: yaml.Node) -> None:
         """Take in every key of a ConfigMap as a variable (`envFrom`)."""
@@ -202,7 +210,8 @@ class _Reader:
         if found is None:
             self._is_open = True
             return
-        for key, _ in nodes.entries(nodes.child(found.node, "data") or found.node):
+        found.is_used = True
+        for key in found.keys():  # noqa: SIM118 (no mapping)
             if (prefix + key).startswith(PREFIX):
                 text = self._key(prefix + key, found, key)
                 if text is not None:
@@ -220,6 +229,7 @@ class _Reader:
             found = self._maps.get((self._owner.namespace, nodes.word(nodes.child(config_map, "name"))))
             if config_map is None or found is None:
                 continue
+            found.is_used = True
             for file, key in _projected(config_map, found):
                 where = path if sub_path == file else f"{path.rstrip('/')}/{file}"
                 text = self._key(where, found, key)
@@ -237,11 +247,11 @@ class _Reader:
         self._problems.append(Problem(f"{self._place} {name}", nodes.line_of(node), None, reason))
 
 
-def _projected(config_map: yaml.Node, found: _Object) -> list[tuple[str, str]]:
+def _projected(config_map: yaml.Node, found: Object) -> list[tuple[str, str]]:
     """Return (file, key) of each file that a ConfigMap volume makes: those under `items`, else all keys."""
     chosen = nodes.items(nodes.child(config_map, "items"))
     if chosen:
         return [
             (nodes.word(nodes.child(each, "path")), nodes.word(nodes.child(each, "key"))) for each in chosen
         ]
-    return [(key, key) for key, _ in nodes.entries(nodes.child(found.node, "data") or found.node)]
+    return [(key, key) for key in found.keys()]  # noqa: SIM118 (no mapping)

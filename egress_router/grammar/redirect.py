@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import enum
 import functools
+from array import array
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from egress_router.grammar.address import AddressError, IPAddress, parse_address, parse_port
+from egress_router.grammar.address import (
+    AddressError,
+    IPAddress,
+    Locality,
+    locality,
+    parse_address,
+    parse_port,
+)
 from egress_router.grammar.lines import Line, Problems, rule_lines
 
 if TYPE_CHECKING:
@@ -24,6 +32,8 @@ class Protocol(enum.Enum):
 
 
 _PROTOCOLS = {protocol.value: protocol for protocol in Protocol}
+_PORTS = 65536
+_NOWHERE = {Locality.LOOPBACK, Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
 _FORMS = "PORT PROTOCOL ADDRESS [REMOTE_PORT], FIRST-LAST PROTOCOL ADDRESS, or a fallback ADDRESS"
 
 
@@ -52,8 +62,42 @@ class Redirects:
     fallback_v6: IPv6Address | None
 
 
-def parse(source: str, text: str) -> Redirects:
-    """Read the lines of EGRESS_DESTINATION; `source` names them in errors.
+@dataclass(frozen=True, slots=True)
+class Router:
+    """What of a router decides whether a line can work in it.
+
+    `addresses` are those of EGRESS_SOURCE; None: they are not known, and no line fails by them.
+    `admin_port` is never redirected; 0: there is none, or it is not known.
+    """
+
+    addresses: frozenset[IPAddress] | None = None
+    admin_port: int = 0
+
+    def misfit(self, target: IPAddress) -> str | None:
+        """Say why this router can send nothing to `target`; None where it can."""
+        if self.addresses is None:
+            return None
+        if all(address.version != target.version for address in self.addresses):
+            return f"EGRESS_SOURCE has no IPv{target.version} address, with which {target} could be reached"
+        if target in self.addresses:
+            return f"{target} is EGRESS_SOURCE itself; expected the address of an external server"
+        return None
+
+    def shadowed(self, rule: Redirect) -> str | None:
+        """Say why part of a rule would never be used; None where all of it can be."""
+        if rule.protocol is Protocol.TCP and rule.first <= self.admin_port <= rule.last:
+            return (
+                f"tcp port {self.admin_port} is the administration port, which is never redirected;"
+                " choose another port, or set EGRESS_ADMIN_PORT to another one, or to 0 to turn it off"
+            )
+        return None
+
+
+_ANY_ROUTER = Router()
+
+
+def parse(source: str, text: str, router: Router = _ANY_ROUTER) -> Redirects:
+    """Read the lines of EGRESS_DESTINATION, which shall work in `router`; `source` names them in errors.
 
     Raises:
         ConfigError: with every error of the text.
@@ -62,7 +106,7 @@ def parse(source: str, text: str) -> Redirects:
     rules: list[Redirect] = []
     singles: list[Line] = []
     last_rule = 0
-    seen = _SeenPorts()
+    ports = _Ports()
     for line in rule_lines(text):
         words = line.text.split()
         if len(words) == 1:
@@ -71,11 +115,14 @@ def parse(source: str, text: str) -> Redirects:
         last_rule = line.number
         try:
             rule = _rule(words)
-            seen.add(rule, line)
-            rules.append(rule)
         except ValueError as error:
             problems.add(line, str(error))
-    fallback_v4, fallback_v6 = _fallbacks(singles, last_rule, problems)
+            continue
+        rules.append(rule)
+        for fault in (router.misfit(rule.target), router.shadowed(rule), ports.take(rule, line.number)):
+            if fault is not None:
+                problems.add(line, fault)
+    fallback_v4, fallback_v6 = _fallbacks(singles, last_rule, router, problems)
     if not singles and not last_rule:
         problems.add(None, "holds no rule; expected lines of the form " + _FORMS)
     problems.raise_if_any()
@@ -106,46 +153,43 @@ def _target(text: str) -> IPAddress:
         address = parse_address(text)
     except AddressError as error:
         raise ValueError(f"{error} (redirect rules need an IPv4 or IPv6 address)") from None
-    if address.is_unspecified or address.is_multicast or address.is_loopback:
-        raise ValueError(f"{text!r} is not the address of an external server")
+    kind = locality(address)
+    # IPv4 link-local stays allowed: a cloud serves metadata there, and Linux forwards it. IPv6 link-local
+    # addresses mean nothing without an interface.
+    if kind in _NOWHERE or (isinstance(address, IPv6Address) and address.is_link_local):
+        raise ValueError(f"{text!r} is not the address of an external server ({kind.value})")
     return address
 
 
-class _SeenPorts:
-    """Which local ports are taken, by protocol and family; ranges are few and compared one by one."""
+class _Ports:
+    """Which line has which local port, by protocol and family.
+
+    One table of all ports each, so that neither lines nor ranges are searched one by one.
+    """
 
     def __init__(self) -> None:
-        self._single: dict[tuple[Protocol, int, int], int] = {}
-        self._ranges: list[tuple[Redirect, int]] = []
+        self._tables: dict[tuple[Protocol, int], tuple[bytearray, array[int]]] = {}
 
-    def add(self, rule: Redirect, line: Line) -> None:
-        """Note the rule's ports; ValueError where one of them is taken."""
-        family = rule.target.version
-        for other, number in self._ranges:
-            same = other.protocol is rule.protocol and other.target.version == family
-            if same and rule.first <= other.last and other.first <= rule.last:
-                raise self._taken(max(rule.first, other.first), rule.protocol, number)
-        if rule.is_range:
-            for (protocol, version, port), number in self._single.items():
-                if protocol is rule.protocol and version == family and rule.first <= port <= rule.last:
-                    raise self._taken(port, rule.protocol, number)
-            self._ranges.append((rule, line.number))
-            return
-        key = (rule.protocol, family, rule.first)
-        number = self._single.setdefault(key, line.number)
-        if number != line.number:
-            raise self._taken(rule.first, rule.protocol, number)
-
-    @staticmethod
-    def _taken(port: int, protocol: Protocol, number: int) -> ValueError:
-        return ValueError(
-            f"localport {port} is already used for {protocol.value} on line {number},"
-            " must be unique for each protocol and family"
-        )
+    def take(self, rule: Redirect, number: int) -> str | None:
+        """Note that line `number` has the rule's ports; say so where another line has one of them."""
+        key = (rule.protocol, rule.target.version)
+        if key not in self._tables:
+            self._tables[key] = bytearray(_PORTS), array("L", [0]) * _PORTS
+        taken, owners = self._tables[key]
+        port = taken.find(1, rule.first, rule.last + 1)
+        if port >= 0:
+            return (
+                f"localport {port} is already used for {rule.protocol.value} on line {owners[port]},"
+                " must be unique for each protocol and family"
+            )
+        count = rule.last - rule.first + 1
+        taken[rule.first : rule.last + 1] = b"\1" * count
+        owners[rule.first : rule.last + 1] = array("L", [number]) * count
+        return None
 
 
 def _fallbacks(
-    singles: Sequence[Line], last_rule: int, problems: Problems
+    singles: Sequence[Line], last_rule: int, router: Router, problems: Problems
 ) -> tuple[IPv4Address | None, IPv6Address | None]:
     """Return the fallback of each family, out of the lines of one word; none may stand before a rule."""
     fallback_v4: IPv4Address | None = None
@@ -156,6 +200,9 @@ def _fallbacks(
         except ValueError as error:
             problems.add(line, f"{error}; expected {_FORMS}")
             continue
+        misfit = router.misfit(address)
+        if misfit is not None:
+            problems.add(line, misfit)
         taken = fallback_v4 if isinstance(address, IPv4Address) else fallback_v6
         if line.number < last_rule or taken is not None:
             problems.add(line, "fallback IP must be the last line (one for each family)")

@@ -39,10 +39,8 @@ _log = log.get("redirect")
 class RedirectRules:
     """How redirect rules are read; no port of this process belongs to them."""
 
-    @staticmethod
-    def parse(source: str, text: str) -> Redirects:
-        """See `Reader`."""
-        return redirect.parse(source, text)
+    def __init__(self, settings: SetupSettings) -> None:
+        self.parse = settings.parse_rules
 
     @staticmethod
     def ports(_: Redirects) -> frozenset[int]:
@@ -65,7 +63,7 @@ def stay(settings: SetupSettings, source: RulesSource, established: setup.Establ
     registry = Registry()
     output.start(settings.runtime, registry)
     usage.register(registry)
-    rulebook = Rulebook(RedirectRules(), source, registry, established.rules_text)
+    rulebook = Rulebook(RedirectRules(settings), source, registry, established.rules_text)
     asyncio.run(RedirectServer(settings, source, established, registry, rulebook).run())
 
 

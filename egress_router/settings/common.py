@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from egress_router.settings.variables import Environment, Variable, flag, one_of, required, seconds, whole
+from egress_router.settings.variables import Environment, Variable, flag, one_of, seconds, whole
 
 if TYPE_CHECKING:
     from egress_router.log import LogFormat
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 _MOST_WORKERS = 8
+# Of what the kernel takes (IFNAMSIZ is 16 with the closing NUL) only what means itself everywhere: in nft
+# `*` matches other interfaces and a quotation mark ends the name, `%d` is a counter, `:` an alias, and
+# `lo`, `all` and `default` are other things than an egress interface.
+_INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+_NO_INTERFACE = {".", "..", "lo", "all", "default"}
 
 
 def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -54,6 +60,13 @@ def _limit(text: str) -> int | None:
     return None if text == "none" else whole(1, 10_000_000)(text)
 
 
+def interface_name(text: str) -> str:
+    """Read the name of a network interface."""
+    if not _INTERFACE_NAME.fullmatch(text) or text in _NO_INTERFACE:
+        raise ValueError("expected the name of an interface: 1 to 15 letters, digits, or _ . @ -; not lo")
+    return text
+
+
 LOG_FORMAT = Variable("EGRESS_LOG_FORMAT", "`text` or `json`", "text", one_of("text", "json"))
 LOG_LEVEL = Variable(
     "EGRESS_LOG_LEVEL",
@@ -68,7 +81,9 @@ ADMIN_PORT = Variable(
     "9797",
     whole(0, 65535),
 )
-INTERFACE = Variable("EGRESS_INTERFACE", "name of the macvlan interface in the pod", "macvlan0", str)
+INTERFACE = Variable(
+    "EGRESS_INTERFACE", "name of the macvlan interface in the pod", "macvlan0", interface_name
+)
 DRAIN_SECONDS = Variable(
     "EGRESS_DRAIN_SECONDS", "how long connections in flight may go on after SIGTERM", "25", seconds
 )
@@ -85,13 +100,14 @@ MAX_CONNECTIONS_PER_CLIENT = Variable(
     "EGRESS_MAX_CONNECTIONS_PER_CLIENT", "connections of one client address, or `none`", "none", _limit
 )
 
-RUNTIME_VARIABLES = (LOG_FORMAT, LOG_LEVEL, ADMIN_PORT, DRAIN_SECONDS)
+RUNTIME_VARIABLES = (LOG_FORMAT, LOG_LEVEL, ADMIN_PORT)
 PROXY_VARIABLES = (
     ACCESS_LOG,
     INTERFACE,
     WORKERS,
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_CLIENT,
+    DRAIN_SECONDS,
     *RUNTIME_VARIABLES,
 )
 
@@ -103,14 +119,20 @@ class RuntimeSettings:
     log_format: LogFormat
     log_level: LogLevel
     admin_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings(RuntimeSettings):
+    """What a mode with connections of its own needs to know beside that."""
+
     drain_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
-    """What both proxies need to know beside `RuntimeSettings`."""
+    """What both proxies need to know."""
 
-    runtime: RuntimeSettings
+    runtime: ServiceSettings
     access_log: bool
     interface: str
     workers: int
@@ -123,22 +145,23 @@ def read_runtime(environment: Environment) -> RuntimeSettings | None:
     log_format = environment.read(LOG_FORMAT)
     log_level = environment.read(LOG_LEVEL)
     admin_port = environment.read(ADMIN_PORT)
-    drain_seconds = environment.read(DRAIN_SECONDS)
-    if log_format is None or log_level is None or admin_port is None or drain_seconds is None:
+    if log_format is None or log_level is None or admin_port is None:
         return None
-    return RuntimeSettings(
-        cast("LogFormat", log_format), cast("LogLevel", log_level), admin_port, drain_seconds
-    )
+    return RuntimeSettings(cast("LogFormat", log_format), cast("LogLevel", log_level), admin_port)
 
 
 def read_proxy(environment: Environment) -> ProxySettings | None:
     """Read what both proxies share; None where something of it is wrong, which `finish` reports."""
     runtime = read_runtime(environment)
+    drain = environment.read(DRAIN_SECONDS)
     access_log = environment.read(ACCESS_LOG)
     interface = environment.read(INTERFACE)
     workers = environment.read(WORKERS)
     most = environment.read(MAX_CONNECTIONS)
     per_client = environment.read(MAX_CONNECTIONS_PER_CLIENT)
-    if runtime is None or access_log is None or interface is None or workers is None or most is None:
+    if runtime is None or drain is None or access_log is None or interface is None:
         return None
-    return ProxySettings(required(runtime), access_log, interface, workers, most, per_client)
+    if workers is None or most is None:
+        return None
+    service = ServiceSettings(runtime.log_format, runtime.log_level, runtime.admin_port, drain)
+    return ProxySettings(service, access_log, interface, workers, most, per_client)

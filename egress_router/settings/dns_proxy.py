@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from egress_router.grammar import forward
 from egress_router.settings import common
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
 from egress_router.settings.variables import (
@@ -18,7 +20,9 @@ from egress_router.settings.variables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from egress_router.grammar.forward import Forwards
 
 RULES = RulesVariable("EGRESS_DNS_PROXY_DESTINATION", "forwarding lines")
 IDLE_SECONDS = Variable(
@@ -67,3 +71,8 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
             required(proxy), required(names), required(rules), required(idle), required(connect), debug
         )
     )
+
+
+def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Forwards]:
+    """Return how forwarding lines are read beside as much of this environment as is right by itself."""
+    return functools.partial(forward.parse, admin_port=Environment(environ).read(common.ADMIN_PORT) or 0)

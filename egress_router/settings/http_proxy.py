@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from egress_router.grammar.address import AddressError, parse_port
+from egress_router.errors import Problem
+from egress_router.grammar import acl
+from egress_router.grammar.address import parse_port
 from egress_router.settings import common
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
 from egress_router.settings.variables import (
@@ -13,6 +15,7 @@ from egress_router.settings.variables import (
     RulesSource,
     RulesVariable,
     Variable,
+    each,
     non_empty,
     required,
     seconds,
@@ -20,15 +23,17 @@ from egress_router.settings.variables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from egress_router.grammar.acl import AccessList
 
 
 def _connect_ports(text: str) -> frozenset[int] | None:
     if text == "any":
         return None
     try:
-        return frozenset(parse_port(part.strip()) for part in text.split(","))
-    except AddressError as error:
+        return frozenset(each(text, parse_port))
+    except ValueError as error:
         raise ValueError(f"{error}; expected ports separated by commas, or `any`") from None
 
 
@@ -138,6 +143,9 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     times = [environment.read(each) for each in (HEAD_SECONDS, CONNECT_SECONDS, KEEPALIVE_SECONDS)]
     times += [environment.read(each) for each in (ANSWER_SECONDS, IDLE_SECONDS)]
     buffer_bytes = environment.read(BUFFER_BYTES)
+    if proxy is not None and port == proxy.runtime.admin_port:
+        reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
+        environment.reject(Problem(PORT.name, None, str(port), reason))
 
     def complete() -> HttpProxySettings:
         head, connect, keepalive, answer, idle = (required(each) for each in times)
@@ -162,3 +170,8 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
         )
 
     return environment.finish(complete)
+
+
+def rules_parser(_: Mapping[str, str]) -> Callable[[str, str], AccessList]:
+    """Return how allow/deny lists are read; no other setting changes what they mean."""
+    return acl.parse

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
-from egress_router.grammar.address import AddressError, IPAddress, IPNetwork, parse_address, parse_network
+from egress_router.grammar import redirect
+from egress_router.grammar.address import AddressError, IPNetwork, parse_network
+from egress_router.grammar.redirect import Router
 from egress_router.settings import common
+from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
+from egress_router.settings.subnet import Source as Source
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
     RulesVariable,
     Variable,
+    each,
     non_empty,
     one_of,
     required,
@@ -23,7 +28,9 @@ from egress_router.settings.variables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from egress_router.grammar.redirect import Redirects
 
 
 class RouterMode(enum.Enum):
@@ -40,58 +47,21 @@ class RouterMode(enum.Enum):
         return self in {RouterMode.INIT, RouterMode.LEGACY}
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The address to claim in one family, its subnet's length (all bits: none given), and its gateway."""
-
-    address: IPAddress
-    prefix: int
-    gateway: IPAddress
-
-    @property
-    def knows_subnet(self) -> bool:
-        """Whether a subnet was given; without one only the gateway is reachable on it."""
-        return self.prefix < self.address.max_prefixlen
-
-
-def _addresses(text: str) -> tuple[tuple[IPAddress, int], ...]:
-    found = []
-    for part in text.split(","):
-        address_text, slash, length = part.strip().partition("/")
-        address = parse_address(address_text)
-        if address.is_unspecified or address.is_multicast or address.is_loopback:
-            raise AddressError(f"{address_text!r} cannot be an address on a subnet")
-        if slash and not (
-            length.isascii() and length.isdecimal() and 1 <= int(length[:4]) <= address.max_prefixlen
-        ):
-            raise AddressError(
-                f"invalid subnet length {length!r} (a number from 1 to {address.max_prefixlen})"
-            )
-        found.append((address, int(length) if slash else address.max_prefixlen))
-    if len({address.version for address, _ in found}) != len(found):
-        raise AddressError("expected one address, or one IPv4 and one IPv6 address separated by a comma")
-    return tuple(found)
-
-
-def _gateways(text: str) -> tuple[IPAddress, ...]:
-    if "/" in text:
-        raise AddressError("expected an address without a length")
-    return tuple(address for address, _ in _addresses(text))
+def _network(text: str) -> IPNetwork:
+    network = parse_network(text)
+    if not network.prefixlen:
+        # It would be the default route of the pod's first interface again, past EGRESS_SOURCE.
+        raise AddressError(f"{text!r} is everything; expected the networks of the cluster")
+    return network
 
 
 def _networks(text: str) -> tuple[IPNetwork, ...]:
-    return tuple(parse_network(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _interface(text: str) -> str:
-    # IFNAMSIZ is 16 with the closing NUL; the kernel refuses "/" and white space (dev_valid_name).
-    if not 0 < len(text.encode()) < 16 or "/" in text or text in {".", ".."} or any(map(str.isspace, text)):
-        raise ValueError("expected the name of an interface (1 to 15 characters)")
-    return text
+    given = text.strip(", ")
+    return tuple(each(given, _network)) if given else ()
 
 
 def _optional_interface(text: str) -> str | None:
-    return None if text == "auto" else _interface(text)
+    return None if text == "auto" else common.interface_name(text)
 
 
 def _optional_path(text: str) -> Path | None:
@@ -102,19 +72,6 @@ def _optional_path(text: str) -> Path | None:
     return Path(text)
 
 
-SOURCE = Variable(
-    "EGRESS_SOURCE",
-    "address to claim, with the length of its subnet (`192.168.12.99/24`; without: only the gateway is"
-    " reachable there); a second, comma-separated IPv6 address makes the router dual-stack",
-    None,
-    _addresses,
-)
-GATEWAY = Variable(
-    "EGRESS_GATEWAY",
-    "next hop for everything outside the cluster; comma-separated IPv6 second",
-    None,
-    _gateways,
-)
 MODE = Variable(
     "EGRESS_ROUTER_MODE",
     "`init`: network and NAT, then exit; `legacy`: the same, then stay;"
@@ -194,6 +151,15 @@ class SetupSettings:
     debug: bool
     runtime: common.RuntimeSettings
 
+    def parse_rules(self, source: str, text: str) -> Redirects:
+        """Read redirect rules that shall work in this router; `source` names them in errors.
+
+        Raises:
+            ConfigError: with every error of the text.
+        """
+        addresses = frozenset(source.address for source in self.sources)
+        return redirect.parse(source, text, Router(addresses, self.runtime.admin_port))
+
 
 def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     """Read the environment of `setup`.
@@ -203,10 +169,9 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     """
     environment = Environment(environ)
     mode_text = environment.read(MODE)
-    addresses = environment.read(SOURCE)
-    gateways = environment.read(GATEWAY)
+    sources = read_sources(environment)
     destinations = environment.read_rules(RULES)
-    interface = environment.read(Variable(common.INTERFACE.name, "", common.INTERFACE.default, _interface))
+    interface = environment.read(common.INTERFACE)
     parent_interface = environment.read(PARENT_INTERFACE)
     parent_netns = environment.read(PARENT_NETNS)
     macvlan_mode = environment.read(MACVLAN_MODE)
@@ -214,7 +179,6 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
-    sources = _sources(environment, addresses or (), gateways or ()) if addresses and gateways else ()
     _require_destinations(environment, mode_text, environ)
 
     def complete() -> SetupSettings:
@@ -237,6 +201,20 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     return environment.finish(complete)
 
 
+def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] | None:
+    """Return how redirect rules are read beside as much of this environment as is right by itself.
+
+    None: the mode has none.
+    """
+    environment = Environment(environ)
+    mode = environment.read(MODE)
+    if mode is not None and not RouterMode(mode).redirects:
+        return None
+    addresses, admin_port = environment.read(SOURCE), environment.read(common.ADMIN_PORT)
+    known = None if addresses is None else frozenset(address for address, _ in addresses)
+    return functools.partial(redirect.parse, router=Router(known, admin_port or 0))
+
+
 def _require_destinations(environment: Environment, mode: str | None, environ: Mapping[str, str]) -> None:
     given = any(environ.get(name, "").strip() for name in (RULES.name, RULES.file_name))
     if mode is not None and RouterMode(mode).redirects and not given:
@@ -244,43 +222,3 @@ def _require_destinations(environment: Environment, mode: str | None, environ: M
             f"is not set, nor is {RULES.file_name} (EGRESS_DESTINATION unspecified; mode {mode} needs it)"
         )
         environment.reject(Problem(RULES.name, None, None, reason))
-
-
-def _sources(
-    environment: Environment, addresses: tuple[tuple[IPAddress, int], ...], gateways: tuple[IPAddress, ...]
-) -> tuple[Source, ...]:
-    """Pair each address with the gateway of its family, and report what does not fit together."""
-    by_version = {gateway.version: gateway for gateway in gateways}
-    sources = []
-    for address, prefix in addresses:
-        gateway = by_version.pop(address.version, None)
-        if gateway is None:
-            reason = (
-                f"has no IPv{address.version} gateway, but EGRESS_SOURCE has an IPv{address.version} address"
-            )
-            environment.reject(Problem(GATEWAY.name, None, None, reason))
-            continue
-        source = Source(address, prefix, gateway)
-        problem = _misfit(source)
-        if problem is not None:
-            environment.reject(Problem(GATEWAY.name, None, str(gateway), problem))
-        sources.append(source)
-    for gateway in by_version.values():
-        reason = f"is an IPv{gateway.version} gateway, but EGRESS_SOURCE has no address of that family"
-        environment.reject(Problem(GATEWAY.name, None, str(gateway), reason))
-    return tuple(sources)
-
-
-def _misfit(source: Source) -> str | None:
-    if source.gateway == source.address:
-        return "is EGRESS_SOURCE itself; expected the next hop"
-    link_local = isinstance(source.gateway, IPv6Address) and source.gateway.is_link_local
-    if source.knows_subnet and not link_local:
-        subnet = parse_network(f"{source.address}/{source.prefix}")
-        if source.gateway not in subnet:
-            return f"is not on the subnet {subnet} of EGRESS_SOURCE (leave its length out if that is meant)"
-    if isinstance(source.address, IPv4Address) and source.prefix < 31:
-        subnet = parse_network(f"{source.address}/{source.prefix}")
-        if source.address in {subnet.network_address, subnet.broadcast_address}:
-            return f"cannot serve {source.address}, which is the network or broadcast address of {subnet}"
-    return None

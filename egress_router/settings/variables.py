@@ -130,11 +130,52 @@ class Environment:
         return complete()
 
 
+def read_with_rules(
+    environ: Mapping[str, str],
+    read: Callable[[Mapping[str, str]], T],
+    variable: RulesVariable,
+    parser: Callable[[Mapping[str, str]], Callable[[str, str], object] | None],
+) -> T:
+    """Return `read(environ)`; where that is wrong, look for errors of the rules too, to tell all at once.
+
+    Where it is right, the rules are left to whoever needs them. `parser` says how they are read in this
+    environment; None: not at all.
+
+    Raises:
+        ConfigError: with everything that is wrong with settings and rules.
+    """
+    try:
+        return read(environ)
+    except ConfigError as error:
+        source, parse = Environment(environ).read_rules(variable), parser(environ)
+        if source is None or parse is None:
+            raise
+        problems = [*error.problems]
+    try:
+        parse(source.name, source.read())
+    except ConfigError as error:
+        problems += error.problems
+    raise ConfigError(problems)
+
+
 def required(value: T | None) -> T:
     """Return a value that `Environment.finish` has made sure of."""
     if value is None:
         raise AssertionError("read() noted no problem and returned nothing")
     return value
+
+
+def each(text: str, parse: Callable[[str], T]) -> list[T]:
+    """Read what commas separate; ValueError with all that is wrong with any of it."""
+    found, wrong = [], []
+    for part in text.split(","):
+        try:
+            found.append(parse(part.strip()))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return found
 
 
 def seconds(text: str) -> float:
@@ -152,7 +193,8 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     """Read a whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and low <= int(text[:20]) <= high):
+        # No more digits than any bound has: `int` takes long for very many.
+        if not (text.isascii() and text.isdecimal() and len(text) <= 20 and low <= int(text) <= high):
             raise ValueError(f"expected a whole number from {low} to {high}")
         return int(text)
 

@@ -143,7 +143,8 @@ def test_split_port(text: str, expected: tuple[str, str | None]) -> None:
         ("::", Locality.UNSPECIFIED),
         ("239.1.1.1", Locality.MULTICAST),
         ("ff02::1", Locality.MULTICAST),
-        ("255.255.255.255", Locality.RESERVED),
+        ("255.255.255.255", Locality.BROADCAST),
+        ("255.255.255.254", Locality.RESERVED),
         # IPv4 destinations inside IPv6: compatible, mapped, NAT64, 6to4, Teredo (inverted).
         ("::127.0.0.1", Locality.LOOPBACK),
         ("::ffff:169.254.169.254", Locality.LINK_LOCAL),

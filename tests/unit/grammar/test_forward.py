@@ -49,7 +49,10 @@ def test_every_form_of_a_line() -> None:
         ("80 intranet", "the name 'intranet' has no dot"),
         ("80 127.1", "ambiguous IPv4 spelling"),
         ("80 exa_mple..com", "is not a host name"),
-        ("80 0.0.0.0", "is not the address of a server"),
+        ("80 0.0.0.0", "is not the address of a server (unspecified)"),
+        ("80 ff02::1", "is not the address of a server (multicast)"),
+        ("80 255.255.255.255", "is not the address of a server (broadcast)"),
+        ("80 fe80::1", "is not the address of a server (link-local)"),
         ("80 http://example.com", "is not an IP address"),
     ],
 )
@@ -64,6 +67,15 @@ def test_a_local_port_appears_once_and_all_errors_come_at_once() -> None:
         "line 2",
         "line 3",
     ]
+
+
+def test_the_administration_port_is_taken() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(SOURCE, "80 a.example\n9797 a.example", 9797)
+    assert str(caught.value).startswith(
+        f"{SOURCE} line 2: '9797 a.example': port 9797 is the administration port; choose another port"
+    )
+    assert len(parse(SOURCE, "9797 127.0.0.1").lines) == 1
 
 
 def test_no_line_is_an_error() -> None:

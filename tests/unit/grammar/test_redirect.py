@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import sys
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
-from egress_router.grammar.redirect import Protocol, Redirect, Redirects, parse, printed
+from egress_router.grammar.redirect import Protocol, Redirect, Redirects, Router, parse, printed
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from _typeshed import TraceFunction
 
 SOURCE = "EGRESS_DESTINATION"
 
 
-def errors(text: str) -> list[str]:
+def errors(text: str, router: Router | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        parse(SOURCE, text)
+        parse(SOURCE, text, router or Router())
     return [problem.removeprefix(f"{SOURCE} ") for problem in str(caught.value).splitlines()]
 
 
@@ -63,8 +70,14 @@ def test_every_form_of_a_line() -> None:
             "80 tcp bank.example.com",
             "'bank.example.com' is not an IP address (redirect rules need an IPv4 or IPv6 address)",
         ),
-        ("80 tcp 127.0.0.1", "'127.0.0.1' is not the address of an external server"),
-        ("80 tcp 0.0.0.0", "'0.0.0.0' is not the address of an external server"),
+        ("80 tcp 127.0.0.1", "'127.0.0.1' is not the address of an external server (loopback)"),
+        ("80 tcp ::1", "'::1' is not the address of an external server (loopback)"),
+        ("80 tcp 64:ff9b::7f00:1", "'64:ff9b::7f00:1' is not the address of an external server (loopback)"),
+        ("80 tcp 0.0.0.0", "'0.0.0.0' is not the address of an external server (unspecified)"),
+        ("80 tcp 224.0.0.1", "'224.0.0.1' is not the address of an external server (multicast)"),
+        ("80 tcp ff02::1", "'ff02::1' is not the address of an external server (multicast)"),
+        ("80 tcp 255.255.255.255", "'255.255.255.255' is not the address of an external server (broadcast)"),
+        ("80 tcp fe80::1", "'fe80::1' is not the address of an external server (link-local)"),
     ],
 )
 def test_a_wrong_line_says_what_and_why(line: str, reason: str) -> None:
@@ -98,6 +111,37 @@ def test_a_local_port_may_appear_once(text: str) -> None:
     assert "is already used for tcp on line 1, must be unique" in error
 
 
+def test_the_port_that_is_taken_is_named_with_its_line() -> None:
+    text = "1-9 tcp 1.2.3.4\n20-29 tcp 1.2.3.4\n15 tcp 1.2.3.4\n10-19 tcp 1.2.3.4\n65535 tcp 1.2.3.4\n29-65535 tcp 1.2.3.4"
+    assert errors(text) == [
+        "line 4: '10-19 tcp 1.2.3.4': localport 15 is already used for tcp on line 3, must be unique for each protocol and family",
+        "line 6: '29-65535 tcp 1.2.3.4': localport 29 is already used for tcp on line 2, must be unique for each protocol and family",
+    ]
+
+
+def steps_to_parse(count: int) -> int:
+    """Return how many lines of Python the grammar runs for so many ranges."""
+    text = "".join(f"{first}-{first + 1} tcp 203.0.113.25\n" for first in range(1, 2 * count, 2))
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction:
+        nonlocal steps
+        steps += event == "line" and "egress_router" in frame.f_code.co_filename
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        parse(SOURCE, text)
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def test_ranges_are_not_compared_with_each_other() -> None:
+    assert steps_to_parse(800) < 2.5 * steps_to_parse(400)
+
+
 def test_a_port_may_serve_both_protocols_and_both_families() -> None:
     assert len(parse(SOURCE, "53 tcp 1.2.3.4\n53 udp 1.2.3.4\n53 tcp 2001:db8::1").rules) == 3
 
@@ -114,6 +158,53 @@ def test_a_fallback_is_the_last_line(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n"])
 def test_no_rule_at_all_is_an_error(text: str) -> None:
     assert "holds no rule" in errors(text)[0]
+
+
+def test_link_local_ipv4_is_a_destination_because_clouds_serve_metadata_there() -> None:
+    assert parse(SOURCE, "80 tcp 169.254.169.254").rules[0].target == IPv4Address("169.254.169.254")
+
+
+V4, V6 = IPv4Address("192.168.12.99"), IPv6Address("2001:db8:12::99")
+
+
+def test_a_line_of_a_family_without_a_source_address_is_refused() -> None:
+    text = "80 tcp 203.0.113.25\n80 tcp 2001:db8::25\n203.0.113.27\n2001:db8::27"
+    assert errors(text, Router(frozenset({V4}))) == [
+        "line 2: '80 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address, with which 2001:db8::25 could be reached",
+        "line 4: '2001:db8::27': EGRESS_SOURCE has no IPv6 address, with which 2001:db8::27 could be reached",
+    ]
+    assert [error.split(":")[0] for error in errors(text, Router(frozenset({V6})))] == ["line 1", "line 3"]
+    assert len(parse(SOURCE, text, Router(frozenset({V4, V6}))).rules) == 2
+    assert len(parse(SOURCE, text, Router(None)).rules) == 2
+
+
+def test_the_source_is_no_destination() -> None:
+    found = errors(f"80 tcp {V4}\n{V4}", Router(frozenset({V4})))
+    assert len(found) == 2
+    assert all("192.168.12.99 is EGRESS_SOURCE itself" in each for each in found)
+
+
+@pytest.mark.parametrize("ports", ["9797", "9797-9800", "9700-9797", "1-65535"])
+def test_a_line_that_takes_the_administration_port_is_refused(ports: str) -> None:
+    text = f"{ports} tcp 203.0.113.25"
+    (error,) = errors(text, Router(admin_port=9797))
+    assert error == (
+        f"line 1: {text!r}: tcp port 9797 is the administration port, which is never redirected;"
+        " choose another port, or set EGRESS_ADMIN_PORT to another one, or to 0 to turn it off"
+    )
+    assert parse(SOURCE, text, Router(admin_port=0)).rules
+    assert parse(SOURCE, text.replace("tcp", "udp"), Router(admin_port=9797)).rules
+
+
+def test_other_ports_and_a_fallback_leave_the_administration_port_alone() -> None:
+    assert parse(
+        SOURCE, "9796 tcp 1.2.3.4 9797\n9798-9800 tcp 1.2.3.4\n1.2.3.5", Router(admin_port=9797)
+    ).rules
+
+
+def test_all_faults_of_one_line_are_said() -> None:
+    found = errors("9797 tcp 1.2.3.4\n9797 tcp 1.2.3.5", Router(frozenset({V6}), 9797))
+    assert [error.split(":")[0] for error in found] == ["line 1"] * 2 + ["line 2"] * 3
 
 
 TARGETS = st.sampled_from([ip_address(text) for text in ("203.0.113.25", "10.0.0.1", "2001:db8::25")])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from egress_router.errors import ConfigError
+from egress_router.redirect.server import RedirectRules
 from egress_router.settings.setup import RouterMode, Source, read_setup
 
 BASE = {
@@ -82,18 +83,31 @@ def test_everything_missing_is_said_at_once() -> None:
         ("EGRESS_SOURCE", "192.168.12", "ambiguous IPv4 spelling"),
         ("EGRESS_SOURCE", "192.168.12.99/33", "invalid subnet length '33' (a number from 1 to 32)"),
         ("EGRESS_SOURCE", "192.168.12.99/0", "invalid subnet length"),
+        ("EGRESS_SOURCE", "192.168.12.99/00249", "invalid subnet length '00249' (a number from 1 to 32)"),
+        ("EGRESS_SOURCE", "192.168.12.99/024", "invalid subnet length '024'"),
+        ("EGRESS_SOURCE", "192.168.12.99/1234", "invalid subnet length '1234'"),
+        ("EGRESS_SOURCE", "255.255.255.255", "cannot be an address on a subnet (broadcast)"),
+        ("EGRESS_SOURCE", "fe80::99", "'fe80::99' is link-local"),
+        ("EGRESS_SOURCE", "192.168.12.0/24", "EGRESS_SOURCE: '192.168.12.0/24': 192.168.12.0 is the network"),
+        ("EGRESS_SOURCE", "192.168.12/24,2001:zz", "'2001:zz' is not an IP address"),
         ("EGRESS_SOURCE", "192.168.12.99,192.168.12.98", "one IPv4 and one IPv6"),
         ("EGRESS_SOURCE", "127.0.0.1", "cannot be an address on a subnet"),
         ("EGRESS_SOURCE", "192.168.12.255/24", "network or broadcast address"),
         ("EGRESS_GATEWAY", "192.168.12.1/24", "without a length"),
         ("EGRESS_GATEWAY", "192.168.13.1", "is not on the subnet 192.168.12.0/24"),
         ("EGRESS_GATEWAY", "192.168.12.99", "is EGRESS_SOURCE itself"),
+        ("EGRESS_GATEWAY", "192.168.12.255", "is the network or broadcast address of 192.168.12.0/24"),
+        ("EGRESS_GATEWAY", "192.168.12.0", "is the network or broadcast address of 192.168.12.0/24"),
+        ("EGRESS_GATEWAY", "255.255.255.255", "cannot be an address on a subnet (broadcast)"),
         ("EGRESS_GATEWAY", "2001:db8::1", "has no IPv4 gateway"),
         ("EGRESS_GATEWAY", "192.168.12.1,2001:db8::1", "has no address of that family"),
         ("EGRESS_ROUTER_MODE", "inti", "expected one of init, legacy, http-proxy, dns-proxy"),
-        ("EGRESS_INTERFACE", "a-name-that-is-too-long", "1 to 15 characters"),
+        ("EGRESS_INTERFACE", "a-name-that-is-too-long", "1 to 15 letters"),
         ("EGRESS_MACVLAN_MODE", "bridged", "expected one of bridge"),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33", "over 32"),
+        ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/8, 0.0.0.0/0", "'0.0.0.0/0' is everything"),
+        ("EGRESS_CLUSTER_CIDRS", "::/0", "'::/0' is everything"),
+        ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33,x/8", "'x' is not an IP address"),
         ("EGRESS_NAT_BACKEND", "nft", "expected one of auto, nftables, iptables"),
         ("EGRESS_CLAIM_TIMEOUT", "soon", "expected a number of seconds"),
         ("EGRESS_PARENT_NETNS", "host", "/proc/1/ns/net"),
@@ -103,3 +117,82 @@ def test_everything_missing_is_said_at_once() -> None:
 )
 def test_wrong_values_name_the_variable_and_what_was_expected(name: str, value: str, words: str) -> None:
     assert any(words in error for error in errors(**{name: value}))
+
+
+def test_two_addresses_of_a_subnet_of_two_are_source_and_gateway() -> None:
+    environ = {**BASE, "EGRESS_SOURCE": "192.168.12.0/31", "EGRESS_GATEWAY": "192.168.12.1"}
+    assert read_setup(environ).sources[0].prefix == 31
+
+
+def test_the_network_address_of_ipv6_is_that_of_its_routers() -> None:
+    environ = {**BASE, "EGRESS_SOURCE": "2001:db8::99/64", "EGRESS_GATEWAY": "2001:db8::"}
+    assert read_setup(environ).sources[0].gateway == IPv6Address("2001:db8::")
+
+
+def test_a_wrong_source_does_not_hide_what_else_is_wrong() -> None:
+    found = errors(EGRESS_SOURCE="192.168.12.255/24", EGRESS_GATEWAY="x", EGRESS_CLUSTER_CIDRS="::/0")
+    assert [each.split(":")[0] for each in found] == [
+        "EGRESS_SOURCE",
+        "EGRESS_GATEWAY",
+        "EGRESS_CLUSTER_CIDRS",
+    ]
+
+
+@pytest.mark.parametrize("variable", ["EGRESS_INTERFACE", "EGRESS_PARENT_INTERFACE"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "e*",
+        "macvlan%d",
+        'mac"0',
+        "lo",
+        "a:b",
+        ".",
+        "..",
+        "all",
+        "default",
+        "a/b",
+        "a b",
+        "\u00e9th0",
+        "a" * 16,
+    ],
+)
+def test_a_name_that_means_something_else_somewhere_is_no_interface(variable: str, name: str) -> None:
+    (error,) = errors(**{variable: name})
+    assert error == (
+        f"{variable}: {name!r}: expected the name of an interface: 1 to 15 letters, digits, or _ . @ -; not lo"
+    )
+
+
+@pytest.mark.parametrize("name", ["eth0.100", "bond0@if3", "net-1", "veth_1", "a" * 15])
+def test_names_of_interfaces(name: str) -> None:
+    settings = read_setup({**BASE, "EGRESS_INTERFACE": name, "EGRESS_PARENT_INTERFACE": name})
+    assert (settings.interface, settings.parent_interface) == (name, name)
+
+
+LINES = "9797 tcp 203.0.113.25\n80 tcp 2001:db8::25\n"
+
+
+@pytest.mark.parametrize("mode", ["init", "legacy"])
+def test_rules_are_read_for_this_router_at_the_start_and_at_a_reload(mode: str) -> None:
+    settings = read_setup({**BASE, "EGRESS_ROUTER_MODE": mode})
+    for parse in (settings.parse_rules, RedirectRules(settings).parse):
+        with pytest.raises(ConfigError) as caught:
+            parse("FILE", LINES)
+        first, second = str(caught.value).splitlines()
+        assert first.startswith(
+            "FILE line 1: '9797 tcp 203.0.113.25': tcp port 9797 is the administration port"
+        )
+        assert second.startswith("FILE line 2: '80 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address")
+
+
+def test_what_the_settings_allow_is_allowed() -> None:
+    settings = read_setup(
+        {
+            **BASE,
+            "EGRESS_SOURCE": "192.168.12.99/24,2001:db8:12::99/64",
+            "EGRESS_GATEWAY": "192.168.12.1,2001:db8:12::1",
+            "EGRESS_ADMIN_PORT": "0",
+        }
+    )
+    assert len(settings.parse_rules("FILE", LINES).rules) == 2

@@ -56,6 +56,30 @@ def test_all_faults_are_said_at_once_with_variable_value_and_what_was_expected()
     ]
 
 
+@pytest.mark.parametrize("digits", ["65536", "0" * 20 + "65536", "0" * 30, "-1", "+1", "1_0", "\u0661"])
+def test_a_port_that_is_none_is_not_taken(digits: str) -> None:
+    (error,) = problems_of({**RULES, "EGRESS_ADMIN_PORT": digits})
+    assert error.endswith("expected a whole number from 0 to 65535")
+
+
+def test_every_wrong_part_of_a_list_is_said() -> None:
+    (error,) = problems_of({**RULES, "EGRESS_HTTP_PROXY_CONNECT_PORTS": "x,443,0"})
+    assert "invalid port 'x'" in error
+    assert "invalid port '0'" in error
+
+
+def test_the_proxy_and_the_administration_need_a_port_each() -> None:
+    (error,) = problems_of({**RULES, "EGRESS_ADMIN_PORT": "8080"})
+    assert error.startswith("EGRESS_HTTP_PROXY_PORT: '8080': is the administration port too")
+    environ = {**RULES, "EGRESS_HTTP_PROXY_PORT": "3128", "EGRESS_ADMIN_PORT": "8080"}
+    assert read_http_proxy(environ).port == 3128
+
+
+def test_the_proxies_take_no_interface_that_setup_does_not() -> None:
+    (error,) = problems_of({**RULES, "EGRESS_INTERFACE": "e*"})
+    assert error.startswith("EGRESS_INTERFACE: 'e*': expected the name of an interface")
+
+
 def test_variable_and_file_together_are_an_error() -> None:
     assert problems_of({**RULES, "EGRESS_HTTP_PROXY_DESTINATION_FILE": "/rules"}) == [
         "EGRESS_HTTP_PROXY_DESTINATION: is set together with EGRESS_HTTP_PROXY_DESTINATION_FILE; give one of the two"

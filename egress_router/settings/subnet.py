@@ -1,0 +1,147 @@
+"""EGRESS_SOURCE and EGRESS_GATEWAY: the addresses, their subnets, and whether they fit together."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from egress_router.errors import Problem
+from egress_router.grammar.address import (
+    AddressError,
+    IPAddress,
+    IPNetwork,
+    Locality,
+    locality,
+    parse_address,
+    parse_network,
+)
+from egress_router.settings.variables import Variable, each
+
+if TYPE_CHECKING:
+    from egress_router.settings.variables import Environment
+
+# The kernel reads the number for itself; leading zeros would only hide how many digits there are.
+_LENGTH = re.compile(r"[1-9][0-9]{0,2}")
+_NO_HOST = {Locality.LOOPBACK, Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The address to claim in one family, its subnet's length (all bits: none given), and its gateway."""
+
+    address: IPAddress
+    prefix: int
+    gateway: IPAddress
+
+    @property
+    def knows_subnet(self) -> bool:
+        """Whether a subnet was given; without one only the gateway is reachable on it."""
+        return self.prefix < self.address.max_prefixlen
+
+
+def _host(text: str) -> IPAddress:
+    address = parse_address(text)
+    if locality(address) in _NO_HOST:
+        raise AddressError(f"{text!r} cannot be an address on a subnet ({locality(address).value})")
+    return address
+
+
+def _source(text: str) -> tuple[IPAddress, int]:
+    address_text, slash, length = text.partition("/")
+    address = _host(address_text)
+    if isinstance(address, IPv6Address) and address.is_link_local:
+        raise AddressError(f"{address_text!r} is link-local, and no gateway would pass it on")
+    if not slash:
+        return address, address.max_prefixlen
+    if not _LENGTH.fullmatch(length) or int(length) > address.max_prefixlen:
+        raise AddressError(f"invalid subnet length {length!r} (a number from 1 to {address.max_prefixlen})")
+    subnet = parse_network(text)
+    if _is_reserved(address, subnet):
+        raise AddressError(f"{address} is the network or broadcast address of {subnet}")
+    return address, int(length)
+
+
+def _is_reserved(address: IPAddress, subnet: IPNetwork) -> bool:
+    """Whether an IPv4 subnet keeps an address for itself; one of two addresses keeps none (RFC 3021)."""
+    return (
+        isinstance(address, IPv4Address)
+        and subnet.prefixlen < 31
+        and address in {subnet.network_address, subnet.broadcast_address}
+    )
+
+
+def _sources(text: str) -> tuple[tuple[IPAddress, int], ...]:
+    found = each(text, _source)
+    _require_one_of_a_family([address for address, _ in found])
+    return tuple(found)
+
+
+def _gateways(text: str) -> tuple[IPAddress, ...]:
+    if "/" in text:
+        raise AddressError("expected an address without a length")
+    found = each(text, _host)
+    _require_one_of_a_family(found)
+    return tuple(found)
+
+
+def _require_one_of_a_family(addresses: list[IPAddress]) -> None:
+    if len({address.version for address in addresses}) != len(addresses):
+        raise AddressError("expected one address, or one IPv4 and one IPv6 address separated by a comma")
+
+
+SOURCE = Variable(
+    "EGRESS_SOURCE",
+    "address to claim, with the length of its subnet (`192.168.12.99/24`; without: only the gateway is"
+    " reachable there); a second, comma-separated IPv6 address makes the router dual-stack",
+    None,
+    _sources,
+)
+GATEWAY = Variable(
+    "EGRESS_GATEWAY",
+    "next hop for everything outside the cluster; comma-separated IPv6 second",
+    None,
+    _gateways,
+)
+
+
+def read_sources(environment: Environment) -> tuple[Source, ...]:
+    """Read both variables, pair each address with the gateway of its family, report what does not fit."""
+    addresses, gateways = environment.read(SOURCE), environment.read(GATEWAY)
+    if addresses is None or gateways is None:
+        return ()
+    by_version = {gateway.version: gateway for gateway in gateways}
+    sources = []
+    for address, prefix in addresses:
+        gateway = by_version.pop(address.version, None)
+        if gateway is None:
+            reason = (
+                f"has no IPv{address.version} gateway, but EGRESS_SOURCE has an IPv{address.version} address"
+            )
+            environment.reject(Problem(GATEWAY.name, None, None, reason))
+            continue
+        source = Source(address, prefix, gateway)
+        problem = _misfit(source)
+        if problem is not None:
+            environment.reject(Problem(GATEWAY.name, None, str(gateway), problem))
+        sources.append(source)
+    for gateway in by_version.values():
+        reason = f"is an IPv{gateway.version} gateway, but EGRESS_SOURCE has no address of that family"
+        environment.reject(Problem(GATEWAY.name, None, str(gateway), reason))
+    return tuple(sources)
+
+
+def _misfit(source: Source) -> str | None:
+    """Say why the gateway cannot be that of the source; None where it can."""
+    if source.gateway == source.address:
+        return "is EGRESS_SOURCE itself; expected the next hop"
+    link_local = isinstance(source.gateway, IPv6Address) and source.gateway.is_link_local
+    if not source.knows_subnet or link_local:
+        return None
+    subnet = parse_network(f"{source.address}/{source.prefix}")
+    if source.gateway not in subnet:
+        return f"is not on the subnet {subnet} of EGRESS_SOURCE (leave its length out if that is meant)"
+    if _is_reserved(source.gateway, subnet):
+        return f"is the network or broadcast address of {subnet}; expected the next hop"
+    return None
