@@ -104,11 +104,21 @@ def serving(
         finally:
             running.call(running.server.stop_accepting)
             running.call(running.server.close_all)
+            asyncio.run_coroutine_threadsafe(_end_tasks(), event_loop).result(10)
     finally:
         event_loop.call_soon_threadsafe(event_loop.stop)
         thread.join(10)
         event_loop.close()
         poller.close()
+
+
+async def _end_tasks() -> None:
+    """As a worker does: what was cancelled gets its turn to end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def listening() -> socket.socket:

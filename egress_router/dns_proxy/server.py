@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from egress_router.dns_proxy.destination import Destination, Names
@@ -37,7 +38,7 @@ def mode(
     """Return the TCP forwarder as a mode; `resolver` makes what looks names up."""
     return Mode(
         name="dns-proxy",
-        parse=grammar.parse,
+        parse=partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port),
         ports=lambda rules: frozenset(line.port for line in rules.lines),
         build=lambda context, rules: Forwarder(context, settings, rules, resolver),
         summary=lambda rules: tuple(grammar.printed(rules).splitlines()),
@@ -89,10 +90,10 @@ class Forwarder:
         self._ports = frozenset(line.port for line in rules.lines)
         self._lines = {}
         self._destinations = {}
-        for number, each in enumerate(rules.lines, 1):
+        for each in rules.lines:
             known = before.get(each.port)
             hits = known.hits if known is not None and known.forward == each else 0
-            self._lines[each.port] = Line(number, each, self._destination(each, destinations), hits)
+            self._lines[each.port] = Line(each, self._destination(each, destinations), hits)
         for key, destination in destinations.items():
             if key in self._destinations:
                 destination.arrange()
@@ -129,7 +130,7 @@ class Forwarder:
     def status(self) -> dict[str, Json]:
         """Lines with their connections so far, addresses with their health, ports."""
         rules: list[Json] = [
-            {"line": line.number, "text": self._text(line), "hits": line.hits}
+            {"line": line.forward.line, "text": self._text(line), "hits": line.hits}
             for line in self._lines.values()
         ]
         upstreams: list[Json] = [

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 class Line:
     """One line of the rules in force."""
 
-    number: int
     forward: Forward
     destination: Destination
     hits: int

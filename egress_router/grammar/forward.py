@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
 from egress_router.grammar.address import AddressError, Host, Locality, locality, parse_host, parse_port
-from egress_router.grammar.lines import Problems, rule_lines
+from egress_router.grammar.lines import Line, Problems, rule_lines
 
 _NOWHERE = {Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
 _IS_TAKEN = (
@@ -17,11 +17,15 @@ _FORMS = "PORT ADDRESS [REMOTE_PORT] or PORT NAME [REMOTE_PORT]"
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Connections to local port `port` go to `target_port` of an address or of a name."""
+    """Connections to local port `port` go to `target_port` of an address or of a name.
+
+    `line` is its number in the text; a line that only moved is the same.
+    """
 
     port: int
     target: Host
     target_port: int
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ def parse(source: str, text: str, admin_port: int = 0) -> Forwards:
     lines = list(rule_lines(text))
     for line in lines:
         try:
-            forward = _forward(line.text.split())
+            forward = _forward(line)
         except ValueError as error:
             problems.add(line, str(error))
             continue
@@ -63,12 +67,13 @@ def parse(source: str, text: str, admin_port: int = 0) -> Forwards:
     return Forwards(tuple(found.values()))
 
 
-def _forward(words: list[str]) -> Forward:
+def _forward(line: Line) -> Forward:
+    words = line.text.split()
     if len(words) not in {2, 3}:
         raise ValueError(f"expected {_FORMS}")
     port = parse_port(words[0])
     target = _target(words[1])
-    return Forward(port, target, parse_port(words[2]) if len(words) == 3 else port)
+    return Forward(port, target, parse_port(words[2]) if len(words) == 3 else port, line.number)
 
 
 def _target(text: str) -> Host:

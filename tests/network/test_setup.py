@@ -268,7 +268,6 @@ def test_configuration_errors_come_before_any_change(lab: Laboratory) -> None:
     [
         ({"EGRESS_PARENT_INTERFACE": "bond7"}, "no parent interface bond7"),
         ({"EGRESS_PARENT_NETNS": "/proc/4194304/ns/net"}, "EGRESS_PARENT_NETNS"),
-        ({"EGRESS_PARENT_INTERFACE": "lo"}, "lo"),
     ],
 )
 def test_what_is_wrong_with_the_parent_is_said(

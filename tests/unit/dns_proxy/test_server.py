@@ -41,15 +41,18 @@ def test_an_ipv6_address_is_a_destination(tmp_path: Path) -> None:
 
 
 def test_status_names_lines_and_addresses(tmp_path: Path) -> None:
-    with backend() as target, forwarder(tmp_path, f"80 127.0.0.1 {target.port}\n81 127.0.0.1 9\n") as running:
+    with (
+        backend() as target,
+        forwarder(tmp_path, f"# two\n80 127.0.0.1 {target.port}\n\n81 127.0.0.1 9\n") as running,
+    ):
         ask(running, 80)
         ask(running, 80)
         status = running.call(running.server.status)
     where = f"127.0.0.1:{target.port}"
     assert status == {
         "rules": [
-            {"line": 1, "text": f"80 127.0.0.1 {target.port}", "hits": 2},
-            {"line": 2, "text": "81 127.0.0.1 9", "hits": 0},
+            {"line": 2, "text": f"80 127.0.0.1 {target.port}", "hits": 2},
+            {"line": 4, "text": "81 127.0.0.1 9", "hits": 0},
         ],
         "upstreams": [
             {"destination": where, "address": where, "up": True},
