@@ -42,16 +42,34 @@ class Entry:
         return ResolveError(self.failure, self.reason)
 
 
-def known(name: str, found: Found, now: float, settings: NamesSettings) -> Entry:
-    """Return the entry after the name servers said something conclusive."""
+def known(before: Entry | None, name: str, found: Found, now: float, settings: NamesSettings) -> Entry:
+    """Return the entry after the name servers said something conclusive, if only of one address family."""
     if found.addresses:
         until = now + min(max(found.ttl, settings.ttl_floor), settings.ttl_ceiling)
-        return Entry(until, Answer(found.addresses, until, stale=False), until + settings.stale_seconds)
+        entry = Entry(until, Answer(found.addresses, until, stale=False), until + settings.stale_seconds)
+        return _completed(before, entry, now) if found.incomplete else entry
     shortest, longest = _NEGATIVE_SECONDS
     until = now + min(max(found.ttl, shortest), longest)
     if found.exists:
         return Entry(until, failure=Failure.NO_ADDRESS, reason=f"{name} has no address")
     return Entry(until, failure=Failure.NO_SUCH_NAME, reason=f"there is no name {name}")
+
+
+def _completed(before: Entry | None, entry: Entry, now: float) -> Entry:
+    """Add what is remembered of the family whose query failed, and have it asked for again soon.
+
+    One lost datagram must not take a name's addresses away, least of all the only ones that have a route.
+    They stay for as long as all of an answer would while every query fails.
+    """
+    failures = 1 if before is None else before.failures + 1
+    until = min(entry.until, now + _retry_after(failures))
+    addresses = () if entry.answer is None else entry.answer.addresses
+    good_until = entry.good_until
+    if before is not None and before.answer is not None and before.serves(now):
+        versions = {address.version for address in addresses}
+        addresses += tuple(each for each in before.answer.addresses if each.version not in versions)
+        good_until = before.good_until
+    return Entry(until, Answer(addresses, until, stale=False), good_until, failures=failures)
 
 
 def failed(before: Entry | None, error: ResolveError, now: float) -> Entry:
@@ -65,9 +83,12 @@ def put_off(entry: Entry, now: float) -> Entry:
     """Return the entry with its answer as a stale one, to be asked for again after a growing while."""
     if entry.answer is None:
         return entry
-    wait = min(_FIRST_RETRY_SECONDS * 2 ** min(max(entry.failures - 1, 0), 10), _LAST_RETRY_SECONDS)
-    until = min(now + wait, entry.good_until)
+    until = min(now + _retry_after(entry.failures), entry.good_until)
     return replace(entry, until=until, answer=replace(entry.answer, expires=until, stale=True))
+
+
+def _retry_after(failures: int) -> float:
+    return min(_FIRST_RETRY_SECONDS * 2.0 ** min(max(failures - 1, 0), 10), _LAST_RETRY_SECONDS)
 
 
 class Cache:

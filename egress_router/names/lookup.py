@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 # Some servers never answer AAAA; addresses of the other family need not wait for that to time out.
 _OTHER_FAMILY_SECONDS = 1.0
-# An answer that lacks a family because its query failed is soon asked for again.
-_INCOMPLETE_TTL = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the name servers know of a name, for `ttl` seconds; no addresses: it has none, or is none."""
+    """What the name servers know of a name, for `ttl` seconds; no addresses: it has none, or is none.
+
+    `incomplete` says that addresses of the other family may be missing, because that query failed.
+    """
 
     addresses: tuple[IPAddress, ...]
     ttl: int
     exists: bool
+    incomplete: bool = False
 
 
 async def look_up(servers: Servers, conf: ResolvConf, name: str) -> Found:
@@ -89,8 +91,7 @@ def combined(results: Sequence[Records | BaseException]) -> Found:
     if usable:
         addresses = dict.fromkeys(address for answer in usable for address in answer.addresses)
         ttl = min(answer.ttl for answer in usable)
-        kept = min(ttl, _INCOMPLETE_TTL) if faults else ttl
-        return Found(tuple(addresses)[:MOST_ADDRESSES], kept, exists=True)
+        return Found(tuple(addresses)[:MOST_ADDRESSES], ttl, exists=True, incomplete=bool(faults))
     exists = all(answer.exists for answer in answers)
     # RFC 8020: NXDOMAIN speaks of the name, whatever type was asked for.
     if faults and exists:

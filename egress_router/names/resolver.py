@@ -150,7 +150,7 @@ class Resolver:
             result = error.failure.value
         else:
             end = time.monotonic()
-            entry = known(name, found, end, self._settings)
+            entry = known(self._cache.get(name), name, found, end, self._settings)
             result = tally.FOUND if entry.answer is not None else entry.failure.value
         self._tally.lookups[result].value += 1
         self._tally.seconds.observe(end - start)

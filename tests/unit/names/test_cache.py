@@ -15,7 +15,7 @@ SILENT = ResolveError(Failure.TIMEOUT, "all are silent")
 
 
 def good(now: float, ttl: int = 10) -> Entry:
-    return known("a.example", Found(ADDRESSES, ttl, exists=True), now, SETTINGS)
+    return known(None, "a.example", Found(ADDRESSES, ttl, exists=True), now, SETTINGS)
 
 
 @pytest.mark.parametrize(("ttl", "kept"), [(0, 2.0), (1, 2.0), (50, 50.0), (7 * 86400, 100.0)])
@@ -28,7 +28,7 @@ def test_a_ttl_is_kept_between_floor_and_ceiling(ttl: int, kept: float) -> None:
 def test_what_is_not_there_is_remembered_briefly(
     ttl: int, kept: float, exists: bool, failure: Failure
 ) -> None:
-    entry = known("a.example", Found((), ttl, exists), 1000.0, SETTINGS)
+    entry = known(None, "a.example", Found((), ttl, exists), 1000.0, SETTINGS)
     assert (entry.until, entry.answer, entry.error().failure) == (1000.0 + kept, None, failure)
 
 
@@ -66,8 +66,28 @@ def test_a_good_answer_ends_the_back_off() -> None:
     assert good(1013.0).failures == 0
 
 
+def test_a_family_that_failed_keeps_its_addresses_and_is_soon_asked_for_again() -> None:
+    v6 = (ip_address("2001:db8::1"),)
+    half = Found(v6, 300, exists=True, incomplete=True)
+    entry: Entry | None = good(1000.0)
+    waits = []
+    now = 1010.0
+    for _ in range(7):
+        entry = known(entry, "a.example", half, now, SETTINGS)
+        assert entry.answer == Answer(v6 + ADDRESSES, entry.until, stale=False)
+        waits.append(entry.until - now)
+        now = entry.until
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    late = known(entry, "a.example", half, 2010.0, SETTINGS)
+    assert late.answer == Answer(v6, 2040.0, stale=False), "the bound of the last good answer"
+    assert known(entry, "a.example", Found(v6, 50, exists=True), now, SETTINGS).answer == Answer(
+        v6, now + 50.0, stale=False
+    )
+    assert known(None, "a.example", half, now, SETTINGS).answer == Answer(v6, now + 1.0, stale=False)
+
+
 def test_a_name_that_ceased_to_exist_leaves_no_last_good_answer() -> None:
-    gone = known("a.example", Found((), 5, exists=False), 1010.0, SETTINGS)
+    gone = known(None, "a.example", Found((), 5, exists=False), 1010.0, SETTINGS)
     assert failed(gone, SILENT, 1020.0).answer is None
 
 

@@ -205,7 +205,7 @@ FAULT = ResolveError(Failure.SERVER_FAILURE, "SERVFAIL")
         ((V4, V6), Found((ip_address("192.0.2.1"), ip_address("2001:db8::1")), 200, exists=True)),
         ((V4, EMPTY), Found(V4.addresses, 300, exists=True)),
         ((EMPTY, V6), Found(V6.addresses, 200, exists=True)),
-        ((V4, FAULT), Found(V4.addresses, 60, exists=True)),
+        ((V4, FAULT), Found(V4.addresses, 300, exists=True, incomplete=True)),
         ((EMPTY, EMPTY), Found((), 5, exists=True)),
         ((EMPTY, GONE), Found((), 5, exists=False)),
         ((FAULT, GONE), Found((), 8, exists=False)),
