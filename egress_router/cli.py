@@ -19,6 +19,7 @@ from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
+from egress_router.settings.common import ADMIN_PORT
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
 
 if TYPE_CHECKING:
@@ -108,7 +109,13 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
     explain.add_argument("target", metavar="URL-or-host[:port]", help="what a client would ask for")
     explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
-    status = _add(commands, "status", "show what a running router knows", _status)
+    status = _add(
+        commands,
+        "status",
+        "show what a running router knows; exit status 3 where it is not healthy",
+        _status,
+        (ADMIN_PORT,),
+    )
     status.add_argument(
         "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
     )
