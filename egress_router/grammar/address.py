@@ -18,6 +18,7 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 # Digits or 0x at the end: inet_aton and the URL standard read `127.1`, `0x7f000001` or `2130706433` as
 # addresses, a resolver as names. What two readers may take for different hosts is refused.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_MAPPED_BITS = 96  # of ::ffff:0:0/96, RFC 4291 2.5.5.2
 _NAME_LIMIT = 253  # RFC 1035 2.3.4: 255 octets on the wire
 
 
@@ -71,18 +72,21 @@ def unmapped(address: IPAddress) -> IPAddress:
 def parse_network(text: str) -> IPNetwork:
     """Return the network that `text` spells in CIDR form (`192.168.0.0/16`, `fe80::/10`).
 
-    Host bits may be set, as the original accepts them, and are cleared. The prefix length is decimal.
+    Host bits may be set, as the original accepts them, and are cleared. The prefix length is decimal. A
+    network of IPv4-mapped addresses (`::ffff:10.0.0.0/104`) is the IPv4 network that it maps.
 
     Raises:
         AddressError: the address or the length is none.
     """
     address_text, slash, length = text.partition("/")
     address = parse_address(address_text)
+    least = _MAPPED_BITS if address.version == 4 and ":" in address_text else 0
+    most = least + address.max_prefixlen
     if not (slash and length.isascii() and length.isdecimal() and len(length) <= 3):
-        raise AddressError(f"invalid prefix length in {text!r} (a number from 0 to {address.max_prefixlen})")
-    if int(length) > address.max_prefixlen:
-        raise AddressError(f"prefix length {length} is over {address.max_prefixlen} in {text!r}")
-    return ip_network((address, int(length)), strict=False)
+        raise AddressError(f"invalid prefix length in {text!r} (a number from {least} to {most})")
+    if not least <= int(length) <= most:
+        raise AddressError(f"prefix length {length} is not from {least} to {most} in {text!r}")
+    return ip_network((address, int(length) - least), strict=False)
 
 
 def parse_name(text: str) -> str:

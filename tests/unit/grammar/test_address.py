@@ -98,6 +98,8 @@ def test_no_addresses(text: str) -> None:
         ("10.1.2.3/8", "10.0.0.0/8"),
         ("0.0.0.0/0", "0.0.0.0/0"),
         ("fe80::/10", "fe80::/10"),
+        ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
     ],
 )
 def test_networks(text: str, expected: str) -> None:
@@ -105,7 +107,16 @@ def test_networks(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["10.0.0.0", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/255.0.0.0", "::/129"]
+    "text",
+    [
+        "10.0.0.0",
+        "10.0.0.0/",
+        "10.0.0.0/33",
+        "10.0.0.0/-1",
+        "10.0.0.0/255.0.0.0",
+        "::/129",
+        "::ffff:10.0.0.0/24",
+    ],
 )
 def test_no_networks(text: str) -> None:
     with pytest.raises(AddressError):
