@@ -60,7 +60,7 @@ def test_every_form_of_a_rule(text: str, allows: bool, subject: Subject, port: i
         ("example.com:0", "invalid port '0'"),
         ("example.com:", "invalid port ''"),
         ("127.1", "ambiguous IPv4 spelling"),
-        ("10.0.0.0/33", "prefix length 33 is over 32"),
+        ("10.0.0.0/33", "prefix length 33 is not from 0 to 32"),
         ("fe80::1%eth0", "has a zone"),
         ("-a.example", "is not a host name"),
     ],
