@@ -44,7 +44,11 @@ def rules(plan: NatPlan, version: int) -> Tables:
         {"conntrack": {"ctstate": "NEW"}, "target": {"CONNMARK": {"set-xmark": _MARK}}},
     ]
     return {
-        "mangle": {"EGRESS_REMEMBER": remember, "EGRESS_RETURN": [restore]},
+        "mangle": {
+            "EGRESS_REMEMBER": remember,
+            "EGRESS_RETURN": [restore],
+            "EGRESS_LEAKS": list(_leaks(plan, family, version)),
+        },
         "nat": {
             "EGRESS_TO": list(_redirect(plan, family)),
             "EGRESS_FROM": [] if family is None else [_source(plan, family)],
@@ -52,7 +56,7 @@ def rules(plan: NatPlan, version: int) -> Tables:
         "filter": {
             "EGRESS_INPUT": list(_input(plan, version)),
             "EGRESS_FORWARD": list(_forward(plan)),
-            "EGRESS_OUTPUT": list(_output(plan, family, version)),
+            "EGRESS_OUTPUT": list(_output(plan, version)),
         },
     }
 
@@ -126,11 +130,38 @@ def _forward(plan: NatPlan) -> Iterator[Rule]:
     yield {"target": "DROP"}
 
 
-def _output(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[Rule]:
-    yield from ({**rule, "out-interface": plan.interface} for rule in _neighbours(version))
+def _output(plan: NatPlan, version: int) -> Iterator[Rule]:
+    yield from _outgoing_neighbours(plan, version)
     yield {"out-interface": plan.interface, "conntrack": {"ctstate": "INVALID"}, "target": "DROP"}
+
+
+def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[Rule]:
+    """Drop what would leave with another source than ours, whatever NAT makes of it.
+
+    NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
+    x_tables has no filter behind NAT, so conntrack is asked which source NAT is going to write: for a packet
+    of the original direction it is the destination of the replies, for a reply the original destination. The
+    first packet of a connection (not confirmed yet) is still to meet our SNAT rule.
+    """
+    outgoing: Rule = {"out-interface": plan.interface, "target": "DROP"}
+    yield from _outgoing_neighbours(plan, version)
     if family is None:
-        yield {"out-interface": plan.interface, "target": "DROP"}
+        yield outgoing
+        return
+    if version == 6:
+        for source in ("::/128", "fe80::/10"):
+            yield {**outgoing, "src": source, "target": "RETURN"}
+    other = f"!{family.source}"
+    yield {
+        **outgoing,
+        "conntrack": {"ctdir": "ORIGINAL", "ctstatus": "CONFIRMED", "ctrepldst": other},
+    }
+    yield {**outgoing, "conntrack": {"ctdir": "REPLY", "ctorigdst": other}}
+    yield {**outgoing, "src": other, "conntrack": {"ctstate": "UNTRACKED"}}
+
+
+def _outgoing_neighbours(plan: NatPlan, version: int) -> Iterator[Rule]:
+    yield from ({**rule, "out-interface": plan.interface} for rule in _neighbours(version))
 
 
 def apply(plan: NatPlan) -> None:

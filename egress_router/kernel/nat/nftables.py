@@ -35,6 +35,7 @@ def render(plan: NatPlan) -> str:
         *_chain("return_local", "type route hook output priority mangle; policy accept;", [_RESTORE]),
         *_chain("destinations", "type nat hook prerouting priority dstnat; policy accept;", _redirect(plan)),
         *_chain("sources", "type nat hook postrouting priority srcnat; policy accept;", _source(plan)),
+        *_chain("leaks", "type filter hook postrouting priority srcnat + 1; policy accept;", _leaks(plan)),
         *_chain("input", "type filter hook input priority filter; policy accept;", _input(plan)),
         *_chain("forward", "type filter hook forward priority filter; policy drop;", _forward(plan)),
         *_chain("output", "type filter hook output priority filter; policy accept;", _output(plan)),
@@ -108,6 +109,25 @@ def _source(plan: NatPlan) -> list[str]:
     ]
 
 
+def _leaks(plan: NatPlan) -> list[str]:
+    """Drop what would leave with another source than ours, whatever NAT made of it.
+
+    NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
+    """
+    outside = f'oifname "{plan.interface}"'
+    rules = [f"{outside} {_NEIGHBOURS} accept"]
+    for version in (4, 6):
+        family = plan.family(version)
+        if family is None:
+            rules.append(f"{outside} meta nfproto ipv{version} drop")
+        elif version == 4:
+            rules.append(f"{outside} ip saddr != {family.source} drop")
+        else:
+            # Detection of duplicates speaks from ::, multicast listeners from either (RFC 4862, RFC 3810).
+            rules.append(f"{outside} ip6 saddr != {family.source} ip6 saddr != {{ ::, fe80::/10 }} drop")
+    return rules
+
+
 def _keyword(family: FamilyPlan) -> str:
     return "ip" if family.version == 4 else "ip6"
 
@@ -152,11 +172,7 @@ def _forward(plan: NatPlan) -> list[str]:
 
 def _output(plan: NatPlan) -> list[str]:
     outside = f'oifname "{plan.interface}"'
-    rules = [f"{outside} {_NEIGHBOURS} accept", f"{outside} ct state invalid drop"]
-    rules += [
-        f"{outside} meta nfproto ipv{version} drop" for version in (4, 6) if plan.family(version) is None
-    ]
-    return rules
+    return [f"{outside} {_NEIGHBOURS} accept", f"{outside} ct state invalid drop"]
 
 
 def apply(plan: NatPlan) -> None:
