@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.redirect import Redirects
+    from egress_router.kernel.messages import Link
     from egress_router.kernel.nat.plan import NatPlan
-    from egress_router.kernel.netlink import Link
     from egress_router.settings.setup import SetupSettings
 
 RESOLV_CONF = Path("/etc/resolv.conf")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
-from egress_router.kernel.netlink import Link, Netlink
+from egress_router.kernel.netlink import Netlink
 
 if TYPE_CHECKING:
+    from egress_router.kernel.messages import Link
     from egress_router.settings.setup import SetupSettings
 
 _HOST = Path("/proc/1/ns/net")

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.kernel.netlink import Link, Netlink
+    from egress_router.kernel.messages import Link
+    from egress_router.kernel.netlink import Netlink
     from egress_router.settings.setup import Source
 
 _log = log.get("kernel")

@@ -151,6 +151,46 @@ def test_name_servers_and_cluster_networks_stay_on_the_first_interface(lab: Labo
             assert server.recvfrom(100)[1][0] == ROUTER
 
 
+def test_a_network_that_is_no_longer_to_be_kept_goes_by_the_egress_interface(lab: Laboratory) -> None:
+    lab.serve()
+    lab.finish_setup({**PROXY, "EGRESS_CLUSTER_CIDRS": "203.0.113.0/24"})
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == NODE
+    lab.finish_setup(PROXY)
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
+
+
+def test_a_name_server_that_is_the_gateway_does_not_take_its_route_away(lab: Laboratory) -> None:
+    lab.router.write("/etc/resolv.conf", f"nameserver {GATEWAY}\n")
+    for environment in (PROXY, {**PROXY, "EGRESS_SOURCE": f"{SOURCE}/24"}):
+        routes = []
+        for _ in range(2):
+            lab.finish_setup({**environment, "EGRESS_CLUSTER_CIDRS": "192.168.12.0/24"})
+            routes.append(lab.router.run("ip", "route", "show", "table", "all").stdout)
+            assert "dev macvlan0" in lab.router.run("ip", "route", "get", GATEWAY).stdout
+        assert routes[0] == routes[1]
+
+
+def test_a_route_to_the_egress_subnet_moves_to_the_reply_table_for_good(lab: Laboratory) -> None:
+    lab.router.ip("route add 192.168.12.0/24 via 10.128.0.1")
+    for _ in range(2):
+        lab.finish_setup({**PROXY, "EGRESS_SOURCE": f"{SOURCE}/24"})
+        assert (
+            "via 10.128.0.1"
+            in lab.router.run("ip", "route", "show", "192.168.12.0/24", "table", "9797").stdout
+        )
+        assert "dev macvlan0" in lab.router.run("ip", "route", "show", "192.168.12.0/24").stdout
+
+
+def test_routes_that_move_keep_their_mtu(lab: Laboratory) -> None:
+    lab.router.ip("route replace default via 10.128.0.1 dev eth0 mtu 1400 advmss 1300")
+    lab.router.ip("-6 route replace default via fd00:128::1 dev eth0 mtu 1400")
+    lab.finish_setup({**PROXY, **DUAL, "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
+    assert "mtu 1400 advmss 1300" in lab.router.run("ip", "route", "show", "172.30.0.0/16").stdout
+    for family in ("-4", "-6"):
+        shown = lab.router.run("ip", family, "route", "show", "default", "table", "9797").stdout
+        assert "mtu 1400" in shown
+
+
 def test_another_owner_is_named_and_the_address_is_not_taken(lab: Laboratory) -> None:
     wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
     mac = lab.rival.run("cat", "/proc/net/dev").stdout and _mac(lab.rival)
