@@ -59,6 +59,7 @@ def run(settings: SetupSettings) -> Established:
     _require_forwarding(settings)
     apply = backend.choose(settings.nat_backend)
     put_in_force(settings, redirects, apply)
+    backend.remove_other(apply)
     link, claimed = ensure_network(settings)
     if settings.mode is RouterMode.DNS_PROXY:
         _lower_first_port()

@@ -321,3 +321,30 @@ def test_a_smaller_mtu_inside_is_told_to_the_server(lab: Laboratory, backend: st
                 lines = wire.makefile("rb")
                 assert lines.readline()
                 assert lines.read(len(payload)) == payload
+
+
+@pytest.mark.parametrize(("first", "second"), [("iptables", "nftables"), ("nftables", "iptables")])
+def test_a_change_of_backend_leaves_nothing_of_the_other(lab: Laboratory, first: str, second: str) -> None:
+    lab.serve()
+    lines = "80 tcp 203.0.113.25\n8443 tcp 203.0.113.27\n"
+    lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": first, "EGRESS_DESTINATION": lines})
+    environment = {**DUAL, "EGRESS_NAT_BACKEND": second, "EGRESS_DESTINATION": "80 tcp 203.0.113.26\n"}
+    lab.finish_setup(environment)
+    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.26"
+    with pytest.raises(ConnectionRefusedError):
+        lab.ask_tcp(lab.client, ROUTER, 8443)
+    rules = {
+        "nftables": lab.router.run("nft", "list", "ruleset").stdout,
+        "iptables": lab.router.run("iptables-legacy-save").stdout,
+    }
+    rules["iptables"] += lab.router.run("ip6tables-legacy-save").stdout
+    assert "egress" not in rules[first].lower()
+    assert "egress" in rules[second].lower()
+    assert "removed" not in lab.finish_setup(environment)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_debug_says_every_rule(lab: Laboratory, backend: str) -> None:
+    said = lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": backend, "EGRESS_ROUTER_DEBUG": "1"})
+    assert len([line for line in said.splitlines() if "203.0.113.53" in line and "debug" in line]) == 2
+    assert SOURCE_V6 in next(line for line in said.splitlines() if "snat" in line.lower() and "fd00" in line)

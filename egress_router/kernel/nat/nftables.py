@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel.nat import counters, nft
 from egress_router.kernel.nat.plan import REPLY_MARK
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.nat.plan import FamilyPlan, NatPlan
 
 TABLE = "egress_router"
+_log = log.get("kernel")
 
 # Without these an interface cannot find or keep its IPv6 neighbours and routers (RFC 4861).
 _NEIGHBOURS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, nd-router-solicit }"
@@ -181,7 +183,36 @@ def apply(plan: NatPlan) -> None:
     Raises:
         RefusedError: there is no `nft`, no permission, or no nf_tables in this kernel.
     """
-    _nft(render(plan) + (counters.declaration() if plan.redirects else ""))
+    text = render(plan) + (counters.declaration() if plan.redirects else "")
+    _nft(text)
+    for line in _spoken(text):
+        _log.debug("nftables", line=line)
+
+
+def remove() -> list[str]:
+    """Remove our tables where they are, and return which; without nft or nf_tables there are none.
+
+    Raises:
+        RefusedError: the kernel does not let them go.
+    """
+    try:
+        listed = nft.run("list", "tables").stdout.splitlines()
+    except RefusedError:
+        return []
+    mine = [line for line in listed if line in {f"table inet {TABLE}", f"table inet {counters.TABLE}"}]
+    if mine:
+        _nft("".join(f"delete {line}\n" for line in mine))
+    return mine
+
+
+def _spoken(text: str) -> Iterator[str]:
+    """Yield the lines of a rule set for the log; a map's elements are lines too, being many."""
+    for line in text.splitlines():
+        head, mark, elements = line.strip().partition("elements = { ")
+        if mark:
+            yield from (f"element {each}" for each in elements.removesuffix(" }").split(", "))
+        else:
+            yield head
 
 
 def is_supported() -> bool:
