@@ -22,7 +22,7 @@ from egress_router.kernel.link import ensure_interface
 from egress_router.kernel.nat import backend
 from egress_router.kernel.nat.plan import make_plan
 from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.ownership import ensure_addresses, keep_to_itself
+from egress_router.kernel.ownership import ensure_addresses, keep_to_itself, refuse_elsewhere
 from egress_router.kernel.routing import ensure_routes
 from egress_router.names.resolv_conf import name_servers
 from egress_router.settings.setup import RouterMode
@@ -57,6 +57,7 @@ def run(settings: SetupSettings) -> Established:
     """
     rules_text, redirects = _read_redirects(settings)
     _require_forwarding(settings)
+    refuse_elsewhere(settings.interface, settings.sources)
     apply = backend.choose(settings.nat_backend)
     put_in_force(settings, redirects, apply)
     backend.remove_other(apply)

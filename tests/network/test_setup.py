@@ -16,7 +16,16 @@ import pytest
 
 from egress_router.kernel.neighbour import announcements, mac_bytes
 from egress_router.lab import wiring
-from egress_router.lab.network import GATEWAY, GATEWAY_V6, NODE, ROUTER, SOURCE, SOURCE_V6, Laboratory
+from egress_router.lab.network import (
+    GATEWAY,
+    GATEWAY_V6,
+    NODE,
+    NODE_V6,
+    ROUTER,
+    SOURCE,
+    SOURCE_V6,
+    Laboratory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,9 +200,16 @@ def test_routes_that_move_keep_their_mtu(lab: Laboratory) -> None:
         assert "mtu 1400" in shown
 
 
+def test_networks_that_cannot_be_kept_are_warned_of(lab: Laboratory) -> None:
+    lab.router.ip("route del default")
+    said = lab.finish_setup({**PROXY, "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
+    assert "has no default route" in said
+    assert "networks=172.30.0.0/16" in said
+
+
 def test_another_owner_is_named_and_the_address_is_not_taken(lab: Laboratory) -> None:
     wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
-    mac = lab.rival.run("cat", "/proc/net/dev").stdout and _mac(lab.rival)
+    mac = _mac(lab.rival)
     before = lab.router.run("ip", "route").stdout
     status, said = refused(lab, {**PROXY, "EGRESS_CLAIM_TIMEOUT": "1"})
     assert status == 3
@@ -211,6 +227,106 @@ def test_an_address_on_another_interface_of_the_pod_is_refused(lab: Laboratory) 
     assert f"{SOURCE} is on the pod's interface eth0, and EGRESS_INTERFACE is macvlan0" in said
     assert "set EGRESS_INTERFACE=eth0" in said
     assert lab.router.run("ip", "route").stdout == before
+    assert "macvlan0" not in lab.router.run("ip", "link").stdout
+
+
+def test_another_egress_interface_than_that_of_an_earlier_run_is_refused(lab: Laboratory) -> None:
+    lab.finish_setup(PROXY)
+    before = state(lab.router)
+    status, said = refused(lab, {**PROXY, "EGRESS_INTERFACE": "net1"})
+    assert status == 3
+    assert "set EGRESS_INTERFACE=macvlan0" in said
+    assert "`ip link del macvlan0` where an earlier run of setup made it" in said
+    assert state(lab.router) == before
+    lab.router.ip("link del macvlan0")
+    lab.serve()
+    lab.finish_setup({**PROXY, "EGRESS_INTERFACE": "net1"})
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
+
+
+def test_an_address_of_the_node_is_refused(lab: Laboratory) -> None:
+    for address, gateway in ((f"{NODE}/24", GATEWAY), (f"{NODE_V6}/64", GATEWAY_V6)):
+        status, said = refused(lab, {**PROXY, "EGRESS_SOURCE": address, "EGRESS_GATEWAY": gateway})
+        assert status == 3
+        assert f"{address.split('/')[0]} is the node's own address, on uplink0" in said
+    assert "macvlan0" not in lab.router.run("ip", "link").stdout
+
+
+def test_a_parent_that_is_down_is_waited_for_and_then_refused(lab: Laboratory) -> None:
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    wiring.set_down(lab.node, "uplink0")
+    environment = {**PROXY, "EGRESS_PARENT_INTERFACE": "uplink0"}
+    status, said = refused(lab, {**environment, "EGRESS_CLAIM_TIMEOUT": "1"})
+    assert status == 3
+    assert "macvlan0 has no carrier" in said
+    assert "bring its parent interface up" in said
+    assert SOURCE not in lab.router.run("ip", "addr").stdout
+    process = lab.setup({**environment, "EGRESS_CLAIM_TIMEOUT": "6"})
+    assert process.stderr is not None
+    assert any("no carrier; waiting for it" in line for line in process.stderr)
+    wiring.set_up(lab.node, "uplink0")
+    assert any("waiting for its owner to go" in line for line in process.stderr), "it found the owner"
+
+
+def test_what_the_old_owner_said_before_it_went_does_not_count(lab: Laboratory) -> None:
+    """Its frames wait in the socket's queue; one for each round would hold the claim up for its whole time."""
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    process = lab.setup({**PROXY, "EGRESS_CLAIM_TIMEOUT": "20"})
+    assert process.stderr is not None
+    assert any("waiting for its owner to go" in line for line in process.stderr)
+    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind(("eth0", 0))
+        for frame in announcements(ip_address(SOURCE), mac_bytes(_mac(lab.rival))) * 20:
+            wire.send(frame)
+    lab.rival.ip("addr flush dev eth0")
+    gone = time.monotonic()
+    assert process.wait(20) == 0
+    assert time.monotonic() - gone < 10
+
+
+def test_an_interface_that_goes_down_during_the_claim_is_refused(lab: Laboratory) -> None:
+    process = lab.setup(PROXY)
+    assert process.stderr is not None
+    assert any("interface created" in line for line in process.stderr)
+    assert eventually(lambda: ",UP" in lab.router.run("ip", "link", "show", "macvlan0").stdout)
+    wiring.set_down(lab.router, "macvlan0")
+    assert process.wait(20) == 3
+    said = process.stderr.read()
+    assert "cannot probe and announce on macvlan0 (Network is down)" in said
+    assert "Traceback" not in said
+
+
+def _attached(lab: Laboratory, *addresses: str) -> dict[str, str]:
+    """Give the router an interface with addresses, as a CNI plug-in does; return the environment that uses it."""
+    wiring.cable(lab.router, "net1", lab.gateway, "port3")
+    wiring.plug(lab.gateway, "wire", "port3")
+    wiring.address(lab.router, "net1", *addresses)
+    return {**PROXY, **DUAL, "EGRESS_PARENT_NETNS": "", "EGRESS_INTERFACE": "net1"}
+
+
+def test_an_address_from_a_cni_plug_in_is_probed_for_once(lab: Laboratory) -> None:
+    environment = _attached(lab, f"{SOURCE}/24", f"{SOURCE_V6}/64")
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    before = lab.router.run("ip", "route").stdout
+    status, said = refused(lab, {**environment, "EGRESS_CLAIM_TIMEOUT": "1"})
+    assert status == 3
+    assert f"{SOURCE} is in use by the station {_mac(lab.rival)}" in said
+    assert lab.router.run("ip", "route").stdout == before
+    lab.rival.ip("addr flush dev eth0")
+    assert "claimed" in lab.finish_setup(environment)
+    assert "claimed" not in lab.finish_setup(environment)
+
+
+def test_an_address_from_a_cni_plug_in_keeps_its_length(lab: Laboratory) -> None:
+    environment = _attached(lab, f"{SOURCE}/24", f"{SOURCE_V6}/64")
+    environment |= {"EGRESS_SOURCE": f"{SOURCE},{SOURCE_V6}"}
+    lab.finish_setup(environment)
+    assert eventually(lambda: "tentative" not in lab.router.run("ip", "addr").stdout)
+    before = state(lab.router)
+    assert "claimed" not in lab.finish_setup(environment)
+    assert state(lab.router) == before
+    assert "via" in lab.router.run("ip", "route", "get", NODE).stdout
+    assert "via" in lab.router.run("ip", "route", "get", NODE_V6).stdout
 
 
 def test_another_owner_of_the_ipv6_address_is_named(lab: Laboratory) -> None:
@@ -308,6 +424,10 @@ def test_configuration_errors_come_before_any_change(lab: Laboratory) -> None:
     [
         ({"EGRESS_PARENT_INTERFACE": "bond7"}, "no parent interface bond7"),
         ({"EGRESS_PARENT_NETNS": "/proc/4194304/ns/net"}, "EGRESS_PARENT_NETNS"),
+        (
+            {"EGRESS_PARENT_NETNS": "/etc/hosts"},
+            "/etc/hosts is no network namespace: set EGRESS_PARENT_NETNS",
+        ),
         ({"EGRESS_PARENT_INTERFACE": "lo"}, "lo"),
     ],
 )
@@ -343,6 +463,17 @@ def test_a_missing_capability_is_named(lab: Laboratory, capability: str, said: s
     assert process.returncode == 3, errors
     assert said in errors.strip().splitlines()[-1]
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("netns", ["", "/proc/1/ns/net"])
+def test_a_namespace_of_the_node_that_may_not_be_seen_is_refused(lab: Laboratory, netns: str) -> None:
+    command = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
+    environment = {**PROXY, "EGRESS_SOURCE": SOURCE, "EGRESS_GATEWAY": GATEWAY, "EGRESS_PARENT_NETNS": netns}
+    process = lab.router.start([*command, sys.executable, "-m", "egress_router", "setup"], environment)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 3, errors
+    assert "cannot enter the network namespace /proc/1/ns/net (Permission denied)" in errors
+    assert "run the container privileged and with hostPID" in errors
 
 
 def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laboratory) -> None:
@@ -477,9 +608,8 @@ def _drain(capture: socket.socket) -> list[bytes]:
             return frames
 
 
-def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
-    lab.serve()
-    # Once a minute, as the contract says, is once in half a second here.
+def _impatient(lab: Laboratory) -> subprocess.Popen[str]:
+    """Start `setup` in mode legacy; it looks after its network twice a second instead of once a minute."""
     program = (
         "from egress_router import cli; from egress_router.redirect import server;"
         " server.ANNOUNCE_INTERVAL = 0.5; cli.main(['setup'])"
@@ -496,6 +626,12 @@ def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
     )
     assert process.stderr is not None
     assert any("network is set up" in line for line in process.stderr)
+    return process
+
+
+def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
+    lab.serve()
+    _impatient(lab)
     request, _ = announcements(ip_address(SOURCE), mac_bytes(_mac(lab.router, "macvlan0")))
     with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as capture:
         capture.bind(("eth0", 0))
@@ -506,3 +642,11 @@ def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
     lab.router.ip("route del default")
     assert eventually(lambda: "dev macvlan0" in lab.router.run("ip", "route", "show", "default").stdout)
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+
+
+def test_legacy_outlives_an_interface_that_goes_down_while_it_probes(lab: Laboratory) -> None:
+    process = _impatient(lab)
+    assert process.stderr is not None
+    lab.router.run("sh", "-c", f"ip addr del {SOURCE}/32 dev macvlan0; sleep 0.8; ip link set macvlan0 down")
+    assert any("address claimed" in line for line in process.stderr), "in the end"
+    assert process.poll() is None
