@@ -8,7 +8,7 @@ and use that table, so the answer to a client of any address leaves the way its 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
 from egress_router import log
@@ -19,7 +19,7 @@ from egress_router.kernel.nat.plan import REPLY_MARK
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egress_router.grammar.address import IPNetwork
+    from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.kernel.messages import Link
     from egress_router.kernel.netlink import Netlink
     from egress_router.settings.setup import Source
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 REPLY_TABLE = 9797
 _RULE_PRIORITY = 9797
 _SCOPE_LINK = 253
+_BROADCAST = IPv4Address("255.255.255.255")
 _log = log.get("kernel")
 
 
@@ -77,6 +78,13 @@ def plan_family(
         removed=(*defaults, *_missing(earlier, [*keep, *egress_routes])),
         lost=() if old else tuple(networks),
     )
+
+
+def needs_route(name_server: IPAddress) -> bool:
+    """Say whether a name server may be one behind a gateway. IPv4's link-local ones are: node caches."""
+    is_one_host = not (name_server.is_unspecified or name_server.is_multicast or name_server == _BROADCAST)
+    on_link = name_server.version == 6 and name_server.is_link_local
+    return is_one_host and not (name_server.is_loopback or on_link)
 
 
 def _missing(routes: Sequence[Route], known: Sequence[Route]) -> tuple[Route, ...]:

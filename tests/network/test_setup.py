@@ -22,6 +22,7 @@ from egress_router.lab.network import (
     NODE,
     NODE_V6,
     ROUTER,
+    ROUTER_V6,
     SOURCE,
     SOURCE_V6,
     Laboratory,
@@ -39,6 +40,15 @@ DUAL = {
     "EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64",
     "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}",
 }
+
+# A router advertisement of a default route, sent from the node to its pods (RFC 4861 4.2).
+ADVERTISE = """
+import socket, struct
+wire = socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)
+wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+message = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+wire.sendto(message, ("ff02::1", 0, 0, socket.if_nametoindex("cni0")))
+"""
 
 
 def state(host: Host) -> str:
@@ -198,6 +208,31 @@ def test_routes_that_move_keep_their_mtu(lab: Laboratory) -> None:
     for family in ("-4", "-6"):
         shown = lab.router.run("ip", family, "route", "show", "default", "table", "9797").stdout
         assert "mtu 1400" in shown
+
+
+def test_name_servers_that_are_no_host_elsewhere_get_no_route(lab: Laboratory) -> None:
+    odd = ("0.0.0.0", "::", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::53", ROUTER, ROUTER_V6, SOURCE)
+    lab.router.write("/etc/resolv.conf", "".join(f"nameserver {each}\n" for each in odd))
+    lab.finish_setup({**PROXY, **DUAL})
+    for family in ("-4", "-6"):
+        assert not lab.router.run("ip", family, "route", "show", "dev", "eth0", "proto", "97").stdout
+
+
+def test_a_default_route_that_a_router_advertised_is_saved_before_forwarding_is_on(lab: Laboratory) -> None:
+    """The kernel forgets such routes when the host becomes a router itself."""
+    lab.serve()
+    lab.router.ip("-6 route del default")
+    lab.router.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/accept_ra")
+
+    def advertised() -> bool:
+        lab.node.run(sys.executable, "-c", ADVERTISE)
+        return "proto ra" in lab.router.run("ip", "-6", "route", "show", "default").stdout
+
+    assert eventually(advertised)
+    rules = "443 tcp 2001:db8:113::25"
+    lab.finish_setup({**INIT, **DUAL, "EGRESS_DESTINATION": rules, "EGRESS_CLUSTER_CIDRS": "fd00:30::/64"})
+    assert lab.ask_tcp(lab.remote, ROUTER_V6, 443).source == SOURCE_V6
+    assert "dev eth0" in lab.router.run("ip", "route", "get", "fd00:30::7").stdout
 
 
 def test_networks_that_cannot_be_kept_are_warned_of(lab: Laboratory) -> None:

@@ -4,11 +4,12 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.kernel.messages import Route
-from egress_router.kernel.routing import FamilyRoutes, plan_family
+from egress_router.kernel.routing import FamilyRoutes, needs_route, plan_family
 from egress_router.settings.setup import Source
 
 if TYPE_CHECKING:
@@ -165,6 +166,27 @@ def test_copies_have_what_the_route_says_of_its_mtu() -> None:
     plan = plan_family([narrow, POD_NETWORK], [], MACVLAN, SOURCE, [FAR])
     assert narrow in plan.reply
     assert plan.keep == (Route(FAR, narrow.gateway, ETH0, metrics=narrow.metrics, is_ours=True),)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("10.128.0.53", True),
+        ("fd00:30::53", True),
+        ("169.254.20.10", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("127.0.0.53", False),
+        ("::1", False),
+        ("255.255.255.255", False),
+        ("224.0.0.1", False),
+        ("ff02::1", False),
+        ("fe80::53", False),
+        ("fe80::53%eth0", False),
+    ],
+)
+def test_name_servers_that_need_a_route(address: str, expected: bool) -> None:
+    assert needs_route(ip_address(address)) is expected
 
 
 _NETWORKS = st.sampled_from(
