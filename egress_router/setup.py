@@ -7,6 +7,7 @@ own routes alone.
 
 from __future__ import annotations
 
+import signal
 import time
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -55,6 +56,7 @@ def run(settings: SetupSettings) -> Established:
         ConfigError: the redirect rules are wrong.
         RefusedError: the kernel or the network refused a step.
     """
+    _end_when_asked()
     rules_text, redirects = _read_redirects(settings)
     _require_forwarding(settings)
     refuse_elsewhere(settings.interface, settings.sources)
@@ -75,6 +77,19 @@ def run(settings: SetupSettings) -> Established:
         rules=None if redirects is None else len(redirects.rules),
     )
     return Established(apply, rules_text)
+
+
+def _end_when_asked() -> None:
+    """End at once on SIGTERM and SIGINT, which a container's first process ignores unless it handles them.
+
+    Nothing has to be undone: the next run repairs what this one leaves half done.
+    """
+
+    def end(_: int, __: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def put_in_force(

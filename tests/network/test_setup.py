@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +32,6 @@ from egress_router.lab.network import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from egress_router.lab.host import Host
 
@@ -523,6 +524,26 @@ def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laborat
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
 
 
+# Signals while setup waits for the address.
+
+
+def test_a_signal_ends_the_wait_for_the_address_at_once(lab: Laboratory) -> None:
+    """As the first process of a container, to which the kernel delivers only what it handles."""
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    wiring.cable(lab.router, "macvlan0", lab.gateway, "port3")
+    wiring.plug(lab.gateway, "wire", "port3")
+    as_first = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "egress_router", "setup"]
+    environment = {**PROXY, "EGRESS_SOURCE": SOURCE, "EGRESS_GATEWAY": GATEWAY}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = lab.router.start(as_first, environment)
+        assert process.stderr is not None
+        assert any("waiting for its owner to go" in line for line in process.stderr)
+        first = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(first[0]), number)
+        assert process.wait(3) == 0
+        assert not process.stderr.read()
+
+
 # Mode legacy.
 
 
@@ -677,6 +698,17 @@ def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
     lab.router.ip("route del default")
     assert eventually(lambda: "dev macvlan0" in lab.router.run("ip", "route", "show", "default").stdout)
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+
+
+def test_legacy_ends_at_once_while_it_waits_for_the_address(lab: Laboratory) -> None:
+    process = _impatient(lab)
+    lab.router.ip(f"addr del {SOURCE}/32 dev macvlan0")
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    assert process.stderr is not None
+    assert any("waiting for its owner to go" in line for line in process.stderr)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert "Traceback" not in process.stderr.read()
 
 
 def test_legacy_outlives_an_interface_that_goes_down_while_it_probes(lab: Laboratory) -> None:
