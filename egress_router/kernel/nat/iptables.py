@@ -191,10 +191,8 @@ def apply(plan: NatPlan) -> None:
 def remove() -> list[str]:
     """Remove our chains where they are, and return of which families.
 
-    A table that this namespace never used is left alone: the first look at it would set it up.
-
-    Raises:
-        RefusedError: the kernel does not let them go.
+    A table that this namespace never used is left alone: the first look at it would set it up. Tables of
+    other programs may be there where python-iptables is not, so a failure is no refusal.
     """
     removed = []
     for version, names in (4, "ip_tables_names"), (6, "ip6_tables_names"):
@@ -205,7 +203,9 @@ def remove() -> list[str]:
         known = [table for table in ("filter", "mangle", "nat") if table in used]
         chains, said = _libiptc(version, "remove", known) if known else ("", "")
         if said:
-            raise _refusal(said)
+            _log.warning(
+                "iptables rules of an earlier run may still be in force", version=version, error=said
+            )
         if chains:
             removed.append(f"iptables, IPv{version}")
     return removed

@@ -149,6 +149,9 @@ def test_without_the_other_backend_there_is_nothing_to_remove(
     assert nftables.remove() == []
     monkeypatch.setattr(iptables, "_PROC_NET", tmp_path)
     assert iptables.remove() == []
+    (tmp_path / "ip_tables_names").write_text("filter\nraw\n")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert iptables.remove() == []
 
 
 @pytest.mark.parametrize(
