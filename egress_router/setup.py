@@ -7,6 +7,7 @@ own routes alone.
 
 from __future__ import annotations
 
+import signal
 import time
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -21,8 +22,8 @@ from egress_router.kernel.link import ensure_interface
 from egress_router.kernel.nat import backend
 from egress_router.kernel.nat.plan import make_plan
 from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.ownership import ensure_addresses, keep_to_itself
-from egress_router.kernel.routing import ensure_routes
+from egress_router.kernel.ownership import ensure_addresses, keep_to_itself, refuse_elsewhere
+from egress_router.kernel.routing import ensure_routes, needs_route
 from egress_router.names.resolv_conf import name_servers
 from egress_router.settings.setup import RouterMode
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.redirect import Redirects
+    from egress_router.kernel.messages import Link
     from egress_router.kernel.nat.plan import NatPlan
-    from egress_router.kernel.netlink import Link
     from egress_router.settings.setup import SetupSettings
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -54,11 +55,15 @@ def run(settings: SetupSettings) -> Established:
         ConfigError: the redirect rules are wrong.
         RefusedError: the kernel or the network refused a step.
     """
+    _end_when_asked()
     rules_text, redirects = _read_redirects(settings)
     _require_forwarding(settings)
+    refuse_elsewhere(settings.interface, settings.sources)
     apply = backend.choose(settings.nat_backend)
     put_in_force(settings, redirects, apply)
+    backend.remove_other(apply)
     link, claimed = ensure_network(settings)
+    _forward(settings)
     if settings.mode is RouterMode.DNS_PROXY:
         _lower_first_port()
     _announce(link, settings, claimed)
@@ -71,6 +76,19 @@ def run(settings: SetupSettings) -> Established:
         rules=None if redirects is None else len(redirects.rules),
     )
     return Established(apply, rules_text)
+
+
+def _end_when_asked() -> None:
+    """End at once on SIGTERM and SIGINT, which a container's first process ignores unless it handles them.
+
+    Nothing has to be undone: the next run repairs what this one leaves half done.
+    """
+
+    def end(_: int, __: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def put_in_force(
@@ -102,15 +120,14 @@ def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]
 
 
 def _kept_name_servers() -> tuple[IPNetwork, ...]:
-    """Return the name servers that need a route: none on this machine, none link-local with a zone."""
+    """Return the name servers that need a route to stay reachable."""
     try:
         text = RESOLV_CONF.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    addresses = (
-        unmapped(address) for address in name_servers(text) if not getattr(address, "scope_id", None)
-    )
-    return tuple(ip_network(address) for address in addresses if not address.is_loopback)
+    own = {address for _, address in gateway.addresses()}
+    addresses = map(unmapped, name_servers(text))
+    return tuple(ip_network(each) for each in addresses if needs_route(each) and each not in own)
 
 
 def _read_redirects(settings: SetupSettings) -> tuple[str, Redirects | None]:
@@ -120,18 +137,31 @@ def _read_redirects(settings: SetupSettings) -> tuple[str, Redirects | None]:
     return text, settings.parse_rules(settings.destinations.name, text)
 
 
-def _require_forwarding(settings: SetupSettings) -> None:
-    if not settings.mode.redirects:
-        return
+def _forwarding(settings: SetupSettings) -> list[str]:
+    """Return the sysctls that let the pod forward packets, for those families in which it shall."""
     names = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
-    for source in settings.sources:
-        name = names[source.address.version]
+    return [names[source.address.version] for source in settings.sources if settings.mode.redirects]
+
+
+def _require_forwarding(settings: SetupSettings) -> None:
+    for name in _forwarding(settings):
+        if sysctl.read(name) != 1 and not sysctl.is_writable(name):
+            raise _no_forwarding(name)
+
+
+def _forward(settings: SetupSettings) -> None:
+    """Switch forwarding on; last, because the kernel then forgets default routes that routers advertised."""
+    for name in _forwarding(settings):
         if not sysctl.ensure(name, 1):
-            dotted = name.replace("/", ".")
-            raise RefusedError(
-                f"IP forwarding is off ({dotted}) and /proc/sys is read-only",
-                f"set {dotted}=1 in the pod's securityContext.sysctls, or run the container privileged",
-            )
+            raise _no_forwarding(name)
+
+
+def _no_forwarding(name: str) -> RefusedError:
+    dotted = name.replace("/", ".")
+    return RefusedError(
+        f"IP forwarding is off ({dotted}) and /proc/sys is read-only",
+        f"set {dotted}=1 in the pod's securityContext.sysctls, or run the container privileged",
+    )
 
 
 def _lower_first_port() -> None:

@@ -49,12 +49,10 @@ def look(name: str) -> Interface | None:
     except OSError:
         return None
     up = any(number == index and flags & _UP for number, flags in _links())
-    addresses = tuple(address for number, address in _addresses() if number == index)
+    own = tuple(address for number, address in addresses() if number == index)
     gateways = tuple(gateway for number, gateway in _default_routes() if number == index)
     answered = {address for number, address, state in _neighbours() if number == index and state & _ANSWERED}
-    return Interface(
-        name, index, up, addresses, gateways, tuple(each for each in gateways if each not in answered)
-    )
+    return Interface(name, index, up, own, gateways, tuple(each for each in gateways if each not in answered))
 
 
 def provoke(interface: Interface, gateway: IPAddress) -> None:
@@ -78,7 +76,8 @@ def _links() -> Iterator[tuple[int, int]]:
         yield index, flags
 
 
-def _addresses() -> Iterator[tuple[int, IPAddress]]:
+def addresses() -> Iterator[tuple[int, IPAddress]]:
+    """Yield every address of this network namespace, with the index of its interface."""
     for body in rows(_NETLINK_ROUTE, _GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
         index = struct.unpack_from("=I", body, 4)[0]
         found = attributes(body, 8)

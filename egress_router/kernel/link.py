@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
-from egress_router.kernel.netlink import Link, Netlink
+from egress_router.kernel.netlink import Netlink
 
 if TYPE_CHECKING:
+    from egress_router.kernel.messages import Link
     from egress_router.settings.setup import SetupSettings
 
 _HOST = Path("/proc/1/ns/net")
@@ -41,6 +42,8 @@ def _create(own: Netlink, settings: SetupSettings) -> None:
     parent_netns = _parent_netns(own, settings)
     with Netlink(parent_netns) as there:
         parent = _parent(there, settings)
+        if parent_netns is not None:
+            _refuse_taken(there, settings)
         descriptor = os.open(namespaces.OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
             there.add_macvlan(settings.interface, parent, settings.macvlan_mode, descriptor)
@@ -56,9 +59,19 @@ def _parent_netns(own: Netlink, settings: SetupSettings) -> Path | None:
         return None if namespaces.is_own(settings.parent_netns) else settings.parent_netns
     if settings.parent_interface is not None and own.link(settings.parent_interface) is not None:
         return None
-    if _HOST.exists() and not namespaces.is_own(_HOST):
-        return _HOST
-    return None
+    # Not `exists`, which looks behind the link and may not: entering it then says what to grant.
+    return _HOST if os.path.lexists(_HOST) and not namespaces.is_own(_HOST) else None
+
+
+def _refuse_taken(there: Netlink, settings: SetupSettings) -> None:
+    """Refuse an address of the parent's stack; no probe finds it, as a macvlan never meets its parent."""
+    for source in settings.sources:
+        holder = there.holder(source.address)
+        if holder is not None:
+            raise RefusedError(
+                f"{source.address} is the node's own address, on {holder.name}",
+                "give this router an EGRESS_SOURCE of its own, or take the address off the node",
+            )
 
 
 def _parent(there: Netlink, settings: SetupSettings) -> Link:

@@ -9,60 +9,29 @@ import errno
 import os
 import socket
 from contextlib import contextmanager
-from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Self, cast
 
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
+from egress_router.kernel.messages import (
+    FAMILIES,
+    NOPREFIXROUTE,
+    new_route_fields,
+    read_address,
+    read_link,
+    read_route,
+    route_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from egress_router.grammar.address import IPAddress, IPNetwork
+    from egress_router.grammar.address import IPAddress
+    from egress_router.kernel.messages import Address, Link, Route
 
 MAIN_TABLE = 254
-_UNICAST = 1  # RTN_UNICAST; other types (local, broadcast, unreachable) are not ours to copy
-_ONLINK = 0x4  # RTNH_F_ONLINK
 _NODAD = 0x02  # IFA_F_NODAD: the probe was ours
-_NOPREFIXROUTE = 0x200  # IFA_F_NOPREFIXROUTE: routes are set explicitly
-_CLONED = 0x200  # RTM_F_CLONED: cached path-MTU exceptions
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One interface; `kind` is empty for a physical one."""
-
-    index: int
-    name: str
-    kind: str
-    mtu: int
-    mac: str
-    is_up: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """One address of an interface; `is_ours` when it came without a route of its own, as `setup` adds it."""
-
-    address: IPAddress
-    prefix: int
-    is_ours: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One unicast route; `destination` None is the default route, `gateway` None means on the link."""
-
-    destination: IPNetwork | None
-    gateway: IPAddress | None
-    index: int
-    scope: int = 0
-    source: IPAddress | None = None
-    metric: int = 0
-    onlink: bool = False
 
 
 class Netlink:
@@ -91,7 +60,7 @@ class Netlink:
 
     def links(self) -> tuple[Link, ...]:
         """Return all interfaces."""
-        return tuple(_link(message) for message in self._ipr.get_links())
+        return tuple(read_link(message) for message in self._ipr.get_links())
 
     def link(self, name: str) -> Link | None:
         """Return the interface of this name; None where there is none."""
@@ -121,13 +90,7 @@ class Netlink:
 
     def addresses(self, index: int) -> tuple[Address, ...]:
         """Return the addresses of an interface."""
-        found = []
-        for message in self._ipr.get_addr(index=index):
-            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            flags = cast("int", message.get_attr("IFA_FLAGS") or message["flags"])
-            address = ip_address(cast("str", text))
-            found.append(Address(address, cast("int", message["prefixlen"]), bool(flags & _NOPREFIXROUTE)))
-        return tuple(found)
+        return tuple(read_address(message) for message in self._ipr.get_addr(index=index))
 
     def holder(self, address: IPAddress) -> Link | None:
         """Return the interface that has this address; None where none has."""
@@ -148,8 +111,8 @@ class Netlink:
                 index=index,
                 address=str(address),
                 prefixlen=prefix,
-                family=_FAMILIES[address.version],
-                flags=_NOPREFIXROUTE | (_NODAD if address.version == 6 else 0),
+                family=FAMILIES[address.version],
+                flags=NOPREFIXROUTE | (_NODAD if address.version == 6 else 0),
             )
 
     def delete_address(self, index: int, known: Address) -> None:
@@ -160,29 +123,25 @@ class Netlink:
                 index=index,
                 address=str(known.address),
                 prefixlen=known.prefix,
-                family=_FAMILIES[known.address.version],
+                family=FAMILIES[known.address.version],
             )
 
     def routes(self, version: int, table: int = MAIN_TABLE) -> tuple[Route, ...]:
         """Return the unicast routes of a table, in the kernel's order."""
-        found = []
-        for message in self._ipr.get_routes(family=_FAMILIES[version], table=table):
-            # Old kernels ignore the filter and dump every table.
-            if message.get_attr("RTA_TABLE") == table and message["type"] == _UNICAST:
-                route = None if message["flags"] & _CLONED else _route(message, version)
-                if route is not None:
-                    found.append(route)
-        return tuple(found)
+        dump = self._ipr.get_routes(family=FAMILIES[version], table=table)
+        # Old kernels ignore the filter and dump every table.
+        found = (read_route(each, version) for each in dump if each.get_attr("RTA_TABLE") == table)
+        return tuple(route for route in found if route is not None)
 
     def replace_route(self, route: Route, version: int, table: int = MAIN_TABLE) -> None:
         """Add a route, or put it in the place of the one with the same destination and metric."""
         with _refused(f"cannot set the route to {route.destination or 'default'} via {route.gateway}"):
-            self._ipr.route("replace", **_route_fields(route, version, table))
+            self._ipr.route("replace", **new_route_fields(route, version, table))
 
     def delete_route(self, route: Route, version: int, table: int = MAIN_TABLE) -> None:
-        """Delete a route."""
-        with _refused(f"cannot delete the route to {route.destination or 'default'}"):
-            self._ipr.route("del", **_route_fields(route, version, table))
+        """Delete a route; one that has gone meanwhile is none to complain of."""
+        with _refused(f"cannot delete the route to {route.destination or 'default'}", harmless=errno.ESRCH):
+            self._ipr.route("del", **route_fields(route, version, table))
 
     def has_mark_rule(self, version: int, mark: int, table: int) -> bool:
         """Say whether packets with this mark already use this table."""
@@ -190,7 +149,7 @@ class Netlink:
             rule.get_attr("FRA_FWMARK") == mark
             and rule.get_attr("FRA_FWMASK") == mark
             and rule.get_attr("FRA_TABLE") == table
-            for rule in self._ipr.get_rules(family=_FAMILIES[version])
+            for rule in self._ipr.get_rules(family=FAMILIES[version])
         )
 
     def add_mark_rule(self, version: int, mark: int, table: int, priority: int) -> None:
@@ -198,7 +157,7 @@ class Netlink:
         with _refused("cannot set the policy route for replies"):
             self._ipr.rule(
                 "add",
-                family=_FAMILIES[version],
+                family=FAMILIES[version],
                 fwmark=mark,
                 fwmask=mark,
                 table=table,
@@ -207,78 +166,16 @@ class Netlink:
             )
 
 
-def _link(message: object) -> Link:
-    get = message.get_attr  # type: ignore[attr-defined]
-    info = get("IFLA_LINKINFO")
-    return Link(
-        index=message["index"],  # type: ignore[index]
-        name=get("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
-        mtu=get("IFLA_MTU"),
-        mac=get("IFLA_ADDRESS") or "",
-        is_up=bool(message["flags"] & 1),  # type: ignore[index]
-    )
-
-
-def _route(message: object, version: int) -> Route | None:
-    """Read a route; of a multipath route the first next hop. None where it names no interface."""
-    get = message.get_attr  # type: ignore[attr-defined]
-    hop, flags = get, message["flags"]  # type: ignore[index]
-    paths = get("RTA_MULTIPATH")
-    if paths:
-        hop, flags = paths[0].get_attr, paths[0]["flags"]
-        index = paths[0]["oif"]
-    else:
-        index = get("RTA_OIF")
-    if index is None:
-        return None
-    destination = get("RTA_DST")
-    length = message["dst_len"]  # type: ignore[index]
-    gateway, via, source = hop("RTA_GATEWAY"), hop("RTA_VIA"), get("RTA_PREFSRC")
-    if gateway is None and via is not None:
-        gateway = via["addr"]
-    if destination is None and length:
-        destination = "0.0.0.0" if version == 4 else "::"  # noqa: S104 (a half default such as 0.0.0.0/1)
-    return Route(
-        destination=None if destination is None else ip_network(f"{destination}/{length}"),
-        gateway=None if gateway is None else ip_address(gateway),
-        index=index,
-        scope=message["scope"],  # type: ignore[index]
-        source=None if source is None else ip_address(source),
-        metric=get("RTA_PRIORITY") or 0,
-        onlink=bool(flags & _ONLINK),
-    )
-
-
-def _route_fields(route: Route, version: int, table: int) -> dict[str, object]:
-    fields: dict[str, object] = {
-        "family": _FAMILIES[version],
-        "table": table,
-        "oif": route.index,
-        "scope": route.scope,
-        "dst": "default" if route.destination is None else str(route.destination),
-    }
-    if route.gateway is not None and route.gateway.version == version:
-        fields["gateway"] = str(route.gateway)
-    elif route.gateway is not None:
-        fields["via"] = {"family": _FAMILIES[route.gateway.version], "addr": str(route.gateway)}
-    if route.source is not None:
-        fields["prefsrc"] = str(route.source)
-    if route.metric:
-        fields["priority"] = route.metric
-    if route.onlink:
-        fields["flags"] = _ONLINK
-    return fields
-
-
 @contextmanager
-def _refused(what: str) -> Iterator[None]:
+def _refused(what: str, harmless: int | None = None) -> Iterator[None]:
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 (as above)
 
     try:
         yield
     except NetlinkError as error:
         code = cast("int", error.code)
+        if code == harmless:
+            return
         said = os.strerror(code)
         if code in {errno.EPERM, errno.EACCES}:
             remedy = "grant NET_ADMIN"

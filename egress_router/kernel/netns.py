@@ -7,6 +7,7 @@ setns(2) moves only the calling thread; so a short-lived thread opens what is as
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OWN = Path("/proc/self/ns/net")
+_NAME_ANOTHER = "set EGRESS_PARENT_NETNS to one that is there, such as /proc/1/ns/net"
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
@@ -61,7 +63,7 @@ def _enter(netns: Path) -> None:
     try:
         descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise _refusal(netns, error.errno) from None
+        raise _refusal(netns, error.errno or 0) from None
     try:
         if libc.setns(descriptor, _CLONE_NEWNET) != 0:
             raise _refusal(netns, ctypes.get_errno())
@@ -69,10 +71,12 @@ def _enter(netns: Path) -> None:
         os.close(descriptor)
 
 
-def _refusal(netns: Path, errno: int | None) -> RefusedError:
-    what = f"cannot enter the network namespace {netns} ({os.strerror(errno or 0)})"
-    if errno is not None and OSError(errno, "").__class__ is FileNotFoundError:
-        return RefusedError(what, "set EGRESS_PARENT_NETNS to one that is there")
+def _refusal(netns: Path, code: int) -> RefusedError:
+    if code == errno.EINVAL:  # setns(2): the file is none of a network namespace
+        return RefusedError(f"{netns} is no network namespace", _NAME_ANOTHER)
+    what = f"cannot enter the network namespace {netns} ({os.strerror(code)})"
+    if code in {errno.ENOENT, errno.ENOTDIR}:
+        return RefusedError(what, _NAME_ANOTHER)
     return RefusedError(what, "run the container privileged and with hostPID")
 
 

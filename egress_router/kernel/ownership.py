@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import RefusedError
-from egress_router.kernel import claim, sysctl
+from egress_router.kernel import claim, gateway, sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.kernel.netlink import Link, Netlink
+    from egress_router.kernel.messages import Address, Link
+    from egress_router.kernel.netlink import Netlink
     from egress_router.settings.setup import Source
 
 _log = log.get("kernel")
+
+
+def refuse_elsewhere(interface: str, sources: Sequence[Source]) -> None:
+    """Refuse a source address that another interface of the pod has; nothing is changed for the question.
+
+    On two interfaces the address would work on neither: the kernel answers for it on the first one.
+
+    Raises:
+        RefusedError: so it is.
+    """
+    wanted = {source.address for source in sources}
+    for index, address in gateway.addresses():
+        if address in wanted and (name := socket.if_indextoname(index)) != interface:
+            raise RefusedError(
+                f"{address} is on the pod's interface {name}, and EGRESS_INTERFACE is {interface}",
+                f"set EGRESS_INTERFACE={name}, or take the address off {name} (`ip link del {name}` where an"
+                " earlier run of setup made it)",
+            )
 
 
 def ensure_addresses(
@@ -23,31 +43,49 @@ def ensure_addresses(
 ) -> tuple[IPAddress, ...]:
     """Make the interface hold the source addresses; return those that were claimed now.
 
-    An address that is there already is not probed for: a restarted init container finds its own.
+    What an earlier run claimed is not probed for: a restarted init container finds its own. An address that
+    a CNI plug-in gave the interface stays as it is, whatever its length: routes are set explicitly.
 
     Raises:
-        RefusedError: another interface of the pod or somebody else on the wire has one of them, or the kernel
-            refuses.
+        RefusedError: somebody else on the wire has one of them, or the kernel refuses.
     """
     held = netlink.addresses(link.index)
     wanted = {(source.address, source.prefix) for source in sources}
-    new = [source for source in sources if all(known.address != source.address for known in held)]
+    new = [source for source in sources if not _is_claimed(netlink, link, source, held)]
     if any(source.address.version == 6 for source in sources):
         _enable_ipv6(link)
-    for source in new:
-        _refuse_elsewhere(netlink, link, source.address)
     if new:
-        claim.await_free(link, [source.address for source in new], timeout)
+        claim.await_free(netlink, link, [source.address for source in new], timeout)
     for known in held:
         if known.is_ours and (known.address, known.prefix) not in wanted:
             _log.info("address of an earlier run removed", address=known.address, interface=link.name)
             netlink.delete_address(link.index, known)
     present = {(known.address, known.prefix) for known in held}
+    given = {known.address for known in held if not known.is_ours}
     for source in sources:
-        if (source.address, source.prefix) not in present:
+        missing = (source.address, source.prefix) not in present and source.address not in given
+        if missing:
             netlink.add_address(link.index, source.address, source.prefix)
+        if missing or source in new:
             _log.info("address claimed", address=source.address, interface=link.name)
     return tuple(source.address for source in new)
+
+
+def _is_claimed(netlink: Netlink, link: Link, source: Source, held: Sequence[Address]) -> bool:
+    """Say whether an earlier run claimed the address.
+
+    Where `setup` added it, its flag says so; where a CNI plug-in did, the default route does, which comes
+    after the claim.
+    """
+    known = [each for each in held if each.address == source.address]
+    return any(each.is_ours for each in known) or (
+        bool(known)
+        and any(
+            route.is_ours
+            and (route.destination, route.index, route.source) == (None, link.index, source.address)
+            for route in netlink.routes(source.address.version)
+        )
+    )
 
 
 def keep_to_itself(link: Link) -> None:
@@ -64,16 +102,6 @@ def keep_to_itself(link: Link) -> None:
     ):
         if sysctl.read(name) is not None and not sysctl.ensure(name, value):
             _log.debug("sysctl is read-only", name=name, wanted=value)
-
-
-def _refuse_elsewhere(netlink: Netlink, link: Link, address: IPAddress) -> None:
-    """On two interfaces the address would work on neither: the kernel answers for it on the first one."""
-    holder = netlink.holder(address)
-    if holder is not None:
-        raise RefusedError(
-            f"{address} is on the pod's interface {holder.name}, and EGRESS_INTERFACE is {link.name}",
-            f"set EGRESS_INTERFACE={holder.name}, or take the address off {holder.name}",
-        )
 
 
 def _enable_ipv6(link: Link) -> None:

@@ -8,34 +8,42 @@ and use that table, so the answer to a client of any address leaves the way its 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.kernel import sysctl
+from egress_router.kernel.messages import Route
 from egress_router.kernel.nat.plan import REPLY_MARK
-from egress_router.kernel.netlink import Link, Netlink, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egress_router.grammar.address import IPNetwork
+    from egress_router.grammar.address import IPAddress, IPNetwork
+    from egress_router.kernel.messages import Link
+    from egress_router.kernel.netlink import Netlink
     from egress_router.settings.setup import Source
 
 REPLY_TABLE = 9797
 _RULE_PRIORITY = 9797
 _SCOPE_LINK = 253
+_BROADCAST = IPv4Address("255.255.255.255")
 _log = log.get("kernel")
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyRoutes:
-    """What the two tables of one family shall hold, and what has to go from the main one."""
+    """What the two tables of one family shall hold, and what has to go from the main one.
+
+    `reply` is the whole of the reply table; `keep` and `egress` are what the main one still lacks; `lost` are
+    the networks that cannot stay on the first interface, for want of a default route there.
+    """
 
     reply: tuple[Route, ...]
     keep: tuple[Route, ...]
     egress: tuple[Route, ...]
     removed: tuple[Route, ...]
+    lost: tuple[IPNetwork, ...]
 
 
 def plan_family(
@@ -45,7 +53,7 @@ def plan_family(
     source: Source | None,
     kept: Sequence[IPNetwork],
 ) -> FamilyRoutes:
-    """Decide the routes of one family. Pure.
+    """Decide the routes of one family. Pure, and done once it is done: its result asks for nothing more.
 
     `main` and `saved` are what the main and the reply table hold now, `egress` is the index of the egress
     interface, `source` is None where the router has no address in this family: its default route moves all
@@ -53,33 +61,67 @@ def plan_family(
     the first interface.
     """
     inside = [route for route in main if route.index != egress]
-    defaults = [route for route in inside if route.destination is None]
+    theirs = [route for route in inside if not route.is_ours]
+    defaults = [route for route in theirs if route.destination is None]
     # On a second run the old default route is already in the reply table only.
     old = defaults or [route for route in saved if route.destination is None and route.index != egress]
-    others = [route for route in inside if route.destination is not None]
-    keep = [] if not old else _keep_routes(others, old[0], kept)
+    others = [route for route in theirs if route.destination is not None]
     egress_routes = () if source is None else _egress_routes(source, egress)
-    stale = [route for route in main if route.index == egress and not _is_link_local(route.destination)]
-    wanted = {_key(route) for route in egress_routes}
-    removed = [*defaults, *(route for route in stale if _key(route) not in wanted)]
-    fresh = [route for route in keep if _key(route) not in {_key(other) for other in others}]
+    networks = _to_keep(kept, source, others, egress_routes)
+    keep = [replace(old[0], destination=each, metric=0, is_ours=True) for each in networks] if old else []
+    outside = [route for route in main if route.index == egress and not _is_link_local(route.destination)]
+    earlier = [*(route for route in inside if route.is_ours), *outside]
     return FamilyRoutes(
-        reply=(*_near_first(others), *fresh, *old),
-        keep=tuple(fresh),
-        egress=tuple(route for route in egress_routes if _key(route) not in {_key(known) for known in stale}),
-        removed=tuple(removed),
+        reply=(*_near_first([*others, *_displaced(saved, others, egress, egress_routes)]), *keep, *old),
+        keep=_missing(keep, inside),
+        egress=_missing(egress_routes, outside),
+        removed=(*defaults, *_missing(earlier, [*keep, *egress_routes])),
+        lost=() if old else tuple(networks),
     )
 
 
-def _keep_routes(others: Sequence[Route], old: Route, kept: Sequence[IPNetwork]) -> list[Route]:
-    routes = []
-    for network in kept:
-        covered = any(
-            route.destination is not None and _contains(route.destination, network) for route in others
-        )
-        if not covered:
-            routes.append(replace(old, destination=network, metric=0))
-    return routes
+def needs_route(name_server: IPAddress) -> bool:
+    """Say whether a name server may be one behind a gateway. IPv4's link-local ones are: node caches."""
+    is_one_host = not (name_server.is_unspecified or name_server.is_multicast or name_server == _BROADCAST)
+    on_link = name_server.version == 6 and name_server.is_link_local
+    return is_one_host and not (name_server.is_loopback or on_link)
+
+
+def _missing(routes: Sequence[Route], known: Sequence[Route]) -> tuple[Route, ...]:
+    keys = {_key(route) for route in known}
+    return tuple(route for route in routes if _key(route) not in keys)
+
+
+def _to_keep(
+    kept: Sequence[IPNetwork], source: Source | None, others: Sequence[Route], egress_routes: Sequence[Route]
+) -> list[IPNetwork]:
+    """Choose the networks that need a route of ours to stay on the first interface.
+
+    Not those that its own routes lead there, and not what the egress interface cannot do without.
+    """
+    own = {route.destination for route in egress_routes}
+    if source is not None:
+        own |= {ip_network(source.address), ip_network(source.gateway)}
+    return [
+        network
+        for network in dict.fromkeys(kept)
+        if network not in own and _longest(others, network) <= _longest(egress_routes, network)
+    ]
+
+
+def _longest(routes: Sequence[Route], network: IPNetwork) -> int:
+    """Return the length of the most specific destination that covers the network; -1 without one."""
+    destinations = (route.destination for route in routes)
+    return max((each.prefixlen for each in destinations if each and _contains(each, network)), default=-1)
+
+
+def _displaced(
+    saved: Sequence[Route], others: Sequence[Route], egress: int, egress_routes: Sequence[Route]
+) -> list[Route]:
+    """Return saved routes to what is the egress subnet now: its own route took the place of their twins."""
+    taken = {route.destination for route in egress_routes if route.destination is not None}
+    twins = [route for route in saved if route.destination in taken and route.index != egress]
+    return list(_missing(twins, others))
 
 
 def _contains(outer: IPNetwork, inner: IPNetwork) -> bool:
@@ -92,10 +134,11 @@ def _egress_routes(source: Source, index: int) -> tuple[Route, ...]:
     length = source.prefix if source.knows_subnet else source.address.max_prefixlen
     near = source.address if source.knows_subnet else source.gateway
     subnet = ip_network(f"{near}/{length}", strict=False)
-    default = Route(None, source.gateway, index, source=source.address)
+    default = Route(None, source.gateway, index, source=source.address, is_ours=True)
     if source.gateway.is_link_local and source.gateway.version == 6 and not source.knows_subnet:
         return (default,)  # fe80::/64 of the interface reaches it
-    on_link = Route(subnet, None, index, _SCOPE_LINK if subnet.version == 4 else 0, source.address)
+    scope = _SCOPE_LINK if subnet.version == 4 else 0
+    on_link = Route(subnet, None, index, scope, source.address, is_ours=True)
     return on_link, default
 
 
@@ -124,13 +167,18 @@ def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept:
         saved = netlink.routes(version, REPLY_TABLE)
         networks = [network for network in kept if network.version == version]
         plan = plan_family(main, saved, link.index, source, networks)
+        if plan.lost:
+            _log.warning(
+                "networks cannot stay on the first interface: it has no default route, nor one to them",
+                networks=", ".join(map(str, plan.lost)),
+            )
         _ensure_reply_table(netlink, version, plan, saved)
-        for route in plan.keep:
-            _step("route kept on the first interface", route)
-            netlink.replace_route(route, version)
         for route in plan.removed:
             _step("route removed", route)
             netlink.delete_route(route, version)
+        for route in plan.keep:
+            _step("route kept on the first interface", route)
+            netlink.replace_route(route, version)
         for route in plan.egress:
             _step("route by the egress interface", route)
             netlink.replace_route(route, version)
@@ -143,13 +191,13 @@ def versions() -> tuple[int, ...]:
 
 
 def _ensure_reply_table(netlink: Netlink, version: int, plan: FamilyRoutes, saved: Sequence[Route]) -> None:
-    wanted = {_key(route) for route in plan.reply}
+    wanted = {(_key(route), route.metrics) for route in plan.reply}
     for route in saved:
-        if _key(route) not in wanted:
+        if (_key(route), route.metrics) not in wanted:
             netlink.delete_route(route, version, REPLY_TABLE)
-    known = {_key(route) for route in saved}
+    known = {(_key(route), route.metrics) for route in saved}
     for route in plan.reply:
-        if _key(route) not in known:
+        if (_key(route), route.metrics) not in known:
             _step("route for replies", route)
             netlink.replace_route(route, version, REPLY_TABLE)
     if not netlink.has_mark_rule(version, REPLY_MARK, REPLY_TABLE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path("/proc/sys")
@@ -13,6 +14,11 @@ def read(name: str) -> int | None:
         return int((ROOT / name).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
+
+
+def is_writable(name: str) -> bool:
+    """Say whether this process may change a sysctl."""
+    return os.access(ROOT / name, os.W_OK)
 
 
 def ensure(name: str, value: int) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import os
 import signal
+import threading
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -23,7 +26,7 @@ from egress_router.service.reload import changes
 from egress_router.service.rulebook import Rulebook
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from egress_router.grammar.redirect import Redirects
     from egress_router.metrics import Snapshot
@@ -96,7 +99,7 @@ class RedirectServer:
         """Serve until a signal says to end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ended.set)
+            loop.add_signal_handler(number, self._asked_to_end)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
@@ -105,6 +108,11 @@ class RedirectServer:
         finally:
             if endpoint is not None:
                 await endpoint.close()
+
+    def _asked_to_end(self) -> None:
+        if self._ended.is_set():
+            os._exit(0)  # asyncio would wait for threads, which may wait for the kernel
+        self._ended.set()
 
     async def _end(self) -> None:
         self._ended.set()
@@ -166,7 +174,7 @@ class RedirectServer:
         while True:
             await asyncio.sleep(ANNOUNCE_INTERVAL)
             try:
-                await asyncio.to_thread(self._keep_network)
+                await _in_daemon(self._keep_network)
             except RefusedError as error:
                 self._network_problem = str(error)
                 _log.error("the network is not as it should be", error=str(error))
@@ -198,6 +206,26 @@ class RedirectServer:
     def _show(self, counts: counters.Counts) -> None:
         self._lines = self._table.lines(counts)
         self._publication.traffic(self._lines)
+
+
+def _in_daemon(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Do what `asyncio.to_thread` does, in a thread that does not hold the process when it ends.
+
+    The address's owner may be waited for as long as EGRESS_CLAIM_TIMEOUT.
+    """
+    outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
+    outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 (raised again, where it is awaited)
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="network", daemon=True).start()
+    return asyncio.wrap_future(outcome)
 
 
 def _shown(line: Line) -> Json:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import time
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
+from egress_router.kernel.neighbour import mac_bytes
 from egress_router.lab import wiring
 from egress_router.lab.network import (
     GATEWAY,
@@ -215,3 +219,132 @@ def test_a_router_of_one_family_leaks_nothing_in_the_other(lab: Laboratory) -> N
     assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
     with pytest.raises(OSError):
         lab.ask_tcp(lab.router, "2001:db8:113::25", 80, timeout=0.5)
+
+
+@contextlib.contextmanager
+def sources_on_the_wire(lab: Laboratory) -> Iterator[set[str]]:
+    """Collect the sources of everything that the router's interface sends in the block, except link-local."""
+    shown = lab.router.run("cat", "/sys/class/net/macvlan0/address").stdout
+    mac = mac_bytes(shown.strip())
+    seen: set[str] = set()
+    with lab.gateway.socket(socket.AF_PACKET, socket.SOCK_RAW) as capture:
+        capture.bind(("port1", 3))
+        yield seen
+        capture.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                frame = capture.recv(2048)
+                if frame[6:12] != mac:
+                    continue
+                if frame[12:14] == b"\x08\x00":
+                    seen.add(socket.inet_ntoa(frame[26:30]))
+                elif frame[12:14] == b"\x86\xdd":
+                    seen.add(str(ip_address(frame[22:38])))
+    seen -= {each for each in seen if each == "::" or ip_address(each).is_link_local}
+
+
+def _open(lab: Laboratory, server: str, own: str) -> list[socket.socket]:
+    """Open a TCP connection and a UDP exchange from the router itself, and an exchange that nobody answers."""
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    wires = [lab.router.socket(family, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+    wires.append(lab.router.socket(family, socket.SOCK_DGRAM))
+    for wire, port in zip(wires, (80, 53, 54), strict=True):
+        wire.settimeout(3)
+        wire.bind((own, 0))
+        wire.connect((server, port))
+    wires[1].send(b"who am I?")
+    assert wires[0].recv(4096)
+    assert wires[1].recv(4096)
+    wires[2].send(b"is anybody there?")
+    return wires
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_what_conntrack_knew_before_leaves_from_no_other_source(lab: Laboratory, backend: str) -> None:
+    """NAT translates a connection at its first packet only; these had theirs before there were rules."""
+    lab.serve()
+    # Something of the pod (a service mesh, a policy) already has conntrack at work.
+    mesh = "table inet mesh { chain out { type filter hook output priority 0; ct state new counter; }; }"
+    lab.router.run("nft", mesh)
+    wires = _open(lab, "203.0.113.53", ROUTER) + _open(lab, "2001:db8:113::53", ROUTER_V6)
+    lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": backend})
+    with sources_on_the_wire(lab) as seen:
+        for wire in wires:
+            with contextlib.suppress(OSError):
+                wire.send(b"still from here?")
+        assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
+        assert lab.ask_udp(lab.client, ROUTER_V6, 53).source == SOURCE_V6
+    assert seen == {SOURCE, SOURCE_V6}
+    for wire in wires:
+        wire.close()
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_connections_of_an_earlier_source_end_with_it(lab: Laboratory, backend: str) -> None:
+    lab.serve()
+    environment = {**DUAL, "EGRESS_NAT_BACKEND": backend}
+    lab.finish_setup({**environment, "EGRESS_SOURCE": "192.168.12.98/24,fd00:12::98/64"})
+    wires = []
+    for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        wires.append(lab.client.socket(family, socket.SOCK_STREAM))
+        wires[-1].settimeout(3)
+        wires[-1].connect((address, port))
+        assert b"12::98" in (said := wires[-1].recv(4096)) or b"12.98" in said
+    lab.finish_setup(environment)
+    with sources_on_the_wire(lab) as seen:
+        for wire in wires:
+            wire.send(b"still from there?")
+        assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+        assert lab.ask_tcp(lab.client, ROUTER_V6, 443).source == SOURCE_V6
+        time.sleep(0.3)  # the first retransmission
+    assert seen == {SOURCE, SOURCE_V6}
+    for wire in wires:
+        wire.close()
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_smaller_mtu_inside_is_told_to_the_server(lab: Laboratory, backend: str) -> None:
+    """Errors that the router sends, and those that it passes on, leave from the source like all else."""
+    lab.serve()
+    lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": backend})
+    lab.router.ip("link set eth0 mtu 1400")
+    lab.node.ip("link set remote0 mtu 1350")
+    for client in (lab.client, lab.remote):
+        for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with client.socket(family, socket.SOCK_STREAM) as wire:
+                wire.settimeout(5)
+                wire.connect((address, port))
+                payload = b"x" * 60_000
+                wire.sendall(payload)
+                lines = wire.makefile("rb")
+                assert lines.readline()
+                assert lines.read(len(payload)) == payload
+
+
+@pytest.mark.parametrize(("first", "second"), [("iptables", "nftables"), ("nftables", "iptables")])
+def test_a_change_of_backend_leaves_nothing_of_the_other(lab: Laboratory, first: str, second: str) -> None:
+    lab.serve()
+    lines = "80 tcp 203.0.113.25\n8443 tcp 203.0.113.27\n"
+    lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": first, "EGRESS_DESTINATION": lines})
+    environment = {**DUAL, "EGRESS_NAT_BACKEND": second, "EGRESS_DESTINATION": "80 tcp 203.0.113.26\n"}
+    lab.finish_setup(environment)
+    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.26"
+    with pytest.raises(ConnectionRefusedError):
+        lab.ask_tcp(lab.client, ROUTER, 8443)
+    rules = {
+        "nftables": lab.router.run("nft", "list", "ruleset").stdout,
+        "iptables": lab.router.run("iptables-legacy-save").stdout,
+    }
+    rules["iptables"] += lab.router.run("ip6tables-legacy-save").stdout
+    assert "egress" not in rules[first].lower()
+    assert "egress" in rules[second].lower()
+    assert "removed" not in lab.finish_setup(environment)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_debug_says_every_rule(lab: Laboratory, backend: str) -> None:
+    said = lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": backend, "EGRESS_ROUTER_DEBUG": "1"})
+    assert len([line for line in said.splitlines() if "203.0.113.53" in line and "debug" in line]) == 2
+    assert SOURCE_V6 in next(line for line in said.splitlines() if "snat" in line.lower() and "fd00" in line)

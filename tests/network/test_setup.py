@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.kernel.neighbour import announcements, mac_bytes
 from egress_router.lab import wiring
-from egress_router.lab.network import GATEWAY, GATEWAY_V6, NODE, ROUTER, SOURCE, SOURCE_V6, Laboratory
+from egress_router.lab.network import (
+    GATEWAY,
+    GATEWAY_V6,
+    NODE,
+    NODE_V6,
+    ROUTER,
+    ROUTER_V6,
+    SOURCE,
+    SOURCE_V6,
+    Laboratory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from egress_router.lab.host import Host
 
@@ -30,6 +41,15 @@ DUAL = {
     "EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64",
     "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}",
 }
+
+# A router advertisement of a default route, sent from the node to its pods (RFC 4861 4.2).
+ADVERTISE = """
+import socket, struct
+wire = socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)
+wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+message = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+wire.sendto(message, ("ff02::1", 0, 0, socket.if_nametoindex("cni0")))
+"""
 
 
 def state(host: Host) -> str:
@@ -151,9 +171,81 @@ def test_name_servers_and_cluster_networks_stay_on_the_first_interface(lab: Labo
             assert server.recvfrom(100)[1][0] == ROUTER
 
 
+def test_a_network_that_is_no_longer_to_be_kept_goes_by_the_egress_interface(lab: Laboratory) -> None:
+    lab.serve()
+    lab.finish_setup({**PROXY, "EGRESS_CLUSTER_CIDRS": "203.0.113.0/24"})
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == NODE
+    lab.finish_setup(PROXY)
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
+
+
+def test_a_name_server_that_is_the_gateway_does_not_take_its_route_away(lab: Laboratory) -> None:
+    lab.router.write("/etc/resolv.conf", f"nameserver {GATEWAY}\n")
+    for environment in (PROXY, {**PROXY, "EGRESS_SOURCE": f"{SOURCE}/24"}):
+        routes = []
+        for _ in range(2):
+            lab.finish_setup({**environment, "EGRESS_CLUSTER_CIDRS": "192.168.12.0/24"})
+            routes.append(lab.router.run("ip", "route", "show", "table", "all").stdout)
+            assert "dev macvlan0" in lab.router.run("ip", "route", "get", GATEWAY).stdout
+        assert routes[0] == routes[1]
+
+
+def test_a_route_to_the_egress_subnet_moves_to_the_reply_table_for_good(lab: Laboratory) -> None:
+    lab.router.ip("route add 192.168.12.0/24 via 10.128.0.1")
+    for _ in range(2):
+        lab.finish_setup({**PROXY, "EGRESS_SOURCE": f"{SOURCE}/24"})
+        assert (
+            "via 10.128.0.1"
+            in lab.router.run("ip", "route", "show", "192.168.12.0/24", "table", "9797").stdout
+        )
+        assert "dev macvlan0" in lab.router.run("ip", "route", "show", "192.168.12.0/24").stdout
+
+
+def test_routes_that_move_keep_their_mtu(lab: Laboratory) -> None:
+    lab.router.ip("route replace default via 10.128.0.1 dev eth0 mtu 1400 advmss 1300")
+    lab.router.ip("-6 route replace default via fd00:128::1 dev eth0 mtu 1400")
+    lab.finish_setup({**PROXY, **DUAL, "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
+    assert "mtu 1400 advmss 1300" in lab.router.run("ip", "route", "show", "172.30.0.0/16").stdout
+    for family in ("-4", "-6"):
+        shown = lab.router.run("ip", family, "route", "show", "default", "table", "9797").stdout
+        assert "mtu 1400" in shown
+
+
+def test_name_servers_that_are_no_host_elsewhere_get_no_route(lab: Laboratory) -> None:
+    odd = ("0.0.0.0", "::", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::53", ROUTER, ROUTER_V6, SOURCE)
+    lab.router.write("/etc/resolv.conf", "".join(f"nameserver {each}\n" for each in odd))
+    lab.finish_setup({**PROXY, **DUAL})
+    for family in ("-4", "-6"):
+        assert not lab.router.run("ip", family, "route", "show", "dev", "eth0", "proto", "97").stdout
+
+
+def test_a_default_route_that_a_router_advertised_is_saved_before_forwarding_is_on(lab: Laboratory) -> None:
+    """The kernel forgets such routes when the host becomes a router itself."""
+    lab.serve()
+    lab.router.ip("-6 route del default")
+    lab.router.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/accept_ra")
+
+    def advertised() -> bool:
+        lab.node.run(sys.executable, "-c", ADVERTISE)
+        return "proto ra" in lab.router.run("ip", "-6", "route", "show", "default").stdout
+
+    assert eventually(advertised)
+    rules = "443 tcp 2001:db8:113::25"
+    lab.finish_setup({**INIT, **DUAL, "EGRESS_DESTINATION": rules, "EGRESS_CLUSTER_CIDRS": "fd00:30::/64"})
+    assert lab.ask_tcp(lab.remote, ROUTER_V6, 443).source == SOURCE_V6
+    assert "dev eth0" in lab.router.run("ip", "route", "get", "fd00:30::7").stdout
+
+
+def test_networks_that_cannot_be_kept_are_warned_of(lab: Laboratory) -> None:
+    lab.router.ip("route del default")
+    said = lab.finish_setup({**PROXY, "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
+    assert "has no default route" in said
+    assert "networks=172.30.0.0/16" in said
+
+
 def test_another_owner_is_named_and_the_address_is_not_taken(lab: Laboratory) -> None:
     wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
-    mac = lab.rival.run("cat", "/proc/net/dev").stdout and _mac(lab.rival)
+    mac = _mac(lab.rival)
     before = lab.router.run("ip", "route").stdout
     status, said = refused(lab, {**PROXY, "EGRESS_CLAIM_TIMEOUT": "1"})
     assert status == 3
@@ -171,6 +263,106 @@ def test_an_address_on_another_interface_of_the_pod_is_refused(lab: Laboratory) 
     assert f"{SOURCE} is on the pod's interface eth0, and EGRESS_INTERFACE is macvlan0" in said
     assert "set EGRESS_INTERFACE=eth0" in said
     assert lab.router.run("ip", "route").stdout == before
+    assert "macvlan0" not in lab.router.run("ip", "link").stdout
+
+
+def test_another_egress_interface_than_that_of_an_earlier_run_is_refused(lab: Laboratory) -> None:
+    lab.finish_setup(PROXY)
+    before = state(lab.router)
+    status, said = refused(lab, {**PROXY, "EGRESS_INTERFACE": "net1"})
+    assert status == 3
+    assert "set EGRESS_INTERFACE=macvlan0" in said
+    assert "`ip link del macvlan0` where an earlier run of setup made it" in said
+    assert state(lab.router) == before
+    lab.router.ip("link del macvlan0")
+    lab.serve()
+    lab.finish_setup({**PROXY, "EGRESS_INTERFACE": "net1"})
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
+
+
+def test_an_address_of_the_node_is_refused(lab: Laboratory) -> None:
+    for address, gateway in ((f"{NODE}/24", GATEWAY), (f"{NODE_V6}/64", GATEWAY_V6)):
+        status, said = refused(lab, {**PROXY, "EGRESS_SOURCE": address, "EGRESS_GATEWAY": gateway})
+        assert status == 3
+        assert f"{address.split('/')[0]} is the node's own address, on uplink0" in said
+    assert "macvlan0" not in lab.router.run("ip", "link").stdout
+
+
+def test_a_parent_that_is_down_is_waited_for_and_then_refused(lab: Laboratory) -> None:
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    wiring.set_down(lab.node, "uplink0")
+    environment = {**PROXY, "EGRESS_PARENT_INTERFACE": "uplink0"}
+    status, said = refused(lab, {**environment, "EGRESS_CLAIM_TIMEOUT": "1"})
+    assert status == 3
+    assert "macvlan0 has no carrier" in said
+    assert "bring its parent interface up" in said
+    assert SOURCE not in lab.router.run("ip", "addr").stdout
+    process = lab.setup({**environment, "EGRESS_CLAIM_TIMEOUT": "6"})
+    assert process.stderr is not None
+    assert any("no carrier; waiting for it" in line for line in process.stderr)
+    wiring.set_up(lab.node, "uplink0")
+    assert any("waiting for its owner to go" in line for line in process.stderr), "it found the owner"
+
+
+def test_what_the_old_owner_said_before_it_went_does_not_count(lab: Laboratory) -> None:
+    """Its frames wait in the socket's queue; one for each round would hold the claim up for its whole time."""
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    process = lab.setup({**PROXY, "EGRESS_CLAIM_TIMEOUT": "20"})
+    assert process.stderr is not None
+    assert any("waiting for its owner to go" in line for line in process.stderr)
+    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind(("eth0", 0))
+        for frame in announcements(ip_address(SOURCE), mac_bytes(_mac(lab.rival))) * 20:
+            wire.send(frame)
+    lab.rival.ip("addr flush dev eth0")
+    gone = time.monotonic()
+    assert process.wait(20) == 0
+    assert time.monotonic() - gone < 10
+
+
+def test_an_interface_that_goes_down_during_the_claim_is_refused(lab: Laboratory) -> None:
+    process = lab.setup(PROXY)
+    assert process.stderr is not None
+    assert any("interface created" in line for line in process.stderr)
+    assert eventually(lambda: ",UP" in lab.router.run("ip", "link", "show", "macvlan0").stdout)
+    wiring.set_down(lab.router, "macvlan0")
+    assert process.wait(20) == 3
+    said = process.stderr.read()
+    assert "cannot probe and announce on macvlan0 (Network is down)" in said
+    assert "Traceback" not in said
+
+
+def _attached(lab: Laboratory, *addresses: str) -> dict[str, str]:
+    """Give the router an interface with addresses, as a CNI plug-in does; return the environment that uses it."""
+    wiring.cable(lab.router, "net1", lab.gateway, "port3")
+    wiring.plug(lab.gateway, "wire", "port3")
+    wiring.address(lab.router, "net1", *addresses)
+    return {**PROXY, **DUAL, "EGRESS_PARENT_NETNS": "", "EGRESS_INTERFACE": "net1"}
+
+
+def test_an_address_from_a_cni_plug_in_is_probed_for_once(lab: Laboratory) -> None:
+    environment = _attached(lab, f"{SOURCE}/24", f"{SOURCE_V6}/64")
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    before = lab.router.run("ip", "route").stdout
+    status, said = refused(lab, {**environment, "EGRESS_CLAIM_TIMEOUT": "1"})
+    assert status == 3
+    assert f"{SOURCE} is in use by the station {_mac(lab.rival)}" in said
+    assert lab.router.run("ip", "route").stdout == before
+    lab.rival.ip("addr flush dev eth0")
+    assert "claimed" in lab.finish_setup(environment)
+    assert "claimed" not in lab.finish_setup(environment)
+
+
+def test_an_address_from_a_cni_plug_in_keeps_its_length(lab: Laboratory) -> None:
+    environment = _attached(lab, f"{SOURCE}/24", f"{SOURCE_V6}/64")
+    environment |= {"EGRESS_SOURCE": f"{SOURCE},{SOURCE_V6}"}
+    lab.finish_setup(environment)
+    assert eventually(lambda: "tentative" not in lab.router.run("ip", "addr").stdout)
+    before = state(lab.router)
+    assert "claimed" not in lab.finish_setup(environment)
+    assert state(lab.router) == before
+    assert "via" in lab.router.run("ip", "route", "get", NODE).stdout
+    assert "via" in lab.router.run("ip", "route", "get", NODE_V6).stdout
 
 
 def test_another_owner_of_the_ipv6_address_is_named(lab: Laboratory) -> None:
@@ -268,6 +460,10 @@ def test_configuration_errors_come_before_any_change(lab: Laboratory) -> None:
     [
         ({"EGRESS_PARENT_INTERFACE": "bond7"}, "no parent interface bond7"),
         ({"EGRESS_PARENT_NETNS": "/proc/4194304/ns/net"}, "EGRESS_PARENT_NETNS"),
+        (
+            {"EGRESS_PARENT_NETNS": "/etc/hosts"},
+            "/etc/hosts is no network namespace: set EGRESS_PARENT_NETNS",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_parent_is_said(
@@ -304,6 +500,17 @@ def test_a_missing_capability_is_named(lab: Laboratory, capability: str, said: s
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("netns", ["", "/proc/1/ns/net"])
+def test_a_namespace_of_the_node_that_may_not_be_seen_is_refused(lab: Laboratory, netns: str) -> None:
+    command = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
+    environment = {**PROXY, "EGRESS_SOURCE": SOURCE, "EGRESS_GATEWAY": GATEWAY, "EGRESS_PARENT_NETNS": netns}
+    process = lab.router.start([*command, sys.executable, "-m", "egress_router", "setup"], environment)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 3, errors
+    assert "cannot enter the network namespace /proc/1/ns/net (Permission denied)" in errors
+    assert "run the container privileged and with hostPID" in errors
+
+
 def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laboratory) -> None:
     lab.router.run("sh", "-c", "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys")
     status, said = refused(lab, INIT)
@@ -314,6 +521,26 @@ def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laborat
     lab.serve()
     lab.finish_setup(INIT)
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+
+
+# Signals while setup waits for the address.
+
+
+def test_a_signal_ends_the_wait_for_the_address_at_once(lab: Laboratory) -> None:
+    """As the first process of a container, to which the kernel delivers only what it handles."""
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    wiring.cable(lab.router, "macvlan0", lab.gateway, "port3")
+    wiring.plug(lab.gateway, "wire", "port3")
+    as_first = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "egress_router", "setup"]
+    environment = {**PROXY, "EGRESS_SOURCE": SOURCE, "EGRESS_GATEWAY": GATEWAY}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = lab.router.start(as_first, environment)
+        assert process.stderr is not None
+        assert any("waiting for its owner to go" in line for line in process.stderr)
+        first = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(first[0]), number)
+        assert process.wait(3) == 0
+        assert not process.stderr.read()
 
 
 # Mode legacy.
@@ -436,9 +663,8 @@ def _drain(capture: socket.socket) -> list[bytes]:
             return frames
 
 
-def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
-    lab.serve()
-    # Once a minute, as the contract says, is once in half a second here.
+def _impatient(lab: Laboratory) -> subprocess.Popen[str]:
+    """Start `setup` in mode legacy; it looks after its network twice a second instead of once a minute."""
     program = (
         "from egress_router import cli; from egress_router.redirect import server;"
         " server.ANNOUNCE_INTERVAL = 0.5; cli.main(['setup'])"
@@ -455,6 +681,12 @@ def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
     )
     assert process.stderr is not None
     assert any("network is set up" in line for line in process.stderr)
+    return process
+
+
+def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
+    lab.serve()
+    _impatient(lab)
     request, _ = announcements(ip_address(SOURCE), mac_bytes(_mac(lab.router, "macvlan0")))
     with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as capture:
         capture.bind(("eth0", 0))
@@ -465,3 +697,22 @@ def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
     lab.router.ip("route del default")
     assert eventually(lambda: "dev macvlan0" in lab.router.run("ip", "route", "show", "default").stdout)
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+
+
+def test_legacy_ends_at_once_while_it_waits_for_the_address(lab: Laboratory) -> None:
+    process = _impatient(lab)
+    lab.router.ip(f"addr del {SOURCE}/32 dev macvlan0")
+    wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
+    assert process.stderr is not None
+    assert any("waiting for its owner to go" in line for line in process.stderr)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_legacy_outlives_an_interface_that_goes_down_while_it_probes(lab: Laboratory) -> None:
+    process = _impatient(lab)
+    assert process.stderr is not None
+    lab.router.run("sh", "-c", f"ip addr del {SOURCE}/32 dev macvlan0; sleep 0.8; ip link set macvlan0 down")
+    assert any("address claimed" in line for line in process.stderr), "in the end"
+    assert process.poll() is None

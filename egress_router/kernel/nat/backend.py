@@ -21,3 +21,14 @@ def choose(setting: str) -> Callable[[NatPlan], None]:
         return nftables.apply
     _log.info("NAT rules go to iptables", setting=setting)
     return iptables.apply
+
+
+def remove_other(chosen: Callable[[NatPlan], None]) -> None:
+    """Remove the rules of an earlier run that went the other way; both would be in force side by side.
+
+    Raises:
+        RefusedError: there are such rules and the kernel does not let them go.
+    """
+    remove = iptables.remove if chosen is nftables.apply else nftables.remove
+    for what in remove():
+        _log.info("NAT rules of an earlier run removed", where=what)

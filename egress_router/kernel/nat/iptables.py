@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel.nat.plan import REPLY_MARK
 
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 Rule: TypeAlias = "dict[str, str | dict[str, str] | dict[str, dict[str, str]]]"
 Tables: TypeAlias = "dict[str, dict[str, list[Rule]]]"
 
+_PROC_NET = Path("/proc/self/net")
 _TIMEOUT = 120  # seconds; 0.7 ms a rule
 _MARK = f"{REPLY_MARK:#x}/{REPLY_MARK:#x}"
 _ESTABLISHED: dict[str, str] = {"ctstate": "RELATED,ESTABLISHED"}
 _NEIGHBOURS = ("133", "134", "135", "136")  # RFC 4861: router and neighbour solicitation, advertisement
+_log = log.get("kernel")
 
 
 def rules(plan: NatPlan, version: int) -> Tables:
@@ -44,7 +48,11 @@ def rules(plan: NatPlan, version: int) -> Tables:
         {"conntrack": {"ctstate": "NEW"}, "target": {"CONNMARK": {"set-xmark": _MARK}}},
     ]
     return {
-        "mangle": {"EGRESS_REMEMBER": remember, "EGRESS_RETURN": [restore]},
+        "mangle": {
+            "EGRESS_REMEMBER": remember,
+            "EGRESS_RETURN": [restore],
+            "EGRESS_LEAKS": list(_leaks(plan, family, version)),
+        },
         "nat": {
             "EGRESS_TO": list(_redirect(plan, family)),
             "EGRESS_FROM": [] if family is None else [_source(plan, family)],
@@ -52,7 +60,7 @@ def rules(plan: NatPlan, version: int) -> Tables:
         "filter": {
             "EGRESS_INPUT": list(_input(plan, version)),
             "EGRESS_FORWARD": list(_forward(plan)),
-            "EGRESS_OUTPUT": list(_output(plan, family, version)),
+            "EGRESS_OUTPUT": list(_output(plan, version)),
         },
     }
 
@@ -126,37 +134,105 @@ def _forward(plan: NatPlan) -> Iterator[Rule]:
     yield {"target": "DROP"}
 
 
-def _output(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[Rule]:
-    yield from ({**rule, "out-interface": plan.interface} for rule in _neighbours(version))
+def _output(plan: NatPlan, version: int) -> Iterator[Rule]:
+    yield from _outgoing_neighbours(plan, version)
     yield {"out-interface": plan.interface, "conntrack": {"ctstate": "INVALID"}, "target": "DROP"}
+
+
+def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[Rule]:
+    """Drop what would leave with another source than ours, whatever NAT makes of it.
+
+    NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
+    x_tables has no filter behind NAT, so conntrack is asked which source NAT is going to write: for a packet
+    of the original direction it is the destination of the replies, for a reply the original destination. The
+    first packet of a connection (not confirmed yet) is still to meet our SNAT rule.
+    """
+    outgoing: Rule = {"out-interface": plan.interface, "target": "DROP"}
+    yield from _outgoing_neighbours(plan, version)
     if family is None:
-        yield {"out-interface": plan.interface, "target": "DROP"}
+        yield outgoing
+        return
+    if version == 6:
+        for source in ("::/128", "fe80::/10"):
+            yield {**outgoing, "src": source, "target": "RETURN"}
+    other = f"!{family.source}"
+    yield {
+        **outgoing,
+        "conntrack": {"ctdir": "ORIGINAL", "ctstatus": "CONFIRMED", "ctrepldst": other},
+    }
+    yield {**outgoing, "conntrack": {"ctdir": "REPLY", "ctorigdst": other}}
+    yield {**outgoing, "src": other, "conntrack": {"ctstate": "UNTRACKED"}}
+
+
+def _outgoing_neighbours(plan: NatPlan, version: int) -> Iterator[Rule]:
+    yield from ({**rule, "out-interface": plan.interface} for rule in _neighbours(version))
 
 
 def apply(plan: NatPlan) -> None:
     """Put the plan in force, one commit a table.
 
-    Each family goes through a process of its own: libxtables keeps the first family's NAT target for its
-    whole life and makes empty rules of the other's.
-
     Raises:
         RefusedError: no permission, or the kernel lacks x_tables or one of its modules.
     """
     for version in (4, 6):
+        tables = rules(plan, version)
+        _, said = _libiptc(version, "apply", tables)
+        if version == 6 and plan.family(6) is None and "can't initialize" in said:
+            continue  # a kernel without ip6tables, on a router without IPv6
+        if said:
+            raise _refusal(said)
+        chains = (
+            (chain, rule) for each in tables.values() for chain, wanted in each.items() for rule in wanted
+        )
+        for chain, rule in chains:
+            _log.debug("iptables", version=version, chain=chain, rule=rule)
+
+
+def remove() -> list[str]:
+    """Remove our chains where they are, and return of which families.
+
+    A table that this namespace never used is left alone: the first look at it would set it up. Tables of
+    other programs may be there where python-iptables is not, so a failure is no refusal.
+    """
+    removed = []
+    for version, names in (4, "ip_tables_names"), (6, "ip6_tables_names"):
+        try:
+            used = (_PROC_NET / names).read_text(encoding="ascii").split()
+        except OSError:
+            continue  # a kernel without x_tables
+        known = [table for table in ("filter", "mangle", "nat") if table in used]
+        chains, said = _libiptc(version, "remove", known) if known else ("", "")
+        if said:
+            _log.warning(
+                "iptables rules of an earlier run may still be in force", version=version, error=said
+            )
+        if chains:
+            removed.append(f"iptables, IPv{version}")
+    return removed
+
+
+def _libiptc(version: int, action: str, what: object) -> tuple[str, str]:
+    """Have python-iptables do something for one family; return what it said, and what it complained of.
+
+    Each family goes through a process of its own: libxtables keeps the first family's NAT target for its
+    whole life and makes empty rules of the other's.
+    """
+    try:
         done = subprocess.run(  # noqa: S603 (this very program)
-            [sys.executable, "-m", "egress_router.kernel.nat.libiptc", str(version)],
-            input=json.dumps(rules(plan, version)),
+            [sys.executable, "-m", "egress_router.kernel.nat.libiptc", str(version), action],
+            input=json.dumps(what),
             capture_output=True,
             text=True,
             timeout=_TIMEOUT,
             check=False,
         )
-        if done.returncode == 0:
-            continue
-        said = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
-        if version == 6 and plan.family(6) is None and "can't initialize" in said:
-            continue  # a kernel without ip6tables, on a router without IPv6
-        raise _refusal(said)
+    except subprocess.TimeoutExpired:
+        raise RefusedError(
+            f"iptables rules were not set within {_TIMEOUT} s", "look at the node's load"
+        ) from None
+    if done.returncode == 0:
+        return done.stdout.strip(), ""
+    return "", done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
 
 
 def _refusal(said: str) -> RefusedError:

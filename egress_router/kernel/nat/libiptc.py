@@ -1,6 +1,7 @@
-"""One family's rules put in force by python-iptables: `python -m egress_router.kernel.nat.libiptc 4|6`.
+"""One family's rules set by python-iptables: `python -m egress_router.kernel.nat.libiptc 4|6 apply|remove`.
 
-Reads the rules as JSON from standard input: table, chain, rules. A process of its own; `iptables` says why.
+Reads JSON from standard input: the rules by table and chain, or the names of the tables to clear. A process
+of its own; `iptables` says why.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import iptc
 from iptc.ip4tc import IPTCError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from egress_router.kernel.nat.iptables import Rule, Tables
 
 # Our chains, and the built-in chain of the same table that jumps to each.
 _HOOKS = {
     "EGRESS_REMEMBER": "PREROUTING",
     "EGRESS_RETURN": "OUTPUT",
+    "EGRESS_LEAKS": "POSTROUTING",
     "EGRESS_TO": "PREROUTING",
     "EGRESS_FROM": "POSTROUTING",
     "EGRESS_INPUT": "INPUT",
@@ -55,10 +59,34 @@ def _fill(table: object, name: str, wanted: list[Rule], *, ipv6: bool) -> None:
         hook.insert_rule(iptc.easy.encode_iptc_rule({"target": name}, ipv6=ipv6))
 
 
+def remove(tables: Sequence[str], *, ipv6: bool) -> list[str]:
+    """Remove our chains and the jumps to them from these tables; return their names."""
+    removed = []
+    for name in tables:
+        table = (iptc.Table6 if ipv6 else iptc.Table)(name)
+        table.autocommit = False
+        table.refresh()
+        ours = [chain for chain in table.chains if chain.name in _HOOKS]
+        for chain in ours:
+            hook = iptc.Chain(table, _HOOKS[chain.name])
+            for rule in [each for each in hook.rules if each.target and each.target.name == chain.name]:
+                hook.delete_rule(rule)
+            chain.flush()
+            table.delete_chain(chain.name)
+        if ours:
+            table.commit()
+            removed += [chain.name for chain in ours]
+    return removed
+
+
 def main() -> int:
     """Do what standard input says; one line on stderr and 1 where the kernel refuses."""
+    what, ipv6 = json.load(sys.stdin), sys.argv[1] == "6"
     try:
-        put_in_force(json.load(sys.stdin), ipv6=sys.argv[1] == "6")
+        if sys.argv[2] == "apply":
+            put_in_force(what, ipv6=ipv6)
+        else:
+            sys.stdout.write(" ".join(remove(what, ipv6=ipv6)))
     except (IPTCError, ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel.nat import counters, nft
 from egress_router.kernel.nat.plan import REPLY_MARK
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.nat.plan import FamilyPlan, NatPlan
 
 TABLE = "egress_router"
+_log = log.get("kernel")
 
 # Without these an interface cannot find or keep its IPv6 neighbours and routers (RFC 4861).
 _NEIGHBOURS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, nd-router-solicit }"
@@ -35,6 +37,7 @@ def render(plan: NatPlan) -> str:
         *_chain("return_local", "type route hook output priority mangle; policy accept;", [_RESTORE]),
         *_chain("destinations", "type nat hook prerouting priority dstnat; policy accept;", _redirect(plan)),
         *_chain("sources", "type nat hook postrouting priority srcnat; policy accept;", _source(plan)),
+        *_chain("leaks", "type filter hook postrouting priority srcnat + 1; policy accept;", _leaks(plan)),
         *_chain("input", "type filter hook input priority filter; policy accept;", _input(plan)),
         *_chain("forward", "type filter hook forward priority filter; policy drop;", _forward(plan)),
         *_chain("output", "type filter hook output priority filter; policy accept;", _output(plan)),
@@ -108,6 +111,25 @@ def _source(plan: NatPlan) -> list[str]:
     ]
 
 
+def _leaks(plan: NatPlan) -> list[str]:
+    """Drop what would leave with another source than ours, whatever NAT made of it.
+
+    NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
+    """
+    outside = f'oifname "{plan.interface}"'
+    rules = [f"{outside} {_NEIGHBOURS} accept"]
+    for version in (4, 6):
+        family = plan.family(version)
+        if family is None:
+            rules.append(f"{outside} meta nfproto ipv{version} drop")
+        elif version == 4:
+            rules.append(f"{outside} ip saddr != {family.source} drop")
+        else:
+            # Detection of duplicates speaks from ::, multicast listeners from either (RFC 4862, RFC 3810).
+            rules.append(f"{outside} ip6 saddr != {family.source} ip6 saddr != {{ ::, fe80::/10 }} drop")
+    return rules
+
+
 def _keyword(family: FamilyPlan) -> str:
     return "ip" if family.version == 4 else "ip6"
 
@@ -152,11 +174,7 @@ def _forward(plan: NatPlan) -> list[str]:
 
 def _output(plan: NatPlan) -> list[str]:
     outside = f'oifname "{plan.interface}"'
-    rules = [f"{outside} {_NEIGHBOURS} accept", f"{outside} ct state invalid drop"]
-    rules += [
-        f"{outside} meta nfproto ipv{version} drop" for version in (4, 6) if plan.family(version) is None
-    ]
-    return rules
+    return [f"{outside} {_NEIGHBOURS} accept", f"{outside} ct state invalid drop"]
 
 
 def apply(plan: NatPlan) -> None:
@@ -165,7 +183,36 @@ def apply(plan: NatPlan) -> None:
     Raises:
         RefusedError: there is no `nft`, no permission, or no nf_tables in this kernel.
     """
-    _nft(render(plan) + (counters.declaration() if plan.redirects else ""))
+    text = render(plan) + (counters.declaration() if plan.redirects else "")
+    _nft(text)
+    for line in _spoken(text):
+        _log.debug("nftables", line=line)
+
+
+def remove() -> list[str]:
+    """Remove our tables where they are, and return which; without nft or nf_tables there are none.
+
+    Raises:
+        RefusedError: the kernel does not let them go.
+    """
+    try:
+        listed = nft.run("list", "tables").stdout.splitlines()
+    except RefusedError:
+        return []
+    mine = [line for line in listed if line in {f"table inet {TABLE}", f"table inet {counters.TABLE}"}]
+    if mine:
+        _nft("".join(f"delete {line}\n" for line in mine))
+    return mine
+
+
+def _spoken(text: str) -> Iterator[str]:
+    """Yield the lines of a rule set for the log; a map's elements are lines too, being many."""
+    for line in text.splitlines():
+        head, mark, elements = line.strip().partition("elements = { ")
+        if mark:
+            yield from (f"element {each}" for each in elements.removesuffix(" }").split(", "))
+        else:
+            yield head
 
 
 def is_supported() -> bool:

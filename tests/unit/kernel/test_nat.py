@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from egress_router.errors import RefusedError
 from egress_router.grammar.redirect import parse
-from egress_router.kernel.nat import nftables
+from egress_router.kernel.nat import iptables, nftables
 from egress_router.kernel.nat.plan import NatPlan, make_plan
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -133,6 +134,24 @@ def test_without_nft_one_line_says_what_to_install() -> None:
     assert refusal("import os; os.environ['PATH'] = '/nowhere'") == (
         "cannot set NAT rules: no nft program: install nftables"
     )
+
+
+def test_iptables_that_do_not_end_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iptables, "_TIMEOUT", 0.01)
+    with pytest.raises(RefusedError, match=r"not set within 0.01 s: look at the node's load"):
+        iptables.apply(PLANS["v4"])
+
+
+def test_without_the_other_backend_there_is_nothing_to_remove(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert nftables.remove() == []
+    monkeypatch.setattr(iptables, "_PROC_NET", tmp_path)
+    assert iptables.remove() == []
+    (tmp_path / "ip_tables_names").write_text("filter\nraw\n")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert iptables.remove() == []
 
 
 @pytest.mark.parametrize(

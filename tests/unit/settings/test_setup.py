@@ -104,7 +104,7 @@ def test_everything_missing_is_said_at_once() -> None:
         ("EGRESS_ROUTER_MODE", "inti", "expected one of init, legacy, http-proxy, dns-proxy"),
         ("EGRESS_INTERFACE", "a-name-that-is-too-long", "1 to 15 letters"),
         ("EGRESS_MACVLAN_MODE", "bridged", "expected one of bridge"),
-        ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33", "over 32"),
+        ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33", "not from 0 to 32"),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/8, 0.0.0.0/0", "'0.0.0.0/0' is everything"),
         ("EGRESS_CLUSTER_CIDRS", "::/0", "'::/0' is everything"),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33,x/8", "'x' is not an IP address"),
