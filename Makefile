@@ -28,7 +28,7 @@ demo: venv network-tools ## build a small network on this machine and show all t
 
 .PHONY: test
 test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
-	@scripts/in-namespaces $(BIN)/pytest --numprocesses 4 --dist loadgroup
+	@scripts/in-namespaces $(BIN)/pytest --numprocesses 6 --dist loadgroup
 
 .PHONY: test-page
 test-page: venv ## the status page in headless Chromium: content, live update, escaping, phone, dark mode
