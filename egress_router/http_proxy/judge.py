@@ -22,7 +22,7 @@ Addresses = tuple["IPAddress", ...]
 
 
 class Judge:
-    """Decides on targets, by the rules that are in force at that moment."""
+    """Decides on targets, by the rules that are in force at that moment; `lists` counts those there were."""
 
     def __init__(
         self,
@@ -39,10 +39,12 @@ class Judge:
         self._connect_ports = connect_ports
         self._report_only = report_only
         self._policy: Policy
+        self.lists = 0
 
     def apply(self, rules: AccessList) -> None:
         """Decide by these rules from now on."""
         self._policy = Policy(rules)
+        self.lists += 1
 
     def at_once(self, target: Target, *, connect: bool) -> Decision | None:
         """Decide without waiting; None where the name has to be looked up first."""

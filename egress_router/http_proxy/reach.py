@@ -41,13 +41,14 @@ class _Cancellable(Protocol):
 class Reach:
     """One request on this way."""
 
-    __slots__ = ("_connect", "_owner", "_site", "_waiting", "passage")
+    __slots__ = ("_connect", "_list", "_owner", "_site", "_waiting", "passage")
 
     def __init__(self, site: Site, owner: Owner, passage: Passage, *, connect: bool) -> None:
         self._site = site
         self._owner = owner
         self.passage = passage
         self._connect = connect
+        self._list = 0  # by which the decision was made
         self._waiting: _Cancellable | None = None
 
     def begin(self) -> None:
@@ -89,6 +90,7 @@ class Reach:
             self._decided(decision)
 
     def _decided(self, decision: Decision) -> None:
+        self._list = self._site.judge.lists
         self._site.ledger.decided(self.passage, decision)
         if decision.verdict is Verdict.DENIED:
             self._owner.farewell(replies.denied(decision))
@@ -102,10 +104,23 @@ class Reach:
                 self._site.ledger.limit("connect_seconds")
             self._fail(replies.unreached(result))
             return
+        if self._list != self._site.judge.lists and not self._still_allowed(result):
+            return
         self.passage.address = result.address
         self.passage.connect_seconds = result.seconds
         self._site.ledger.connected(self.passage)
         self._owner.connected(self.passage, result)
+
+    def _still_allowed(self, dialled: Dialled) -> bool:
+        """Decide again, the list having changed during the dial; go on by that where it wants another way."""
+        allowed = self.passage.decision.addresses
+        decision = self._site.judge.by_addresses(self.passage.target, allowed, connect=self._connect)
+        if dialled.address in decision.addresses:
+            return True
+        self._site.poller.forget(dialled.sock.fileno())
+        dialled.sock.close()
+        self._decided(decision)
+        return False
 
     def _fail(self, reply: Reply) -> None:
         self._site.ledger.failed(self.passage, reply)
