@@ -19,7 +19,7 @@ from egress_router.http_proxy.head import (
     authenticates_connection,
     parse_response,
 )
-from egress_router.http_proxy.wire import nothing
+from egress_router.http_proxy.wire import TURNS, nothing
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.body import Body
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.session import Session
     from egress_router.http_proxy.upstream import Upstream
 
-# Receives in one go: more would keep the other connections waiting.
-_TURNS = 16
 # RFC 9110 9.2.2, without those that may carry a body.
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
 
@@ -111,7 +109,7 @@ class Exchange:
 
     def _pump_request(self) -> None:
         client, upstream = self._client, self._upstream
-        for _ in range(_TURNS):
+        for _ in range(TURNS):
             if upstream.out and not upstream.flush():
                 self._hold_back(client.readable)
                 return
@@ -138,7 +136,7 @@ class Exchange:
 
     def _pump_answer(self) -> None:
         client, upstream = self._client, self._upstream
-        for _ in range(_TURNS):
+        for _ in range(TURNS):
             if client.out and not client.flush():
                 self._hold_back(upstream.readable)
                 return
@@ -184,6 +182,7 @@ class Exchange:
                 if self._head.minor == 1:
                     self._client.send(response_bytes(head, chunked=False, closing=False, date=b""))
         except MessageError as error:
+            self._session.site.ledger.met_limit(error)
             self._fail(replies.bad_answer(error))
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
@@ -220,7 +219,8 @@ class Exchange:
         self.over = True
         self._upstream.on_ready = self._client.on_ready = nothing
         out = response_bytes(head, chunked=False, closing=False, date=b"")
-        self._session.open_tunnel(self._upstream.sock, self._client.out + out + rest)
+        before = self._client.out
+        self._session.open_tunnel(self._passage, self._upstream.sock, before + out + rest)
 
     def _answer_body(self, body: Body, data: bytes) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.grammar.address import printed
+from egress_router.http_proxy.errors import Fault
 from egress_router.http_proxy.policy import Decision, Reason, Verdict
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.acl import Rule
     from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.errors import MessageError
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.target import Target
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
+_LIMITS = {Fault.HEAD_TOO_LARGE: "head_bytes", Fault.TOO_MANY_FIELDS: "head_fields"}
 _MOST_DENIED = 50
 _MOST_RULES = 1_000
 # Stands for the decision of a request whose name could not be resolved.
@@ -136,6 +139,12 @@ class Ledger:
     def limit(self, name: str) -> None:
         """Count that a limit was met; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
+
+    def met_limit(self, error: MessageError) -> None:
+        """Count the limit of a head that is too large, of a request or of an answer."""
+        limit = _LIMITS.get(error.fault)
+        if limit is not None:
+            self.limit(limit)
 
     def rule_hits(self, rules: Sequence[Rule]) -> list[Json]:
         """Return how often each rule decided here; of a long list, only those that did.

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.errors import Fault, MessageError
+from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.exchange import Exchange
 from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.forwarding import check_loop, forwards_left
@@ -16,9 +16,9 @@ from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.patience import Patience
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
+from egress_router.http_proxy.tunnelling import open_tunnel
 from egress_router.http_proxy.upstream import Kept, Upstream
-from egress_router.http_proxy.wire import Wire, nothing
-from egress_router.relay.tunnel import CloseReason
+from egress_router.http_proxy.wire import TURNS, Wire, nothing
 
 if TYPE_CHECKING:
     import socket
@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.site import Site
     from egress_router.http_proxy.upstream import Key
     from egress_router.relay.dial import Dialled
-    from egress_router.relay.tunnel import Closing, Tunnel
-
-
-_LIMITS = {Fault.HEAD_TOO_LARGE: "head_bytes", Fault.TOO_MANY_FIELDS: "head_fields"}
+    from egress_router.relay.tunnel import Tunnel
 
 
 class Phase(enum.Enum):
@@ -71,18 +68,25 @@ class Session:
         """Read on until there is a head, and act on it."""
         if self.phase is not Phase.HEAD:
             return
-        while (data := self.wire.receive()) is not None:
+        for _ in range(TURNS):
+            data = self.wire.receive()
+            if data is None:
+                break
             if not data:
                 self.close()
                 return
             if self._take(data):
                 return
+        else:
+            self.wire.watch()
+            self.wire.again()
         if self._head.begun or not self._served:
             self._patience.await_head()
         self.wire.watch()
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
+        head = b""
         try:
             head, behind = self._head.feed(data)
             if head:
@@ -90,10 +94,8 @@ class Session:
                 self._request(parse_request(head, self.site.limits.head_fields))
                 return True
         except MessageError as error:
-            limit = _LIMITS.get(error.fault)
-            if limit is not None:
-                self.site.ledger.limit(limit)
-            self._refuse(replies.refused(error))
+            self.site.ledger.met_limit(error)
+            self._refuse(replies.refused(error), head[:5] or self._head.start)
             return True
         return False
 
@@ -147,7 +149,7 @@ class Session:
             self._start(self._exchange, upstream)
             return
         self.wire.send(replies.ESTABLISHED)
-        self.open_tunnel(dialled.sock, self.wire.out)
+        self.open_tunnel(passage, dialled.sock, self.wire.out)
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""
@@ -182,31 +184,12 @@ class Session:
 
     # Tunnels
 
-    def open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
+    def open_tunnel(self, passage: Passage, upstream: socket.socket, to_client: bytes) -> None:
         """Relay between the client and an origin, after a CONNECT or an answer 101."""
         self.phase = Phase.TUNNEL
         self._patience.end()
         self.kept.close()
-        self.site.ledger.tunnels.value += 1
-        early, self.wire.held = self.wire.held, b""
-        self._tunnel = self.site.relay.start(
-            self.wire.sock,
-            upstream,
-            self.site.limits.idle_seconds,
-            self._tunnel_closed,
-            to_upstream=early,
-            to_client=to_client,
-        )
-
-    def _tunnel_closed(self, closing: Closing) -> None:
-        ledger = self.site.ledger
-        ledger.tunnels.value -= 1
-        if closing.reason is CloseReason.IDLE:
-            ledger.limit("idle_seconds")
-        if self._reach is not None:
-            status = 200 if self._exchange is None else 101
-            ledger.closed(self._reach.passage, status, closing.sent, closing.received, closing.reason.value)
-        self._left()
+        self._tunnel = open_tunnel(self.site, passage, self.wire, upstream, to_client, self._left)
 
     # The end
 
@@ -240,9 +223,10 @@ class Session:
         else:
             self.close()
 
-    def _refuse(self, reply: Reply) -> None:
+    def _refuse(self, reply: Reply, start: bytes) -> None:
+        """Refuse a request that begins so; whatever else it is, an answer to HEAD has no body."""
         self.site.ledger.refused(self.client, reply.reason)
-        self.farewell(reply)
+        self._say(reply.encoded(self.site.date(), with_body=start != b"HEAD "))
 
     def farewell(self, reply: Reply) -> None:
         """Answer with the proxy's own words and close."""
@@ -280,12 +264,14 @@ class Session:
     # What did not come in time
 
     def head_late(self) -> None:
-        """Refuse a head that trickles; a client that never began one is idle."""
+        """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
+        if self.phase is not Phase.HEAD:
+            return
+        self.site.ledger.limit("head_seconds")
         if self._head.begun:
-            self.site.ledger.limit("head_seconds")
-            self._refuse(replies.HEAD_TOO_SLOW)
+            self._refuse(replies.HEAD_TOO_SLOW, self._head.start)
         else:
-            self.idle_late()
+            self.close()
 
     def idle_late(self) -> None:
         """Close a connection between requests."""

@@ -56,13 +56,38 @@ def test_large_heads_are_refused() -> None:
         assert counted(running, "refused_total", reason="head_too_large") == 2
 
 
+def test_large_heads_of_answers_count_too() -> None:
+    many, large = b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20, b"HTTP/1.1 200 OK\r\nX: " + b"y" * 3000
+    with proxy(HEAD_BYTES="2048", HEAD_FIELDS="10") as (running, port):
+        for answer in (many, large):
+            with origin(answering(answer + b"\r\n")) as server, Client(port) as client:
+                client.send(get(server))
+                assert client.head().startswith("HTTP/1.1 502")
+        assert counted(running, "limit_hits_total", limit="head_bytes") == 1
+        assert counted(running, "limit_hits_total", limit="head_fields") == 1
+
+
+def test_empty_lines_before_a_request_are_overlooked_but_not_for_ever() -> None:
+    with origin(answering(OK)) as server, proxy() as (running, port):
+        with Client(port) as client:
+            client.send("\r\n\r\n" + get(server))
+            assert client.answer()[1] == b"ok"
+        with Client(port) as client:
+            for _ in range(9):
+                client.send("\r\n")
+                time.sleep(0.01)
+            assert client.head().startswith("HTTP/1.1 400")
+        assert counted(running, "refused_total", reason="malformed") == 1
+
+
 def test_slow_heads_are_refused_and_silent_clients_let_go() -> None:
     with proxy(HEAD_SECONDS="0.2") as (running, port):
         with Client(port) as client, Client(port) as silent:
             client.send("GET http://a.example/ HT")
             assert client.head().startswith("HTTP/1.1 408")
             assert silent.rest() == b""
-        assert counted(running, "limit_hits_total", limit="head_seconds") == 1
+        assert counted(running, "limit_hits_total", limit="head_seconds") == 2
+        assert counted(running, "limit_hits_total") == 2
 
 
 def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:

@@ -150,6 +150,24 @@ def test_head_204_and_304_have_no_body() -> None:
         assert len(server.peers) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HEAD https://a.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "HEAD http://a.example/ HTTP/1.1\r\nHost: x\r\nExpect: y\r\n\r\n",
+        "HEAD http://192.0.2.1/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "HEAD http://a.example/ HTTP/1.1\r\nHost",
+        "HEAD http://a.example/" + 3000 * "x",
+        "HEAD http://a.example/ HTTP/1.1\r\nHost: x\r\nX: " + "y" * 3000 + "\r\n\r\n",
+    ],
+)
+def test_what_the_proxy_itself_answers_to_head_has_no_body(text: str) -> None:
+    with proxy(HEAD_SECONDS="0.2", HEAD_BYTES="2048") as (_, port), Client(port) as client:
+        client.send(text)
+        assert client.head()[9:12] in {"400", "403", "408", "417", "431"}
+        assert client.rest() == b""
+
+
 def test_expect_continue_passes_both_ways() -> None:
     def patient(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
