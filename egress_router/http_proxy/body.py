@@ -12,6 +12,9 @@ from egress_router.http_proxy.head import Framing
 # 15 digits are below 2**60: no reader's counter overflows. int() would also take signs and underscores.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*)?")
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
+# What may yet become such a line. What cannot is refused at once, not when everybody has waited in vain.
+_SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]*)?)?\r?")
+_TRAILER_BEGUN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x80-\xff]*)?)?\r?")
 _LINE_LIMIT = 4096
 _TRAILER_LIMIT = 16_384  # bytes of all trailer fields
 # RFC 9110 6.5.1: fields of framing, routing and connections mean nothing, or harm, behind the body.
@@ -195,6 +198,9 @@ class Chunked:
         if end < 0:
             if len(data) - at > _LINE_LIMIT:
                 raise MessageError(400, "a line of the chunked body is too long")
+            begun = _SIZE_BEGUN if self._expected is _Expected.SIZE else _TRAILER_BEGUN
+            if begun.fullmatch(data, at) is None:
+                raise MessageError(400, "a line of the chunked body is malformed")
             return -1
         if end - at > _LINE_LIMIT:
             raise MessageError(400, "a line of the chunked body is too long")

@@ -139,6 +139,14 @@ def test_a_bad_chunk_at_once_reaches_no_origin_and_a_late_one_no_end(chunk: str)
         assert b"smuggled" not in server.received
 
 
+def test_a_bad_chunk_is_refused_before_its_line_ends() -> None:
+    with origin(Peer.read_to_the_end) as server, proxy() as (_, port), Client(port) as client:
+        client.send(
+            f"POST http://{server.authority}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\n"
+        )
+        assert client.head().startswith("HTTP/1.1 400")
+
+
 def test_a_client_that_leaves_in_its_body_does_not_complete_the_request() -> None:
     with origin(Peer.read_to_the_end) as server, proxy() as (_, port):
         with Client(port) as client:
