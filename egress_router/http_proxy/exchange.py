@@ -13,6 +13,7 @@ from egress_router.http_proxy import replies
 from egress_router.http_proxy.body import body_of
 from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.forwarding import request_bytes, response_bytes, wanted_upgrade
+from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.head import (
     Framing,
     HeadBuffer,
@@ -83,6 +84,7 @@ class Exchange:
         if not self._body.done:
             self.pump()
 
+    @guarded
     def pump(self) -> None:
         """Move what can be moved now."""
         if self._client.gone or self._client.lost:
@@ -100,6 +102,10 @@ class Exchange:
             self._fail(replies.NO_ANSWER)
         else:
             self.abort("late")
+
+    def fault(self, error: Exception) -> None:
+        """End the session, because of something that must not happen."""
+        self._session.fault(error)
 
     def abort(self, reason: str) -> None:
         """End both connections so that each peer sees that its message was cut short."""

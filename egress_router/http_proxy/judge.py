@@ -91,6 +91,10 @@ class Judge:
             found = Failure.TIMEOUT
         except ResolveError as error:
             found = error.failure
+        except Exception as error:  # noqa: BLE001 - a fault of ours, but the request must not wait for ever
+            context = {"message": "a look-up failed", "exception": error}
+            self._loop.call_exception_handler(context)
+            found = Failure.SERVER_FAILURE
         on_done(found)
 
     def _early(self, target: Target, *, connect: bool) -> Decision | None:

@@ -140,6 +140,10 @@ class Ledger:
         """Count that a limit was met; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
+    def fault(self) -> None:
+        """Count a session that was closed because of a fault of ours."""
+        self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
+
     def met_limit(self, error: MessageError) -> None:
         """Count the limit of a head that is too large, of a request or of an answer."""
         limit = _LIMITS.get(error.fault)

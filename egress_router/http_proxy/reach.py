@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
+from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.policy import Verdict
 from egress_router.names.answer import Failure
 from egress_router.relay.dial import Dial, DialError, DialReason
@@ -32,6 +33,9 @@ class Owner(Protocol):
 
     def farewell(self, reply: Reply) -> None:
         """End with these words."""
+
+    def fault(self, error: Exception) -> None:
+        """End, because of something that must not happen."""
 
 
 class _Cancellable(Protocol):
@@ -74,6 +78,11 @@ class Reach:
             self._waiting.cancel()
             self._waiting = None
 
+    def fault(self, error: Exception) -> None:
+        """End the session, because of something that must not happen."""
+        self._owner.fault(error)
+
+    @guarded
     def _looked_up(self, found: Addresses | Failure) -> None:
         self._waiting = None
         self.passage.dns_seconds = time.monotonic() - self.passage.started
@@ -97,6 +106,7 @@ class Reach:
         elif self._connect or not self._owner.reuse(self.passage):
             self.dial()
 
+    @guarded
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
@@ -108,8 +118,12 @@ class Reach:
             return
         self.passage.address = result.address
         self.passage.connect_seconds = result.seconds
-        self._site.ledger.connected(self.passage)
-        self._owner.connected(self.passage, result)
+        try:
+            self._site.ledger.connected(self.passage)
+            self._owner.connected(self.passage, result)
+        except Exception:  # the poller must not go on with a descriptor that nobody owns
+            self._drop(result)
+            raise
 
     def _still_allowed(self, dialled: Dialled) -> bool:
         """Decide again, the list having changed during the dial; go on by that where it wants another way."""
@@ -117,10 +131,13 @@ class Reach:
         decision = self._site.judge.by_addresses(self.passage.target, allowed, connect=self._connect)
         if dialled.address in decision.addresses:
             return True
-        self._site.poller.forget(dialled.sock.fileno())
-        dialled.sock.close()
+        self._drop(dialled)
         self._decided(decision)
         return False
+
+    def _drop(self, dialled: Dialled) -> None:
+        self._site.poller.forget(dialled.sock.fileno())
+        dialled.sock.close()
 
     def _fail(self, reply: Reply) -> None:
         self._site.ledger.failed(self.passage, reply)

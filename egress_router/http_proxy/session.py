@@ -11,6 +11,7 @@ from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.exchange import Exchange
 from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.forwarding import check_loop, forwards_left
+from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.head import HeadBuffer, parse_request
 from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.patience import Patience
@@ -64,6 +65,7 @@ class Session:
 
     # Heads
 
+    @guarded
     def read_head(self) -> None:
         """Read on until there is a head, and act on it."""
         if self.phase is not Phase.HEAD:
@@ -202,6 +204,7 @@ class Session:
             passage.target, passage.address, connect=connect
         )
 
+    @guarded
     def end_if_denied(self) -> None:
         """Close what the rules of now would not allow."""
         if self.is_denied():
@@ -251,6 +254,14 @@ class Session:
             self.wire.abort()
             self._left()
 
+    def fault(self, error: Exception) -> None:
+        """Close, because of something that must not happen."""
+        self.site.fault(error)
+        try:
+            self.close_now()
+        finally:
+            self.abort()
+
     def _left(self) -> None:
         self.phase = Phase.CLOSED
         self._patience.end()
@@ -263,6 +274,7 @@ class Session:
 
     # What did not come in time
 
+    @guarded
     def head_late(self) -> None:
         """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
         if self.phase is not Phase.HEAD:
@@ -273,12 +285,14 @@ class Session:
         else:
             self.close()
 
+    @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.phase is Phase.HEAD and not self._head.begun:
             self.site.ledger.limit("keepalive_seconds")
             self.close()
 
+    @guarded
     def answer_late(self) -> None:
         """Give an exchange up in which nothing moves."""
         if self.phase is Phase.EXCHANGE and self._exchange is not None:

@@ -54,6 +54,12 @@ class Site:
             self._date = formatdate(now, usegmt=True).encode("ascii")
         return self._date
 
+    def fault(self, error: Exception) -> None:
+        """Count and report a fault of ours, for which a session is closed."""
+        self.ledger.fault()
+        context = {"message": "a session failed, and was closed", "exception": error}
+        self.loop.call_exception_handler(context)
+
     def left(self, session: Session) -> None:
         """Forget a session that has closed."""
         self.sessions.discard(session)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import socket
@@ -409,6 +410,13 @@ def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now, added = time.monotonic(), frozenset({ip_address("192.0.2.9")})
     monkeypatch.setattr(own, "own_addresses", lambda: added)
     monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    assert places.current() == Own(added, before.ports)
+
+    def fail() -> frozenset[IPAddress]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(own, "own_addresses", fail)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 120)
     assert places.current() == Own(added, before.ports)
 
 
