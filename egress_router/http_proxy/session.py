@@ -12,7 +12,7 @@ from egress_router.http_proxy.exchange import Exchange
 from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.head import HeadBuffer, parse_request
+from egress_router.http_proxy.heads import RequestHeads
 from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.patience import Patience
 from egress_router.http_proxy.reach import Reach
@@ -46,16 +46,16 @@ class Phase(enum.Enum):
 class Session:
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_ending", "_exchange", "_head", "_patience", "_reach", "_served", "_tunnel", "client",
-        "kept", "phase", "site", "wire")  # fmt: skip
+    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client",
+        "kept", "patience", "phase", "site", "wire")  # fmt: skip
 
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
         self.site = site
         self.client = client
         self.phase = Phase.HEAD
         self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
-        self._head = HeadBuffer(site.limits.head_bytes, after_lines=True)
-        self._patience = Patience(site.deadlines, site.limits, self)
+        self._heads = RequestHeads(site.limits)
+        self.patience = Patience(site.deadlines, site.limits, self)
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
         self.kept = Kept(site.pool)
@@ -82,28 +82,26 @@ class Session:
         else:
             self.wire.watch()
             self.wire.again()
-        if self._head.begun or not self._served:
-            self._patience.await_head()
+        if self._heads.begun or not self._served:
+            self.patience.await_head()
         self.wire.watch()
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
-        head = b""
         try:
-            head, behind = self._head.feed(data)
-            if head:
-                self.wire.held = behind
-                self._request(parse_request(head, self.site.limits.head_fields))
-                return True
+            head, behind = self._heads.next(data)
+            if head is None:
+                return False
+            self.wire.held = behind
+            self._request(head)
         except MessageError as error:
             self.site.ledger.met_limit(error)
-            self._refuse(replies.refused(error), head[:5] or self._head.start)
-            return True
-        return False
+            self._refuse(replies.refused(error))
+        return True
 
     def _request(self, head: RequestHead) -> None:
         self._served = True
-        self._patience.head_came()
+        self.patience.head_came()
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         check_loop(head)
@@ -161,12 +159,8 @@ class Session:
 
     def _start(self, exchange: Exchange, upstream: Upstream) -> None:
         self.phase = Phase.EXCHANGE
-        self.touch()
+        self.patience.await_answer()
         exchange.start(upstream)
-
-    def touch(self) -> None:
-        """Note that the exchange goes on."""
-        self._patience.await_answer()
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
@@ -176,7 +170,7 @@ class Session:
         if persists and not self.site.draining:
             self.phase = Phase.HEAD
             self.wire.on_ready = self.read_head
-            self._patience.await_request()
+            self.patience.await_request()
             if unread:
                 self.site.poller.soon(self.read_head)
         elif unread or not complete:
@@ -189,7 +183,7 @@ class Session:
     def open_tunnel(self, passage: Passage, upstream: socket.socket, to_client: bytes) -> None:
         """Relay between the client and an origin, after a CONNECT or an answer 101."""
         self.phase = Phase.TUNNEL
-        self._patience.end()
+        self.patience.end()
         self.kept.close()
         self._tunnel = open_tunnel(self.site, passage, self.wire, upstream, to_client, self._left)
 
@@ -212,7 +206,7 @@ class Session:
 
     def drain(self) -> None:
         """Close if idle after a request; one that has only been accepted still gets its first answer."""
-        if self.phase is Phase.HEAD and self._served and not self._head.begun:
+        if self.phase is Phase.HEAD and self._served and not self._heads.begun:
             self.close()
 
     def close_now(self) -> None:
@@ -226,19 +220,17 @@ class Session:
         else:
             self.close()
 
-    def _refuse(self, reply: Reply, start: bytes) -> None:
-        """Refuse a request that begins so; whatever else it is, an answer to HEAD has no body."""
+    def _refuse(self, reply: Reply) -> None:
         self.site.ledger.refused(self.client, reply.reason)
-        self._say(reply.encoded(self.site.date(), with_body=start != b"HEAD "))
+        self.farewell(reply)
 
     def farewell(self, reply: Reply) -> None:
-        """Answer with the proxy's own words and close."""
-        head_only = self._reach is not None and self._reach.passage.method == b"HEAD"
-        self._say(reply.encoded(self.site.date(), with_body=not head_only))
+        """Answer with the proxy's own words and close; whatever else it is, an answer to HEAD has no body."""
+        self._say(reply.encoded(self.site.date(), with_body=not self._heads.for_head))
 
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
-        self._patience.end()
+        self.patience.end()
         self.kept.close()
         self._ending = Farewell(self.wire, self.site.deadlines, last_words, self._left)
 
@@ -264,7 +256,7 @@ class Session:
 
     def _left(self) -> None:
         self.phase = Phase.CLOSED
-        self._patience.end()
+        self.patience.end()
         if self._reach is not None:
             self._reach.cancel()
         self.kept.close()
@@ -280,20 +272,26 @@ class Session:
         if self.phase is not Phase.HEAD:
             return
         self.site.ledger.limit("head_seconds")
-        if self._head.begun:
-            self._refuse(replies.HEAD_TOO_SLOW, self._head.start)
+        if self._heads.begun:
+            self._refuse(replies.HEAD_TOO_SLOW)
         else:
             self.close()
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
-        if self.phase is Phase.HEAD and not self._head.begun:
+        if self.phase is Phase.HEAD and not self._heads.begun:
             self.site.ledger.limit("keepalive_seconds")
             self.close()
 
     @guarded
     def answer_late(self) -> None:
-        """Give an exchange up in which nothing moves."""
+        """Give an exchange up whose answer does not begin."""
         if self.phase is Phase.EXCHANGE and self._exchange is not None:
-            self._exchange.late()
+            self._exchange.late(begun=False)
+
+    @guarded
+    def more_late(self) -> None:
+        """Give an exchange up whose answer does not go on."""
+        if self.phase is Phase.EXCHANGE and self._exchange is not None:
+            self._exchange.late(begun=True)

@@ -47,7 +47,10 @@ REPORT_ONLY = Variable(
     non_empty,
 )
 IDLE_SECONDS = Variable(
-    "EGRESS_HTTP_PROXY_IDLE_SECONDS", "a tunnel without a byte for so long is closed", "3600", seconds
+    "EGRESS_HTTP_PROXY_IDLE_SECONDS",
+    "a tunnel, or an answer that has begun, without a byte for so long is closed",
+    "3600",
+    seconds,
 )
 HEAD_BYTES = Variable(
     "EGRESS_HTTP_PROXY_HEAD_BYTES", "largest head of a request or answer", "65536", whole(1024, 1_048_576)

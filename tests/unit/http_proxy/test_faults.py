@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.http_proxy import exchange, reach, session
+from egress_router.http_proxy import heads, reach, session
 from egress_router.http_proxy.judge import Judge
 from tests.unit.http_proxy.origin import OK, Client, answering, counted, eventually, know, origin, proxy
 
@@ -30,9 +30,9 @@ CONNECT = "CONNECT {0} HTTP/1.1\r\nHost: x\r\n\r\n"
         (Judge, "at_once"),
         (Judge, "by_addresses"),
         (reach, "Dial"),
-        (exchange, "parse_response"),
+        (heads, "parse_response"),
         (session, "open_tunnel"),
-        (session, "parse_request"),
+        (heads, "parse_request"),
     ],
 )
 def test_a_fault_closes_its_session(

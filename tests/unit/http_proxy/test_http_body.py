@@ -109,6 +109,17 @@ def test_a_line_without_end_is_not_held_for_ever() -> None:
         fed(body, [b"5;"] + [b"x" * 100] * 100)
 
 
+def test_tiny_chunks_are_taken_in_turns() -> None:
+    body, data = Chunked(framed=True), b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
+    passed, rest = body.feed(data)
+    assert 0 < len(passed) < 1000
+    assert passed + rest == data
+    while not body.done:
+        more, rest = body.feed(rest)
+        passed += more
+    assert (passed, rest) == (data, b"")
+
+
 def test_counted_bodies_end_where_they_say() -> None:
     body = Counted(5)
     assert fed(body, [b"he", b"llo", b"next"]) == (b"hello", b"next")

@@ -125,7 +125,7 @@ def test_interim_answers_do_not_put_the_answer_off() -> None:
         peer.read_until(b"\r\n\r\n")
         while True:
             peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     with origin(hint) as server, proxy(ANSWER_SECONDS="0.3") as (_, port), Client(port) as client:
         client.send(get(server))
@@ -134,16 +134,40 @@ def test_interim_answers_do_not_put_the_answer_off() -> None:
         assert head.startswith("HTTP/1.1 504")
 
 
+def test_interim_answers_are_not_passed_on_without_end() -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    for count, status in ((32, "200"), (33, "502")):
+        with origin(answering(interim * count + OK)) as server, proxy() as (_, port), Client(port) as client:
+            client.send(get(server))
+            while (head := client.head()).startswith("HTTP/1.1 103"):
+                pass
+            assert head[9:12] == status
+
+
+def test_an_answer_may_pause_longer_than_it_may_take_to_begin() -> None:
+    def pause(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 8\r\n\r\nhalf")
+        time.sleep(0.5)
+        peer.send(b"half")
+
+    with origin(pause) as server, proxy(ANSWER_SECONDS="0.1") as (running, port), Client(port) as client:
+        client.send(get(server))
+        assert client.answer()[1] == b"halfhalf"
+        assert counted(running, "limit_hits_total") == 0
+
+
 def test_an_answer_that_stops_half_way_is_cut() -> None:
     def stop(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
         peer.read_to_the_end()
 
-    with origin(stop) as server, proxy(ANSWER_SECONDS="0.2") as (_, port), Client(port) as client:
+    with origin(stop) as server, proxy(IDLE_SECONDS="0.2") as (running, port), Client(port) as client:
         client.send(get(server))
         with pytest.raises(ConnectionResetError):
             client.rest()
+        assert counted(running, "limit_hits_total", limit="idle_seconds") == 1
 
 
 @contextlib.contextmanager
