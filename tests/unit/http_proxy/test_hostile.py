@@ -251,6 +251,35 @@ def test_bytes_on_an_idle_upstream_are_never_an_answer() -> None:
         assert len(server.peers) == 2
 
 
+@pytest.mark.parametrize("field", ["X: y", "Authorization: NTLM x"])
+def test_bytes_that_came_before_a_request_are_not_its_answer(field: str) -> None:
+    def impatient(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(OK)
+        go.wait(10)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        sent.set()
+        peer.read_to_the_end()
+
+    go, sent = threading.Event(), threading.Event()
+    with origin(impatient) as server, proxy() as (running, port), Client(port) as client:
+        text = f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n"
+        client.send(text)
+        assert client.answer()[1] == b"ok"
+
+        def at_one_time() -> None:
+            """Both come while the worker is busy, the request first."""
+            client.send(text)
+            time.sleep(0.05)
+            go.set()
+            sent.wait(10)
+            time.sleep(0.05)
+
+        running.call(at_one_time)
+        assert client.answer()[1] == b"ok"
+        assert len(server.peers) == 2
+
+
 def test_answers_do_not_split() -> None:
     answer = b"HTTP/1.1 200 OK\r\nDate: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\nContent-Length: 0\r\n\r\n"
     with origin(closing(answer)) as server, proxy() as (_, port), Client(port) as client:
