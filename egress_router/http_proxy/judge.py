@@ -51,13 +51,13 @@ class Judge:
         early = self._early(target, connect=connect)
         if early is not None and not self._report_only:
             return early
-        host = target.host
-        if isinstance(host, str):
-            answer = self._resolver.cached(host)
+        asked = target.asked
+        if isinstance(asked, str):
+            answer = self._resolver.cached(asked)
             if answer is None:
                 return None
             return self._on(early, target, answer.addresses)
-        return self._on(early, target, (host,))
+        return self._on(early, target, (asked,))
 
     def by_addresses(self, target: Target, addresses: Addresses, *, connect: bool) -> Decision:
         """Decide on a target whose addresses are known."""

@@ -61,9 +61,9 @@ class Reach:
         decision = self._site.judge.at_once(target, connect=self._connect)
         if decision is not None:
             self._decided(decision)
-        elif isinstance(target.host, str):
+        elif isinstance(target.asked, str):
             seconds = self._site.limits.connect_seconds
-            self._waiting = self._site.judge.look_up(target.host, seconds, self._looked_up)
+            self._waiting = self._site.judge.look_up(target.asked, seconds, self._looked_up)
 
     def dial(self) -> None:
         """Connect to the addresses that were decided on."""

@@ -30,7 +30,7 @@ _HOSTS_SECONDS = 5.0  # who keeps addresses out of the hosts file asks again aft
 
 
 class Resolver:
-    """Resolves names in the form of `parse_name`; belongs to the event loop that runs when it is used.
+    """Resolves names in the form of `parse_name`, or that and a dot, for the event loop that runs it.
 
     The hosts file comes first, then what is remembered, then the name servers of resolv.conf. Both files are
     read again when they change. Literal addresses are answered with themselves.
@@ -59,7 +59,7 @@ class Resolver:
         While the name servers fail these are the last good ones, and they are asked again behind the scenes.
         """
         now = time.monotonic()
-        local = self._hosts.value(now).get(name)
+        local = self._hosts.value(now).get(name.removesuffix("."))
         if local is not None:
             return Answer(local, now + _HOSTS_SECONDS, stale=False)
         entry = self._cache.get(name)

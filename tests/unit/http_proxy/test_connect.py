@@ -100,6 +100,14 @@ def test_names_are_looked_up_once_and_every_allowed_address_is_tried(monkeypatch
         assert names.asked == ["a.example"]
 
 
+def test_a_short_name_with_a_dot_is_asked_for_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = know(monkeypatch, db_="127.0.0.1", slow=True)
+    with origin(echo) as server, proxy("db\n") as (_, port), Client(port) as client:
+        client.send(connect(f"DB.:{server.port}"))
+        assert client.head().startswith("HTTP/1.1 200")
+        assert names.asked == ["db."]
+
+
 def test_only_addresses_that_were_judged_are_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, a_example="127.0.0.1 127.0.0.2")
     with origin(echo) as wrong, proxy("127.0.0.2\n") as (_, port), Client(port) as client:

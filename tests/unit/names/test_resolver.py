@@ -115,17 +115,16 @@ def test_resolv_conf_is_read_again_when_it_changes(standard_lab: Lab) -> None:
 
 
 def test_short_names_go_through_the_search_list(lab: Lab) -> None:
-    zone = {"db.shop.example": entry("192.0.2.3"), "a.b": entry("192.0.2.4")}
-    lab.configure("nameserver 127.0.0.1", "search svc.example shop.example", options="ndots:2")
+    zone = {name: entry("192.0.2.3") for name in ("db.shop.example", "www.example.svc.example")}
+    lab.configure("nameserver 127.0.0.1", "search svc.example shop.example", options="ndots:5")
     with in_thread(zone) as server:
         resolver = lab.resolver(server.port)
         assert lab.resolve(resolver, "db") == ["192.0.2.3"]
         assert _asked_names(server.asked) == ["db.svc.example", "db.shop.example"]
-        assert lab.resolve(resolver, "a.b") == ["192.0.2.4"]
-        assert _asked_names(server.asked)[2:] == ["a.b.svc.example", "a.b.shop.example", "a.b"]
-        with pytest.raises(ResolveError):
-            lab.resolve(resolver, "x.y.z")
-        assert _asked_names(server.asked)[5:] == ["x.y.z", "x.y.z.svc.example", "x.y.z.shop.example"]
+        for name in ("www.example", "db."):
+            with pytest.raises(ResolveError):
+                lab.resolve(resolver, name)
+        assert _asked_names(server.asked)[2:] == ["www.example", "db"]
 
 
 def _asked_names(asked: list[Asked]) -> list[str]:
