@@ -63,11 +63,9 @@ class Judge:
         """Decide on a target whose addresses are known."""
         return self._on(self._early(target, connect=connect), target, addresses)
 
-    def by_failure(self, target: Target) -> Decision | None:
-        """Decide on a target whose name has no addresses; None where the list has nothing against it."""
-        if self._report_only or not isinstance(target.host, str):
-            return None
-        return self._policy.by_failure(target.host, target.port)
+    def by_failure(self, target: Target, *, connect: bool) -> Decision | None:
+        """Decide on a target whose name has no addresses; None where some could have been allowed."""
+        return None if self._report_only else self._early(target, connect=connect)
 
     def still_allows(self, target: Target, address: IPAddress, *, connect: bool) -> bool:
         """Say whether a connection that is open would be made today, too."""

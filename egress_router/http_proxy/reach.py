@@ -92,7 +92,7 @@ class Reach:
             return
         if found is Failure.TIMEOUT:
             self._site.ledger.limit("connect_seconds")
-        decision = self._site.judge.by_failure(self.passage.target)
+        decision = self._site.judge.by_failure(self.passage.target, connect=self._connect)
         if decision is None:
             self._fail(replies.unresolved(found))
         else:
