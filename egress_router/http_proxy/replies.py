@@ -76,6 +76,7 @@ _UNRESOLVED = {
     Failure.NO_ADDRESS: (502, "dns_error", "the host name has no address"),
     Failure.SERVER_FAILURE: (502, 'dns_error; rcode="SERVFAIL"', "the name servers failed"),
     Failure.TIMEOUT: (504, "dns_timeout", "the name servers do not answer"),
+    Failure.OVER_LIMIT: (503, "dns_error", "too many names are being looked up"),
 }
 
 

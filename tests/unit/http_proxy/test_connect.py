@@ -137,6 +137,7 @@ def test_only_addresses_that_were_judged_are_dialled(monkeypatch: pytest.MonkeyP
         ("*", "empty.example:1", 502, "no address"),
         ("*", "broken.example:1", 502, "name servers failed"),
         ("*", "silent.example:1", 504, "name servers do not answer"),
+        ("*", "busy.example:1", 503, "too many names are being looked up"),
     ],
 )
 def test_what_does_not_become_a_tunnel(
@@ -148,6 +149,7 @@ def test_what_does_not_become_a_tunnel(
         empty_example=Failure.NO_ADDRESS,
         broken_example=Failure.SERVER_FAILURE,
         silent_example=Failure.TIMEOUT,
+        busy_example=Failure.OVER_LIMIT,
     )
     with origin(echo) as server, proxy(rules) as (_, port), Client(port) as client:
         client.send(connect(target.format(port=server.port)) + "bytes for the origin")
