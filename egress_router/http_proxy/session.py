@@ -232,7 +232,7 @@ class Session:
         self.phase = Phase.FAREWELL
         self.patience.end()
         self.kept.close()
-        self._ending = Farewell(self.wire, self.site.deadlines, last_words, self._left)
+        self._ending = Farewell(self.site, self.wire, last_words, self.site.limits.linger_seconds, self._left)
 
     def close(self) -> None:
         """Close in order."""
