@@ -272,7 +272,7 @@ class Exchange:
     def _refuse(self, error: MessageError) -> None:
         """The body of the request is malformed: the origin must not take what it got for the whole."""
         reply = replies.refused(error)
-        self._session.site.ledger.refused(self._passage.client, reply.reason)
+        self._session.site.ledger.count_refusal(reply.reason)
         if self._answer is not None:
             self.abort("bad_request")
             return

@@ -34,7 +34,10 @@ UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 @dataclass(slots=True)
 class Passage:
-    """One request on its way: what it wants, what was decided, where it went. Times are in seconds."""
+    """One request on its way: what it wants, what was decided, where it went. Times are in seconds.
+
+    `recorded` and `ended` say which of its two records have been written.
+    """
 
     client: str
     method: bytes
@@ -44,6 +47,8 @@ class Passage:
     address: IPAddress | None = None
     dns_seconds: float = 0.0
     connect_seconds: float = 0.0
+    recorded: bool = False
+    ended: bool = False
 
 
 class Ledger:
@@ -77,7 +82,7 @@ class Ledger:
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MOST_DENIED)
 
     def decided(self, passage: Passage, decision: Decision) -> None:
-        """Count a decision; a denial is the end of its request."""
+        """Count a decision; a denial is written down at once."""
         passage.decision = decision
         self._verdicts[decision.verdict, decision.reason].value += 1
         rule = decision.rule
@@ -107,19 +112,33 @@ class Ledger:
         self._record(passage, None)
 
     def failed(self, passage: Passage, reply: Reply) -> None:
-        """Count a request that got no connection, or no answer over it."""
+        """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
         self._record(passage, reply.reason)
 
-    def refused(self, client: str, reason: str) -> None:
-        """Count a request that is not understood, not admitted, or answered here."""
-        meaning = "Requests that ended before a decision, by reason."
-        self._registry.counter("refused_total", meaning, reason=reason).value += 1
+    def refused(self, client: str, status: int, reason: str) -> None:
+        """Count a request that is not understood, not admitted, or answered here; this is its end."""
+        self.count_refusal(reason)
         if self._records is not None:
             self._records.info("request", client=client, verdict="refused", reason=reason)
+            self._records.info(
+                "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
+            )
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a request that is refused, before or behind its head."""
+        meaning = "Requests that were refused, by reason."
+        self._registry.counter("refused_total", meaning, reason=reason).value += 1
+
+    def left(self, passage: Passage) -> None:
+        """Write down a request whose client left, or was closed, before it had a connection."""
+        if not passage.ended:
+            self._record(passage, "abandoned")
+            self.closed(passage, 0, 0, 0, "abandoned")
 
     def closed(self, passage: Passage, status: int, sent: int, received: int, reason: str) -> None:
         """Count the end of a request; `sent` went to the origin, `received` to the client."""
+        passage.ended = True
         seconds = time.monotonic() - passage.started
         self._durations.observe(seconds)
         if self._records is not None:
@@ -168,8 +187,9 @@ class Ledger:
         self._registry.counter("upstream_failures_total", meaning, reason=reply.reason).value += 1
 
     def _record(self, passage: Passage, failure: str | None) -> None:
-        if self._records is None:
+        if self._records is None or passage.recorded:
             return
+        passage.recorded = True
         decision = passage.decision
         self._records.info(
             "request",

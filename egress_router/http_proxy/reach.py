@@ -102,7 +102,7 @@ class Reach:
         self._list = self._site.judge.lists
         self._site.ledger.decided(self.passage, decision)
         if decision.verdict is Verdict.DENIED:
-            self._owner.farewell(replies.denied(decision))
+            self._end(replies.denied(decision))
         elif self._connect or not self._owner.reuse(self.passage):
             self.dial()
 
@@ -141,4 +141,8 @@ class Reach:
 
     def _fail(self, reply: Reply) -> None:
         self._site.ledger.failed(self.passage, reply)
+        self._end(reply)
+
+    def _end(self, reply: Reply) -> None:
+        self._site.ledger.closed(self.passage, reply.status, 0, 0, reply.reason)
         self._owner.farewell(reply)

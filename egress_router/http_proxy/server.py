@@ -14,6 +14,7 @@ from egress_router.http_proxy.own import OwnPlaces
 from egress_router.http_proxy.session import Session
 from egress_router.http_proxy.site import Site
 from egress_router.http_proxy.upstream import Pool
+from egress_router.http_proxy.vigil import Vigil
 from egress_router.http_proxy.wire import MOST_RECEIVED, Wire, nothing
 from egress_router.names.resolver import Resolver
 from egress_router.relay.deadlines import Deadlines
@@ -79,6 +80,7 @@ class HttpProxyServer:
             limits=settings.limits,
             admission=context.admission,
             pool=Pool(deadlines, settings.limits.keepalive_seconds),
+            vigil=Vigil(deadlines),
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[Farewell] = set()
@@ -143,7 +145,7 @@ class HttpProxyServer:
 
     def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
         site = self._site
-        site.ledger.refused(client, reply.reason)
+        site.ledger.refused(client, reply.status, reply.reason)
         answer = reply.encoded(site.date())
         if len(self._turned_away) >= _MOST_TURNED_AWAY:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset

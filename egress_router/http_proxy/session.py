@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import time
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,12 @@ from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.heads import RequestHeads
 from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.patience import Patience
+from egress_router.http_proxy.phase import Phase
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
 from egress_router.http_proxy.tunnelling import open_tunnel
 from egress_router.http_proxy.upstream import Kept, Upstream
-from egress_router.http_proxy.wire import TURNS, Wire, nothing
+from egress_router.http_proxy.wire import TURNS, Wire
 
 if TYPE_CHECKING:
     import socket
@@ -30,17 +30,6 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.upstream import Key
     from egress_router.relay.dial import Dialled
     from egress_router.relay.tunnel import Tunnel
-
-
-class Phase(enum.Enum):
-    """What a session is doing."""
-
-    HEAD = "head"
-    REACH = "reach"
-    EXCHANGE = "exchange"
-    TUNNEL = "tunnel"
-    FAREWELL = "farewell"
-    CLOSED = "closed"
 
 
 class Session:
@@ -108,18 +97,31 @@ class Session:
         passage = Passage(self.client, head.method, target, time.monotonic())
         if not connect:
             if forwards_left(head) == 0:
-                self.site.ledger.refused(self.client, "final_recipient")
-                self._say(replies.as_final_recipient(head.method, self.site.date()))
+                status, answer = replies.as_final_recipient(head.method, self.site.date())
+                self.site.ledger.refused(self.client, status, "final_recipient")
+                self._say(answer)
                 return
             self._exchange = Exchange(self, passage, head)
         self._reach = Reach(self.site, self, passage, connect=connect)
         self._wait()
         self._reach.begin()
+        if self.phase is Phase.REACH:
+            self.site.vigil.add(self)
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
         self.phase = Phase.REACH
-        self.wire.on_ready = nothing
+        self.wire.on_ready = self._client_moved
+
+    def still_waiting(self) -> None:
+        """Watch a client whose connection to the origin takes its time."""
+        if self.phase is Phase.REACH:
+            self.wire.watch()
+
+    @guarded
+    def _client_moved(self) -> None:
+        if self.wire.gone:  # reset; the end of its stream alone is none of its wish
+            self.close()
 
     # With a connection
 
@@ -156,6 +158,7 @@ class Session:
         self._wait()
         if self._reach is not None:
             self._reach.dial()
+            self.site.vigil.add(self)
 
     def _start(self, exchange: Exchange, upstream: Upstream) -> None:
         self.phase = Phase.EXCHANGE
@@ -177,8 +180,6 @@ class Session:
             self._say(b"")
         else:
             self.close()
-
-    # Tunnels
 
     def open_tunnel(self, passage: Passage, upstream: socket.socket, to_client: bytes) -> None:
         """Relay between the client and an origin, after a CONNECT or an answer 101."""
@@ -221,7 +222,7 @@ class Session:
             self.close()
 
     def _refuse(self, reply: Reply) -> None:
-        self.site.ledger.refused(self.client, reply.reason)
+        self.site.ledger.refused(self.client, reply.status, reply.reason)
         self.farewell(reply)
 
     def farewell(self, reply: Reply) -> None:
@@ -259,6 +260,7 @@ class Session:
         self.patience.end()
         if self._reach is not None:
             self._reach.cancel()
+            self.site.ledger.left(self._reach.passage)
         self.kept.close()
         # These and the session refer to each other; without this they would wait for the collector.
         self._reach = self._exchange = self._tunnel = self._ending = None

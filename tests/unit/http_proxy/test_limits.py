@@ -172,6 +172,11 @@ def test_an_answer_that_stops_half_way_is_cut() -> None:
         assert counted(running, "limit_hits_total", limit="idle_seconds") == 1
 
 
+def resets(client: Client) -> None:
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    client.sock.close()
+
+
 @contextlib.contextmanager
 def full_queue() -> Iterator[int]:
     """A port whose accept queue is full: the kernel drops further handshakes."""
@@ -190,6 +195,35 @@ def test_silent_destinations_time_out() -> None:
         assert client.head().startswith("HTTP/1.1 504")
         assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
+
+
+def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
+    records: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = know(monkeypatch)
+
+    async def resolve(*_: object) -> None:
+        await asyncio.sleep(10)
+
+    monkeypatch.setattr(names, "resolve", resolve)
+    with full_queue() as silent, proxy("127.0.0.0/8\na.example\n") as (running, port):
+        for authority in (f"127.0.0.1:{silent}", "a.example:443"):
+            before = time.monotonic()
+            with Client(port) as client:
+                client.send(f"CONNECT {authority} HTTP/1.1\r\nHost: x\r\n\r\n")
+                eventually(lambda: running.call(running.server.open_connections) == 1)
+                resets(client)
+            eventually(lambda: running.call(running.server.open_connections) == 0)
+            assert time.monotonic() < before + 2
+    assert [(each["event"], each["reason"]) for each in records[1::2]] == [("closed", "abandoned")] * 2
+    assert [each["failure"] for each in records[::2]] == ["abandoned"] * 2
+
+
+def test_a_client_that_ends_its_stream_while_a_connection_is_made_is_not_forgotten() -> None:
+    with full_queue() as silent, proxy(CONNECT_SECONDS="0.6") as (_, port), Client(port) as client:
+        client.send(f"CONNECT 127.0.0.1:{silent} HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.end()
+        assert client.head().startswith("HTTP/1.1 504")
 
 
 def test_connections_beyond_the_limits_are_told_so() -> None:
@@ -409,8 +443,14 @@ def test_one_record_for_the_decision_and_one_for_the_end(
         with Client(port) as client:
             client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
             client.rest()
-        eventually(lambda: len(records) == 5)
-    decision, end, denied, refused, unknown = records
+        eventually(lambda: len(records) == 8)
+    assert [each["event"] for each in records] == ["request", "closed"] * 4
+    decision, end, denied, denied_end, refused, refused_end, unknown, unknown_end = records
+    for closed, status, reason in (
+        (denied_end, 403, "no_rule"), (refused_end, 400, "malformed"), (unknown_end, 502, "no_such_name"),
+    ):  # fmt: skip
+        assert {"status": status, "sent": 0, "received": 0, "reason": reason}.items() <= closed.items()
+    assert {"method": "CONNECT", "host": "192.0.2.1", "port": 443}.items() <= denied_end.items()
     assert {"verdict": "undecided", "reason": None, "failure": "no_such_name"}.items() <= unknown.items()
     assert decision["event"] == denied["event"] == refused["event"] == "request"
     expected = {"client": "127.0.0.1", "method": "GET", "host": "127.0.0.1", "port": server.port}
@@ -426,6 +466,30 @@ def test_one_record_for_the_decision_and_one_for_the_end(
     assert {**expected, "status": 200, "sent": 0, "received": 2}.items() <= end.items()
     assert {"verdict": "denied", "rule": None, "reason": "no_rule", "address": None}.items() <= denied.items()
     assert {"verdict": "refused", "reason": "malformed"}.items() <= refused.items()
+
+
+def test_a_request_that_fails_or_is_repeated_has_two_records_as_well(
+    records: list[dict[str, object]],
+) -> None:
+    def once(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(OK)
+        peer.read_until(b"\r\n\r\n")
+
+    with origin(once) as server, origin(answering(b"nonsense\r\n\r\n")) as wrong, proxy() as (_, port):
+        with Client(port) as client:
+            for _ in range(2):
+                client.send(get(server))
+                client.answer()
+            client.send(get(wrong))
+            client.rest()
+        with Client(port) as client:
+            client.send(get(server, "Transfer-Encoding: chunked").replace("GET", "POST") + "x")
+            client.rest()
+        eventually(lambda: len(records) == 8)
+    assert [each["event"] for each in records] == ["request", "closed"] * 4
+    assert [each["status"] for each in records[1::2]] == [200, 200, 502, 400]
+    assert [each["reason"] for each in records[1::2]] == ["finished", "finished", "bad_answer", "bad_request"]
 
 
 def test_own_addresses(tmp_path: Path) -> None:
