@@ -38,13 +38,14 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
     host, port = _target(target)
     if not isinstance(host, str):
         lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
+    elif (early := policy.by_name(host, port)) is not None:
+        lines = _decided(host, port, early)  # without a query, as the proxy does
     elif resolve:
         addresses = asyncio.run(_resolved(host))
         decision = policy.by_addresses(host, port, addresses, NOTHING_OWN)
         lines = [f"{host} has the addresses {_list(addresses)}", *_decided(host, port, decision)]
     else:
-        decided = policy.by_name(host, port)
-        lines = _undecided(policy, host, port) if decided is None else _decided(host, port, decided)
+        lines = _undecided(policy, host, port)
     print("\n".join(lines))
     return 0
 
@@ -68,7 +69,8 @@ async def _resolved(name: str) -> tuple[IPAddress, ...]:
     try:
         return (await resolver.resolve(name)).addresses
     except ResolveError as error:
-        raise RefusedError(str(error), "the addresses decide, and they are unknown") from None
+        advice = "its addresses decide, and they are unknown; the proxy would answer 502, 503 or 504"
+        raise RefusedError(str(error), advice) from None
     finally:
         resolver.close()
 

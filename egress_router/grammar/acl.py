@@ -91,7 +91,8 @@ def _rule(line: Line) -> Rule:
     subject = _subject(host_text)
     if isinstance(subject, Everything) and (denies or port is not None):
         raise ValueError("`*` stands alone: what nothing allows is denied anyway, and it covers every port")
-    return Rule(line.number, line.text, not denies, subject, port)
+    # The text goes into answers and logs: without white space behind the mark it holds no controls.
+    return Rule(line.number, f"!{text}" if denies else text, not denies, subject, port)
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -12,6 +12,10 @@ from egress_router.http_proxy.head import Framing
 # 15 digits are below 2**60: no reader's counter overflows. int() would also take signs and underscores.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*)?")
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
+# What may yet become such a line. What cannot is refused at once, not when everybody has waited in vain.
+_SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]*)?)?\r?")
+_TRAILER_BEGUN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x80-\xff]*)?)?\r?")
+_MOST_STEPS = 128  # sizes, data and ends of chunks in one go, about 0.2 ms; 64 KiB may hold 32,000 of them
 _LINE_LIMIT = 4096
 _TRAILER_LIMIT = 16_384  # bytes of all trailer fields
 # RFC 9110 6.5.1: fields of framing, routing and connections mean nothing, or harm, behind the body.
@@ -41,7 +45,10 @@ class Body(Protocol):
     done: bool
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Take bytes of the peer; return what goes on, and what is behind the end of the body.
+        """Take bytes of the peer; return what goes on, and what was not taken.
+
+        That is what is behind the end, once the body is done. Before, it is to be fed again: its pieces are
+        so small that others should have their turn in between.
 
         Raises:
             MessageError: the framing is wrong.
@@ -145,25 +152,23 @@ class Chunked:
             data = self._held + data
             self._held = b""
         at, end = 0, len(data)
-        while at < end and not self.done:
+        for _ in range(_MOST_STEPS):
+            if at == end or self.done:
+                break
             if self._expected is _Expected.DATA:
-                at = self._data(data, at)
+                after = self._data(data, at)
             elif self._expected is _Expected.END_OF_DATA:
                 after = self._end_of_data(data, at)
-                if after < 0:
-                    break
-                at = after
             else:
                 after = self._line(data, at)
-                if after < 0:
-                    break
-                at = after
+            if after < 0:
+                self._held = data[at:]
+                at = end
+                break
+            at = after
         out = b"".join(self._out)
         self._out.clear()
-        if self.done:
-            return out, data[at:]
-        self._held = data[at:]
-        return out, b""
+        return out, data[at:]
 
     def ends_with_connection(self) -> bool:
         """Say whether the last chunk and the trailer section came."""
@@ -195,6 +200,9 @@ class Chunked:
         if end < 0:
             if len(data) - at > _LINE_LIMIT:
                 raise MessageError(400, "a line of the chunked body is too long")
+            begun = _SIZE_BEGUN if self._expected is _Expected.SIZE else _TRAILER_BEGUN
+            if begun.fullmatch(data, at) is None:
+                raise MessageError(400, "a line of the chunked body is malformed")
             return -1
         if end - at > _LINE_LIMIT:
             raise MessageError(400, "a line of the chunked body is too long")

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.body import body_of
 from egress_router.http_proxy.errors import MessageError
-from egress_router.http_proxy.forwarding import request_bytes, response_bytes, wanted_upgrade
-from egress_router.http_proxy.head import (
-    Framing,
-    HeadBuffer,
-    authenticates_connection,
-    parse_response,
-)
-from egress_router.http_proxy.wire import nothing
+from egress_router.http_proxy.forwarding import response_bytes
+from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.head import Framing, authenticates_connection
+from egress_router.http_proxy.heads import AnswerHeads
+from egress_router.http_proxy.outgoing import Outgoing, Pumped
+from egress_router.http_proxy.wire import TURNS, nothing
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.body import Body
@@ -28,18 +26,12 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.session import Session
     from egress_router.http_proxy.upstream import Upstream
 
-# Receives in one go: more would keep the other connections waiting.
-_TURNS = 16
-# RFC 9110 9.2.2, without those that may carry a body.
-_REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
-
 
 class Exchange:
     """Made for each request that is not CONNECT; `start` begins it when there is a connection."""
 
-    __slots__ = ("_answer", "_body", "_buffer", "_client", "_head", "_interim", "_passage", "_persists",
-        "_received", "_request", "_sent", "_session", "_status", "_surplus", "_upgrade",
-        "_upstream", "over")  # fmt: skip
+    __slots__ = ("_answer", "_client", "_head", "_heads", "_passage", "_persists", "_received", "_request",
+        "_session", "_status", "_surplus", "_upstream", "over")  # fmt: skip
 
     def __init__(self, session: Session, passage: Passage, head: RequestHead) -> None:
         """Prepare the request; raises MessageError where the head asks for what cannot be forwarded."""
@@ -47,61 +39,63 @@ class Exchange:
         self._client = session.wire
         self._head = head
         self._passage = passage
-        self._upgrade = wanted_upgrade(head)
-        self._request = request_bytes(head, passage.target, self._upgrade)
-        self._body = body_of(head.framing, head.length)
+        self._request = Outgoing(session.wire, head, passage.target)
         self._answer: Body | None = None
         self._upstream: Upstream
-        self._buffer = HeadBuffer(session.site.limits.head_bytes, after_lines=False)
-        self._interim = False
+        self._heads = AnswerHeads(session.site.limits, head.method)
         self._surplus = False
         self._persists = head.persistent
         self._status = 0
-        self._sent = 0
         self._received = 0
         self.over = False
 
     @property
     def repeatable(self) -> bool:
-        """Whether it may be sent twice: an idle connection may end just when it is used (RFC 9112 9.3.1)."""
-        return self._head.method in _REPEATABLE and self._head.framing is Framing.NONE
+        """Whether the request may be sent twice."""
+        return self._request.repeatable
 
     def start(self, upstream: Upstream) -> None:
         """Send the request over this connection, with as much of its body as is here."""
         self._upstream = upstream
-        first = self._request
-        if self._client.held and not self._body.done:
-            try:
-                passed, self._client.held = self._body.feed(self._client.held)
-            except MessageError as error:
-                self._refuse(error)
-                return
-            self._sent += len(passed)
-            first += passed
+        self.over = False
+        try:
+            first = self._request.first()
+        except MessageError as error:
+            self._refuse(error)
+            return
         upstream.on_ready = self._client.on_ready = self.pump
         upstream.send(first)
         upstream.watch()
         self._client.watch()
-        if not self._body.done:
+        if not self._request.body.done:
             self.pump()
 
+    @guarded
     def pump(self) -> None:
         """Move what can be moved now."""
         if self._client.gone or self._client.lost:
             self.abort("client_gone")
             return
-        if (not self._body.done or self._upstream.out) and not self._upstream.lost:
+        if (not self._request.body.done or self._upstream.out) and not self._upstream.lost:
             self._pump_request()
         if not self.over:
             self._pump_answer()
 
-    def late(self) -> None:
-        """Give up: nothing moved for too long."""
-        self._session.site.ledger.limit("answer_seconds")
-        if self._answer is None:
+    def late(self, *, begun: bool) -> None:
+        """Give up an answer that does not begin, or does not go on, or the rest of a request behind it."""
+        if begun is not self._answering:
+            return
+        self._session.site.ledger.limit("idle_seconds" if begun else "answer_seconds")
+        if begun:
+            self.abort("late")
+        elif self._answer is None:
             self._fail(replies.NO_ANSWER)
         else:
-            self.abort("late")
+            self._finish()
+
+    def fault(self, error: Exception) -> None:
+        """End the session, because of something that must not happen."""
+        self._session.fault(error)
 
     def abort(self, reason: str) -> None:
         """End both connections so that each peer sees that its message was cut short."""
@@ -109,61 +103,67 @@ class Exchange:
         self._upstream.abort()
         self._session.abort()
 
+    @property
+    def _answering(self) -> bool:
+        """Whether an answer has begun and not ended."""
+        return self._answer is not None and not self._answer.done
+
     def _pump_request(self) -> None:
-        client, upstream = self._client, self._upstream
-        for _ in range(_TURNS):
-            if upstream.out and not upstream.flush():
-                self._hold_back(client.readable)
-                return
-            if self._body.done:
-                return
-            data = client.receive()
-            if data is None:
-                return
-            if not data:
-                self.abort("request_incomplete")
-                return
-            try:
-                passed, client.held = self._body.feed(data)
-            except MessageError as error:
-                self._refuse(error)
-                return
-            self._session.touch()
-            self._sent += len(passed)
-            if passed:
-                upstream.send(passed)
-            if upstream.lost:
-                return  # the answer may be here all the same
-        client.again()
+        before = self._request.sent
+        try:
+            pumped = self._request.pump(self._upstream)
+        except MessageError as error:
+            self._refuse(error)
+            return
+        if self._request.sent != before:
+            self._touch()
+        if pumped is Pumped.BLOCKED:
+            self._hold_back(self._client.readable)
+        elif pumped is Pumped.ENDED and self._answer is not None and self._answer.done:
+            self._finish()  # who has the answer needs to say no more
+        elif pumped is Pumped.ENDED:
+            self.abort("request_incomplete")
 
     def _pump_answer(self) -> None:
         client, upstream = self._client, self._upstream
-        for _ in range(_TURNS):
+        for _ in range(TURNS):
             if client.out and not client.flush():
                 self._hold_back(upstream.readable)
                 return
             if client.lost:
                 self.abort("client_gone")
                 return
-            if self._answer is not None and self._answer.done:
+            if self._answer is not None and self._answer.done and not self._reads_on():
                 self._finish()
                 return
             data = upstream.receive()
             if data is None:
                 return
-            if self._answer is None:
-                if not data:
-                    self._no_answer()
-                    return
-                self._answer_head(data)
-            elif data:
-                self._session.touch()  # interim answers do not: they could put off the real one for ever
-                self._answer_body(self._answer, data)
-            elif upstream.lost or not self._answer.ends_with_connection():
-                self.abort("answer_incomplete")
+            self._came(data)
             if self.over:
                 return
         upstream.again()
+
+    def _came(self, data: bytes) -> None:
+        """Act on what the origin sent; nothing is the end of its stream."""
+        answer = self._answer
+        if answer is None and data:
+            self._answer_head(data)
+        elif answer is None:
+            self._no_answer()
+        elif answer.done:  # it has ended, or says what nobody asked for
+            self._surplus = True
+            self._finish()
+        elif data:
+            self._answer_body(answer, data)
+        elif self._upstream.lost or not answer.ends_with_connection():
+            self.abort("answer_incomplete")
+
+    def _reads_on(self) -> bool:
+        """Say whether the origin takes the rest of a request that it has answered; errors are a last word."""
+        upstream = self._upstream
+        wanted = self._status < 400 and upstream.persistent and not upstream.lost
+        return wanted and not self._request.body.done
 
     def _hold_back(self, more: bool) -> None:  # noqa: FBT001
         """Count a reader that is slower than its writer."""
@@ -173,17 +173,16 @@ class Exchange:
     def _answer_head(self, data: bytes) -> None:
         try:
             while True:
-                text, data = self._buffer.feed(data)
-                if not text:
+                head, data = self._heads.next(data)
+                if head is None:
                     return
-                head = parse_response(text, self._head.method, self._session.site.limits.head_fields)
-                if head.status >= 200 or head.status == 101:
+                if not head.interim:
                     self._begin_answer(head, data)
                     return
-                self._interim = True
                 if self._head.minor == 1:
                     self._client.send(response_bytes(head, chunked=False, closing=False, date=b""))
         except MessageError as error:
+            self._session.site.ledger.met_limit(error)
             self._fail(replies.bad_answer(error))
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
@@ -196,12 +195,12 @@ class Exchange:
         self._answer_head_seen(head)
         self._persists = self._persists and head.framing is not Framing.UNTIL_CLOSE and not site.draining
         body = body_of(head.framing, head.length, framed=modern)
-        passed, behind = body.feed(rest) if rest else (b"", b"")
-        self._surplus = bool(behind)
         out = response_bytes(head, chunked=modern, closing=not self._persists, date=site.date())
+        passed = self._fed(body, rest) if rest else b""
         self._answer = body
-        self._received += len(passed)
         self._client.send(out + passed)
+        if not (body.done and self._request.body.done):
+            self._touch()
 
     def _answer_head_seen(self, head: ResponseHead) -> None:
         self._status = head.status
@@ -214,29 +213,46 @@ class Exchange:
 
     def _switch(self, head: ResponseHead, rest: bytes) -> None:
         """101: both connections go on as a tunnel (RFC 9110 7.8)."""
-        if self._upgrade is None:
+        if self._request.upgrade is None:
             raise MessageError(502, "it switches to a protocol that nobody asked for")
         self._answer_head_seen(head)
         self.over = True
         self._upstream.on_ready = self._client.on_ready = nothing
         out = response_bytes(head, chunked=False, closing=False, date=b"")
-        self._session.open_tunnel(self._upstream.sock, self._client.out + out + rest)
+        before = self._client.out
+        self._session.open_tunnel(self._passage, self._upstream.sock, before + out + rest)
 
     def _answer_body(self, body: Body, data: bytes) -> None:
         try:
-            passed, behind = body.feed(data)
+            passed = self._fed(body, data)
         except MessageError:
             self.abort("bad_answer")
             return
-        self._surplus = bool(behind)
-        self._received += len(passed)
         if passed:
             self._client.send(passed)
+        self._touch()
+
+    def _fed(self, body: Body, data: bytes) -> bytes:
+        """Return what goes on of the answer's body."""
+        passed, rest = body.feed(data)
+        self._received += len(passed)
+        if body.done:
+            self._surplus = bool(rest)
+        else:
+            self._upstream.held = rest
+        return passed
+
+    def _touch(self) -> None:
+        """Note that something moves, but for interim answers: they could put the real one off for ever."""
+        if self._answering:
+            self._session.patience.await_more()
+        else:
+            self._session.patience.await_answer()
 
     def _no_answer(self) -> None:
         """The origin closed before it answered."""
-        untouched = not self._buffer.begun and not self._interim
-        if self._upstream.reused and untouched and self.repeatable:
+        if self._upstream.reused and self._heads.untouched and self.repeatable:
+            self.over = True
             self._upstream.close()
             self._session.dial_again()
             return
@@ -244,7 +260,7 @@ class Exchange:
 
     def _finish(self) -> None:
         upstream = self._upstream
-        complete = self._body.done
+        complete = self._request.body.done
         self._end("finished")
         clean = not (self._surplus or upstream.lost or upstream.out) and upstream.receive() is None
         if clean and complete and upstream.persistent:
@@ -256,7 +272,7 @@ class Exchange:
     def _refuse(self, error: MessageError) -> None:
         """The body of the request is malformed: the origin must not take what it got for the whole."""
         reply = replies.refused(error)
-        self._session.site.ledger.refused(self._passage.client, reply.reason)
+        self._session.site.ledger.count_refusal(reply.reason)
         if self._answer is not None:
             self.abort("bad_request")
             return
@@ -276,6 +292,6 @@ class Exchange:
     def _end(self, reason: str) -> None:
         self.over = True
         ledger = self._session.site.ledger
-        ledger.sent.value += self._sent
+        ledger.sent.value += self._request.sent
         ledger.received.value += self._received
-        ledger.closed(self._passage, self._status, self._sent, self._received, reason)
+        ledger.closed(self._passage, self._status, self._request.sent, self._received, reason)

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from typing import TYPE_CHECKING
+
+from egress_router.http_proxy.wire import TURNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from egress_router.http_proxy.site import Site
     from egress_router.http_proxy.wire import Wire
-    from egress_router.relay.deadlines import Deadlines
 
-_SECONDS = 2.0
-_MOST_DISCARDED = 1_048_576  # bytes of a request that nobody wants any more
+SILENCE = 2.0  # seconds in which neither does the client send nor take anything
 
 
 class Farewell:
-    """Sends an answer, ends the stream, and closes as soon as the client has, or does not for too long.
+    """Sends an answer, ends the stream, and closes once the client has, or is silent, or goes on too long.
 
-    `on_closed` is called once, never from inside `__init__`.
+    Many clients read an answer only when they have sent their whole request: the rest of it is read, and
+    dropped (RFC 9112 9.6). `on_closed` is called once, never from inside `__init__`.
     """
 
-    __slots__ = ("_deadline", "_left", "_on_closed", "_open", "_wire")
+    __slots__ = ("_deadline", "_ends", "_on_closed", "_open", "_site", "_wire")
 
     def __init__(
-        self, wire: Wire, deadlines: Deadlines, answer: bytes, on_closed: Callable[[], None]
+        self, site: Site, wire: Wire, answer: bytes, seconds: float, on_closed: Callable[[], None]
     ) -> None:
-        """Take over the wire; `answer` may be empty where everything has been said."""
+        """Take over the wire, for `seconds` at most; `answer` may be empty where everything has been said."""
+        self._site = site
         self._wire = wire
-        self._left = _MOST_DISCARDED
         self._open = True
         self._on_closed = on_closed
-        self._deadline = deadlines.add(_SECONDS, self.close)
+        self._ends = time.monotonic() + seconds
+        self._deadline = site.deadlines.add(min(SILENCE, seconds), self.close)
         wire.held = b""
         wire.on_ready = self._drain
         if answer:
@@ -52,14 +56,19 @@ class Farewell:
     def _drain(self) -> None:
         if self._wire.out and self._wire.flush():
             self._end_stream()
-        while self._left > 0:
+        for _ in range(TURNS):
             data = self._wire.receive()
             if data is None:
                 return
             if not data:
-                break
-            self._left -= len(data)
-        self.close()
+                self.close()
+                return
+            self._deadline.touch()
+            if self._deadline.due > self._ends + self._deadline.seconds:
+                self._site.ledger.limit("linger_seconds")
+                self.close()
+                return
+        self._wire.again()
 
     def _end_stream(self) -> None:
         with contextlib.suppress(OSError):  # the client has reset the connection; reading will tell

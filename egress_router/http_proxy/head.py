@@ -21,7 +21,6 @@ Field = tuple[bytes, bytes, bytes]
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-_EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 # Fields that the rules below look at; all others only pass through.
 _LOOKED_AT = frozenset(
@@ -87,6 +86,11 @@ class ResponseHead:
     length: int
     persistent: bool
 
+    @property
+    def interim(self) -> bool:
+        """Whether another head follows; behind 101 another protocol does."""
+        return self.status < 200 and self.status != 101
+
 
 _Parser = type[httptools.HttpRequestParser] | type[httptools.HttpResponseParser]
 
@@ -109,44 +113,6 @@ class _Collector:
 
     def on_headers_complete(self) -> None:
         self.complete = True
-
-
-class HeadBuffer:
-    """Collects a head until its empty line, and never more than `limit` bytes of it.
-
-    `after_lines` overlooks empty lines before a request, as RFC 9112 2.2 asks of servers.
-    """
-
-    __slots__ = ("_after_lines", "_held", "_limit")
-
-    def __init__(self, limit: int, *, after_lines: bool) -> None:
-        self._held = b""
-        self._limit = limit
-        self._after_lines = after_lines
-
-    @property
-    def begun(self) -> bool:
-        """Whether a part of a head is here."""
-        return bool(self._held)
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Take bytes; return the head, empty while it is not complete, and what is behind it.
-
-        Raises:
-            MessageError: the head is too large.
-        """
-        start = max(0, len(self._held) - 3)
-        data = self._held + data
-        if self._after_lines and data.startswith(b"\r\n"):
-            data = _EMPTY_LINES.sub(b"", data, count=1)
-        end = data.find(b"\r\n\r\n", start) + 4
-        if end > self._limit or (end < 4 and len(data) > self._limit):
-            raise MessageError(431, "the head is too large", Fault.HEAD_TOO_LARGE)
-        if end < 4:
-            self._held = data
-            return b"", b""
-        self._held = b""
-        return data[:end], data[end:]
 
 
 def authenticates_connection(head: RequestHead | ResponseHead) -> bool:

@@ -22,7 +22,7 @@ Addresses = tuple["IPAddress", ...]
 
 
 class Judge:
-    """Decides on targets, by the rules that are in force at that moment."""
+    """Decides on targets, by the rules that are in force at that moment; `lists` counts those there were."""
 
     def __init__(
         self,
@@ -39,33 +39,33 @@ class Judge:
         self._connect_ports = connect_ports
         self._report_only = report_only
         self._policy: Policy
+        self.lists = 0
 
     def apply(self, rules: AccessList) -> None:
         """Decide by these rules from now on."""
         self._policy = Policy(rules)
+        self.lists += 1
 
     def at_once(self, target: Target, *, connect: bool) -> Decision | None:
         """Decide without waiting; None where the name has to be looked up first."""
         early = self._early(target, connect=connect)
         if early is not None and not self._report_only:
             return early
-        host = target.host
-        if isinstance(host, str):
-            answer = self._resolver.cached(host)
+        asked = target.asked
+        if isinstance(asked, str):
+            answer = self._resolver.cached(asked)
             if answer is None:
                 return None
             return self._on(early, target, answer.addresses)
-        return self._on(early, target, (host,))
+        return self._on(early, target, (asked,))
 
     def by_addresses(self, target: Target, addresses: Addresses, *, connect: bool) -> Decision:
         """Decide on a target whose addresses are known."""
         return self._on(self._early(target, connect=connect), target, addresses)
 
-    def by_failure(self, target: Target) -> Decision | None:
-        """Decide on a target whose name has no addresses; None where the list has nothing against it."""
-        if self._report_only or not isinstance(target.host, str):
-            return None
-        return self._policy.by_failure(target.host, target.port)
+    def by_failure(self, target: Target, *, connect: bool) -> Decision | None:
+        """Decide on a target whose name has no addresses; None where some could have been allowed."""
+        return None if self._report_only else self._early(target, connect=connect)
 
     def still_allows(self, target: Target, address: IPAddress, *, connect: bool) -> bool:
         """Say whether a connection that is open would be made today, too."""
@@ -89,6 +89,10 @@ class Judge:
             found = Failure.TIMEOUT
         except ResolveError as error:
             found = error.failure
+        except Exception as error:  # noqa: BLE001 - a fault of ours, but the request must not wait for ever
+            context = {"message": "a look-up failed", "exception": error}
+            self._loop.call_exception_handler(context)
+            found = Failure.SERVER_FAILURE
         on_done(found)
 
     def _early(self, target: Target, *, connect: bool) -> Decision | None:

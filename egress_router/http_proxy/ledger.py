@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.grammar.address import printed
+from egress_router.http_proxy.errors import Fault
 from egress_router.http_proxy.policy import Decision, Reason, Verdict
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.acl import Rule
     from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.errors import MessageError
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.target import Target
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
+_LIMITS = {Fault.HEAD_TOO_LARGE: "head_bytes", Fault.TOO_MANY_FIELDS: "head_fields"}
 _MOST_DENIED = 50
 _MOST_RULES = 1_000
 # Stands for the decision of a request whose name could not be resolved.
@@ -31,7 +34,10 @@ UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 @dataclass(slots=True)
 class Passage:
-    """One request on its way: what it wants, what was decided, where it went. Times are in seconds."""
+    """One request on its way: what it wants, what was decided, where it went. Times are in seconds.
+
+    `recorded` and `ended` say which of its two records have been written.
+    """
 
     client: str
     method: bytes
@@ -41,6 +47,8 @@ class Passage:
     address: IPAddress | None = None
     dns_seconds: float = 0.0
     connect_seconds: float = 0.0
+    recorded: bool = False
+    ended: bool = False
 
 
 class Ledger:
@@ -74,7 +82,7 @@ class Ledger:
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MOST_DENIED)
 
     def decided(self, passage: Passage, decision: Decision) -> None:
-        """Count a decision; a denial is the end of its request."""
+        """Count a decision; a denial is written down at once."""
         passage.decision = decision
         self._verdicts[decision.verdict, decision.reason].value += 1
         rule = decision.rule
@@ -104,19 +112,33 @@ class Ledger:
         self._record(passage, None)
 
     def failed(self, passage: Passage, reply: Reply) -> None:
-        """Count a request that got no connection, or no answer over it."""
+        """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
         self._record(passage, reply.reason)
 
-    def refused(self, client: str, reason: str) -> None:
-        """Count a request that is not understood, not admitted, or answered here."""
-        meaning = "Requests that ended before a decision, by reason."
-        self._registry.counter("refused_total", meaning, reason=reason).value += 1
+    def refused(self, client: str, status: int, reason: str) -> None:
+        """Count a request that is not understood, not admitted, or answered here; this is its end."""
+        self.count_refusal(reason)
         if self._records is not None:
             self._records.info("request", client=client, verdict="refused", reason=reason)
+            self._records.info(
+                "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
+            )
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a request that is refused, before or behind its head."""
+        meaning = "Requests that were refused, by reason."
+        self._registry.counter("refused_total", meaning, reason=reason).value += 1
+
+    def left(self, passage: Passage) -> None:
+        """Write down a request whose client left, or was closed, before it had a connection."""
+        if not passage.ended:
+            self._record(passage, "abandoned")
+            self.closed(passage, 0, 0, 0, "abandoned")
 
     def closed(self, passage: Passage, status: int, sent: int, received: int, reason: str) -> None:
         """Count the end of a request; `sent` went to the origin, `received` to the client."""
+        passage.ended = True
         seconds = time.monotonic() - passage.started
         self._durations.observe(seconds)
         if self._records is not None:
@@ -137,6 +159,16 @@ class Ledger:
         """Count that a limit was met; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
+    def fault(self) -> None:
+        """Count a session that was closed because of a fault of ours."""
+        self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
+
+    def met_limit(self, error: MessageError) -> None:
+        """Count the limit of a head that is too large, of a request or of an answer."""
+        limit = _LIMITS.get(error.fault)
+        if limit is not None:
+            self.limit(limit)
+
     def rule_hits(self, rules: Sequence[Rule]) -> list[Json]:
         """Return how often each rule decided here; of a long list, only those that did.
 
@@ -155,8 +187,9 @@ class Ledger:
         self._registry.counter("upstream_failures_total", meaning, reason=reply.reason).value += 1
 
     def _record(self, passage: Passage, failure: str | None) -> None:
-        if self._records is None:
+        if self._records is None or passage.recorded:
             return
+        passage.recorded = True
         decision = passage.decision
         self._records.info(
             "request",

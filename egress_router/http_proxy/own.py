@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -59,6 +60,8 @@ class OwnPlaces:
         """Return the addresses and ports."""
         now = time.monotonic()
         if now >= self._until:
-            self._own = Own(own_addresses(), self._own.ports)
+            # Without a descriptor left to read them with, those known last have to do.
+            with contextlib.suppress(OSError):
+                self._own = Own(own_addresses(), self._own.ports)
             self._until = now + _FRESH_SECONDS
         return self._own

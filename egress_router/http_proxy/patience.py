@@ -19,17 +19,20 @@ class Waiting(Protocol):
         """No request has come for too long."""
 
     def answer_late(self) -> None:
-        """Neither body nor answer has moved for too long."""
+        """Neither has the request moved for too long, nor has its answer begun."""
+
+    def more_late(self) -> None:
+        """An answer that has begun has not moved for too long."""
 
 
 class Patience:
     """The times of one session.
 
-    Idle and answer times run on while another phase has no use for them: to restart one costs a note of the
+    All but the head's run on while another phase has no use for them: to restart one costs a note of the
     time, to cancel and add one for each request far more.
     """
 
-    __slots__ = ("_answer", "_deadlines", "_head", "_idle", "_limits", "_owner")
+    __slots__ = ("_answer", "_deadlines", "_head", "_idle", "_limits", "_more", "_owner")
 
     def __init__(self, deadlines: Deadlines, limits: HttpLimits, owner: Waiting) -> None:
         self._deadlines = deadlines
@@ -38,6 +41,7 @@ class Patience:
         self._head: Deadline | None = None
         self._idle: Deadline | None = None
         self._answer: Deadline | None = None
+        self._more: Deadline | None = None
 
     def await_head(self) -> None:
         """Let the time for a head begin, unless it runs already."""
@@ -58,18 +62,25 @@ class Patience:
             self._idle.touch()
 
     def await_answer(self) -> None:
-        """Let the time for the next sign of life begin anew."""
+        """Let the time until an answer begins begin anew."""
         if self._answer is None:
             self._answer = self._deadlines.add(self._limits.answer_seconds, self._answer_late)
         else:
             self._answer.touch()
 
+    def await_more(self) -> None:
+        """Let the time for more of an answer begin anew."""
+        if self._more is None:
+            self._more = self._deadlines.add(self._limits.idle_seconds, self._more_late)
+        else:
+            self._more.touch()
+
     def end(self) -> None:
         """Wait for nothing any more."""
-        for deadline in (self._head, self._idle, self._answer):
+        for deadline in (self._head, self._idle, self._answer, self._more):
             if deadline is not None:
                 deadline.cancel()
-        self._head = self._idle = self._answer = None
+        self._head = self._idle = self._answer = self._more = None
 
     def _head_late(self) -> None:
         self._head = None
@@ -82,3 +93,7 @@ class Patience:
     def _answer_late(self) -> None:
         self._answer = None
         self._owner.answer_late()
+
+    def _more_late(self) -> None:
+        self._more = None
+        self._owner.more_late()

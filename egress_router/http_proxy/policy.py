@@ -126,13 +126,6 @@ class Policy:
             return Decision(Verdict.DENIED, Reason.NOT_REMOTE)
         return Decision(Verdict.DENIED, Reason.NO_RULE)
 
-    def by_failure(self, name: str, port: int) -> Decision | None:
-        """Decide on a name that has no addresses; None where some would have been allowed."""
-        rule = self.name_rule(name, port)
-        if rule is None:
-            return Decision(Verdict.DENIED, Reason.NO_RULE)
-        return None if rule.allows else Decision(Verdict.DENIED, Reason.RULE, rule)
-
     def name_rule(self, name: str, port: int) -> Rule | None:
         """Return the first rule that names this host or covers everything."""
         index = min(self._domains.first(name, port), self._everything)

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
+from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.policy import Verdict
 from egress_router.names.answer import Failure
 from egress_router.relay.dial import Dial, DialError, DialReason
@@ -33,6 +34,9 @@ class Owner(Protocol):
     def farewell(self, reply: Reply) -> None:
         """End with these words."""
 
+    def fault(self, error: Exception) -> None:
+        """End, because of something that must not happen."""
+
 
 class _Cancellable(Protocol):
     def cancel(self) -> object: ...
@@ -41,13 +45,14 @@ class _Cancellable(Protocol):
 class Reach:
     """One request on this way."""
 
-    __slots__ = ("_connect", "_owner", "_site", "_waiting", "passage")
+    __slots__ = ("_connect", "_list", "_owner", "_site", "_waiting", "passage")
 
     def __init__(self, site: Site, owner: Owner, passage: Passage, *, connect: bool) -> None:
         self._site = site
         self._owner = owner
         self.passage = passage
         self._connect = connect
+        self._list = 0  # by which the decision was made
         self._waiting: _Cancellable | None = None
 
     def begin(self) -> None:
@@ -56,9 +61,9 @@ class Reach:
         decision = self._site.judge.at_once(target, connect=self._connect)
         if decision is not None:
             self._decided(decision)
-        elif isinstance(target.host, str):
+        elif isinstance(target.asked, str):
             seconds = self._site.limits.connect_seconds
-            self._waiting = self._site.judge.look_up(target.host, seconds, self._looked_up)
+            self._waiting = self._site.judge.look_up(target.asked, seconds, self._looked_up)
 
     def dial(self) -> None:
         """Connect to the addresses that were decided on."""
@@ -73,6 +78,11 @@ class Reach:
             self._waiting.cancel()
             self._waiting = None
 
+    def fault(self, error: Exception) -> None:
+        """End the session, because of something that must not happen."""
+        self._owner.fault(error)
+
+    @guarded
     def _looked_up(self, found: Addresses | Failure) -> None:
         self._waiting = None
         self.passage.dns_seconds = time.monotonic() - self.passage.started
@@ -82,19 +92,21 @@ class Reach:
             return
         if found is Failure.TIMEOUT:
             self._site.ledger.limit("connect_seconds")
-        decision = self._site.judge.by_failure(self.passage.target)
+        decision = self._site.judge.by_failure(self.passage.target, connect=self._connect)
         if decision is None:
             self._fail(replies.unresolved(found))
         else:
             self._decided(decision)
 
     def _decided(self, decision: Decision) -> None:
+        self._list = self._site.judge.lists
         self._site.ledger.decided(self.passage, decision)
         if decision.verdict is Verdict.DENIED:
-            self._owner.farewell(replies.denied(decision))
+            self._end(replies.denied(decision))
         elif self._connect or not self._owner.reuse(self.passage):
             self.dial()
 
+    @guarded
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
@@ -102,11 +114,35 @@ class Reach:
                 self._site.ledger.limit("connect_seconds")
             self._fail(replies.unreached(result))
             return
+        if self._list != self._site.judge.lists and not self._still_allowed(result):
+            return
         self.passage.address = result.address
         self.passage.connect_seconds = result.seconds
-        self._site.ledger.connected(self.passage)
-        self._owner.connected(self.passage, result)
+        try:
+            self._site.ledger.connected(self.passage)
+            self._owner.connected(self.passage, result)
+        except Exception:  # the poller must not go on with a descriptor that nobody owns
+            self._drop(result)
+            raise
+
+    def _still_allowed(self, dialled: Dialled) -> bool:
+        """Decide again, the list having changed during the dial; go on by that where it wants another way."""
+        allowed = self.passage.decision.addresses
+        decision = self._site.judge.by_addresses(self.passage.target, allowed, connect=self._connect)
+        if dialled.address in decision.addresses:
+            return True
+        self._drop(dialled)
+        self._decided(decision)
+        return False
+
+    def _drop(self, dialled: Dialled) -> None:
+        self._site.poller.forget(dialled.sock.fileno())
+        dialled.sock.close()
 
     def _fail(self, reply: Reply) -> None:
         self._site.ledger.failed(self.passage, reply)
+        self._end(reply)
+
+    def _end(self, reply: Reply) -> None:
+        self._site.ledger.closed(self.passage, reply.status, 0, 0, reply.reason)
         self._owner.farewell(reply)

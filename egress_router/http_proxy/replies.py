@@ -76,6 +76,7 @@ _UNRESOLVED = {
     Failure.NO_ADDRESS: (502, "dns_error", "the host name has no address"),
     Failure.SERVER_FAILURE: (502, 'dns_error; rcode="SERVFAIL"', "the name servers failed"),
     Failure.TIMEOUT: (504, "dns_timeout", "the name servers do not answer"),
+    Failure.OVER_LIMIT: (503, "dns_error", "too many names are being looked up"),
 }
 
 
@@ -119,11 +120,13 @@ def bad_answer(error: MessageError) -> Reply:
     return Reply(502, name, "bad_answer", f"the answer of the origin: {error.sentence}")
 
 
-def as_final_recipient(method: bytes, date: bytes) -> bytes:
-    """Answer a TRACE or OPTIONS that may go no further (RFC 9110 7.6.2).
+def as_final_recipient(method: bytes, date: bytes) -> tuple[int, bytes]:
+    """Return status and answer to a TRACE or OPTIONS that may go no further (RFC 9110 7.6.2).
 
     TRACE is not reflected: what it would show may hold credentials.
     """
-    status = b"204 No Content" if method == b"OPTIONS" else b"405 Method Not Allowed\r\nContent-Length: 0"
+    status = 204 if method == b"OPTIONS" else 405
+    line = b"204 No Content" if status == 204 else b"405 Method Not Allowed\r\nContent-Length: 0"
     allow = b"CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
-    return b"HTTP/1.1 %b\r\nDate: %b\r\nAllow: %b\r\nConnection: close\r\n\r\n" % (status, date, allow)
+    answer = b"HTTP/1.1 %b\r\nDate: %b\r\nAllow: %b\r\nConnection: close\r\n\r\n" % (line, date, allow)
+    return status, answer

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from egress_router.grammar import acl
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.farewell import Farewell
+from egress_router.http_proxy.farewell import SILENCE, Farewell
 from egress_router.http_proxy.judge import Judge
 from egress_router.http_proxy.ledger import Ledger
 from egress_router.http_proxy.own import OwnPlaces
 from egress_router.http_proxy.session import Session
 from egress_router.http_proxy.site import Site
 from egress_router.http_proxy.upstream import Pool
-from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.http_proxy.vigil import Vigil
+from egress_router.http_proxy.wire import MOST_RECEIVED, Wire, nothing
 from egress_router.names.resolver import Resolver
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.http_proxy import HttpProxySettings
 
-# Answered with words at the same time; what comes on top of them is only closed.
+# Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
 _MOST_TURNED_AWAY = 256
 _OVER_LIMIT = {Verdict.FULL: replies.CONNECTIONS_FULL, Verdict.CLIENT_FULL: replies.CLIENT_FULL}
 
@@ -78,6 +80,7 @@ class HttpProxyServer:
             limits=settings.limits,
             admission=context.admission,
             pool=Pool(deadlines, settings.limits.keepalive_seconds),
+            vigil=Vigil(deadlines),
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[Farewell] = set()
@@ -142,12 +145,14 @@ class HttpProxyServer:
 
     def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
         site = self._site
+        site.ledger.refused(client, reply.status, reply.reason)
+        answer = reply.encoded(site.date())
         if len(self._turned_away) >= _MOST_TURNED_AWAY:
+            with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
+                sock.send(answer)
+                sock.recv(MOST_RECEIVED)
             sock.close()
             return
-        site.ledger.refused(client, reply.reason)
         wire = Wire(sock, site.poller, nothing, readable=False)
-        farewell = Farewell(
-            wire, site.deadlines, reply.encoded(site.date()), lambda: self._turned_away.discard(farewell)
-        )
+        farewell = Farewell(site, wire, answer, SILENCE, lambda: self._turned_away.discard(farewell))
         self._turned_away.add(farewell)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import enum
 import time
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.errors import Fault, MessageError
+from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.exchange import Exchange
 from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.forwarding import check_loop, forwards_left
-from egress_router.http_proxy.head import HeadBuffer, parse_request
+from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.heads import RequestHeads
 from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.patience import Patience
+from egress_router.http_proxy.phase import Phase
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
+from egress_router.http_proxy.tunnelling import open_tunnel
 from egress_router.http_proxy.upstream import Kept, Upstream
-from egress_router.http_proxy.wire import Wire, nothing
-from egress_router.relay.tunnel import CloseReason
+from egress_router.http_proxy.wire import TURNS, Wire
 
 if TYPE_CHECKING:
     import socket
@@ -28,36 +29,22 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.site import Site
     from egress_router.http_proxy.upstream import Key
     from egress_router.relay.dial import Dialled
-    from egress_router.relay.tunnel import Closing, Tunnel
-
-
-_LIMITS = {Fault.HEAD_TOO_LARGE: "head_bytes", Fault.TOO_MANY_FIELDS: "head_fields"}
-
-
-class Phase(enum.Enum):
-    """What a session is doing."""
-
-    HEAD = "head"
-    REACH = "reach"
-    EXCHANGE = "exchange"
-    TUNNEL = "tunnel"
-    FAREWELL = "farewell"
-    CLOSED = "closed"
+    from egress_router.relay.tunnel import Tunnel
 
 
 class Session:
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_ending", "_exchange", "_head", "_patience", "_reach", "_served", "_tunnel", "client",
-        "kept", "phase", "site", "wire")  # fmt: skip
+    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client",
+        "kept", "patience", "phase", "site", "wire")  # fmt: skip
 
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
         self.site = site
         self.client = client
         self.phase = Phase.HEAD
         self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
-        self._head = HeadBuffer(site.limits.head_bytes, after_lines=True)
-        self._patience = Patience(site.deadlines, site.limits, self)
+        self._heads = RequestHeads(site.limits)
+        self.patience = Patience(site.deadlines, site.limits, self)
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
         self.kept = Kept(site.pool)
@@ -67,57 +54,74 @@ class Session:
 
     # Heads
 
+    @guarded
     def read_head(self) -> None:
         """Read on until there is a head, and act on it."""
         if self.phase is not Phase.HEAD:
             return
-        while (data := self.wire.receive()) is not None:
+        for _ in range(TURNS):
+            data = self.wire.receive()
+            if data is None:
+                break
             if not data:
                 self.close()
                 return
             if self._take(data):
                 return
-        if self._head.begun or not self._served:
-            self._patience.await_head()
+        else:
+            self.wire.watch()
+            self.wire.again()
+        if self._heads.begun or not self._served:
+            self.patience.await_head()
         self.wire.watch()
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
         try:
-            head, behind = self._head.feed(data)
-            if head:
-                self.wire.held = behind
-                self._request(parse_request(head, self.site.limits.head_fields))
-                return True
+            head, behind = self._heads.next(data)
+            if head is None:
+                return False
+            self.wire.held = behind
+            self._request(head)
         except MessageError as error:
-            limit = _LIMITS.get(error.fault)
-            if limit is not None:
-                self.site.ledger.limit(limit)
+            self.site.ledger.met_limit(error)
             self._refuse(replies.refused(error))
-            return True
-        return False
+        return True
 
     def _request(self, head: RequestHead) -> None:
         self._served = True
-        self._patience.head_came()
+        self.patience.head_came()
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         check_loop(head)
         passage = Passage(self.client, head.method, target, time.monotonic())
         if not connect:
             if forwards_left(head) == 0:
-                self.site.ledger.refused(self.client, "final_recipient")
-                self._say(replies.as_final_recipient(head.method, self.site.date()))
+                status, answer = replies.as_final_recipient(head.method, self.site.date())
+                self.site.ledger.refused(self.client, status, "final_recipient")
+                self._say(answer)
                 return
             self._exchange = Exchange(self, passage, head)
         self._reach = Reach(self.site, self, passage, connect=connect)
         self._wait()
         self._reach.begin()
+        if self.phase is Phase.REACH:
+            self.site.vigil.add(self)
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
         self.phase = Phase.REACH
-        self.wire.on_ready = nothing
+        self.wire.on_ready = self._client_moved
+
+    def still_waiting(self) -> None:
+        """Watch a client whose connection to the origin takes its time."""
+        if self.phase is Phase.REACH:
+            self.wire.watch()
+
+    @guarded
+    def _client_moved(self) -> None:
+        if self.wire.gone:  # reset; the end of its stream alone is none of its wish
+            self.close()
 
     # With a connection
 
@@ -147,22 +151,19 @@ class Session:
             self._start(self._exchange, upstream)
             return
         self.wire.send(replies.ESTABLISHED)
-        self.open_tunnel(dialled.sock, self.wire.out)
+        self.open_tunnel(passage, dialled.sock, self.wire.out)
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""
         self._wait()
         if self._reach is not None:
             self._reach.dial()
+            self.site.vigil.add(self)
 
     def _start(self, exchange: Exchange, upstream: Upstream) -> None:
         self.phase = Phase.EXCHANGE
-        self.touch()
+        self.patience.await_answer()
         exchange.start(upstream)
-
-    def touch(self) -> None:
-        """Note that the exchange goes on."""
-        self._patience.await_answer()
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
@@ -172,7 +173,7 @@ class Session:
         if persists and not self.site.draining:
             self.phase = Phase.HEAD
             self.wire.on_ready = self.read_head
-            self._patience.await_request()
+            self.patience.await_request()
             if unread:
                 self.site.poller.soon(self.read_head)
         elif unread or not complete:
@@ -180,33 +181,12 @@ class Session:
         else:
             self.close()
 
-    # Tunnels
-
-    def open_tunnel(self, upstream: socket.socket, to_client: bytes) -> None:
+    def open_tunnel(self, passage: Passage, upstream: socket.socket, to_client: bytes) -> None:
         """Relay between the client and an origin, after a CONNECT or an answer 101."""
         self.phase = Phase.TUNNEL
-        self._patience.end()
+        self.patience.end()
         self.kept.close()
-        self.site.ledger.tunnels.value += 1
-        early, self.wire.held = self.wire.held, b""
-        self._tunnel = self.site.relay.start(
-            self.wire.sock,
-            upstream,
-            self.site.limits.idle_seconds,
-            self._tunnel_closed,
-            to_upstream=early,
-            to_client=to_client,
-        )
-
-    def _tunnel_closed(self, closing: Closing) -> None:
-        ledger = self.site.ledger
-        ledger.tunnels.value -= 1
-        if closing.reason is CloseReason.IDLE:
-            ledger.limit("idle_seconds")
-        if self._reach is not None:
-            status = 200 if self._exchange is None else 101
-            ledger.closed(self._reach.passage, status, closing.sent, closing.received, closing.reason.value)
-        self._left()
+        self._tunnel = open_tunnel(self.site, passage, self.wire, upstream, to_client, self._left)
 
     # The end
 
@@ -219,6 +199,7 @@ class Session:
             passage.target, passage.address, connect=connect
         )
 
+    @guarded
     def end_if_denied(self) -> None:
         """Close what the rules of now would not allow."""
         if self.is_denied():
@@ -226,7 +207,7 @@ class Session:
 
     def drain(self) -> None:
         """Close if idle after a request; one that has only been accepted still gets its first answer."""
-        if self.phase is Phase.HEAD and self._served and not self._head.begun:
+        if self.phase is Phase.HEAD and self._served and not self._heads.begun:
             self.close()
 
     def close_now(self) -> None:
@@ -241,19 +222,18 @@ class Session:
             self.close()
 
     def _refuse(self, reply: Reply) -> None:
-        self.site.ledger.refused(self.client, reply.reason)
+        self.site.ledger.refused(self.client, reply.status, reply.reason)
         self.farewell(reply)
 
     def farewell(self, reply: Reply) -> None:
-        """Answer with the proxy's own words and close."""
-        head_only = self._reach is not None and self._reach.passage.method == b"HEAD"
-        self._say(reply.encoded(self.site.date(), with_body=not head_only))
+        """Answer with the proxy's own words and close; whatever else it is, an answer to HEAD has no body."""
+        self._say(reply.encoded(self.site.date(), with_body=not self._heads.for_head))
 
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
-        self._patience.end()
+        self.patience.end()
         self.kept.close()
-        self._ending = Farewell(self.wire, self.site.deadlines, last_words, self._left)
+        self._ending = Farewell(self.site, self.wire, last_words, self.site.limits.linger_seconds, self._left)
 
     def close(self) -> None:
         """Close in order."""
@@ -267,11 +247,20 @@ class Session:
             self.wire.abort()
             self._left()
 
+    def fault(self, error: Exception) -> None:
+        """Close, because of something that must not happen."""
+        self.site.fault(error)
+        try:
+            self.close_now()
+        finally:
+            self.abort()
+
     def _left(self) -> None:
         self.phase = Phase.CLOSED
-        self._patience.end()
+        self.patience.end()
         if self._reach is not None:
             self._reach.cancel()
+            self.site.ledger.left(self._reach.passage)
         self.kept.close()
         # These and the session refer to each other; without this they would wait for the collector.
         self._reach = self._exchange = self._tunnel = self._ending = None
@@ -279,21 +268,32 @@ class Session:
 
     # What did not come in time
 
+    @guarded
     def head_late(self) -> None:
-        """Refuse a head that trickles; a client that never began one is idle."""
-        if self._head.begun:
-            self.site.ledger.limit("head_seconds")
+        """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
+        if self.phase is not Phase.HEAD:
+            return
+        self.site.ledger.limit("head_seconds")
+        if self._heads.begun:
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
-            self.idle_late()
+            self.close()
 
+    @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
-        if self.phase is Phase.HEAD and not self._head.begun:
+        if self.phase is Phase.HEAD and not self._heads.begun:
             self.site.ledger.limit("keepalive_seconds")
             self.close()
 
+    @guarded
     def answer_late(self) -> None:
-        """Give an exchange up in which nothing moves."""
+        """Give an exchange up whose answer does not begin."""
         if self.phase is Phase.EXCHANGE and self._exchange is not None:
-            self._exchange.late()
+            self._exchange.late(begun=False)
+
+    @guarded
+    def more_late(self) -> None:
+        """Give an exchange up whose answer does not go on."""
+        if self.phase is Phase.EXCHANGE and self._exchange is not None:
+            self._exchange.late(begun=True)

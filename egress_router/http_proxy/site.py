@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.ledger import Ledger
     from egress_router.http_proxy.session import Session
     from egress_router.http_proxy.upstream import Pool
+    from egress_router.http_proxy.vigil import Vigil
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
@@ -36,6 +37,7 @@ class Site:
     limits: HttpLimits
     admission: Admission
     pool: Pool
+    vigil: Vigil
     sessions: set[Session] = field(default_factory=set)
     draining: bool = False
     _date: bytes = b""
@@ -53,6 +55,12 @@ class Site:
             self._date_second = now
             self._date = formatdate(now, usegmt=True).encode("ascii")
         return self._date
+
+    def fault(self, error: Exception) -> None:
+        """Count and report a fault of ours, for which a session is closed."""
+        self.ledger.fault()
+        context = {"message": "a session failed, and was closed", "exception": error}
+        self.loop.call_exception_handler(context)
 
     def left(self, session: Session) -> None:
         """Forget a session that has closed."""

@@ -22,11 +22,15 @@ _HTTP_PORT = 80
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes: host and port, and the target in origin form (empty for CONNECT)."""
+    """Where a request goes: host and port, and the target in origin form (empty for CONNECT).
+
+    `asked` is the host as name servers are asked for it: a short name that was sent with a dot keeps it.
+    """
 
     host: Host
     port: int
     origin_form: bytes
+    asked: Host
 
 
 def connect_target(target: bytes) -> Target:
@@ -38,7 +42,7 @@ def connect_target(target: bytes) -> Target:
     host, port = parse_authority(target)
     if port is None:
         raise MessageError(400, "the target of CONNECT is host:port; the port is missing")
-    return Target(host, port, b"")
+    return Target(host, port, b"", _asked(host, target))
 
 
 def absolute_target(method: bytes, target: bytes) -> Target:
@@ -56,7 +60,14 @@ def absolute_target(method: bytes, target: bytes) -> Target:
     if b"#" in rest:
         raise MessageError(400, "the target has a fragment, which never leaves a client")
     host, port = parse_authority(authority)
-    return Target(host, port or _HTTP_PORT, _origin_form(method, rest))
+    return Target(host, port or _HTTP_PORT, _origin_form(method, rest), _asked(host, authority))
+
+
+def _asked(host: Host, authority: bytes) -> Host:
+    """Return a host with the dot that makes a short name absolute: no search list for it."""
+    if isinstance(host, str) and "." not in host and b"." in authority:
+        return f"{host}."
+    return host
 
 
 def _origin_form(method: bytes, rest: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.wire import Wire, nothing
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 _MOST_FOR_ONE = 256  # idle connections of one client address to one destination
 _MOST = 1_000  # of all clients together
+
+_LOOK = select.poll()  # half of what a read that finds nothing costs, which is an exception
 
 # Client address, host and port. A pod may share connections with itself, but not with others: bytes that one
 # client makes an origin send too much must never be another's answer.
@@ -42,6 +45,14 @@ class Upstream(Wire):
         self.bound = False
         self.idle_before = False  # at the last sweep of the pool
 
+    def is_quiet(self) -> bool:
+        """Ask the kernel whether nothing has come: events tell only what came before they were fetched."""
+        descriptor = self.sock.fileno()
+        _LOOK.register(descriptor, select.POLLIN)
+        came = _LOOK.poll(0)
+        _LOOK.unregister(descriptor)
+        return not came
+
     def idle_ready(self) -> None:
         """Something came while it was idle: its end, or bytes that nobody asked for."""
         if self.receive() is not None:
@@ -66,7 +77,7 @@ class Pool:
             self._count -= 1
             if not idle:
                 del self._idle[key]
-            if upstream.address in allowed:
+            if upstream.address in allowed and upstream.is_quiet():
                 return upstream
             upstream.close()
         return None
@@ -125,7 +136,7 @@ class Kept:
         """
         bound, self._bound = self._bound, None
         if bound is not None:
-            if bound.key == key and bound.address in allowed:
+            if bound.key == key and bound.address in allowed and bound.is_quiet():
                 return bound
             bound.close()
         return self._pool.take(key, allowed) if shared else None

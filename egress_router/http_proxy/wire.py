@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # The most that one read takes: malloc serves this from its heap. Above MMAP_THRESHOLD every read would map
 # and unmap memory.
 MOST_RECEIVED = 65_536
+# Receives in one go: more would keep the other connections waiting.
+TURNS = 16
 _GONE = select.EPOLLHUP | select.EPOLLERR
 _TROUBLE = select.EPOLLRDHUP | select.EPOLLPRI | _GONE
 _READABLE = select.EPOLLIN | _TROUBLE

@@ -28,12 +28,13 @@ class Answer:
 
 
 class Failure(enum.Enum):
-    """Why a name has no addresses; the first two are the name's fault, the others the servers'."""
+    """Why a name has no addresses: by the first two the name's fault, by the last ours, else the servers'."""
 
     NO_SUCH_NAME = "no_such_name"
     NO_ADDRESS = "no_address"
     SERVER_FAILURE = "server_failure"
     TIMEOUT = "timeout"
+    OVER_LIMIT = "over_limit"
 
 
 class ResolveError(EgressRouterError):

@@ -37,9 +37,14 @@ class ResolvConf:
     def candidates(self, name: str) -> Iterator[str]:
         """Yield the absolute names to try for `name`, in order.
 
-        A name with at least `ndots` dots is tried as it is before the search list, another one after it.
+        The search list is for names without a dot only, whatever `ndots` says: rules are about names as they
+        are written, and `www.example.SUFFIX` must not answer for `www.example`. With a dot at its end
+        any name is absolute.
         """
-        as_is_first = name.count(".") >= self.ndots
+        if "." in name:
+            yield name.removesuffix(".")
+            return
+        as_is_first = self.ndots == 0
         if as_is_first:
             yield name
         for suffix in self.search:

@@ -24,13 +24,11 @@ if TYPE_CHECKING:
 
 # How long somebody waits for fresh addresses while there are old ones: RFC 8767 section 5.
 _STALE_PATIENCE_SECONDS = 1.8
-# Each takes two sockets; clients that invent names must not use up the descriptors.
-_MOST_LOOKUPS = 1000
 _HOSTS_SECONDS = 5.0  # who keeps addresses out of the hosts file asks again after so long
 
 
 class Resolver:
-    """Resolves names in the form of `parse_name`; belongs to the event loop that runs when it is used.
+    """Resolves names in the form of `parse_name`, or that and a dot, for the event loop that runs it.
 
     The hosts file comes first, then what is remembered, then the name servers of resolv.conf. Both files are
     read again when they change. Literal addresses are answered with themselves.
@@ -59,7 +57,7 @@ class Resolver:
         While the name servers fail these are the last good ones, and they are asked again behind the scenes.
         """
         now = time.monotonic()
-        local = self._hosts.value(now).get(name)
+        local = self._hosts.value(now).get(name.removesuffix("."))
         if local is not None:
             return Answer(local, now + _HOSTS_SECONDS, stale=False)
         entry = self._cache.get(name)
@@ -115,9 +113,7 @@ class Resolver:
             if lookup is None or not lookup.done():
                 return self._put_off(name, entry)
         elif lookup is None:
-            raise ResolveError(
-                Failure.SERVER_FAILURE, f"too many names are being looked up to look up {name}"
-            )
+            raise ResolveError(Failure.OVER_LIMIT, f"too many names are being looked up to look up {name}")
         else:
             # Unlike awaiting the task, this leaves it alone when the waiter is cancelled.
             await asyncio.wait({lookup})
@@ -132,8 +128,9 @@ class Resolver:
         """Return the look-up of `name` that is under way, or begin one; None: there are too many."""
         lookup = self._lookups.get(name)
         if lookup is None:
-            if len(self._lookups) >= _MOST_LOOKUPS:
-                self._tally.lookups[tally.OVER_LIMIT].value += 1
+            if len(self._lookups) >= self._settings.most_lookups:
+                self._tally.lookups[Failure.OVER_LIMIT.value].value += 1
+                self._tally.limit.value += 1
                 return None
             lookup = asyncio.get_running_loop().create_task(self._looked_up(name))
             self._lookups[name] = lookup

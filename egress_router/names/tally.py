@@ -18,7 +18,7 @@ ANSWERED, TRUNCATED, REFUSED, SILENT, UNREACHABLE = (
     "timeout",
     "unreachable",
 )
-FOUND, OVER_LIMIT = "found", "over_limit"
+FOUND = "found"
 
 
 class Tally:
@@ -29,7 +29,7 @@ class Tally:
             result: registry.counter(
                 "dns_lookups_total", "Look-ups of names that were not in the cache.", result=result
             )
-            for result in (FOUND, *(failure.value for failure in Failure), OVER_LIMIT)
+            for result in (FOUND, *(failure.value for failure in Failure))
         }
         self.queries = {
             (transport, result): registry.counter(
@@ -44,6 +44,9 @@ class Tally:
         self.hits = registry.counter("dns_cache_hits_total", "Names whose answer was known.")
         self.stale = registry.counter(
             "dns_stale_answers_total", "Last good addresses given out while the name servers fail."
+        )
+        self.limit = registry.counter(
+            "limit_hits_total", "Connections that met a limit.", limit="dns_lookups"
         )
         self.seconds = registry.histogram(
             "dns_lookup_seconds", "Time of look-ups that were not in the cache.", LATENCY_BUCKETS

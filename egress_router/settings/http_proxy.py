@@ -52,7 +52,10 @@ REPORT_ONLY = Variable(
     non_empty,
 )
 IDLE_SECONDS = Variable(
-    "EGRESS_HTTP_PROXY_IDLE_SECONDS", "a tunnel without a byte for so long is closed", "3600", seconds
+    "EGRESS_HTTP_PROXY_IDLE_SECONDS",
+    "a tunnel, or an answer that has begun, without a byte for so long is closed",
+    "3600",
+    seconds,
 )
 HEAD_BYTES = Variable(
     "EGRESS_HTTP_PROXY_HEAD_BYTES", "largest head of a request or answer", "65536", whole(1024, 1_048_576)
@@ -73,6 +76,12 @@ KEEPALIVE_SECONDS = Variable(
 ANSWER_SECONDS = Variable(
     "EGRESS_HTTP_PROXY_ANSWER_SECONDS", "time to the first byte of an answer", "300", seconds
 )
+LINGER_SECONDS = Variable(
+    "EGRESS_HTTP_PROXY_LINGER_SECONDS",
+    "how long the rest of a refused request is read and dropped, for its answer to arrive",
+    "30",
+    seconds,
+)
 BUFFER_BYTES = Variable(
     "EGRESS_HTTP_PROXY_BUFFER_BYTES",
     "body bytes held for a slow reader, each direction",
@@ -92,6 +101,7 @@ VARIABLES = (
     CONNECT_SECONDS,
     KEEPALIVE_SECONDS,
     ANSWER_SECONDS,
+    LINGER_SECONDS,
     BUFFER_BYTES,
     *NAMES_VARIABLES,
     *common.PROXY_VARIABLES,
@@ -109,6 +119,7 @@ class HttpLimits:
     keepalive_seconds: float
     answer_seconds: float
     idle_seconds: float
+    linger_seconds: float
     buffer_bytes: int
 
 
@@ -141,14 +152,14 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     head_bytes = environment.read(HEAD_BYTES)
     head_fields = environment.read(HEAD_FIELDS)
     times = [environment.read(each) for each in (HEAD_SECONDS, CONNECT_SECONDS, KEEPALIVE_SECONDS)]
-    times += [environment.read(each) for each in (ANSWER_SECONDS, IDLE_SECONDS)]
+    times += [environment.read(each) for each in (ANSWER_SECONDS, IDLE_SECONDS, LINGER_SECONDS)]
     buffer_bytes = environment.read(BUFFER_BYTES)
     if proxy is not None and port == proxy.runtime.admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
 
     def complete() -> HttpProxySettings:
-        head, connect, keepalive, answer, idle = (required(each) for each in times)
+        head, connect, keepalive, answer, idle, linger = (required(each) for each in times)
         limits = HttpLimits(
             head_bytes=required(head_bytes),
             head_fields=required(head_fields),
@@ -157,6 +168,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
             keepalive_seconds=keepalive,
             answer_seconds=answer,
             idle_seconds=idle,
+            linger_seconds=linger,
             buffer_bytes=required(buffer_bytes),
         )
         return HttpProxySettings(

@@ -69,3 +69,14 @@ def test_a_name_without_addresses_cannot_be_judged(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Resolver, "resolve", unknown)
     with pytest.raises(RefusedError, match=r"a\.example does not exist: .*unknown"):
         explain("LIST", "*", "a.example", resolve=True)
+
+
+def test_what_is_denied_by_name_is_not_looked_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(_: Resolver, name: str) -> Answer:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    for text in ("!*.secret.example\n*", "a.example"):
+        assert said(capsys, text, "x.secret.example", resolve=True) == said(capsys, text, "x.secret.example")

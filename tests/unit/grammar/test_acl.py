@@ -42,7 +42,8 @@ def errors(text: str) -> list[str]:
     ],
 )
 def test_every_form_of_a_rule(text: str, allows: bool, subject: Subject, port: int | None) -> None:
-    assert parse(SOURCE, f"# first\n{text}  # why\n").rules == (Rule(2, text, allows, subject, port),)
+    rule = Rule(2, text.replace(" ", ""), allows, subject, port)
+    assert parse(SOURCE, f"# first\n{text}  # why\n").rules == (rule,)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,12 @@ def test_a_wrong_rule_says_what_was_expected(line: str, words: str) -> None:
     (error,) = errors(f"\n\n{line}")
     assert error.startswith(f"line 3: {line!r}: ")
     assert words in error
+
+
+@pytest.mark.parametrize("space", ["", " ", "\t", "\r", "\v", "\f", "\x85", "\u2028"])
+def test_the_text_of_a_rule_holds_no_white_space(space: str) -> None:
+    (rule,) = parse("LIST", f"!{space}127.0.0.1{space}").rules
+    assert rule.text == "!127.0.0.1"
 
 
 def test_the_wildcard_is_the_last_line() -> None:

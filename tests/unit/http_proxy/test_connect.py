@@ -100,6 +100,14 @@ def test_names_are_looked_up_once_and_every_allowed_address_is_tried(monkeypatch
         assert names.asked == ["a.example"]
 
 
+def test_a_short_name_with_a_dot_is_asked_for_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = know(monkeypatch, db_="127.0.0.1", slow=True)
+    with origin(echo) as server, proxy("db\n") as (_, port), Client(port) as client:
+        client.send(connect(f"DB.:{server.port}"))
+        assert client.head().startswith("HTTP/1.1 200")
+        assert names.asked == ["db."]
+
+
 def test_only_addresses_that_were_judged_are_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, a_example="127.0.0.1 127.0.0.2")
     with origin(echo) as wrong, proxy("127.0.0.2\n") as (_, port), Client(port) as client:
@@ -120,12 +128,16 @@ def test_only_addresses_that_were_judged_are_dialled(monkeypatch: pytest.MonkeyP
         ("127.0.0.0/8", "127.1:{port}", 400, "unambiguous"),
         ("127.0.0.0/8", "127.0.0.1", 400, "port is missing"),
         ("a.example", "unknown.example:1", 403, "no rule allows it"),
-        ("127.0.0.0/8\n!unknown.example\n*", "unknown.example:1", 403, "line 2 (!unknown.example) denies it"),
-        ("127.0.0.0/8", "unknown.example:1", 403, "no rule allows it"),
+        ("!unknown.example\n127.0.0.0/8\n*", "unknown.example:1", 403, "line 1 (!unknown.example) denies it"),
+        ("127.0.0.0/8:1\n!unknown.example\n*", "unknown.example:2", 403, "line 2 (!unknown.example) denies"),
+        ("127.0.0.0/8\n!unknown.example\n*", "unknown.example:1", 502, "does not exist"),
+        ("127.0.0.0/8", "unknown.example:1", 502, "does not exist"),
+        ("127.0.0.0/8", "silent.example:1", 504, "name servers do not answer"),
         ("*", "unknown.example:1", 502, "does not exist"),
         ("*", "empty.example:1", 502, "no address"),
         ("*", "broken.example:1", 502, "name servers failed"),
         ("*", "silent.example:1", 504, "name servers do not answer"),
+        ("*", "busy.example:1", 503, "too many names are being looked up"),
     ],
 )
 def test_what_does_not_become_a_tunnel(
@@ -137,6 +149,7 @@ def test_what_does_not_become_a_tunnel(
         empty_example=Failure.NO_ADDRESS,
         broken_example=Failure.SERVER_FAILURE,
         silent_example=Failure.TIMEOUT,
+        busy_example=Failure.OVER_LIMIT,
     )
     with origin(echo) as server, proxy(rules) as (_, port), Client(port) as client:
         client.send(connect(target.format(port=server.port)) + "bytes for the origin")

@@ -139,6 +139,14 @@ def test_a_bad_chunk_at_once_reaches_no_origin_and_a_late_one_no_end(chunk: str)
         assert b"smuggled" not in server.received
 
 
+def test_a_bad_chunk_is_refused_before_its_line_ends() -> None:
+    with origin(Peer.read_to_the_end) as server, proxy() as (_, port), Client(port) as client:
+        client.send(
+            f"POST http://{server.authority}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\n"
+        )
+        assert client.head().startswith("HTTP/1.1 400")
+
+
 def test_a_client_that_leaves_in_its_body_does_not_complete_the_request() -> None:
     with origin(Peer.read_to_the_end) as server, proxy() as (_, port):
         with Client(port) as client:
@@ -240,6 +248,35 @@ def test_bytes_on_an_idle_upstream_are_never_an_answer() -> None:
             client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.answer()[1] == b"ok"
             assert server.peers[-1].ended.wait(10)
+        assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize("field", ["X: y", "Authorization: NTLM x"])
+def test_bytes_that_came_before_a_request_are_not_its_answer(field: str) -> None:
+    def impatient(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(OK)
+        go.wait(10)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        sent.set()
+        peer.read_to_the_end()
+
+    go, sent = threading.Event(), threading.Event()
+    with origin(impatient) as server, proxy() as (running, port), Client(port) as client:
+        text = f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n"
+        client.send(text)
+        assert client.answer()[1] == b"ok"
+
+        def at_one_time() -> None:
+            """Both come while the worker is busy, the request first."""
+            client.send(text)
+            time.sleep(0.05)
+            go.set()
+            sent.wait(10)
+            time.sleep(0.05)
+
+        running.call(at_one_time)
+        assert client.answer()[1] == b"ok"
         assert len(server.peers) == 2
 
 

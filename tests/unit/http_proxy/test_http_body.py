@@ -94,10 +94,30 @@ def test_bad_chunks_are_refused(sent: bytes) -> None:
         assert not body.done, sent
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [b"zzzz", b"4\n", b"4 ", b"4\rx", b"-", b"4;\x00", b"0" * 16, b"0\r\n folded", b"0\r\nA :", b"0\r\n:"],
+)
+def test_a_line_that_cannot_become_right_is_refused_before_its_end(sent: bytes) -> None:
+    with pytest.raises(MessageError):
+        fed(Chunked(framed=True), [sent])
+
+
 def test_a_line_without_end_is_not_held_for_ever() -> None:
     body = Chunked(framed=True)
     with pytest.raises(MessageError):
         fed(body, [b"5;"] + [b"x" * 100] * 100)
+
+
+def test_tiny_chunks_are_taken_in_turns() -> None:
+    body, data = Chunked(framed=True), b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
+    passed, rest = body.feed(data)
+    assert 0 < len(passed) < 1000
+    assert passed + rest == data
+    while not body.done:
+        more, rest = body.feed(rest)
+        passed += more
+    assert (passed, rest) == (data, b"")
 
 
 def test_counted_bodies_end_where_they_say() -> None:

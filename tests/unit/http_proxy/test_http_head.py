@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.head import Framing, HeadBuffer, parse_request, parse_response
+from egress_router.http_proxy.head import Framing, parse_request, parse_response
+from egress_router.http_proxy.heads import HeadBuffer
 from egress_router.http_proxy.target import absolute_target, connect_target, parse_authority
 
 MOST = 100

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import socket
 import time
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.site import Site
     from tests.unit.http_proxy.origin import Origin
 
 
@@ -56,13 +59,38 @@ def test_large_heads_are_refused() -> None:
         assert counted(running, "refused_total", reason="head_too_large") == 2
 
 
+def test_large_heads_of_answers_count_too() -> None:
+    many, large = b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20, b"HTTP/1.1 200 OK\r\nX: " + b"y" * 3000
+    with proxy(HEAD_BYTES="2048", HEAD_FIELDS="10") as (running, port):
+        for answer in (many, large):
+            with origin(answering(answer + b"\r\n")) as server, Client(port) as client:
+                client.send(get(server))
+                assert client.head().startswith("HTTP/1.1 502")
+        assert counted(running, "limit_hits_total", limit="head_bytes") == 1
+        assert counted(running, "limit_hits_total", limit="head_fields") == 1
+
+
+def test_empty_lines_before_a_request_are_overlooked_but_not_for_ever() -> None:
+    with origin(answering(OK)) as server, proxy() as (running, port):
+        with Client(port) as client:
+            client.send("\r\n\r\n" + get(server))
+            assert client.answer()[1] == b"ok"
+        with Client(port) as client:
+            for _ in range(9):
+                client.send("\r\n")
+                time.sleep(0.01)
+            assert client.head().startswith("HTTP/1.1 400")
+        assert counted(running, "refused_total", reason="malformed") == 1
+
+
 def test_slow_heads_are_refused_and_silent_clients_let_go() -> None:
     with proxy(HEAD_SECONDS="0.2") as (running, port):
         with Client(port) as client, Client(port) as silent:
             client.send("GET http://a.example/ HT")
             assert client.head().startswith("HTTP/1.1 408")
             assert silent.rest() == b""
-        assert counted(running, "limit_hits_total", limit="head_seconds") == 1
+        assert counted(running, "limit_hits_total", limit="head_seconds") == 2
+        assert counted(running, "limit_hits_total") == 2
 
 
 def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:
@@ -99,7 +127,7 @@ def test_interim_answers_do_not_put_the_answer_off() -> None:
         peer.read_until(b"\r\n\r\n")
         while True:
             peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     with origin(hint) as server, proxy(ANSWER_SECONDS="0.3") as (_, port), Client(port) as client:
         client.send(get(server))
@@ -108,16 +136,45 @@ def test_interim_answers_do_not_put_the_answer_off() -> None:
         assert head.startswith("HTTP/1.1 504")
 
 
+def test_interim_answers_are_not_passed_on_without_end() -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    for count, status in ((32, "200"), (33, "502")):
+        with origin(answering(interim * count + OK)) as server, proxy() as (_, port), Client(port) as client:
+            client.send(get(server))
+            while (head := client.head()).startswith("HTTP/1.1 103"):
+                pass
+            assert head[9:12] == status
+
+
+def test_an_answer_may_pause_longer_than_it_may_take_to_begin() -> None:
+    def pause(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 8\r\n\r\nhalf")
+        time.sleep(0.5)
+        peer.send(b"half")
+
+    with origin(pause) as server, proxy(ANSWER_SECONDS="0.1") as (running, port), Client(port) as client:
+        client.send(get(server))
+        assert client.answer()[1] == b"halfhalf"
+        assert counted(running, "limit_hits_total") == 0
+
+
 def test_an_answer_that_stops_half_way_is_cut() -> None:
     def stop(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
         peer.read_to_the_end()
 
-    with origin(stop) as server, proxy(ANSWER_SECONDS="0.2") as (_, port), Client(port) as client:
+    with origin(stop) as server, proxy(IDLE_SECONDS="0.2") as (running, port), Client(port) as client:
         client.send(get(server))
         with pytest.raises(ConnectionResetError):
             client.rest()
+        assert counted(running, "limit_hits_total", limit="idle_seconds") == 1
+
+
+def resets(client: Client) -> None:
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    client.sock.close()
 
 
 @contextlib.contextmanager
@@ -140,6 +197,35 @@ def test_silent_destinations_time_out() -> None:
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
 
 
+def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
+    records: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = know(monkeypatch)
+
+    async def resolve(*_: object) -> None:
+        await asyncio.sleep(10)
+
+    monkeypatch.setattr(names, "resolve", resolve)
+    with full_queue() as silent, proxy("127.0.0.0/8\na.example\n") as (running, port):
+        for authority in (f"127.0.0.1:{silent}", "a.example:443"):
+            before = time.monotonic()
+            with Client(port) as client:
+                client.send(f"CONNECT {authority} HTTP/1.1\r\nHost: x\r\n\r\n")
+                eventually(lambda: running.call(running.server.open_connections) == 1)
+                resets(client)
+            eventually(lambda: running.call(running.server.open_connections) == 0)
+            assert time.monotonic() < before + 2
+    assert [(each["event"], each["reason"]) for each in records[1::2]] == [("closed", "abandoned")] * 2
+    assert [each["failure"] for each in records[::2]] == ["abandoned"] * 2
+
+
+def test_a_client_that_ends_its_stream_while_a_connection_is_made_is_not_forgotten() -> None:
+    with full_queue() as silent, proxy(CONNECT_SECONDS="0.6") as (_, port), Client(port) as client:
+        client.send(f"CONNECT 127.0.0.1:{silent} HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.end()
+        assert client.head().startswith("HTTP/1.1 504")
+
+
 def test_connections_beyond_the_limits_are_told_so() -> None:
     with proxy(most=2) as (running, port), Client(port) as first, Client(port):
         eventually(lambda: running.call(running.server.open_connections) == 2)
@@ -157,25 +243,38 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
         assert counted(running, "limit_hits_total", limit="connections_per_client") == 1
 
 
-def test_clients_beyond_the_limits_in_masses_are_only_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(server_module, "_MOST_TURNED_AWAY", 1)
     with proxy(most=1) as (running, port), Client(port):
         eventually(lambda: running.call(running.server.open_connections) == 1)
         with Client(port) as second, Client(port) as third:
-            assert second.head().startswith("HTTP/1.1 503")
-            assert third.rest() == b""
+            for client in (second, third):
+                assert client.head().startswith("HTTP/1.1 503")
+        assert counted(running, "refused_total", reason="connections") == 2
 
 
 def test_last_words_arrive_while_the_client_goes_on_sending() -> None:
     with proxy("a.example\n") as (running, port):
-        head = "POST http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n"
-        with Client(port) as client:
-            client.send(head + "x" * 400_000)
-            client.send("x" * 400_000)
-            assert client.head().startswith("HTTP/1.1 403")
-        with Client(port) as endless, pytest.raises(OSError, match=r"reset|[Bb]roken"):
-            endless.send(head + "x" * 30_000_000)
+        for size in (800_000, 30_000_000):
+            with Client(port) as client:
+                client.send(f"POST http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n")
+                for _ in range(10):
+                    client.send("x" * (size // 10))
+                assert client.head().startswith("HTTP/1.1 403")
         eventually(lambda: running.call(running.server.open_connections) == 0)
+
+
+def test_who_goes_on_sending_for_too_long_is_cut() -> None:
+    with proxy("a.example\n", LINGER_SECONDS="0.3") as (running, port), Client(port) as client:
+        client.send("POST http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                client.send("x")
+                time.sleep(0.02)
+        assert counted(running, "limit_hits_total", limit="linger_seconds") == 1
+        assert running.call(running.server.open_connections) == 0
 
 
 def test_last_words_wait_for_a_slow_reader() -> None:
@@ -188,9 +287,9 @@ def test_last_words_wait_for_a_slow_reader() -> None:
         while True:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
-    Farewell(
-        Wire(ours, poller, nothing, readable=False), deadlines, b"words", lambda: closed.set_result(None)
-    )
+    site = cast("Site", SimpleNamespace(deadlines=deadlines))
+    wire = Wire(ours, poller, nothing, readable=False)
+    Farewell(site, wire, b"words", 30.0, lambda: closed.set_result(None))
 
     def read() -> bytes:
         data = b""
@@ -344,8 +443,14 @@ def test_one_record_for_the_decision_and_one_for_the_end(
         with Client(port) as client:
             client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
             client.rest()
-        eventually(lambda: len(records) == 5)
-    decision, end, denied, refused, unknown = records
+        eventually(lambda: len(records) == 8)
+    assert [each["event"] for each in records] == ["request", "closed"] * 4
+    decision, end, denied, denied_end, refused, refused_end, unknown, unknown_end = records
+    for closed, status, reason in (
+        (denied_end, 403, "no_rule"), (refused_end, 400, "malformed"), (unknown_end, 502, "no_such_name"),
+    ):  # fmt: skip
+        assert {"status": status, "sent": 0, "received": 0, "reason": reason}.items() <= closed.items()
+    assert {"method": "CONNECT", "host": "192.0.2.1", "port": 443}.items() <= denied_end.items()
     assert {"verdict": "undecided", "reason": None, "failure": "no_such_name"}.items() <= unknown.items()
     assert decision["event"] == denied["event"] == refused["event"] == "request"
     expected = {"client": "127.0.0.1", "method": "GET", "host": "127.0.0.1", "port": server.port}
@@ -361,6 +466,30 @@ def test_one_record_for_the_decision_and_one_for_the_end(
     assert {**expected, "status": 200, "sent": 0, "received": 2}.items() <= end.items()
     assert {"verdict": "denied", "rule": None, "reason": "no_rule", "address": None}.items() <= denied.items()
     assert {"verdict": "refused", "reason": "malformed"}.items() <= refused.items()
+
+
+def test_a_request_that_fails_or_is_repeated_has_two_records_as_well(
+    records: list[dict[str, object]],
+) -> None:
+    def once(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        peer.send(OK)
+        peer.read_until(b"\r\n\r\n")
+
+    with origin(once) as server, origin(answering(b"nonsense\r\n\r\n")) as wrong, proxy() as (_, port):
+        with Client(port) as client:
+            for _ in range(2):
+                client.send(get(server))
+                client.answer()
+            client.send(get(wrong))
+            client.rest()
+        with Client(port) as client:
+            client.send(get(server, "Transfer-Encoding: chunked").replace("GET", "POST") + "x")
+            client.rest()
+        eventually(lambda: len(records) == 8)
+    assert [each["event"] for each in records] == ["request", "closed"] * 4
+    assert [each["status"] for each in records[1::2]] == [200, 200, 502, 400]
+    assert [each["reason"] for each in records[1::2]] == ["finished", "finished", "bad_answer", "bad_request"]
 
 
 def test_own_addresses(tmp_path: Path) -> None:
@@ -384,6 +513,13 @@ def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now, added = time.monotonic(), frozenset({ip_address("192.0.2.9")})
     monkeypatch.setattr(own, "own_addresses", lambda: added)
     monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    assert places.current() == Own(added, before.ports)
+
+    def fail() -> frozenset[IPAddress]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(own, "own_addresses", fail)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 120)
     assert places.current() == Own(added, before.ports)
 
 

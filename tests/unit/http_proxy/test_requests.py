@@ -150,6 +150,24 @@ def test_head_204_and_304_have_no_body() -> None:
         assert len(server.peers) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HEAD https://a.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "HEAD http://a.example/ HTTP/1.1\r\nHost: x\r\nExpect: y\r\n\r\n",
+        "HEAD http://192.0.2.1/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "HEAD http://a.example/ HTTP/1.1\r\nHost",
+        "HEAD http://a.example/" + 3000 * "x",
+        "HEAD http://a.example/ HTTP/1.1\r\nHost: x\r\nX: " + "y" * 3000 + "\r\n\r\n",
+    ],
+)
+def test_what_the_proxy_itself_answers_to_head_has_no_body(text: str) -> None:
+    with proxy(HEAD_SECONDS="0.2", HEAD_BYTES="2048") as (_, port), Client(port) as client:
+        client.send(text)
+        assert client.head()[9:12] in {"400", "403", "408", "417", "431"}
+        assert client.rest() == b""
+
+
 def test_expect_continue_passes_both_ways() -> None:
     def patient(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
@@ -179,6 +197,72 @@ def test_an_early_final_answer_ends_the_connection_but_arrives() -> None:
         client.send("x" * 100)
         client.end()
         assert client.rest() == b""
+
+
+EARLY = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
+
+
+def early(peer: Peer) -> None:
+    """Answers the head of a request, reads its body to the end, and then serves another one."""
+    length = re.search(rb"Content-Length: (\d+)", peer.read_until(b"\r\n\r\n"))
+    peer.send(EARLY)
+    while len(peer.received.partition(b"\r\n\r\n")[2]) < int(length[1]) if length else False:
+        if not peer.read():
+            return
+    answering(OK)(peer)
+
+
+def test_an_early_answer_does_not_cut_the_upload_that_it_answers() -> None:
+    size = 3_000_000
+    with origin(early) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, "/", f"Content-Length: {size}", method="PUT"))
+        assert client.answer()[1] == b"ok"
+        client.send("x" * size)
+        eventually(lambda: server.received.endswith(b"\r\n\r\n" + b"x" * size))
+        client.send(get(server))
+        assert client.answer()[1] == b"ok"
+        assert len(server.peers) == 1
+
+
+def test_a_client_that_has_its_answer_may_leave_before_its_upload_is_complete() -> None:
+    with origin(early) as server, proxy() as (running, port), Client(port) as client:
+        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
+        assert client.answer()[1] == b"ok"
+        client.end()
+        assert client.rest() == b""
+        assert server.peers[0].ended.wait(10)
+        eventually(lambda: running.call(running.server.open_connections) == 0)
+
+
+def test_an_upload_that_is_answered_and_does_not_go_on_ends() -> None:
+    with origin(early) as server, proxy(ANSWER_SECONDS="0.2") as (running, port), Client(port) as client:
+        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
+        assert client.answer()[1] == b"ok"
+        assert client.rest() == b""
+        assert counted(running, "limit_hits_total", limit="answer_seconds") == 1
+
+
+def test_an_upload_that_is_answered_ends_when_the_origin_does() -> None:
+    with origin(closing(EARLY)) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
+        assert client.answer()[1] == b"ok"
+        assert client.rest() == b""
+
+
+def test_bodies_in_tiny_chunks_go_through_whole() -> None:
+    body = b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
+    with origin(echo_body) as server, proxy() as (_, port), Client(port) as client:
+        client.send(get(server, "/", "Transfer-Encoding: chunked", method="POST").encode() + body)
+        assert client.answer()[1] == body
+    with origin(answering(CHUNKED + body, CHUNKED + body)) as server, proxy() as (_, port):
+        with Client(port) as client:
+            client.send(get(server))
+            client.head()
+            assert client.take(len(body)) == body
+        with Client(port) as client:
+            client.send(get(server, version="1.0"))
+            client.head()
+            assert client.rest() == b"x" * 60_000
 
 
 def test_a_websocket_becomes_a_tunnel() -> None:

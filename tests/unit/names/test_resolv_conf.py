@@ -73,14 +73,19 @@ def test_options_are_capped_and_nonsense_is_ignored(
     ("name", "candidates"),
     [
         ("db", ["db.shop.svc.cluster.local", "db.svc.cluster.local", "db.cluster.local", "db"]),
-        ("a.b.c.d.e", ["a.b.c.d.e.shop.svc.cluster.local", "a.b.c.d.e.svc.cluster.local", "a.b.c.d.e.cluster.local", "a.b.c.d.e"]),
-        ("a.b.c.d.e.f", ["a.b.c.d.e.f", "a.b.c.d.e.f.shop.svc.cluster.local", "a.b.c.d.e.f.svc.cluster.local", "a.b.c.d.e.f.cluster.local"]),
+        ("www.example", ["www.example"]),
+        ("a.b.c.d.e.f", ["a.b.c.d.e.f"]),
+        ("db.", ["db"]),
     ],
 )  # fmt: skip
-def test_ndots_decides_whether_the_search_list_comes_first(name: str, candidates: list[str]) -> None:
+def test_the_search_list_is_for_names_without_a_dot(name: str, candidates: list[str]) -> None:
     assert list(conf(KUBERNETES).candidates(name)) == candidates
 
 
+def test_without_ndots_the_search_list_comes_last() -> None:
+    assert list(conf("search example\noptions ndots:0").candidates("db")) == ["db", "db.example"]
+
+
 def test_a_candidate_that_would_be_too_long_is_left_out() -> None:
-    longest = ".".join(["a" * 49] * 5)
-    assert list(conf("search example\nsearch x.example").candidates(longest)) == [longest]
+    suffix = ".".join(["a" * 49] * 5)
+    assert list(conf(f"search {suffix} x.example").candidates("abcd")) == ["abcd.x.example", "abcd"]
