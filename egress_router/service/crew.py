@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.metrics import Snapshot, added, lasting
+from egress_router.service import process
 from egress_router.service.control import (
     MOST_DESCRIPTORS,
     Channel,
@@ -28,6 +27,7 @@ from egress_router.service.control import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable, Mapping
 
     from egress_router.metrics import Registry
@@ -78,7 +78,7 @@ class Crew:
         """Start every worker with these rules."""
         self._serve = Serve(rules, ports)
         for place in self._places:
-            self._spawn(place)
+            self._fill(place)
 
     def serve(self, rules: object, ports: frozenset[int], new_ports: frozenset[int]) -> None:
         """Hand other rules, and the sockets of new ports, to every worker."""
@@ -155,18 +155,34 @@ class Crew:
             for place in self._places
         ]
 
-    def _spawn(self, place: Place) -> None:
-        if self._ending:
+    def _fill(self, place: Place) -> None:
+        """Start a worker in this place, and where none can be started, later."""
+        if self._ending or place.pid:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        theirs.set_inheritable(True)
-        # The command line of this process once more: the same program, interpreter options and mode.
-        command = [sys.executable, *sys.orig_argv[1:], "--worker", str(theirs.fileno())]
-        place.pid = os.posix_spawn(sys.executable, command, os.environ)
-        theirs.close()
+        try:
+            self._spawn(place)
+        except OSError as error:
+            # Of processes, memory or descriptors there may be enough again in a moment.
+            seconds = self._fill_later(place)
+            _log.warning(
+                "worker cannot be started",
+                worker=place.index,
+                reason=error.strerror,
+                restart_seconds=seconds,
+            )
+
+    def _fill_later(self, place: Place) -> float:
+        """Start a worker in this place after a time that grows with each start in vain; return it."""
+        seconds = place.delay
+        place.delay = min(seconds * 2, _LONGEST_DELAY)
+        self._loop.call_later(seconds, self._fill, place)
+        return seconds
+
+    def _spawn(self, place: Place) -> None:
+        place.pid, sock = process.start()
         place.started = place.heard = time.monotonic()
         place.channel = Channel(
-            self._loop, ours, lambda message, _: self._received(place, message), lambda: self._lost(place)
+            self._loop, sock, lambda message, _: self._received(place, message), lambda: self._lost(place)
         )
         self._hand_over(place, self._serve.ports)
 
@@ -231,9 +247,10 @@ class Crew:
         if time.monotonic() - place.started >= _SETTLED_SECONDS:
             place.delay = _FIRST_DELAY
         self._restarts.value += 1
-        _log.error("worker died", worker=place.index, pid=pid, restart_seconds=place.delay, **_ending(code))
-        self._loop.call_later(place.delay, self._spawn, place)
-        place.delay = min(place.delay * 2, _LONGEST_DELAY)
+        seconds = self._fill_later(place)
+        _log.error(
+            "worker died", worker=place.index, pid=pid, restart_seconds=seconds, **process.ending(code)
+        )
 
     async def _gone_within(self, seconds: float) -> bool:
         try:
@@ -249,8 +266,3 @@ def _send(place: Place, message: ToWorker, sockets: Mapping[int, socket.socket] 
         return
     ports = message.ports if isinstance(message, Listeners) else ()
     place.channel.send(message, [sockets[port] for port in ports] if sockets else ())
-
-
-def _ending(code: int) -> dict[str, str | int]:
-    """Say how a process ended, from its exit code (negative: the signal that ended it)."""
-    return {"exit_status": code} if code >= 0 else {"signal": signal.Signals(-code).name}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.unit.service.routers import PATIENCE, Router, free_port, router, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
@@ -78,6 +84,29 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Pa
             until(running.workers, "a replacement")
         delays = [part.split()[0] for part in running.said().split("restart_seconds=")[1:]]
         assert delays == ["0.1", "0.2", "0.4"]
+
+
+def test_a_worker_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        (worker,) = running.workers()
+        with no_free_descriptor(running.process.pid):
+            os.kill(worker, signal.SIGKILL)
+            until(lambda: running.said().count("worker cannot be started") >= 2, "two starts in vain")
+        until(lambda: len(running.workers()) == 1, "a replacement")
+        assert 'worker=0 reason="Too many open files" restart_seconds=0.2' in running.said()
+        with running.connect() as client:
+            assert client.echo("served") == "served"
+
+
+@contextlib.contextmanager
+def no_free_descriptor(pid: int) -> Iterator[None]:
+    """Let a process open nothing; what it has open stays."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
 def test_sigterm_lets_what_is_open_finish_and_accepts_no_more(tmp_path: Path) -> None:
