@@ -28,4 +28,9 @@ def start() -> tuple[int, socket.socket]:
 
 def ending(code: int) -> dict[str, str | int]:
     """Say how a process ended, from its exit code (negative: the signal that ended it)."""
-    return {"exit_status": code} if code >= 0 else {"signal": signal.Signals(-code).name}
+    if code >= 0:
+        return {"exit_status": code}
+    try:
+        return {"signal": signal.Signals(-code).name}
+    except ValueError:  # a real-time signal: Python names only the first and the last one
+        return {"signal": -code}

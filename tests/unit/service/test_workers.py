@@ -109,6 +109,15 @@ def no_free_descriptor(pid: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
+def test_a_worker_that_a_nameless_signal_ended_is_replaced(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        (worker,) = running.workers()
+        os.kill(worker, signal.SIGRTMIN + 6)
+        until(lambda: running.metric("worker_restarts_total") == 1, "a restart")
+        until(lambda: len(running.workers()) == 1, "a replacement")
+        assert f"signal={signal.SIGRTMIN + 6}" in running.said()
+
+
 def test_sigterm_lets_what_is_open_finish_and_accepts_no_more(tmp_path: Path) -> None:
     with router(tmp_path, EGRESS_WORKERS="2") as running, running.connect() as client:
         running.process.terminate()
