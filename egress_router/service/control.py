@@ -14,6 +14,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from egress_router import log
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _HEAD = struct.Struct("!IH")
 _CHUNK = 262_144
 MOST_DESCRIPTORS = 250  # in one message; the kernel's own bound is SCM_MAX_FD, 253
+_log = log.get("service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Channel:
     """One end of the control socket, driven by the event loop; owns the socket.
 
     `on_message` gets each message with the sockets that came with it; `on_end` is called once when the
-    other end is gone, not after `close`.
+    other end is gone, or this one could not take everything that came; not after `close`.
     """
 
     def __init__(
@@ -156,15 +159,19 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, _CHUNK, MOST_DESCRIPTORS)
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, _CHUNK, MOST_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:
-            data, descriptors = b"", []
+            data, descriptors, flags = b"", [], 0
+        self._descriptors.extend(descriptors)
+        if flags & socket.MSG_CTRUNC:
+            # The kernel has closed those for which this process had no number left (unix(7)).
+            _log.error("sockets were lost on their way here: raise the limit of open files")
+            data = b""
         if not data:
             self._end()
             return
-        self._descriptors.extend(descriptors)
         self._incoming += data
         while self._open and self._take_one():
             pass

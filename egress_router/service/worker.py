@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router import log
+from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.relay.loop import PollerLoop
 from egress_router.service import limits, output, usage
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 Rules = TypeVar("Rules")
 _REPORT_SECONDS = 1.0
 _DRAIN_POLL_SECONDS = 0.05
+_REMEDY = "raise the limit of open files"
 _log = log.get("service")
 
 
@@ -118,6 +120,9 @@ class Worker(Generic[Rules]):
 
     def _serve(self, rules: Rules, ports: frozenset[int]) -> None:
         self._sockets = {port: each for port, each in self._sockets.items() if port in ports}
+        if missing := ports - self._sockets.keys():
+            # To go on would be to leave this worker's share of the clients without an answer.
+            raise RefusedError(f"no socket came for {len(missing)} of {len(ports)} ports", _REMEDY)
         if self._server is None:
             self._server = self._built(rules, len(ports))
             self._server.listen(self._sockets)

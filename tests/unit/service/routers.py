@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -45,6 +46,18 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < limit, f"waited in vain for: {what}"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def no_free_descriptor(pid: int) -> Iterator[None]:
+    """Let a process open nothing; what it has open stays."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.service import reload
 from egress_router.service.reload import Signature, signature
-from tests.unit.service.routers import PATIENCE, Router, free_port, router, until
+from tests.unit.service.routers import PATIENCE, Router, free_port, no_free_descriptor, router, until
 
 if TYPE_CHECKING:
     import pytest
@@ -152,6 +152,20 @@ def test_a_worker_that_cannot_put_rules_in_force_is_replaced_by_one_that_has_the
         assert word(running) == "breaks"
         assert "ZeroDivisionError: rules that break" in running.said()
         assert "exit_status=1" in running.said()
+
+
+def test_a_worker_without_room_for_new_sockets_is_replaced_by_one_that_has_them(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        (worker,) = running.workers()
+        more = free_port()
+        running.rules.write_text(f"{running.port} two\n{more} more\n")
+        with no_free_descriptor(worker):
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda: running.metric("worker_restarts_total") == 1, "the worker replaced")
+        until(lambda: len(running.workers()) == 1, "a replacement")
+        assert word(running) == "two"
+        assert word(running, more) == "more"
+        assert "sockets were lost on their way here: raise the limit of open files" in running.said()
 
 
 def test_a_storm_of_reloads_under_load_loses_no_connection(tmp_path: Path) -> None:

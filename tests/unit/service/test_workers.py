@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.service.routers import PATIENCE, Router, free_port, router, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from egress_router.service.control import Channel, Serve
+from tests.unit.service.routers import (
+    PATIENCE,
+    PROGRAM,
+    ROOT,
+    Router,
+    free_port,
+    no_free_descriptor,
+    router,
+    until,
+)
 
 
 def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
@@ -98,15 +104,24 @@ def test_a_worker_that_could_not_be_started_is_tried_again(tmp_path: Path) -> No
             assert client.echo("served") == "served"
 
 
-@contextlib.contextmanager
-def no_free_descriptor(pid: int) -> Iterator[None]:
-    """Let a process open nothing; what it has open stays."""
-    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+def test_a_worker_without_the_sockets_of_its_rules_ends_and_says_so() -> None:
+    loop = asyncio.new_event_loop()
+    ours, theirs = socket.socketpair()
+    channel = Channel(loop, ours, lambda *_: None, lambda: None)
+    channel.send(Serve(None, frozenset({80, 81})))
+    with theirs:
+        ended = subprocess.run(
+            [sys.executable, PROGRAM, "--worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={"PYTHONPATH": str(ROOT), "ECHO_RULES": "80 unused"},
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    channel.close()
+    loop.close()
+    assert ended.stderr == b"no socket came for 2 of 2 ports: raise the limit of open files\n"
+    assert ended.returncode == 3
 
 
 def test_a_worker_that_a_nameless_signal_ended_is_replaced(tmp_path: Path) -> None:
