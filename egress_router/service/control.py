@@ -106,7 +106,7 @@ class Channel:
         self._on_end = on_end
         self._incoming = bytearray()
         self._descriptors: deque[int] = deque()
-        self._outgoing: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._outgoing: deque[tuple[memoryview, list[int]]] = deque()
         self._open = True
         sock.setblocking(False)
         loop.add_reader(sock, self._readable)
@@ -117,14 +117,21 @@ class Channel:
         return not self._outgoing
 
     def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
-        """Send a message, and the sockets with it; they stay the caller's, who may close them at once."""
+        """Send a message, and the sockets with it; they stay the caller's, who may close them at once.
+
+        Raises:
+            OSError: the message has to wait, and no descriptor is free for the copies that it needs then.
+        """
         if not self._open:
             return
         body = pickle.dumps(message, protocol=5)
         frame = memoryview(_HEAD.pack(len(body), len(sockets)) + body)
-        self._outgoing.append((frame, tuple(os.dup(each.fileno()) for each in sockets)))
-        if len(self._outgoing) == 1:
-            self._flush()
+        descriptors = [each.fileno() for each in sockets]
+        if not self._outgoing and (sent := self._write(frame, descriptors)):
+            frame, descriptors = frame[sent:], []
+        if frame and self._open:
+            self._outgoing.append((frame, _copies(descriptors)))
+            self._loop.add_writer(self._sock, self._flush)
 
     def close(self) -> None:
         """Close the socket and everything that is under way."""
@@ -141,21 +148,26 @@ class Channel:
 
     def _flush(self) -> None:
         while self._outgoing:
-            frame, descriptors = self._outgoing[0]
-            try:
-                sent = socket.send_fds(self._sock, [frame], list(descriptors))
-            except BlockingIOError:
-                self._loop.add_writer(self._sock, self._flush)
+            frame, copies = self._outgoing[0]
+            sent = self._write(frame, copies)
+            if not sent:
                 return
-            except OSError:
-                self._end()
-                return
-            _close_all(descriptors)
+            _close_all(copies)
             if sent == len(frame):
                 self._outgoing.popleft()
             else:
-                self._outgoing[0] = (frame[sent:], ())
+                self._outgoing[0] = (frame[sent:], [])
         self._loop.remove_writer(self._sock)
+
+    def _write(self, frame: memoryview, descriptors: list[int]) -> int:
+        """Send what can be sent at once; the descriptors go with the first byte."""
+        try:
+            return socket.send_fds(self._sock, [frame], descriptors)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._end()
+            return 0
 
     def _readable(self) -> None:
         try:
@@ -192,6 +204,17 @@ class Channel:
     def _end(self) -> None:
         self.close()
         self._on_end()
+
+
+def _copies(descriptors: Sequence[int]) -> list[int]:
+    made: list[int] = []
+    try:
+        for each in descriptors:
+            made.append(os.dup(each))  # noqa: PERF401 (what was made before a failure must be closed)
+    except OSError:
+        _close_all(made)
+        raise
+    return made
 
 
 def _close_all(descriptors: Sequence[int] | deque[int]) -> None:

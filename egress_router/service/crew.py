@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egress_router import log
+from egress_router.errors import RefusedError
 from egress_router.metrics import Snapshot, added, lasting
 from egress_router.service import process
 from egress_router.service.control import (
@@ -40,6 +41,7 @@ _SETTLED_SECONDS = 60.0  # a worker that lived so long did not die of its start
 _SILENT_SECONDS = 30.0  # a report comes each second
 _STATUS_SECONDS = 2.0
 _CLOSE_SECONDS = 2.0
+_REMEDY = "raise the limits of open files, processes and memory, or lower EGRESS_WORKERS"
 _log = log.get("service")
 
 
@@ -75,10 +77,18 @@ class Crew:
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     def start(self, rules: object, ports: frozenset[int]) -> None:
-        """Start every worker with these rules."""
+        """Start every worker with these rules.
+
+        Raises:
+            RefusedError: there are not enough processes, memory or descriptors.
+        """
         self._serve = Serve(rules, ports)
         for place in self._places:
-            self._fill(place)
+            try:
+                self._spawn(place)
+            except OSError as error:
+                what = f"cannot start worker {place.index} ({error.strerror})"
+                raise RefusedError(what, _REMEDY) from None
 
     def serve(self, rules: object, ports: frozenset[int], new_ports: frozenset[int]) -> None:
         """Hand other rules, and the sockets of new ports, to every worker."""
@@ -190,10 +200,18 @@ class Crew:
         """Give a worker the sockets of new ports, in portions that the kernel takes, then the rules."""
         sockets = self._listening.of_worker(place.index)
         ports = sorted(new_ports)
-        for start in range(0, len(ports), MOST_DESCRIPTORS):
-            portion = tuple(ports[start : start + MOST_DESCRIPTORS])
-            _send(place, Listeners(portion), sockets)
-        _send(place, self._serve)
+        try:
+            for start in range(0, len(ports), MOST_DESCRIPTORS):
+                portion = tuple(ports[start : start + MOST_DESCRIPTORS])
+                _send(place, Listeners(portion), sockets)
+        except OSError as error:
+            # It is behind and cannot be given the sockets; it must not stay behind with other rules.
+            _log.error(
+                "worker does not take its sockets and is ended", worker=place.index, reason=error.strerror
+            )
+            os.kill(place.pid, signal.SIGKILL)
+        else:
+            _send(place, self._serve)
 
     def _tell(self, message: ToWorker) -> None:
         for place in self._places:

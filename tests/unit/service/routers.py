@@ -49,15 +49,20 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 @contextlib.contextmanager
-def no_free_descriptor(pid: int) -> Iterator[None]:
-    """Let a process open nothing; what it has open stays."""
-    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+def descriptors_below(limit: int, pid: int) -> Iterator[None]:
+    """Let a process open nothing with a number from `limit` on; what it has open stays."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def lowest_free_descriptor(pid: int) -> int:
+    used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    return next(number for number in itertools.count() if number not in used)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from egress_router.service.control import (
     StatusWanted,
 )
 from tests.serving import LOOPS
-from tests.unit.service.routers import PATIENCE
+from tests.unit.service.routers import PATIENCE, descriptors_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,6 +85,22 @@ def test_descriptors_come_with_their_message_even_when_the_way_was_blocked(ends:
         server.close()  # the channel holds what it still has to send
     right.wait(lambda: len(right.messages) == 3)
     assert tuple(sock.getsockname()[1] for sock in right.sockets) == ports
+
+
+def test_without_a_free_descriptor_a_message_goes_at_once_or_not_at_all(ends: tuple[End, End]) -> None:
+    left, right = ends
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with descriptors_below(3, os.getpid()):
+            left.channel.send(Listeners((1,)), [server])
+        right.wait(lambda: len(right.messages) == 1)
+        left.channel.send(Serve("x" * 1_000_000, frozenset()))
+        os.close(free := os.dup(0))
+        with descriptors_below(free + 1, os.getpid()), pytest.raises(OSError, match="Too many open files"):
+            left.channel.send(Listeners((2, 3)), [server, server])
+        left.channel.send(Close())
+        right.wait(lambda: len(right.messages) == 3)
+    assert right.messages[2] == Close()
+    assert len(right.sockets) == 1
 
 
 def test_the_end_of_the_other_side_is_told_once(ends: tuple[End, End]) -> None:

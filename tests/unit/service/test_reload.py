@@ -6,12 +6,21 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router.service import reload
 from egress_router.service.reload import Signature, signature
-from tests.unit.service.routers import PATIENCE, Router, free_port, no_free_descriptor, router, until
+from tests.unit.service.routers import (
+    PATIENCE,
+    Router,
+    descriptors_below,
+    free_port,
+    lowest_free_descriptor,
+    router,
+    until,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -159,13 +168,32 @@ def test_a_worker_without_room_for_new_sockets_is_replaced_by_one_that_has_them(
         (worker,) = running.workers()
         more = free_port()
         running.rules.write_text(f"{running.port} two\n{more} more\n")
-        with no_free_descriptor(worker):
+        with descriptors_below(3, worker):
             running.process.send_signal(signal.SIGHUP)
             until(lambda: running.metric("worker_restarts_total") == 1, "the worker replaced")
         until(lambda: len(running.workers()) == 1, "a replacement")
         assert word(running) == "two"
         assert word(running, more) == "more"
         assert "sockets were lost on their way here: raise the limit of open files" in running.said()
+
+
+def test_without_a_free_descriptor_a_new_port_is_refused_and_the_old_rules_stay(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        pid, more = running.process.pid, free_port()
+        time.sleep(0.3)  # what the question for readiness had opened is closed
+        running.rules.write_text(f"{running.port} two\n{more} more\n")
+        with descriptors_below(lowest_free_descriptor(pid) + 1, pid), running.connect() as old:
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda: "changed rules are in force" in running.said(), "one descriptor to be enough")
+            assert old.echo("untouched") == "untouched"
+        assert word(running, more) == "more"
+        third = free_port()
+        running.rules.write_text(f"{running.port} three\n{third} third\n{free_port()} fourth\n")
+        with descriptors_below(lowest_free_descriptor(pid) + 1, pid):
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda: "Too many open files" in running.said(), "the refusal")
+        assert (word(running), word(running, more)) == ("two", "more")
+        assert running.refuses(third)
 
 
 def test_a_storm_of_reloads_under_load_loses_no_connection(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from tests.unit.service.routers import (
     PROGRAM,
     ROOT,
     Router,
+    descriptors_below,
     free_port,
-    no_free_descriptor,
     router,
     until,
 )
@@ -95,7 +95,7 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Pa
 def test_a_worker_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:
     with router(tmp_path) as running:
         (worker,) = running.workers()
-        with no_free_descriptor(running.process.pid):
+        with descriptors_below(3, running.process.pid):
             os.kill(worker, signal.SIGKILL)
             until(lambda: running.said().count("worker cannot be started") >= 2, "two starts in vain")
         until(lambda: len(running.workers()) == 1, "a replacement")
@@ -245,6 +245,28 @@ def test_a_port_that_needs_a_privilege_names_it(tmp_path: Path) -> None:
     assert starting.wait() == 3
     assert "cannot listen on port 80 (Permission denied): ports below 1024" in starting.said()
     assert "net.ipv4.ip_unprivileged_port_start" in starting.said()
+
+
+def test_too_few_descriptors_at_the_start_are_one_line_that_says_what_to_raise(tmp_path: Path) -> None:
+    (tmp_path / "rules").write_text(f"{free_port()} one\n")
+    failures: list[str] = []
+    for most in range(8, 40):
+        code, said = started_with(most, tmp_path)
+        if code == 0:
+            break
+        assert code == 3, said
+        failures += said.splitlines()
+    assert len(failures) == most - 8, failures
+    assert all("Too many open files): raise the limit" in each for each in failures)
+    assert any(each.startswith("cannot start worker 0") for each in failures)
+
+
+def started_with(descriptors: int, folder: Path) -> tuple[int, str]:
+    starting = Router(folder / "rules", 0, folder / f"errors{descriptors}")
+    starting.start({}, ["prlimit", f"--nofile={descriptors}:{descriptors}"])
+    until(lambda: starting.process.poll() is not None or "worker serves" in starting.said(), "a start")
+    starting.process.terminate()
+    return starting.wait(), starting.said()
 
 
 def test_the_limit_of_open_files_is_raised_and_bounds_the_connections(tmp_path: Path) -> None:
