@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 
+from egress_router.service import signals
+
 
 def start() -> tuple[int, socket.socket]:
     """Start a worker; return its process id and this end of its control socket.
@@ -20,7 +22,7 @@ def start() -> tuple[int, socket.socket]:
         # The command line of this process once more: the same program, interpreter options and mode.
         command = [sys.executable, *sys.orig_argv[1:], "--worker", str(theirs.fileno())]
         try:
-            return os.posix_spawn(sys.executable, command, os.environ), ours
+            return os.posix_spawn(sys.executable, command, os.environ, setsigmask=signals.HELD), ours
         except OSError:
             ours.close()
             raise

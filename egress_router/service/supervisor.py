@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from egress_router import log
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
-from egress_router.service import limits, output, usage
+from egress_router.service import limits, output, signals, usage
 from egress_router.service.crew import Crew
 from egress_router.service.duties import attend
 from egress_router.service.merge import merged
@@ -130,6 +130,7 @@ class Supervisor(Generic[Rules]):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end_asked, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signals.release()
 
     def _end_asked(self, number: int) -> None:
         name = signal.Signals(number).name

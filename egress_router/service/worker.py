@@ -12,7 +12,7 @@ from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.relay.loop import PollerLoop
-from egress_router.service import limits, output, usage
+from egress_router.service import limits, output, signals, usage
 from egress_router.service.admission import Admission
 from egress_router.service.control import (
     Channel,
@@ -45,8 +45,9 @@ _log = log.get("service")
 def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
     """Serve until the supervisor, at the other end of `descriptor`, says to end or is gone."""
     # A terminal signals the whole group; what happens on Ctrl-C is the supervisor's decision.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in signals.HELD:
         signal.signal(number, signal.SIG_IGN)
+    signals.release()
     registry = Registry()
     output.start(settings.runtime, registry)
     usage.register(registry)
