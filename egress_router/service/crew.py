@@ -97,6 +97,12 @@ class Crew:
             if place.channel is not None:
                 self._hand_over(place, new_ports)
 
+    def complete(self) -> None:
+        """Start at once the workers that wait for their time to start."""
+        self._reap()
+        for place in self._places:
+            self._fill(place)
+
     async def end(self, seconds: float) -> None:
         """Let the workers finish what is open, for so long at most, then close it."""
         self._ending = True

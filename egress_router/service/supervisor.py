@@ -143,6 +143,8 @@ class Supervisor(Generic[Rules]):
 
     async def _end(self) -> None:
         self._ended.set()
+        # An accept queue without a worker has one that empties it before the end.
+        self._crew.complete()
         # Close here first: what comes in until a worker empties its accept queue is still served, and no
         # queue is left that nobody would empty.
         self._listening.close()

@@ -158,6 +158,21 @@ def test_connections_in_the_accept_queue_are_served_at_the_end(tmp_path: Path) -
         assert running.wait() == 0
 
 
+def test_the_accept_queue_of_a_worker_that_is_being_replaced_is_served_at_the_end(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        for delay in ("0.1", "0.2", "0.4", "0.8"):
+            os.kill(running.workers()[0], signal.SIGKILL)
+            until(lambda delay=delay: f"restart_seconds={delay}" in running.said(), "a death")  # type: ignore[misc]
+            if delay != "0.8":
+                until(running.workers, "a replacement")
+        waiting = [socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) for _ in range(5)]
+        running.process.terminate()
+        for sock in waiting:
+            assert sock.recv(100).endswith(b" one\n")
+            sock.close()
+        assert running.wait() == 0
+
+
 def test_what_does_not_finish_in_time_is_cut(tmp_path: Path) -> None:
     with router(tmp_path, EGRESS_DRAIN_SECONDS="0.3") as running, running.connect() as client:
         running.process.terminate()
