@@ -30,6 +30,14 @@ _log = log.get("service")
 
 
 @dataclass(frozen=True, slots=True)
+class Seated:
+    """To a worker: its place among so many workers; the memory of `Seats` comes with this message."""
+
+    place: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Listeners:
     """To a worker: the sockets that come with this message listen on these ports, in this order."""
 
@@ -81,7 +89,7 @@ class StatusReport:
     status: dict[str, Json]
 
 
-ToWorker = Listeners | Serve | Drain | Close | StatusWanted
+ToWorker = Seated | Listeners | Serve | Drain | Close | StatusWanted
 FromWorker = Serving | Report | StatusReport
 Message = ToWorker | FromWorker
 
@@ -89,7 +97,7 @@ Message = ToWorker | FromWorker
 class Channel:
     """One end of the control socket, driven by the event loop; owns the socket.
 
-    `on_message` gets each message with the sockets that came with it; `on_end` is called once when the
+    `on_message` gets each message with the descriptors that came with it; `on_end` is called once when the
     other end is gone, or this one could not take everything that came; not after `close`.
     """
 
@@ -97,7 +105,7 @@ class Channel:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        on_message: Callable[[Message, list[socket.socket]], None],
+        on_message: Callable[[Message, list[int]], None],
         on_end: Callable[[], None],
     ) -> None:
         self._loop = loop
@@ -116,8 +124,8 @@ class Channel:
         """Whether everything sent so far has left this process."""
         return not self._outgoing
 
-    def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
-        """Send a message, and the sockets with it; they stay the caller's, who may close them at once.
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Send a message and descriptors with it; they stay the caller's, who may close them at once.
 
         Raises:
             OSError: the message has to wait, and no descriptor is free for the copies that it needs then.
@@ -125,10 +133,9 @@ class Channel:
         if not self._open:
             return
         body = pickle.dumps(message, protocol=5)
-        frame = memoryview(_HEAD.pack(len(body), len(sockets)) + body)
-        descriptors = [each.fileno() for each in sockets]
+        frame = memoryview(_HEAD.pack(len(body), len(descriptors)) + body)
         if not self._outgoing and (sent := self._write(frame, descriptors)):
-            frame, descriptors = frame[sent:], []
+            frame, descriptors = frame[sent:], ()
         if frame and self._open:
             self._outgoing.append((frame, _copies(descriptors)))
             self._loop.add_writer(self._sock, self._flush)
@@ -159,10 +166,10 @@ class Channel:
                 self._outgoing[0] = (frame[sent:], [])
         self._loop.remove_writer(self._sock)
 
-    def _write(self, frame: memoryview, descriptors: list[int]) -> int:
+    def _write(self, frame: memoryview, descriptors: Sequence[int]) -> int:
         """Send what can be sent at once; the descriptors go with the first byte."""
         try:
-            return socket.send_fds(self._sock, [frame], descriptors)
+            return socket.send_fds(self._sock, [frame], list(descriptors))
         except BlockingIOError:
             return 0
         except OSError:
@@ -197,8 +204,7 @@ class Channel:
             return False
         message: Message = pickle.loads(self._incoming[_HEAD.size : end])  # noqa: S301 (see the module's docstring)
         del self._incoming[:end]
-        sockets = [socket.socket(fileno=self._descriptors.popleft()) for _ in range(count)]
-        self._on_message(message, sockets)
+        self._on_message(message, [self._descriptors.popleft() for _ in range(count)])
         return True
 
     def _end(self) -> None:

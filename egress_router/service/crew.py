@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.metrics import Snapshot, added, lasting
-from egress_router.service import process
+from egress_router.service import process, seats
 from egress_router.service.control import (
     MOST_DESCRIPTORS,
     Channel,
@@ -20,6 +20,7 @@ from egress_router.service.control import (
     Drain,
     Listeners,
     Report,
+    Seated,
     Serve,
     Serving,
     StatusReport,
@@ -66,6 +67,8 @@ class Crew:
         self._loop = asyncio.get_running_loop()
         self._places = tuple(Place(index) for index in range(count))
         self._listening = listening
+        self._seats = seats.make(count)
+        self._counts = seats.mapped(self._seats, count)
         self._serve = Serve(None, frozenset())
         self._ending = False
         self._all_gone = asyncio.Event()
@@ -200,6 +203,7 @@ class Crew:
         place.channel = Channel(
             self._loop, sock, lambda message, _: self._received(place, message), lambda: self._lost(place)
         )
+        place.channel.send(Seated(place.index, len(self._places)), [self._seats])
         self._hand_over(place, self._serve.ports)
 
     def _hand_over(self, place: Place, new_ports: Iterable[int]) -> None:
@@ -264,6 +268,7 @@ class Crew:
         self._lost(place)
         self._of_the_dead = added([self._of_the_dead, lasting(place.snapshot)])
         place.snapshot = {}
+        self._counts[place.index] = 0
         if self._ending:
             if not any(each.pid for each in self._places):
                 self._all_gone.set()
@@ -289,4 +294,4 @@ def _send(place: Place, message: ToWorker, sockets: Mapping[int, socket.socket] 
     if place.channel is None:
         return
     ports = message.ports if isinstance(message, Listeners) else ()
-    place.channel.send(message, [sockets[port] for port in ports] if sockets else ())
+    place.channel.send(message, [sockets[port].fileno() for port in ports] if sockets else ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -12,7 +13,7 @@ from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.relay.loop import PollerLoop
-from egress_router.service import limits, output, signals, usage
+from egress_router.service import limits, output, seats, signals, usage
 from egress_router.service.admission import Admission
 from egress_router.service.control import (
     Channel,
@@ -21,6 +22,7 @@ from egress_router.service.control import (
     Listeners,
     Message,
     Report,
+    Seated,
     Serve,
     Serving,
     StatusReport,
@@ -87,6 +89,7 @@ class Worker(Generic[Rules]):
         self._loop = loop
         self._poller = poller
         self._sockets: dict[int, socket.socket] = {}
+        self._seats: seats.Seats | None = None
         self._server: Server[Rules] | None = None
         self._open = registry.gauge("connections_open", "Client connections that are open.")
         self.fault: Exception | None = None
@@ -98,9 +101,13 @@ class Worker(Generic[Rules]):
             self._server.close_all()
         self._channel.close()
 
-    def _received(self, message: Message, sockets: list[socket.socket]) -> None:
+    def _received(self, message: Message, descriptors: list[int]) -> None:
         match message:
+            case Seated(place, workers):
+                self._seats = seats.Seats(seats.mapped(descriptors[0], workers), place)
+                os.close(descriptors[0])
             case Listeners(ports):
+                sockets = (socket.socket(fileno=each) for each in descriptors)
                 self._sockets |= dict(zip(ports, sockets, strict=True))
             case Serve(rules, ports):
                 try:
@@ -139,8 +146,14 @@ class Worker(Generic[Rules]):
     def _built(self, rules: Rules, ports: int) -> Server[Rules]:
         settings = self._settings
         descriptors = limits.raise_descriptors()
-        most = limits.connections(settings.max_connections, settings.workers, descriptors, ports)
-        admission = Admission(self._registry, most, settings.max_connections_per_client)
+        possible = limits.connections(settings.max_connections, settings.workers, descriptors, ports)
+        admission = Admission(
+            self._registry,
+            settings.max_connections,
+            settings.max_connections_per_client,
+            self._seats,
+            possible,
+        )
         context = WorkerContext(
             self._loop, self._poller, self._registry, admission, settings.runtime.drain_seconds
         )
