@@ -103,7 +103,7 @@ class Supervisor(Generic[Rules]):
         """See `View`."""
         if self._ended.is_set():
             return ("the router is ending",)
-        return self._crew.absent() + self._outside.problems()
+        return self._crew.absent() + self._crew.silent() + self._outside.problems()
 
     def snapshot(self) -> Snapshot:
         """See `View`."""

@@ -104,6 +104,17 @@ def test_a_worker_that_could_not_be_started_is_tried_again(tmp_path: Path) -> No
             assert client.echo("served") == "served"
 
 
+def test_a_worker_that_hangs_is_neither_healthy_nor_ready(tmp_path: Path) -> None:
+    with router(tmp_path, ECHO_SILENT_SECONDS="3") as running:
+        (worker,) = running.workers()
+        os.kill(worker, signal.SIGSTOP)
+        for path in ("/healthz", "/readyz"):
+            until(lambda path=path: running.get(path)[0] == 503, "the silence")  # type: ignore[misc]
+            assert running.get(path)[1].startswith("worker 0 has not reported for ")
+        os.kill(worker, signal.SIGCONT)
+        until(lambda: running.get("/readyz")[0] == 200, "reports again")
+
+
 def test_a_worker_without_the_sockets_of_its_rules_ends_and_says_so() -> None:
     loop = asyncio.new_event_loop()
     ours, theirs = socket.socketpair()
