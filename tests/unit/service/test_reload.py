@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from egress_router.names.watched import WatchedFile
 from egress_router.service import reload
 from egress_router.service.reload import Signature, signature
 from tests.unit.service.routers import (
@@ -24,6 +26,9 @@ from tests.unit.service.routers import (
 
 if TYPE_CHECKING:
     import pytest
+
+
+_CLOCK_TICK = 0.02  # seconds; a file system's clock may be as coarse as the kernel's tick
 
 
 def word(running: Router, port: int | None = None) -> str:
@@ -109,7 +114,7 @@ def test_a_bad_file_is_refused_and_a_good_one_heals(tmp_path: Path) -> None:
 def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[Signature | None] = [(1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
+    seen: list[Signature | None] = [(1, 1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
     steps = iter(seen)
     monkeypatch.setattr(reload, "_INTERVAL", 0)
     monkeypatch.setattr(reload, "signature", lambda _: next(steps))
@@ -118,7 +123,7 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
         changes = reload.changes(Path("rules"))
         return [await anext(changes), await anext(changes)]
 
-    assert asyncio.run(first_two()) == [(1, 1, 1, 20), (1, 1, 1, 30)]
+    assert asyncio.run(first_two()) == [(1, 1, 1, 1, 20), (1, 1, 1, 1, 30)]
 
 
 def test_a_file_that_is_gone_for_a_moment_changes_nothing(tmp_path: Path) -> None:
@@ -239,3 +244,25 @@ def test_a_signature_differs_when_only_the_content_does(tmp_path: Path) -> None:
     other.write_text("two")
     other.rename(path)
     assert signature(path) != first
+
+
+def test_a_signature_differs_when_size_and_time_are_set_back_or_the_mode_changes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("one")
+    watched = WatchedFile(path, str)
+    seen, values = {signature(path)}, [watched.value(0.0)]
+    overwrite_as_cp_p(path, "two")
+    seen.add(signature(path))
+    values.append(watched.value(10.0))
+    time.sleep(_CLOCK_TICK)
+    path.chmod(0)
+    seen.add(signature(path))
+    assert len(seen) == 3
+    assert values == ["one", "two"]
+
+
+def overwrite_as_cp_p(path: Path, text: str) -> None:
+    times = path.stat()
+    time.sleep(_CLOCK_TICK)
+    path.write_text(text)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
