@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from egress_router.settings.variables import RulesSource
 
 Rules = TypeVar("Rules")
+_RETRY_SECONDS = 3.0  # after rules were refused that may be had later
 _log = log.get("service")
 
 
@@ -88,7 +89,7 @@ class Supervisor(Generic[Rules]):
         _log.info("started", mode=self._name, pid=os.getpid(), workers=self._settings.workers)
         duties = [self._outside.watch()]
         if self._source.path is not None:
-            duties.append(self._watch_rules())
+            duties += [self._watch_rules(), self._retry_rules()]
         try:
             await attend(self._ended, duties, self._end)
         finally:
@@ -155,6 +156,12 @@ class Supervisor(Generic[Rules]):
         if self._source.path is not None:
             async for _ in changes(self._source.path):
                 self._reload()
+
+    async def _retry_rules(self) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_SECONDS)
+            if not self._ended.is_set():
+                self._rulebook.retry(self._put_in_force)
 
     def _reload(self) -> None:
         if not self._ended.is_set():

@@ -9,11 +9,16 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
+
+from egress_router.errors import ConfigError, Problem, RefusedError
+from egress_router.metrics import Registry
 from egress_router.names.watched import WatchedFile
 from egress_router.service import reload
 from egress_router.service.reload import Signature, signature
+from egress_router.service.rulebook import Rulebook
+from egress_router.settings.variables import RulesSource
 from tests.unit.service.routers import (
     PATIENCE,
     Router,
@@ -23,10 +28,6 @@ from tests.unit.service.routers import (
     router,
     until,
 )
-
-if TYPE_CHECKING:
-    import pytest
-
 
 _CLOCK_TICK = 0.02  # seconds; a file system's clock may be as coarse as the kernel's tick
 
@@ -153,6 +154,67 @@ def test_a_port_that_is_taken_refuses_the_whole_change(tmp_path: Path) -> None:
         reason = "is the administration port; set EGRESS_ADMIN_PORT"
         until(lambda: reason in running.status()["reload"]["errors"][0], "the second refusal")
         assert word(running) == "one"
+
+
+def test_a_port_that_was_taken_is_had_when_it_is_free(tmp_path: Path) -> None:
+    taken = free_port()
+    with router(tmp_path) as running:
+        with socket.create_server(("127.0.0.1", taken)):
+            running.rules.write_text(f"{running.port} two\n{taken} taken\n")
+            until(lambda: running.metric("reload_errors_total") == 1, "the refusal")
+        until(lambda: running.metric("rules_valid") == 1, "another attempt")
+        assert (word(running), word(running, taken)) == ("two", "taken")
+        assert running.metric("reload_errors_total") == 1
+
+
+def test_what_may_pass_is_tried_again_and_told_when_the_reason_changes(tmp_path: Path) -> None:
+    path, registry = tmp_path / "rules", Registry()
+    path.write_text("80 one\n")
+    rulebook = Rulebook(Reader(), RulesSource("RULES", "", path), registry)
+    attempts: list[str] = []
+
+    def refuse(text: str, _: frozenset[int]) -> None:
+        attempts.append(text)
+        raise RefusedError("cannot listen", "port taken" if len(attempts) < 4 else "too many open files")
+
+    def refusals() -> float:
+        return registry.snapshot()["reload_errors_total"].numbers[()]
+
+    rulebook.retry(refuse)
+    assert not attempts, "nothing was refused"
+    path.write_text("81 two\n")
+    rulebook.reload(refuse)
+    for _ in range(4):
+        rulebook.retry(refuse)
+    assert attempts == ["81 two\n"] * 5
+    assert refusals() == 2, "one for each reason"
+    path.unlink()
+    rulebook.retry(refuse)
+    path.write_text("wrong")
+    rulebook.retry(refuse)
+    assert (len(attempts), refusals()) == (5, 4)
+    rulebook.retry(lambda *_: pytest.fail("wrong rules are not tried again"))
+    path.write_text("81 two\n")
+    rulebook.reload(lambda *_: None)
+    assert (rulebook.rules, rulebook.errors) == ("81 two\n", ())
+
+
+class Reader:
+    """Rules that are their text."""
+
+    @staticmethod
+    def parse(source: str, text: str) -> str:
+        if text == "wrong":
+            raise ConfigError([Problem(source, 1, text, "is wrong")])
+        return text
+
+    @staticmethod
+    def ports(_: str) -> frozenset[int]:
+        return frozenset()
+
+    @staticmethod
+    def summary(rules: str) -> tuple[str, ...]:
+        return (rules,)
 
 
 def test_a_worker_that_cannot_put_rules_in_force_is_replaced_by_one_that_has_them(tmp_path: Path) -> None:
