@@ -9,7 +9,6 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.relay.loop import PollerLoop
@@ -28,11 +27,10 @@ from egress_router.service.control import (
     StatusReport,
     StatusWanted,
 )
+from egress_router.service.duties import log_fault
 from egress_router.service.mode import WorkerContext
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from egress_router.relay.poller import Poller
     from egress_router.service.mode import Mode, Server
     from egress_router.settings.common import ProxySettings
@@ -41,7 +39,6 @@ Rules = TypeVar("Rules")
 _REPORT_SECONDS = 1.0
 _DRAIN_POLL_SECONDS = 0.05
 _REMEDY = "raise the limit of open files"
-_log = log.get("service")
 
 
 def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
@@ -54,7 +51,7 @@ def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
     output.start(settings.runtime, registry)
     usage.register(registry)
     loop = PollerLoop()
-    loop.set_exception_handler(_log_fault)
+    loop.set_exception_handler(log_fault)
     worker = Worker(mode, settings, registry, loop, loop.poller, socket.socket(fileno=descriptor))
     try:
         loop.run_forever()
@@ -184,11 +181,3 @@ def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks))
-
-
-def _log_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    if isinstance(error, BaseException):
-        _log.exception(context["message"], error)
-    else:
-        _log.error(context["message"])
