@@ -24,9 +24,9 @@ from egress_router.service.control import (
     Serve,
     Serving,
     StatusReport,
-    StatusWanted,
     ToWorker,
 )
+from egress_router.service.statuses import Statuses
 
 if TYPE_CHECKING:
     import socket
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # seconds before a dead worker's replacement starts
 _SETTLED_SECONDS = 60.0  # a worker that lived so long did not die of its start
 _SILENT_SECONDS = 30.0  # a report comes each second
-_STATUS_SECONDS = 2.0
 _CLOSE_SECONDS = 2.0
 _REMEDY = "raise the limits of open files, processes and memory, or lower EGRESS_WORKERS"
 _log = log.get("service")
@@ -75,8 +74,7 @@ class Crew:
         self._of_the_dead: Snapshot = {}
         self._restarts = registry.counter("worker_restarts_total", "Workers that died and were replaced.")
         self._serving = registry.gauge("workers_serving", "Workers that have rules and listen.")
-        self._asked = 0
-        self._answers: dict[int, asyncio.Queue[dict[str, Json]]] = {}
+        self._statuses = Statuses()
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     def start(self, rules: object, ports: frozenset[int]) -> None:
@@ -142,24 +140,15 @@ class Crew:
         self._serving.value = sum(place.serves for place in self._places)
         return added([self._of_the_dead, *(place.snapshot for place in self._places)])
 
-    async def statuses(self) -> list[dict[str, Json]]:
-        """Ask every worker for its status; return the answers of those that give one in time."""
-        self._asked += 1
-        number = self._asked
-        asked = [place.channel for place in self._places if place.channel is not None and place.serves]
-        answers = self._answers[number] = asyncio.Queue()
-        for channel in asked:
-            channel.send(StatusWanted(number))
-        found: list[dict[str, Json]] = []
-        try:
-            async with asyncio.timeout(_STATUS_SECONDS):
-                while len(found) < len(asked):
-                    found.append(await answers.get())
-        except TimeoutError:
-            pass
-        finally:
-            del self._answers[number]
-        return found
+    async def status(self) -> dict[str, Json]:
+        """Return what all workers say of themselves, put together."""
+        return await self._statuses.ask(
+            {
+                place.index: place.channel
+                for place in self._places
+                if place.channel is not None and place.serves
+            }
+        )
 
     def processes(self) -> list[Json]:
         """Return the workers as a person wants to see them."""
@@ -237,9 +226,10 @@ class Crew:
                 _log.info("worker serves", worker=place.index, pid=place.pid)
             case Report(snapshot):
                 place.snapshot = snapshot
+                if place.channel is not None:
+                    self._statuses.refresh(place.index, place.channel)
             case StatusReport(number, status):
-                if number in self._answers:
-                    self._answers[number].put_nowait(status)
+                self._statuses.answered(place.index, number, status)
             case _:
                 raise AssertionError(f"a worker sent {message!r}")
 
@@ -268,6 +258,7 @@ class Crew:
         self._lost(place)
         self._of_the_dead = added([self._of_the_dead, lasting(place.snapshot)])
         place.snapshot = {}
+        self._statuses.died(place.index)
         self._counts[place.index] = 0
         if self._ending:
             if not any(each.pid for each in self._places):

@@ -15,7 +15,6 @@ from egress_router.metrics import Registry, added
 from egress_router.service import limits, output, signals, usage
 from egress_router.service.crew import Crew
 from egress_router.service.duties import attend
-from egress_router.service.merge import merged
 from egress_router.service.outside import Outside
 from egress_router.service.reload import changes
 from egress_router.service.rulebook import Rulebook
@@ -123,7 +122,7 @@ class Supervisor(Generic[Rules]):
             "workers": self._crew.processes(),
             "ports": [*sorted(self._rulebook.ports)],
             "reload": self._rulebook.status(),
-            **merged(await self._crew.statuses()),
+            **await self._crew.status(),
         }
 
     def _handle_signals(self) -> None:

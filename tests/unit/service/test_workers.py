@@ -45,6 +45,20 @@ def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
             client.close()
 
 
+def test_hits_and_denials_of_a_worker_that_died_or_hangs_stay_in_the_status(tmp_path: Path) -> None:
+    with router(tmp_path) as running, running.connect():
+        (worker,) = running.workers()
+        before = running.status()
+        assert (before["rules"][0]["hits"], len(before["denied"])) == (1, 1)
+        os.kill(worker, signal.SIGSTOP)
+        assert running.status()["rules"] == before["rules"]
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: running.workers() not in ([], [worker]), "a replacement")
+        after = running.status()
+        assert after["rules"][0]["hits"] == 2, "one of each worker (each rule counts one in this mode)"
+        assert after["denied"] == before["denied"]
+
+
 def test_under_load_no_new_connection_is_refused_while_a_worker_is_replaced(tmp_path: Path) -> None:
     with router(tmp_path, EGRESS_WORKERS="2") as running:
         failures: list[str] = []
