@@ -197,3 +197,9 @@ def router(
         if running.process.poll() is None:
             running.process.kill()  # its workers end with it
         running.process.wait(PATIENCE)
+
+
+def word(running: Router, port: int | None = None) -> str:
+    """Return the word of the rule that serves a port."""
+    with running.connect(port) as client:
+        return client.word

@@ -9,32 +9,24 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
-
-from egress_router.errors import ConfigError, Problem, RefusedError
-from egress_router.metrics import Registry
 from egress_router.names.watched import WatchedFile
 from egress_router.service import reload
 from egress_router.service.reload import Signature, signature
-from egress_router.service.rulebook import Rulebook
-from egress_router.settings.variables import RulesSource
 from tests.unit.service.routers import (
     PATIENCE,
     Router,
-    descriptors_below,
     free_port,
-    lowest_free_descriptor,
     router,
     until,
+    word,
 )
 
+if TYPE_CHECKING:
+    import pytest
+
 _CLOCK_TICK = 0.02  # seconds; a file system's clock may be as coarse as the kernel's tick
-
-
-def word(running: Router, port: int | None = None) -> str:
-    with running.connect(port) as client:
-        return client.word
 
 
 def test_a_file_changed_in_place_takes_effect_in_all_workers(tmp_path: Path) -> None:
@@ -167,56 +159,6 @@ def test_a_port_that_was_taken_is_had_when_it_is_free(tmp_path: Path) -> None:
         assert running.metric("reload_errors_total") == 1
 
 
-def test_what_may_pass_is_tried_again_and_told_when_the_reason_changes(tmp_path: Path) -> None:
-    path, registry = tmp_path / "rules", Registry()
-    path.write_text("80 one\n")
-    rulebook = Rulebook(Reader(), RulesSource("RULES", "", path), registry)
-    attempts: list[str] = []
-
-    def refuse(text: str, _: frozenset[int]) -> None:
-        attempts.append(text)
-        raise RefusedError("cannot listen", "port taken" if len(attempts) < 4 else "too many open files")
-
-    def refusals() -> float:
-        return registry.snapshot()["reload_errors_total"].numbers[()]
-
-    rulebook.retry(refuse)
-    assert not attempts, "nothing was refused"
-    path.write_text("81 two\n")
-    rulebook.reload(refuse)
-    for _ in range(4):
-        rulebook.retry(refuse)
-    assert attempts == ["81 two\n"] * 5
-    assert refusals() == 2, "one for each reason"
-    path.unlink()
-    rulebook.retry(refuse)
-    path.write_text("wrong")
-    rulebook.retry(refuse)
-    assert (len(attempts), refusals()) == (5, 4)
-    rulebook.retry(lambda *_: pytest.fail("wrong rules are not tried again"))
-    path.write_text("81 two\n")
-    rulebook.reload(lambda *_: None)
-    assert (rulebook.rules, rulebook.errors) == ("81 two\n", ())
-
-
-class Reader:
-    """Rules that are their text."""
-
-    @staticmethod
-    def parse(source: str, text: str) -> str:
-        if text == "wrong":
-            raise ConfigError([Problem(source, 1, text, "is wrong")])
-        return text
-
-    @staticmethod
-    def ports(_: str) -> frozenset[int]:
-        return frozenset()
-
-    @staticmethod
-    def summary(rules: str) -> tuple[str, ...]:
-        return (rules,)
-
-
 def test_a_worker_that_cannot_put_rules_in_force_is_replaced_by_one_that_has_them(tmp_path: Path) -> None:
     with router(tmp_path, EGRESS_WORKERS="2") as running:
         before = set(running.workers())
@@ -228,39 +170,6 @@ def test_a_worker_that_cannot_put_rules_in_force_is_replaced_by_one_that_has_the
         assert word(running) == "breaks"
         assert "ZeroDivisionError: rules that break" in running.said()
         assert "exit_status=1" in running.said()
-
-
-def test_a_worker_without_room_for_new_sockets_is_replaced_by_one_that_has_them(tmp_path: Path) -> None:
-    with router(tmp_path) as running:
-        (worker,) = running.workers()
-        more = free_port()
-        running.rules.write_text(f"{running.port} two\n{more} more\n")
-        with descriptors_below(3, worker):
-            running.process.send_signal(signal.SIGHUP)
-            until(lambda: running.metric("worker_restarts_total") == 1, "the worker replaced")
-        until(lambda: len(running.workers()) == 1, "a replacement")
-        assert word(running) == "two"
-        assert word(running, more) == "more"
-        assert "sockets were lost on their way here: raise the limit of open files" in running.said()
-
-
-def test_without_a_free_descriptor_a_new_port_is_refused_and_the_old_rules_stay(tmp_path: Path) -> None:
-    with router(tmp_path) as running:
-        pid, more = running.process.pid, free_port()
-        time.sleep(0.3)  # what the question for readiness had opened is closed
-        running.rules.write_text(f"{running.port} two\n{more} more\n")
-        with descriptors_below(lowest_free_descriptor(pid) + 1, pid), running.connect() as old:
-            running.process.send_signal(signal.SIGHUP)
-            until(lambda: "changed rules are in force" in running.said(), "one descriptor to be enough")
-            assert old.echo("untouched") == "untouched"
-        assert word(running, more) == "more"
-        third = free_port()
-        running.rules.write_text(f"{running.port} three\n{third} third\n{free_port()} fourth\n")
-        with descriptors_below(lowest_free_descriptor(pid) + 1, pid):
-            running.process.send_signal(signal.SIGHUP)
-            until(lambda: "Too many open files" in running.said(), "the refusal")
-        assert (word(running), word(running, more)) == ("two", "more")
-        assert running.refuses(third)
 
 
 def test_a_storm_of_reloads_under_load_loses_no_connection(tmp_path: Path) -> None:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from egress_router.service.control import Channel, Serve
 from tests.unit.service.routers import (
     PATIENCE,
-    PROGRAM,
-    ROOT,
     Router,
-    descriptors_below,
     free_port,
     router,
     until,
@@ -106,18 +99,6 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Pa
         assert delays == ["0.1", "0.2", "0.4"]
 
 
-def test_a_worker_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:
-    with router(tmp_path) as running:
-        (worker,) = running.workers()
-        with descriptors_below(3, running.process.pid):
-            os.kill(worker, signal.SIGKILL)
-            until(lambda: running.said().count("worker cannot be started") >= 2, "two starts in vain")
-        until(lambda: len(running.workers()) == 1, "a replacement")
-        assert 'worker=0 reason="Too many open files" restart_seconds=0.2' in running.said()
-        with running.connect() as client:
-            assert client.echo("served") == "served"
-
-
 def test_a_worker_that_hangs_is_neither_healthy_nor_ready(tmp_path: Path) -> None:
     with router(tmp_path, ECHO_SILENT_SECONDS="3") as running:
         (worker,) = running.workers()
@@ -127,26 +108,6 @@ def test_a_worker_that_hangs_is_neither_healthy_nor_ready(tmp_path: Path) -> Non
             assert running.get(path)[1].startswith("worker 0 has not reported for ")
         os.kill(worker, signal.SIGCONT)
         until(lambda: running.get("/readyz")[0] == 200, "reports again")
-
-
-def test_a_worker_without_the_sockets_of_its_rules_ends_and_says_so() -> None:
-    loop = asyncio.new_event_loop()
-    ours, theirs = socket.socketpair()
-    channel = Channel(loop, ours, lambda *_: None, lambda: None)
-    channel.send(Serve(None, frozenset({80, 81})))
-    with theirs:
-        ended = subprocess.run(
-            [sys.executable, PROGRAM, "--worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env={"PYTHONPATH": str(ROOT), "ECHO_RULES": "80 unused"},
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-    channel.close()
-    loop.close()
-    assert ended.stderr == b"no socket came for 2 of 2 ports: raise the limit of open files\n"
-    assert ended.returncode == 3
 
 
 def test_a_worker_that_a_nameless_signal_ended_is_replaced(tmp_path: Path) -> None:
@@ -285,33 +246,3 @@ def test_a_port_that_needs_a_privilege_names_it(tmp_path: Path) -> None:
     assert starting.wait() == 3
     assert "cannot listen on port 80 (Permission denied): ports below 1024" in starting.said()
     assert "net.ipv4.ip_unprivileged_port_start" in starting.said()
-
-
-def test_too_few_descriptors_at_the_start_are_one_line_that_says_what_to_raise(tmp_path: Path) -> None:
-    (tmp_path / "rules").write_text(f"{free_port()} one\n")
-    failures: list[str] = []
-    for most in range(9, 40):
-        code, said = started_with(most, tmp_path)
-        if code == 0:
-            break
-        assert code == 3, said
-        failures += said.splitlines()
-    assert len(failures) == most - 9, failures
-    assert all("Too many open files): raise the limit" in each for each in failures)
-    assert any(each.startswith("cannot start worker 0") for each in failures)
-
-
-def started_with(descriptors: int, folder: Path) -> tuple[int, str]:
-    starting = Router(folder / "rules", 0, folder / f"errors{descriptors}")
-    starting.start({}, ["prlimit", f"--nofile={descriptors}:{descriptors}"])
-    until(lambda: starting.process.poll() is not None or "worker serves" in starting.said(), "a start")
-    starting.process.terminate()
-    return starting.wait(), starting.said()
-
-
-def test_the_limit_of_open_files_is_raised_and_bounds_the_connections(tmp_path: Path) -> None:
-    with router(tmp_path, wrap=["prlimit", "--nofile=256:1024"]) as running:
-        for pid in (running.process.pid, *running.workers()):
-            limits = Path(f"/proc/{pid}/limits").read_text()
-            assert re.search(r"Max open files +1024 +1024", limits), limits
-        assert "wanted=10000 possible=447 open_files=1024" in running.said()
