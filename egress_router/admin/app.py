@@ -44,8 +44,9 @@ async def serve(view: View, port: int) -> Endpoint:
     """
     (listener,) = sockets.listen(port, 1)
     history = History(view.snapshot)
+    answers = Answers(view, history)
     http = web.Server(
-        Answers(view, history).answer,
+        answers.answer,
         access_log=None,
         logger=_no_logger(),  # a peer's bad request is not worth a line of ours
         lingering_time=0.0,
@@ -53,7 +54,9 @@ async def serve(view: View, port: int) -> Endpoint:
         max_field_size=_MOST_LINE_BYTES,
     )
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _connection(http), sock=listener, backlog=_MOST_CONNECTIONS)
+    server = await loop.create_server(
+        lambda: _connection(http, answers), sock=listener, backlog=_MOST_CONNECTIONS
+    )
     return Endpoint(http, server, loop.create_task(history.record()))
 
 
@@ -75,20 +78,18 @@ class Endpoint:
         await self._server.wait_closed()
 
 
-def _connection(http: web.Server) -> asyncio.Protocol:
-    if len(http.connections) >= _MOST_CONNECTIONS:
-        return _Refusal()
+def _connection(http: web.Server, answers: Answers) -> asyncio.Protocol:
+    """Make a connection, and end the oldest where it is one too many, those that ask nothing first.
+
+    So whoever holds connections open cannot keep a probe out, whose question comes at once.
+    """
+    too_many = len(http.connections) - _MOST_CONNECTIONS + 1
+    if too_many > 0:
+        for each in sorted(http.connections, key=answers.under_way.__contains__)[:too_many]:
+            _abort(each)
     connection = http()
     asyncio.get_running_loop().call_later(_CONNECTION_SECONDS, _abort, connection)
     return connection
-
-
-class _Refusal(asyncio.Protocol):
-    """Ends a connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
 
 
 def _abort(connection: web.RequestHandler) -> None:
@@ -97,9 +98,10 @@ def _abort(connection: web.RequestHandler) -> None:
 
 
 class Answers:
-    """What each path answers."""
+    """What each path answers; `under_way` are the connections whose answer is being made."""
 
     def __init__(self, view: View, history: History) -> None:
+        self.under_way: set[web.RequestHandler] = set()
         self._view = view
         self._history = history
         self._by_path: dict[str, Callable[[], Awaitable[web.Response]]] = {
@@ -111,7 +113,11 @@ class Answers:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, and end the connection."""
-        response = await self._response(request)
+        self.under_way.add(request.protocol)
+        try:
+            response = await self._response(request)
+        finally:
+            self.under_way.discard(request.protocol)
         response.force_close()
         return response
 

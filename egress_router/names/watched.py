@@ -23,7 +23,7 @@ class WatchedFile(Generic[T]):
         self._path = path
         self._parse = parse
         self._next_look = 0.0
-        self._signature: tuple[int, int, int] | None = None
+        self._signature: tuple[int, int, int, int] | None = None
         self._readable = True
         self._value = parse("")
 
@@ -40,7 +40,8 @@ class WatchedFile(Generic[T]):
         except OSError:
             signature = None
         else:
-            signature = (seen.st_ino, seen.st_mtime_ns, seen.st_size)
+            # ctime: a program may set mtime back, and what became readable has the mtime that it had.
+            signature = (seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size)
         if signature != self._signature and self._read():
             # The signature is older than the text: a change while reading shows at the next look.
             self._signature = signature

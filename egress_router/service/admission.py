@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
+from egress_router.service.seats import Seats
+
 if TYPE_CHECKING:
     from egress_router.metrics import Registry
 
@@ -18,11 +20,25 @@ class Verdict(enum.Enum):
 
 
 class Admission:
-    """Counts open connections of this worker; every admitted one must be given back with `leave`."""
+    """Counts open connections; every admitted one must be given back with `leave`.
 
-    def __init__(self, registry: Registry, most: int, most_per_client: int | None) -> None:
+    `most` may be open in all workers of `seats` together (none: this process is the only one), `possible` in
+    this one. All connections of one client must come to the same worker.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        most: int,
+        most_per_client: int | None,
+        seats: Seats | None = None,
+        possible: int | None = None,
+    ) -> None:
         self._most = most
         self._most_per_client = most_per_client
+        self._possible = most if possible is None else possible
+        seats = seats or Seats([0], 0)
+        self._counts, self._place = seats.counts, seats.place
         self._open = 0
         self._by_client: dict[str, int] = {}
         meaning = "Connections that met a limit."
@@ -33,7 +49,7 @@ class Admission:
 
     def enter(self, client: str) -> Verdict:
         """Admit a connection of this client address, or say which limit it meets."""
-        if self._open >= self._most:
+        if self._open >= self._possible or sum(self._counts) >= self._most:
             return self._refuse(Verdict.FULL)
         if self._most_per_client is not None:
             count = self._by_client.get(client, 0)
@@ -41,11 +57,18 @@ class Admission:
                 return self._refuse(Verdict.CLIENT_FULL)
             self._by_client[client] = count + 1
         self._open += 1
+        self._counts[self._place] = self._open
+        if sum(self._counts) > self._most:
+            # Another worker took the last place in the same microsecond. It sees that too, and at worst both
+            # give way: the limit is never exceeded.
+            self.leave(client)
+            return self._refuse(Verdict.FULL)
         return Verdict.ADMITTED
 
     def leave(self, client: str) -> None:
         """Give back an admitted connection."""
         self._open -= 1
+        self._counts[self._place] = self._open
         if self._most_per_client is not None:
             left = self._by_client[client] - 1
             if left:

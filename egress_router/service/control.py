@@ -14,6 +14,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from egress_router import log
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
@@ -24,6 +26,15 @@ if TYPE_CHECKING:
 _HEAD = struct.Struct("!IH")
 _CHUNK = 262_144
 MOST_DESCRIPTORS = 250  # in one message; the kernel's own bound is SCM_MAX_FD, 253
+_log = log.get("service")
+
+
+@dataclass(frozen=True, slots=True)
+class Seated:
+    """To a worker: its place among so many workers; the memory of `Seats` comes with this message."""
+
+    place: int
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ class StatusReport:
     status: dict[str, Json]
 
 
-ToWorker = Listeners | Serve | Drain | Close | StatusWanted
+ToWorker = Seated | Listeners | Serve | Drain | Close | StatusWanted
 FromWorker = Serving | Report | StatusReport
 Message = ToWorker | FromWorker
 
@@ -86,15 +97,15 @@ Message = ToWorker | FromWorker
 class Channel:
     """One end of the control socket, driven by the event loop; owns the socket.
 
-    `on_message` gets each message with the sockets that came with it; `on_end` is called once when the
-    other end is gone, not after `close`.
+    `on_message` gets each message with the descriptors that came with it; `on_end` is called once when the
+    other end is gone, or this one could not take everything that came; not after `close`.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        on_message: Callable[[Message, list[socket.socket]], None],
+        on_message: Callable[[Message, list[int]], None],
         on_end: Callable[[], None],
     ) -> None:
         self._loop = loop
@@ -103,7 +114,7 @@ class Channel:
         self._on_end = on_end
         self._incoming = bytearray()
         self._descriptors: deque[int] = deque()
-        self._outgoing: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._outgoing: deque[tuple[memoryview, list[int]]] = deque()
         self._open = True
         sock.setblocking(False)
         loop.add_reader(sock, self._readable)
@@ -113,15 +124,21 @@ class Channel:
         """Whether everything sent so far has left this process."""
         return not self._outgoing
 
-    def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
-        """Send a message, and the sockets with it; they stay the caller's, who may close them at once."""
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Send a message and descriptors with it; they stay the caller's, who may close them at once.
+
+        Raises:
+            OSError: the message has to wait, and no descriptor is free for the copies that it needs then.
+        """
         if not self._open:
             return
         body = pickle.dumps(message, protocol=5)
-        frame = memoryview(_HEAD.pack(len(body), len(sockets)) + body)
-        self._outgoing.append((frame, tuple(os.dup(each.fileno()) for each in sockets)))
-        if len(self._outgoing) == 1:
-            self._flush()
+        frame = memoryview(_HEAD.pack(len(body), len(descriptors)) + body)
+        if not self._outgoing and (sent := self._write(frame, descriptors)):
+            frame, descriptors = frame[sent:], ()
+        if frame and self._open:
+            self._outgoing.append((frame, _copies(descriptors)))
+            self._loop.add_writer(self._sock, self._flush)
 
     def close(self) -> None:
         """Close the socket and everything that is under way."""
@@ -138,33 +155,42 @@ class Channel:
 
     def _flush(self) -> None:
         while self._outgoing:
-            frame, descriptors = self._outgoing[0]
-            try:
-                sent = socket.send_fds(self._sock, [frame], list(descriptors))
-            except BlockingIOError:
-                self._loop.add_writer(self._sock, self._flush)
+            frame, copies = self._outgoing[0]
+            sent = self._write(frame, copies)
+            if not sent:
                 return
-            except OSError:
-                self._end()
-                return
-            _close_all(descriptors)
+            _close_all(copies)
             if sent == len(frame):
                 self._outgoing.popleft()
             else:
-                self._outgoing[0] = (frame[sent:], ())
+                self._outgoing[0] = (frame[sent:], [])
         self._loop.remove_writer(self._sock)
+
+    def _write(self, frame: memoryview, descriptors: Sequence[int]) -> int:
+        """Send what can be sent at once; the descriptors go with the first byte."""
+        try:
+            return socket.send_fds(self._sock, [frame], list(descriptors))
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._end()
+            return 0
 
     def _readable(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, _CHUNK, MOST_DESCRIPTORS)
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, _CHUNK, MOST_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:
-            data, descriptors = b"", []
+            data, descriptors, flags = b"", [], 0
+        self._descriptors.extend(descriptors)
+        if flags & socket.MSG_CTRUNC:
+            # The kernel has closed those for which this process had no number left (unix(7)).
+            _log.error("sockets were lost on their way here: raise the limit of open files")
+            data = b""
         if not data:
             self._end()
             return
-        self._descriptors.extend(descriptors)
         self._incoming += data
         while self._open and self._take_one():
             pass
@@ -178,13 +204,23 @@ class Channel:
             return False
         message: Message = pickle.loads(self._incoming[_HEAD.size : end])  # noqa: S301 (see the module's docstring)
         del self._incoming[:end]
-        sockets = [socket.socket(fileno=self._descriptors.popleft()) for _ in range(count)]
-        self._on_message(message, sockets)
+        self._on_message(message, [self._descriptors.popleft() for _ in range(count)])
         return True
 
     def _end(self) -> None:
         self.close()
         self._on_end()
+
+
+def _copies(descriptors: Sequence[int]) -> list[int]:
+    made: list[int] = []
+    try:
+        for each in descriptors:
+            made.append(os.dup(each))  # noqa: PERF401 (what was made before a failure must be closed)
+    except OSError:
+        _close_all(made)
+        raise
+    return made
 
 
 def _close_all(descriptors: Sequence[int] | deque[int]) -> None:

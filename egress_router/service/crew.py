@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egress_router import log
+from egress_router.errors import RefusedError
 from egress_router.metrics import Snapshot, added, lasting
+from egress_router.service import process, seats
 from egress_router.service.control import (
     MOST_DESCRIPTORS,
     Channel,
@@ -20,14 +20,16 @@ from egress_router.service.control import (
     Drain,
     Listeners,
     Report,
+    Seated,
     Serve,
     Serving,
     StatusReport,
-    StatusWanted,
     ToWorker,
 )
+from egress_router.service.statuses import Statuses
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable, Mapping
 
     from egress_router.metrics import Registry
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # seconds before a dead worker's replacement starts
 _SETTLED_SECONDS = 60.0  # a worker that lived so long did not die of its start
 _SILENT_SECONDS = 30.0  # a report comes each second
-_STATUS_SECONDS = 2.0
 _CLOSE_SECONDS = 2.0
+_REMEDY = "raise the limits of open files, processes and memory, or lower EGRESS_WORKERS"
 _log = log.get("service")
 
 
@@ -64,21 +66,30 @@ class Crew:
         self._loop = asyncio.get_running_loop()
         self._places = tuple(Place(index) for index in range(count))
         self._listening = listening
+        self._seats = seats.make(count)
+        self._counts = seats.mapped(self._seats, count)
         self._serve = Serve(None, frozenset())
         self._ending = False
         self._all_gone = asyncio.Event()
         self._of_the_dead: Snapshot = {}
         self._restarts = registry.counter("worker_restarts_total", "Workers that died and were replaced.")
         self._serving = registry.gauge("workers_serving", "Workers that have rules and listen.")
-        self._asked = 0
-        self._answers: dict[int, asyncio.Queue[dict[str, Json]]] = {}
+        self._statuses = Statuses()
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     def start(self, rules: object, ports: frozenset[int]) -> None:
-        """Start every worker with these rules."""
+        """Start every worker with these rules.
+
+        Raises:
+            RefusedError: there are not enough processes, memory or descriptors.
+        """
         self._serve = Serve(rules, ports)
         for place in self._places:
-            self._spawn(place)
+            try:
+                self._spawn(place)
+            except OSError as error:
+                what = f"cannot start worker {place.index} ({error.strerror})"
+                raise RefusedError(what, _REMEDY) from None
 
     def serve(self, rules: object, ports: frozenset[int], new_ports: frozenset[int]) -> None:
         """Hand other rules, and the sockets of new ports, to every worker."""
@@ -86,6 +97,12 @@ class Crew:
         for place in self._places:
             if place.channel is not None:
                 self._hand_over(place, new_ports)
+
+    def complete(self) -> None:
+        """Start at once the workers that wait for their time to start."""
+        self._reap()
+        for place in self._places:
+            self._fill(place)
 
     async def end(self, seconds: float) -> None:
         """Let the workers finish what is open, for so long at most, then close it."""
@@ -123,24 +140,15 @@ class Crew:
         self._serving.value = sum(place.serves for place in self._places)
         return added([self._of_the_dead, *(place.snapshot for place in self._places)])
 
-    async def statuses(self) -> list[dict[str, Json]]:
-        """Ask every worker for its status; return the answers of those that give one in time."""
-        self._asked += 1
-        number = self._asked
-        asked = [place.channel for place in self._places if place.channel is not None and place.serves]
-        answers = self._answers[number] = asyncio.Queue()
-        for channel in asked:
-            channel.send(StatusWanted(number))
-        found: list[dict[str, Json]] = []
-        try:
-            async with asyncio.timeout(_STATUS_SECONDS):
-                while len(found) < len(asked):
-                    found.append(await answers.get())
-        except TimeoutError:
-            pass
-        finally:
-            del self._answers[number]
-        return found
+    async def status(self) -> dict[str, Json]:
+        """Return what all workers say of themselves, put together."""
+        return await self._statuses.ask(
+            {
+                place.index: place.channel
+                for place in self._places
+                if place.channel is not None and place.serves
+            }
+        )
 
     def processes(self) -> list[Json]:
         """Return the workers as a person wants to see them."""
@@ -155,29 +163,54 @@ class Crew:
             for place in self._places
         ]
 
-    def _spawn(self, place: Place) -> None:
-        if self._ending:
+    def _fill(self, place: Place) -> None:
+        """Start a worker in this place, and where none can be started, later."""
+        if self._ending or place.pid:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        theirs.set_inheritable(True)
-        # The command line of this process once more: the same program, interpreter options and mode.
-        command = [sys.executable, *sys.orig_argv[1:], "--worker", str(theirs.fileno())]
-        place.pid = os.posix_spawn(sys.executable, command, os.environ)
-        theirs.close()
+        try:
+            self._spawn(place)
+        except OSError as error:
+            # Of processes, memory or descriptors there may be enough again in a moment.
+            seconds = self._fill_later(place)
+            _log.warning(
+                "worker cannot be started",
+                worker=place.index,
+                reason=error.strerror,
+                restart_seconds=seconds,
+            )
+
+    def _fill_later(self, place: Place) -> float:
+        """Start a worker in this place after a time that grows with each start in vain; return it."""
+        seconds = place.delay
+        place.delay = min(seconds * 2, _LONGEST_DELAY)
+        self._loop.call_later(seconds, self._fill, place)
+        return seconds
+
+    def _spawn(self, place: Place) -> None:
+        place.pid, sock = process.start()
         place.started = place.heard = time.monotonic()
         place.channel = Channel(
-            self._loop, ours, lambda message, _: self._received(place, message), lambda: self._lost(place)
+            self._loop, sock, lambda message, _: self._received(place, message), lambda: self._lost(place)
         )
+        place.channel.send(Seated(place.index, len(self._places)), [self._seats])
         self._hand_over(place, self._serve.ports)
 
     def _hand_over(self, place: Place, new_ports: Iterable[int]) -> None:
         """Give a worker the sockets of new ports, in portions that the kernel takes, then the rules."""
         sockets = self._listening.of_worker(place.index)
         ports = sorted(new_ports)
-        for start in range(0, len(ports), MOST_DESCRIPTORS):
-            portion = tuple(ports[start : start + MOST_DESCRIPTORS])
-            _send(place, Listeners(portion), sockets)
-        _send(place, self._serve)
+        try:
+            for start in range(0, len(ports), MOST_DESCRIPTORS):
+                portion = tuple(ports[start : start + MOST_DESCRIPTORS])
+                _send(place, Listeners(portion), sockets)
+        except OSError as error:
+            # It is behind and cannot be given the sockets; it must not stay behind with other rules.
+            _log.error(
+                "worker does not take its sockets and is ended", worker=place.index, reason=error.strerror
+            )
+            os.kill(place.pid, signal.SIGKILL)
+        else:
+            _send(place, self._serve)
 
     def _tell(self, message: ToWorker) -> None:
         for place in self._places:
@@ -193,9 +226,10 @@ class Crew:
                 _log.info("worker serves", worker=place.index, pid=place.pid)
             case Report(snapshot):
                 place.snapshot = snapshot
+                if place.channel is not None:
+                    self._statuses.refresh(place.index, place.channel)
             case StatusReport(number, status):
-                if number in self._answers:
-                    self._answers[number].put_nowait(status)
+                self._statuses.answered(place.index, number, status)
             case _:
                 raise AssertionError(f"a worker sent {message!r}")
 
@@ -224,6 +258,8 @@ class Crew:
         self._lost(place)
         self._of_the_dead = added([self._of_the_dead, lasting(place.snapshot)])
         place.snapshot = {}
+        self._statuses.died(place.index)
+        self._counts[place.index] = 0
         if self._ending:
             if not any(each.pid for each in self._places):
                 self._all_gone.set()
@@ -231,9 +267,10 @@ class Crew:
         if time.monotonic() - place.started >= _SETTLED_SECONDS:
             place.delay = _FIRST_DELAY
         self._restarts.value += 1
-        _log.error("worker died", worker=place.index, pid=pid, restart_seconds=place.delay, **_ending(code))
-        self._loop.call_later(place.delay, self._spawn, place)
-        place.delay = min(place.delay * 2, _LONGEST_DELAY)
+        seconds = self._fill_later(place)
+        _log.error(
+            "worker died", worker=place.index, pid=pid, restart_seconds=seconds, **process.ending(code)
+        )
 
     async def _gone_within(self, seconds: float) -> bool:
         try:
@@ -248,9 +285,4 @@ def _send(place: Place, message: ToWorker, sockets: Mapping[int, socket.socket] 
     if place.channel is None:
         return
     ports = message.ports if isinstance(message, Listeners) else ()
-    place.channel.send(message, [sockets[port] for port in ports] if sockets else ())
-
-
-def _ending(code: int) -> dict[str, str | int]:
-    """Say how a process ended, from its exit code (negative: the signal that ended it)."""
-    return {"exit_status": code} if code >= 0 else {"signal": signal.Signals(-code).name}
+    place.channel.send(message, [sockets[port].fileno() for port in ports] if sockets else ())

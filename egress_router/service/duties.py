@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from egress_router import log
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from typing import Any
+
+_log = log.get("service")
 
 
 async def attend(
@@ -17,8 +22,9 @@ async def attend(
     """Run duties until `ended` is set, then `finish` while they go on, then cancel them.
 
     A duty ends only by a fault of ours, which must not leave a process that is half there: it ends the
-    others too, and is raised.
+    others too, and is raised. Faults of callbacks are events like others.
     """
+    asyncio.get_running_loop().set_exception_handler(log_fault)
     tasks = [asyncio.create_task(each) for each in duties]
     asked = asyncio.create_task(ended.wait())
     try:
@@ -31,3 +37,12 @@ async def attend(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def log_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a callback of an event loop raised: one event, where asyncio would write many lines."""
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        _log.exception(context["message"], error)
+    else:
+        _log.error(context["message"])

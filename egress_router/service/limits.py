@@ -1,4 +1,4 @@
-"""How many connections one worker may hold: its share of the setting, as far as descriptors allow."""
+"""How many connections one worker may hold, as far as descriptors allow."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ def raise_descriptors() -> int:
 
 
 def connections(wanted: int, workers: int, descriptors: int, ports: int) -> int:
-    """Return how many connections each of `workers` processes may hold, `wanted` in all.
+    """Return how many connections each of `workers` processes can hold, of `wanted` in all.
 
     `descriptors` is what one process may open, `ports` how many listening sockets it holds. Says so in the
-    log when the descriptors allow less than the setting.
+    log when the descriptors of all together allow less than the setting.
     """
-    share = -(-wanted // workers)
     possible = max(1, (descriptors - _RESERVE - ports) // _PER_CONNECTION)
-    if possible < share:
+    if possible * workers < wanted:
         _log.warning(
             "the limit of open files allows fewer connections than EGRESS_MAX_CONNECTIONS",
             wanted=wanted,
             possible=possible * workers,
             open_files=descriptors,
         )
-    return min(share, possible)
+    return possible

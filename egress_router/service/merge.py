@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -12,26 +13,43 @@ if TYPE_CHECKING:
 _MOST_DENIED = 50
 
 
-def merged(statuses: Iterable[dict[str, Json]]) -> dict[str, Json]:
+class Departed:
+    """What of dead workers' statuses still counts: hits, by the rule's text, and the last denials."""
+
+    def __init__(self) -> None:
+        self.hits: Counter[Json] = Counter()
+        self.denied: list[dict[str, Json]] = []
+
+    def take(self, status: dict[str, Json]) -> None:
+        """Add the last status of one that died."""
+        # Two lines of the same text count together already.
+        self.hits.update({rule["text"]: int(_number(rule, "hits")) for rule in _entries(status, "rules")})
+        self.denied = _newest(self.denied + _entries(status, "denied"))
+
+
+def merged(statuses: Iterable[dict[str, Json]], departed: Departed) -> dict[str, Json]:
     """Add up what workers say: hits add up, an upstream must be up for all, denials come newest first."""
     rules: dict[Json, dict[str, Json]] = {}
     upstreams: dict[tuple[Json, Json], dict[str, Json]] = {}
-    denied: list[dict[str, Json]] = []
+    denied = departed.denied
     for status in statuses:
         for rule in _entries(status, "rules"):
-            known = rules.setdefault(rule["line"], {**rule, "hits": 0})
+            known = rules.setdefault(rule["line"], {**rule, "hits": departed.hits[rule["text"]]})
             known["hits"] = _number(known, "hits") + _number(rule, "hits")
         for upstream in _entries(status, "upstreams"):
             key = (upstream["destination"], upstream["address"])
             seen = upstreams.setdefault(key, upstream)
             seen["up"] = bool(seen["up"]) and bool(upstream["up"])
-        denied += _entries(status, "denied")
-    denied.sort(key=lambda each: _number(each, "time"), reverse=True)
+        denied = denied + _entries(status, "denied")
     return {
         "rules": list(rules.values()),
         "upstreams": list(upstreams.values()),
-        "denied": list(denied[:_MOST_DENIED]),
+        "denied": [*_newest(denied)],
     }
+
+
+def _newest(denied: list[dict[str, Json]]) -> list[dict[str, Json]]:
+    return sorted(denied, key=lambda each: _number(each, "time"), reverse=True)[:_MOST_DENIED]
 
 
 def _entries(status: dict[str, Json], key: str) -> list[dict[str, Json]]:

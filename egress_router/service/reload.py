@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 
 _INTERVAL = 0.5  # seconds
 
-Signature = tuple[int, int, int, int]
-_UNSEEN: Signature | None = (-1, -1, -1, -1)  # no file's
+Signature = tuple[int, int, int, int, int]
+_UNSEEN: Signature | None = (-1, -1, -1, -1, -1)  # no file's
 
 
 def signature(path: Path) -> Signature | None:
-    """Return what changes whenever the file's content does; None while there is no such file."""
+    """Return what changes whenever the file's content or its permissions do; None while there is none."""
     try:
         seen = path.stat()
     except OSError:
         return None
-    return (seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size)
+    # The kernel alone sets ctime: also where a program sets mtime back, and with every chmod.
+    return (seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size)
 
 
 async def changes(path: Path) -> AsyncIterator[Signature | None]:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from egress_router import log
-from egress_router.errors import ConfigError, EgressRouterError
+from egress_router.errors import ConfigError, EgressRouterError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,7 @@ class Rulebook(Generic[Rules]):
         self.rules = reader.parse(source.name, self._text)
         self.errors: tuple[str, ...] = ()
         self._refused_at: float | None = None
+        self._may_pass = False  # the last refusal: rules are not the reason, but what was not to be had
         self._loaded.value = time.time()
         self._valid.value = 1
 
@@ -80,6 +81,18 @@ class Rulebook(Generic[Rules]):
         `put_in_force` gets the rules and their ports, and raises RefusedError where a port cannot be had.
         Whatever is wrong is logged and counted, and the rules so far stay.
         """
+        self._reload(put_in_force, known=())
+
+    def retry(self, put_in_force: Callable[[Rules, frozenset[int]], None]) -> None:
+        """Try refused rules again where what they need may be had by now: a port, the source itself.
+
+        The same reason once more is neither logged nor counted.
+        """
+        if self._may_pass:
+            self._reload(put_in_force, known=self.errors)
+
+    def _reload(self, put_in_force: Callable[[Rules, frozenset[int]], None], known: tuple[str, ...]) -> None:
+        text = None
         try:
             text = self._source.read()
             if text == self._text:
@@ -88,7 +101,8 @@ class Rulebook(Generic[Rules]):
             rules = self._reader.parse(self._source.name, text)
             put_in_force(rules, self._reader.ports(rules))
         except EgressRouterError as error:
-            self._refuse(error)
+            self._refuse(error, known)
+            self._may_pass = text is None or isinstance(error, RefusedError)
             return
         before, self._text, self.rules = self.rules, text, rules
         self._reloads.value += 1
@@ -106,12 +120,14 @@ class Rulebook(Generic[Rules]):
         }
 
     def _accept(self) -> None:
-        self.errors, self._refused_at = (), None
+        self.errors, self._refused_at, self._may_pass = (), None, False
         self._valid.value = 1
 
-    def _refuse(self, error: EgressRouterError) -> None:
+    def _refuse(self, error: EgressRouterError, known: tuple[str, ...]) -> None:
         problems = error.problems if isinstance(error, ConfigError) else (error,)
         self.errors, self._refused_at = tuple(str(each) for each in problems), time.time()
+        if self.errors == known:
+            return
         self._refusals.value += 1
         self._valid.value = 0
         _log.error("changed rules are refused, the old ones stay in force", problems=len(self.errors))

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from egress_router import log
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
-from egress_router.service import limits, output, usage
+from egress_router.service import limits, output, signals, usage
 from egress_router.service.crew import Crew
 from egress_router.service.duties import attend
-from egress_router.service.merge import merged
 from egress_router.service.outside import Outside
 from egress_router.service.reload import changes
 from egress_router.service.rulebook import Rulebook
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from egress_router.settings.variables import RulesSource
 
 Rules = TypeVar("Rules")
+_RETRY_SECONDS = 3.0  # after rules were refused that may be had later
 _log = log.get("service")
 
 
@@ -88,7 +88,7 @@ class Supervisor(Generic[Rules]):
         _log.info("started", mode=self._name, pid=os.getpid(), workers=self._settings.workers)
         duties = [self._outside.watch()]
         if self._source.path is not None:
-            duties.append(self._watch_rules())
+            duties += [self._watch_rules(), self._retry_rules()]
         try:
             await attend(self._ended, duties, self._end)
         finally:
@@ -103,7 +103,7 @@ class Supervisor(Generic[Rules]):
         """See `View`."""
         if self._ended.is_set():
             return ("the router is ending",)
-        return self._crew.absent() + self._outside.problems()
+        return self._crew.absent() + self._crew.silent() + self._outside.problems()
 
     def snapshot(self) -> Snapshot:
         """See `View`."""
@@ -122,7 +122,7 @@ class Supervisor(Generic[Rules]):
             "workers": self._crew.processes(),
             "ports": [*sorted(self._rulebook.ports)],
             "reload": self._rulebook.status(),
-            **merged(await self._crew.statuses()),
+            **await self._crew.status(),
         }
 
     def _handle_signals(self) -> None:
@@ -130,6 +130,7 @@ class Supervisor(Generic[Rules]):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end_asked, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signals.release()
 
     def _end_asked(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -142,6 +143,8 @@ class Supervisor(Generic[Rules]):
 
     async def _end(self) -> None:
         self._ended.set()
+        # An accept queue without a worker has one that empties it before the end.
+        self._crew.complete()
         # Close here first: what comes in until a worker empties its accept queue is still served, and no
         # queue is left that nobody would empty.
         self._listening.close()
@@ -152,6 +155,12 @@ class Supervisor(Generic[Rules]):
         if self._source.path is not None:
             async for _ in changes(self._source.path):
                 self._reload()
+
+    async def _retry_rules(self) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_SECONDS)
+            if not self._ended.is_set():
+                self._rulebook.retry(self._put_in_force)
 
     def _reload(self) -> None:
         if not self._ended.is_set():

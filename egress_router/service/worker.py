@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from egress_router import log
+from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.relay.loop import PollerLoop
-from egress_router.service import limits, output, usage
+from egress_router.service import limits, output, seats, signals, usage
 from egress_router.service.admission import Admission
 from egress_router.service.control import (
     Channel,
@@ -20,16 +21,16 @@ from egress_router.service.control import (
     Listeners,
     Message,
     Report,
+    Seated,
     Serve,
     Serving,
     StatusReport,
     StatusWanted,
 )
+from egress_router.service.duties import log_fault
 from egress_router.service.mode import WorkerContext
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from egress_router.relay.poller import Poller
     from egress_router.service.mode import Mode, Server
     from egress_router.settings.common import ProxySettings
@@ -37,19 +38,20 @@ if TYPE_CHECKING:
 Rules = TypeVar("Rules")
 _REPORT_SECONDS = 1.0
 _DRAIN_POLL_SECONDS = 0.05
-_log = log.get("service")
+_REMEDY = "raise the limit of open files"
 
 
 def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
     """Serve until the supervisor, at the other end of `descriptor`, says to end or is gone."""
     # A terminal signals the whole group; what happens on Ctrl-C is the supervisor's decision.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in signals.HELD:
         signal.signal(number, signal.SIG_IGN)
+    signals.release()
     registry = Registry()
     output.start(settings.runtime, registry)
     usage.register(registry)
     loop = PollerLoop()
-    loop.set_exception_handler(_log_fault)
+    loop.set_exception_handler(log_fault)
     worker = Worker(mode, settings, registry, loop, loop.poller, socket.socket(fileno=descriptor))
     try:
         loop.run_forever()
@@ -84,6 +86,7 @@ class Worker(Generic[Rules]):
         self._loop = loop
         self._poller = poller
         self._sockets: dict[int, socket.socket] = {}
+        self._seats: seats.Seats | None = None
         self._server: Server[Rules] | None = None
         self._open = registry.gauge("connections_open", "Client connections that are open.")
         self.fault: Exception | None = None
@@ -95,9 +98,13 @@ class Worker(Generic[Rules]):
             self._server.close_all()
         self._channel.close()
 
-    def _received(self, message: Message, sockets: list[socket.socket]) -> None:
+    def _received(self, message: Message, descriptors: list[int]) -> None:
         match message:
+            case Seated(place, workers):
+                self._seats = seats.Seats(seats.mapped(descriptors[0], workers), place)
+                os.close(descriptors[0])
             case Listeners(ports):
+                sockets = (socket.socket(fileno=each) for each in descriptors)
                 self._sockets |= dict(zip(ports, sockets, strict=True))
             case Serve(rules, ports):
                 try:
@@ -118,6 +125,9 @@ class Worker(Generic[Rules]):
 
     def _serve(self, rules: Rules, ports: frozenset[int]) -> None:
         self._sockets = {port: each for port, each in self._sockets.items() if port in ports}
+        if missing := ports - self._sockets.keys():
+            # To go on would be to leave this worker's share of the clients without an answer.
+            raise RefusedError(f"no socket came for {len(missing)} of {len(ports)} ports", _REMEDY)
         if self._server is None:
             self._server = self._built(rules, len(ports))
             self._server.listen(self._sockets)
@@ -133,8 +143,14 @@ class Worker(Generic[Rules]):
     def _built(self, rules: Rules, ports: int) -> Server[Rules]:
         settings = self._settings
         descriptors = limits.raise_descriptors()
-        most = limits.connections(settings.max_connections, settings.workers, descriptors, ports)
-        admission = Admission(self._registry, most, settings.max_connections_per_client)
+        possible = limits.connections(settings.max_connections, settings.workers, descriptors, ports)
+        admission = Admission(
+            self._registry,
+            settings.max_connections,
+            settings.max_connections_per_client,
+            self._seats,
+            possible,
+        )
         context = WorkerContext(
             self._loop, self._poller, self._registry, admission, settings.runtime.drain_seconds
         )
@@ -165,11 +181,3 @@ def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks))
-
-
-def _log_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    if isinstance(error, BaseException):
-        _log.exception(context["message"], error)
-    else:
-        _log.error(context["message"])

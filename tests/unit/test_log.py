@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,3 +56,61 @@ def test_our_own_fault_keeps_its_traceback_in_one_line(stream: io.StringIO) -> N
         log.get("setup").exception("broke", error, step=3)
     line = stream.getvalue()
     assert line.startswith("2") and "ZeroDivisionError: ours" in line  # noqa: PT018
+
+
+ROOT = Path(__file__).parents[2]
+MANUAL = ROOT / "docs" / "operating.md"
+LEVELS = {"debug", "info", "warning", "error", "exception"}
+LOGS = {"_log", "_LOG", "_records", "_changes"}
+# Where the sentence is not written at the call: those are in the manual all the same.
+ELSEWHERE = {
+    "kernel/routing.py": "what",  # `_step` gets it
+    "service/rulebook.py": "f'rule {word}'",
+    "service/duties.py": "context['message']",  # asyncio's, and the poller's
+}
+
+
+def logged() -> Iterator[tuple[str, str | None, set[str]]]:
+    """Yield each event of the source: file, sentence (None: not written there) and fields."""
+    package = ROOT / "egress_router"
+    for path in sorted(package.rglob("*.py")):
+        name = str(path.relative_to(package))
+        if name.startswith("lab/"):
+            continue  # the demo's
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and is_event(node):
+                fields = {each.arg for each in node.keywords if each.arg}
+                if isinstance(node.func, ast.Attribute) and node.func.attr == "exception":
+                    fields.add("traceback")
+                sentence = node.args[0]
+                if isinstance(sentence, ast.Constant):
+                    yield name, str(sentence.value), fields
+                elif ast.unparse(sentence) != ELSEWHERE.get(name):
+                    yield name, None, fields
+
+
+def is_event(call: ast.Call) -> bool:
+    function = call.func
+    if isinstance(function, ast.Name):
+        return function.id == "_step"
+    if not isinstance(function, ast.Attribute) or function.attr not in LEVELS:
+        return False
+    log_of = function.value
+    return (log_of.id if isinstance(log_of, ast.Name) else getattr(log_of, "attr", "")) in LOGS
+
+
+def test_the_manual_lists_every_event_with_its_fields() -> None:
+    section = MANUAL.read_text().partition("\n## Logs\n")[2].partition("\n## ")[0]
+    rows = [row.split(" | ") for row in section.splitlines() if row.startswith("| ")]
+    known = [(set(re.findall("`(.*?)`", row[1])), set(re.findall("`(.*?)`", row[2]))) for row in rows]
+    found = list(logged())
+    assert len(found) > 40, "the walk over the source misses events"
+    for file, sentence, fields in found:
+        place = f"egress_router/{file}"
+        assert sentence is not None, (
+            f"{place}: write the event's sentence at the call, its values into fields"
+        )
+        assert any(sentence in sentences and fields <= named for sentences, named in known), (
+            f"{place}: add to the table under Logs in docs/operating.md: "
+            f"| room | `{sentence}` | {', '.join(f'`{each}`' for each in sorted(fields)) or 'none'} |"
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,10 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from egress_router.admin import app
 from tests.unit.admin.views import FakeView, endpoint
-from tests.unit.service.routers import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from egress_router.service.mode import Json
 
 
 @pytest.fixture
@@ -136,14 +139,26 @@ def test_a_head_that_never_ends_is_cut(port: int, sent: bytes, monkeypatch: pyte
     assert exchange(port, sent) == b""
 
 
-def test_more_connections_than_the_limit_are_ended_at_once(
-    port: int, monkeypatch: pytest.MonkeyPatch
+def test_one_connection_too_many_ends_the_oldest_that_asks_nothing(
+    view: FakeView, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "_MOST_CONNECTIONS", 2)
-    holders = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2)]
-    until(lambda: exchange(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") == b"", "a refusal")
-    for each in holders:
-        each.close()
+    async def slow() -> dict[str, Json]:
+        await asyncio.sleep(1)
+        return {}
+
+    monkeypatch.setattr(app, "_MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(view, "status", slow)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
+        asking.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle = []
+        for _ in range(4):
+            idle.append(socket.create_connection(("127.0.0.1", port), timeout=20))
+            time.sleep(0.05)
+        assert [get(port, "/healthz")[0] for _ in range(2)] == [200, 200], "idle connections keep probes out"
+        assert all(received(each) == b"" for each in idle[:3])
+        assert asking.recv(12) == b"HTTP/1.1 200"
+        for each in idle:
+            each.close()
 
 
 def test_a_fault_of_ours_is_500_and_the_rest_goes_on(

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -45,6 +46,23 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < limit, f"waited in vain for: {what}"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def descriptors_below(limit: int, pid: int) -> Iterator[None]:
+    """Let a process open nothing with a number from `limit` on; what it has open stays."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def lowest_free_descriptor(pid: int) -> int:
+    used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    return next(number for number in itertools.count() if number not in used)
 
 
 @dataclass
@@ -179,3 +197,9 @@ def router(
         if running.process.poll() is None:
             running.process.kill()  # its workers end with it
         running.process.wait(PATIENCE)
+
+
+def word(running: Router, port: int | None = None) -> str:
+    """Return the word of the rule that serves a port."""
+    with running.connect(port) as client:
+        return client.word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from egress_router.service.control import (
     StatusWanted,
 )
 from tests.serving import LOOPS
-from tests.unit.service.routers import PATIENCE
+from tests.unit.service.routers import PATIENCE, descriptors_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,9 +36,9 @@ class End:
         self.ended = 0
         self.channel = Channel(loop, sock, self.received, self.gone)
 
-    def received(self, message: Message, sockets: list[socket.socket]) -> None:
+    def received(self, message: Message, descriptors: list[int]) -> None:
         self.messages.append(message)
-        self.sockets += sockets
+        self.sockets += [socket.socket(fileno=each) for each in descriptors]
 
     def gone(self) -> None:
         self.ended += 1
@@ -77,13 +78,30 @@ def test_descriptors_come_with_their_message_even_when_the_way_was_blocked(ends:
     left, right = ends
     left.channel.send(Serve("x" * 1_000_000, frozenset()))
     servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(MOST_DESCRIPTORS + 10)]
+    descriptors = [server.fileno() for server in servers]
     ports = tuple(server.getsockname()[1] for server in servers)
-    left.channel.send(Listeners(ports[:MOST_DESCRIPTORS]), servers[:MOST_DESCRIPTORS])
-    left.channel.send(Listeners(ports[MOST_DESCRIPTORS:]), servers[MOST_DESCRIPTORS:])
+    left.channel.send(Listeners(ports[:MOST_DESCRIPTORS]), descriptors[:MOST_DESCRIPTORS])
+    left.channel.send(Listeners(ports[MOST_DESCRIPTORS:]), descriptors[MOST_DESCRIPTORS:])
     for server in servers:
         server.close()  # the channel holds what it still has to send
     right.wait(lambda: len(right.messages) == 3)
     assert tuple(sock.getsockname()[1] for sock in right.sockets) == ports
+
+
+def test_without_a_free_descriptor_a_message_goes_at_once_or_not_at_all(ends: tuple[End, End]) -> None:
+    left, right = ends
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with descriptors_below(3, os.getpid()):
+            left.channel.send(Listeners((1,)), [server.fileno()])
+        right.wait(lambda: len(right.messages) == 1)
+        left.channel.send(Serve("x" * 1_000_000, frozenset()))
+        os.close(free := os.dup(0))
+        with descriptors_below(free + 1, os.getpid()), pytest.raises(OSError, match="Too many open files"):
+            left.channel.send(Listeners((2, 3)), [server.fileno(), server.fileno()])
+        left.channel.send(Close())
+        right.wait(lambda: len(right.messages) == 3)
+    assert right.messages[2] == Close()
+    assert len(right.sockets) == 1
 
 
 def test_the_end_of_the_other_side_is_told_once(ends: tuple[End, End]) -> None:
@@ -100,7 +118,7 @@ def test_what_cannot_be_sent_any_more_leaks_no_descriptor(ends: tuple[End, End])
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         left.channel.send(Serve("x" * 1_000_000, frozenset()))
-        left.channel.send(Listeners((port,)), [server])
+        left.channel.send(Listeners((port,)), [server.fileno()])
         left.channel.close()
         right.wait(lambda: right.ended == 1)
     with pytest.raises(ConnectionRefusedError):

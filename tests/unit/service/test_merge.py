@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.metrics import Registry, added, lasting
 from egress_router.service.crew import Crew
-from egress_router.service.merge import merged
+from egress_router.service.merge import Departed, merged
 from egress_router.service.rulebook import difference
 from egress_router.service.sockets import Listening
 
@@ -41,7 +41,8 @@ def test_hits_add_up_and_upstreams_must_be_up_for_all() -> None:
                 "upstreams": [upstream("a", up=True), upstream("b", up=False)],
             },
             {},  # a worker that has just begun
-        ]
+        ],
+        Departed(),
     )
     assert found["rules"] == [rule(1, 7), rule(3, 1)]
     assert found["upstreams"] == [upstream("a", up=True), upstream("b", up=False)]
@@ -49,14 +50,31 @@ def test_hits_add_up_and_upstreams_must_be_up_for_all() -> None:
 
 
 def test_the_latest_denials_of_all_come_first_and_are_bounded() -> None:
-    found = merged({"denied": [denial(100 + 2 * n + worker) for n in range(40)]} for worker in (0, 1))
+    statuses: list[dict[str, Json]] = [
+        {"denied": [denial(100 + 2 * n + worker) for n in range(40)]} for worker in (0, 1)
+    ]
+    found = merged(statuses, Departed())
     denied = found["denied"]
     assert isinstance(denied, list)
     assert denied == [denial(179 - n) for n in range(50)]
 
 
 def test_merging_nothing_is_empty() -> None:
-    assert merged([]) == {"rules": [], "upstreams": [], "denied": []}
+    assert merged([], Departed()) == {"rules": [], "upstreams": [], "denied": []}
+
+
+def test_what_dead_workers_had_counted_stays_with_the_text_of_its_rule() -> None:
+    departed = Departed()
+    departed.take(
+        {"rules": [rule(1, 2), rule(3, 4)], "denied": [denial(1)], "upstreams": [upstream("a", up=False)]}
+    )
+    departed.take({"rules": [rule(1, 10)], "denied": [denial(n) for n in range(10, 70)]})
+    moved: Json = {"line": 2, "text": "rule 1", "hits": 1}  # a line was added above it
+    for _ in range(2):
+        found = merged([{"rules": [moved], "denied": [denial(5)]}], departed)
+        assert found["rules"] == [{"line": 2, "text": "rule 1", "hits": 13}]
+        assert found["upstreams"] == []
+        assert found["denied"] == [denial(69 - n) for n in range(50)]
 
 
 def test_a_difference_names_lines_that_went_and_came() -> None:

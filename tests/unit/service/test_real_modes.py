@@ -201,3 +201,41 @@ def refused(port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+def connections_served(proxy: Proxy, count: int, expected: int) -> list[Line]:
+    """Open so many connections at once, and hold those that the limits let in."""
+    made = [Line(proxy.port) for _ in range(count)]
+    let_in = [line for line in made if is_served(line)]
+    for line in made:
+        if line not in let_in:
+            line.close()
+    assert len(let_in) == expected
+    return let_in
+
+
+def is_served(line: Line) -> bool:
+    try:
+        return line.ask("hello") != ""
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(("limits", "expected"), [({}, 9), ({"EGRESS_MAX_CONNECTIONS_PER_CLIENT": "5"}, 5)])
+@pytest.mark.parametrize("proxy", ["dns-proxy"], indirect=True)
+def test_the_limit_of_connections_is_exact_over_all_workers(
+    proxy: Proxy, origins: tuple[Origin, Origin], limits: dict[str, str], expected: int
+) -> None:
+    proxy.rules.write_text(f"{proxy.port} {origins[0].address} {origins[0].port}\n")
+    proxy.launch({"EGRESS_WORKERS": "8", "EGRESS_MAX_CONNECTIONS": "9", **limits})
+    cut = connections_served(proxy, 100, expected)
+    for worker in proxy.workers():
+        os.kill(worker, signal.SIGKILL)
+    for line in cut:
+        assert line.ended()
+        line.close()
+    until(lambda: proxy.metric("worker_restarts_total") == 8 and len(proxy.workers()) == 8, "replacements")
+    for _ in range(2):  # what dead workers had open does not count, and what ended does not either
+        for line in connections_served(proxy, 100, expected):
+            line.close()
+        until(lambda: proxy.metric("connections_open") == 0, "the end of all")

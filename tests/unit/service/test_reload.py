@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from egress_router.names.watched import WatchedFile
 from egress_router.service import reload
 from egress_router.service.reload import Signature, signature
-from tests.unit.service.routers import PATIENCE, Router, free_port, router, until
+from tests.unit.service.routers import (
+    PATIENCE,
+    Router,
+    free_port,
+    router,
+    until,
+    word,
+)
 
 if TYPE_CHECKING:
     import pytest
 
-
-def word(running: Router, port: int | None = None) -> str:
-    with running.connect(port) as client:
-        return client.word
+_CLOCK_TICK = 0.02  # seconds; a file system's clock may be as coarse as the kernel's tick
 
 
 def test_a_file_changed_in_place_takes_effect_in_all_workers(tmp_path: Path) -> None:
@@ -100,7 +107,7 @@ def test_a_bad_file_is_refused_and_a_good_one_heals(tmp_path: Path) -> None:
 def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[Signature | None] = [(1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
+    seen: list[Signature | None] = [(1, 1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
     steps = iter(seen)
     monkeypatch.setattr(reload, "_INTERVAL", 0)
     monkeypatch.setattr(reload, "signature", lambda _: next(steps))
@@ -109,7 +116,7 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
         changes = reload.changes(Path("rules"))
         return [await anext(changes), await anext(changes)]
 
-    assert asyncio.run(first_two()) == [(1, 1, 1, 20), (1, 1, 1, 30)]
+    assert asyncio.run(first_two()) == [(1, 1, 1, 1, 20), (1, 1, 1, 1, 30)]
 
 
 def test_a_file_that_is_gone_for_a_moment_changes_nothing(tmp_path: Path) -> None:
@@ -139,6 +146,17 @@ def test_a_port_that_is_taken_refuses_the_whole_change(tmp_path: Path) -> None:
         reason = "is the administration port; set EGRESS_ADMIN_PORT"
         until(lambda: reason in running.status()["reload"]["errors"][0], "the second refusal")
         assert word(running) == "one"
+
+
+def test_a_port_that_was_taken_is_had_when_it_is_free(tmp_path: Path) -> None:
+    taken = free_port()
+    with router(tmp_path) as running:
+        with socket.create_server(("127.0.0.1", taken)):
+            running.rules.write_text(f"{running.port} two\n{taken} taken\n")
+            until(lambda: running.metric("reload_errors_total") == 1, "the refusal")
+        until(lambda: running.metric("rules_valid") == 1, "another attempt")
+        assert (word(running), word(running, taken)) == ("two", "taken")
+        assert running.metric("reload_errors_total") == 1
 
 
 def test_a_worker_that_cannot_put_rules_in_force_is_replaced_by_one_that_has_them(tmp_path: Path) -> None:
@@ -197,3 +215,25 @@ def test_a_signature_differs_when_only_the_content_does(tmp_path: Path) -> None:
     other.write_text("two")
     other.rename(path)
     assert signature(path) != first
+
+
+def test_a_signature_differs_when_size_and_time_are_set_back_or_the_mode_changes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("one")
+    watched = WatchedFile(path, str)
+    seen, values = {signature(path)}, [watched.value(0.0)]
+    overwrite_as_cp_p(path, "two")
+    seen.add(signature(path))
+    values.append(watched.value(10.0))
+    time.sleep(_CLOCK_TICK)
+    path.chmod(0)
+    seen.add(signature(path))
+    assert len(seen) == 3
+    assert values == ["one", "two"]
+
+
+def overwrite_as_cp_p(path: Path, text: str) -> None:
+    times = path.stat()
+    time.sleep(_CLOCK_TICK)
+    path.write_text(text)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

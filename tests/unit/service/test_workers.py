@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -12,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.service.routers import PATIENCE, Router, free_port, router, until
+from tests.unit.service.routers import (
+    PATIENCE,
+    Router,
+    free_port,
+    router,
+    until,
+)
 
 
 def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
@@ -31,6 +36,20 @@ def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
         assert "signal=SIGKILL" in running.said()
         for client in clients:
             client.close()
+
+
+def test_hits_and_denials_of_a_worker_that_died_or_hangs_stay_in_the_status(tmp_path: Path) -> None:
+    with router(tmp_path) as running, running.connect():
+        (worker,) = running.workers()
+        before = running.status()
+        assert (before["rules"][0]["hits"], len(before["denied"])) == (1, 1)
+        os.kill(worker, signal.SIGSTOP)
+        assert running.status()["rules"] == before["rules"]
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: running.workers() not in ([], [worker]), "a replacement")
+        after = running.status()
+        assert after["rules"][0]["hits"] == 2, "one of each worker (each rule counts one in this mode)"
+        assert after["denied"] == before["denied"]
 
 
 def test_under_load_no_new_connection_is_refused_while_a_worker_is_replaced(tmp_path: Path) -> None:
@@ -80,6 +99,26 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Pa
         assert delays == ["0.1", "0.2", "0.4"]
 
 
+def test_a_worker_that_hangs_is_neither_healthy_nor_ready(tmp_path: Path) -> None:
+    with router(tmp_path, ECHO_SILENT_SECONDS="3") as running:
+        (worker,) = running.workers()
+        os.kill(worker, signal.SIGSTOP)
+        for path in ("/healthz", "/readyz"):
+            until(lambda path=path: running.get(path)[0] == 503, "the silence")  # type: ignore[misc]
+            assert running.get(path)[1].startswith("worker 0 has not reported for ")
+        os.kill(worker, signal.SIGCONT)
+        until(lambda: running.get("/readyz")[0] == 200, "reports again")
+
+
+def test_a_worker_that_a_nameless_signal_ended_is_replaced(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        (worker,) = running.workers()
+        os.kill(worker, signal.SIGRTMIN + 6)
+        until(lambda: running.metric("worker_restarts_total") == 1, "a restart")
+        until(lambda: len(running.workers()) == 1, "a replacement")
+        assert f"signal={signal.SIGRTMIN + 6}" in running.said()
+
+
 def test_sigterm_lets_what_is_open_finish_and_accepts_no_more(tmp_path: Path) -> None:
     with router(tmp_path, EGRESS_WORKERS="2") as running, running.connect() as client:
         running.process.terminate()
@@ -101,6 +140,21 @@ def test_connections_in_the_accept_queue_are_served_at_the_end(tmp_path: Path) -
         os.kill(worker, signal.SIGCONT)
         for sock in waiting:
             assert sock.recv(100).startswith(str(worker).encode())
+            sock.close()
+        assert running.wait() == 0
+
+
+def test_the_accept_queue_of_a_worker_that_is_being_replaced_is_served_at_the_end(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        for delay in ("0.1", "0.2", "0.4", "0.8"):
+            os.kill(running.workers()[0], signal.SIGKILL)
+            until(lambda delay=delay: f"restart_seconds={delay}" in running.said(), "a death")  # type: ignore[misc]
+            if delay != "0.8":
+                until(running.workers, "a replacement")
+        waiting = [socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) for _ in range(5)]
+        running.process.terminate()
+        for sock in waiting:
+            assert sock.recv(100).endswith(b" one\n")
             sock.close()
         assert running.wait() == 0
 
@@ -192,11 +246,3 @@ def test_a_port_that_needs_a_privilege_names_it(tmp_path: Path) -> None:
     assert starting.wait() == 3
     assert "cannot listen on port 80 (Permission denied): ports below 1024" in starting.said()
     assert "net.ipv4.ip_unprivileged_port_start" in starting.said()
-
-
-def test_the_limit_of_open_files_is_raised_and_bounds_the_connections(tmp_path: Path) -> None:
-    with router(tmp_path, wrap=["prlimit", "--nofile=256:1024"]) as running:
-        for pid in (running.process.pid, *running.workers()):
-            limits = Path(f"/proc/{pid}/limits").read_text()
-            assert re.search(r"Max open files +1024 +1024", limits), limits
-        assert "wanted=10000 possible=447 open_files=1024" in running.said()
