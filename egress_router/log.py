@@ -31,6 +31,11 @@ class Log:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
+    @property
+    def tells_debug(self) -> bool:
+        """Whether `debug` writes anything: to be asked before events by the thousand are made."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
     def debug(self, event: str, **fields: Field) -> None:
         """A step that only somebody who searches a fault wants to see."""
         self._emit(logging.DEBUG, event, fields)

@@ -69,7 +69,6 @@ class Session:
             if self._take(data):
                 return
         else:
-            self.wire.watch()
             self.wire.again()
         if self._heads.begun or not self._served:
             self.patience.await_head()

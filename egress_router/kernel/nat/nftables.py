@@ -185,8 +185,9 @@ def apply(plan: NatPlan) -> None:
     """
     text = render(plan) + (counters.declaration() if plan.redirects else "")
     _nft(text)
-    for line in _spoken(text):
-        _log.debug("nftables", line=line)
+    if _log.tells_debug:
+        for line in _spoken(text):
+            _log.debug("nftables", line=line)
 
 
 def remove() -> list[str]:
