@@ -25,14 +25,15 @@ _SHORT_TICKS = 10
 class Deadline:
     """One time-out; made by `Deadlines.add`."""
 
-    __slots__ = ("_callback", "_deadlines", "bucket", "due", "seconds")
+    __slots__ = ("_callback", "bucket", "due", "seconds")
 
-    def __init__(self, deadlines: Deadlines, seconds: float, callback: Callable[[], None]) -> None:
-        self._deadlines = deadlines
+    def __init__(
+        self, bucket: set[Deadline], due: float, seconds: float, callback: Callable[[], None]
+    ) -> None:
         self._callback: Callable[[], None] | None = callback
+        self.bucket = bucket
+        self.due = due
         self.seconds = seconds
-        self.due = time.monotonic() + seconds
-        self.bucket = -1
 
     def touch(self) -> None:
         """Let the full time begin anew."""
@@ -42,7 +43,7 @@ class Deadline:
         """Never call back; cancelling twice, or after the call, does nothing."""
         # Dropping the callback breaks the reference cycle with its owner.
         self._callback = None
-        self._deadlines.discard(self)
+        self.bucket.discard(self)
 
     def fire(self) -> None:
         """Call back, unless cancelled."""
@@ -56,7 +57,7 @@ class Deadlines:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tick: float = 0.5) -> None:
         self._loop = loop
-        self._tick = tick
+        self._short = _SHORT_TICKS * tick
         self._step = tick / _FINE
         self._buckets: dict[int, set[Deadline]] = {}
         self._order: list[int] = []
@@ -65,15 +66,11 @@ class Deadlines:
 
     def add(self, seconds: float, callback: Callable[[], None]) -> Deadline:
         """Call back once, `seconds` from now or from the last `touch`."""
-        deadline = Deadline(self, seconds, callback)
-        self._file(deadline)
+        due = time.monotonic() + seconds
+        bucket = self._bucket(due, seconds)
+        deadline = Deadline(bucket, due, seconds, callback)
+        bucket.add(deadline)
         return deadline
-
-    def discard(self, deadline: Deadline) -> None:
-        """Take a deadline out; `Deadline.cancel` is the way to ask for it."""
-        bucket = self._buckets.get(deadline.bucket)
-        if bucket is not None:
-            bucket.discard(deadline)
 
     def close(self) -> None:
         """Forget everything and leave the event loop."""
@@ -82,18 +79,17 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _file(self, deadline: Deadline) -> None:
-        number = math.ceil(deadline.due / self._step)
-        if deadline.seconds >= _SHORT_TICKS * self._tick:
+    def _bucket(self, due: float, seconds: float) -> set[Deadline]:
+        number = math.ceil(due / self._step)
+        if seconds >= self._short:
             number = -(-number // _FINE) * _FINE
-        deadline.bucket = number
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = set()
             heapq.heappush(self._order, number)
             if self._timer is None or number < self._timer_bucket:
                 self._arm()
-        bucket.add(deadline)
+        return bucket
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -119,6 +115,7 @@ class Deadlines:
         while bucket:
             deadline = bucket.pop()
             if deadline.due > now:
-                self._file(deadline)
+                deadline.bucket = self._bucket(deadline.due, deadline.seconds)
+                deadline.bucket.add(deadline)
             else:
                 deadline.fire()

@@ -12,7 +12,8 @@ import select
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from egress_router.errors import EgressRouterError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # sent again after a second).
 MOST_AT_ONCE: Final = 6
 _UNDER_WAY = frozenset({0, errno.EINPROGRESS})
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _FAILED = select.EPOLLERR | select.EPOLLHUP
 STAGGER: Final = 0.25  # seconds; RFC 8305 5, "Connection Attempt Delay"
 
@@ -64,8 +66,7 @@ class DialFailure:
     reason: DialReason
 
 
-@dataclass(frozen=True, slots=True)
-class Dialled:
+class Dialled(NamedTuple):
     """A connected socket, non-blocking and without Nagle's delay.
 
     The poller of the dial watches it still, parked: `Poller.add` gives it a handler, and `Poller.forget`
@@ -114,13 +115,13 @@ class Dial:
         self._deadlines = deadlines
         self._on_done: Callable[[Dialled | DialError], None] | None = on_done
         self._stagger = stagger
-        self._started = time.monotonic()
-        self._ends = self._started + seconds
+        self._started = now = time.monotonic()
+        self._ends = now + seconds
         self._left = list(reversed(targets))
         self._attempts: dict[_Attempt, None] = {}  # in the order of their start
         self._failures: list[DialFailure] = []
         self._deadline: Deadline | None = None
-        self._next()
+        self._next(now)
 
     def cancel(self) -> None:
         """Give up without calling back; after the call it does nothing."""
@@ -129,18 +130,18 @@ class Dial:
 
     def connected(self, attempt: _Attempt) -> None:
         """An attempt succeeded: it wins, the others end."""
-        self._attempts.pop(attempt, None)
+        del self._attempts[attempt]
         seconds = time.monotonic() - self._started
         self._done(Dialled(attempt.sock, attempt.address, attempt.port, seconds, tuple(self._failures)))
 
     def failed(self, attempt: _Attempt, error: int) -> None:
         """An attempt failed: the next address is tried at once."""
-        self._attempts.pop(attempt, None)
+        del self._attempts[attempt]
         self._note(attempt.address, attempt.port, error)
         if self._left or not self._attempts:
-            self._next()
+            self._next(time.monotonic())
 
-    def _next(self) -> None:
+    def _next(self, now: float) -> None:
         """Begin one more attempt; end the dial when there is nothing to begin and nothing to wait for."""
         self._drop_deadline()
         while self._left:
@@ -152,20 +153,21 @@ class Dial:
             else:
                 break
         if self._attempts:
-            remaining = max(self._ends - time.monotonic(), 0.0)
+            remaining = max(self._ends - now, 0.0)
             wait = min(self._stagger, remaining) if self._left else remaining
             self._deadline = self._deadlines.add(wait, self._silence)
         else:
             self._poller.soon(self._fail)
 
     def _silence(self) -> None:
-        if self._left and time.monotonic() < self._ends:
+        now = time.monotonic()
+        if self._left and now < self._ends:
             if len(self._attempts) == MOST_AT_ONCE:
                 oldest = next(iter(self._attempts))
                 oldest.close()
                 self.failed(oldest, errno.ETIMEDOUT)
             else:
-                self._next()
+                self._next(now)
             return
         for attempt in self._attempts:
             self._note(attempt.address, attempt.port, errno.ETIMEDOUT)
@@ -206,8 +208,8 @@ class _Attempt:
         self._poller = poller
         self.address = address
         self.port = port
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+        self.sock = socket.socket(family, _STREAM)
         try:
             error = self.sock.connect_ex((str(address), port))
             if error not in _UNDER_WAY:

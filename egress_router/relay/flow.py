@@ -31,8 +31,9 @@ class Step(enum.Enum):
     SINK_LOST = "the sink was reset or timed out"
 
 
-# The usual step, bound once: in CPython 3.11 an enum's member costs as much as two calls.
+# The usual ones, bound once: in CPython 3.11 an enum's member costs as much as two calls.
 WAIT: Final = Step.WAIT
+ENDED: Final = Step.ENDED
 
 
 class Buffers:
@@ -79,17 +80,17 @@ class Flow:
         self._pipe: Pipe | None = None
         self._run = 0
 
-    def pump(self, *, to_the_end: bool) -> Step:
+    def pump(self, short: Step | None) -> Step:
         """Move what can be moved now.
 
-        `to_the_end`: read until the kernel says that there is no more. Without it a short read ends the
-        turn, which saves a system call: what arrives later makes a new edge, as long as neither the end of
-        the stream nor urgent data was already there.
+        `short` is how the flow stands after a read of less than a chunk, which saves the next read: `WAIT`,
+        as what comes later makes a new edge (epoll(7)); `ENDED` where the end was there before the read, so
+        that it is behind these bytes. None where neither is known.
         """
         before = self.moved
         step = self._flush() if self.blocked else None
         if step is None:
-            step = self._splice() if self._run >= _BULK else self._copy(to_the_end=to_the_end)
+            step = self._splice() if self._run >= _BULK else self._copy(short)
         self.blocked = blocked = bool(self._held) or self._pipe is not None
         moved = self.moved - before
         # Nothing moved is no pause: the edge was for bytes that the turn before had taken along.
@@ -118,19 +119,17 @@ class Flow:
             return Step.SINK_LOST
         return WAIT if self._held else None
 
-    def _copy(self, *, to_the_end: bool) -> Step:
+    def _copy(self, short: Step | None) -> Step:
         chunk = self._buffers.chunk
         left = _TURN
         while left > 0:
             try:
                 count = self.source.recv_into(chunk)
-            except BlockingIOError:
-                return WAIT
-            except OSError:
-                return Step.SOURCE_LOST
+            except OSError as error:
+                return WAIT if isinstance(error, BlockingIOError) else Step.SOURCE_LOST
             if not count:
                 self.ended = True
-                return Step.ENDED
+                return ENDED
             try:
                 sent = self.sink.send(chunk[:count])
             except BlockingIOError:
@@ -140,8 +139,10 @@ class Flow:
             self.moved += sent
             if sent < count:
                 self._held = bytes(chunk[sent:count])
-            if sent < count or (count < CHUNK and not to_the_end):
                 return WAIT
+            if count < CHUNK and short is not None:
+                self.ended = short is ENDED
+                return short
             left -= count
         return Step.AGAIN
 
@@ -149,7 +150,7 @@ class Flow:
         if self._pipe is None:
             self._pipe = self._buffers.pipes.take()
         if self._pipe is None:
-            return self._copy(to_the_end=True)
+            return self._copy(None)
         step = self._through(self._pipe)
         if not self._pipe.holds:
             self._return_pipe()
@@ -167,7 +168,7 @@ class Flow:
                 return Step.SOURCE_LOST
             if not count:
                 self.ended = True
-                return Step.ENDED
+                return ENDED
             try:
                 self._drain(pipe)
             except BlockingIOError:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # EPOLLPRI: a read ends at the urgent mark (tcp(7)), so a short read means "drained" only without it.
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
-_EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
+# For a call that no edge stands behind: as little is known as after urgent data.
+_ANYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI
 _BATCH = 256
 _MOST_BATCHES = 16
 
@@ -151,7 +152,7 @@ class Poller:
     def _act_anew(self, descriptor: int) -> None:
         handler = self._handlers.get(descriptor)
         if handler is not None:
-            handler(_EVERYTHING)
+            handler(_ANYTHING)
 
 
 class _Parked:

@@ -8,11 +8,11 @@ import select
 import socket
 import struct
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from egress_router.metrics import Number
-from egress_router.relay.flow import WAIT, Buffers, Flow, Step
+from egress_router.relay.flow import ENDED, WAIT, Buffers, Flow, Step
 from egress_router.relay.keepalive import QUIET, keep_alive
 from egress_router.relay.splice import PipePool
 
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
 
-_TROUBLE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
-_READABLE = select.EPOLLIN | _TROUBLE
+# EPOLLPRI: a read ends at the urgent mark (tcp(7)), so that a short one means nothing.
+_UNCLEAR = select.EPOLLERR | select.EPOLLPRI
+_END = select.EPOLLRDHUP | select.EPOLLHUP
+_SPECIAL = _END | _UNCLEAR
+_READABLE = select.EPOLLIN | _SPECIAL
 _WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 # SO_LINGER with a time of 0: close sends a reset instead of an orderly end (socket(7)).
 _RESET = struct.pack("ii", 1, 0)
@@ -39,8 +42,11 @@ class CloseReason(enum.Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+# Bound once: see relay/flow.py.
+FINISHED: Final = CloseReason.FINISHED
+
+
+class Closing(NamedTuple):
     """The end of a tunnel: bytes that went to the upstream, bytes that went to the client, its lifetime."""
 
     reason: CloseReason
@@ -129,8 +135,8 @@ class Tunnel:
         """Begin: the poller reports what can already be read, and what is to go out first is sent."""
         poller = self._relay.poller
         try:
-            poller.add(self._up.source.fileno(), self._client_ready)
-            poller.add(self._down.source.fileno(), self._upstream_ready)
+            poller.add(self._up.source.fileno(), partial(self._ready, self._up, self._down))
+            poller.add(self._down.source.fileno(), partial(self._ready, self._down, self._up))
             for flow in (self._up, self._down):
                 if flow.blocked:
                     poller.again(flow.sink.fileno())
@@ -151,41 +157,36 @@ class Tunnel:
         """End the tunnel now; the peers see a reset, because their streams are cut short."""
         self._finish(CloseReason.CLOSED)
 
-    def _client_ready(self, events: int) -> None:
-        self._ready(events, self._up, self._down)
-
-    def _upstream_ready(self, events: int) -> None:
-        self._ready(events, self._down, self._up)
-
-    def _ready(self, events: int, out: Flow, back: Flow) -> None:
+    def _ready(self, out: Flow, back: Flow, events: int) -> None:
         """Act on an edge of the socket that is the source of `out` and the sink of `back`."""
         if back.blocked and events & _WRITABLE:
-            self._act(back, back.pump(to_the_end=True))
+            self._deadline.touch()
+            self._act(back, back.pump(None))
         if not events & _READABLE or not self._open:
             return
         if not out.ended and not out.blocked:
-            self._act(out, out.pump(to_the_end=events & _TROUBLE != 0))
+            self._deadline.touch()
+            step = out.pump(_short(events) if events & _SPECIAL else WAIT)
+            if step is not WAIT:
+                self._act(out, step)
         elif events & select.EPOLLERR and out.source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             # Nothing is read from here now, so no read would find out.
             self._act(out, Step.SOURCE_LOST)
 
     def _act(self, flow: Flow, step: Step) -> None:
-        self._deadline.touch()
-        if step is WAIT:
-            return
-        if step is Step.AGAIN:
-            self._relay.poller.again(flow.source.fileno())
-        elif step is Step.ENDED:
+        if step is ENDED:
             self._end(flow)
+        elif step is Step.AGAIN:
+            self._relay.poller.again(flow.source.fileno())
         elif step is Step.SOURCE_LOST:
             self._lost(client=flow is self._up)
-        else:
+        elif step is Step.SINK_LOST:
             self._sink_lost(flow)
 
     def _end(self, flow: Flow) -> None:
         """Pass the end of a stream on; when both have ended, closing does so."""
         if self._up.ended and self._down.ended:
-            self._finish(CloseReason.FINISHED)
+            self._finish(FINISHED)
             return
         try:
             flow.sink.shutdown(socket.SHUT_WR)
@@ -196,7 +197,7 @@ class Tunnel:
         # A server that refuses a request half-way answers and closes: what it sent last is still readable.
         back = self._down if flow is self._up else self._up
         if not back.ended and not back.blocked:
-            back.pump(to_the_end=True)
+            back.pump(None)
         self._lost(client=flow is self._down)
 
     def _lost(self, *, client: bool) -> None:
@@ -217,15 +218,22 @@ class Tunnel:
             return
         self._open = False
         self._deadline.cancel()
-        orderly = reason is CloseReason.FINISHED or reason is CloseReason.IDLE
-        for flow in (self._up, self._down):
+        up, down = self._up, self._down
+        orderly = reason is FINISHED or reason is CloseReason.IDLE
+        for flow, back in ((up, down), (down, up)):
             self._relay.poller.forget(flow.source.fileno())
-        for sock, cut in ((self._up.source, self._down.blocked), (self._up.sink, self._up.blocked)):
-            if orderly and not cut:
-                sock.close()
+            if orderly and not back.blocked:
+                flow.source.close()
             else:
-                reset(sock)
-        self._up.release()
-        self._down.release()
-        seconds = time.monotonic() - self._started
-        self._on_close(Closing(reason, self._up.moved, self._down.moved, seconds))
+                reset(flow.source)
+        for flow in (up, down):
+            if flow.blocked:
+                flow.release()
+        self._on_close(Closing(reason, up.moved, down.moved, time.monotonic() - self._started))
+
+
+def _short(events: int) -> Step | None:
+    """Return how a flow stands after a short read; see `Flow.pump`."""
+    if events & _UNCLEAR:
+        return None
+    return ENDED if events & _END else WAIT

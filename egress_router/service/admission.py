@@ -49,7 +49,7 @@ class Admission:
 
     def enter(self, client: str) -> Verdict:
         """Admit a connection of this client address, or say which limit it meets."""
-        if self._open >= self._possible or sum(self._counts) >= self._most:
+        if self._open >= self._possible:
             return self._refuse(Verdict.FULL)
         if self._most_per_client is not None:
             count = self._by_client.get(client, 0)
@@ -59,8 +59,8 @@ class Admission:
         self._open += 1
         self._counts[self._place] = self._open
         if sum(self._counts) > self._most:
-            # Another worker took the last place in the same microsecond. It sees that too, and at worst both
-            # give way: the limit is never exceeded.
+            # Taken first and counted then: of two workers that take the last place in the same microsecond
+            # at worst both give way, and the limit is never exceeded.
             self.leave(client)
             return self._refuse(Verdict.FULL)
         return Verdict.ADMITTED

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Rules = TypeVar("Rules")
 _REPORT_SECONDS = 1.0
 _DRAIN_POLL_SECONDS = 0.05
+_COLLECT_AFTER = 10_000  # allocations more than releases
 _REMEDY = "raise the limit of open files"
 
 
@@ -134,6 +135,8 @@ class Worker(Generic[Rules]):
             # What start-up made lives as long as the process: the collector need not walk it.
             gc.collect()
             gc.freeze()
+            # Connections are freed by reference counts; what they hold while open is no garbage to look for.
+            gc.set_threshold(_COLLECT_AFTER)
             self._channel.send(Serving())
             self._report()
         else:

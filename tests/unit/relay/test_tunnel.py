@@ -110,6 +110,28 @@ def test_what_was_read_before_the_tunnel_goes_first(room: Room) -> None:
     assert read_exactly(client, 13) == b"greeting rest"
 
 
+def test_a_turn_that_no_edge_asked_for_takes_a_short_read_for_no_end(room: Room) -> None:
+    client, server, _ = room.tunnel()
+
+    def send(part: bytes) -> None:
+        client.sendall(part)
+        for descriptor in list(room.poller._handlers):
+            room.poller._act_anew(descriptor)
+
+    for part in (b"one", b"two"):
+        room.call(lambda part=part: send(part))  # type: ignore[misc]
+        assert read_exactly(server, 3) == part
+
+
+def test_the_end_behind_the_last_bytes_is_passed_on(room: Room) -> None:
+    for _ in range(50):
+        client, server, _ = room.tunnel()
+        server.sendall(b"all of the answer")
+        server.close()
+        assert read_all(client) == b"all of the answer"
+        client.close()
+
+
 def test_half_close_lets_the_answer_through(room: Room) -> None:
     client, server, _ = room.tunnel()
     client.sendall(b"all I have to say")
