@@ -8,7 +8,6 @@ import select
 import socket
 import struct
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from egress_router.metrics import Number
@@ -135,8 +134,8 @@ class Tunnel:
         """Begin: the poller reports what can already be read, and what is to go out first is sent."""
         poller = self._relay.poller
         try:
-            poller.add(self._up.source.fileno(), partial(self._ready, self._up, self._down))
-            poller.add(self._down.source.fileno(), partial(self._ready, self._down, self._up))
+            poller.add(self._up.source.fileno(), self._client_ready)
+            poller.add(self._down.source.fileno(), self._upstream_ready)
             for flow in (self._up, self._down):
                 if flow.blocked:
                     poller.again(flow.sink.fileno())
@@ -157,7 +156,13 @@ class Tunnel:
         """End the tunnel now; the peers see a reset, because their streams are cut short."""
         self._finish(CloseReason.CLOSED)
 
-    def _ready(self, out: Flow, back: Flow, events: int) -> None:
+    def _client_ready(self, events: int) -> None:
+        self._ready(events, self._up, self._down)
+
+    def _upstream_ready(self, events: int) -> None:
+        self._ready(events, self._down, self._up)
+
+    def _ready(self, events: int, out: Flow, back: Flow) -> None:
         """Act on an edge of the socket that is the source of `out` and the sink of `back`."""
         if back.blocked and events & _WRITABLE:
             self._deadline.touch()
