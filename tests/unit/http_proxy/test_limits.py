@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import socket
+import subprocess
 import time
 from ipaddress import ip_address
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from egress_router.grammar.address import Locality, locality
 from egress_router.http_proxy import own, policy
 from egress_router.http_proxy import server as server_module
 from egress_router.http_proxy.farewell import Farewell
-from egress_router.http_proxy.own import OwnPlaces, own_addresses
+from egress_router.http_proxy.own import OwnPlaces
 from egress_router.http_proxy.policy import Own
 from egress_router.http_proxy.wire import Wire, nothing
 from egress_router.relay.deadlines import Deadlines
@@ -28,7 +29,6 @@ from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, e
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.site import Site
@@ -492,16 +492,11 @@ def test_a_request_that_fails_or_is_repeated_has_two_records_as_well(
     assert [each["reason"] for each in records[1::2]] == ["finished", "finished", "bad_answer", "bad_request"]
 
 
-def test_own_addresses(tmp_path: Path) -> None:
-    addresses = own_addresses()
+def test_own_addresses_are_those_that_ip_lists() -> None:
+    listed = json.loads(subprocess.run(["ip", "-json", "address"], capture_output=True, check=True).stdout)
+    addresses = {ip_address(each["local"]) for link in listed for each in link["addr_info"]}
     assert ip_address("127.0.0.1") in addresses
-    (tmp_path / "fib_trie").write_text(
-        "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n"
-        "     |-- 192.0.2.9\n        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n"
-    )
-    assert own_addresses(tmp_path) == {ip_address("192.0.2.9")}
-    (tmp_path / "if_inet6").write_text("20010db8000000000000000000000009 02 40 00 80     eth0\n")
-    assert own_addresses(tmp_path) == {ip_address("192.0.2.9"), ip_address("2001:db8::9")}
+    assert OwnPlaces(frozenset()).current().addresses == addresses
 
 
 def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,14 +506,14 @@ def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before.ports == {8080, 18080}
     assert places.current() is before
     now, added = time.monotonic(), frozenset({ip_address("192.0.2.9")})
-    monkeypatch.setattr(own, "own_addresses", lambda: added)
+    monkeypatch.setattr(own, "_addresses", lambda: added)
     monkeypatch.setattr(time, "monotonic", lambda: now + 60)
     assert places.current() == Own(added, before.ports)
 
     def fail() -> frozenset[IPAddress]:
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(own, "own_addresses", fail)
+    monkeypatch.setattr(own, "_addresses", fail)
     monkeypatch.setattr(time, "monotonic", lambda: now + 120)
     assert places.current() == Own(added, before.ports)
 
