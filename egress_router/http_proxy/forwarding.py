@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.errors import Fault, MessageError
@@ -95,7 +94,7 @@ def request_bytes(head: RequestHead, target: Target, upgrade: bytes | None) -> b
     Raises:
         MessageError: an expectation or Max-Forwards is wrong.
     """
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, _host(target))]
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, target.authority)]
     dropped = _NOT_FROM_CLIENTS | head.connection if head.connection else _NOT_FROM_CLIENTS
     lines += [b"%b: %b\r\n" % (name, value) for lower, name, value in head.fields if lower not in dropped]
     if expects_continue(head):
@@ -150,8 +149,3 @@ def _framing(framing: Framing, length: int) -> bytes:
     if framing is Framing.CHUNKED:
         return b"Transfer-Encoding: chunked\r\n"
     return b"Content-Length: %d\r\n" % length
-
-
-def _host(target: Target) -> bytes:
-    host = f"[{target.host}]" if isinstance(target.host, IPv6Address) else str(target.host)
-    return (host if target.port == 80 else f"{host}:{target.port}").encode("ascii")

@@ -139,7 +139,7 @@ class Session:
         return True
 
     def _key(self, passage: Passage) -> Key:
-        return (self.client, passage.target.host, passage.target.port)
+        return (self.client, passage.target.authority)
 
     def connected(self, passage: Passage, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""

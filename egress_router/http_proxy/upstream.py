@@ -10,7 +10,7 @@ from egress_router.http_proxy.wire import Wire, nothing
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.address import IPAddress
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
@@ -19,9 +19,10 @@ _MOST = 1_000  # of all clients together
 
 _LOOK = select.poll()  # half of what a read that finds nothing costs, which is an exception
 
-# Client address, host and port. A pod may share connections with itself, but not with others: bytes that one
-# client makes an origin send too much must never be another's answer.
-Key = tuple[str, "Host", int]
+# Client address, and authority of the target: bytes remember their hash, addresses work it out each time. A
+# pod may share connections with itself, but not with others: bytes that one client makes an origin send too
+# much must never be another's answer.
+Key = tuple[str, bytes]
 
 
 class Upstream(Wire):
