@@ -14,7 +14,7 @@ from egress_router.http_proxy.body import body_of
 from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.forwarding import response_bytes
 from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.head import Framing, authenticates_connection
+from egress_router.http_proxy.head import UNTIL_CLOSE, authenticates_connection
 from egress_router.http_proxy.heads import AnswerHeads
 from egress_router.http_proxy.outgoing import Outgoing, Pumped
 from egress_router.http_proxy.wire import TURNS, nothing
@@ -193,7 +193,7 @@ class Exchange:
             return
         modern = self._head.minor == 1
         self._answer_head_seen(head)
-        self._persists = self._persists and head.framing is not Framing.UNTIL_CLOSE and not site.draining
+        self._persists = self._persists and head.framing is not UNTIL_CLOSE and not site.draining
         body = body_of(head.framing, head.length, framed=modern)
         out = response_bytes(head, chunked=modern, closing=not self._persists, date=site.date())
         passed = self._fed(body, rest) if rest else b""

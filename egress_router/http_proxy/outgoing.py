@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.body import body_of
 from egress_router.http_proxy.forwarding import request_bytes, wanted_upgrade
-from egress_router.http_proxy.head import Framing
+from egress_router.http_proxy.head import NO_BODY
 from egress_router.http_proxy.wire import TURNS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Outgoing:
     @property
     def repeatable(self) -> bool:
         """Whether it may be sent twice: an idle connection may end just when it is used (RFC 9112 9.3.1)."""
-        return self.head.method in _REPEATABLE and self.head.framing is Framing.NONE
+        return self.head.method in _REPEATABLE and self.head.framing is NO_BODY
 
     def first(self) -> bytes:
         """Return the head, with as much of the body as is here; raises MessageError for a bad body."""

@@ -92,10 +92,11 @@ class Session:
         self.patience.head_came()
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
-        check_loop(head)
+        if head.special:
+            check_loop(head)
         passage = Passage(self.client, head.method, target, time.monotonic())
         if not connect:
-            if forwards_left(head) == 0:
+            if head.special and forwards_left(head) == 0:
                 status, answer = replies.as_final_recipient(head.method, self.site.date())
                 self.site.ledger.refused(self.client, status, "final_recipient")
                 self._say(answer)
