@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.policy import Policy, Verdict, connect_port, on_trial
+from egress_router.http_proxy.policy import DENIED, Policy, connect_port, on_trial
 from egress_router.names.answer import Failure, ResolveError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Judge:
     def still_allows(self, target: Target, address: IPAddress, *, connect: bool) -> bool:
         """Say whether a connection that is open would be made today, too."""
         decision = self.by_addresses(target, (address,), connect=connect)
-        return decision.verdict is not Verdict.DENIED
+        return decision.verdict is not DENIED
 
     def look_up(
         self, name: str, seconds: float, on_done: Callable[[Addresses | Failure], None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.policy import Verdict
+from egress_router.http_proxy.policy import DENIED
 from egress_router.names.answer import Failure
 from egress_router.relay.dial import Dial, DialError, DialReason
 
@@ -101,7 +101,7 @@ class Reach:
     def _decided(self, decision: Decision) -> None:
         self._list = self._site.judge.lists
         self._site.ledger.decided(self.passage, decision)
-        if decision.verdict is Verdict.DENIED:
+        if decision.verdict is DENIED:
             self._end(replies.denied(decision))
         elif self._connect or not self._owner.reuse(self.passage):
             self.dial()

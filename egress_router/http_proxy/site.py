@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Site:
-    """The tools and the limits of every session; `draining` once no new connections come in."""
+    """The tools and the limits of every session; `draining` once no new connections come in.
+
+    `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
+    """
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
@@ -40,13 +43,12 @@ class Site:
     vigil: Vigil
     sessions: set[Session] = field(default_factory=set)
     draining: bool = False
+    most_received: int = field(init=False)
     _date: bytes = b""
     _date_second: int = -1
 
-    @property
-    def most_received(self) -> int:
-        """How many bytes one read takes, and so how many may have to wait for a slow reader."""
-        return min(MOST_RECEIVED, self.limits.buffer_bytes)
+    def __post_init__(self) -> None:
+        self.most_received = min(MOST_RECEIVED, self.limits.buffer_bytes)
 
     def date(self) -> bytes:
         """Return the time of day as a Date field has it."""
