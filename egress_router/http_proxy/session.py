@@ -14,7 +14,7 @@ from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.heads import RequestHeads
 from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.patience import Patience
-from egress_router.http_proxy.phase import Phase
+from egress_router.http_proxy.phase import CLOSED, EXCHANGE, HEAD, REACH, Phase
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
 from egress_router.http_proxy.tunnelling import open_tunnel
@@ -41,7 +41,7 @@ class Session:
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
         self.site = site
         self.client = client
-        self.phase = Phase.HEAD
+        self.phase: Phase = HEAD
         self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
         self._heads = RequestHeads(site.limits)
         self.patience = Patience(site.deadlines, site.limits, self)
@@ -57,7 +57,7 @@ class Session:
     @guarded
     def read_head(self) -> None:
         """Read on until there is a head, and act on it."""
-        if self.phase is not Phase.HEAD:
+        if self.phase is not HEAD:
             return
         for _ in range(TURNS):
             data = self.wire.receive()
@@ -105,17 +105,17 @@ class Session:
         self._reach = Reach(self.site, self, passage, connect=connect)
         self._wait()
         self._reach.begin()
-        if self.phase is Phase.REACH:
+        if self.phase is REACH:
             self.site.vigil.add(self)
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
-        self.phase = Phase.REACH
+        self.phase = REACH
         self.wire.on_ready = self._client_moved
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
-        if self.phase is Phase.REACH:
+        if self.phase is REACH:
             self.wire.watch()
 
     @guarded
@@ -161,7 +161,7 @@ class Session:
             self.site.vigil.add(self)
 
     def _start(self, exchange: Exchange, upstream: Upstream) -> None:
-        self.phase = Phase.EXCHANGE
+        self.phase = EXCHANGE
         self.patience.await_answer()
         exchange.start(upstream)
 
@@ -171,7 +171,7 @@ class Session:
         self._reach = None
         unread = self.wire.held or self.wire.readable
         if persists and not self.site.draining:
-            self.phase = Phase.HEAD
+            self.phase = HEAD
             self.wire.on_ready = self.read_head
             self.patience.await_request()
             if unread:
@@ -192,7 +192,7 @@ class Session:
 
     def is_denied(self) -> bool:
         """Say whether the connection that is open now would be denied by the rules of now."""
-        if self._reach is None or self.phase not in {Phase.EXCHANGE, Phase.TUNNEL}:
+        if self._reach is None or self.phase not in {EXCHANGE, Phase.TUNNEL}:
             return False
         passage, connect = self._reach.passage, self._exchange is None
         return passage.address is not None and not self.site.judge.still_allows(
@@ -207,7 +207,7 @@ class Session:
 
     def drain(self) -> None:
         """Close if idle after a request; one that has only been accepted still gets its first answer."""
-        if self.phase is Phase.HEAD and self._served and not self._heads.begun:
+        if self.phase is HEAD and self._served and not self._heads.begun:
             self.close()
 
     def close_now(self) -> None:
@@ -216,7 +216,7 @@ class Session:
             self._tunnel.close()
         elif self._ending is not None:
             self._ending.close()
-        elif self._exchange is not None and self.phase is Phase.EXCHANGE:
+        elif self._exchange is not None and self.phase is EXCHANGE:
             self._exchange.abort("closed")
         else:
             self.close()
@@ -237,13 +237,13 @@ class Session:
 
     def close(self) -> None:
         """Close in order."""
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self.wire.close()
             self._left()
 
     def abort(self) -> None:
         """Close so that the client sees that its answer is cut short."""
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self.wire.abort()
             self._left()
 
@@ -256,7 +256,7 @@ class Session:
             self.abort()
 
     def _left(self) -> None:
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
         self.patience.end()
         if self._reach is not None:
             self._reach.cancel()
@@ -271,7 +271,7 @@ class Session:
     @guarded
     def head_late(self) -> None:
         """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
-        if self.phase is not Phase.HEAD:
+        if self.phase is not HEAD:
             return
         self.site.ledger.limit("head_seconds")
         if self._heads.begun:
@@ -282,18 +282,18 @@ class Session:
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
-        if self.phase is Phase.HEAD and not self._heads.begun:
+        if self.phase is HEAD and not self._heads.begun:
             self.site.ledger.limit("keepalive_seconds")
             self.close()
 
     @guarded
     def answer_late(self) -> None:
         """Give an exchange up whose answer does not begin."""
-        if self.phase is Phase.EXCHANGE and self._exchange is not None:
+        if self.phase is EXCHANGE and self._exchange is not None:
             self._exchange.late(begun=False)
 
     @guarded
     def more_late(self) -> None:
         """Give an exchange up whose answer does not go on."""
-        if self.phase is Phase.EXCHANGE and self._exchange is not None:
+        if self.phase is EXCHANGE and self._exchange is not None:
             self._exchange.late(begun=True)

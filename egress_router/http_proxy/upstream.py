@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 _MOST_FOR_ONE = 256  # idle connections of one client address to one destination
 _MOST = 1_000  # of all clients together
 
-_LOOK = select.poll()  # half of what a read that finds nothing costs, which is an exception
-
 # Client address, and authority of the target: bytes remember their hash, addresses work it out each time. A
 # pod may share connections with itself, but not with others: bytes that one client makes an origin send too
 # much must never be another's answer.
@@ -32,7 +30,7 @@ class Upstream(Wire):
     user of one client connection (NTLM and Negotiate authenticate connections, RFC 4559 6).
     """
 
-    __slots__ = ("address", "bound", "idle_before", "key", "persistent", "pool", "reused")
+    __slots__ = ("_look", "address", "bound", "idle_before", "key", "persistent", "pool", "reused")
 
     def __init__(
         self, pool: Pool, key: Key, sock: socket.socket, poller: Poller, address: IPAddress, most: int
@@ -45,14 +43,14 @@ class Upstream(Wire):
         self.persistent = False
         self.bound = False
         self.idle_before = False  # at the last sweep of the pool
+        self._look: select.poll | None = None
 
     def is_quiet(self) -> bool:
         """Ask the kernel whether nothing has come: events tell only what came before they were fetched."""
-        descriptor = self.sock.fileno()
-        _LOOK.register(descriptor, select.POLLIN)
-        came = _LOOK.poll(0)
-        _LOOK.unregister(descriptor)
-        return not came
+        if self._look is None:  # a third of what a read that finds nothing costs, which is an exception
+            self._look = select.poll()
+            self._look.register(self.sock.fileno(), select.POLLIN)
+        return not self._look.poll(0)
 
     def idle_ready(self) -> None:
         """Something came while it was idle: its end, or bytes that nobody asked for."""
