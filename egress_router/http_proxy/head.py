@@ -23,7 +23,7 @@ Field = tuple[bytes, bytes, bytes]
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _MINORS = {b"1.0": 0, b"1.1": 1}
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_LENGTH_DIGITS = 18  # below 2**60: no reader's counter overflows
 # Fields that the rules below look at; all others only pass through.
 _LOOKED_AT = frozenset(
     {
@@ -262,6 +262,6 @@ def _declared(special: dict[bytes, list[bytes]], minor: int, status: int) -> tup
         return Framing.CHUNKED, -1
     if lengths is None:
         return NO_BODY, -1
-    if len(lengths) > 1 or _LENGTH.fullmatch(lengths[0]) is None:
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _LENGTH_DIGITS:
         raise MessageError(status, "the Content-Length is not one number")
     return BY_LENGTH, int(lengths[0])

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.guard import guarded_result
 from egress_router.http_proxy.policy import DENIED
 from egress_router.names.answer import Failure
 from egress_router.relay.dial import Dial, DialError, DialReason
@@ -82,7 +82,7 @@ class Reach:
         """End the session, because of something that must not happen."""
         self._owner.fault(error)
 
-    @guarded
+    @guarded_result
     def _looked_up(self, found: Addresses | Failure) -> None:
         self._waiting = None
         self.passage.dns_seconds = time.monotonic() - self.passage.started
@@ -106,7 +106,7 @@ class Reach:
         elif self._connect or not self._owner.reuse(self.passage):
             self.dial()
 
-    @guarded
+    @guarded_result
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):

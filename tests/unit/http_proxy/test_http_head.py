@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from egress_router.http_proxy.errors import Fault, MessageError
 from egress_router.http_proxy.head import Framing, parse_request, parse_response
-from egress_router.http_proxy.heads import HeadBuffer
+from egress_router.http_proxy.heads import AnswerHeads, RequestHeads
 from egress_router.http_proxy.target import absolute_target, connect_target, parse_authority
+from egress_router.settings.http_proxy import HttpLimits
 
 MOST = 100
 GET = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
@@ -253,11 +254,15 @@ def test_connect_targets() -> None:
             connect_target(wrong)
 
 
+def limits(head_bytes: int) -> HttpLimits:
+    return HttpLimits(head_bytes, MOST, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1)
+
+
 @pytest.mark.parametrize("before", [b"", b"\r\n", b"\r\n\r\n\r\n"])
 def test_heads_are_collected_up_to_their_limit(before: bytes) -> None:
     whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
-    assert HeadBuffer(len(whole), after_lines=True).feed(before + whole + b"rest") == (whole, b"rest")
-    piecewise = HeadBuffer(len(whole), after_lines=True)
+    assert RequestHeads(limits(len(whole))).feed(before + whole + b"rest") == (whole, b"rest")
+    piecewise = RequestHeads(limits(len(whole)))
     for byte in (before + whole)[:-1]:
         assert piecewise.feed(bytes([byte])) == (b"", b"")
     assert piecewise.begun
@@ -266,7 +271,7 @@ def test_heads_are_collected_up_to_their_limit(before: bytes) -> None:
 
 
 def collected(pieces: list[bytes]) -> tuple[bytes, bytes] | None:
-    buffer, head, rest = HeadBuffer(60, after_lines=True), b"", b""
+    buffer, head, rest = RequestHeads(limits(60)), b"", b""
     for piece in pieces:
         if head:
             rest += piece
@@ -288,12 +293,12 @@ def test_heads_beyond_their_limit_are_refused() -> None:
     whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
     for data in (whole, b"x" * len(whole)):
         with pytest.raises(MessageError) as caught:
-            HeadBuffer(len(whole) - 1, after_lines=True).feed(data)
+            RequestHeads(limits(len(whole) - 1)).feed(data)
         assert caught.value.fault is Fault.HEAD_TOO_LARGE
 
 
 def test_an_empty_line_before_an_answer_is_a_fault() -> None:
-    head, _ = HeadBuffer(100, after_lines=False).feed(b"\r\nHTTP/1.1 200 OK\r\n\r\n")
+    head, _ = AnswerHeads(limits(100), b"GET").feed(b"\r\nHTTP/1.1 200 OK\r\n\r\n")
     with pytest.raises(MessageError):
         parse_response(head, b"GET", MOST)
 
