@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router.grammar.acl import Domain, Everything, Rule
 from egress_router.grammar.address import Locality, embedded, locality
-from egress_router.http_proxy.rule_index import NONE, Domains, Networks
+from egress_router.http_proxy.rule_index import NONE, Domains, Networks, earlier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +151,8 @@ class Policy:
 
     def _first(self, by_name: int, address: IPAddress, port: int, own: Own) -> int:
         """Return the position of the first rule that matches the name or this address."""
-        index = min(by_name, self._denied.first(address, port), self._allowed.first(address, port))
+        by_address = earlier(self._denied.first(address, port), self._allowed.first(address, port))
+        index = earlier(by_name, by_address)
         if isinstance(address, IPv6Address):
             inner = embedded(address)
             if inner is not None:

@@ -153,6 +153,6 @@ class HttpProxyServer:
                 sock.recv(MOST_RECEIVED)
             sock.close()
             return
-        wire = Wire(sock, site.poller, nothing, readable=False)
+        wire = Wire(sock, site.poller, nothing)
         farewell = Farewell(site, wire, answer, SILENCE, lambda: self._turned_away.discard(farewell))
         self._turned_away.add(farewell)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.head import RequestHead
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.site import Site
-    from egress_router.http_proxy.upstream import Key
     from egress_router.relay.dial import Dialled
     from egress_router.relay.tunnel import Tunnel
 
@@ -42,7 +41,8 @@ class Session:
         self.site = site
         self.client = client
         self.phase: Phase = HEAD
-        self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
+        self.wire = Wire(sock, site.poller, self.read_head, site.most_received)
+        self.wire.readable = True  # mostly the request is here already
         self._heads = RequestHeads(site.limits)
         self.patience = Patience(site.deadlines, site.limits, self)
         self._reach: Reach | None = None
@@ -102,7 +102,7 @@ class Session:
                 self._say(answer)
                 return
             self._exchange = Exchange(self, passage, head)
-        self._reach = Reach(self.site, self, passage, connect=connect)
+        self._reach = Reach(self.site, self, passage)
         self._wait()
         self._reach.begin()
         if self.phase is REACH:
@@ -129,9 +129,8 @@ class Session:
         """Send the request over a connection that is kept, if it leads to an address allowed now."""
         if self._exchange is None:
             return False
-        upstream = self.kept.take(
-            self._key(passage), passage.decision.addresses, shared=self._exchange.repeatable
-        )
+        key, addresses = (self.client, passage.target.authority), passage.decision.addresses
+        upstream = self.kept.take(key, addresses, shared=self._exchange.repeatable)
         if upstream is None:
             return False
         passage.address = upstream.address
@@ -139,13 +138,10 @@ class Session:
         self._start(self._exchange, upstream)
         return True
 
-    def _key(self, passage: Passage) -> Key:
-        return (self.client, passage.target.authority)
-
     def connected(self, passage: Passage, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""
         if self._exchange is not None:
-            site, key = self.site, self._key(passage)
+            site, key = self.site, (self.client, passage.target.authority)
             most = site.most_received
             upstream = Upstream(site.pool, key, dialled.sock, site.poller, dialled.address, most)
             self._start(self._exchange, upstream)
@@ -194,9 +190,9 @@ class Session:
         """Say whether the connection that is open now would be denied by the rules of now."""
         if self._reach is None or self.phase not in {EXCHANGE, Phase.TUNNEL}:
             return False
-        passage, connect = self._reach.passage, self._exchange is None
+        passage = self._reach.passage
         return passage.address is not None and not self.site.judge.still_allows(
-            passage.target, passage.address, connect=connect
+            passage.target, passage.address
         )
 
     @guarded

@@ -24,7 +24,7 @@ _HTTP_PORT = 80
 # A value, though not frozen (see the heads): one is made for each request, or shared by those of one CONNECT.
 @dataclass(slots=True)
 class Target:
-    """Where a request goes: host and port, and the target in origin form (empty for CONNECT).
+    """Where a request goes: host and port, and the target in origin form (empty for CONNECT: a `tunnel`).
 
     `asked` is the host as name servers are asked for it: a short name that was sent with a dot keeps it.
     `authority` are host and port as the Host field has them; the same place always has the same one.
@@ -35,6 +35,7 @@ class Target:
     origin_form: bytes
     asked: Host
     authority: bytes
+    tunnel: bool
 
 
 @lru_cache(maxsize=1024)
@@ -47,7 +48,7 @@ def connect_target(target: bytes) -> Target:
     host, port = parse_authority(target)
     if port is None:
         raise MessageError(400, "the target of CONNECT is host:port; the port is missing")
-    return Target(host, port, b"", _asked(host, target), _authority(host, port))
+    return Target(host, port, b"", _asked(host, target), _authority(host, port), tunnel=True)
 
 
 def absolute_target(method: bytes, target: bytes) -> Target:
@@ -65,7 +66,7 @@ def absolute_target(method: bytes, target: bytes) -> Target:
     if b"#" in rest:
         raise MessageError(400, "the target has a fragment, which never leaves a client")
     host, port, asked, normalised = _place(authority)
-    return Target(host, port, _origin_form(method, rest), asked, normalised)
+    return Target(host, port, _origin_form(method, rest), asked, normalised, False)
 
 
 @lru_cache(maxsize=1024)

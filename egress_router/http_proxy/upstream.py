@@ -35,7 +35,7 @@ class Upstream(Wire):
     def __init__(
         self, pool: Pool, key: Key, sock: socket.socket, poller: Poller, address: IPAddress, most: int
     ) -> None:
-        super().__init__(sock, poller, nothing, readable=False, most=most)
+        super().__init__(sock, poller, nothing, most)
         self.pool = pool
         self.key = key
         self.address = address
