@@ -9,6 +9,8 @@ from egress_router.http_proxy.errors import Fault, MessageError
 from egress_router.http_proxy.head import BY_LENGTH, NO_BODY, Framing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from egress_router.http_proxy.head import RequestHead, ResponseHead
     from egress_router.http_proxy.target import Target
 
@@ -117,11 +119,11 @@ def _special_lines(head: RequestHead) -> list[bytes]:
     return lines
 
 
-def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: bytes) -> bytes:
+def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: Callable[[], bytes]) -> bytes:
     """Return the head for the client.
 
     `chunked` says that a chunked body stays so, `closing` that the connection ends with this answer, `date`
-    is the value of a Date field that the origin left out.
+    gives the value of a Date field that the origin left out.
     """
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.phrase)]
     dropped = _NEVER_PASSED | head.connection if head.connection else _NEVER_PASSED
@@ -131,7 +133,7 @@ def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: by
             lines.append(b"%b: %b\r\n" % (name, value))
             dated = dated or lower == b"date"
     if not dated:
-        lines.append(b"Date: %b\r\n" % date)
+        lines.append(b"Date: %b\r\n" % date())
     if head.status == 101:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.special.get(b"upgrade", ())))
     elif closing and head.status >= 200:

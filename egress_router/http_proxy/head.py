@@ -84,7 +84,8 @@ class RequestHead:
 class ResponseHead:
     """An answer without its body; `persistent` says whether its sender keeps the connection open.
 
-    `length` is -1 where none is declared.
+    `length` is -1 where none is declared. Behind an `interim` one another head follows; behind 101 another
+    protocol does.
     """
 
     status: int
@@ -96,11 +97,7 @@ class ResponseHead:
     framing: Framing
     length: int
     persistent: bool
-
-    @property
-    def interim(self) -> bool:
-        """Whether another head follows; behind 101 another protocol does."""
-        return self.status < 200 and self.status != 101
+    interim: bool
 
 
 _Parser = type[httptools.HttpRequestParser] | type[httptools.HttpResponseParser]
@@ -130,8 +127,10 @@ def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
     """Say whether a head takes part in an authentication that holds for its whole connection (RFC 4559 6)."""
     if not head.special:
         return False
-    values = head.special.get(b"authorization") or head.special.get(b"www-authenticate") or ()
-    return any(value[:9].lower().startswith((b"ntlm", b"negotiate")) for value in values)
+    values = head.special.get(b"authorization") or head.special.get(b"www-authenticate")
+    return values is not None and any(
+        value[:9].lower().startswith((b"ntlm", b"negotiate")) for value in values
+    )
 
 
 def parse_request(head: bytes, most_fields: int) -> RequestHead:
@@ -174,7 +173,10 @@ def parse_response(head: bytes, method: bytes, most_fields: int) -> ResponseHead
     framing, length = _response_framing(method, status, minor, special)
     connection = _connection(special) if special else _NO_TOKENS
     persistent = minor == 1 and b"close" not in connection and framing is not UNTIL_CLOSE
-    return ResponseHead(status, phrase, minor, seen.fields, special, connection, framing, length, persistent)
+    interim = status < 200 and status != 101
+    return ResponseHead(
+        status, phrase, minor, seen.fields, special, connection, framing, length, persistent, interim
+    )
 
 
 def _parsed(head: bytes, most_fields: int, parser: _Parser) -> _Collector:
@@ -220,7 +222,7 @@ def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
     values = special.get(b"connection")
     if values is None:
         return _NO_TOKENS
-    return frozenset(token.strip(b" \t").lower() for value in values for token in value.split(b","))
+    return frozenset([token.strip(b" \t") for token in b",".join(values).lower().split(b",")])
 
 
 def _request_framing(method: bytes, minor: int, special: dict[bytes, list[bytes]]) -> tuple[Framing, int]:
