@@ -97,8 +97,12 @@ def request_bytes(head: RequestHead, target: Target, upgrade: bytes | None) -> b
         MessageError: an expectation or Max-Forwards is wrong.
     """
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, target.authority)]
-    dropped = _NOT_FROM_CLIENTS | head.connection if head.connection else _NOT_FROM_CLIENTS
-    lines += [b"%b: %b\r\n" % (name, value) for lower, name, value in head.fields if lower not in dropped]
+    options = head.connection
+    lines += [
+        b"%b: %b\r\n" % (name, value)
+        for lower, name, value in head.fields
+        if lower not in _NOT_FROM_CLIENTS and lower not in options
+    ]
     if head.special:
         lines += _special_lines(head)
     if head.framing is not NO_BODY:
@@ -126,10 +130,10 @@ def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: Ca
     gives the value of a Date field that the origin left out.
     """
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.phrase)]
-    dropped = _NEVER_PASSED | head.connection if head.connection else _NEVER_PASSED
+    options = head.connection
     dated = head.status < 200
     for lower, name, value in head.fields:
-        if lower not in dropped:
+        if lower not in _NEVER_PASSED and lower not in options:
             lines.append(b"%b: %b\r\n" % (name, value))
             dated = dated or lower == b"date"
     if not dated:
