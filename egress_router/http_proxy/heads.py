@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.head import parse_request, parse_response
+from egress_router.http_proxy.head import parse_response
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.head import RequestHead, ResponseHead
+    from egress_router.http_proxy.head import ResponseHead
     from egress_router.settings.http_proxy import HttpLimits
 
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
@@ -73,18 +73,17 @@ class RequestHeads(HeadBuffer):
         """Whether the latest request has the method HEAD, be its head ever so incomplete or wrong."""
         return self._held[:5] == b"HEAD " if self._held else self._method == b"HEAD"
 
-    def next(self, data: bytes) -> tuple[RequestHead | None, bytes]:
-        """Take bytes; return the next head, None while it is not complete, and what is behind it.
+    def next(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take bytes; return the next head, empty while it is not complete, and what is behind it.
 
         Raises:
-            MessageError: it is malformed, ambiguous, or too large.
+            MessageError: the head is too large, or too many empty lines come before it.
         """
         text, rest = self.feed(data)
-        if not text:
-            return None, b""
-        self._before = 0
-        self._method = text.partition(b" ")[0]
-        return parse_request(text, self._limits.head_fields), rest
+        if text:
+            self._before = 0
+            self._method = text.partition(b" ")[0]
+        return text, rest
 
     def _without_lines(self, data: bytes) -> bytes:
         rest = _EMPTY_LINES.sub(b"", data, count=1)

@@ -77,9 +77,10 @@ class Session:
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
         try:
-            head, behind = self._heads.next(data)
-            if head is None:
+            text, behind = self._heads.next(data)
+            if not text:
                 return False
+            head = self.site.connects.read(text)
             self.wire.held = behind
             self._request(head)
         except MessageError as error:

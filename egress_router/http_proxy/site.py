@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from egress_router.http_proxy.connects import KnownConnects
 from egress_router.http_proxy.wire import MOST_RECEIVED
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ class Site:
     sessions: set[Session] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
+    connects: KnownConnects = field(init=False)
     _date: bytes = b""
     _date_second: int = -1
 
     def __post_init__(self) -> None:
+        self.connects = KnownConnects(self.limits.head_fields)
         self.most_received = min(MOST_RECEIVED, self.limits.buffer_bytes)
 
     def date(self) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_router.http_proxy.connects import KnownConnects
 from egress_router.http_proxy.errors import Fault, MessageError
 from egress_router.http_proxy.head import Framing, parse_request, parse_response
 from egress_router.http_proxy.heads import AnswerHeads, RequestHeads
@@ -252,6 +253,49 @@ def test_connect_targets() -> None:
     ):
         with pytest.raises(MessageError):
             connect_target(wrong)
+
+
+AGAIN = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nUser-Agent: x\r\n"
+
+
+def test_a_connect_that_is_known_says_what_it_said() -> None:
+    connects = KnownConnects(MOST)
+    first = connects.read(request(AGAIN))
+    assert connects.read(request(AGAIN)) is first
+    assert first == parse_request(request(AGAIN), MOST)
+    other = connects.read(request(AGAIN.replace("443", "444")))
+    assert (first.target, other.target) == (b"a.example:443", b"a.example:444")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{AGAIN}Proxy-Authorization: Basic eDp5\r\n",
+        f"{AGAIN}authorization: Bearer x\r\n",
+        f"{AGAIN}Cookie: a=b\r\n",
+        f"{AGAIN}X-Api-Key: secret\r\n",
+        f"{AGAIN}Accept: {'x' * 1000}\r\n",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n",
+    ],
+)
+def test_other_heads_are_not_kept(text: str) -> None:
+    connects = KnownConnects(MOST)
+    assert connects.read(request(text)) is not connects.read(request(text))
+    assert connects._known == {}
+
+
+def test_wrong_heads_are_refused_again_and_again() -> None:
+    connects = KnownConnects(MOST)
+    for _ in range(2):
+        with pytest.raises(MessageError):
+            connects.read(request("CONNECT a.example:443 HTTP/1.1\r\nUser-Agent: x\r\n"))
+
+
+def test_only_so_many_heads_are_kept() -> None:
+    connects = KnownConnects(MOST)
+    for port in range(1, 1000):
+        connects.read(request(AGAIN.replace("443", str(port))))
+        assert len(connects._known) <= 256
 
 
 def limits(head_bytes: int) -> HttpLimits:
