@@ -7,7 +7,7 @@ import re
 from typing import Protocol
 
 from egress_router.http_proxy.errors import MessageError
-from egress_router.http_proxy.head import Framing
+from egress_router.http_proxy.head import BY_LENGTH, NO_BODY, Framing
 
 # 15 digits are below 2**60: no reader's counter overflows. int() would also take signs and underscores.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*)?")
@@ -73,6 +73,9 @@ class NoBody:
     def ends_with_connection(self) -> bool:
         """It has ended already."""
         return True
+
+
+_ENDED = NoBody()  # one for all of them: nothing in it changes
 
 
 class Counted:
@@ -240,12 +243,8 @@ class Chunked:
 
 def body_of(framing: Framing, length: int, *, framed: bool = True) -> Body:
     """Return the body that a head announces; `framed` False takes the chunked coding off."""
-    match framing:
-        case Framing.NONE:
-            return NoBody()
-        case Framing.LENGTH:
-            return Counted(length)
-        case Framing.CHUNKED:
-            return Chunked(framed=framed)
-        case Framing.UNTIL_CLOSE:
-            return UntilClose()
+    if framing is NO_BODY:
+        return _ENDED
+    if framing is BY_LENGTH:
+        return Counted(length)
+    return Chunked(framed=framed) if framing is Framing.CHUNKED else UntilClose()

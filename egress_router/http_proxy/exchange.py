@@ -14,7 +14,7 @@ from egress_router.http_proxy.body import body_of
 from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.forwarding import response_bytes
 from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.head import Framing, authenticates_connection
+from egress_router.http_proxy.head import UNTIL_CLOSE, authenticates_connection
 from egress_router.http_proxy.heads import AnswerHeads
 from egress_router.http_proxy.outgoing import Outgoing, Pumped
 from egress_router.http_proxy.wire import TURNS, nothing
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """Made for each request that is not CONNECT; `start` begins it when there is a connection."""
+    """Made for each request that is not CONNECT; `start` begins it when there is a connection.
+
+    `repeatable` says whether the request may be sent twice.
+    """
 
     __slots__ = ("_answer", "_client", "_head", "_heads", "_passage", "_persists", "_received", "_request",
-        "_session", "_status", "_surplus", "_upstream", "over")  # fmt: skip
+        "_session", "_status", "_surplus", "_upstream", "over", "repeatable")  # fmt: skip
 
     def __init__(self, session: Session, passage: Passage, head: RequestHead) -> None:
         """Prepare the request; raises MessageError where the head asks for what cannot be forwarded."""
@@ -40,6 +43,7 @@ class Exchange:
         self._head = head
         self._passage = passage
         self._request = Outgoing(session.wire, head, passage.target)
+        self.repeatable = self._request.repeatable
         self._answer: Body | None = None
         self._upstream: Upstream
         self._heads = AnswerHeads(session.site.limits, head.method)
@@ -48,11 +52,6 @@ class Exchange:
         self._status = 0
         self._received = 0
         self.over = False
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the request may be sent twice."""
-        return self._request.repeatable
 
     def start(self, upstream: Upstream) -> None:
         """Send the request over this connection, with as much of its body as is here."""
@@ -171,6 +170,7 @@ class Exchange:
             self._session.site.ledger.limit("buffer_bytes")
 
     def _answer_head(self, data: bytes) -> None:
+        site = self._session.site
         try:
             while True:
                 head, data = self._heads.next(data)
@@ -180,9 +180,9 @@ class Exchange:
                     self._begin_answer(head, data)
                     return
                 if self._head.minor == 1:
-                    self._client.send(response_bytes(head, chunked=False, closing=False, date=b""))
+                    self._client.send(response_bytes(head, chunked=False, closing=False, date=site.date))
         except MessageError as error:
-            self._session.site.ledger.met_limit(error)
+            site.ledger.met_limit(error)
             self._fail(replies.bad_answer(error))
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
@@ -193,9 +193,9 @@ class Exchange:
             return
         modern = self._head.minor == 1
         self._answer_head_seen(head)
-        self._persists = self._persists and head.framing is not Framing.UNTIL_CLOSE and not site.draining
+        self._persists = self._persists and head.framing is not UNTIL_CLOSE and not site.draining
         body = body_of(head.framing, head.length, framed=modern)
-        out = response_bytes(head, chunked=modern, closing=not self._persists, date=site.date())
+        out = response_bytes(head, chunked=modern, closing=not self._persists, date=site.date)
         passed = self._fed(body, rest) if rest else b""
         self._answer = body
         self._client.send(out + passed)
@@ -218,7 +218,7 @@ class Exchange:
         self._answer_head_seen(head)
         self.over = True
         self._upstream.on_ready = self._client.on_ready = nothing
-        out = response_bytes(head, chunked=False, closing=False, date=b"")
+        out = response_bytes(head, chunked=False, closing=False, date=self._session.site.date)
         before = self._client.out
         self._session.open_tunnel(self._passage, self._upstream.sock, before + out + rest)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.head import Framing
+from egress_router.http_proxy.head import BY_LENGTH, NO_BODY, Framing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from egress_router.http_proxy.head import RequestHead, ResponseHead
     from egress_router.http_proxy.target import Target
 
@@ -72,7 +73,7 @@ def expects_continue(head: RequestHead) -> bool:
         return False
     if any(value.lower() != b"100-continue" for value in values):
         raise MessageError(417, "no expectation but 100-continue is known here", Fault.UNSUPPORTED)
-    return head.framing is not Framing.NONE
+    return head.framing is not NO_BODY
 
 
 def wanted_upgrade(head: RequestHead) -> bytes | None:
@@ -84,7 +85,7 @@ def wanted_upgrade(head: RequestHead) -> bytes | None:
     if values is None or b"upgrade" not in head.connection or head.minor == 0:
         return None
     protocols = b", ".join(values)
-    if head.framing is not Framing.NONE or b"h2c" in protocols.lower():
+    if head.framing is not NO_BODY or b"h2c" in protocols.lower():
         return None
     return protocols
 
@@ -95,15 +96,16 @@ def request_bytes(head: RequestHead, target: Target, upgrade: bytes | None) -> b
     Raises:
         MessageError: an expectation or Max-Forwards is wrong.
     """
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, _host(target))]
-    dropped = _NOT_FROM_CLIENTS | head.connection if head.connection else _NOT_FROM_CLIENTS
-    lines += [b"%b: %b\r\n" % (name, value) for lower, name, value in head.fields if lower not in dropped]
-    if expects_continue(head):
-        lines.append(b"Expect: 100-continue\r\n")
-    left = forwards_left(head)
-    if left is not None:
-        lines.append(b"Max-Forwards: %d\r\n" % (left - 1))
-    if head.framing is not Framing.NONE:
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, target.authority)]
+    options = head.connection
+    lines += [
+        b"%b: %b\r\n" % (name, value)
+        for lower, name, value in head.fields
+        if lower not in _NOT_FROM_CLIENTS and lower not in options
+    ]
+    if head.special:
+        lines += _special_lines(head)
+    if head.framing is not NO_BODY:
         lines.append(_framing(head.framing, head.length))
     if upgrade is not None:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
@@ -111,21 +113,31 @@ def request_bytes(head: RequestHead, target: Target, upgrade: bytes | None) -> b
     return b"".join(lines)
 
 
-def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: bytes) -> bytes:
+def _special_lines(head: RequestHead) -> list[bytes]:
+    lines = []
+    if expects_continue(head):
+        lines.append(b"Expect: 100-continue\r\n")
+    left = forwards_left(head)
+    if left is not None:
+        lines.append(b"Max-Forwards: %d\r\n" % (left - 1))
+    return lines
+
+
+def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: Callable[[], bytes]) -> bytes:
     """Return the head for the client.
 
     `chunked` says that a chunked body stays so, `closing` that the connection ends with this answer, `date`
-    is the value of a Date field that the origin left out.
+    gives the value of a Date field that the origin left out.
     """
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.phrase)]
-    dropped = _NEVER_PASSED | head.connection if head.connection else _NEVER_PASSED
+    options = head.connection
     dated = head.status < 200
     for lower, name, value in head.fields:
-        if lower not in dropped:
+        if lower not in _NEVER_PASSED and lower not in options:
             lines.append(b"%b: %b\r\n" % (name, value))
             dated = dated or lower == b"date"
     if not dated:
-        lines.append(b"Date: %b\r\n" % date)
+        lines.append(b"Date: %b\r\n" % date())
     if head.status == 101:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.special.get(b"upgrade", ())))
     elif closing and head.status >= 200:
@@ -135,23 +147,18 @@ def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: by
 
 
 def _response_framing(head: ResponseHead, *, chunked: bool) -> bytes:
+    if head.framing is BY_LENGTH:
+        return _framing(BY_LENGTH, head.length)
     if head.framing is Framing.CHUNKED:
         return _framing(head.framing, 0) if chunked else b""
-    if head.framing is Framing.LENGTH:
-        return _framing(head.framing, head.length)
     # To HEAD, and in 304, the length is that of the body that another request would get. RFC 9110 8.6: none
     # in 1xx and 204.
-    if head.framing is Framing.NONE and b"content-length" in head.special and head.status not in {101, 204}:
-        return b"" if head.status < 200 else _framing(Framing.LENGTH, head.length)
+    if head.framing is NO_BODY and head.length >= 0 and head.status not in {101, 204}:
+        return b"" if head.status < 200 else _framing(BY_LENGTH, head.length)
     return b""
 
 
 def _framing(framing: Framing, length: int) -> bytes:
-    if framing is Framing.CHUNKED:
-        return b"Transfer-Encoding: chunked\r\n"
-    return b"Content-Length: %d\r\n" % length
-
-
-def _host(target: Target) -> bytes:
-    host = f"[{target.host}]" if isinstance(target.host, IPv6Address) else str(target.host)
-    return (host if target.port == 80 else f"{host}:{target.port}").encode("ascii")
+    if framing is BY_LENGTH:
+        return b"Content-Length: %d\r\n" % length
+    return b"Transfer-Encoding: chunked\r\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,18 +17,29 @@ class Fallible(Protocol):
 
 
 Self = TypeVar("Self", bound=Fallible)
-Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 
-def guarded(
-    method: Callable[[Self, Unpack[Arguments]], None],
-) -> Callable[[Self, Unpack[Arguments]], None]:
-    """Guard a method that somebody else calls back: the poller, a timer, a look-up."""
+def guarded(method: Callable[[Self], None]) -> Callable[[Self], None]:
+    """Guard a method that somebody else calls back: the poller, a timer."""
 
     @functools.wraps(method)
-    def call(self: Self, /, *args: *Arguments) -> None:
+    def call(self: Self) -> None:
         try:
-            method(self, *args)
+            method(self)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            self.fault(error)
+
+    return call
+
+
+def guarded_result(method: Callable[[Self, Result], None]) -> Callable[[Self, Result], None]:
+    """Guard a method that is called back with a result: of a look-up, of a dial."""
+
+    @functools.wraps(method)
+    def call(self: Self, result: Result) -> None:
+        try:
+            method(self, result)
         except Exception as error:  # noqa: BLE001 - whatever it is
             self.fault(error)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import httptools
 
@@ -19,9 +20,10 @@ from egress_router.http_proxy.target import parse_authority
 # Name in lower case, name as it was sent, value.
 Field = tuple[bytes, bytes, bytes]
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_MINORS = {b"1.0": 0, b"1.1": 1}
+_LENGTH_DIGITS = 18  # below 2**60: no reader's counter overflows
 # Fields that the rules below look at; all others only pass through.
 _LOOKED_AT = frozenset(
     {
@@ -52,13 +54,19 @@ class Framing(enum.Enum):
     UNTIL_CLOSE = "until_close"
 
 
+# The usual ones, bound once: in CPython 3.11 an enum's member costs as much as two calls.
+NO_BODY: Final = Framing.NONE
+BY_LENGTH: Final = Framing.LENGTH
+UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
+
+
 # Heads are values, but not frozen: two are made for each request, and freezing trebles what that costs.
 @dataclass(slots=True)
 class RequestHead:
     """A request without its body; `connection` are the options of its Connection fields, lower case.
 
-    `special` holds the values of the few fields that decide something, `persistent` whether the client wants
-    to go on with this connection.
+    `special` holds the values of the few fields that decide something more: mostly none, since Host and
+    Content-Length have done so. `persistent` says whether the client wants to go on with this connection.
     """
 
     method: bytes
@@ -74,7 +82,11 @@ class RequestHead:
 
 @dataclass(slots=True)
 class ResponseHead:
-    """An answer without its body; `persistent` says whether its sender keeps the connection open."""
+    """An answer without its body; `persistent` says whether its sender keeps the connection open.
+
+    `length` is -1 where none is declared. Behind an `interim` one another head follows; behind 101 another
+    protocol does.
+    """
 
     status: int
     phrase: bytes
@@ -85,11 +97,7 @@ class ResponseHead:
     framing: Framing
     length: int
     persistent: bool
-
-    @property
-    def interim(self) -> bool:
-        """Whether another head follows; behind 101 another protocol does."""
-        return self.status < 200 and self.status != 101
+    interim: bool
 
 
 _Parser = type[httptools.HttpRequestParser] | type[httptools.HttpResponseParser]
@@ -117,8 +125,12 @@ class _Collector:
 
 def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
     """Say whether a head takes part in an authentication that holds for its whole connection (RFC 4559 6)."""
-    values = head.special.get(b"authorization") or head.special.get(b"www-authenticate") or ()
-    return any(value[:9].lower().startswith((b"ntlm", b"negotiate")) for value in values)
+    if not head.special:
+        return False
+    values = head.special.get(b"authorization") or head.special.get(b"www-authenticate")
+    return values is not None and any(
+        value[:9].lower().startswith((b"ntlm", b"negotiate")) for value in values
+    )
 
 
 def parse_request(head: bytes, most_fields: int) -> RequestHead:
@@ -130,18 +142,19 @@ def parse_request(head: bytes, most_fields: int) -> RequestHead:
     line = _REQUEST_LINE.match(head)
     if line is None:
         raise MessageError(400, "the request line is not METHOD TARGET HTTP/1.1")
-    method, target, major, minor_text = line.groups()
-    minor = int(minor_text)
-    if major != b"1" or minor > 1:
+    method, target, version = line.groups()
+    minor = _MINORS.get(version)
+    if minor is None:
         raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
     seen = _parsed(head, most_fields, httptools.HttpRequestParser)
-    _check_host(seen.special, minor)
-    connection = _connection(seen.special)
-    framing, length = _request_framing(method, minor, seen.special)
+    special = seen.special
+    _check_host(special.pop(b"host", None), minor)
+    connection, framing, length = _NO_TOKENS, NO_BODY, 0
+    if special:
+        connection = _connection(special)
+        framing, length = _request_framing(method, minor, special)
     persistent = minor == 1 and b"close" not in connection
-    return RequestHead(
-        method, target, minor, seen.fields, seen.special, connection, framing, length, persistent
-    )
+    return RequestHead(method, target, minor, seen.fields, special, connection, framing, length, persistent)
 
 
 def parse_response(head: bytes, method: bytes, most_fields: int) -> ResponseHead:
@@ -153,13 +166,16 @@ def parse_response(head: bytes, method: bytes, most_fields: int) -> ResponseHead
     line = _STATUS_LINE.match(head)
     if line is None:
         raise MessageError(502, "the status line is not HTTP/1.1 STATUS REASON")
-    minor, status, phrase = int(line[1]), int(line[2]), line[3] or b""
+    version, code, phrase = line.groups(b"")
+    minor, status = _MINORS[version], int(code)
     seen = _parsed(head, most_fields, httptools.HttpResponseParser)
-    connection = _connection(seen.special)
-    framing, length = _response_framing(method, status, minor, seen.special)
-    persistent = minor == 1 and b"close" not in connection and framing is not Framing.UNTIL_CLOSE
+    special = seen.special
+    framing, length = _response_framing(method, status, minor, special)
+    connection = _connection(special) if special else _NO_TOKENS
+    persistent = minor == 1 and b"close" not in connection and framing is not UNTIL_CLOSE
+    interim = status < 200 and status != 101
     return ResponseHead(
-        status, phrase, minor, seen.fields, seen.special, connection, framing, length, persistent
+        status, phrase, minor, seen.fields, special, connection, framing, length, persistent, interim
     )
 
 
@@ -187,9 +203,8 @@ def _sentence(error: httptools.HttpParserError) -> str:
     return "the head is malformed"
 
 
-def _check_host(special: dict[bytes, list[bytes]], minor: int) -> None:
+def _check_host(hosts: list[bytes] | None, minor: int) -> None:
     """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; a host, though the target counts."""
-    hosts = special.get(b"host")
     if hosts is None:
         if minor == 1:
             raise MessageError(400, "the Host field is missing")
@@ -207,12 +222,12 @@ def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
     values = special.get(b"connection")
     if values is None:
         return _NO_TOKENS
-    return frozenset(token.strip(b" \t").lower() for value in values for token in value.split(b","))
+    return frozenset([token.strip(b" \t") for token in b",".join(values).lower().split(b",")])
 
 
 def _request_framing(method: bytes, minor: int, special: dict[bytes, list[bytes]]) -> tuple[Framing, int]:
     framing, length = _declared(special, minor, 400)
-    if framing is Framing.NONE or length == 0:
+    if framing is NO_BODY or length == 0:
         return framing, max(length, 0)
     if method == b"CONNECT":
         raise MessageError(400, "CONNECT has no body")
@@ -229,16 +244,17 @@ def _response_framing(
     """RFC 9112 6.3; what is wrong in an answer without body is refused all the same."""
     framing, length = _declared(special, minor, 502)
     if method == b"HEAD" or status < 200 or status in {204, 304}:
-        return Framing.NONE, max(length, 0)
-    if framing is Framing.NONE:
-        return Framing.UNTIL_CLOSE, 0
-    return framing, max(length, 0)
+        return NO_BODY, length
+    return (UNTIL_CLOSE if framing is NO_BODY else framing), length
 
 
 def _declared(special: dict[bytes, list[bytes]], minor: int, status: int) -> tuple[Framing, int]:
-    """Return the framing that the fields declare, with -1 for the length where it is not known."""
+    """Return the framing that the fields declare, with -1 for the length where it is not known.
+
+    Of Content-Length nothing is left to say, so it goes.
+    """
     codings = special.get(b"transfer-encoding")
-    lengths = special.get(b"content-length")
+    lengths = special.pop(b"content-length", None)
     if codings is not None:
         if lengths is not None or len(codings) > 1 or minor == 0:
             raise MessageError(status, "the framing of the body is ambiguous")
@@ -247,7 +263,7 @@ def _declared(special: dict[bytes, list[bytes]], minor: int, status: int) -> tup
             raise MessageError(501 if status == 400 else status, sentence, Fault.UNSUPPORTED)
         return Framing.CHUNKED, -1
     if lengths is None:
-        return Framing.NONE, -1
-    if len(lengths) > 1 or _LENGTH.fullmatch(lengths[0]) is None:
+        return NO_BODY, -1
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _LENGTH_DIGITS:
         raise MessageError(status, "the Content-Length is not one number")
-    return Framing.LENGTH, int(lengths[0])
+    return BY_LENGTH, int(lengths[0])

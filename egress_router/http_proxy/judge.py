@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.policy import Policy, Verdict, connect_port, on_trial
+from egress_router.http_proxy.policy import DENIED, Policy, connect_port, on_trial
 from egress_router.names.answer import Failure, ResolveError
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Judge:
         self._policy = Policy(rules)
         self.lists += 1
 
-    def at_once(self, target: Target, *, connect: bool) -> Decision | None:
+    def at_once(self, target: Target) -> Decision | None:
         """Decide without waiting; None where the name has to be looked up first."""
-        early = self._early(target, connect=connect)
+        early = self._early(target)
         if early is not None and not self._report_only:
             return early
         asked = target.asked
@@ -59,18 +59,17 @@ class Judge:
             return self._on(early, target, answer.addresses)
         return self._on(early, target, (asked,))
 
-    def by_addresses(self, target: Target, addresses: Addresses, *, connect: bool) -> Decision:
+    def by_addresses(self, target: Target, addresses: Addresses) -> Decision:
         """Decide on a target whose addresses are known."""
-        return self._on(self._early(target, connect=connect), target, addresses)
+        return self._on(self._early(target), target, addresses)
 
-    def by_failure(self, target: Target, *, connect: bool) -> Decision | None:
+    def by_failure(self, target: Target) -> Decision | None:
         """Decide on a target whose name has no addresses; None where some could have been allowed."""
-        return None if self._report_only else self._early(target, connect=connect)
+        return None if self._report_only else self._early(target)
 
-    def still_allows(self, target: Target, address: IPAddress, *, connect: bool) -> bool:
+    def still_allows(self, target: Target, address: IPAddress) -> bool:
         """Say whether a connection that is open would be made today, too."""
-        decision = self.by_addresses(target, (address,), connect=connect)
-        return decision.verdict is not Verdict.DENIED
+        return self.by_addresses(target, (address,)).verdict is not DENIED
 
     def look_up(
         self, name: str, seconds: float, on_done: Callable[[Addresses | Failure], None]
@@ -95,8 +94,8 @@ class Judge:
             found = Failure.SERVER_FAILURE
         on_done(found)
 
-    def _early(self, target: Target, *, connect: bool) -> Decision | None:
-        if connect:
+    def _early(self, target: Target) -> Decision | None:
+        if target.tunnel:
             decision = connect_port(target.port, self._connect_ports)
             if decision is not None:
                 return decision

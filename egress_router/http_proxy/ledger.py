@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.grammar.address import printed
 from egress_router.http_proxy.errors import Fault
-from egress_router.http_proxy.policy import Decision, Reason, Verdict
+from egress_router.http_proxy.policy import ALLOWED, DENIED, Decision, Reason, Verdict
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ class Ledger:
                 "requests_total", requests, verdict=verdict.value, reason=reason.value
             )
             for verdict, reason in product(Verdict, Reason)
-            if verdict is not Verdict.ALLOWED or reason is Reason.RULE
+            if verdict is not ALLOWED or reason is Reason.RULE
         }
+        self._allowed = self._verdicts[ALLOWED, Reason.RULE]
         self.sent = registry.counter("bytes_total", "Body and tunnel bytes.", direction="sent")
         self.received = registry.counter("bytes_total", "Body and tunnel bytes.", direction="received")
         self.tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
@@ -84,11 +85,14 @@ class Ledger:
     def decided(self, passage: Passage, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
         passage.decision = decision
-        self._verdicts[decision.verdict, decision.reason].value += 1
+        if decision.verdict is ALLOWED:
+            self._allowed.value += 1  # without hashing two members of enums, which is done in Python
+        else:
+            self._verdicts[decision.verdict, decision.reason].value += 1
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
-        if decision.verdict is Verdict.DENIED:
+        if decision.verdict is DENIED:
             self._denied.append(
                 {
                     "time": time.time(),

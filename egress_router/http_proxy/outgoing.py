@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.body import body_of
 from egress_router.http_proxy.forwarding import request_bytes, wanted_upgrade
-from egress_router.http_proxy.head import Framing
+from egress_router.http_proxy.head import NO_BODY
 from egress_router.http_proxy.wire import TURNS
 
 if TYPE_CHECKING:
@@ -28,23 +28,22 @@ class Pumped(enum.Enum):
 
 
 class Outgoing:
-    """Made for each request that is not CONNECT; `sent` counts the bytes of the body that went on."""
+    """Made for each request that is not CONNECT; `sent` counts the bytes of the body that went on.
 
-    __slots__ = ("_client", "_first", "body", "head", "sent", "upgrade")
+    `repeatable` says whether it may be sent twice: an idle connection may end just when it is used (RFC 9112
+    9.3.1).
+    """
+
+    __slots__ = ("_client", "_first", "body", "repeatable", "sent", "upgrade")
 
     def __init__(self, client: Wire, head: RequestHead, target: Target) -> None:
         """Prepare the request; raises MessageError where the head asks for what cannot be forwarded."""
         self._client = client
-        self.head = head
         self.upgrade = wanted_upgrade(head)
         self._first = request_bytes(head, target, self.upgrade)
         self.body = body_of(head.framing, head.length)
         self.sent = 0
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether it may be sent twice: an idle connection may end just when it is used (RFC 9112 9.3.1)."""
-        return self.head.method in _REPEATABLE and self.head.framing is Framing.NONE
+        self.repeatable = head.framing is NO_BODY and head.method in _REPEATABLE
 
     def first(self) -> bytes:
         """Return the head, with as much of the body as is here; raises MessageError for a bad body."""

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.policy import Verdict
+from egress_router.http_proxy.guard import guarded_result
+from egress_router.http_proxy.policy import DENIED
 from egress_router.names.answer import Failure
 from egress_router.relay.dial import Dial, DialError, DialReason
 
@@ -45,20 +45,19 @@ class _Cancellable(Protocol):
 class Reach:
     """One request on this way."""
 
-    __slots__ = ("_connect", "_list", "_owner", "_site", "_waiting", "passage")
+    __slots__ = ("_list", "_owner", "_site", "_waiting", "passage")
 
-    def __init__(self, site: Site, owner: Owner, passage: Passage, *, connect: bool) -> None:
+    def __init__(self, site: Site, owner: Owner, passage: Passage) -> None:
         self._site = site
         self._owner = owner
         self.passage = passage
-        self._connect = connect
         self._list = 0  # by which the decision was made
         self._waiting: _Cancellable | None = None
 
     def begin(self) -> None:
         """Decide, at once where nothing has to be looked up."""
         target = self.passage.target
-        decision = self._site.judge.at_once(target, connect=self._connect)
+        decision = self._site.judge.at_once(target)
         if decision is not None:
             self._decided(decision)
         elif isinstance(target.asked, str):
@@ -82,17 +81,16 @@ class Reach:
         """End the session, because of something that must not happen."""
         self._owner.fault(error)
 
-    @guarded
+    @guarded_result
     def _looked_up(self, found: Addresses | Failure) -> None:
         self._waiting = None
         self.passage.dns_seconds = time.monotonic() - self.passage.started
         if not isinstance(found, Failure):
-            target = self.passage.target
-            self._decided(self._site.judge.by_addresses(target, found, connect=self._connect))
+            self._decided(self._site.judge.by_addresses(self.passage.target, found))
             return
         if found is Failure.TIMEOUT:
             self._site.ledger.limit("connect_seconds")
-        decision = self._site.judge.by_failure(self.passage.target, connect=self._connect)
+        decision = self._site.judge.by_failure(self.passage.target)
         if decision is None:
             self._fail(replies.unresolved(found))
         else:
@@ -101,12 +99,12 @@ class Reach:
     def _decided(self, decision: Decision) -> None:
         self._list = self._site.judge.lists
         self._site.ledger.decided(self.passage, decision)
-        if decision.verdict is Verdict.DENIED:
+        if decision.verdict is DENIED:
             self._end(replies.denied(decision))
-        elif self._connect or not self._owner.reuse(self.passage):
+        elif self.passage.target.tunnel or not self._owner.reuse(self.passage):
             self.dial()
 
-    @guarded
+    @guarded_result
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
@@ -128,7 +126,7 @@ class Reach:
     def _still_allowed(self, dialled: Dialled) -> bool:
         """Decide again, the list having changed during the dial; go on by that where it wants another way."""
         allowed = self.passage.decision.addresses
-        decision = self._site.judge.by_addresses(self.passage.target, allowed, connect=self._connect)
+        decision = self._site.judge.by_addresses(self.passage.target, allowed)
         if dialled.address in decision.addresses:
             return True
         self._drop(dialled)

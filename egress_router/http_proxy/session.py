@@ -14,7 +14,7 @@ from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.heads import RequestHeads
 from egress_router.http_proxy.ledger import Passage
 from egress_router.http_proxy.patience import Patience
-from egress_router.http_proxy.phase import Phase
+from egress_router.http_proxy.phase import CLOSED, EXCHANGE, HEAD, REACH, Phase
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
 from egress_router.http_proxy.tunnelling import open_tunnel
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.head import RequestHead
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.site import Site
-    from egress_router.http_proxy.upstream import Key
     from egress_router.relay.dial import Dialled
     from egress_router.relay.tunnel import Tunnel
 
@@ -41,8 +40,9 @@ class Session:
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
         self.site = site
         self.client = client
-        self.phase = Phase.HEAD
-        self.wire = Wire(sock, site.poller, self.read_head, readable=True, most=site.most_received)
+        self.phase: Phase = HEAD
+        self.wire = Wire(sock, site.poller, self.read_head, site.most_received)
+        self.wire.readable = True  # mostly the request is here already
         self._heads = RequestHeads(site.limits)
         self.patience = Patience(site.deadlines, site.limits, self)
         self._reach: Reach | None = None
@@ -57,7 +57,7 @@ class Session:
     @guarded
     def read_head(self) -> None:
         """Read on until there is a head, and act on it."""
-        if self.phase is not Phase.HEAD:
+        if self.phase is not HEAD:
             return
         for _ in range(TURNS):
             data = self.wire.receive()
@@ -77,9 +77,10 @@ class Session:
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
         try:
-            head, behind = self._heads.next(data)
-            if head is None:
+            text, behind = self._heads.next(data)
+            if not text:
                 return False
+            head = self.site.connects.read(text)
             self.wire.held = behind
             self._request(head)
         except MessageError as error:
@@ -92,29 +93,30 @@ class Session:
         self.patience.head_came()
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
-        check_loop(head)
+        if head.special:
+            check_loop(head)
         passage = Passage(self.client, head.method, target, time.monotonic())
         if not connect:
-            if forwards_left(head) == 0:
+            if head.special and forwards_left(head) == 0:
                 status, answer = replies.as_final_recipient(head.method, self.site.date())
                 self.site.ledger.refused(self.client, status, "final_recipient")
                 self._say(answer)
                 return
             self._exchange = Exchange(self, passage, head)
-        self._reach = Reach(self.site, self, passage, connect=connect)
+        self._reach = Reach(self.site, self, passage)
         self._wait()
         self._reach.begin()
-        if self.phase is Phase.REACH:
+        if self.phase is REACH:
             self.site.vigil.add(self)
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
-        self.phase = Phase.REACH
+        self.phase = REACH
         self.wire.on_ready = self._client_moved
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
-        if self.phase is Phase.REACH:
+        if self.phase is REACH:
             self.wire.watch()
 
     @guarded
@@ -128,9 +130,8 @@ class Session:
         """Send the request over a connection that is kept, if it leads to an address allowed now."""
         if self._exchange is None:
             return False
-        upstream = self.kept.take(
-            self._key(passage), passage.decision.addresses, shared=self._exchange.repeatable
-        )
+        key, addresses = (self.client, passage.target.authority), passage.decision.addresses
+        upstream = self.kept.take(key, addresses, shared=self._exchange.repeatable)
         if upstream is None:
             return False
         passage.address = upstream.address
@@ -138,13 +139,10 @@ class Session:
         self._start(self._exchange, upstream)
         return True
 
-    def _key(self, passage: Passage) -> Key:
-        return (self.client, passage.target.host, passage.target.port)
-
     def connected(self, passage: Passage, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""
         if self._exchange is not None:
-            site, key = self.site, self._key(passage)
+            site, key = self.site, (self.client, passage.target.authority)
             most = site.most_received
             upstream = Upstream(site.pool, key, dialled.sock, site.poller, dialled.address, most)
             self._start(self._exchange, upstream)
@@ -160,7 +158,7 @@ class Session:
             self.site.vigil.add(self)
 
     def _start(self, exchange: Exchange, upstream: Upstream) -> None:
-        self.phase = Phase.EXCHANGE
+        self.phase = EXCHANGE
         self.patience.await_answer()
         exchange.start(upstream)
 
@@ -170,7 +168,7 @@ class Session:
         self._reach = None
         unread = self.wire.held or self.wire.readable
         if persists and not self.site.draining:
-            self.phase = Phase.HEAD
+            self.phase = HEAD
             self.wire.on_ready = self.read_head
             self.patience.await_request()
             if unread:
@@ -191,11 +189,11 @@ class Session:
 
     def is_denied(self) -> bool:
         """Say whether the connection that is open now would be denied by the rules of now."""
-        if self._reach is None or self.phase not in {Phase.EXCHANGE, Phase.TUNNEL}:
+        if self._reach is None or self.phase not in {EXCHANGE, Phase.TUNNEL}:
             return False
-        passage, connect = self._reach.passage, self._exchange is None
+        passage = self._reach.passage
         return passage.address is not None and not self.site.judge.still_allows(
-            passage.target, passage.address, connect=connect
+            passage.target, passage.address
         )
 
     @guarded
@@ -206,7 +204,7 @@ class Session:
 
     def drain(self) -> None:
         """Close if idle after a request; one that has only been accepted still gets its first answer."""
-        if self.phase is Phase.HEAD and self._served and not self._heads.begun:
+        if self.phase is HEAD and self._served and not self._heads.begun:
             self.close()
 
     def close_now(self) -> None:
@@ -215,7 +213,7 @@ class Session:
             self._tunnel.close()
         elif self._ending is not None:
             self._ending.close()
-        elif self._exchange is not None and self.phase is Phase.EXCHANGE:
+        elif self._exchange is not None and self.phase is EXCHANGE:
             self._exchange.abort("closed")
         else:
             self.close()
@@ -236,13 +234,13 @@ class Session:
 
     def close(self) -> None:
         """Close in order."""
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self.wire.close()
             self._left()
 
     def abort(self) -> None:
         """Close so that the client sees that its answer is cut short."""
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self.wire.abort()
             self._left()
 
@@ -255,7 +253,7 @@ class Session:
             self.abort()
 
     def _left(self) -> None:
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
         self.patience.end()
         if self._reach is not None:
             self._reach.cancel()
@@ -270,7 +268,7 @@ class Session:
     @guarded
     def head_late(self) -> None:
         """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
-        if self.phase is not Phase.HEAD:
+        if self.phase is not HEAD:
             return
         self.site.ledger.limit("head_seconds")
         if self._heads.begun:
@@ -281,18 +279,18 @@ class Session:
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
-        if self.phase is Phase.HEAD and not self._heads.begun:
+        if self.phase is HEAD and not self._heads.begun:
             self.site.ledger.limit("keepalive_seconds")
             self.close()
 
     @guarded
     def answer_late(self) -> None:
         """Give an exchange up whose answer does not begin."""
-        if self.phase is Phase.EXCHANGE and self._exchange is not None:
+        if self.phase is EXCHANGE and self._exchange is not None:
             self._exchange.late(begun=False)
 
     @guarded
     def more_late(self) -> None:
         """Give an exchange up whose answer does not go on."""
-        if self.phase is Phase.EXCHANGE and self._exchange is not None:
+        if self.phase is EXCHANGE and self._exchange is not None:
             self._exchange.late(begun=True)

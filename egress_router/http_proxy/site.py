@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from egress_router.http_proxy.connects import KnownConnects
 from egress_router.http_proxy.wire import MOST_RECEIVED
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Site:
-    """The tools and the limits of every session; `draining` once no new connections come in."""
+    """The tools and the limits of every session; `draining` once no new connections come in.
+
+    `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
+    """
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
@@ -40,13 +44,14 @@ class Site:
     vigil: Vigil
     sessions: set[Session] = field(default_factory=set)
     draining: bool = False
+    most_received: int = field(init=False)
+    connects: KnownConnects = field(init=False)
     _date: bytes = b""
     _date_second: int = -1
 
-    @property
-    def most_received(self) -> int:
-        """How many bytes one read takes, and so how many may have to wait for a slow reader."""
-        return min(MOST_RECEIVED, self.limits.buffer_bytes)
+    def __post_init__(self) -> None:
+        self.connects = KnownConnects(self.limits.head_fields)
+        self.most_received = min(MOST_RECEIVED, self.limits.buffer_bytes)
 
     def date(self) -> bytes:
         """Return the time of day as a Date field has it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import AddressError, parse_host, parse_port, split_port
@@ -20,19 +21,24 @@ _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 _HTTP_PORT = 80
 
 
-@dataclass(frozen=True, slots=True)
+# A value, though not frozen (see the heads): one is made for each request, or shared by those of one CONNECT.
+@dataclass(slots=True)
 class Target:
-    """Where a request goes: host and port, and the target in origin form (empty for CONNECT).
+    """Where a request goes: host and port, and the target in origin form (empty for CONNECT: a `tunnel`).
 
     `asked` is the host as name servers are asked for it: a short name that was sent with a dot keeps it.
+    `authority` are host and port as the Host field has them; the same place always has the same one.
     """
 
     host: Host
     port: int
     origin_form: bytes
     asked: Host
+    authority: bytes
+    tunnel: bool
 
 
+@lru_cache(maxsize=1024)
 def connect_target(target: bytes) -> Target:
     """Read the target of CONNECT, `host:port`; there is no default port (RFC 9110 9.3.6).
 
@@ -42,7 +48,7 @@ def connect_target(target: bytes) -> Target:
     host, port = parse_authority(target)
     if port is None:
         raise MessageError(400, "the target of CONNECT is host:port; the port is missing")
-    return Target(host, port, b"", _asked(host, target))
+    return Target(host, port, b"", _asked(host, target), _authority(host, port), tunnel=True)
 
 
 def absolute_target(method: bytes, target: bytes) -> Target:
@@ -59,8 +65,21 @@ def absolute_target(method: bytes, target: bytes) -> Target:
         raise _other_scheme(scheme)
     if b"#" in rest:
         raise MessageError(400, "the target has a fragment, which never leaves a client")
+    host, port, asked, normalised = _place(authority)
+    return Target(host, port, _origin_form(method, rest), asked, normalised, False)
+
+
+@lru_cache(maxsize=1024)
+def _place(authority: bytes) -> tuple[Host, int, Host, bytes]:
+    """Return what the authority of an http URL says: all of a target but its origin form."""
     host, port = parse_authority(authority)
-    return Target(host, port or _HTTP_PORT, _origin_form(method, rest), _asked(host, authority))
+    port = port or _HTTP_PORT
+    return host, port, _asked(host, authority), _authority(host, port)
+
+
+def _authority(host: Host, port: int) -> bytes:
+    text = f"[{host}]" if isinstance(host, IPv6Address) else str(host)
+    return (text if port == _HTTP_PORT else f"{text}:{port}").encode("ascii")
 
 
 def _asked(host: Host, authority: bytes) -> Host:

@@ -10,18 +10,17 @@ from egress_router.http_proxy.wire import Wire, nothing
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.address import IPAddress
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
 _MOST_FOR_ONE = 256  # idle connections of one client address to one destination
 _MOST = 1_000  # of all clients together
 
-_LOOK = select.poll()  # half of what a read that finds nothing costs, which is an exception
-
-# Client address, host and port. A pod may share connections with itself, but not with others: bytes that one
-# client makes an origin send too much must never be another's answer.
-Key = tuple[str, "Host", int]
+# Client address, and authority of the target: bytes remember their hash, addresses work it out each time. A
+# pod may share connections with itself, but not with others: bytes that one client makes an origin send too
+# much must never be another's answer.
+Key = tuple[str, bytes]
 
 
 class Upstream(Wire):
@@ -31,12 +30,12 @@ class Upstream(Wire):
     user of one client connection (NTLM and Negotiate authenticate connections, RFC 4559 6).
     """
 
-    __slots__ = ("address", "bound", "idle_before", "key", "persistent", "pool", "reused")
+    __slots__ = ("_look", "address", "bound", "idle_before", "key", "persistent", "pool", "reused")
 
     def __init__(
         self, pool: Pool, key: Key, sock: socket.socket, poller: Poller, address: IPAddress, most: int
     ) -> None:
-        super().__init__(sock, poller, nothing, readable=False, most=most)
+        super().__init__(sock, poller, nothing, most)
         self.pool = pool
         self.key = key
         self.address = address
@@ -44,14 +43,14 @@ class Upstream(Wire):
         self.persistent = False
         self.bound = False
         self.idle_before = False  # at the last sweep of the pool
+        self._look: select.poll | None = None
 
     def is_quiet(self) -> bool:
         """Ask the kernel whether nothing has come: events tell only what came before they were fetched."""
-        descriptor = self.sock.fileno()
-        _LOOK.register(descriptor, select.POLLIN)
-        came = _LOOK.poll(0)
-        _LOOK.unregister(descriptor)
-        return not came
+        if self._look is None:  # a third of what a read that finds nothing costs, which is an exception
+            self._look = select.poll()
+            self._look.register(self.sock.fileno(), select.POLLIN)
+        return not self._look.poll(0)
 
     def idle_ready(self) -> None:
         """Something came while it was idle: its end, or bytes that nobody asked for."""

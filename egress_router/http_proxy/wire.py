@@ -31,7 +31,8 @@ class Wire:
     """One side of a session.
 
     `on_ready` is called when there may be something to read or room to write what is left in `out`. `lost`
-    says that the peer reset the connection, `gone` that neither direction is open any more.
+    says that the peer reset the connection, `gone` that neither direction is open any more, `readable` that a
+    read is worth trying: the poller reported something that has not been read.
     """
 
     __slots__ = ("_most", "_poller", "_trouble", "_watched", "gone", "held", "lost", "on_ready", "out",
@@ -42,18 +43,16 @@ class Wire:
         sock: socket.socket,
         poller: Poller,
         on_ready: Callable[[], None],
-        *,
-        readable: bool,
         most: int = MOST_RECEIVED,
     ) -> None:
-        """Take over a socket; `readable` says whether to try a read before the poller reports one."""
+        """Take over a socket; one read takes `most` bytes."""
         self.sock = sock
         self._poller = poller
         self._watched = False
         self._trouble = False
         self._most = most
         self.on_ready = on_ready
-        self.readable = readable
+        self.readable = False
         self.held = b""
         self.out = b""
         self.lost = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.http_proxy import heads, reach, session
+from egress_router.http_proxy import connects, heads, reach, session
 from egress_router.http_proxy.judge import Judge
 from tests.unit.http_proxy.origin import OK, Client, answering, counted, eventually, know, origin, proxy
 
@@ -23,7 +23,7 @@ GET = "GET http://{0}/ HTTP/1.1\r\nHost: x\r\n\r\n"
 CONNECT = "CONNECT {0} HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-EVERYWHERE = [(Judge, "at_once"), (Judge, "by_addresses"), (reach, "Dial"), (heads, "parse_request")]
+EVERYWHERE = [(Judge, "at_once"), (Judge, "by_addresses"), (reach, "Dial"), (connects, "parse_request")]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_max_forwards() -> None:
 
 def answered(text: str, method: bytes = b"GET", *, chunked: bool = True, closing: bool = False) -> list[str]:
     head = parse_response(f"{text}\r\n".encode("latin-1"), method, 100)
-    out = response_bytes(head, chunked=chunked, closing=closing, date=DATE).decode("latin-1")
+    out = response_bytes(head, chunked=chunked, closing=closing, date=lambda: DATE).decode("latin-1")
     assert out.endswith("\r\n\r\n")
     return out[:-4].split("\r\n")
 

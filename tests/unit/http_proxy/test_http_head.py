@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_router.http_proxy.connects import KnownConnects
 from egress_router.http_proxy.errors import Fault, MessageError
 from egress_router.http_proxy.head import Framing, parse_request, parse_response
-from egress_router.http_proxy.heads import HeadBuffer
+from egress_router.http_proxy.heads import AnswerHeads, RequestHeads
 from egress_router.http_proxy.target import absolute_target, connect_target, parse_authority
+from egress_router.settings.http_proxy import HttpLimits
 
 MOST = 100
 GET = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
@@ -128,15 +130,15 @@ def test_framing_of_requests(text: str, framing: Framing, length: int, persisten
     [
         (b"GET", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", Framing.LENGTH, 5, True),
         (b"GET", "HTTP/1.1 200\r\nContent-Length: 5\r\n", Framing.LENGTH, 5, True),
-        (b"GET", "HTTP/1.1 200 OK\r\n", Framing.UNTIL_CLOSE, 0, False),
-        (b"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Framing.CHUNKED, 0, True),
+        (b"GET", "HTTP/1.1 200 OK\r\n", Framing.UNTIL_CLOSE, -1, False),
+        (b"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Framing.CHUNKED, -1, True),
         (b"GET", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n", Framing.LENGTH, 5, False),
         (b"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", Framing.NONE, 5, True),
-        (b"HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Framing.NONE, 0, True),
+        (b"HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Framing.NONE, -1, True),
         (b"GET", "HTTP/1.1 204 No\r\nContent-Length: 5\r\n", Framing.NONE, 5, True),
         (b"GET", "HTTP/1.1 304 No\r\nContent-Length: 5\r\n", Framing.NONE, 5, True),
-        (b"GET", "HTTP/1.1 100 Go on\r\n", Framing.NONE, 0, True),
-        (b"GET", "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: x\r\n", Framing.NONE, 0, True),
+        (b"GET", "HTTP/1.1 100 Go on\r\n", Framing.NONE, -1, True),
+        (b"GET", "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: x\r\n", Framing.NONE, -1, True),
         (b"GET", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n", Framing.LENGTH, 5, False),
     ],
 )
@@ -253,11 +255,58 @@ def test_connect_targets() -> None:
             connect_target(wrong)
 
 
+AGAIN = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nUser-Agent: x\r\n"
+
+
+def test_a_connect_that_is_known_says_what_it_said() -> None:
+    connects = KnownConnects(MOST)
+    first = connects.read(request(AGAIN))
+    assert connects.read(request(AGAIN)) is first
+    assert first == parse_request(request(AGAIN), MOST)
+    other = connects.read(request(AGAIN.replace("443", "444")))
+    assert (first.target, other.target) == (b"a.example:443", b"a.example:444")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{AGAIN}Proxy-Authorization: Basic eDp5\r\n",
+        f"{AGAIN}authorization: Bearer x\r\n",
+        f"{AGAIN}Cookie: a=b\r\n",
+        f"{AGAIN}X-Api-Key: secret\r\n",
+        f"{AGAIN}Accept: {'x' * 1000}\r\n",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n",
+    ],
+)
+def test_other_heads_are_not_kept(text: str) -> None:
+    connects = KnownConnects(MOST)
+    assert connects.read(request(text)) is not connects.read(request(text))
+    assert connects._known == {}
+
+
+def test_wrong_heads_are_refused_again_and_again() -> None:
+    connects = KnownConnects(MOST)
+    for _ in range(2):
+        with pytest.raises(MessageError):
+            connects.read(request("CONNECT a.example:443 HTTP/1.1\r\nUser-Agent: x\r\n"))
+
+
+def test_only_so_many_heads_are_kept() -> None:
+    connects = KnownConnects(MOST)
+    for port in range(1, 1000):
+        connects.read(request(AGAIN.replace("443", str(port))))
+        assert len(connects._known) <= 256
+
+
+def limits(head_bytes: int) -> HttpLimits:
+    return HttpLimits(head_bytes, MOST, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1)
+
+
 @pytest.mark.parametrize("before", [b"", b"\r\n", b"\r\n\r\n\r\n"])
 def test_heads_are_collected_up_to_their_limit(before: bytes) -> None:
     whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
-    assert HeadBuffer(len(whole), after_lines=True).feed(before + whole + b"rest") == (whole, b"rest")
-    piecewise = HeadBuffer(len(whole), after_lines=True)
+    assert RequestHeads(limits(len(whole))).feed(before + whole + b"rest") == (whole, b"rest")
+    piecewise = RequestHeads(limits(len(whole)))
     for byte in (before + whole)[:-1]:
         assert piecewise.feed(bytes([byte])) == (b"", b"")
     assert piecewise.begun
@@ -266,7 +315,7 @@ def test_heads_are_collected_up_to_their_limit(before: bytes) -> None:
 
 
 def collected(pieces: list[bytes]) -> tuple[bytes, bytes] | None:
-    buffer, head, rest = HeadBuffer(60, after_lines=True), b"", b""
+    buffer, head, rest = RequestHeads(limits(60)), b"", b""
     for piece in pieces:
         if head:
             rest += piece
@@ -288,12 +337,12 @@ def test_heads_beyond_their_limit_are_refused() -> None:
     whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
     for data in (whole, b"x" * len(whole)):
         with pytest.raises(MessageError) as caught:
-            HeadBuffer(len(whole) - 1, after_lines=True).feed(data)
+            RequestHeads(limits(len(whole) - 1)).feed(data)
         assert caught.value.fault is Fault.HEAD_TOO_LARGE
 
 
 def test_an_empty_line_before_an_answer_is_a_fault() -> None:
-    head, _ = HeadBuffer(100, after_lines=False).feed(b"\r\nHTTP/1.1 200 OK\r\n\r\n")
+    head, _ = AnswerHeads(limits(100), b"GET").feed(b"\r\nHTTP/1.1 200 OK\r\n\r\n")
     with pytest.raises(MessageError):
         parse_response(head, b"GET", MOST)
 

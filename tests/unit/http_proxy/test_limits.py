@@ -288,7 +288,7 @@ def test_last_words_wait_for_a_slow_reader() -> None:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
     site = cast("Site", SimpleNamespace(deadlines=deadlines))
-    wire = Wire(ours, poller, nothing, readable=False)
+    wire = Wire(ours, poller, nothing)
     Farewell(site, wire, b"words", 30.0, lambda: closed.set_result(None))
 
     def read() -> bytes:
