@@ -245,9 +245,9 @@ class Exchange:
     def _touch(self) -> None:
         """Note that something moves, but for interim answers: they could put the real one off for ever."""
         if self._answering:
-            self._session.patience.await_more()
+            self._session.await_more()
         else:
-            self._session.patience.await_answer()
+            self._session.await_answer()
 
     def _no_answer(self) -> None:
         """The origin closed before it answered."""

@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from egress_router.relay.deadlines import Deadline, Deadlines
-    from egress_router.settings.http_proxy import HttpLimits
+    from egress_router.http_proxy.site import Site
+    from egress_router.relay.deadlines import Deadline
 
 
-class Waiting(Protocol):
-    """Whose patience it is; it decides whether a time that ran out still matters."""
-
-    def head_late(self) -> None:
-        """The head of a request has not come to its end in time."""
-
-    def idle_late(self) -> None:
-        """No request has come for too long."""
-
-    def answer_late(self) -> None:
-        """Neither has the request moved for too long, nor has its answer begun."""
-
-    def more_late(self) -> None:
-        """An answer that has begun has not moved for too long."""
-
-
-class Patience:
-    """The times of one session.
+class Patience(ABC):
+    """The times of a session, which decides whether one that ran out still matters.
 
     All but the head's run on while another phase has no use for them: to restart one costs a note of the
     time, to cancel and add one for each request far more.
     """
 
-    __slots__ = ("_answer", "_deadlines", "_head", "_idle", "_limits", "_more", "_owner")
+    __slots__ = ("_answer", "_head", "_idle", "_more", "site")
 
-    def __init__(self, deadlines: Deadlines, limits: HttpLimits, owner: Waiting) -> None:
-        self._deadlines = deadlines
-        self._limits = limits
-        self._owner = owner
+    def __init__(self, site: Site) -> None:
+        self.site = site
         self._head: Deadline | None = None
         self._idle: Deadline | None = None
         self._answer: Deadline | None = None
         self._more: Deadline | None = None
 
+    @abstractmethod
+    def head_late(self) -> None:
+        """The head of a request has not come to its end in time."""
+
+    @abstractmethod
+    def idle_late(self) -> None:
+        """No request has come for too long."""
+
+    @abstractmethod
+    def answer_late(self) -> None:
+        """Neither has the request moved for too long, nor has its answer begun."""
+
+    @abstractmethod
+    def more_late(self) -> None:
+        """An answer that has begun has not moved for too long."""
+
     def await_head(self) -> None:
         """Let the time for a head begin, unless it runs already."""
         if self._head is None:
-            self._head = self._deadlines.add(self._limits.head_seconds, self._head_late)
+            self._head = self.site.deadlines.add(self.site.limits.head_seconds, self._head_late)
 
     def head_came(self) -> None:
         """End the time for a head."""
@@ -57,25 +56,25 @@ class Patience:
     def await_request(self) -> None:
         """Let the idle time begin anew."""
         if self._idle is None:
-            self._idle = self._deadlines.add(self._limits.keepalive_seconds, self._idle_late)
+            self._idle = self.site.deadlines.add(self.site.limits.keepalive_seconds, self._idle_late)
         else:
             self._idle.touch()
 
     def await_answer(self) -> None:
         """Let the time until an answer begins begin anew."""
         if self._answer is None:
-            self._answer = self._deadlines.add(self._limits.answer_seconds, self._answer_late)
+            self._answer = self.site.deadlines.add(self.site.limits.answer_seconds, self._answer_late)
         else:
             self._answer.touch()
 
     def await_more(self) -> None:
         """Let the time for more of an answer begin anew."""
         if self._more is None:
-            self._more = self._deadlines.add(self._limits.idle_seconds, self._more_late)
+            self._more = self.site.deadlines.add(self.site.limits.idle_seconds, self._more_late)
         else:
             self._more.touch()
 
-    def end(self) -> None:
+    def await_nothing(self) -> None:
         """Wait for nothing any more."""
         for deadline in (self._head, self._idle, self._answer, self._more):
             if deadline is not None:
@@ -84,16 +83,16 @@ class Patience:
 
     def _head_late(self) -> None:
         self._head = None
-        self._owner.head_late()
+        self.head_late()
 
     def _idle_late(self) -> None:
         self._idle = None
-        self._owner.idle_late()
+        self.idle_late()
 
     def _answer_late(self) -> None:
         self._answer = None
-        self._owner.answer_late()
+        self.answer_late()
 
     def _more_late(self) -> None:
         self._more = None
-        self._owner.more_late()
+        self.more_late()

@@ -7,12 +7,11 @@ from typing import Final
 
 
 class Phase(enum.Enum):
-    """Reading a head, finding a connection, then one of the rest."""
+    """Reading a head, finding a connection, then one of the rest; closed once it is handed over, too."""
 
     HEAD = "head"
     REACH = "reach"
     EXCHANGE = "exchange"
-    TUNNEL = "tunnel"
     FAREWELL = "farewell"
     CLOSED = "closed"
 

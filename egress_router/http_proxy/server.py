@@ -91,9 +91,9 @@ class HttpProxyServer:
         """Decide by these rules; what is open and no longer allowed has the drain time to end."""
         self._rules = rules
         self._site.judge.apply(rules)
-        for session in self._site.sessions:
-            if session.is_denied():
-                self._site.deadlines.add(self._drain_seconds, session.end_if_denied)
+        for each in self._site.connections:
+            if each.is_denied():
+                self._site.deadlines.add(self._drain_seconds, each.end_if_denied)
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
@@ -106,18 +106,18 @@ class HttpProxyServer:
         self._acceptor.stop()
         self._listening = ()
         self._site.draining = True
-        for session in list(self._site.sessions):
-            session.drain()
+        for each in list(self._site.connections):
+            each.drain()
         self._site.pool.close()
 
     def open_connections(self) -> int:
         """How many client connections are open."""
-        return len(self._site.sessions)
+        return len(self._site.connections)
 
     def close_all(self) -> None:
         """Close every connection now."""
-        for session in list(self._site.sessions):
-            session.close_now()
+        for each in list(self._site.connections):
+            each.close_now()
         for farewell in list(self._turned_away):
             farewell.close()
         self._site.pool.close()
@@ -139,7 +139,7 @@ class HttpProxyServer:
         verdict = self._admission.enter(client)
         if verdict is _ADMITTED:
             session = Session(self._site, sock, client)
-            self._site.sessions.add(session)
+            self._site.connections.add(session)
             session.read_head()
         else:
             self._turn_away(sock, client, _OVER_LIMIT[verdict])

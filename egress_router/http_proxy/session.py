@@ -17,9 +17,9 @@ from egress_router.http_proxy.patience import Patience
 from egress_router.http_proxy.phase import CLOSED, EXCHANGE, HEAD, REACH, Phase
 from egress_router.http_proxy.reach import Reach
 from egress_router.http_proxy.target import absolute_target, connect_target
-from egress_router.http_proxy.tunnelling import open_tunnel
+from egress_router.http_proxy.tunnelling import OpenTunnel
 from egress_router.http_proxy.upstream import Kept, Upstream
-from egress_router.http_proxy.wire import TURNS, Wire
+from egress_router.http_proxy.wire import TURNS, Wire, nothing
 
 if TYPE_CHECKING:
     import socket
@@ -28,28 +28,26 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.site import Site
     from egress_router.relay.dial import Dialled
-    from egress_router.relay.tunnel import Tunnel
 
 
-class Session:
+class Session(Patience):
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client",
-        "kept", "patience", "phase", "site", "wire")  # fmt: skip
+    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client", "kept", "phase",
+        "wire")  # fmt: skip
 
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
-        self.site = site
+        super().__init__(site)
         self.client = client
         self.phase: Phase = HEAD
         self.wire = Wire(sock, site.poller, self.read_head, site.most_received)
         self.wire.readable = True  # mostly the request is here already
         self._heads = RequestHeads(site.limits)
-        self.patience = Patience(site.deadlines, site.limits, self)
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
         self.kept = Kept(site.pool)
         self._served = False
-        self._tunnel: Tunnel | None = None
+        self._tunnel: OpenTunnel | None = None
         self._ending: Farewell | None = None
 
     # Heads
@@ -71,7 +69,7 @@ class Session:
         else:
             self.wire.again()
         if self._heads.begun or not self._served:
-            self.patience.await_head()
+            self.await_head()
         self.wire.watch()
 
     def _take(self, data: bytes) -> bool:
@@ -90,7 +88,7 @@ class Session:
 
     def _request(self, head: RequestHead) -> None:
         self._served = True
-        self.patience.head_came()
+        self.head_came()
         connect = head.method == b"CONNECT"
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
@@ -159,7 +157,7 @@ class Session:
 
     def _start(self, exchange: Exchange, upstream: Upstream) -> None:
         self.phase = EXCHANGE
-        self.patience.await_answer()
+        self.await_answer()
         exchange.start(upstream)
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
@@ -170,7 +168,7 @@ class Session:
         if persists and not self.site.draining:
             self.phase = HEAD
             self.wire.on_ready = self.read_head
-            self.patience.await_request()
+            self.await_request()
             if unread:
                 self.site.poller.soon(self.read_head)
         elif unread or not complete:
@@ -179,17 +177,20 @@ class Session:
             self.close()
 
     def open_tunnel(self, passage: Passage, upstream: socket.socket, to_client: bytes) -> None:
-        """Relay between the client and an origin, after a CONNECT or an answer 101."""
-        self.phase = Phase.TUNNEL
-        self.patience.end()
-        self.kept.close()
-        self._tunnel = open_tunnel(self.site, passage, self.wire, upstream, to_client, self._left)
+        """Hand the connection over to a tunnel, after a CONNECT or an answer 101; the session is over."""
+        wire = self.wire
+        self._tunnel = OpenTunnel(
+            self.site, passage, wire.sock, upstream, to_upstream=wire.held, to_client=to_client
+        )
+        self._end()
+        wire.on_ready = nothing
+        self.site.connections.discard(self)
 
     # The end
 
     def is_denied(self) -> bool:
         """Say whether the connection that is open now would be denied by the rules of now."""
-        if self._reach is None or self.phase not in {EXCHANGE, Phase.TUNNEL}:
+        if self._reach is None or self.phase is not EXCHANGE:
             return False
         passage = self._reach.passage
         return passage.address is not None and not self.site.judge.still_allows(
@@ -199,7 +200,9 @@ class Session:
     @guarded
     def end_if_denied(self) -> None:
         """Close what the rules of now would not allow."""
-        if self.is_denied():
+        if self._tunnel is not None:  # since this was arranged
+            self._tunnel.end_if_denied()
+        elif self.is_denied():
             self.close_now()
 
     def drain(self) -> None:
@@ -210,7 +213,7 @@ class Session:
     def close_now(self) -> None:
         """Close whatever is under way."""
         if self._tunnel is not None:
-            self._tunnel.close()
+            self._tunnel.close_now()
         elif self._ending is not None:
             self._ending.close()
         elif self._exchange is not None and self.phase is EXCHANGE:
@@ -228,7 +231,7 @@ class Session:
 
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
-        self.patience.end()
+        self.await_nothing()
         self.kept.close()
         self._ending = Farewell(self.site, self.wire, last_words, self.site.limits.linger_seconds, self._left)
 
@@ -253,15 +256,18 @@ class Session:
             self.abort()
 
     def _left(self) -> None:
-        self.phase = CLOSED
-        self.patience.end()
         if self._reach is not None:
             self._reach.cancel()
             self.site.ledger.left(self._reach.passage)
+        self._end()
+        self.site.left(self)
+
+    def _end(self) -> None:
+        self.phase = CLOSED
+        self.await_nothing()
         self.kept.close()
         # These and the session refer to each other; without this they would wait for the collector.
-        self._reach = self._exchange = self._tunnel = self._ending = None
-        self.site.left(self)
+        self._reach = self._exchange = self._ending = None
 
     # What did not come in time
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy.connects import KnownConnects
 from egress_router.http_proxy.wire import MOST_RECEIVED
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.judge import Judge
     from egress_router.http_proxy.ledger import Ledger
-    from egress_router.http_proxy.session import Session
     from egress_router.http_proxy.upstream import Pool
     from egress_router.http_proxy.vigil import Vigil
     from egress_router.relay.deadlines import Deadlines
@@ -23,6 +22,26 @@ if TYPE_CHECKING:
     from egress_router.relay.tunnel import Relay
     from egress_router.service.admission import Admission
     from egress_router.settings.http_proxy import HttpLimits
+
+
+class Connection(Protocol):
+    """A client's connection: a session, and from then on the tunnel that it becomes."""
+
+    @property
+    def client(self) -> str:
+        """The client's address."""
+
+    def is_denied(self) -> bool:
+        """Say whether it leads where the rules of now would not let it."""
+
+    def end_if_denied(self) -> None:
+        """Close what the rules of now would not allow."""
+
+    def drain(self) -> None:
+        """Close if nothing is under way; nothing new shall begin."""
+
+    def close_now(self) -> None:
+        """Close whatever is under way."""
 
 
 @dataclass(slots=True)
@@ -42,7 +61,7 @@ class Site:
     admission: Admission
     pool: Pool
     vigil: Vigil
-    sessions: set[Session] = field(default_factory=set)
+    connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
     connects: KnownConnects = field(init=False)
@@ -67,7 +86,7 @@ class Site:
         context = {"message": "a session failed, and was closed", "exception": error}
         self.loop.call_exception_handler(context)
 
-    def left(self, session: Session) -> None:
-        """Forget a session that has closed."""
-        self.sessions.discard(session)
-        self.admission.leave(session.client)
+    def left(self, connection: Connection) -> None:
+        """Forget a connection that has closed."""
+        self.connections.discard(connection)
+        self.admission.leave(connection.client)

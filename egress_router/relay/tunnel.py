@@ -108,7 +108,7 @@ class Relay:
 class Tunnel:
     """Two flows with the ends of each other; made by `Relay.start`."""
 
-    __slots__ = ("_deadline", "_down", "_idle_seconds", "_on_close", "_open", "_relay", "_started", "_up")
+    __slots__ = ("_deadline", "_down", "_idle_seconds", "_on_close", "_relay", "_started", "_up")
 
     def __init__(
         self,
@@ -121,8 +121,7 @@ class Tunnel:
         self._relay = relay
         self._up = up
         self._down = down
-        self._on_close = on_close
-        self._open = True
+        self._on_close: Callable[[Closing], None] | None = on_close  # None once the tunnel is closed
         self._started = time.monotonic()
         self._idle_seconds = idle_seconds
         if idle_seconds > QUIET:
@@ -167,7 +166,7 @@ class Tunnel:
         if back.blocked and events & _WRITABLE:
             self._deadline.touch()
             self._act(back, back.pump(None))
-        if not events & _READABLE or not self._open:
+        if not events & _READABLE or self._on_close is None:
             return
         if not out.ended and not out.blocked:
             self._deadline.touch()
@@ -219,9 +218,9 @@ class Tunnel:
         self._finish(CloseReason.IDLE)
 
     def _finish(self, reason: CloseReason) -> None:
-        if not self._open:
+        on_close, self._on_close = self._on_close, None  # its owner and the tunnel refer to each other
+        if on_close is None:
             return
-        self._open = False
         self._deadline.cancel()
         up, down = self._up, self._down
         orderly = reason is FINISHED or reason is CloseReason.IDLE
@@ -234,7 +233,7 @@ class Tunnel:
         for flow in (up, down):
             if flow.blocked:
                 flow.release()
-        self._on_close(Closing(reason, up.moved, down.moved, time.monotonic() - self._started))
+        on_close(Closing(reason, up.moved, down.moved, time.monotonic() - self._started))
 
 
 def _short(events: int) -> Step | None:

@@ -31,7 +31,7 @@ EVERYWHERE = [(Judge, "at_once"), (Judge, "by_addresses"), (reach, "Dial"), (con
     [
         *[(*place, text) for place in EVERYWHERE for text in (GET, CONNECT)],
         (heads, "parse_response", GET),
-        (session, "open_tunnel", CONNECT),
+        (session, "OpenTunnel", CONNECT),
     ],
 )
 def test_a_fault_closes_its_session(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import logging
 import socket
@@ -527,3 +528,27 @@ def test_the_mode_says_what_it_is() -> None:
         frozenset({3128}),
         ("!a.example", "*"),
     )
+
+
+def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
+    with origin(answering(OK, OK)) as server, proxy() as (running, port):
+        gc.collect()
+        gc.disable()
+        try:
+            for ask in (
+                get(server),
+                f"CONNECT {server.authority} HTTP/1.1\r\nHost: x\r\n\r\n",
+                "wrong\r\n\r\n",
+            ):
+                with Client(port) as client:
+                    client.send(ask)
+                    client.head()
+            eventually(lambda: running.call(running.server.open_connections) == 0)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = [type(each) for each in gc.garbage if type(each).__module__.startswith("egress_router.")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert not left
