@@ -544,6 +544,8 @@ def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
                     client.send(ask)
                     client.head()
             eventually(lambda: running.call(running.server.open_connections) == 0)
+            vigil = cast("Site", running.server._site).vigil  # type: ignore[attr-defined]
+            eventually(lambda: not vigil._waiting)
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             left = [type(each) for each in gc.garbage if type(each).__module__.startswith("egress_router.")]
