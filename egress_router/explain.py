@@ -9,6 +9,7 @@ from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.grammar import acl
 from egress_router.grammar.address import AddressError, parse_host, parse_port, printed, split_port
 from egress_router.http_proxy.policy import NOTHING_OWN, Policy, Verdict, explanation
+from egress_router.http_proxy.target import as_asked
 from egress_router.metrics import Registry
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
@@ -35,13 +36,13 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
         RefusedError: the name was to be resolved and could not be.
     """
     policy = Policy(acl.parse(path, text))
-    host, port = _target(target)
+    host, port, asked = _target(target)
     if not isinstance(host, str):
         lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
     elif (early := policy.by_name(host, port)) is not None:
         lines = _decided(host, port, early)  # without a query, as the proxy does
     elif resolve:
-        addresses = asyncio.run(_resolved(host))
+        addresses = asyncio.run(_resolved(str(asked)))
         decision = policy.by_addresses(host, port, addresses, NOTHING_OWN)
         lines = [f"{host} has the addresses {_list(addresses)}", *_decided(host, port, decision)]
     else:
@@ -50,7 +51,8 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
     return 0
 
 
-def _target(text: str) -> tuple[Host, int]:
+def _target(text: str) -> tuple[Host, int, Host]:
+    """Return host, port, and the host as name servers are asked for it."""
     scheme, mark, rest = text.partition("://")
     authority = rest.partition("/")[0].partition("?")[0].partition("#")[0] if mark else text
     default = _DEFAULT_PORTS.get(scheme.lower()) if mark else _PORT_WITHOUT_SCHEME
@@ -59,9 +61,10 @@ def _target(text: str) -> tuple[Host, int]:
         raise ConfigError([Problem("target", None, text, reason)])
     host_text, port_text = split_port(authority)
     try:
-        return parse_host(host_text), default if port_text is None else parse_port(port_text)
+        host, port = parse_host(host_text), default if port_text is None else parse_port(port_text)
     except AddressError as error:
         raise ConfigError([Problem("target", None, text, str(error))]) from None
+    return host, port, as_asked(host, host_text.encode())
 
 
 async def _resolved(name: str) -> tuple[IPAddress, ...]:

@@ -48,7 +48,7 @@ def connect_target(target: bytes) -> Target:
     host, port = parse_authority(target)
     if port is None:
         raise MessageError(400, "the target of CONNECT is host:port; the port is missing")
-    return Target(host, port, b"", _asked(host, target), _authority(host, port), tunnel=True)
+    return Target(host, port, b"", as_asked(host, target), _authority(host, port), tunnel=True)
 
 
 def absolute_target(method: bytes, target: bytes) -> Target:
@@ -74,7 +74,7 @@ def _place(authority: bytes) -> tuple[Host, int, Host, bytes]:
     """Return what the authority of an http URL says: all of a target but its origin form."""
     host, port = parse_authority(authority)
     port = port or _HTTP_PORT
-    return host, port, _asked(host, authority), _authority(host, port)
+    return host, port, as_asked(host, authority), _authority(host, port)
 
 
 def _authority(host: Host, port: int) -> bytes:
@@ -82,7 +82,7 @@ def _authority(host: Host, port: int) -> bytes:
     return (text if port == _HTTP_PORT else f"{text}:{port}").encode("ascii")
 
 
-def _asked(host: Host, authority: bytes) -> Host:
+def as_asked(host: Host, authority: bytes) -> Host:
     """Return a host with the dot that makes a short name absolute: no search list for it."""
     if isinstance(host, str) and "." not in host and b"." in authority:
         return f"{host}."

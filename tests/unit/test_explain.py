@@ -71,6 +71,24 @@ def test_a_name_without_addresses_cannot_be_judged(monkeypatch: pytest.MonkeyPat
         explain("LIST", "*", "a.example", resolve=True)
 
 
+def test_a_short_name_with_a_dot_is_asked_for_as_the_proxy_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(_: Resolver, name: str) -> Answer:
+        raise ResolveError(Failure.NO_SUCH_NAME, f"asked for {name}")
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    for target, asked in (
+        ("db", "db"),
+        ("db.", "db."),
+        ("http://db.:80/", "db."),
+        ("a.example.", "a.example"),
+    ):
+        with pytest.raises(RefusedError, match=rf"asked for {asked}: "):
+            explain("LIST", "127.0.0.0/8", target, resolve=True)
+    assert capsys.readouterr().out == ""
+
+
 def test_what_is_denied_by_name_is_not_looked_up(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

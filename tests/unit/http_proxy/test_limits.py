@@ -19,6 +19,7 @@ from egress_router import log
 from egress_router.grammar.address import Locality, locality
 from egress_router.http_proxy import own, policy
 from egress_router.http_proxy import server as server_module
+from egress_router.http_proxy import session as session_module
 from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.own import OwnPlaces
 from egress_router.http_proxy.policy import Own
@@ -528,6 +529,19 @@ def test_the_mode_says_what_it_is() -> None:
         frozenset({3128}),
         ("!a.example", "*"),
     )
+
+
+def test_a_head_of_more_reads_than_a_turn_has_comes_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "TURNS", 1)
+    with (
+        origin(answering(OK)) as server,
+        proxy(BUFFER_BYTES="16384") as (running, port),
+        Client(port) as client,
+    ):
+        running.context.loop.call_soon_threadsafe(time.sleep, 0.3)  # all of it is there before the first read
+        client.send(get(server, f"X: {'a' * 50_000}"))
+        assert client.answer()[1] == b"ok"
+        assert b"a" * 50_000 in server.received
 
 
 def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
