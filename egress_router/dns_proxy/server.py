@@ -16,7 +16,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
-from egress_router.service.admission import Verdict
+from egress_router.service.admission import ADMITTED
 from egress_router.service.mode import Mode
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Forwarder:
         if line is None:  # its line went while the client waited in the accept queue
             sock.close()
             return
-        if self._admission.enter(client) is not Verdict.ADMITTED:
+        if self._admission.enter(client) is not ADMITTED:
             sock.close()
             self._journal.refused(client, port, line.destination.text, LIMIT)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from egress_router.grammar import acl
 from egress_router.http_proxy import replies
@@ -20,7 +20,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
-from egress_router.service.admission import Verdict
+from egress_router.service.admission import ADMITTED, Verdict
 from egress_router.service.mode import Mode
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 # Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
 _MOST_TURNED_AWAY = 256
-_ADMITTED: Final = Verdict.ADMITTED  # bound once: in CPython 3.11 an enum's member costs as much as two calls
 _OVER_LIMIT = {Verdict.FULL: replies.CONNECTIONS_FULL, Verdict.CLIENT_FULL: replies.CLIENT_FULL}
 
 
@@ -137,7 +136,7 @@ class HttpProxyServer:
 
     def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
         verdict = self._admission.enter(client)
-        if verdict is _ADMITTED:
+        if verdict is ADMITTED:
             session = Session(self._site, sock, client)
             self._site.connections.add(session)
             session.read_head()

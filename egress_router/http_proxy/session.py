@@ -190,12 +190,7 @@ class Session(Patience):
 
     def is_denied(self) -> bool:
         """Say whether the connection that is open now would be denied by the rules of now."""
-        if self._reach is None or self.phase is not EXCHANGE:
-            return False
-        passage = self._reach.passage
-        return passage.address is not None and not self.site.judge.still_allows(
-            passage.target, passage.address
-        )
+        return self._reach is not None and self.phase is EXCHANGE and self.site.denies(self._reach.passage)
 
     @guarded
     def end_if_denied(self) -> None:

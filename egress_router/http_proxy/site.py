@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from egress_router.http_proxy.judge import Judge
-    from egress_router.http_proxy.ledger import Ledger
+    from egress_router.http_proxy.ledger import Ledger, Passage
     from egress_router.http_proxy.upstream import Pool
     from egress_router.http_proxy.vigil import Vigil
     from egress_router.relay.deadlines import Deadlines
@@ -85,6 +85,11 @@ class Site:
         self.ledger.fault()
         context = {"message": "a session failed, and was closed", "exception": error}
         self.loop.call_exception_handler(context)
+
+    def denies(self, passage: Passage) -> bool:
+        """Say whether the connection of a request would be denied by the rules of now."""
+        address = passage.address
+        return address is not None and not self.judge.still_allows(passage.target, address)
 
     def left(self, connection: Connection) -> None:
         """Forget a connection that has closed."""

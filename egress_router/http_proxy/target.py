@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
-from egress_router.grammar.address import AddressError, parse_host, parse_port, split_port
+from egress_router.grammar.address import AddressError, parse_host, parse_port, printed, split_port
 from egress_router.http_proxy.errors import Fault, MessageError
 
 if TYPE_CHECKING:
@@ -78,8 +77,7 @@ def _place(authority: bytes) -> tuple[Host, int, Host, bytes]:
 
 
 def _authority(host: Host, port: int) -> bytes:
-    text = f"[{host}]" if isinstance(host, IPv6Address) else str(host)
-    return (text if port == _HTTP_PORT else f"{text}:{port}").encode("ascii")
+    return printed(host, port).removesuffix(f":{_HTTP_PORT}").encode("ascii")
 
 
 def as_asked(host: Host, authority: bytes) -> Host:

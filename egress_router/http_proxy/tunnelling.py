@@ -54,10 +54,7 @@ class OpenTunnel:
 
     def is_denied(self) -> bool:
         """Say whether the tunnel would be denied by the rules of now."""
-        passage = self._passage
-        return passage.address is not None and not self._site.judge.still_allows(
-            passage.target, passage.address
-        )
+        return self._site.denies(self._passage)
 
     @guarded
     def end_if_denied(self) -> None:

@@ -282,6 +282,25 @@ def test_a_websocket_becomes_a_tunnel() -> None:
         assert counted(running, "tunnels_open") == 1
 
 
+def test_a_tunnel_that_was_denied_while_it_was_asked_for_ends() -> None:
+    go = threading.Event()
+
+    def switch(peer: Peer) -> None:
+        peer.read_until(b"\r\n\r\n")
+        go.wait(10)
+        peer.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
+        peer.read_to_the_end()
+
+    with origin(switch) as server, proxy(drain_seconds=0.5) as (running, port), Client(port) as client:
+        client.send(get(server, "/", "Connection: Upgrade", "Upgrade: websocket"))
+        eventually(lambda: b"websocket" in server.received)
+        running.apply("192.0.2.0/24\n")
+        go.set()
+        assert client.head().startswith("HTTP/1.1 101")
+        with pytest.raises(ConnectionResetError):
+            client.rest()
+
+
 def test_a_request_that_may_go_no_further_is_answered_here() -> None:
     with origin(answering(OK)) as server, proxy() as (_, port):
         for method, status in (("OPTIONS", "204"), ("TRACE", "405")):
