@@ -1,0 +1,29 @@
+"""The one clock: passed in wherever time decides, so that a test can set it."""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Protocol
+
+
+class Clock(Protocol):
+    """Tells the time; nothing that decides by time asks the system itself."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some fixed moment; never goes back. For durations and time-outs."""
+
+    def time(self) -> float:
+        """Return seconds since 1970-01-01 UTC; may be set back. For people only."""
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    __slots__ = ()
+
+    # Bound directly: a call through a method of Python's own would cost more than the clock does.
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
+
+
+SYSTEM: Final[Clock] = SystemClock()
