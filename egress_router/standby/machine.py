@@ -436,9 +436,10 @@ class Machine:
         return max(heirs, key=lambda peer: (peer.last.able, peer.last.sender), default=None)
 
     def _candidates(self) -> Iterator[Peer]:
+        witness = self.witness
         for peer in self.peers.live(self._now):
-            witness = self.witness
-            if witness is None or (witness.partner() == peer.last.sender and peer.last.term >= witness.floor):
+            # To the other member, unless this router has just tried to leave it out.
+            if witness is None or (witness.partner() == peer.last.sender and witness.floor <= witness.term):
                 yield peer
 
     def _grant(self, heir: Peer) -> None:

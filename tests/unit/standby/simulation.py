@@ -415,11 +415,12 @@ def promised(world: World) -> float:
     """How soon somebody has to be active, as the world is now."""
     if not world.has_witness:
         return 5.0
-    alive = {each.machine.me for each in world.routers if each.machine is not None}
+    machines = [each.machine for each in world.routers if each.machine is not None]
+    alive = {each.me for each in machines if each.role is not Role.LEAVING}
     members = world.witness.members
     if not members or members & alive:
         return 6.0
-    return 24.0 if len(members) == 1 else 40.0  # all that it names are dead
+    return 24.0 if len(members) == 1 else 40.0  # all that it names are dead or leaving
 
 
 def storm(seed: int) -> World:
