@@ -22,10 +22,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 
 from egress_router import log
-from egress_router.errors import ConfigError, Problem, RefusedError
+from egress_router.errors import ConfigError, EgressRouterError, Problem, RefusedError, printable
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
+from egress_router.settings.chart import chart_values, with_chart_values
 from egress_router.settings.common import ADMIN_PORT
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
 
@@ -60,10 +61,10 @@ def exit_with(run: Callable[[], int]) -> None:
     try:
         status = run()
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        _complain(error)
         status = CONFIGURATION_ERROR
     except RefusedError as error:
-        print(error, file=sys.stderr)
+        _complain(error)
         status = REFUSED
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; Python would complain once more at exit.
@@ -72,6 +73,10 @@ def exit_with(run: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         status = 130  # what a shell reports for SIGINT
     sys.exit(status)
+
+
+def _complain(error: EgressRouterError) -> None:
+    print(printable(with_chart_values(str(error), chart_values(os.environ))), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +116,9 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         nargs="+",
         metavar="FILE",
         help="rules of the kind before it; without a kind, Kubernetes manifests; `-`: standard input",
+    )
+    check.add_argument(
+        "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
     )
     explain = _add(commands, "explain", "say which line of an allow/deny list decides, and why", _explain)
     explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
@@ -233,13 +241,16 @@ def _check(arguments: argparse.Namespace) -> int:
 
     words: list[str] = arguments.words
     if len(words) == 2 and words[0] in _KINDS:
-        sys.stdout.write(check.checked(words[0], _read(words[1])))
-        return DONE
-    if len(words) == 1 and words[0] not in _KINDS:
-        sys.stdout.write(check.manifests(words[0], _read(words[0])))
-        return DONE
-    print(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", file=sys.stderr)
-    return 2
+        report = check.checked(words[0], _read(words[1]), os.environ)
+    elif len(words) == 1 and words[0] not in _KINDS:
+        report = check.manifests(words[0], _read(words[0]))
+    else:
+        print(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", file=sys.stderr)
+        return 2
+    sys.stdout.write(report.table)
+    for warning in report.warnings:
+        print(printable(f"warning: {warning}"), file=sys.stderr)
+    return CONFIGURATION_ERROR if arguments.strict and report.warnings else DONE
 
 
 def _explain(arguments: argparse.Namespace) -> int:

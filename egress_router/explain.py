@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from egress_router.errors import ConfigError, Problem, RefusedError
-from egress_router.grammar import acl
-from egress_router.grammar.address import AddressError, parse_host, parse_port, printed, split_port
+from egress_router.grammar import acl, manifest
+from egress_router.grammar.address import (
+    AddressError,
+    parse_address,
+    parse_host,
+    parse_port,
+    printed,
+    split_port,
+)
 from egress_router.http_proxy.policy import NOTHING_OWN, Policy, Verdict, explanation
 from egress_router.http_proxy.target import as_asked
 from egress_router.metrics import Registry
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
+from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.http_proxy.policy import Decision
 
+_KIND = re.compile(r"""^\s*["']?kind["']?\s*:""", re.MULTILINE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PORT_WITHOUT_SCHEME = 443
 _MOST_LISTED = 5  # address rules that are named one by one
@@ -35,7 +45,8 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
         ConfigError: the list is wrong, or the target is none.
         RefusedError: the name was to be resolved and could not be.
     """
-    policy = Policy(acl.parse(path, text))
+    source, rules = _rules(path, text)
+    policy = Policy(acl.parse(source, rules))
     host, port, asked = _target(target)
     if not isinstance(host, str):
         lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
@@ -51,20 +62,55 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
     return 0
 
 
+def _rules(path: str, text: str) -> tuple[str, str]:
+    """Return the allow/deny list in a file, and its name: the file itself, or what manifests in it hold.
+
+    A list has no line `kind: …`, which every object of Kubernetes has.
+    """
+    if not _KIND.search(text):
+        return path, text
+    found = {each.place: each.text for each in manifest.rules(path, text, RULES.name)}
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if found:
+        reason = f"holds several lists; put one of them into a file of its own: {', '.join(found)}"
+    else:
+        reason = f"is a manifest without {RULES.name}; expected an allow/deny list, or a manifest with one"
+    raise ConfigError([Problem(path, None, None, reason)])
+
+
 def _target(text: str) -> tuple[Host, int, Host]:
     """Return host, port, and the host as name servers are asked for it."""
     scheme, mark, rest = text.partition("://")
     authority = rest.partition("/")[0].partition("?")[0].partition("#")[0] if mark else text
+    if "@" in authority:
+        # Not shown: it may be a password.
+        reason = (
+            "holds a user name or password, which the proxy answers with 400; leave out all up to the `@`"
+        )
+        raise ConfigError([Problem("target", None, None, reason)])
     default = _DEFAULT_PORTS.get(scheme.lower()) if mark else _PORT_WITHOUT_SCHEME
     if default is None:
         reason = "expected an http or https URL, or host[:port]"
         raise ConfigError([Problem("target", None, text, reason)])
     host_text, port_text = split_port(authority)
+    first, dash, last = host_text.partition("-")
+    if dash and _is_address(first) and _is_address(last):
+        reason = f"is a range; one address is judged at a time: ask about {first}, then about {last}"
+        raise ConfigError([Problem("target", None, text, reason)])
     try:
         host, port = parse_host(host_text), default if port_text is None else parse_port(port_text)
     except AddressError as error:
         raise ConfigError([Problem("target", None, text, str(error))]) from None
     return host, port, as_asked(host, host_text.encode())
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except AddressError:
+        return False
+    return True
 
 
 async def _resolved(name: str) -> tuple[IPAddress, ...]:

@@ -98,3 +98,56 @@ def test_what_is_denied_by_name_is_not_looked_up(
     monkeypatch.setattr(Resolver, "resolve", resolve)
     for text in ("!*.secret.example\n*", "a.example"):
         assert said(capsys, text, "x.secret.example", resolve=True) == said(capsys, text, "x.secret.example")
+
+
+def test_credentials_in_a_url_are_named_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match=r"holds a user name or password, .*400") as caught:
+        explain("LIST", "*", "http://user:secret@a.example/", resolve=False)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_range_of_addresses_is_named_as_one() -> None:
+    with pytest.raises(
+        ConfigError, match=r"is a range; one address is judged at a time: ask about 10\.0\.0\.1,"
+    ):
+        explain("LIST", "*", "10.0.0.1-10.0.0.5", resolve=False)
+    with pytest.raises(
+        ConfigError, match=r"is a range; expected networks, one each: 10\.0\.0\.1, 10\.0\.0\.2/31,"
+    ):
+        explain("LIST", "10.0.0.1-10.0.0.5", "a.example", resolve=False)
+    with pytest.raises(ConfigError, match=r"/123 and 40 more"):
+        explain("LIST", "2001:db8::1-2001:db8::ff:fffe", "a.example", resolve=False)
+
+
+POD = """\
+kind: Pod
+metadata: {name: proxy}
+spec:
+  containers:
+    - name: c
+      env:
+        - name: EGRESS_HTTP_PROXY_DESTINATION%s
+          value: %s
+      volumeMounts: [{name: v, mountPath: /rules}]
+  volumes: [{name: v, configMap: {name: m}}]
+---
+kind: ConfigMap
+metadata: {name: m}
+data: {list: "a.example"}
+"""
+
+
+def test_the_list_of_a_manifest_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix, value in (("", '"a.example"'), ("_FILE", "/rules/list")):
+        (line,) = said(capsys, POD % (suffix, value), "http://a.example")
+        assert line == "a.example:80 is allowed: line 1 (a.example) allows it"
+
+
+def test_a_manifest_without_a_list_or_with_several_is_told() -> None:
+    with pytest.raises(ConfigError, match="is a manifest without EGRESS_HTTP_PROXY_DESTINATION"):
+        explain("pod.yaml", POD.replace("HTTP", "DNS") % ("", "x"), "a.example", resolve=False)
+    pod = POD % ("", '"a.example"')
+    with pytest.raises(ConfigError, match=r"holds several lists; .*Pod proxy.*Pod other"):
+        explain("x", f"{pod}---\n{pod.replace('name: proxy', 'name: other')}", "a.example", resolve=False)
+    with pytest.raises(ConfigError, match=r"Pod proxy.* 'b c': expected NAME"):
+        explain("pod.yaml", POD % ("", '"b c"'), "a.example", resolve=False)
