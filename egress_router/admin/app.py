@@ -63,7 +63,7 @@ class _Http(web.Server):
         return _Connection(
             self,
             loop=asyncio.get_running_loop(),
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None; its types do not say so
             logger=_no_logger(),  # a peer's bad request is not worth a line of ours
             lingering_time=0.0,
             max_line_size=_MOST_LINE_BYTES,
@@ -74,10 +74,10 @@ class _Http(web.Server):
 class _Connection(web.RequestHandler):
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: web.BaseRequest,  # noqa: ARG002 (aiohttp's signature)
         status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        exc: BaseException | None = None,  # noqa: ARG002
+        message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
         """Answer what is no HTTP; aiohttp's own answer would repeat the bytes that came."""
         response = _text(status, f"{HTTPStatus(status).phrase.lower()}\n")
