@@ -47,7 +47,7 @@ def warn_of_unknown(environ: Mapping[str, str]) -> None:
 def unknown(environ: Mapping[str, str], known: frozenset[str]) -> list[str]:
     """Return the names in `environ` that begin with EGRESS_ and are not known.
 
-    Those that Kubernetes makes for Services (`EGRESS_1_SERVICE_HOST`, `EGRESS_1_PORT_80_TCP_ADDR`; its documents
+    Those that Kubernetes makes for Services (`EGRESS_1_SERVICE_HOST`, `EGRESS_1_PORT_80_TCP`; its documents
     have them under "Accessing the Service: Environment Variables") are left out; `…_SERVICE_HOST` tells them.
     """
     services = tuple(name.removesuffix(_HOST) for name in environ if name.endswith(_HOST))

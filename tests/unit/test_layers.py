@@ -14,7 +14,7 @@ FLOORS = (
     {"errors", "log", "metrics", "clock", "terminal"},
     {"grammar"},
     {"settings"},
-    {"relay", "names", "kernel"},
+    {"relay", "names", "kernel", "tls"},
     {"service"},
     {"admin"},
     {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain"},
@@ -31,6 +31,7 @@ PURE = {
     "http_proxy/body.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
     "http_proxy/target.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
     "http_proxy/forwarding.py": "what the next hop sees is tested as bytes, without a socket",
+    "tls": "hostile bytes are split at every byte and fuzzed, without a socket",
     "dns_proxy/pool.py": "fail-over order is tested as data, without time and without a network",
     "kernel/nat/plan.py": "the rule set is golden-tested as data, without a kernel",
 }
