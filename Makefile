@@ -54,6 +54,10 @@ fuzz: venv ## hostile requests and answers for ten minutes each
 bench-redirect: venv network-tools ## redirect mode: set-up time, memory and cost of a connection by number of lines
 	@$(BIN)/python -m benchmarks.redirect
 
+.PHONY: bench-dns
+bench-dns: venv ## what reading one DNS answer costs, honest ones and hostile ones
+	@$(BIN)/python -m benchmarks.dns_answers
+
 .PHONY: test-chart
 test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock

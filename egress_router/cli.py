@@ -19,15 +19,17 @@ import logging
 import os
 import textwrap
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from egress_router import log
 from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
+from egress_router.settings.catalogue import VARIABLES, warn_of_unknown
 from egress_router.settings.common import ADMIN_PORT
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
+from egress_router.terminal import say, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,10 +62,10 @@ def exit_with(run: Callable[[], int]) -> None:
     try:
         status = run()
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        say(str(error), sys.stderr)
         status = CONFIGURATION_ERROR
     except RefusedError as error:
-        print(error, file=sys.stderr)
+        say(str(error), sys.stderr)
         status = REFUSED
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; Python would complain once more at exit.
@@ -74,11 +76,17 @@ def exit_with(run: Callable[[], int]) -> None:
     sys.exit(status)
 
 
+class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """See `argparse`; its messages repeat arguments as they are."""
+        super().exit(status, message and visible_lines(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="egress-router",
         description="Gives pods one fixed source address towards the outside.",
-        epilog=_variables_text("Environment of all commands, by command", _EVERY_VARIABLE),
+        epilog=_variables_text("Environment of all commands, by command", VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('egress-router')}")
@@ -88,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_services(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add(
         commands,
         "setup",
@@ -102,7 +110,7 @@ def _add_services(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         service.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
 
 
-def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     check = _add(commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", _check)
     check.usage = f"%(prog)s [-h] [{{{','.join(_KINDS)}}}] FILE"
     check.epilog = _CHECK_EXAMPLES
@@ -119,7 +127,7 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     status = _add(
         commands,
         "status",
-        "show what a running router knows; exit status 3 where it is not healthy",
+        "show what a running router knows; exit status 3 where it is not ready",
         _status,
         (ADMIN_PORT,),
     )
@@ -127,11 +135,16 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
     )
     status.add_argument("--watch", action="store_true", help="refresh every 2 s until interrupted")
+    status.add_argument(
+        "--health",
+        action="store_true",
+        help="exit status 3 only where the router is not healthy, for the health check of a container engine",
+    )
     _add(commands, "demo", "build a small network on this machine and show the modes in it", _demo)
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     meaning: str,
     run: Callable[[argparse.Namespace], int],
@@ -146,13 +159,6 @@ def _add(
     )
     command.set_defaults(run=run)
     return command
-
-
-_EVERY_VARIABLE: dict[str, Sequence[Variable[object] | RulesVariable]] = {
-    "setup": setup_settings.VARIABLES,
-    "http-proxy": http_settings.VARIABLES,
-    "dns-proxy": dns_settings.VARIABLES,
-}
 
 
 def _variables_text(title: str, groups: dict[str, Sequence[Variable[object] | RulesVariable]]) -> str:
@@ -186,6 +192,7 @@ def _setup(_: argparse.Namespace) -> int:
         os.environ, setup_settings.read_setup, setup_settings.RULES, setup_settings.rules_parser
     )
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
+    warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
     established = setup.run(settings)
@@ -233,12 +240,12 @@ def _check(arguments: argparse.Namespace) -> int:
 
     words: list[str] = arguments.words
     if len(words) == 2 and words[0] in _KINDS:
-        sys.stdout.write(check.checked(words[0], _read(words[1])))
+        say(check.checked(words[0], _read(words[1])), end="")
         return DONE
     if len(words) == 1 and words[0] not in _KINDS:
-        sys.stdout.write(check.manifests(words[0], _read(words[0])))
+        say(check.manifests(words[0], _read(words[0])), end="")
         return DONE
-    print(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", file=sys.stderr)
+    say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", sys.stderr)
     return 2
 
 
@@ -264,7 +271,7 @@ def _read(path: str) -> str:
 def _status(arguments: argparse.Namespace) -> int:
     from egress_router import status  # noqa: PLC0415
 
-    return status.show(arguments.url, watch=arguments.watch)
+    return status.show(arguments.url, watch=arguments.watch, health_only=arguments.health)
 
 
 def _demo(_: argparse.Namespace) -> int:

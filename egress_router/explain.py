@@ -14,6 +14,7 @@ from egress_router.metrics import Registry
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
 from egress_router.settings.names import NamesSettings
+from egress_router.terminal import say
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress
@@ -47,7 +48,7 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
         lines = [f"{host} has the addresses {_list(addresses)}", *_decided(host, port, decision)]
     else:
         lines = _undecided(policy, host, port)
-    print("\n".join(lines))
+    say("\n".join(lines))
     return 0
 
 

@@ -45,11 +45,12 @@ class Entry:
 def known(before: Entry | None, name: str, found: Found, now: float, settings: NamesSettings) -> Entry:
     """Return the entry after the name servers said something conclusive, if only of one address family."""
     if found.addresses:
-        until = now + min(max(found.ttl, settings.ttl_floor), settings.ttl_ceiling)
+        until = now + min(max(found.ttl or 0, settings.ttl_floor), settings.ttl_ceiling)
         entry = Entry(until, Answer(found.addresses, until, stale=False), until + settings.stale_seconds)
         return _completed(before, entry, now) if found.incomplete else entry
     shortest, longest = _NEGATIVE_SECONDS
-    until = now + min(max(found.ttl, shortest), longest)
+    # RFC 2308 section 5: a denial without an SOA record is not to be remembered.
+    until = now if found.ttl is None else now + min(max(found.ttl, shortest), longest)
     if found.exists:
         return Entry(until, failure=Failure.NO_ADDRESS, reason=f"{name} has no address")
     return Entry(until, failure=Failure.NO_SUCH_NAME, reason=f"there is no name {name}")

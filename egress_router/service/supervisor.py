@@ -19,6 +19,7 @@ from egress_router.service.outside import Outside
 from egress_router.service.reload import changes
 from egress_router.service.rulebook import Rulebook
 from egress_router.service.sockets import Listening
+from egress_router.settings.catalogue import warn_of_unknown
 
 if TYPE_CHECKING:
     from egress_router.metrics import Snapshot
@@ -43,6 +44,7 @@ def run(
     """
     registry = Registry()
     output.start(settings.runtime, registry)
+    warn_of_unknown(os.environ)
     usage.register(registry)
     limits.raise_descriptors()
     rulebook = Rulebook(mode, source, registry)

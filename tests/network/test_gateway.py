@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, SOURCE, SOURCE_V6
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from egress_router.lab.network import Laboratory
@@ -31,15 +30,6 @@ def look(lab: Laboratory) -> Any:
     """Return problems and status, seen by a process that has no capability."""
     command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", LOOK]
     return json.loads(lab.router.run(*command).stdout)
-
-
-def eventually(check: Callable[[], bool], seconds: float = 20.0) -> bool:
-    limit = time.monotonic() + seconds
-    while not check():
-        if time.monotonic() > limit:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def test_a_pod_without_the_interface_has_no_gateway_to_ask(lab: Laboratory) -> None:
@@ -67,8 +57,8 @@ def test_neighbours_are_what_the_other_interfaces_have_on_their_links(lab: Labor
 
 def test_gateways_of_both_families_answer_until_they_are_gone(lab: Laboratory) -> None:
     lab.finish_setup({**PROXY, **DUAL})
-    problems, status = look(lab)
-    assert problems == []
+    assert eventually(lambda: look(lab)[0] == [])
+    _, status = look(lab)
     assert status["addresses"][:1] == [SOURCE]
     assert SOURCE_V6 in status["addresses"]
     assert status["gateways"] == [
@@ -79,7 +69,7 @@ def test_gateways_of_both_families_answer_until_they_are_gone(lab: Laboratory) -
     lab.router.run("ip", "neighbour", "flush", "dev", "macvlan0")
     assert look(lab)[0] == [f"gateway {GATEWAY} does not answer on macvlan0"]
     wiring.address(lab.gateway, "wire", f"{GATEWAY}/24")
-    assert look(lab)[0] == []
+    assert eventually(lambda: look(lab)[0] == [])
 
 
 def test_an_interface_that_is_down_or_has_no_route_is_said(lab: Laboratory) -> None:

@@ -32,6 +32,11 @@ def test_what_is_not_there_is_remembered_briefly(
     assert (entry.until, entry.answer, entry.error().failure) == (1000.0 + kept, None, failure)
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_denial_that_does_not_say_for_how_long_is_not_remembered(exists: bool) -> None:
+    assert known(None, "a.example", Found((), None, exists), 1000.0, SETTINGS).until == 1000.0
+
+
 def test_a_first_failure_is_remembered_for_a_second() -> None:
     entry = failed(None, SILENT, 1000.0)
     assert (entry.until, entry.error().failure, str(entry.error())) == (
