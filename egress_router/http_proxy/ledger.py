@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
-_LIMITS = {Fault.HEAD_TOO_LARGE: "head_bytes", Fault.TOO_MANY_FIELDS: "head_fields"}
+_LIMITS = {
+    Fault.HEAD_TOO_LARGE: "head_bytes",
+    Fault.TARGET_TOO_LONG: "head_bytes",
+    Fault.TOO_MANY_FIELDS: "head_fields",
+}
 _MOST_DENIED = 50
 _MOST_RULES = 1_000
 # Stands for the decision of a request whose name could not be resolved.
