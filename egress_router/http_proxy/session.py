@@ -279,17 +279,18 @@ class Session(Patience):
         """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
         if self.phase is not HEAD:
             return
-        self.site.ledger.limit("head_seconds")
         if self._heads.begun:
+            self.site.ledger.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
+            self.site.ledger.idle_end("head_seconds")
             self.close()
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.phase is HEAD and not self._heads.begun:
-            self.site.ledger.limit("keepalive_seconds")
+            self.site.ledger.idle_end("keepalive_seconds")
             self.close()
 
     @guarded
