@@ -96,7 +96,7 @@ class Cache:
     """Entries by name; the name that was not used for longest makes room."""
 
     def __init__(self, limit: int = MAX_NAMES) -> None:
-        self._limit = most
+        self._limit = limit
         self._entries: OrderedDict[str, Entry] = OrderedDict()
 
     def get(self, name: str) -> Entry | None:

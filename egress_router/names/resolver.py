@@ -11,11 +11,11 @@ from egress_router.grammar.address import AddressError, parse_address
 from egress_router.names import metrics
 from egress_router.names.answer import Answer, Failure, ResolveError
 from egress_router.names.cache import Cache, Entry, failed, known, put_off
-from egress_router.names.transport import Transport
 from egress_router.names.hosts import parse_hosts
 from egress_router.names.lookup import look_up
 from egress_router.names.resolv_conf import parse_resolv_conf
 from egress_router.names.servers import Servers
+from egress_router.names.transport import Transport
 from egress_router.names.watched import WatchedFile
 
 if TYPE_CHECKING:

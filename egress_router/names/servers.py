@@ -10,9 +10,9 @@ from egress_router.names.answer import Failure, ResolveError
 from egress_router.names.transport import Server, ServerError
 
 if TYPE_CHECKING:
-    from egress_router.names.transport import Transport
     from egress_router.names.message import Records
     from egress_router.names.resolv_conf import ResolvConf
+    from egress_router.names.transport import Transport
     from egress_router.names.wire import Kind
 
 # A first server that is gone would cost every look-up its whole time-out; the C library pays that.

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 import pytest
 
 from egress_router.metrics import Registry
-from egress_router.names.transport import Transport, Server, ServerError
 from egress_router.names.metrics import DnsMetrics
+from egress_router.names.transport import Server, ServerError, Transport
 from egress_router.names.wire import Kind
 
 
