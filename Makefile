@@ -54,6 +54,10 @@ fuzz: venv ## hostile requests and answers for ten minutes each
 bench-redirect: venv network-tools ## redirect mode: set-up time, memory and cost of a connection by number of lines
 	@$(BIN)/python -m benchmarks.redirect
 
+.PHONY: bench-dns
+bench-dns: venv ## what reading one DNS answer costs, honest ones and hostile ones
+	@$(BIN)/python -m benchmarks.dns_answers
+
 .PHONY: test-chart
 test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
@@ -70,6 +74,10 @@ test-images: venv ## build the images and run pods of all three modes for real, 
 .PHONY: test-compose
 test-compose: venv ## build the images and run docker-compose.yml with podman-compose (root; part of test-images)
 	@scripts/test-images -k compose
+
+.PHONY: release-check
+release-check: venv ## all of a release that needs no registry: versions, wheel, chart (images: test-images)
+	@scripts/release-check
 
 .PHONY: lint
 lint: venv ## ruff and mypy --strict, on package, tests and benchmarks

@@ -12,14 +12,14 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from egress_router.grammar.acl import Domain, Everything, Rule
-from egress_router.grammar.address import Locality, embedded, locality
+from egress_router.grammar.locality import Locality, embedded, locality
 from egress_router.http_proxy.rule_index import NONE, Domains, Networks, earlier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from egress_router.grammar.acl import AccessList
-    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.address import Host, IPAddress, IPNetwork
 
 
 class Verdict(enum.Enum):
@@ -59,14 +59,20 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What belongs to this pod: its addresses, and the ports on which it serves by itself."""
+    """What belongs to this pod: its addresses, and the ports on which it serves by itself.
+
+    `neighbours` are the networks on the links of its own side of the egress interface: other pods, the node.
+    """
 
     addresses: frozenset[IPAddress]
     ports: frozenset[int]
+    neighbours: frozenset[IPNetwork] = frozenset()
 
     def is_remote(self, address: IPAddress) -> bool:
         """Say whether a rule that means everything covers this address."""
-        return locality(address) is Locality.REMOTE and not self._holds(address)
+        if locality(address) is not Locality.REMOTE or self._holds(address):
+            return False
+        return not (self.neighbours and self._is_near(address))
 
     def is_own_port(self, address: IPAddress, port: int) -> bool:
         """Say whether to dial this would be to dial ourselves."""
@@ -74,9 +80,18 @@ class Own:
             return False
         return self._holds(address) or locality(address) in {Locality.LOOPBACK, Locality.UNSPECIFIED}
 
+    def _is_near(self, address: IPAddress) -> bool:
+        meant = (address, *embedded(address)) if isinstance(address, IPv6Address) else (address,)
+        return any(
+            each.version == network.version and each in network
+            for each in meant
+            for network in self.neighbours
+        )
+
     def _holds(self, address: IPAddress) -> bool:
-        inner = embedded(address) if isinstance(address, IPv6Address) else None
-        return address in self.addresses or inner in self.addresses
+        if address in self.addresses:
+            return True
+        return isinstance(address, IPv6Address) and not self.addresses.isdisjoint(embedded(address))
 
 
 NOTHING_OWN = Own(frozenset(), frozenset())
@@ -154,8 +169,7 @@ class Policy:
         by_address = earlier(self._denied.first(address, port), self._allowed.first(address, port))
         index = earlier(by_name, by_address)
         if isinstance(address, IPv6Address):
-            inner = embedded(address)
-            if inner is not None:
+            for inner in embedded(address):
                 index = min(index, self._denied.first(inner, port))
         if index == NONE and self._everything != NONE and own.is_remote(address):
             return self._everything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from egress_router.grammar import acl
@@ -10,7 +11,7 @@ from egress_router.http_proxy import replies
 from egress_router.http_proxy.farewell import SILENCE, Farewell
 from egress_router.http_proxy.judge import Judge
 from egress_router.http_proxy.ledger import Ledger
-from egress_router.http_proxy.own import OwnPlaces
+from egress_router.http_proxy.own import OwnPlaces, seen
 from egress_router.http_proxy.session import Session
 from egress_router.http_proxy.site import Site
 from egress_router.http_proxy.upstream import Pool
@@ -58,7 +59,10 @@ class HttpProxyServer:
         self._rules = rules
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
-        self._own = OwnPlaces(frozenset({settings.port, settings.proxy.runtime.admin_port}))
+        self._own = OwnPlaces(
+            frozenset({settings.port, settings.proxy.runtime.admin_port}),
+            partial(seen, settings.proxy.interface),
+        )
         self._resolver = Resolver(settings.names, context.registry)
         deadlines = Deadlines(context.loop)
         judge = Judge(

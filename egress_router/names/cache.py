@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from egress_router.names.lookup import Found
     from egress_router.settings.names import NamesSettings
 
-MOST_NAMES = 10_000
+MAX_NAMES = 10_000
 _NEGATIVE_SECONDS = (1.0, 60.0)  # bounds of what a name server may ask for
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 30.0  # RFC 8767 section 5: do not ask failing servers more often than this
@@ -45,11 +45,12 @@ class Entry:
 def known(before: Entry | None, name: str, found: Found, now: float, settings: NamesSettings) -> Entry:
     """Return the entry after the name servers said something conclusive, if only of one address family."""
     if found.addresses:
-        until = now + min(max(found.ttl, settings.ttl_floor), settings.ttl_ceiling)
+        until = now + min(max(found.ttl or 0, settings.ttl_floor), settings.ttl_ceiling)
         entry = Entry(until, Answer(found.addresses, until, stale=False), until + settings.stale_seconds)
         return _completed(before, entry, now) if found.incomplete else entry
     shortest, longest = _NEGATIVE_SECONDS
-    until = now + min(max(found.ttl, shortest), longest)
+    # RFC 2308 section 5: a denial without an SOA record is not to be remembered.
+    until = now if found.ttl is None else now + min(max(found.ttl, shortest), longest)
     if found.exists:
         return Entry(until, failure=Failure.NO_ADDRESS, reason=f"{name} has no address")
     return Entry(until, failure=Failure.NO_SUCH_NAME, reason=f"there is no name {name}")
@@ -94,8 +95,8 @@ def _retry_after(failures: int) -> float:
 class Cache:
     """Entries by name; the name that was not used for longest makes room."""
 
-    def __init__(self, most: int = MOST_NAMES) -> None:
-        self._most = most
+    def __init__(self, limit: int = MAX_NAMES) -> None:
+        self._limit = limit
         self._entries: OrderedDict[str, Entry] = OrderedDict()
 
     def get(self, name: str) -> Entry | None:
@@ -109,7 +110,7 @@ class Cache:
         """Remember `entry`."""
         self._entries[name] = entry
         self._entries.move_to_end(name)
-        if len(self._entries) > self._most:
+        if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
 
     def __len__(self) -> int:

@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from egress_router.names.answer import MOST_ADDRESSES, Failure, ResolveError
+from egress_router.names.answer import MAX_ADDRESSES, Failure, ResolveError
 from egress_router.names.message import FAMILIES, Records
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.names.resolv_conf import ResolvConf
@@ -24,11 +24,13 @@ _OTHER_FAMILY_SECONDS = 1.0
 class Found:
     """What the name servers know of a name, for `ttl` seconds; no addresses: it has none, or is none.
 
+    None as the `ttl` of such an answer: it is not to be remembered.
+
     `incomplete` says that addresses of the other family may be missing, because that query failed.
     """
 
     addresses: tuple[IPAddress, ...]
-    ttl: int
+    ttl: int | None
     exists: bool
     incomplete: bool = False
 
@@ -55,7 +57,7 @@ async def look_up(servers: Servers, conf: ResolvConf, name: str) -> Found:
         without.append(found)
     if failure is not None:
         raise failure
-    return Found((), min(found.ttl for found in without), exists=any(found.exists for found in without))
+    return Found((), _least(found.ttl for found in without), exists=any(found.exists for found in without))
 
 
 async def _both_families(servers: Servers, conf: ResolvConf, name: str) -> Found:
@@ -90,10 +92,19 @@ def combined(results: Sequence[Records | BaseException]) -> Found:
     usable = [answer for answer in answers if answer.addresses]
     if usable:
         addresses = dict.fromkeys(address for answer in usable for address in answer.addresses)
-        ttl = min(answer.ttl for answer in usable)
-        return Found(tuple(addresses)[:MOST_ADDRESSES], ttl, exists=True, incomplete=bool(faults))
+        ttl = _least(answer.ttl for answer in usable)
+        return Found(tuple(addresses)[:MAX_ADDRESSES], ttl, exists=True, incomplete=bool(faults))
     exists = all(answer.exists for answer in answers)
     # RFC 8020: NXDOMAIN speaks of the name, whatever type was asked for.
     if faults and exists:
         raise faults[0]
-    return Found((), min(answer.ttl for answer in answers), exists=exists)
+    return Found((), _least(answer.ttl for answer in answers), exists=exists)
+
+
+def _least(ttls: Iterable[int | None]) -> int | None:
+    least: int | None = None
+    for ttl in ttls:
+        if ttl is None:
+            return None
+        least = ttl if least is None else min(least, ttl)
+    return least

@@ -9,14 +9,14 @@ import logging
 import socket
 import subprocess
 import time
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from egress_router import log
-from egress_router.grammar.address import Locality, locality
+from egress_router.grammar.locality import Locality, locality
 from egress_router.http_proxy import own, policy
 from egress_router.http_proxy import server as server_module
 from egress_router.http_proxy import session as session_module
@@ -26,6 +26,7 @@ from egress_router.http_proxy.policy import Own
 from egress_router.http_proxy.wire import Wire, nothing
 from egress_router.relay.deadlines import Deadlines
 from egress_router.settings.http_proxy import read_http_proxy
+from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
 
@@ -498,26 +499,32 @@ def test_own_addresses_are_those_that_ip_lists() -> None:
     listed = json.loads(subprocess.run(["ip", "-json", "address"], capture_output=True, check=True).stdout)
     addresses = {ip_address(each["local"]) for link in listed for each in link["addr_info"]}
     assert ip_address("127.0.0.1") in addresses
-    assert OwnPlaces(frozenset()).current().addresses == addresses
+    assert own.seen("macvlan0").addresses == addresses
 
 
-def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = OwnPlaces(frozenset({8080}))
+def test_own_places_are_read_again() -> None:
+    clock, looks = ManualClock(), 0
+    answer: Own | OSError = Own(frozenset(), frozenset())
+
+    def look() -> Own:
+        nonlocal looks
+        looks += 1
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    places = OwnPlaces(frozenset({8080}), look, clock)
     places.add_ports(frozenset({18080}))
-    before = places.current()
-    assert before.ports == {8080, 18080}
-    assert places.current() is before
-    now, added = time.monotonic(), frozenset({ip_address("192.0.2.9")})
-    monkeypatch.setattr(own, "_addresses", lambda: added)
-    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
-    assert places.current() == Own(added, before.ports)
-
-    def fail() -> frozenset[IPAddress]:
-        raise OSError(errno.EMFILE, "too many open files")
-
-    monkeypatch.setattr(own, "_addresses", fail)
-    monkeypatch.setattr(time, "monotonic", lambda: now + 120)
-    assert places.current() == Own(added, before.ports)
+    assert places.current() == Own(frozenset(), frozenset({8080, 18080}))
+    assert looks == 1
+    answer = Own(frozenset({ip_address("192.0.2.9")}), frozenset(), frozenset({ip_network("10.0.0.0/24")}))
+    clock.advance(5)
+    after = places.current()
+    assert after == Own(answer.addresses, frozenset({8080, 18080}), answer.neighbours)
+    answer = OSError(errno.EMFILE, "too many open files")
+    clock.advance(5)
+    assert places.current() == after
+    assert looks == 3
 
 
 def test_the_mode_says_what_it_is() -> None:

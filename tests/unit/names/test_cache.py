@@ -32,6 +32,11 @@ def test_what_is_not_there_is_remembered_briefly(
     assert (entry.until, entry.answer, entry.error().failure) == (1000.0 + kept, None, failure)
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_denial_that_does_not_say_for_how_long_is_not_remembered(exists: bool) -> None:
+    assert known(None, "a.example", Found((), None, exists), 1000.0, SETTINGS).until == 1000.0
+
+
 def test_a_first_failure_is_remembered_for_a_second() -> None:
     entry = failed(None, SILENT, 1000.0)
     assert (entry.until, entry.error().failure, str(entry.error())) == (
@@ -98,7 +103,7 @@ def test_putting_off_says_that_the_answer_is_stale() -> None:
 
 
 def test_the_name_that_was_not_used_for_longest_makes_room() -> None:
-    cache = Cache(most=2)
+    cache = Cache(limit=2)
     for name in ("one", "two"):
         cache.put(name, good(0.0))
     assert cache.get("one") is not None

@@ -13,21 +13,18 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
-from egress_router.names import tally
+from egress_router.names import metrics
 from egress_router.names.message import Records, Refusal, Reply, Truncated, make_query, read_reply
 
 if TYPE_CHECKING:
-    from dns.rdatatype import RdataType
-
     from egress_router.grammar.address import IPAddress
     from egress_router.names.message import Query
-    from egress_router.names.tally import Tally
+    from egress_router.names.metrics import DnsMetrics
+    from egress_router.names.wire import Kind
 
-_MOST_DATAGRAM = 4096  # more than was offered; longer ones are cut and then do not parse
-# A thousand addresses; parsing the worst answer of this size takes about 0.15 s of CPU time.
-_MOST_STREAM = 16384
+_MAX_DATAGRAM = 4096  # more than was offered; longer ones are cut and then do not parse
 # So many datagrams that are no reply are somebody guessing ids; TCP cannot be forged blindly.
-_MOST_IGNORED = 32
+_MAX_IGNORED = 32
 _NOT_BLOCKING = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
@@ -65,13 +62,13 @@ class ServerError(Exception):
         self.silent = silent
 
 
-class Exchange:
+class Transport:
     """Asks single servers and counts what comes of it."""
 
-    def __init__(self, counters: Tally) -> None:
+    def __init__(self, counters: DnsMetrics) -> None:
         self._counters = counters
 
-    async def ask(self, server: Server, name: str, family: RdataType, seconds: float) -> Records:
+    async def ask(self, server: Server, name: str, kind: Kind, seconds: float) -> Records:
         """Return what `server` says of `name` within `seconds` in all.
 
         Raises:
@@ -80,26 +77,26 @@ class Exchange:
         transport = "udp"
         try:
             async with asyncio.timeout(seconds):
-                query = make_query(name, family, edns=True)
+                query = make_query(name, kind, edns=True)
                 reply = await self._over_udp(server, query)
                 if isinstance(reply, Refusal) and reply.lacks_edns:
-                    query = make_query(name, family, edns=False)
+                    query = make_query(name, kind, edns=False)
                     reply = await self._over_udp(server, query)
                 if isinstance(reply, Truncated):
-                    self._count(transport, tally.TRUNCATED)
+                    self._count(transport, metrics.TRUNCATED)
                     transport = "tcp"
                     reply = await _over_tcp(server, query)
         except TimeoutError:
-            self._count(transport, tally.SILENT)
+            self._count(transport, metrics.SILENT)
             raise ServerError(f"no answer within {seconds:g} s", silent=True) from None
         except (OSError, EOFError) as error:
-            self._count(transport, tally.UNREACHABLE)
+            self._count(transport, metrics.UNREACHABLE)
             reason = error.strerror if isinstance(error, OSError) else None
             raise ServerError(reason or str(error)) from error
         if isinstance(reply, Records):
-            self._count(transport, tally.ANSWERED)
+            self._count(transport, metrics.ANSWERED)
             return reply
-        self._count(transport, tally.REFUSED)
+        self._count(transport, metrics.REFUSED)
         raise ServerError(reply.reason if isinstance(reply, Refusal) else "truncated over TCP")
 
     def _count(self, transport: str, result: str) -> None:
@@ -110,8 +107,8 @@ class Exchange:
         with socket.socket(server.family, socket.SOCK_DGRAM | _NOT_BLOCKING) as sock:
             sock.connect(server.sockaddr())
             sock.send(query.wire)
-            for _ in range(_MOST_IGNORED):
-                reply = read_reply(query, await loop.sock_recv(sock, _MOST_DATAGRAM))
+            for _ in range(_MAX_IGNORED):
+                reply = read_reply(query, await loop.sock_recv(sock, _MAX_DATAGRAM))
                 if reply is not None:
                     return reply
                 self._counters.ignored.value += 1
@@ -127,8 +124,6 @@ async def _over_tcp(server: Server, query: Query) -> Reply:
             sock.connect(server.sockaddr())
         await loop.sock_sendall(sock, len(query.wire).to_bytes(2, "big") + query.wire)
         size = int.from_bytes(await _exactly(sock, 2), "big")
-        if size > _MOST_STREAM:
-            return Refusal(f"an answer of {size} bytes is over the limit of {_MOST_STREAM}")
         reply = read_reply(query, await _exactly(sock, size))
     return Refusal("an answer to another question over TCP") if reply is None else reply
 
