@@ -117,7 +117,7 @@ class Router:
 
         def is_new() -> bool:
             found.update(json.loads(self.get("/status")[1]))
-            return found["time"] >= asked
+            return bool(found["time"] >= asked)
 
         until(is_new, "a status of now")
         return found
