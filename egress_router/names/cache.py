@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from egress_router.names.lookup import Found
     from egress_router.settings.names import NamesSettings
 
-MOST_NAMES = 10_000
+MAX_NAMES = 10_000
 _NEGATIVE_SECONDS = (1.0, 60.0)  # bounds of what a name server may ask for
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 30.0  # RFC 8767 section 5: do not ask failing servers more often than this
@@ -95,8 +95,8 @@ def _retry_after(failures: int) -> float:
 class Cache:
     """Entries by name; the name that was not used for longest makes room."""
 
-    def __init__(self, most: int = MOST_NAMES) -> None:
-        self._most = most
+    def __init__(self, limit: int = MAX_NAMES) -> None:
+        self._limit = limit
         self._entries: OrderedDict[str, Entry] = OrderedDict()
 
     def get(self, name: str) -> Entry | None:
@@ -110,7 +110,7 @@ class Cache:
         """Remember `entry`."""
         self._entries[name] = entry
         self._entries.move_to_end(name)
-        if len(self._entries) > self._most:
+        if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
 
     def __len__(self) -> int:

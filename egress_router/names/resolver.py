@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import AddressError, parse_address
-from egress_router.names import tally
+from egress_router.names import metrics
 from egress_router.names.answer import Answer, Failure, ResolveError
 from egress_router.names.cache import Cache, Entry, failed, known, put_off
-from egress_router.names.exchange import Exchange
 from egress_router.names.hosts import parse_hosts
 from egress_router.names.lookup import look_up
 from egress_router.names.resolv_conf import parse_resolv_conf
 from egress_router.names.servers import Servers
+from egress_router.names.transport import Transport
 from egress_router.names.watched import WatchedFile
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Resolver:
         self._settings = settings
         self._conf = WatchedFile(resolv_conf, parse_resolv_conf)
         self._hosts = WatchedFile(hosts, parse_hosts)
-        self._tally = tally.Tally(registry)
-        self._servers = Servers(Exchange(self._tally), port)
+        self._metrics = metrics.DnsMetrics(registry)
+        self._servers = Servers(Transport(self._metrics), port)
         self._cache = Cache()
         self._lookups: dict[str, asyncio.Task[Entry]] = {}
 
@@ -67,13 +67,13 @@ class Resolver:
         if answer is None or now >= entry.good_until:
             return None
         if now < entry.until:
-            self._tally.hits.value += 1
-            self._tally.stale.value += answer.stale
+            self._metrics.hits.value += 1
+            self._metrics.stale.value += answer.stale
             return answer
         if not answer.stale:
             return None
         self._lookup(name)
-        self._tally.stale.value += 1
+        self._metrics.stale.value += 1
         return self._put_off(name, entry).answer
 
     async def resolve(self, name: str) -> Answer:
@@ -93,10 +93,10 @@ class Resolver:
         if entry is None or time.monotonic() >= entry.until:
             entry = await self._renewed(name, entry)
         else:
-            self._tally.hits.value += 1
+            self._metrics.hits.value += 1
         if entry.answer is None:
             raise entry.error()
-        self._tally.stale.value += entry.answer.stale
+        self._metrics.stale.value += entry.answer.stale
         return entry.answer
 
     def close(self) -> None:
@@ -128,9 +128,9 @@ class Resolver:
         """Return the look-up of `name` that is under way, or begin one; None: there are too many."""
         lookup = self._lookups.get(name)
         if lookup is None:
-            if len(self._lookups) >= self._settings.most_lookups:
-                self._tally.lookups[Failure.OVER_LIMIT.value].value += 1
-                self._tally.limit.value += 1
+            if len(self._lookups) >= self._settings.max_lookups:
+                self._metrics.lookups[Failure.OVER_LIMIT.value].value += 1
+                self._metrics.limit.value += 1
                 return None
             lookup = asyncio.get_running_loop().create_task(self._looked_up(name))
             self._lookups[name] = lookup
@@ -148,9 +148,9 @@ class Resolver:
         else:
             end = time.monotonic()
             entry = known(self._cache.get(name), name, found, end, self._settings)
-            result = tally.FOUND if entry.answer is not None else entry.failure.value
-        self._tally.lookups[result].value += 1
-        self._tally.seconds.observe(end - start)
+            result = metrics.FOUND if entry.answer is not None else entry.failure.value
+        self._metrics.lookups[result].value += 1
+        self._metrics.seconds.observe(end - start)
         self._cache.put(name, entry)
         return entry
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.names.answer import Failure, ResolveError
-from egress_router.names.exchange import Server, ServerError
+from egress_router.names.transport import Server, ServerError
 
 if TYPE_CHECKING:
-    from egress_router.names.exchange import Exchange
     from egress_router.names.message import Records
     from egress_router.names.resolv_conf import ResolvConf
+    from egress_router.names.transport import Transport
     from egress_router.names.wire import Kind
 
 # A first server that is gone would cost every look-up its whole time-out; the C library pays that.
@@ -24,8 +24,8 @@ _LOG = log.get("names")
 class Servers:
     """Asks the servers one after the other until one of them answers."""
 
-    def __init__(self, exchange: Exchange, port: int) -> None:
-        self._exchange = exchange
+    def __init__(self, transport: Transport, port: int) -> None:
+        self._transport = transport
         self._port = port
         self._turn = 0
         self._silent_until: dict[Server, float] = {}
@@ -41,7 +41,7 @@ class Servers:
         for server in self._order(conf) * conf.attempts:
             asked = time.monotonic()
             try:
-                records = await self._exchange.ask(server, name, kind, conf.timeout)
+                records = await self._transport.ask(server, name, kind, conf.timeout)
             except ServerError as error:
                 faults[server] = error
                 if error.silent:

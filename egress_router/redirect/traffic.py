@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.nat.counters import Counts
     from egress_router.metrics import Registry
 
-_MOST_RULES = 1000  # with samples of their own; the traffic of others is counted in the sums only
+_MAX_RULES = 1000  # with samples of their own; the traffic of others is counted in the sums only
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _NOTHING = Traffic()
 
@@ -99,7 +99,7 @@ class Publication:
         self._registry.forget("rule_connections_total")
         self._registry.forget("rule_bytes_total")
         self._registry.forget("rule_packets_total")
-        busy = [line for line in lines if line.traffic.connections][:_MOST_RULES]
+        busy = [line for line in lines if line.traffic.connections][:_MAX_RULES]
         for line in busy:
             self._rule(line)
 

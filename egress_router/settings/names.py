@@ -33,7 +33,7 @@ class NamesSettings:
     ttl_floor: float = 1.0
     ttl_ceiling: float = 3600.0
     stale_seconds: float = 86400.0
-    most_lookups: int = 1000
+    max_lookups: int = 1000
 
 
 def read_names(environment: Environment) -> NamesSettings | None:

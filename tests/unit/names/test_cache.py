@@ -103,7 +103,7 @@ def test_putting_off_says_that_the_answer_is_stale() -> None:
 
 
 def test_the_name_that_was_not_used_for_longest_makes_room() -> None:
-    cache = Cache(most=2)
+    cache = Cache(limit=2)
     for name in ("one", "two"):
         cache.put(name, good(0.0))
     assert cache.get("one") is not None

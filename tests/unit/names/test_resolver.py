@@ -228,7 +228,7 @@ def test_look_ups_at_one_time_are_bounded(lab: Lab) -> None:
 
     zone = {"slow.example.com": entry("192.0.2.1", delay=0.05), "other.example.com": entry("192.0.2.2")}
     with in_thread(zone) as server:
-        lab.run(ask(lab.resolver(server.port, NamesSettings(most_lookups=1))))
+        lab.run(ask(lab.resolver(server.port, NamesSettings(max_lookups=1))))
         assert lab.counted("dns_lookups_total", result="over_limit") == 1
         assert lab.counted("limit_hits_total", limit="dns_lookups") == 1
 

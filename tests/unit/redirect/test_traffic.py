@@ -8,7 +8,7 @@ from egress_router.grammar.redirect import parse
 from egress_router.kernel.nat.counters import Traffic, parsed
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import Publication, RuleTable
-from egress_router.service import usage
+from egress_router.service import process_metrics
 from tests.unit.admin import test_metrics_lint as lint
 
 TEXT = """\
@@ -95,8 +95,8 @@ def test_counters_are_read_from_the_json_of_nft() -> None:
 
 def test_its_metrics_pass_the_lint_of_the_others() -> None:
     registry = Registry()
-    usage.register(registry)
-    usage.describe(registry, "redirect", tuple)
+    process_metrics.register(registry)
+    process_metrics.describe(registry, "redirect", tuple)
     publication = Publication(registry)
     publication.traffic(TABLE.lines(COUNTS))
     publication.tracking((5, 262144))

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 import pytest
 
 from egress_router.metrics import Registry
-from egress_router.names.exchange import Exchange, Server, ServerError
-from egress_router.names.tally import Tally
+from egress_router.names.metrics import DnsMetrics
+from egress_router.names.transport import Server, ServerError, Transport
 from egress_router.names.wire import Kind
 
 
@@ -19,7 +19,7 @@ def test_the_zone_of_a_link_local_server_becomes_an_interface(zone: str) -> None
 
 
 def test_a_zone_that_is_no_interface_is_a_fault_of_that_server() -> None:
-    exchange = Exchange(Tally(Registry()))
+    transport = Transport(DnsMetrics(Registry()))
     with pytest.raises(ServerError) as caught:
-        asyncio.run(exchange.ask(Server(ip_address("fe80::53%none"), 53), "a.example", Kind.A, 5.0))
+        asyncio.run(transport.ask(Server(ip_address("fe80::53%none"), 53), "a.example", Kind.A, 5.0))
     assert not caught.value.silent

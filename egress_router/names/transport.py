@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
-from egress_router.names import tally
+from egress_router.names import metrics
 from egress_router.names.message import Records, Refusal, Reply, Truncated, make_query, read_reply
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.names.message import Query
-    from egress_router.names.tally import Tally
+    from egress_router.names.metrics import DnsMetrics
     from egress_router.names.wire import Kind
 
-_MOST_DATAGRAM = 4096  # more than was offered; longer ones are cut and then do not parse
+_MAX_DATAGRAM = 4096  # more than was offered; longer ones are cut and then do not parse
 # So many datagrams that are no reply are somebody guessing ids; TCP cannot be forged blindly.
-_MOST_IGNORED = 32
+_MAX_IGNORED = 32
 _NOT_BLOCKING = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
@@ -62,10 +62,10 @@ class ServerError(Exception):
         self.silent = silent
 
 
-class Exchange:
+class Transport:
     """Asks single servers and counts what comes of it."""
 
-    def __init__(self, counters: Tally) -> None:
+    def __init__(self, counters: DnsMetrics) -> None:
         self._counters = counters
 
     async def ask(self, server: Server, name: str, kind: Kind, seconds: float) -> Records:
@@ -83,20 +83,20 @@ class Exchange:
                     query = make_query(name, kind, edns=False)
                     reply = await self._over_udp(server, query)
                 if isinstance(reply, Truncated):
-                    self._count(transport, tally.TRUNCATED)
+                    self._count(transport, metrics.TRUNCATED)
                     transport = "tcp"
                     reply = await _over_tcp(server, query)
         except TimeoutError:
-            self._count(transport, tally.SILENT)
+            self._count(transport, metrics.SILENT)
             raise ServerError(f"no answer within {seconds:g} s", silent=True) from None
         except (OSError, EOFError) as error:
-            self._count(transport, tally.UNREACHABLE)
+            self._count(transport, metrics.UNREACHABLE)
             reason = error.strerror if isinstance(error, OSError) else None
             raise ServerError(reason or str(error)) from error
         if isinstance(reply, Records):
-            self._count(transport, tally.ANSWERED)
+            self._count(transport, metrics.ANSWERED)
             return reply
-        self._count(transport, tally.REFUSED)
+        self._count(transport, metrics.REFUSED)
         raise ServerError(reply.reason if isinstance(reply, Refusal) else "truncated over TCP")
 
     def _count(self, transport: str, result: str) -> None:
@@ -107,8 +107,8 @@ class Exchange:
         with socket.socket(server.family, socket.SOCK_DGRAM | _NOT_BLOCKING) as sock:
             sock.connect(server.sockaddr())
             sock.send(query.wire)
-            for _ in range(_MOST_IGNORED):
-                reply = read_reply(query, await loop.sock_recv(sock, _MOST_DATAGRAM))
+            for _ in range(_MAX_IGNORED):
+                reply = read_reply(query, await loop.sock_recv(sock, _MAX_DATAGRAM))
                 if reply is not None:
                     return reply
                 self._counters.ignored.value += 1

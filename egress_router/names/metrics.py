@@ -21,7 +21,7 @@ ANSWERED, TRUNCATED, REFUSED, SILENT, UNREACHABLE = (
 FOUND = "found"
 
 
-class Tally:
+class DnsMetrics:
     """Handles of every counter of this room."""
 
     def __init__(self, registry: Registry) -> None:
