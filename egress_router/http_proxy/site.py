@@ -89,7 +89,9 @@ class Site:
     def denies(self, passage: Passage) -> bool:
         """Say whether the connection of a request would be denied by the rules of now."""
         address = passage.address
-        return address is not None and not self.judge.still_allows(passage.target, address)
+        return address is not None and not self.judge.still_allows(
+            passage.target, address, passage.decision.full_name
+        )
 
     def left(self, connection: Connection) -> None:
         """Forget a connection that has closed."""
