@@ -75,6 +75,10 @@ test-images: venv ## build the images and run pods of all three modes for real, 
 test-compose: venv ## build the images and run docker-compose.yml with podman-compose (root; part of test-images)
 	@scripts/test-images -k compose
 
+.PHONY: release-check
+release-check: venv ## all of a release that needs no registry: versions, wheel, chart (images: test-images)
+	@scripts/release-check
+
 .PHONY: lint
 lint: venv ## ruff and mypy --strict, on package, tests and benchmarks
 	@$(BIN)/ruff format --check .

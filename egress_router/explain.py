@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PORT_WITHOUT_SCHEME = 443
-_MOST_LISTED = 5  # address rules that are named one by one
+_MAX_LISTED = 5  # address rules that are named one by one
 
 
 def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
@@ -91,11 +91,11 @@ def _undecided(policy: Policy, name: str, port: int) -> list[str]:
     rule = policy.name_rule(name, port)
     before = policy.address_rules_before(rule, port)
     lines = []
-    for each in before[:_MOST_LISTED]:
+    for each in before[:_MAX_LISTED]:
         effect = "it may be connected to at" if each.allows else "it is denied if it has"
         lines.append(f"line {each.line} ({each.text}): {effect} an address of {each.subject}")
-    if len(before) > _MOST_LISTED:
-        lines.append(f"and {len(before) - _MOST_LISTED} more rules by address")
+    if len(before) > _MAX_LISTED:
+        lines.append(f"and {len(before) - _MAX_LISTED} more rules by address")
     if rule is None:
         lines.append("no rule allows any other address")
     elif isinstance(rule.subject, acl.Everything):

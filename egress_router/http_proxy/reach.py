@@ -45,12 +45,13 @@ class _Cancellable(Protocol):
 class Reach:
     """One request on this way."""
 
-    __slots__ = ("_list", "_owner", "_site", "_waiting", "passage")
+    __slots__ = ("_began", "_list", "_owner", "_site", "_waiting", "passage")
 
     def __init__(self, site: Site, owner: Owner, passage: Passage) -> None:
         self._site = site
         self._owner = owner
         self.passage = passage
+        self._began = 0.0  # to dial
         self._list = 0  # by which the decision was made
         self._waiting: _Cancellable | None = None
 
@@ -69,6 +70,7 @@ class Reach:
         port = self.passage.target.port
         targets = [(address, port) for address in self.passage.decision.addresses]
         seconds = max(_LEAST_SECONDS, self._site.limits.connect_seconds - self.passage.dns_seconds)
+        self._began = time.monotonic()
         self._waiting = Dial(self._site.poller, self._site.deadlines, targets, seconds, self._dialled)
 
     def cancel(self) -> None:
@@ -92,7 +94,9 @@ class Reach:
             self._site.ledger.limit("connect_seconds")
         decision = self._site.judge.by_failure(self.passage.target)
         if decision is None:
-            self._fail(replies.unresolved(found))
+            reply = replies.unresolved(found)
+            self._site.ledger.undecided(self.passage, reply)
+            self._end(reply)
         else:
             self._decided(decision)
 
@@ -108,6 +112,9 @@ class Reach:
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
+            self.passage.connect_seconds = time.monotonic() - self._began
+            if result.failures:
+                self.passage.address = result.failures[-1].address  # the one that was tried last
             if result.reason is DialReason.TIMEOUT:
                 self._site.ledger.limit("connect_seconds")
             self._fail(replies.unreached(result))

@@ -21,7 +21,7 @@ import dns.message
 from egress_router import log
 from egress_router.grammar.address import parse_address, parse_port, split_port
 from egress_router.lab.zone import parse_zone, react
-from egress_router.service.reload import changes
+from egress_router.service.file_watch import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,8 +19,8 @@ PROXY = {"EGRESS_ROUTER_MODE": "http-proxy"}
 DUAL = {"EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64", "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}"}
 LOOK = """
 import asyncio, json
-from egress_router.service.outside import Outside
-outside = Outside("macvlan0")
+from egress_router.service.gateway_monitor import GatewayMonitor
+outside = GatewayMonitor("macvlan0")
 asyncio.run(outside.look())
 print(json.dumps([outside.problems(), outside.status()]))
 """

@@ -29,6 +29,7 @@ PURE = {
     "http_proxy/rule_index.py": "a decision must be reproducible by `explain` without a network",
     "http_proxy/head.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
     "http_proxy/body.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
+    "http_proxy/trailers.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
     "http_proxy/target.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
     "http_proxy/forwarding.py": "what the next hop sees is tested as bytes, without a socket",
     "names/wire.py": "hostile answers are fuzzed whole, and their cost is counted in steps, not in time",

@@ -251,4 +251,5 @@ def test_idle_tunnels_end() -> None:
         client.send(connect(server.authority))
         client.head()
         assert client.rest() == b""
-        eventually(lambda: counted(running, "limit_hits_total", limit="idle_seconds") == 1)
+        eventually(lambda: counted(running, "idle_closed_total", limit="idle_seconds") == 1)
+        assert counted(running, "limit_hits_total") == 0

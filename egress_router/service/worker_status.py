@@ -6,8 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from egress_router.service.control import StatusWanted
-from egress_router.service.merge import Departed, merged
+from egress_router.service.control import StatusRequest
+from egress_router.service.merge import PastWorkers, merged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,23 +19,23 @@ _ANSWER_SECONDS = 2.0
 _REFRESH_SECONDS = 10.0  # so much of a worker's hits may be lost with it
 
 
-class Statuses:
-    """The latest status of the worker in each place."""
+class WorkerStatuses:
+    """The latest status of the worker in each slot."""
 
     def __init__(self) -> None:
         self._latest: dict[int, dict[str, Json]] = {}
         self._heard: dict[int, float] = {}  # monotonic
-        self._departed = Departed()
+        self._past = PastWorkers()
         self._asked = 0
         self._answers: dict[int, asyncio.Queue[int]] = {}
 
     async def ask(self, channels: Mapping[int, Channel]) -> dict[str, Json]:
-        """Ask the workers of these places and return one status; who is not in time counts as last heard."""
+        """Ask the workers of these slots and return one status; who is not in time counts as last heard."""
         self._asked += 1
         number, missing = self._asked, set(channels)
         answers = self._answers[number] = asyncio.Queue()
         for channel in channels.values():
-            channel.send(StatusWanted(number))
+            channel.send(StatusRequest(number))
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 while missing:
@@ -44,21 +44,21 @@ class Statuses:
             pass
         finally:
             del self._answers[number]
-        return merged(self._latest.values(), self._departed)
+        return merged(self._latest.values(), self._past)
 
-    def refresh(self, place: int, channel: Channel) -> None:
+    def refresh(self, slot: int, channel: Channel) -> None:
         """Ask a worker that nobody asked for a while, so that little is lost when it dies."""
-        if time.monotonic() - self._heard.get(place, 0.0) >= _REFRESH_SECONDS:
-            channel.send(StatusWanted(0))
+        if time.monotonic() - self._heard.get(slot, 0.0) >= _REFRESH_SECONDS:
+            channel.send(StatusRequest(0))
 
-    def answered(self, place: int, number: int, status: dict[str, Json]) -> None:
+    def answered(self, slot: int, number: int, status: dict[str, Json]) -> None:
         """Take an answer."""
-        self._latest[place] = status
-        self._heard[place] = time.monotonic()
+        self._latest[slot] = status
+        self._heard[slot] = time.monotonic()
         if number in self._answers:
-            self._answers[number].put_nowait(place)
+            self._answers[number].put_nowait(slot)
 
-    def died(self, place: int) -> None:
+    def died(self, slot: int) -> None:
         """Keep of a worker what lasts."""
-        self._departed.take(self._latest.pop(place, {}))
-        self._heard.pop(place, None)
+        self._past.take(self._latest.pop(slot, {}))
+        self._heard.pop(slot, None)

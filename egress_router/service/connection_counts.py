@@ -18,11 +18,11 @@ _NOEXEC = 8  # MFD_NOEXEC_SEAL (Linux 6.3), without which vm.memfd_noexec=2 refu
 
 
 @dataclass(frozen=True, slots=True)
-class Seats:
-    """The numbers of all workers, and the place of this one among them."""
+class ConnectionCounts:
+    """The numbers of all workers, and the slot of this one among them."""
 
-    counts: memoryview | list[int]
-    place: int
+    numbers: memoryview | list[int]
+    slot: int
 
 
 def make(workers: int) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from egress_router.settings.variables import RulesSource
 
 Rules = TypeVar("Rules")
-_MOST_LINES = 200  # of one difference in the log
+_MAX_LINES = 200  # of one difference in the log
 _log = log.get("service")
 
 
@@ -37,7 +37,7 @@ class Reader(Protocol[Rules]):
         """Render rules as lines for a readable difference."""
 
 
-class Rulebook(Generic[Rules]):
+class RuleStore(Generic[Rules]):
     """Holds the rules of one source; `in_force` is their text where somebody has read it already.
 
     Raises:
@@ -138,7 +138,7 @@ class Rulebook(Generic[Rules]):
         removed, inserted = difference(before, after)
         _log.info("changed rules are in force", added=len(inserted), removed=len(removed))
         for word, lines in (("removed", removed), ("added", inserted)):
-            for line in lines[:_MOST_LINES]:
+            for line in lines[:_MAX_LINES]:
                 _log.info(f"rule {word}", rule=line)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.metrics import Registry
-from egress_router.service.rulebook import Rulebook
+from egress_router.service.rule_store import RuleStore
 from egress_router.settings.variables import RulesSource
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def test_what_may_pass_is_tried_again_and_told_when_the_reason_changes(tmp_path: Path) -> None:
     path, registry = tmp_path / "rules", Registry()
     path.write_text("80 one\n")
-    rulebook = Rulebook(Reader(), RulesSource("RULES", "", path), registry)
+    rule_store = RuleStore(Reader(), RulesSource("RULES", "", path), registry)
     attempts: list[str] = []
 
     def refuse(text: str, _: frozenset[int]) -> None:
@@ -26,23 +26,23 @@ def test_what_may_pass_is_tried_again_and_told_when_the_reason_changes(tmp_path:
     def refusals() -> float:
         return registry.snapshot()["reload_errors_total"].numbers[()]
 
-    rulebook.retry(refuse)
+    rule_store.retry(refuse)
     assert not attempts, "nothing was refused"
     path.write_text("81 two\n")
-    rulebook.reload(refuse)
+    rule_store.reload(refuse)
     for _ in range(4):
-        rulebook.retry(refuse)
+        rule_store.retry(refuse)
     assert attempts == ["81 two\n"] * 5
     assert refusals() == 2, "one for each reason"
     path.unlink()
-    rulebook.retry(refuse)
+    rule_store.retry(refuse)
     path.write_text("wrong")
-    rulebook.retry(refuse)
+    rule_store.retry(refuse)
     assert (len(attempts), refusals()) == (5, 4)
-    rulebook.retry(lambda *_: pytest.fail("wrong rules are not tried again"))
+    rule_store.retry(lambda *_: pytest.fail("wrong rules are not tried again"))
     path.write_text("81 two\n")
-    rulebook.reload(lambda *_: None)
-    assert (rulebook.rules, rulebook.errors) == ("81 two\n", ())
+    rule_store.reload(lambda *_: None)
+    assert (rule_store.rules, rule_store.errors) == ("81 two\n", ())
 
 
 class Reader:

@@ -3,12 +3,12 @@ from __future__ import annotations
 import resource
 
 from egress_router.metrics import Registry
-from egress_router.service import usage
+from egress_router.service import process_metrics
 
 
 def test_without_a_free_descriptor_the_last_figures_stay_and_others_are_told() -> None:
     registry = Registry()
-    usage.register(registry)
+    process_metrics.register(registry)
     before = registry.snapshot()["process_resident_memory_bytes"].numbers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router import log
-from egress_router.service.duties import attend
+from egress_router.service.tasks import run_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ def events() -> Iterator[io.StringIO]:
     root.setLevel(before[1])
 
 
-def test_a_fault_of_a_callback_is_one_event_and_the_duties_go_on(
+def test_a_fault_of_a_callback_is_one_event_and_the_tasks_go_on(
     events: io.StringIO, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done = []
@@ -44,7 +44,7 @@ def test_a_fault_of_a_callback_is_one_event_and_the_duties_go_on(
             ended.set()
             await asyncio.sleep(10)
 
-        await attend(ended, [duty()], lambda: asyncio.sleep(0))
+        await run_until(ended, [duty()], lambda: asyncio.sleep(0))
 
     asyncio.run(main())
     event = json.loads(events.getvalue())

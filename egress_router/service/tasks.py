@@ -1,4 +1,4 @@
-"""The duties of a process that runs until a signal: side by side, and none of them lost in silence."""
+"""The background tasks of a process that runs until a signal: side by side, none of them lost in silence."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 _log = log.get("service")
 
 
-async def attend(
+async def run_until(
     ended: asyncio.Event,
-    duties: Iterable[Coroutine[None, None, None]],
+    coroutines: Iterable[Coroutine[None, None, None]],
     finish: Callable[[], Awaitable[None]],
 ) -> None:
-    """Run duties until `ended` is set, then `finish` while they go on, then cancel them.
+    """Run each coroutine as a task until `ended` is set, then `finish` while they go on, then cancel them.
 
-    A duty ends only by a fault of ours, which must not leave a process that is half there: it ends the
+    A task ends only by a fault of ours, which must not leave a process that is half there: it ends the
     others too, and is raised. Faults of callbacks are events like others.
     """
     asyncio.get_running_loop().set_exception_handler(log_fault)
-    tasks = [asyncio.create_task(each) for each in duties]
+    tasks = [asyncio.create_task(each) for each in coroutines]
     asked = asyncio.create_task(ended.wait())
     try:
         await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)

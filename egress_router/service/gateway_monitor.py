@@ -15,7 +15,7 @@ _ANSWER_SECONDS = 1.0
 _POLL_SECONDS = 0.05
 
 
-class Outside:
+class GatewayMonitor:
     """What is known of an interface; a pod without it (a proxy outside a cluster) has no such problem."""
 
     def __init__(self, interface: str) -> None:
