@@ -19,6 +19,7 @@ from egress_router.terminal import say
 if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.http_proxy.policy import Decision
+    from egress_router.names.answer import Answer
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PORT_WITHOUT_SCHEME = 443
@@ -38,16 +39,10 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
     """
     policy = Policy(acl.parse(path, text))
     host, port, asked = _target(target)
-    if not isinstance(host, str):
-        lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
-    elif (early := policy.by_name(host, port)) is not None:
-        lines = _decided(host, port, early)  # without a query, as the proxy does
-    elif resolve:
-        addresses = asyncio.run(_resolved(str(asked)))
-        decision = policy.by_addresses(host, port, addresses, NOTHING_OWN)
-        lines = [f"{host} has the addresses {_list(addresses)}", *_decided(host, port, decision)]
+    if isinstance(host, str):
+        lines = asyncio.run(_about_name(policy, host, str(asked), port, resolve=resolve))
     else:
-        lines = _undecided(policy, host, port)
+        lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
     say("\n".join(lines))
     return 0
 
@@ -68,15 +63,39 @@ def _target(text: str) -> tuple[Host, int, Host]:
     return host, port, as_asked(host, host_text.encode())
 
 
-async def _resolved(name: str) -> tuple[IPAddress, ...]:
+async def _about_name(policy: Policy, host: str, asked: str, port: int, *, resolve: bool) -> list[str]:
     resolver = Resolver(NamesSettings(), Registry())
     try:
-        return (await resolver.resolve(name)).addresses
+        candidates = (host,) if "." in asked else resolver.candidates(asked)
+        early = policy.by_candidates(host, port, candidates)
+        if early is not None:
+            return _decided(host, port, early)  # without a query, as the proxy does
+        if resolve:
+            return _resolved(policy, host, port, await resolver.resolve(asked))
     except ResolveError as error:
         advice = "its addresses decide, and they are unknown; the proxy would answer 502, 503 or 504"
         raise RefusedError(str(error), advice) from None
     finally:
         resolver.close()
+    if candidates == (host,):
+        return _undecided(policy, host, port, host)
+    lines = [
+        f"{host} is a short name; of these, by this machine's search list, the first that exists decides:"
+    ]
+    for each in candidates:
+        early = policy.by_name(host, port, each)
+        found = _undecided(policy, host, port, each) if early is None else _decided(each, port, early)
+        lines += [f"  {line}" for line in found]
+    return lines
+
+
+def _resolved(policy: Policy, host: str, port: int, answer: Answer) -> list[str]:
+    decision = policy.by_addresses(host, port, answer.addresses, NOTHING_OWN, answer.name)
+    stands_for = "" if answer.name == host else f" stands for {answer.name}, which"
+    return [
+        f"{host}{stands_for} has the addresses {_list(answer.addresses)}",
+        *_decided(host, port, decision),
+    ]
 
 
 def _decided(host: Host, port: int, decision: Decision) -> list[str]:
@@ -86,9 +105,9 @@ def _decided(host: Host, port: int, decision: Decision) -> list[str]:
     return lines
 
 
-def _undecided(policy: Policy, name: str, port: int) -> list[str]:
+def _undecided(policy: Policy, host: str, port: int, name: str) -> list[str]:
     """Say what by_name leaves open: an allowing rule, behind rules by address."""
-    rule = policy.name_rule(name, port)
+    rule = policy.name_rule(host, port, name)
     before = policy.address_rules_before(rule, port)
     lines = []
     for each in before[:_MAX_LISTED]:

@@ -111,6 +111,5 @@ class Judge:
         self, early: Decision | None, target: Target, addresses: Addresses, name: str | None = None
     ) -> Decision:
         own = self._own.current()
-        full_name = None if name == target.host else name
-        decision = early or self._policy.by_addresses(target.host, target.port, addresses, own, full_name)
+        decision = early or self._policy.by_addresses(target.host, target.port, addresses, own, name)
         return on_trial(decision, addresses, own) if self._report_only else decision

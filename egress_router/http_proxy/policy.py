@@ -118,6 +118,8 @@ class Policy:
         A name that is denied whatever its addresses are is not looked up: a query, too, carries data out. A
         short name meets the rules as it is written and under the `full_name` that it stands for.
         """
+        if full_name == name:
+            full_name = None
         index = self._first_by_name(name, full_name, port)
         if index == NONE:
             if self._everything == NONE and self._allowed.earliest(port) == NONE:
@@ -150,8 +152,10 @@ class Policy:
     ) -> Decision:
         """Decide on a host whose addresses are known; for a literal they are the literal itself.
 
-        `full_name` is what a short name stands for: the one of its candidates that has these addresses.
+        `full_name` is the name that has these addresses: for a short one, that is one of its candidates.
         """
+        if full_name == host:
+            full_name = None
         decision = self._by_addresses(host, port, addresses, own, full_name)
         if full_name is not None:
             decision.full_name = full_name
@@ -183,9 +187,9 @@ class Policy:
             return Decision(Verdict.DENIED, Reason.NOT_REMOTE)
         return Decision(Verdict.DENIED, Reason.NO_RULE)
 
-    def name_rule(self, name: str, port: int) -> Rule | None:
-        """Return the first rule that names this host or covers everything."""
-        index = min(self._domains.first(name, port), self._everything)
+    def name_rule(self, name: str, port: int, full_name: str | None = None) -> Rule | None:
+        """Return the first rule that names this host, or what it stands for, or covers everything."""
+        index = min(self._first_by_name(name, full_name, port), self._everything)
         return None if index == NONE else self.rules[index]
 
     def address_rules_before(self, rule: Rule | None, port: int) -> tuple[Rule, ...]:

@@ -134,13 +134,13 @@ def test_a_tunnel_to_a_short_name_that_a_new_list_denies_by_its_full_name_ends(
 ) -> None:
     names = know(monkeypatch, web="127.0.0.1")
     names.search = {"web": "web.shop.example"}
-    with origin(echo) as server, proxy("127.0.0.1\n", drain_seconds=0.1) as (running, port):
-        with Client(port) as client:
-            client.send(connect(f"web:{server.port}"))
-            client.head()
-            running.apply("!*.shop.example\n127.0.0.1\n")
-            with pytest.raises(ConnectionResetError):
-                client.rest()
+    rules = "127.0.0.1\n"
+    with origin(echo) as server, proxy(rules, drain_seconds=0.1) as (running, port), Client(port) as client:
+        client.send(connect(f"web:{server.port}"))
+        client.head()
+        running.apply("!*.shop.example\n127.0.0.1\n")
+        with pytest.raises(ConnectionResetError):
+            client.rest()
 
 
 def test_look_ups_are_made_on_behalf_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:

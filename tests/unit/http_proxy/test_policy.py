@@ -179,7 +179,7 @@ def test_a_short_name_is_judged_as_what_it_stands_for(
     decision = policy(*lines).by_addresses("intranet", 80, addresses, OWN, full_name)
     assert decision.verdict is verdict
     assert (decision.rule and decision.rule.line) == line
-    assert decision.full_name == full_name
+    assert decision.full_name == (None if full_name == "intranet" else full_name)
     early = policy(*lines).by_name("intranet", 80, full_name)
     assert early is None or early.verdict is verdict is DENIED
 
