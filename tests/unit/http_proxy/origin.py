@@ -216,14 +216,14 @@ class Names:
         found = self.table.get(name)
         if found is None or isinstance(found, Failure) or name in self.slow:
             return None
-        return Answer(found, time.monotonic() + 60, stale=False)
+        return Answer(found, time.monotonic() + 60, stale=False, name=name)
 
     async def resolve(self, name: str) -> Answer:
         self.asked.append(name)
         found = self.table.get(name, Failure.NO_SUCH_NAME)
         if isinstance(found, Failure):
             raise ResolveError(found, f"{name}: {found.value}")
-        return Answer(found, time.monotonic() + 60, stale=False)
+        return Answer(found, time.monotonic() + 60, stale=False, name=name)
 
     def close(self) -> None:
         pass
