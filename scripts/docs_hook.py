@@ -1,4 +1,4 @@
-"""What the site needs beyond the files in docs/: the README as its start, links to the rest of the repository."""
+"""What the site needs beyond docs/: the README as its start, and links to the rest of the repository."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r"\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
+# The generator passes these by their names, whether they are used or not.
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Make the README the first page."""
     text = (_ROOT / "README.md").read_text(encoding="utf-8")
