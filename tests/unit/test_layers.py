@@ -15,6 +15,7 @@ FLOORS = (
     {"grammar"},
     {"settings"},
     {"relay", "names", "kernel", "tls"},
+    {"upstreams"},
     {"service"},
     {"admin"},
     {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain"},
@@ -36,7 +37,7 @@ PURE = {
     "names/message.py": "what a reply means is tested as bytes, without a name server",
     "names/cache.py": "a day without name servers is simulated, not waited for",
     "tls": "hostile bytes are split at every byte and fuzzed, without a socket",
-    "dns_proxy/pool.py": "fail-over order is tested as data, without time and without a network",
+    "upstreams/pool.py": "fail-over order is tested as data, without time and without a network",
     "kernel/nat/plan.py": "the rule set is golden-tested as data, without a kernel",
 }
 

@@ -4,7 +4,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from egress_router.dns_proxy.health import INTERVAL, Checks
+from egress_router.upstreams.health import INTERVAL, Checks
 from tests.serving import LOOPS
 from tests.unit.relay.room import Room
 

@@ -6,9 +6,9 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from egress_router.dns_proxy.pool import Health, Target
 from egress_router.relay.dial import Dial, DialError, Dialled, DialReason
 from egress_router.relay.tunnel import reset
+from egress_router.upstreams.pool import Health, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
