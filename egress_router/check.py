@@ -9,13 +9,14 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from egress_router.errors import ConfigError, Problem, printable
+from egress_router.errors import ConfigError, Problem
 from egress_router.grammar import acl, forward, lint, manifest, redirect
 from egress_router.grammar.address import printed
 from egress_router.grammar.lines import rule_lines
 from egress_router.settings import common, dns_proxy, http_proxy, setup
 from egress_router.settings.subnet import SOURCE
 from egress_router.settings.variables import RulesVariable
+from egress_router.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -296,8 +297,8 @@ def _problem(container: Container, name: str, reason: str) -> Problem:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Align cells in columns, two blanks apart; the first row is the head. No cell can steer a terminal."""
-    rows = [[printable(cell) for cell in row] for row in rows]
+    """Align cells in columns, two blanks apart; the first row is the head."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "".join(f"{line.rstrip()}\n" for line in lines)

@@ -19,16 +19,18 @@ import logging
 import os
 import textwrap
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from egress_router import log
-from egress_router.errors import ConfigError, EgressRouterError, Problem, RefusedError, printable
+from egress_router.errors import ConfigError, EgressRouterError, Problem, RefusedError
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
+from egress_router.settings.catalogue import VARIABLES, warn_of_unknown
 from egress_router.settings.chart import chart_values, with_chart_values
 from egress_router.settings.common import ADMIN_PORT
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
+from egress_router.terminal import say, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,15 +77,21 @@ def exit_with(run: Callable[[], int]) -> None:
     sys.exit(status)
 
 
+class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """See `argparse`; its messages repeat arguments as they are."""
+        super().exit(status, message and visible_lines(message))
+
+
 def _complain(error: EgressRouterError) -> None:
-    print(printable(with_chart_values(str(error), chart_values(os.environ))), file=sys.stderr)
+    say(with_chart_values(str(error), chart_values(os.environ)), sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="egress-router",
         description="Gives pods one fixed source address towards the outside.",
-        epilog=_variables_text("Environment of all commands, by command", _EVERY_VARIABLE),
+        epilog=_variables_text("Environment of all commands, by command", VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('egress-router')}")
@@ -93,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_services(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add(
         commands,
         "setup",
@@ -107,7 +115,7 @@ def _add_services(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         service.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
 
 
-def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     check = _add(commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", _check)
     check.usage = f"%(prog)s [-h] [{{{','.join(_KINDS)}}}] FILE"
     check.epilog = _CHECK_EXAMPLES
@@ -127,7 +135,7 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     status = _add(
         commands,
         "status",
-        "show what a running router knows; exit status 3 where it is not healthy",
+        "show what a running router knows; exit status 3 where it is not ready",
         _status,
         (ADMIN_PORT,),
     )
@@ -135,11 +143,16 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
     )
     status.add_argument("--watch", action="store_true", help="refresh every 2 s until interrupted")
+    status.add_argument(
+        "--health",
+        action="store_true",
+        help="exit status 3 only where the router is not healthy, for the health check of a container engine",
+    )
     _add(commands, "demo", "build a small network on this machine and show the modes in it", _demo)
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     meaning: str,
     run: Callable[[argparse.Namespace], int],
@@ -154,13 +167,6 @@ def _add(
     )
     command.set_defaults(run=run)
     return command
-
-
-_EVERY_VARIABLE: dict[str, Sequence[Variable[object] | RulesVariable]] = {
-    "setup": setup_settings.VARIABLES,
-    "http-proxy": http_settings.VARIABLES,
-    "dns-proxy": dns_settings.VARIABLES,
-}
 
 
 def _variables_text(title: str, groups: dict[str, Sequence[Variable[object] | RulesVariable]]) -> str:
@@ -194,6 +200,7 @@ def _setup(_: argparse.Namespace) -> int:
         os.environ, setup_settings.read_setup, setup_settings.RULES, setup_settings.rules_parser
     )
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
+    warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
     established = setup.run(settings)
@@ -245,11 +252,11 @@ def _check(arguments: argparse.Namespace) -> int:
     elif len(words) == 1 and words[0] not in _KINDS:
         report = check.manifests(words[0], _read(words[0]))
     else:
-        print(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", file=sys.stderr)
+        say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", sys.stderr)
         return 2
-    sys.stdout.write(report.table)
+    say(report.table, end="")
     for warning in report.warnings:
-        print(printable(f"warning: {warning}"), file=sys.stderr)
+        say(f"warning: {warning}", sys.stderr)
     return CONFIGURATION_ERROR if arguments.strict and report.warnings else DONE
 
 
@@ -275,7 +282,7 @@ def _read(path: str) -> str:
 def _status(arguments: argparse.Namespace) -> int:
     from egress_router import status  # noqa: PLC0415
 
-    return status.show(arguments.url, watch=arguments.watch)
+    return status.show(arguments.url, watch=arguments.watch, health_only=arguments.health)
 
 
 def _demo(_: argparse.Namespace) -> int:

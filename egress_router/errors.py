@@ -37,14 +37,6 @@ class Problem:
         return f"{place}: {self.reason}" if self.text is None else f"{place}: {self.text!r}: {self.reason}"
 
 
-def printable(text: str) -> str:
-    """Return a text for a terminal: what is not printable is escaped, so that no input can steer it."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode("ascii")
-        for each in text
-    )
-
-
 class ConfigError(EgressRouterError):
     """The configuration is wrong; `problems` holds every one of its faults, never only the first."""
 

@@ -23,15 +23,17 @@ from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
+from egress_router.terminal import say
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.http_proxy.policy import Decision
+    from egress_router.names.answer import Answer
 
 _KIND = re.compile(r"""^\s*["']?kind["']?\s*:""", re.MULTILINE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PORT_WITHOUT_SCHEME = 443
-_MOST_LISTED = 5  # address rules that are named one by one
+_MAX_LISTED = 5  # address rules that are named one by one
 
 
 def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
@@ -48,17 +50,11 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
     source, rules = _rules(path, text)
     policy = Policy(acl.parse(source, rules))
     host, port, asked = _target(target)
-    if not isinstance(host, str):
-        lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
-    elif (early := policy.by_name(host, port)) is not None:
-        lines = _decided(host, port, early)  # without a query, as the proxy does
-    elif resolve:
-        addresses = asyncio.run(_resolved(str(asked)))
-        decision = policy.by_addresses(host, port, addresses, NOTHING_OWN)
-        lines = [f"{host} has the addresses {_list(addresses)}", *_decided(host, port, decision)]
+    if isinstance(host, str):
+        lines = asyncio.run(_about_name(policy, host, str(asked), port, resolve=resolve))
     else:
-        lines = _undecided(policy, host, port)
-    print("\n".join(lines))
+        lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
+    say("\n".join(lines))
     return 0
 
 
@@ -113,15 +109,39 @@ def _is_address(text: str) -> bool:
     return True
 
 
-async def _resolved(name: str) -> tuple[IPAddress, ...]:
+async def _about_name(policy: Policy, host: str, asked: str, port: int, *, resolve: bool) -> list[str]:
     resolver = Resolver(NamesSettings(), Registry())
     try:
-        return (await resolver.resolve(name)).addresses
+        candidates = (host,) if "." in asked else resolver.candidates(asked)
+        early = policy.by_candidates(host, port, candidates)
+        if early is not None:
+            return _decided(host, port, early)  # without a query, as the proxy does
+        if resolve:
+            return _resolved(policy, host, port, await resolver.resolve(asked))
     except ResolveError as error:
         advice = "its addresses decide, and they are unknown; the proxy would answer 502, 503 or 504"
         raise RefusedError(str(error), advice) from None
     finally:
         resolver.close()
+    if candidates == (host,):
+        return _undecided(policy, host, port, host)
+    lines = [
+        f"{host} is a short name; of these, by this machine's search list, the first that exists decides:"
+    ]
+    for each in candidates:
+        early = policy.by_name(host, port, each)
+        found = _undecided(policy, host, port, each) if early is None else _decided(each, port, early)
+        lines += [f"  {line}" for line in found]
+    return lines
+
+
+def _resolved(policy: Policy, host: str, port: int, answer: Answer) -> list[str]:
+    decision = policy.by_addresses(host, port, answer.addresses, NOTHING_OWN, answer.name)
+    stands_for = "" if answer.name == host else f" stands for {answer.name}, which"
+    return [
+        f"{host}{stands_for} has the addresses {_list(answer.addresses)}",
+        *_decided(host, port, decision),
+    ]
 
 
 def _decided(host: Host, port: int, decision: Decision) -> list[str]:
@@ -131,16 +151,16 @@ def _decided(host: Host, port: int, decision: Decision) -> list[str]:
     return lines
 
 
-def _undecided(policy: Policy, name: str, port: int) -> list[str]:
+def _undecided(policy: Policy, host: str, port: int, name: str) -> list[str]:
     """Say what by_name leaves open: an allowing rule, behind rules by address."""
-    rule = policy.name_rule(name, port)
+    rule = policy.name_rule(host, port, name)
     before = policy.address_rules_before(rule, port)
     lines = []
-    for each in before[:_MOST_LISTED]:
+    for each in before[:_MAX_LISTED]:
         effect = "it may be connected to at" if each.allows else "it is denied if it has"
         lines.append(f"line {each.line} ({each.text}): {effect} an address of {each.subject}")
-    if len(before) > _MOST_LISTED:
-        lines.append(f"and {len(before) - _MOST_LISTED} more rules by address")
+    if len(before) > _MAX_LISTED:
+        lines.append(f"and {len(before) - _MAX_LISTED} more rules by address")
     if rule is None:
         lines.append("no rule allows any other address")
     elif isinstance(rule.subject, acl.Everything):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.body import body_of
-from egress_router.http_proxy.errors import MessageError
-from egress_router.http_proxy.forwarding import response_bytes
+from egress_router.http_proxy.errors import Fault, MessageError
+from egress_router.http_proxy.forwarding import is_wanted_switch, response_bytes
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.head import UNTIL_CLOSE, authenticates_connection
 from egress_router.http_proxy.heads import AnswerHeads
@@ -213,8 +213,9 @@ class Exchange:
 
     def _switch(self, head: ResponseHead, rest: bytes) -> None:
         """101: both connections go on as a tunnel (RFC 9110 7.8)."""
-        if self._request.upgrade is None:
-            raise MessageError(502, "it switches to a protocol that nobody asked for")
+        if not is_wanted_switch(self._request.upgrade, head):
+            sentence = "it switches to a protocol that nobody asked for (an unsolicited 101)"
+            raise MessageError(502, sentence, Fault.UNSOLICITED_SWITCH)
         self._answer_head_seen(head)
         self.over = True
         self._upstream.on_ready = self._client.on_ready = nothing

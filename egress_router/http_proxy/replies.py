@@ -117,7 +117,8 @@ def bad_answer(error: MessageError) -> Reply:
     """Say what is wrong with the origin's answer."""
     large = error.fault in {Fault.HEAD_TOO_LARGE, Fault.TOO_MANY_FIELDS}
     name = "http_response_header_section_size" if large else "http_protocol_error"
-    return Reply(502, name, "bad_answer", f"the answer of the origin: {error.sentence}")
+    reason = error.fault.value if error.fault is Fault.UNSOLICITED_SWITCH else "bad_answer"
+    return Reply(502, name, reason, f"the answer of the origin: {error.sentence}")
 
 
 def as_final_recipient(method: bytes, date: bytes) -> tuple[int, bytes]:

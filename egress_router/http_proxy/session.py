@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from egress_router import log
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.errors import MessageError
+from egress_router.http_proxy.errors import Fault, MessageError
 from egress_router.http_proxy.exchange import Exchange
 from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.forwarding import check_loop, forwards_left
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.site import Site
     from egress_router.relay.dial import Dialled
+
+_EXPECTED = "HTTP, as with https_proxy=http://ADDRESS:PORT; an https:// there means TLS to the proxy itself"
+_log = log.get("http_proxy")
 
 
 class Session(Patience):
@@ -218,6 +222,10 @@ class Session(Patience):
 
     def _refuse(self, reply: Reply) -> None:
         self.site.ledger.refused(self.client, reply.status, reply.reason)
+        if reply.reason == Fault.TLS.value:
+            _log.warning(
+                "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
+            )
         self.farewell(reply)
 
     def farewell(self, reply: Reply) -> None:
@@ -271,17 +279,18 @@ class Session(Patience):
         """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
         if self.phase is not HEAD:
             return
-        self.site.ledger.limit("head_seconds")
         if self._heads.begun:
+            self.site.ledger.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
+            self.site.ledger.idle_end("head_seconds")
             self.close()
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.phase is HEAD and not self._heads.begun:
-            self.site.ledger.limit("keepalive_seconds")
+            self.site.ledger.idle_end("keepalive_seconds")
             self.close()
 
     @guarded

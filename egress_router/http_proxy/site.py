@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
-    from egress_router.service.admission import Admission
+    from egress_router.service.connection_limiter import ConnectionLimiter
     from egress_router.settings.http_proxy import HttpLimits
 
 
@@ -58,7 +58,7 @@ class Site:
     judge: Judge
     ledger: Ledger
     limits: HttpLimits
-    admission: Admission
+    limiter: ConnectionLimiter
     pool: Pool
     vigil: Vigil
     connections: set[Connection] = field(default_factory=set)
@@ -89,9 +89,11 @@ class Site:
     def denies(self, passage: Passage) -> bool:
         """Say whether the connection of a request would be denied by the rules of now."""
         address = passage.address
-        return address is not None and not self.judge.still_allows(passage.target, address)
+        return address is not None and not self.judge.still_allows(
+            passage.target, address, passage.decision.full_name
+        )
 
     def left(self, connection: Connection) -> None:
         """Forget a connection that has closed."""
         self.connections.discard(connection)
-        self.admission.leave(connection.client)
+        self.limiter.leave(connection.client)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from egress_router.log import LogFormat
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-_MOST_WORKERS = 8
+_MAX_WORKERS = 8
 # Of what the kernel takes (IFNAMSIZ is 16 with the closing NUL) only what means itself everywhere: in nft
 # `*` matches other interfaces and a quotation mark ends the name, `%d` is a counter, `:` an alias, and
 # `lo`, `all` and `default` are other things than an egress interface.
@@ -53,7 +53,7 @@ def _quota_v1(folder: Path) -> float | None:
 
 def _workers(text: str) -> int:
     if text == "auto":
-        return min(_MOST_WORKERS, usable_cpus())
+        return min(_MAX_WORKERS, usable_cpus())
     return whole(1, 64)(text)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 # As docker with BuildKit: what a build starts from is not in the store until somebody pulls it.
 ENGINE = """#!/bin/sh
 echo "$*" >>"$CALLS"
@@ -59,7 +61,7 @@ def test_three_images_are_built_on_a_base_that_is_pulled_once(environment: dict[
     assert calls(environment, "pull") == ["pull --quiet registry.example/python:3-slim"]
     assert done.stdout.count("MB compressed beyond its base") == 3
     tags = [call.split("--tag ")[1].split()[0] for call in calls(environment, "build")]
-    assert tags == [f"localhost/egress-{image}:1.0.0" for image in ("router", "http-proxy", "dns-proxy")]
+    assert tags == [f"localhost/egress-{image}:{VERSION}" for image in ("router", "http-proxy", "dns-proxy")]
     assert done.stderr == ""
 
 

@@ -494,18 +494,19 @@ def test_images_are_those_that_the_build_names() -> None:
 @pytest.mark.parametrize(
     ("values", "image"),
     [
-        ({"images": {"registry": "r.example/team"}}, "r.example/team/egress-http-proxy:1.0.0"),
-        ({"images": {"registry": "r.example:5000/"}}, "r.example:5000/egress-http-proxy:1.0.0"),
-        ({"images": {"registry": ""}}, "egress-http-proxy:1.0.0"),
-        ({"global": {"imageRegistry": "g.example"}}, "g.example/egress-http-proxy:1.0.0"),
-        ({"images": {"httpProxy": {"repository": "own.example/p"}}}, "own.example/p:1.0.0"),
-        ({"images": {"httpProxy": {"repository": "localhost/p"}}}, "localhost/p:1.0.0"),
-        ({"images": {"httpProxy": {"repository": "team/p", "tag": "x"}}}, "localhost/team/p:x"),
+        ({"images": {"registry": "r.example/team"}}, "r.example/team/egress-http-proxy"),
+        ({"images": {"registry": "r.example:5000/"}}, "r.example:5000/egress-http-proxy"),
+        ({"images": {"registry": ""}}, "egress-http-proxy"),
+        ({"global": {"imageRegistry": "g.example"}}, "g.example/egress-http-proxy"),
+        ({"images": {"httpProxy": {"repository": "own.example/p"}}}, "own.example/p"),
+        ({"images": {"httpProxy": {"repository": "localhost/p"}}}, "localhost/p"),
+        ({"images": {"httpProxy": {"repository": "team/p"}}}, "localhost/team/p"),
     ],
 )
 def test_a_registry_stands_before_what_names_none(values: dict[str, object], image: str) -> None:
     (proxy,) = containers({**HTTP, **values})
-    assert proxy["image"] == image
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert proxy["image"] == f"{image}:{version}"
 
 
 def test_an_image_may_be_named_by_its_digest() -> None:

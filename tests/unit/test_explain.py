@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from egress_router.errors import ConfigError, RefusedError
@@ -87,6 +89,30 @@ def test_a_short_name_with_a_dot_is_asked_for_as_the_proxy_does(
         with pytest.raises(RefusedError, match=rf"asked for {asked}: "):
             explain("LIST", "127.0.0.0/8", target, resolve=True)
     assert capsys.readouterr().out == ""
+
+
+def test_a_short_name_is_explained_candidate_by_candidate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(_: Resolver, name: str) -> Answer:
+        return Answer((ip_address("192.0.2.1"),), 0.0, stale=False, name=f"{name}.corp.example.com")
+
+    def candidates(_: Resolver, name: str) -> tuple[str, ...]:
+        return (f"{name}.svc.cluster.local", f"{name}.corp.example.com", name)
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    monkeypatch.setattr(Resolver, "candidates", candidates)
+    text = "!*.corp.example.com\n*\n"
+    lines = said(capsys, text, "http://intranet/")
+    assert "  intranet.corp.example.com:80 is denied: line 1 (!*.corp.example.com) denies it" in "\n".join(
+        lines
+    )
+    assert any(line.startswith("  intranet.svc.cluster.local:80: its addresses decide") for line in lines)
+    assert said(capsys, text, "http://intranet/", resolve=True) == [
+        "intranet stands for intranet.corp.example.com, which has the addresses 192.0.2.1",
+        "intranet:80 is denied: line 1 (!*.corp.example.com) denies it as intranet.corp.example.com",
+    ]
+    assert said(capsys, "b.example", "intranet") == ["intranet:443 is denied: no rule allows it"]
 
 
 def test_what_is_denied_by_name_is_not_looked_up(

@@ -142,8 +142,8 @@ def test_the_last_good_addresses_serve_while_the_name_server_fails(tmp_path: Pat
 def test_a_name_that_ceases_to_exist_serves_for_a_moment_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egress_router.dns_proxy.destination._HOLD", 0.5)
-    monkeypatch.setattr("egress_router.dns_proxy.destination._RETRY", 0.05)
+    monkeypatch.setattr("egress_router.upstreams.destination._HOLD", 0.5)
+    monkeypatch.setattr("egress_router.upstreams.destination._RETRY", 0.05)
     with (
         backend() as target,
         in_thread({NAME: entry("127.0.0.1", ttl=0)}) as names,
