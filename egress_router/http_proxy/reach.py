@@ -80,6 +80,12 @@ class Reach:
             self._waiting.cancel()
             self._waiting = None
 
+    def fail(self, reply: Reply) -> None:
+        """End the request with these words while it waits."""
+        self.cancel()
+        self._site.ledger.given_up(self.passage, reply)
+        self._end(reply)
+
     def fault(self, error: Exception) -> None:
         """End the session, because of something that must not happen."""
         self._owner.fault(error)

@@ -274,7 +274,8 @@ def proxy(
     `faulty` says whether there will be faults of the proxy's own.
     """
     environ = {f"EGRESS_HTTP_PROXY_{name}": value for name, value in settings.items()}
-    environ |= {"EGRESS_HTTP_PROXY_DESTINATION": rules, "EGRESS_ACCESS_LOG": "1"}
+    # A limit for the pod is shared by its workers, of which only one is here.
+    environ |= {"EGRESS_HTTP_PROXY_DESTINATION": rules, "EGRESS_ACCESS_LOG": "1", "EGRESS_WORKERS": "1"}
     mode = server.mode(read_http_proxy(environ))
     with serving(
         mode, rules, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
