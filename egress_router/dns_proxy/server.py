@@ -61,7 +61,7 @@ class Forwarder:
         self._deadlines = Deadlines(context.loop)
         self._relay = Relay(context.poller, self._deadlines)
         self._relay.sent, self._relay.received = self._journal.sent, self._journal.received
-        self._checks = Checks(context.poller, self._deadlines, self._health_changed)
+        self._checks = Checks(context.loop, self._health_changed)
         self._acceptor = Acceptor(context.loop, context.registry, self._enter)
         self._shared = Shared(
             context.poller,

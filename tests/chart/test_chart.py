@@ -664,7 +664,8 @@ def test_the_policy_that_is_there_by_default_keeps_nobody_from_the_router() -> N
 def notes(values: Mapping[str, object]) -> str:
     with Chart.load(CHART) as chart:
         files = chart.render(values=dict(values), name="db", namespace="egress")
-    return next(text for name, text in files.items() if name.endswith("NOTES.txt"))
+    text: str = next(text for name, text in files.items() if name.endswith("NOTES.txt"))
+    return text
 
 
 def test_the_readme_lists_every_value_with_its_default() -> None:
