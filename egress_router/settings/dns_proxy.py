@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from egress_router.grammar import forward
 from egress_router.settings import common
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.policy import POLICY
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -38,7 +39,7 @@ DEBUG = Variable(
     non_empty,
 )
 
-VARIABLES = (RULES, IDLE_SECONDS, CONNECT_SECONDS, DEBUG, *NAMES_VARIABLES, *common.PROXY_VARIABLES)
+VARIABLES = (RULES, POLICY, IDLE_SECONDS, CONNECT_SECONDS, DEBUG, *NAMES_VARIABLES, *common.PROXY_VARIABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class DnsProxySettings:
     idle_seconds: float
     connect_seconds: float
     debug: bool
+    policy: RulesSource | None = None
 
 
 def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
@@ -63,12 +65,19 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
     proxy = common.read_proxy(environment)
     names = read_names(environment)
     rules = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     idle = environment.read(IDLE_SECONDS)
     connect = environment.read(CONNECT_SECONDS)
     debug = non_empty(environ.get(DEBUG.name, ""))
     return environment.finish(
         lambda: DnsProxySettings(
-            required(proxy), required(names), required(rules), required(idle), required(connect), debug
+            required(proxy),
+            required(names),
+            required(rules),
+            required(idle),
+            required(connect),
+            debug,
+            policy,
         )
     )
 

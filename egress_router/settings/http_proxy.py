@@ -11,6 +11,7 @@ from egress_router.grammar.address import parse_port
 from egress_router.settings import common
 from egress_router.settings.memory import memory_limit
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.policy import POLICY
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -110,6 +111,7 @@ HELD_BYTES = Variable(
 
 VARIABLES = (
     RULES,
+    POLICY,
     PORT,
     CONNECT_PORTS,
     REPORT_ONLY,
@@ -155,6 +157,7 @@ class HttpProxySettings:
     connect_ports: frozenset[int] | None
     report_only: bool
     limits: HttpLimits
+    policy: RulesSource | None = None
 
 
 def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
@@ -167,6 +170,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     proxy = common.read_proxy(environment)
     names = read_names(environment)
     rules = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     port = environment.read(PORT)
     connect_ports = environment.read(CONNECT_PORTS)
     report_only = non_empty(environ.get(REPORT_ONLY.name, ""))
@@ -202,6 +206,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
             connect_ports,
             report_only,
             limits,
+            policy,
         )
 
     return environment.finish(complete)
