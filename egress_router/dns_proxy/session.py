@@ -69,7 +69,7 @@ class Session:
         targets = self.line.destination.next()
         if targets:
             self._connect(targets)
-        elif self.line.destination.is_loop:
+        elif self.line.destination.left_out is not None:
             self._unresolved()
         else:
             self._deadline = self._shared.deadlines.add(self._shared.connect_seconds, self._unresolved)
@@ -91,7 +91,8 @@ class Session:
             self._unresolved()
 
     def _unresolved(self) -> None:
-        self._refuse(journal.LOOP if self.line.destination.is_loop else journal.NO_ADDRESS)
+        place = self.line.destination.left_out
+        self._refuse(journal.NO_ADDRESS if place is None else place.value)
 
     def _connect(self, targets: tuple[Target, ...]) -> None:
         shared = self._shared
