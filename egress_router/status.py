@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _INTERVAL = 2.0  # seconds
 _PATIENCE = 5.0  # seconds
-_MOST_BYTES = 64_000_000
+_MAX_BYTES = 64_000_000
 _CLEAR = "\x1b[H\x1b[2J"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through http_proxy
 _DONE, _NOT_AS_IT_SHOULD_BE = 0, 3
@@ -73,7 +73,7 @@ def _address(url: str | None) -> str | None:
 def _fetch(address: str) -> dict[str, Json]:
     try:
         with _DIRECT.open(address, timeout=_PATIENCE) as answer:
-            found = json.loads(answer.read(_MOST_BYTES))
+            found = json.loads(answer.read(_MAX_BYTES))
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)

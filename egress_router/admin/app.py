@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from egress_router.clock import Clock
     from egress_router.service.view import View
 
-_MOST_CONNECTIONS = 64
+_MAX_CONNECTIONS = 64
 _CONNECTION_SECONDS = 10.0  # for head, answer and a slow reader together
-_MOST_LINE_BYTES = 4096
+_MAX_LINE_BYTES = 4096
 _STATUS_SECONDS = 1.0  # so long an answer of /status serves: to make one costs the workers milliseconds
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -51,7 +51,7 @@ async def serve(view: View, port: int, clock: Clock = SYSTEM) -> Endpoint:
     http = _Http(answers.answer)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: _connection(http, answers), sock=listener, backlog=_MOST_CONNECTIONS
+        lambda: _connection(http, answers), sock=listener, backlog=_MAX_CONNECTIONS
     )
     return Endpoint(http, server, loop.create_task(history.record()))
 
@@ -66,8 +66,8 @@ class _Http(web.Server):
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None; its types do not say so
             logger=_no_logger(),  # a peer's bad request is not worth a line of ours
             lingering_time=0.0,
-            max_line_size=_MOST_LINE_BYTES,
-            max_field_size=_MOST_LINE_BYTES,
+            max_line_size=_MAX_LINE_BYTES,
+            max_field_size=_MAX_LINE_BYTES,
         )
 
 
@@ -114,7 +114,7 @@ def _connection(http: web.Server, answers: Answers) -> asyncio.Protocol:
 
     So whoever holds connections open cannot keep a probe out, whose question comes at once.
     """
-    too_many = len(http.connections) - _MOST_CONNECTIONS + 1
+    too_many = len(http.connections) - _MAX_CONNECTIONS + 1
     if too_many > 0:
         for each in sorted(http.connections, key=answers.under_way.__contains__)[:too_many]:
             _abort(each)
@@ -190,7 +190,8 @@ class Answers:
         return _Response(text=text, headers=_HEADERS, content_type="application/json", charset="utf-8")
 
     async def _make_status(self) -> str:
-        status = {**self._history.status(), **await self._view.status()}
+        made = self._clock.time()
+        status = {"time": made, **self._history.status(), **await self._view.status()}
         self._status_until = self._clock.monotonic() + _STATUS_SECONDS
         return json.dumps(status)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
-from egress_router.grammar.address import AddressError, Host, Locality, locality, parse_host, parse_port
+from egress_router.grammar.address import AddressError, Host, parse_host, parse_port
 from egress_router.grammar.lines import Line, Problems, rule_lines
+from egress_router.grammar.locality import Locality, locality
 
 _NOWHERE = {Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
 _IS_TAKEN = (

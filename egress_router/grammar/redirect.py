@@ -13,12 +13,11 @@ from egress_router.grammar.address import (
     AddressError,
     IPAddress,
     IPNetwork,
-    Locality,
-    locality,
     parse_address,
     parse_port,
 )
 from egress_router.grammar.lines import Line, Problems, rule_lines
+from egress_router.grammar.locality import Locality, locality
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

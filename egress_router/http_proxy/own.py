@@ -1,41 +1,51 @@
-"""What is this pod's own, which the proxy is not to be led to."""
+"""What is this pod's own or next to it, where the proxy is not to be led."""
 
 from __future__ import annotations
 
 import contextlib
-import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from egress_router.clock import SYSTEM
 from egress_router.http_proxy.policy import Own
-from egress_router.kernel.gateway import addresses
+from egress_router.kernel.gateway import addresses, neighbours
 
 if TYPE_CHECKING:
-    from egress_router.grammar.address import IPAddress
+    from collections.abc import Callable
+
+    from egress_router.clock import Clock
 
 _FRESH_SECONDS = 5.0
 
 
-class OwnPlaces:
-    """The addresses of this network namespace and the proxy's ports, not older than a few seconds."""
+def seen(egress: str) -> Own:
+    """Return what this network namespace holds; `egress` is its outside interface.
 
-    def __init__(self, ports: frozenset[int]) -> None:
-        self._own = Own(_addresses(), ports)
-        self._until = time.monotonic() + _FRESH_SECONDS
+    Raises:
+        OSError: the kernel cannot be asked.
+    """
+    return Own(frozenset(address for _, address in addresses()), frozenset(), neighbours(egress))
+
+
+class OwnPlaces:
+    """What `look` says of addresses and neighbours, not older than a few seconds, with the proxy's ports."""
+
+    def __init__(self, ports: frozenset[int], look: Callable[[], Own], clock: Clock = SYSTEM) -> None:
+        self._look = look
+        self._clock = clock
+        self._own = replace(look(), ports=ports)
+        self._until = clock.monotonic() + _FRESH_SECONDS
 
     def add_ports(self, ports: frozenset[int]) -> None:
         """Count these ports, too, as those on which the pod serves."""
-        self._own = Own(self._own.addresses, self._own.ports | ports)
+        self._own = replace(self._own, ports=self._own.ports | ports)
 
     def current(self) -> Own:
         """Return the addresses and ports."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now >= self._until:
             # Without a descriptor left to read them with, those known last have to do.
             with contextlib.suppress(OSError):
-                self._own = Own(_addresses(), self._own.ports)
+                self._own = replace(self._look(), ports=self._own.ports)
             self._until = now + _FRESH_SECONDS
         return self._own
-
-
-def _addresses() -> frozenset[IPAddress]:
-    return frozenset(address for _, address in addresses())

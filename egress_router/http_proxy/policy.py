@@ -12,14 +12,14 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from egress_router.grammar.acl import Domain, Everything, Rule
-from egress_router.grammar.address import Locality, embedded, locality
+from egress_router.grammar.locality import Locality, embedded, locality
 from egress_router.http_proxy.rule_index import NONE, Domains, Networks, earlier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from egress_router.grammar.acl import AccessList
-    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.address import Host, IPAddress, IPNetwork
 
 
 class Verdict(enum.Enum):
@@ -49,24 +49,34 @@ BY_RULE: Final = Reason.RULE
 # A value, but not frozen: one is made for each request, and freezing trebles what that costs.
 @dataclass(slots=True, unsafe_hash=True)
 class Decision:
-    """One decision: `rule` is the line that decided, `addresses` are what may be dialled, in order."""
+    """One decision: `rule` is the line that decided, `addresses` are what may be dialled, in order.
+
+    `full_name` is what a short name stands for, where the decision is about one.
+    """
 
     verdict: Verdict
     reason: Reason
     rule: Rule | None = None
     addresses: tuple[IPAddress, ...] = ()
+    full_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What belongs to this pod: its addresses, and the ports on which it serves by itself."""
+    """What belongs to this pod: its addresses, and the ports on which it serves by itself.
+
+    `neighbours` are the networks on the links of its own side of the egress interface: other pods, the node.
+    """
 
     addresses: frozenset[IPAddress]
     ports: frozenset[int]
+    neighbours: frozenset[IPNetwork] = frozenset()
 
     def is_remote(self, address: IPAddress) -> bool:
         """Say whether a rule that means everything covers this address."""
-        return locality(address) is Locality.REMOTE and not self._holds(address)
+        if locality(address) is not Locality.REMOTE or self._holds(address):
+            return False
+        return not (self.neighbours and self._is_near(address))
 
     def is_own_port(self, address: IPAddress, port: int) -> bool:
         """Say whether to dial this would be to dial ourselves."""
@@ -74,9 +84,18 @@ class Own:
             return False
         return self._holds(address) or locality(address) in {Locality.LOOPBACK, Locality.UNSPECIFIED}
 
+    def _is_near(self, address: IPAddress) -> bool:
+        meant = (address, *embedded(address)) if isinstance(address, IPv6Address) else (address,)
+        return any(
+            each.version == network.version and each in network
+            for each in meant
+            for network in self.neighbours
+        )
+
     def _holds(self, address: IPAddress) -> bool:
-        inner = embedded(address) if isinstance(address, IPv6Address) else None
-        return address in self.addresses or inner in self.addresses
+        if address in self.addresses:
+            return True
+        return isinstance(address, IPv6Address) and not self.addresses.isdisjoint(embedded(address))
 
 
 NOTHING_OWN = Own(frozenset(), frozenset())
@@ -93,24 +112,59 @@ class Policy:
         last = self.rules[-1].subject if self.rules else None
         self._everything = len(self.rules) - 1 if isinstance(last, Everything) else NONE
 
-    def by_name(self, name: str, port: int) -> Decision | None:
+    def by_name(self, name: str, port: int, full_name: str | None = None) -> Decision | None:
         """Decide on a name before it is looked up; None where its addresses have a say.
 
-        A name that is denied whatever its addresses are is not looked up: a query, too, carries data out.
+        A name that is denied whatever its addresses are is not looked up: a query, too, carries data out. A
+        short name meets the rules as it is written and under the `full_name` that it stands for.
         """
-        index = self._domains.first(name, port)
+        if full_name == name:
+            full_name = None
+        index = self._first_by_name(name, full_name, port)
         if index == NONE:
             if self._everything == NONE and self._allowed.earliest(port) == NONE:
-                return Decision(Verdict.DENIED, Reason.NO_RULE)
+                return Decision(Verdict.DENIED, Reason.NO_RULE, full_name=full_name)
             return None
         rule = self.rules[index]
         if rule.allows or self._allowed.earliest(port) < index:
             return None
-        return Decision(Verdict.DENIED, Reason.RULE, rule)
+        return Decision(Verdict.DENIED, Reason.RULE, rule, full_name=full_name)
 
-    def by_addresses(self, host: Host, port: int, addresses: Sequence[IPAddress], own: Own) -> Decision:
-        """Decide on a host whose addresses are known; for a literal they are the literal itself."""
-        by_name = self._domains.first(host, port) if isinstance(host, str) else NONE
+    def by_candidates(self, name: str, port: int, candidates: Sequence[str]) -> Decision | None:
+        """Decide on a short name before it is looked up: denied where each of its candidates is.
+
+        A rule that denies one of them says more than that none allows another.
+        """
+        decisions = [self.by_name(name, port, candidate) for candidate in candidates]
+        denied = [decision for decision in decisions if decision is not None]
+        if len(denied) < len(decisions):
+            return None
+        by_rule = (decision for decision in denied if decision.rule is not None)
+        return next(by_rule, Decision(Verdict.DENIED, Reason.NO_RULE))
+
+    def by_addresses(
+        self,
+        host: Host,
+        port: int,
+        addresses: Sequence[IPAddress],
+        own: Own,
+        full_name: str | None = None,
+    ) -> Decision:
+        """Decide on a host whose addresses are known; for a literal they are the literal itself.
+
+        `full_name` is the name that has these addresses: for a short one, that is one of its candidates.
+        """
+        if full_name == host:
+            full_name = None
+        decision = self._by_addresses(host, port, addresses, own, full_name)
+        if full_name is not None:
+            decision.full_name = full_name
+        return decision
+
+    def _by_addresses(
+        self, host: Host, port: int, addresses: Sequence[IPAddress], own: Own, full_name: str | None
+    ) -> Decision:
+        by_name = self._first_by_name(host, full_name, port) if isinstance(host, str) else NONE
         may_be_own = port in own.ports
         denying = dialled = NONE
         allowed: list[IPAddress] = []
@@ -133,9 +187,9 @@ class Policy:
             return Decision(Verdict.DENIED, Reason.NOT_REMOTE)
         return Decision(Verdict.DENIED, Reason.NO_RULE)
 
-    def name_rule(self, name: str, port: int) -> Rule | None:
-        """Return the first rule that names this host or covers everything."""
-        index = min(self._domains.first(name, port), self._everything)
+    def name_rule(self, name: str, port: int, full_name: str | None = None) -> Rule | None:
+        """Return the first rule that names this host, or what it stands for, or covers everything."""
+        index = min(self._first_by_name(name, full_name, port), self._everything)
         return None if index == NONE else self.rules[index]
 
     def address_rules_before(self, rule: Rule | None, port: int) -> tuple[Rule, ...]:
@@ -149,13 +203,16 @@ class Policy:
             and each.port in {None, port}
         )
 
+    def _first_by_name(self, name: str, full_name: str | None, port: int) -> int:
+        index = self._domains.first(name, port)
+        return index if full_name is None else earlier(index, self._domains.first(full_name, port))
+
     def _first(self, by_name: int, address: IPAddress, port: int, own: Own) -> int:
         """Return the position of the first rule that matches the name or this address."""
         by_address = earlier(self._denied.first(address, port), self._allowed.first(address, port))
         index = earlier(by_name, by_address)
         if isinstance(address, IPv6Address):
-            inner = embedded(address)
-            if inner is not None:
+            for inner in embedded(address):
                 index = min(index, self._denied.first(inner, port))
         if index == NONE and self._everything != NONE and own.is_remote(address):
             return self._everything
@@ -178,10 +235,14 @@ def connect_port(port: int, allowed: frozenset[int] | None) -> Decision | None:
 
 
 def explanation(decision: Decision) -> str:
-    """Say in one sentence which rule decided, or that none did; holds nothing that a client sent."""
+    """Say in one sentence which rule decided, or that none did; holds nothing that a client sent.
+
+    But for the label of a short name, whose characters are harmless.
+    """
     if decision.rule is not None:
         verb = "allows" if decision.rule.allows else "denies"
-        return f"line {decision.rule.line} ({decision.rule.text}) {verb} it"
+        as_what = "" if decision.full_name is None else f" as {decision.full_name}"
+        return f"line {decision.rule.line} ({decision.rule.text}) {verb} it{as_what}"
     return _WITHOUT_RULE[decision.reason]
 
 

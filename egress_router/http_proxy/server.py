@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from egress_router.grammar import acl
@@ -10,7 +11,7 @@ from egress_router.http_proxy import replies
 from egress_router.http_proxy.farewell import SILENCE, Farewell
 from egress_router.http_proxy.judge import Judge
 from egress_router.http_proxy.ledger import Ledger
-from egress_router.http_proxy.own import OwnPlaces
+from egress_router.http_proxy.own import OwnPlaces, seen
 from egress_router.http_proxy.session import Session
 from egress_router.http_proxy.site import Site
 from egress_router.http_proxy.upstream import Pool
@@ -20,7 +21,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
-from egress_router.service.admission import ADMITTED, Verdict
+from egress_router.service.connection_limiter import ConnectionLimit
 from egress_router.service.mode import Mode
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 
 # Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
 _MOST_TURNED_AWAY = 256
-_OVER_LIMIT = {Verdict.FULL: replies.CONNECTIONS_FULL, Verdict.CLIENT_FULL: replies.CLIENT_FULL}
+_OVER_LIMIT = {
+    ConnectionLimit.TOTAL: replies.CONNECTIONS_FULL,
+    ConnectionLimit.PER_CLIENT: replies.CLIENT_FULL,
+}
 
 
 def mode(settings: HttpProxySettings) -> Mode[AccessList]:
@@ -54,8 +58,11 @@ class HttpProxyServer:
     def __init__(self, settings: HttpProxySettings, context: WorkerContext, rules: AccessList) -> None:
         self._rules = rules
         self._drain_seconds = context.drain_seconds
-        self._admission = context.admission
-        self._own = OwnPlaces(frozenset({settings.port, settings.proxy.runtime.admin_port}))
+        self._limiter = context.limiter
+        self._own = OwnPlaces(
+            frozenset({settings.port, settings.proxy.runtime.admin_port}),
+            partial(seen, settings.proxy.interface),
+        )
         self._resolver = Resolver(settings.names, context.registry)
         deadlines = Deadlines(context.loop)
         judge = Judge(
@@ -78,7 +85,7 @@ class HttpProxyServer:
             judge=judge,
             ledger=ledger,
             limits=settings.limits,
-            admission=context.admission,
+            limiter=context.limiter,
             pool=Pool(deadlines, settings.limits.keepalive_seconds),
             vigil=Vigil(deadlines),
         )
@@ -135,13 +142,13 @@ class HttpProxyServer:
         }
 
     def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
-        verdict = self._admission.enter(client)
-        if verdict is ADMITTED:
+        limit = self._limiter.enter(client)
+        if limit is None:
             session = Session(self._site, sock, client)
             self._site.connections.add(session)
             session.read_head()
         else:
-            self._turn_away(sock, client, _OVER_LIMIT[verdict])
+            self._turn_away(sock, client, _OVER_LIMIT[limit])
 
     def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
         site = self._site

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from egress_router.kernel.tables import attributes, rows
@@ -17,7 +17,7 @@ from egress_router.kernel.tables import attributes, rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.address import IPAddress, IPNetwork
 
 _NETLINK_ROUTE = 0
 _GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_NEIGHBOUR = 18, 22, 26, 30
@@ -86,16 +86,46 @@ def addresses() -> Iterator[tuple[int, IPAddress]]:
             yield index, ip_address(packed)
 
 
+def neighbours(egress: str) -> frozenset[IPNetwork]:
+    """Return what is on the links of the pod's other interfaces: their networks and their gateways.
+
+    A gateway there is the node, which serves more than routes. Without the egress interface there is no such
+    side: everything is reached through one interface then.
+    """
+    try:
+        outside = socket.if_nametoindex(egress)
+    except OSError:
+        return frozenset()
+    found: set[IPNetwork] = set()
+    for index, network, gateway in _routes():
+        if index == outside:
+            continue
+        if gateway is not None:
+            found.add(ip_network(gateway))
+        elif network is not None:
+            found.add(network)
+    return frozenset(found)
+
+
 def _default_routes() -> Iterator[tuple[int, IPAddress]]:
+    for index, network, gateway in _routes():
+        if network is None and gateway is not None:
+            yield index, gateway
+
+
+def _routes() -> Iterator[tuple[int, IPNetwork | None, IPAddress | None]]:
+    """Yield interface, network (None: default route) and gateway (None: on the link) of the main table."""
     for family in (socket.AF_INET, socket.AF_INET6):
         for body in rows(
             _NETLINK_ROUTE, _GET_ROUTE, struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
         ):
             length, table = body[1], body[4]
             found = attributes(body, 12)
-            out, gateway = found.get(4), found.get(5)  # RTA_OIF, RTA_GATEWAY
-            if length == 0 and table == _MAIN_TABLE and out and gateway:
-                yield struct.unpack("=I", out)[0], ip_address(gateway)
+            to, out, gateway = found.get(1), found.get(4), found.get(5)  # RTA_DST, RTA_OIF, RTA_GATEWAY
+            if table != _MAIN_TABLE or not out:
+                continue
+            network = ip_network((ip_address(to), length)) if to and length else None
+            yield struct.unpack("=I", out)[0], network, ip_address(gateway) if gateway else None
 
 
 def _neighbours() -> Iterator[tuple[int, IPAddress, int]]:

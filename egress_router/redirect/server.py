@@ -19,11 +19,11 @@ from egress_router.kernel import claim, conntrack
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import Line, Publication, RuleTable
-from egress_router.service import output, usage
-from egress_router.service.duties import attend
-from egress_router.service.outside import Outside
-from egress_router.service.reload import changes
-from egress_router.service.rulebook import Rulebook
+from egress_router.service import output, process_metrics
+from egress_router.service.file_watch import changes
+from egress_router.service.gateway_monitor import GatewayMonitor
+from egress_router.service.rule_store import RuleStore
+from egress_router.service.tasks import run_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -65,9 +65,9 @@ def stay(settings: SetupSettings, source: RulesSource, established: setup.Establ
     """
     registry = Registry()
     output.start(settings.runtime, registry)
-    usage.register(registry)
-    rulebook = Rulebook(RedirectRules(settings), source, registry, established.rules_text)
-    asyncio.run(RedirectServer(settings, source, established, registry, rulebook).run())
+    process_metrics.register(registry)
+    rule_store = RuleStore(RedirectRules(settings), source, registry, established.rules_text)
+    asyncio.run(RedirectServer(settings, source, established, registry, rule_store).run())
 
 
 class RedirectServer:
@@ -79,21 +79,21 @@ class RedirectServer:
         source: RulesSource,
         established: setup.Established,
         registry: Registry,
-        rulebook: Rulebook[Redirects],
+        rule_store: RuleStore[Redirects],
     ) -> None:
         self._settings = settings
         self._source = source
         self._established = established
         self._registry = registry
-        self._rulebook = rulebook
-        self._outside = Outside(settings.interface)
+        self._rule_store = rule_store
+        self._gateway_monitor = GatewayMonitor(settings.interface)
         self._publication = Publication(registry)
-        self._table = RuleTable(rulebook.rules, rulebook.text)
+        self._table = RuleTable(rule_store.rules, rule_store.text)
         self._lines: list[Line] = []
         self._network_problem: str | None = None
         self._started = time.time()
         self._ended = asyncio.Event()
-        usage.describe(registry, "redirect", self.ready)
+        process_metrics.describe(registry, "redirect", self.ready)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
@@ -104,7 +104,7 @@ class RedirectServer:
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
         try:
-            await attend(self._ended, self._duties(), self._end)
+            await run_until(self._ended, self._tasks(), self._end)
         finally:
             if endpoint is not None:
                 await endpoint.close()
@@ -118,11 +118,11 @@ class RedirectServer:
         self._ended.set()
         _log.info("ended; rules and address stay until the pod goes")
 
-    def _duties(self) -> list[Coroutine[None, None, None]]:
-        duties = [self._outside.watch(), self._announce(), self._count()]
+    def _tasks(self) -> list[Coroutine[None, None, None]]:
+        tasks = [self._gateway_monitor.watch(), self._announce(), self._count()]
         if self._source.path is not None:
-            duties.append(self._watch())
-        return duties
+            tasks.append(self._watch())
+        return tasks
 
     def health(self) -> tuple[str, ...]:
         """See `View`: this process holds nothing that a restart would repair."""
@@ -132,7 +132,7 @@ class RedirectServer:
         """See `View`."""
         ending = ("the router is ending",) if self._ended.is_set() else ()
         network = () if self._network_problem is None else (self._network_problem,)
-        return ending + network + self._outside.problems()
+        return ending + network + self._gateway_monitor.problems()
 
     def snapshot(self) -> Snapshot:
         """See `View`."""
@@ -146,10 +146,10 @@ class RedirectServer:
             "started": self._started,
             "health": list(self.health()),
             "ready": list(self.ready()),
-            "interface": self._outside.status(),
+            "interface": self._gateway_monitor.status(),
             "workers": [],
             "ports": [],
-            "reload": self._rulebook.status(),
+            "reload": self._rule_store.status(),
             "rules": [_shown(line) for line in self._lines],
             "denied": [],
             "upstreams": [],
@@ -161,10 +161,10 @@ class RedirectServer:
                 self._reload()
 
     def _reload(self) -> None:
-        before = self._rulebook.rules
-        self._rulebook.reload(self._put_in_force)
-        if self._rulebook.rules is not before:
-            self._table = RuleTable(self._rulebook.rules, self._rulebook.text)
+        before = self._rule_store.rules
+        self._rule_store.reload(self._put_in_force)
+        if self._rule_store.rules is not before:
+            self._table = RuleTable(self._rule_store.rules, self._rule_store.text)
 
     def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
         setup.put_in_force(self._settings, redirects, self._established)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.nat.counters import Counts
     from egress_router.metrics import Registry
 
-_MOST_RULES = 1000  # with samples of their own; the traffic of others is counted in the sums only
+_MAX_RULES = 1000  # with samples of their own; the traffic of others is counted in the sums only
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _NOTHING = Traffic()
 
@@ -99,19 +99,20 @@ class Publication:
         self._registry.forget("rule_connections_total")
         self._registry.forget("rule_bytes_total")
         self._registry.forget("rule_packets_total")
-        busy = [line for line in lines if line.traffic.connections][:_MOST_RULES]
+        busy = [line for line in lines if line.traffic.connections][:_MAX_RULES]
         for line in busy:
             self._rule(line)
 
     def _rule(self, line: Line) -> None:
         traffic, counter = line.traffic, self._registry.counter
+        rule = " ".join(line.text.split())  # however many blanks stand in the file
         meaning = "Connections that this line redirected."
-        counter("rule_connections_total", meaning, rule=line.text).value = traffic.connections
+        counter("rule_connections_total", meaning, rule=rule).value = traffic.connections
         for direction, packets, size in (
             ("sent", traffic.sent_packets, traffic.sent_bytes),
             ("received", traffic.received_packets, traffic.received_bytes),
         ):
-            labels = {"rule": line.text, "direction": direction}
+            labels = {"rule": rule, "direction": direction}
             counter("rule_packets_total", "Packets through this line.", **labels).value = packets
             counter("rule_bytes_total", "Bytes through this line.", **labels).value = size
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # What one wake-up takes in; what is left over wakes again at once, after the other descriptors.
 _BATCH = 64
 # What is taken in at the end: more than an accept queue holds, so that a flood cannot put the end off.
-_MOST_WAITING = 10_000
+_MAX_WAITING = 10_000
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _PAUSE_SECONDS = 0.25
 _MAPPED = "::ffff:"
@@ -77,7 +77,7 @@ class Acceptor:
         self._loop.remove_reader(listener.fileno())
         try:
             # No client that the kernel has let in is turned away because nobody had called accept yet.
-            for _ in range(_MOST_WAITING):
+            for _ in range(_MAX_WAITING):
                 if not self._take(listener, port):
                     break
         except OSError as error:

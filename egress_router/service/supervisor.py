@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from egress_router import log
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
-from egress_router.service import limits, output, signals, usage
-from egress_router.service.crew import Crew
-from egress_router.service.duties import attend
-from egress_router.service.outside import Outside
-from egress_router.service.reload import changes
-from egress_router.service.rulebook import Rulebook
+from egress_router.service import limits, output, process_metrics, signals
+from egress_router.service.file_watch import changes
+from egress_router.service.gateway_monitor import GatewayMonitor
+from egress_router.service.rule_store import RuleStore
 from egress_router.service.sockets import Listening
+from egress_router.service.tasks import run_until
+from egress_router.service.worker_pool import WorkerPool
 from egress_router.settings.catalogue import warn_of_unknown
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def run(
     registry = Registry()
     output.start(settings.runtime, registry)
     warn_of_unknown(os.environ)
-    usage.register(registry)
+    process_metrics.register(registry)
     limits.raise_descriptors()
-    rulebook = Rulebook(mode, source, registry)
+    rule_store = RuleStore(mode, source, registry)
 
     async def main() -> None:
-        await Supervisor(mode.name, settings, source, registry, rulebook).run(administration)
+        await Supervisor(mode.name, settings, source, registry, rule_store).run(administration)
 
     asyncio.run(main())
     return 0
@@ -65,51 +65,51 @@ class Supervisor(Generic[Rules]):
         settings: ProxySettings,
         source: RulesSource,
         registry: Registry,
-        rulebook: Rulebook[Rules],
+        rule_store: RuleStore[Rules],
     ) -> None:
         self._name = name
         self._settings = settings
         self._source = source
         self._registry = registry
-        self._rulebook = rulebook
+        self._rule_store = rule_store
         by_client = settings.max_connections_per_client is not None
         self._listening = Listening(settings.workers, by_client=by_client)
-        self._crew = Crew(settings.workers, self._listening, registry)
-        self._outside = Outside(settings.interface)
+        self._pool = WorkerPool(settings.workers, self._listening, registry)
+        self._gateway_monitor = GatewayMonitor(settings.interface)
         self._started = time.time()
         self._ended = asyncio.Event()
-        usage.describe(registry, name, self.ready)
+        process_metrics.describe(registry, name, self.ready)
 
     async def run(self, administration: ServeAdministration) -> None:
         """Serve until a signal says to end, then finish what is open."""
         self._handle_signals()
-        self._listen(self._rulebook.ports)
+        self._listen(self._rule_store.ports)
         port = self._settings.runtime.admin_port
         endpoint = await administration(self, port) if port else None
-        self._crew.start(self._rulebook.rules, self._rulebook.ports)
+        self._pool.start(self._rule_store.rules, self._rule_store.ports)
         _log.info("started", mode=self._name, pid=os.getpid(), workers=self._settings.workers)
-        duties = [self._outside.watch()]
+        tasks = [self._gateway_monitor.watch()]
         if self._source.path is not None:
-            duties += [self._watch_rules(), self._retry_rules()]
+            tasks += [self._watch_rules(), self._retry_rules()]
         try:
-            await attend(self._ended, duties, self._end)
+            await run_until(self._ended, tasks, self._end)
         finally:
             if endpoint is not None:
                 await endpoint.close()
 
     def health(self) -> tuple[str, ...]:
         """See `View`."""
-        return self._crew.silent()
+        return self._pool.silent()
 
     def ready(self) -> tuple[str, ...]:
         """See `View`."""
         if self._ended.is_set():
             return ("the router is ending",)
-        return self._crew.absent() + self._crew.silent() + self._outside.problems()
+        return self._pool.absent() + self._pool.silent() + self._gateway_monitor.problems()
 
     def snapshot(self) -> Snapshot:
         """See `View`."""
-        workers = self._crew.snapshot()
+        workers = self._pool.snapshot()
         return added([self._registry.snapshot(), workers])
 
     async def status(self) -> dict[str, Json]:
@@ -120,11 +120,11 @@ class Supervisor(Generic[Rules]):
             "started": self._started,
             "health": list(self.health()),
             "ready": list(self.ready()),
-            "interface": self._outside.status(),
-            "workers": self._crew.processes(),
-            "ports": [*sorted(self._rulebook.ports)],
-            "reload": self._rulebook.status(),
-            **await self._crew.status(),
+            "interface": self._gateway_monitor.status(),
+            "workers": self._pool.processes(),
+            "ports": [*sorted(self._rule_store.ports)],
+            "reload": self._rule_store.status(),
+            **await self._pool.status(),
         }
 
     def _handle_signals(self) -> None:
@@ -138,7 +138,7 @@ class Supervisor(Generic[Rules]):
         name = signal.Signals(number).name
         if self._ended.is_set():
             _log.warning("asked again to end: every connection is cut", signal=name)
-            self._crew.kill()
+            self._pool.kill()
         else:
             _log.info("asked to end", signal=name, seconds=self._settings.runtime.drain_seconds)
             self._ended.set()
@@ -146,11 +146,11 @@ class Supervisor(Generic[Rules]):
     async def _end(self) -> None:
         self._ended.set()
         # An accept queue without a worker has one that empties it before the end.
-        self._crew.complete()
+        self._pool.complete()
         # Close here first: what comes in until a worker empties its accept queue is still served, and no
         # queue is left that nobody would empty.
         self._listening.close()
-        await self._crew.end(self._settings.runtime.drain_seconds)
+        await self._pool.end(self._settings.runtime.drain_seconds)
         _log.info("ended")
 
     async def _watch_rules(self) -> None:
@@ -162,15 +162,15 @@ class Supervisor(Generic[Rules]):
         while True:
             await asyncio.sleep(_RETRY_SECONDS)
             if not self._ended.is_set():
-                self._rulebook.retry(self._put_in_force)
+                self._rule_store.retry(self._put_in_force)
 
     def _reload(self) -> None:
         if not self._ended.is_set():
-            self._rulebook.reload(self._put_in_force)
+            self._rule_store.reload(self._put_in_force)
 
     def _put_in_force(self, rules: Rules, ports: frozenset[int]) -> None:
         new_ports = self._listen(ports)
-        self._crew.serve(rules, ports, new_ports)
+        self._pool.serve(rules, ports, new_ports)
 
     def _listen(self, ports: frozenset[int]) -> frozenset[int]:
         """Listen on exactly these ports; return those that are new. Raises ConfigError or RefusedError."""

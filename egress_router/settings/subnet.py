@@ -12,11 +12,10 @@ from egress_router.grammar.address import (
     AddressError,
     IPAddress,
     IPNetwork,
-    Locality,
-    locality,
     parse_address,
     parse_network,
 )
+from egress_router.grammar.locality import Locality, locality
 from egress_router.settings.variables import Variable, each
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ PROXY = {"EGRESS_ROUTER_MODE": "http-proxy"}
 DUAL = {"EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64", "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}"}
 LOOK = """
 import asyncio, json
-from egress_router.service.outside import Outside
-outside = Outside("macvlan0")
+from egress_router.service.gateway_monitor import GatewayMonitor
+outside = GatewayMonitor("macvlan0")
 asyncio.run(outside.look())
 print(json.dumps([outside.problems(), outside.status()]))
 """
@@ -34,6 +34,25 @@ def look(lab: Laboratory) -> Any:
 
 def test_a_pod_without_the_interface_has_no_gateway_to_ask(lab: Laboratory) -> None:
     assert look(lab) == [[], None]
+
+
+NEIGHBOURS = """
+import json
+from egress_router.kernel.gateway import neighbours
+print(json.dumps(sorted(map(str, neighbours("macvlan0")))))
+"""
+
+
+def test_neighbours_are_what_the_other_interfaces_have_on_their_links(lab: Laboratory) -> None:
+    def seen() -> list[str]:
+        return list(json.loads(lab.router.run(sys.executable, "-c", NEIGHBOURS).stdout))
+
+    assert seen() == []  # without an egress interface, there is no other side
+    lab.finish_setup({**PROXY, **DUAL})
+    assert [each for each in seen() if not each.startswith("fe80:")] == ["10.128.0.0/24", "fd00:128::/64"]
+    lab.router.run("ip", "route", "add", "10.129.0.0/16", "via", "10.128.0.1", "dev", "eth0")
+    assert "10.128.0.1/32" in seen()  # the node, which is on the way to other pods
+    assert "10.129.0.0/16" not in seen()
 
 
 def test_gateways_of_both_families_answer_until_they_are_gone(lab: Laboratory) -> None:

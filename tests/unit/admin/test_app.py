@@ -209,7 +209,7 @@ def test_one_connection_too_many_ends_the_oldest_that_asks_nothing(
         await asyncio.sleep(1)
         return {}
 
-    monkeypatch.setattr(app, "_MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(app, "_MAX_CONNECTIONS", 3)
     monkeypatch.setattr(view, "status", slow)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
         asking.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")

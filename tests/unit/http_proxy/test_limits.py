@@ -9,14 +9,14 @@ import logging
 import socket
 import subprocess
 import time
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from egress_router import log
-from egress_router.grammar.address import Locality, locality
+from egress_router.grammar.locality import Locality, locality
 from egress_router.http_proxy import own, policy
 from egress_router.http_proxy import server as server_module
 from egress_router.http_proxy import session as session_module
@@ -24,8 +24,10 @@ from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.own import OwnPlaces
 from egress_router.http_proxy.policy import Own
 from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.names.answer import Failure
 from egress_router.relay.deadlines import Deadlines
 from egress_router.settings.http_proxy import read_http_proxy
+from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
 
@@ -91,8 +93,9 @@ def test_slow_heads_are_refused_and_silent_clients_let_go() -> None:
             client.send("GET http://a.example/ HT")
             assert client.head().startswith("HTTP/1.1 408")
             assert silent.rest() == b""
-        assert counted(running, "limit_hits_total", limit="head_seconds") == 2
-        assert counted(running, "limit_hits_total") == 2
+        assert counted(running, "limit_hits_total", limit="head_seconds") == 1
+        assert counted(running, "limit_hits_total") == 1
+        assert counted(running, "idle_closed_total", limit="head_seconds") == 1
 
 
 def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:
@@ -104,7 +107,8 @@ def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:
             client.send(get(server))
             client.answer()
             assert client.rest() == b""
-        assert counted(running, "limit_hits_total", limit="keepalive_seconds") == 1
+        assert counted(running, "limit_hits_total") == 0
+        assert counted(running, "idle_closed_total", limit="keepalive_seconds") == 1
         with Client(port) as client:
             client.send(get(server))
             client.answer()
@@ -191,12 +195,16 @@ def full_queue() -> Iterator[int]:
         yield port
 
 
-def test_silent_destinations_time_out() -> None:
+def test_silent_destinations_time_out(records: list[dict[str, object]]) -> None:
     with full_queue() as silent, proxy(CONNECT_SECONDS="0.3") as (running, port), Client(port) as client:
         client.send(f"CONNECT 127.0.0.1:{silent} HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.head().startswith("HTTP/1.1 504")
         assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
+    request = records[0]
+    assert (request["address"], request["failure"]) == ("127.0.0.1", "timeout")
+    assert isinstance(request["connect_ms"], float)
+    assert request["connect_ms"] >= 300
 
 
 def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
@@ -204,7 +212,7 @@ def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
 ) -> None:
     names = know(monkeypatch)
 
-    async def resolve(*_: object) -> None:
+    async def resolve(*_: object, **__: object) -> None:
         await asyncio.sleep(10)
 
     monkeypatch.setattr(names, "resolve", resolve)
@@ -470,6 +478,19 @@ def test_one_record_for_the_decision_and_one_for_the_end(
     assert {"verdict": "refused", "reason": "malformed"}.items() <= refused.items()
 
 
+@pytest.mark.parametrize("failure", list(Failure))
+def test_a_name_without_an_address_is_a_request_and_no_failure_of_an_upstream(
+    monkeypatch: pytest.MonkeyPatch, failure: Failure
+) -> None:
+    know(monkeypatch, a_example=failure)
+    with proxy("a.example\n") as (running, port), Client(port) as client:
+        client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.rest()
+        assert counted(running, "requests_total", verdict="undecided", reason=failure.value) == 1
+        assert counted(running, "requests_total") == 1
+        assert counted(running, "upstream_failures_total") == 0
+
+
 def test_a_request_that_fails_or_is_repeated_has_two_records_as_well(
     records: list[dict[str, object]],
 ) -> None:
@@ -498,26 +519,32 @@ def test_own_addresses_are_those_that_ip_lists() -> None:
     listed = json.loads(subprocess.run(["ip", "-json", "address"], capture_output=True, check=True).stdout)
     addresses = {ip_address(each["local"]) for link in listed for each in link["addr_info"]}
     assert ip_address("127.0.0.1") in addresses
-    assert OwnPlaces(frozenset()).current().addresses == addresses
+    assert own.seen("macvlan0").addresses == addresses
 
 
-def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = OwnPlaces(frozenset({8080}))
+def test_own_places_are_read_again() -> None:
+    clock, looks = ManualClock(), 0
+    answer: Own | OSError = Own(frozenset(), frozenset())
+
+    def look() -> Own:
+        nonlocal looks
+        looks += 1
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    places = OwnPlaces(frozenset({8080}), look, clock)
     places.add_ports(frozenset({18080}))
-    before = places.current()
-    assert before.ports == {8080, 18080}
-    assert places.current() is before
-    now, added = time.monotonic(), frozenset({ip_address("192.0.2.9")})
-    monkeypatch.setattr(own, "_addresses", lambda: added)
-    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
-    assert places.current() == Own(added, before.ports)
-
-    def fail() -> frozenset[IPAddress]:
-        raise OSError(errno.EMFILE, "too many open files")
-
-    monkeypatch.setattr(own, "_addresses", fail)
-    monkeypatch.setattr(time, "monotonic", lambda: now + 120)
-    assert places.current() == Own(added, before.ports)
+    assert places.current() == Own(frozenset(), frozenset({8080, 18080}))
+    assert looks == 1
+    answer = Own(frozenset({ip_address("192.0.2.9")}), frozenset(), frozenset({ip_network("10.0.0.0/24")}))
+    clock.advance(5)
+    after = places.current()
+    assert after == Own(answer.addresses, frozenset({8080, 18080}), answer.neighbours)
+    answer = OSError(errno.EMFILE, "too many open files")
+    clock.advance(5)
+    assert places.current() == after
+    assert looks == 3
 
 
 def test_the_mode_says_what_it_is() -> None:

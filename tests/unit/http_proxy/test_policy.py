@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.grammar.acl import AccessList, Domain, Everything, Rule, parse
-from egress_router.grammar.address import IPAddress, embedded, parse_host
+from egress_router.grammar.address import IPAddress, parse_host
+from egress_router.grammar.locality import embedded
 from egress_router.http_proxy.policy import (
     NOTHING_OWN,
     Decision,
@@ -75,6 +76,13 @@ def judged(lines: list[str], host: str, *addresses: str, port: int = 443) -> Dec
         # forms of IPv6 that carry IPv4: a denial holds, an allowance does not
         (["!10.0.0.0/8", "*"], "[64:ff9b::10.0.0.1]", [], DENIED, Reason.RULE, 1, []),
         (["!10.0.0.0/8", "*"], "[2002:0a00:0001::1]", [], DENIED, Reason.RULE, 1, []),
+        (["!203.0.113.0/24", "*"], "[64:ff9b:1::203.0.113.1]", [], DENIED, Reason.RULE, 1, []),
+        (["!203.0.113.0/24", "*"], "[64:ff9b:1:2:cb:71:100:0]", [], DENIED, Reason.RULE, 1, []),
+        (["!203.0.113.0/24", "*"], "[64:ff9b:1:2cb:0:7101::]", [], DENIED, Reason.RULE, 1, []),
+        (["!203.0.113.0/24", "*"], "[64:ff9b:1:cb00:71:100::]", [], DENIED, Reason.RULE, 1, []),
+        (["!203.0.113.0/24", "*"], "[2001:db8::5efe:203.0.113.1]", [], DENIED, Reason.RULE, 1, []),
+        (["!203.0.113.0/24", "*"], "[::ffff:0:203.0.113.1]", [], DENIED, Reason.RULE, 1, []),
+        (["!203.0.113.0/24", "*"], "[64:ff9b:1::203.0.112.1]", [], ALLOWED, Reason.RULE, 2, ["64:ff9b:1::cb00:7001"]),
         (["192.0.2.0/24"], "[64:ff9b::192.0.2.1]", [], DENIED, Reason.NO_RULE, None, []),
         (["*"], "[64:ff9b::127.0.0.1]", [], DENIED, Reason.NOT_REMOTE, None, []),
         (["*"], "[64:ff9b::192.0.2.99]", [], DENIED, Reason.NOT_REMOTE, None, []),
@@ -87,6 +95,11 @@ def judged(lines: list[str], host: str, *addresses: str, port: int = 443) -> Dec
         (["*"], "[::1]", [], DENIED, Reason.NOT_REMOTE, None, []),
         (["*"], "[fe80::1]", [], DENIED, Reason.NOT_REMOTE, None, []),
         (["*"], "192.0.2.99", [], DENIED, Reason.NOT_REMOTE, None, []),
+        (["*"], "168.63.129.16", [], DENIED, Reason.NOT_REMOTE, None, []),
+        (["*"], "100.100.100.200", [], DENIED, Reason.NOT_REMOTE, None, []),
+        (["*"], "192.0.0.192", [], DENIED, Reason.NOT_REMOTE, None, []),
+        (["*"], "[fd00:ec2::254]", [], DENIED, Reason.NOT_REMOTE, None, []),
+        (["*"], "[fd20:ce::254]", [], DENIED, Reason.NOT_REMOTE, None, []),
         (["*"], "[2001:db8::99]", [], DENIED, Reason.NOT_REMOTE, None, []),
         (["*"], "rebound.example", ["127.0.0.1", "192.0.2.1"], ALLOWED, Reason.RULE, 1, ["192.0.2.1"]),
         (["*"], "rebound.example", ["169.254.169.254"], DENIED, Reason.NOT_REMOTE, None, []),
@@ -146,6 +159,41 @@ def test_names_whose_addresses_matter_are_left_open(lines: list[str]) -> None:
     assert policy(*lines).by_name("a.example", 443) is None
 
 
+@pytest.mark.parametrize(
+    ("lines", "full_name", "verdict", "line"),
+    [
+        (["!*.corp.example.com", "*"], "intranet.corp.example.com", DENIED, 1),
+        (["!*.corp.example.com", "*"], "intranet.svc.cluster.local", ALLOWED, 2),
+        (["!*.corp.example.com", "*"], "intranet", ALLOWED, 2),
+        (["*.corp.example.com"], "intranet.corp.example.com", ALLOWED, 1),
+        (["*.corp.example.com"], "intranet.other.example", DENIED, None),
+        (["intranet", "!*.corp.example.com"], "intranet.corp.example.com", ALLOWED, 1),
+        (["!intranet", "*"], "intranet.corp.example.com", DENIED, 1),
+        (["192.0.2.0/24", "!*.corp.example.com"], "intranet.corp.example.com", ALLOWED, 1),
+    ],
+)
+def test_a_short_name_is_judged_as_what_it_stands_for(
+    lines: list[str], full_name: str, verdict: Verdict, line: int | None
+) -> None:
+    addresses = (ip_address("192.0.2.1"),)
+    decision = policy(*lines).by_addresses("intranet", 80, addresses, OWN, full_name)
+    assert decision.verdict is verdict
+    assert (decision.rule and decision.rule.line) == line
+    assert decision.full_name == (None if full_name == "intranet" else full_name)
+    early = policy(*lines).by_name("intranet", 80, full_name)
+    assert early is None or early.verdict is verdict is DENIED
+
+
+def test_a_short_name_is_denied_before_it_is_looked_up_where_all_its_candidates_are() -> None:
+    candidates = ("a.svc.example", "a.corp.example", "a")
+    assert policy("!*.corp.example", "*").by_candidates("a", 80, candidates) is None
+    denied = policy("!*.corp.example", "b.example").by_candidates("a", 80, candidates)
+    assert denied is not None
+    assert explanation(denied) == "line 1 (!*.corp.example) denies it as a.corp.example"
+    assert policy("b.example").by_candidates("a", 80, candidates) == Decision(DENIED, Reason.NO_RULE)
+    assert policy("!a", "*").by_candidates("a", 80, candidates) is not None
+
+
 def test_report_only_goes_on_to_what_is_remote() -> None:
     addresses = (ip_address("192.0.2.1"), ip_address("127.0.0.1"))
     denied = policy("b.example").by_addresses("a.example", 80, addresses, OWN)
@@ -153,6 +201,20 @@ def test_report_only_goes_on_to_what_is_remote() -> None:
     assert (reported.verdict, reported.reason) == (Verdict.REPORTED, Reason.NO_RULE)
     assert reported.addresses == addresses[:1]
     assert on_trial(denied, addresses[1:], OWN) is denied
+
+
+def test_everything_does_not_cover_the_neighbours_on_the_pods_own_side() -> None:
+    near = frozenset({ip_network("10.128.2.0/23"), ip_network("fd01::/64")})
+    own = Own(frozenset(), frozenset(), near)
+
+    def verdict(address: str, *lines: str) -> Verdict:
+        return policy(*lines).by_addresses(ip_address(address), 10250, (ip_address(address),), own).verdict
+
+    for address in ("10.128.2.1", "fd01::1", "64:ff9b::10.128.3.7", "2001:db8::5efe:10.128.2.1"):
+        assert verdict(address, "*") is DENIED
+        assert verdict(address, address, "*") is ALLOWED
+    assert verdict("10.128.4.1", "*") is ALLOWED
+    assert verdict("fd02::1", "*") is ALLOWED
 
 
 def test_connect_ports() -> None:
@@ -177,8 +239,8 @@ def matches(rule: Rule, host: str | IPAddress, address: IPAddress, port: int) ->
         case Domain(name, below):
             return isinstance(host, str) and (host == name or (below and host.endswith("." + name)))
         case network:
-            inner = embedded(address) if isinstance(address, IPv6Address) and not rule.allows else None
-            return address in network or (inner is not None and inner in network)
+            inner = embedded(address) if isinstance(address, IPv6Address) and not rule.allows else ()
+            return address in network or any(each in network for each in inner)
 
 
 def linear(rules: tuple[Rule, ...], host: str | IPAddress, port: int, addresses: list[IPAddress]) -> Decision:

@@ -8,7 +8,7 @@ from egress_router.grammar.redirect import parse
 from egress_router.kernel.nat.counters import Traffic, parsed
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import Publication, RuleTable
-from egress_router.service import usage
+from egress_router.service import process_metrics
 from tests.unit.admin import test_metrics_lint as lint
 
 TEXT = """\
@@ -44,6 +44,16 @@ def test_traffic_belongs_to_the_line_that_names_its_port() -> None:
         7: ("203.0.113.27", 5),
         8: ("2001:db8::27", 4),
     }
+
+
+def test_labels_hold_no_blanks_of_the_file() -> None:
+    text, registry = "80  \t tcp   203.0.113.25\n", Registry()
+    table = RuleTable(parse("R", text), text)
+    Publication(registry).traffic(table.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
+    for name in ("rule_connections_total", "rule_bytes_total", "rule_packets_total"):
+        assert {dict(labels)["rule"] for labels in registry.snapshot()[name].numbers} == {
+            "80 tcp 203.0.113.25"
+        }
 
 
 def test_metrics_name_rules_with_traffic_only() -> None:
@@ -85,8 +95,8 @@ def test_counters_are_read_from_the_json_of_nft() -> None:
 
 def test_its_metrics_pass_the_lint_of_the_others() -> None:
     registry = Registry()
-    usage.register(registry)
-    usage.describe(registry, "redirect", tuple)
+    process_metrics.register(registry)
+    process_metrics.describe(registry, "redirect", tuple)
     publication = Publication(registry)
     publication.traffic(TABLE.lines(COUNTS))
     publication.tracking((5, 262144))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router.names.watched import WatchedFile
-from egress_router.service import reload
-from egress_router.service.reload import Signature, signature
+from egress_router.service import file_watch
+from egress_router.service.file_watch import Signature, signature
 from tests.unit.service.routers import (
     PATIENCE,
     Router,
@@ -109,11 +109,11 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
 ) -> None:
     seen: list[Signature | None] = [(1, 1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
     steps = iter(seen)
-    monkeypatch.setattr(reload, "_INTERVAL", 0)
-    monkeypatch.setattr(reload, "signature", lambda _: next(steps))
+    monkeypatch.setattr(file_watch, "_INTERVAL", 0)
+    monkeypatch.setattr(file_watch, "signature", lambda _: next(steps))
 
     async def first_two() -> list[Signature | None]:
-        changes = reload.changes(Path("rules"))
+        changes = file_watch.changes(Path("rules"))
         return [await anext(changes), await anext(changes)]
 
     assert asyncio.run(first_two()) == [(1, 1, 1, 1, 20), (1, 1, 1, 1, 30)]
