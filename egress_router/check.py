@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.errors import ConfigError, Problem
-from egress_router.grammar import acl, forward, lint, manifest, redirect
+from egress_router.grammar import acl, forward, lint, redirect
 from egress_router.grammar.address import printed
 from egress_router.grammar.lines import rule_lines
+from egress_router.manifests import containers
 from egress_router.settings import common, dns_proxy, http_proxy, setup
 from egress_router.settings.subnet import SOURCE
 from egress_router.settings.variables import RulesVariable
@@ -21,8 +22,8 @@ from egress_router.terminal import visible
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from egress_router.grammar.manifest import Container
-    from egress_router.grammar.objects import Text
+    from egress_router.manifests.containers import Container
+    from egress_router.manifests.objects import Text
     from egress_router.settings.variables import Variable
 
 Rows = list[tuple[str, ...]]
@@ -174,7 +175,7 @@ def manifests(name: str, text: str) -> Report:
     rows: Rows = [("DOCUMENT", "CONTAINER", "COMMAND", "VARIABLES", "RULES")]
     nothing = Problem(name, None, None, _NOTHING)
     try:
-        found = manifest.read(name, text)
+        found = containers.read(name, text)
     except ConfigError as error:
         raise ConfigError([*error.problems, nothing]) from None
     problems = [*found.problems]

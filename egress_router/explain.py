@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from egress_router.errors import ConfigError, Problem, RefusedError
-from egress_router.grammar import acl, manifest
+from egress_router.grammar import acl
 from egress_router.grammar.address import (
     AddressError,
     parse_address,
@@ -18,6 +18,7 @@ from egress_router.grammar.address import (
 )
 from egress_router.http_proxy.policy import NOTHING_OWN, Policy, Verdict, explanation
 from egress_router.http_proxy.target import as_asked
+from egress_router.manifests import containers
 from egress_router.metrics import Registry
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
@@ -65,7 +66,7 @@ def _rules(path: str, text: str) -> tuple[str, str]:
     """
     if not _KIND.search(text):
         return path, text
-    found = {each.place: each.text for each in manifest.rules(path, text, RULES.name)}
+    found = {each.place: each.text for each in containers.rules(path, text, RULES.name)}
     if len(found) == 1:
         return next(iter(found.items()))
     if found:

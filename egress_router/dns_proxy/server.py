@@ -10,6 +10,7 @@ from egress_router.dns_proxy.session import Line, Session, Shared
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
+from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
@@ -70,12 +71,13 @@ class Forwarder:
         self._admin_port = settings.proxy.runtime.admin_port
         self._names = resolver(settings.names, context.registry)
         self._deadlines = Deadlines(context.loop)
-        self._relay = Relay(context.poller, self._deadlines)
-        self._relay.sent, self._relay.received = self._journal.sent, self._journal.received
+        self._plane = DataPlane(context.loop)
+        self._relay = Relay(self._plane, context.poller)
+        self._plane.count(context.registry, self._journal.sent, self._journal.received)
         self._checks = Checks(context.loop, self._health_changed)
         self._acceptor = Acceptor(context.loop, context.registry, self._enter)
         self._shared = Shared(
-            context.poller,
+            self._plane,
             self._deadlines,
             self._relay,
             self._checks,
@@ -136,7 +138,7 @@ class Forwarder:
             destination.stop()
         self._checks.stop()
         self._names.close()
-        self._relay.close()
+        self._plane.close()
         self._deadlines.close()
 
     def status(self) -> dict[str, Json]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from egress_router.dns_proxy.journal import Journal
     from egress_router.grammar.forward import Forward
+    from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadline, Deadlines
-    from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Closing, Relay, Tunnel
     from egress_router.upstreams.destination import Destination
     from egress_router.upstreams.health import Checks
@@ -36,7 +36,7 @@ class Line:
 class Shared:
     """What all sessions of a server have in common; `on_end` takes a session out of its books."""
 
-    poller: Poller
+    plane: DataPlane
     deadlines: Deadlines
     relay: Relay
     checks: Checks
@@ -97,7 +97,7 @@ class Session:
     def _connect(self, targets: tuple[Target, ...]) -> None:
         shared = self._shared
         seconds = max(self._until - time.monotonic(), 0.0)
-        self._dial = Dial(shared.poller, shared.deadlines, targets, seconds, self._dialled)
+        self._dial = Dial(shared.plane, targets, seconds, self._dialled)
 
     def _dialled(self, result: Dialled | DialError) -> None:
         self._dial = None

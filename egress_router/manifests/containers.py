@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
-from egress_router.grammar import nodes
-from egress_router.grammar.objects import PREFIX, Object, Text, objects
+from egress_router.manifests import nodes
+from egress_router.manifests.objects import PREFIX, Object, Text, objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
-from egress_router.grammar import nodes
+from egress_router.manifests import nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
