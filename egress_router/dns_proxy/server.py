@@ -46,7 +46,7 @@ def mode(
     """
     return Mode(
         name="dns-proxy",
-        parse=partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port),
+        parse=partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port, sources=settings.sources),
         ports=lambda rules: frozenset(line.port for line in rules.lines),
         build=lambda context, rules: Forwarder(context, settings, rules, resolver, forbidden),
         summary=lambda rules: tuple(grammar.printed(rules).splitlines()),
@@ -253,5 +253,4 @@ class Forwarder:
 
     @staticmethod
     def _text(line: Line) -> str:
-        each = line.forward
-        return f"{each.port} {each.target} {each.target_port}"
+        return grammar.printed_forward(line.forward)

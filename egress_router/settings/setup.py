@@ -158,7 +158,8 @@ class SetupSettings:
             ConfigError: with every error of the text.
         """
         addresses = frozenset(source.address for source in self.sources)
-        return redirect.parse(source, text, Router(addresses, self.runtime.admin_port))
+        follows_names = self.mode is RouterMode.LEGACY
+        return redirect.parse(source, text, Router(addresses, self.runtime.admin_port, follows_names))
 
 
 def read_setup(environ: Mapping[str, str]) -> SetupSettings:
@@ -212,7 +213,8 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] 
         return None
     addresses, admin_port = environment.read(SOURCE), environment.read(common.ADMIN_PORT)
     known = None if addresses is None else frozenset(address for address, _ in addresses)
-    return functools.partial(redirect.parse, router=Router(known, admin_port or 0))
+    follows_names = mode is None or RouterMode(mode) is RouterMode.LEGACY
+    return functools.partial(redirect.parse, router=Router(known, admin_port or 0, follows_names))
 
 
 def _require_destinations(environment: Environment, mode: str | None, environ: Mapping[str, str]) -> None:
