@@ -200,6 +200,8 @@ def _setup(_: argparse.Namespace) -> int:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
         stay(settings, settings.destinations, established)
+    else:
+        setup.finish(established)
     return DONE
 
 

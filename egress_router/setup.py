@@ -42,10 +42,15 @@ _log = log.get("setup")
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """What `run` set up: how NAT rules are put in force, and the text of the redirects that are."""
+    """What `run` set up: how NAT rules are put in force, the text of the redirects that are, and the link.
+
+    `claimed` are its addresses that no earlier run had claimed: they want another announcement.
+    """
 
     apply: Callable[[NatPlan], None]
     rules_text: str
+    link: Link
+    claimed: tuple[IPAddress, ...]
 
 
 def run(settings: SetupSettings) -> Established:
@@ -75,7 +80,7 @@ def run(settings: SetupSettings) -> Established:
         interface=link.name,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return Established(apply, rules_text)
+    return Established(apply, rules_text, link, claimed)
 
 
 def _end_when_asked() -> None:
@@ -174,15 +179,26 @@ def _lower_first_port() -> None:
 
 def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress]) -> None:
     claim.announce(link, [source.address for source in settings.sources])
-    if claimed:
-        outside = gateway.look(link.name)
-        if outside is not None:
-            for each in outside.gateways:
-                gateway.provoke(outside, each)
-        # The first one may be lost while a switch still learns the port.
+    outside = gateway.look(link.name) if claimed else None
+    if outside is not None:
+        for each in outside.gateways:
+            gateway.provoke(outside, each)
+
+
+def announce_again(established: Established) -> None:
+    """Announce what was claimed once more: the first time may be lost while a switch still learns the port.
+
+    To be called `claim.ANNOUNCE_INTERVAL` after `run`. Says so, too, if the gateway has not answered by then.
+    """
+    claim.announce(established.link, established.claimed)
+    _warn_of_silence(established.link)
+
+
+def finish(established: Established) -> None:
+    """Do what remains before a process ends that does not stay."""
+    if established.claimed:
         time.sleep(claim.ANNOUNCE_INTERVAL)
-        claim.announce(link, claimed)
-        _warn_of_silence(link)
+        announce_again(established)
 
 
 def _warn_of_silence(link: Link) -> None:
