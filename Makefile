@@ -75,6 +75,12 @@ test-images: venv ## build the images and run pods of all three modes for real, 
 test-compose: venv ## build the images and run docker-compose.yml with podman-compose (root; part of test-images)
 	@scripts/test-images -k compose
 
+.PHONY: docs
+docs: venv ## a site out of README and docs/, with every link checked: build/site
+	@[ -x build/docs-venv/bin/pip ] || $(BIN)/python -m venv build/docs-venv
+	@build/docs-venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r scripts/docs-requirements.lock
+	@NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build
+
 .PHONY: release-check
 release-check: venv ## all of a release that needs no registry: versions, wheel, chart (images: test-images)
 	@scripts/release-check
@@ -96,7 +102,8 @@ lock: venv ## choose the newest versions that pyproject.toml allows, and pin the
 	  --no-header --python-version 3.11 --all-extras --output-file requirements.lock --upgrade pyproject.toml
 	@for lock in requirements-runtime.lock:pyproject.toml images/build.lock:images/build.in \
 	  tests/chart/requirements.lock:tests/chart/requirements.in \
-	  tests/images/requirements.lock:tests/images/requirements.in; do \
+	  tests/images/requirements.lock:tests/images/requirements.in \
+	  scripts/docs-requirements.lock:scripts/docs-requirements.in; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-header --python-version 3.11 --constraints requirements.lock \
 	    --output-file "$${lock%%:*}" --upgrade "$${lock#*:}"; \

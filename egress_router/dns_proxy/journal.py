@@ -11,10 +11,10 @@ from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from egress_router.dns_proxy.destination import Destination
-    from egress_router.dns_proxy.pool import Target
     from egress_router.metrics import Number, Registry
     from egress_router.relay.tunnel import Closing
+    from egress_router.upstreams.destination import Destination
+    from egress_router.upstreams.pool import Target
 
 CONNECTED = "connected"
 NO_ADDRESS = "no_address"

@@ -5,10 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from egress_router.dns_proxy.destination import Destination, Names
-from egress_router.dns_proxy.health import Checks
 from egress_router.dns_proxy.journal import LIMIT, LOOP_REASON, Journal
-from egress_router.dns_proxy.route import is_own
 from egress_router.dns_proxy.session import Line, Session, Shared
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
@@ -17,18 +14,21 @@ from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
 from egress_router.service.mode import Mode
+from egress_router.upstreams.destination import Destination, Names
+from egress_router.upstreams.health import Checks
+from egress_router.upstreams.route import is_own
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
 
-    from egress_router.dns_proxy.pool import Target
     from egress_router.grammar.address import Host
     from egress_router.grammar.forward import Forwards
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.settings.names import NamesSettings
+    from egress_router.upstreams.pool import Target
 
 
 def mode(
@@ -61,7 +61,7 @@ class Forwarder:
         self._deadlines = Deadlines(context.loop)
         self._relay = Relay(context.poller, self._deadlines)
         self._relay.sent, self._relay.received = self._journal.sent, self._journal.received
-        self._checks = Checks(context.poller, self._deadlines, self._health_changed)
+        self._checks = Checks(context.loop, self._health_changed)
         self._acceptor = Acceptor(context.loop, context.registry, self._enter)
         self._shared = Shared(
             context.poller,

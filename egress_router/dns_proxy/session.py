@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from egress_router.dns_proxy.destination import Destination
-    from egress_router.dns_proxy.health import Checks
     from egress_router.dns_proxy.journal import Journal
-    from egress_router.dns_proxy.pool import Target
     from egress_router.grammar.forward import Forward
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Closing, Relay, Tunnel
+    from egress_router.upstreams.destination import Destination
+    from egress_router.upstreams.health import Checks
+    from egress_router.upstreams.pool import Target
 
 
 @dataclass(slots=True)

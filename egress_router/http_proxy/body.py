@@ -8,6 +8,7 @@ from typing import Protocol
 
 from egress_router.http_proxy.errors import MessageError
 from egress_router.http_proxy.head import BY_LENGTH, NO_BODY, Framing
+from egress_router.http_proxy.trailers import may_follow
 
 # 15 digits are below 2**60: no reader's counter overflows. int() would also take signs and underscores.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*)?")
@@ -18,25 +19,6 @@ _TRAILER_BEGUN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x8
 _MOST_STEPS = 128  # sizes, data and ends of chunks in one go, about 0.2 ms; 64 KiB may hold 32,000 of them
 _LINE_LIMIT = 4096
 _TRAILER_LIMIT = 16_384  # bytes of all trailer fields
-# RFC 9110 6.5.1: fields of framing, routing and connections mean nothing, or harm, behind the body.
-_NO_TRAILERS = frozenset(
-    {
-        b"connection",
-        b"content-encoding",
-        b"content-length",
-        b"content-range",
-        b"content-type",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"max-forwards",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"via",
-    }
-)
 
 
 class Body(Protocol):
@@ -236,8 +218,7 @@ class Chunked:
         self._trailer_bytes += len(line)
         if match is None or self._trailer_bytes > _TRAILER_LIMIT:
             raise MessageError(400, "the trailer section is malformed or too large")
-        name = match[1].lower()
-        if self._framed and name not in _NO_TRAILERS and not name.startswith(b"proxy-"):
+        if self._framed and may_follow(match[1].lower()):
             self._out.append(line + b"\r\n")
 
 

@@ -15,6 +15,9 @@ class Fault(enum.Enum):
     TOO_MANY_FIELDS = "too_many_fields"
     UNSUPPORTED = "unsupported"
     LOOP = "loop"
+    TARGET_TOO_LONG = "target_too_long"
+    TLS = "tls"
+    UNSOLICITED_SWITCH = "unsolicited_switch"
 
 
 class MessageError(EgressRouterError):

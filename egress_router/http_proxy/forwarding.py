@@ -90,6 +90,20 @@ def wanted_upgrade(head: RequestHead) -> bytes | None:
     return protocols
 
 
+def is_wanted_switch(wanted: bytes | None, head: ResponseHead) -> bool:
+    """Say whether an answer 101 switches to nothing but what was `wanted` (RFC 9110 7.8)."""
+    if wanted is None:
+        return False
+    taken = _protocols(b",".join(head.special.get(b"upgrade", ())))
+    return bool(taken) and taken <= _protocols(wanted)
+
+
+def _protocols(value: bytes) -> frozenset[bytes]:
+    """Return the names of protocols in an Upgrade field, lower case, without their versions."""
+    names = (each.partition(b"/")[0].strip(b" \t") for each in value.lower().split(b","))
+    return frozenset(name for name in names if name)
+
+
 def request_bytes(head: RequestHead, target: Target, upgrade: bytes | None) -> bytes:
     """Return the head for the origin: origin form, Host of the target, Via, and no hop-by-hop field.
 

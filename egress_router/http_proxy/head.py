@@ -141,7 +141,7 @@ def parse_request(head: bytes, most_fields: int) -> RequestHead:
     """
     line = _REQUEST_LINE.match(head)
     if line is None:
-        raise MessageError(400, "the request line is not METHOD TARGET HTTP/1.1")
+        raise no_request(head)
     method, target, version = line.groups()
     minor = _MINORS.get(version)
     if minor is None:
@@ -155,6 +155,17 @@ def parse_request(head: bytes, most_fields: int) -> RequestHead:
         framing, length = _request_framing(method, minor, special)
     persistent = minor == 1 and b"close" not in connection
     return RequestHead(method, target, minor, seen.fields, special, connection, framing, length, persistent)
+
+
+def no_request(data: bytes) -> MessageError:
+    """Say what is wrong with bytes that begin no request."""
+    # RFC 8446 5.1: a record of a handshake, which a ClientHello is, has the type 22.
+    if data[:1] == b"\x16":
+        sentence = (
+            "this is TLS, but the port of the proxy speaks HTTP: write http:// in https_proxy=http://..."
+        )
+        return MessageError(400, sentence, Fault.TLS)
+    return MessageError(400, "the request line is not METHOD TARGET HTTP/1.1")
 
 
 def parse_response(head: bytes, method: bytes, most_fields: int) -> ResponseHead:
@@ -188,7 +199,9 @@ def _parsed(head: bytes, most_fields: int, parser: _Parser) -> _Collector:
     except httptools.HttpParserInvalidMethodError:
         raise MessageError(501, "this method is not known here", Fault.UNSUPPORTED) from None
     except httptools.HttpParserError as error:
-        raise MessageError(400, _sentence(error)) from None
+        # With 101 but without the field Upgrade, llhttp stops there too, and httptools takes it for an error.
+        if not str(error).startswith("Pause on"):
+            raise MessageError(400, _sentence(error)) from None
     if not seen.complete:
         raise MessageError(400, "the head does not end where its empty line is")
     if len(seen.fields) > most_fields:

@@ -6,13 +6,15 @@ import re
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.head import parse_response
+from egress_router.http_proxy.head import no_request, parse_response
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.head import ResponseHead
     from egress_router.settings.http_proxy import HttpLimits
 
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
+# What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
+_BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
 _MOST_OVERLOOKED = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to bear with one of them
 # Nobody needs as many; without an end they would keep everybody busy but the client that waits.
 _MOST_INTERIM = 32
@@ -35,6 +37,15 @@ class HeadBuffer:
         """Whether a part of a head is here."""
         return bool(self._held)
 
+    @property
+    def size(self) -> int:
+        """How many bytes of an unfinished head are here."""
+        return len(self._held)
+
+    def drop(self) -> None:
+        """Forget the unfinished head."""
+        self._held = b""
+
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Take bytes; return the head, empty while it is not complete, and what is behind it.
 
@@ -51,9 +62,10 @@ class HeadBuffer:
         most = self._limits.head_bytes
         if end > most or (end < 4 and len(data) > most):
             self._held = data
-            raise MessageError(431, "the head is too large", Fault.HEAD_TOO_LARGE)
+            raise self._too_large(data[:most])
         if end < 4:
             self._held = data
+            self._check_beginning(data)
             return b"", b""
         self._held = b""
         return data[:end], data[end:]
@@ -61,6 +73,13 @@ class HeadBuffer:
     def _without_lines(self, data: bytes) -> bytes:
         """Return what is behind empty lines, where those may be overlooked."""
         return data
+
+    def _check_beginning(self, data: bytes) -> None:
+        """Refuse what can become no head: nobody is to wait for the rest of it."""
+
+    def _too_large(self, _head: bytes) -> MessageError:
+        """Say what is too large; `_head` is as much as may be."""
+        return MessageError(431, "the head is too large", Fault.HEAD_TOO_LARGE)
 
 
 class RequestHeads(HeadBuffer):
@@ -91,6 +110,16 @@ class RequestHeads(HeadBuffer):
         if self._before > _MOST_OVERLOOKED:
             raise MessageError(400, "there are too many empty lines before the request")
         return rest
+
+    def _check_beginning(self, data: bytes) -> None:
+        if data not in {b"", b"\r"} and _BEGINS_REQUEST.match(data) is None:
+            raise no_request(data)
+
+    def _too_large(self, head: bytes) -> MessageError:
+        if b"\r\n" in head:
+            return super()._too_large(head)
+        # RFC 9112 3: the answer where it is the request line that is too long.
+        return MessageError(414, "the request target is too long", Fault.TARGET_TOO_LONG)
 
 
 class AnswerHeads(HeadBuffer):

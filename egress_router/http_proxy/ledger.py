@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
-_LIMITS = {Fault.HEAD_TOO_LARGE: "head_bytes", Fault.TOO_MANY_FIELDS: "head_fields"}
+_LIMITS = {
+    Fault.HEAD_TOO_LARGE: "head_bytes",
+    Fault.TARGET_TOO_LONG: "head_bytes",
+    Fault.TOO_MANY_FIELDS: "head_fields",
+}
+_REQUESTS = "Requests, by what was decided and why."
 _MOST_DENIED = 50
 _MOST_RULES = 1_000
 # Stands for the decision of a request whose name could not be resolved.
@@ -57,10 +62,9 @@ class Ledger:
     def __init__(self, registry: Registry, *, access_log: bool) -> None:
         self._registry = registry
         self._records = log.records() if access_log else None
-        requests = "Requests, by what was decided and why."
         self._verdicts = {
             (verdict, reason): registry.counter(
-                "requests_total", requests, verdict=verdict.value, reason=reason.value
+                "requests_total", _REQUESTS, verdict=verdict.value, reason=reason.value
             )
             for verdict, reason in product(Verdict, Reason)
             if verdict is not ALLOWED or reason is Reason.RULE
@@ -115,6 +119,12 @@ class Ledger:
         self._dns.observe(passage.dns_seconds)
         self._record(passage, None)
 
+    def undecided(self, passage: Passage, reply: Reply) -> None:
+        """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
+        reason = reply.reason
+        self._registry.counter("requests_total", _REQUESTS, verdict="undecided", reason=reason).value += 1
+        self._record(passage, reason)
+
     def failed(self, passage: Passage, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
@@ -128,6 +138,11 @@ class Ledger:
             self._records.info(
                 "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
             )
+
+    def given_up(self, passage: Passage, reply: Reply) -> None:
+        """Count a request that is refused while it waits for its connection."""
+        self.count_refusal(reply.reason)
+        self._record(passage, reply.reason)
 
     def count_refusal(self, reason: str) -> None:
         """Count a request that is refused, before or behind its head."""
@@ -159,8 +174,13 @@ class Ledger:
                 reason=reason,
             )
 
+    def idle_end(self, name: str) -> None:
+        """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""
+        meaning = "Connections that were closed because nothing went on in them."
+        self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
+
     def limit(self, name: str) -> None:
-        """Count that a limit was met; `name` is its name in the settings."""
+        """Count that a limit turned something away; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
     def fault(self) -> None:

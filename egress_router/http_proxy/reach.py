@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.guard import guarded_result
 from egress_router.http_proxy.policy import DENIED
-from egress_router.names.answer import Failure
+from egress_router.names.answer import Answer, Failure
 from egress_router.relay.dial import Dial, DialError, DialReason
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.judge import Addresses
     from egress_router.http_proxy.ledger import Passage
     from egress_router.http_proxy.policy import Decision
     from egress_router.http_proxy.replies import Reply
@@ -45,12 +44,13 @@ class _Cancellable(Protocol):
 class Reach:
     """One request on this way."""
 
-    __slots__ = ("_list", "_owner", "_site", "_waiting", "passage")
+    __slots__ = ("_began", "_list", "_owner", "_site", "_waiting", "passage")
 
     def __init__(self, site: Site, owner: Owner, passage: Passage) -> None:
         self._site = site
         self._owner = owner
         self.passage = passage
+        self._began = 0.0  # to dial
         self._list = 0  # by which the decision was made
         self._waiting: _Cancellable | None = None
 
@@ -62,13 +62,16 @@ class Reach:
             self._decided(decision)
         elif isinstance(target.asked, str):
             seconds = self._site.limits.connect_seconds
-            self._waiting = self._site.judge.look_up(target.asked, seconds, self._looked_up)
+            self._waiting = self._site.judge.look_up(
+                target.asked, self.passage.client, seconds, self._looked_up
+            )
 
     def dial(self) -> None:
         """Connect to the addresses that were decided on."""
         port = self.passage.target.port
         targets = [(address, port) for address in self.passage.decision.addresses]
         seconds = max(_LEAST_SECONDS, self._site.limits.connect_seconds - self.passage.dns_seconds)
+        self._began = time.monotonic()
         self._waiting = Dial(self._site.poller, self._site.deadlines, targets, seconds, self._dialled)
 
     def cancel(self) -> None:
@@ -77,22 +80,30 @@ class Reach:
             self._waiting.cancel()
             self._waiting = None
 
+    def fail(self, reply: Reply) -> None:
+        """End the request with these words while it waits."""
+        self.cancel()
+        self._site.ledger.given_up(self.passage, reply)
+        self._end(reply)
+
     def fault(self, error: Exception) -> None:
         """End the session, because of something that must not happen."""
         self._owner.fault(error)
 
     @guarded_result
-    def _looked_up(self, found: Addresses | Failure) -> None:
+    def _looked_up(self, found: Answer | Failure) -> None:
         self._waiting = None
         self.passage.dns_seconds = time.monotonic() - self.passage.started
         if not isinstance(found, Failure):
-            self._decided(self._site.judge.by_addresses(self.passage.target, found))
+            self._decided(self._site.judge.by_addresses(self.passage.target, found.addresses, found.name))
             return
         if found is Failure.TIMEOUT:
             self._site.ledger.limit("connect_seconds")
         decision = self._site.judge.by_failure(self.passage.target)
         if decision is None:
-            self._fail(replies.unresolved(found))
+            reply = replies.unresolved(found)
+            self._site.ledger.undecided(self.passage, reply)
+            self._end(reply)
         else:
             self._decided(decision)
 
@@ -108,6 +119,9 @@ class Reach:
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
+            self.passage.connect_seconds = time.monotonic() - self._began
+            if result.failures:
+                self.passage.address = result.failures[-1].address  # the one that was tried last
             if result.reason is DialReason.TIMEOUT:
                 self._site.ledger.limit("connect_seconds")
             self._fail(replies.unreached(result))
@@ -125,8 +139,8 @@ class Reach:
 
     def _still_allowed(self, dialled: Dialled) -> bool:
         """Decide again, the list having changed during the dial; go on by that where it wants another way."""
-        allowed = self.passage.decision.addresses
-        decision = self._site.judge.by_addresses(self.passage.target, allowed)
+        before = self.passage.decision
+        decision = self._site.judge.by_addresses(self.passage.target, before.addresses, before.full_name)
         if dialled.address in decision.addresses:
             return True
         self._drop(dialled)

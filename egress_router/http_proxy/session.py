@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from egress_router import log
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.errors import MessageError
+from egress_router.http_proxy.errors import Fault, MessageError
 from egress_router.http_proxy.exchange import Exchange
 from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.forwarding import check_loop, forwards_left
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.site import Site
     from egress_router.relay.dial import Dialled
 
+_EXPECTED = "HTTP, as with https_proxy=http://ADDRESS:PORT; an https:// there means TLS to the proxy itself"
+_log = log.get("http_proxy")
+
 
 class Session(Patience):
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client", "kept", "phase",
-        "wire")  # fmt: skip
+    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client", "holds", "kept",
+        "phase", "wire")  # fmt: skip
 
     def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
         super().__init__(site)
@@ -43,6 +47,7 @@ class Session(Patience):
         self.wire = Wire(sock, site.poller, self.read_head, site.most_received)
         self.wire.readable = True  # mostly the request is here already
         self._heads = RequestHeads(site.limits)
+        self.holds = False  # bytes, as far as `account` knows
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
         self.kept = Kept(site.pool)
@@ -68,7 +73,10 @@ class Session(Patience):
                 return
         else:
             self.wire.again()
-        if self._heads.begun or not self._served:
+        if self._heads.begun:
+            self.await_head()
+            self.account()
+        elif not self._served:
             self.await_head()
         self.wire.watch()
 
@@ -111,6 +119,8 @@ class Session(Patience):
         """What the client sends while there is no connection stays in the kernel."""
         self.phase = REACH
         self.wire.on_ready = self._client_moved
+        if self.holds or self.wire.held:
+            self.account()
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
@@ -159,11 +169,15 @@ class Session(Patience):
         self.phase = EXCHANGE
         self.await_answer()
         exchange.start(upstream)
+        if self.holds or upstream.out:
+            self.account()
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
         self._exchange = None
         self._reach = None
+        if self.holds:
+            self.account()
         unread = self.wire.held or self.wire.readable
         if persists and not self.site.draining:
             self.phase = HEAD
@@ -185,6 +199,27 @@ class Session(Patience):
         self._end()
         wire.on_ready = nothing
         self.site.connections.discard(self)
+
+    # Bytes that are held
+
+    def account(self) -> None:
+        """Note how many bytes this connection holds."""
+        size = self._heads.size + len(self.wire.held) + len(self.wire.out)
+        if self.phase is EXCHANGE and self._exchange is not None:
+            size += self._exchange.held
+        self.holds = size > 0
+        self.site.held.hold(self, size)
+
+    @guarded
+    def give_way(self) -> None:
+        """End what is under way: all connections together hold too much, and this one most of it."""
+        self.site.ledger.limit("held_bytes")
+        if self.phase is REACH and self._reach is not None:
+            self._reach.fail(replies.TOO_MUCH_HELD)
+        elif self.phase is EXCHANGE and self._exchange is not None:
+            self._exchange.give_way()
+        elif self.phase is HEAD:
+            self._refuse(replies.TOO_MUCH_HELD)
 
     # The end
 
@@ -218,6 +253,10 @@ class Session(Patience):
 
     def _refuse(self, reply: Reply) -> None:
         self.site.ledger.refused(self.client, reply.status, reply.reason)
+        if reply.reason == Fault.TLS.value:
+            _log.warning(
+                "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
+            )
         self.farewell(reply)
 
     def farewell(self, reply: Reply) -> None:
@@ -226,6 +265,7 @@ class Session(Patience):
 
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
+        self._forget_bytes()
         self.await_nothing()
         self.kept.close()
         self._ending = Farewell(self.site, self.wire, last_words, self.site.limits.linger_seconds, self._left)
@@ -259,10 +299,17 @@ class Session(Patience):
 
     def _end(self) -> None:
         self.phase = CLOSED
+        self._forget_bytes()
         self.await_nothing()
         self.kept.close()
         # These and the session refer to each other; without this they would wait for the collector.
         self._reach = self._exchange = self._ending = None
+
+    def _forget_bytes(self) -> None:
+        if self.holds:
+            self.holds = False
+            self._heads.drop()
+            self.site.held.hold(self, 0)
 
     # What did not come in time
 
@@ -271,17 +318,18 @@ class Session(Patience):
         """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
         if self.phase is not HEAD:
             return
-        self.site.ledger.limit("head_seconds")
         if self._heads.begun:
+            self.site.ledger.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
+            self.site.ledger.idle_end("head_seconds")
             self.close()
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.phase is HEAD and not self._heads.begun:
-            self.site.ledger.limit("keepalive_seconds")
+            self.site.ledger.idle_end("keepalive_seconds")
             self.close()
 
     @guarded

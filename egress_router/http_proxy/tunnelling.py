@@ -79,6 +79,6 @@ class OpenTunnel:
         site.left(self)
         site.ledger.tunnels.value -= 1
         if closing.reason is CloseReason.IDLE:
-            site.ledger.limit("idle_seconds")
+            site.ledger.idle_end("idle_seconds")
         status = 200 if passage.method == b"CONNECT" else 101
         site.ledger.closed(passage, status, closing.sent, closing.received, closing.reason.value)

@@ -45,9 +45,10 @@ class DnsMetrics:
         self.stale = registry.counter(
             "dns_stale_answers_total", "Last good addresses given out while the name servers fail."
         )
-        self.limit = registry.counter(
-            "limit_hits_total", "Connections that met a limit.", limit="dns_lookups"
-        )
+        self.limits = {
+            limit: registry.counter("limit_hits_total", "Connections that met a limit.", limit=limit)
+            for limit in ("dns_lookups", "dns_lookups_per_client")
+        }
         self.seconds = registry.histogram(
             "dns_lookup_seconds", "Time of look-ups that were not in the cache.", LATENCY_BUCKETS
         )

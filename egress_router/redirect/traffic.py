@@ -108,13 +108,14 @@ class RedirectMetrics:
 
     def _rule(self, line: LineTraffic) -> None:
         traffic, counter = line.traffic, self._registry.counter
+        rule = " ".join(line.text.split())  # however many blanks stand in the file
         meaning = "Connections that this line redirected."
-        counter("rule_connections_total", meaning, rule=line.text).value = traffic.connections
+        counter("rule_connections_total", meaning, rule=rule).value = traffic.connections
         for direction, packets, size in (
             ("sent", traffic.sent_packets, traffic.sent_bytes),
             ("received", traffic.received_packets, traffic.received_bytes),
         ):
-            labels = {"rule": line.text, "direction": direction}
+            labels = {"rule": rule, "direction": direction}
             counter("rule_packets_total", "Packets through this line.", **labels).value = packets
             counter("rule_bytes_total", "Bytes through this line.", **labels).value = size
 

@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[2] / "egress_router"
 FLOORS = (
     {"errors", "log", "metrics", "clock", "terminal"},
     {"grammar"},
+    {"manifests"},
     {"settings"},
     {"relay", "names", "kernel", "tls"},
+    {"upstreams"},
     {"service"},
     {"admin"},
     {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain"},
@@ -25,17 +27,19 @@ FLOORS = (
 IO_MODULES = {"asyncio", "socket", "subprocess", "os", "pyroute2", "select", "ssl", "threading"}
 PURE = {
     "grammar": "rules must be checkable anywhere, from a pod to a laptop",
+    "manifests": "manifests must be checkable anywhere, and are hostile like every text",
     "http_proxy/policy.py": "a decision must be reproducible by `explain` without a network",
     "http_proxy/rule_index.py": "a decision must be reproducible by `explain` without a network",
     "http_proxy/head.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
     "http_proxy/body.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
+    "http_proxy/trailers.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
     "http_proxy/target.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
     "http_proxy/forwarding.py": "what the next hop sees is tested as bytes, without a socket",
     "names/wire.py": "hostile answers are fuzzed whole, and their cost is counted in steps, not in time",
     "names/message.py": "what a reply means is tested as bytes, without a name server",
     "names/cache.py": "a day without name servers is simulated, not waited for",
     "tls": "hostile bytes are split at every byte and fuzzed, without a socket",
-    "dns_proxy/pool.py": "fail-over order is tested as data, without time and without a network",
+    "upstreams/pool.py": "fail-over order is tested as data, without time and without a network",
     "kernel/nat/plan.py": "the rule set is golden-tested as data, without a kernel",
 }
 

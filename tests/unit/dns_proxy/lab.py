@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from egress_router.dns_proxy.server import mode
-from egress_router.names.resolver import Resolver
+from egress_router.names.resolver import Resolver, system_sources
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.names import NamesSettings
 from tests.serving import Running, serving
@@ -112,9 +112,7 @@ def forwarding(
         return Resolver(
             NamesSettings(ttl_floor=0.05, ttl_ceiling=0.05),
             registry,
-            resolv_conf=conf,
-            hosts=hosts,
-            port=9 if names is None else names.port,
+            sources=system_sources(conf, hosts, 9 if names is None else names.port),
         )
 
     given = {"EGRESS_DNS_PROXY_DESTINATION": "1 192.0.2.1", **(environ or {})}

@@ -7,6 +7,7 @@ from egress_router.http_proxy.forwarding import (
     check_loop,
     expects_continue,
     forwards_left,
+    is_wanted_switch,
     request_bytes,
     response_bytes,
     wanted_upgrade,
@@ -160,3 +161,23 @@ def test_answers_as_the_client_sees_them(
     text: str, method: bytes, chunked: bool, closing: bool, expected: list[str]
 ) -> None:
     assert answered(text, method, chunked=chunked, closing=closing) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "expected"),
+    [
+        (b"websocket", b"websocket", True),
+        (b"WebSocket", b"websocket", True),
+        (b"a/1, b", b"b", True),
+        (b"a/1, b", b"a/2, b", True),
+        (b"websocket", b"other", False),
+        (b"websocket", b"websocket, other", False),
+        (b"websocket", b"", False),
+        (None, b"websocket", False),
+    ],
+)
+def test_only_what_was_wanted_may_be_switched_to(
+    wanted: bytes | None, taken: bytes, *, expected: bool
+) -> None:
+    text = b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: %b\r\n\r\n" % taken
+    assert is_wanted_switch(wanted, parse_response(text, b"GET", 200)) is expected

@@ -48,6 +48,29 @@ def test_chunks_are_written_anew(sent: bytes, passed: bytes) -> None:
         assert body.ends_with_connection()
 
 
+HARMFUL = """Authorization Cookie Set-Cookie X-Forwarded-For X-Forwarded-Proto Forwarded Range If-Match If-None-Match
+    If-Range Cache-Control Content-Type Content-Encoding Content-Length Transfer-Encoding Trailer TE Host Via
+    Connection Keep-Alive Upgrade Max-Forwards Expect Location Vary Age Expires Date Retry-After WWW-Authenticate
+    Proxy-Authorization Accept Accept-Encoding Origin Access-Control-Allow-Origin Content-Security-Policy
+    Strict-Transport-Security X-HTTP-Method-Override X-Real-IP X-Original-URL X-Rewrite-URL Content_Length
+    X_Forwarded_For Sec-Fetch-Site X-Auth-Token"""
+HARMLESS = """ETag Accept-Ranges Content-Digest Repr-Digest Digest Server-Timing Proxy-Status Cache-Status Signature
+    Signature-Input grpc-status grpc-message X-Checksum X-Amz-Checksum-Crc32 Sum Iffy Secret Contents"""
+
+
+@pytest.mark.parametrize("name", HARMFUL.split())
+def test_trailers_that_a_recipient_must_not_merge_are_dropped(name: str) -> None:
+    for spelled in (name, name.lower(), name.upper()):
+        out, _ = fed(Chunked(framed=True), [f"0\r\n{spelled}: x\r\nSum: 1\r\n\r\n".encode()])
+        assert out == b"0\r\nSum: 1\r\n\r\n"
+
+
+@pytest.mark.parametrize("name", HARMLESS.split())
+def test_trailers_that_do_no_harm_pass(name: str) -> None:
+    sent = f"0\r\n{name}: x\r\n\r\n".encode()
+    assert fed(Chunked(framed=True), [sent]) == (sent, b"")
+
+
 def test_chunks_are_taken_off_for_old_readers() -> None:
     body = Chunked(framed=False)
     assert fed(body, [b"5\r\nhello\r\n1\r\n!\r\n0\r\nSum: 1\r\n\r\n"]) == (b"hello!", b"")

@@ -24,6 +24,7 @@ from egress_router.http_proxy.farewell import Farewell
 from egress_router.http_proxy.own import OwnPlaces
 from egress_router.http_proxy.policy import Own
 from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.names.answer import Failure
 from egress_router.relay.deadlines import Deadlines
 from egress_router.settings.http_proxy import read_http_proxy
 from tests.manual_clock import ManualClock
@@ -92,8 +93,9 @@ def test_slow_heads_are_refused_and_silent_clients_let_go() -> None:
             client.send("GET http://a.example/ HT")
             assert client.head().startswith("HTTP/1.1 408")
             assert silent.rest() == b""
-        assert counted(running, "limit_hits_total", limit="head_seconds") == 2
-        assert counted(running, "limit_hits_total") == 2
+        assert counted(running, "limit_hits_total", limit="head_seconds") == 1
+        assert counted(running, "limit_hits_total") == 1
+        assert counted(running, "idle_closed_total", limit="head_seconds") == 1
 
 
 def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:
@@ -105,7 +107,8 @@ def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:
             client.send(get(server))
             client.answer()
             assert client.rest() == b""
-        assert counted(running, "limit_hits_total", limit="keepalive_seconds") == 1
+        assert counted(running, "limit_hits_total") == 0
+        assert counted(running, "idle_closed_total", limit="keepalive_seconds") == 1
         with Client(port) as client:
             client.send(get(server))
             client.answer()
@@ -192,12 +195,16 @@ def full_queue() -> Iterator[int]:
         yield port
 
 
-def test_silent_destinations_time_out() -> None:
+def test_silent_destinations_time_out(records: list[dict[str, object]]) -> None:
     with full_queue() as silent, proxy(CONNECT_SECONDS="0.3") as (running, port), Client(port) as client:
         client.send(f"CONNECT 127.0.0.1:{silent} HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.head().startswith("HTTP/1.1 504")
         assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
+    request = records[0]
+    assert (request["address"], request["failure"]) == ("127.0.0.1", "timeout")
+    assert isinstance(request["connect_ms"], float)
+    assert request["connect_ms"] >= 300
 
 
 def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
@@ -205,7 +212,7 @@ def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
 ) -> None:
     names = know(monkeypatch)
 
-    async def resolve(*_: object) -> None:
+    async def resolve(*_: object, **__: object) -> None:
         await asyncio.sleep(10)
 
     monkeypatch.setattr(names, "resolve", resolve)
@@ -469,6 +476,19 @@ def test_one_record_for_the_decision_and_one_for_the_end(
     assert {**expected, "status": 200, "sent": 0, "received": 2}.items() <= end.items()
     assert {"verdict": "denied", "rule": None, "reason": "no_rule", "address": None}.items() <= denied.items()
     assert {"verdict": "refused", "reason": "malformed"}.items() <= refused.items()
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_a_name_without_an_address_is_a_request_and_no_failure_of_an_upstream(
+    monkeypatch: pytest.MonkeyPatch, failure: Failure
+) -> None:
+    know(monkeypatch, a_example=failure)
+    with proxy("a.example\n") as (running, port), Client(port) as client:
+        client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.rest()
+        assert counted(running, "requests_total", verdict="undecided", reason=failure.value) == 1
+        assert counted(running, "requests_total") == 1
+        assert counted(running, "upstream_failures_total") == 0
 
 
 def test_a_request_that_fails_or_is_repeated_has_two_records_as_well(

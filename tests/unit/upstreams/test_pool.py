@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from egress_router.dns_proxy.pool import FAILURES_DOWN, SUCCESSES_UP, Health, Pool, Target
+from egress_router.upstreams.pool import FAILURES_DOWN, SUCCESSES_UP, Health, Pool, Target
 
 
 def targets(*hosts: str) -> list[Target]:

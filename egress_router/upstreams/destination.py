@@ -8,10 +8,10 @@ import random
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from egress_router.dns_proxy.pool import Pool, Target
-from egress_router.dns_proxy.route import has_route
 from egress_router.grammar.address import printed
 from egress_router.names.answer import ResolveError
+from egress_router.upstreams.pool import Pool, Target
+from egress_router.upstreams.route import has_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
