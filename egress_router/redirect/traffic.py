@@ -46,6 +46,7 @@ class RuleTable:
         self.destinations: dict[Destination, str] = {}
         rules = iter(redirects.rules)
         for index, line in enumerate(rule_lines(text)):
+            # However many blanks stand in the file: the text is a label of metrics.
             self._lines.append((line.number, " ".join(line.text.split())))
             if len(line.text.split()) > 1:
                 self._add(index, next(rules))
@@ -99,7 +100,6 @@ class RedirectMetrics:
         self._failed.value = max(self._failed.value, total.failures - waiting)
         self._sent.value, self._received.value = total.sent_bytes, total.received_bytes
         self._registry.forget("rule_connections_total")
-        self._registry.forget("rule_failures_total")
         self._registry.forget("rule_bytes_total")
         self._registry.forget("rule_packets_total")
         busy = [line for line in lines if line.traffic.begun][:_MAX_RULES]
@@ -108,7 +108,7 @@ class RedirectMetrics:
 
     def _rule(self, line: LineTraffic) -> None:
         traffic, counter = line.traffic, self._registry.counter
-        rule = " ".join(line.text.split())  # however many blanks stand in the file
+        rule = line.text
         meaning = "Connections that this line redirected."
         counter("rule_connections_total", meaning, rule=rule).value = traffic.connections
         for direction, packets, size in (

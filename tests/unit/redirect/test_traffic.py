@@ -50,7 +50,8 @@ def test_traffic_belongs_to_the_line_that_names_its_port() -> None:
 def test_labels_hold_no_blanks_of_the_file() -> None:
     text, registry = "80  \t tcp   203.0.113.25\n", Registry()
     table = RuleTable(parse("R", text), text)
-    Publication(registry).traffic(table.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
+    traffic = Traffic(2, 10, 1000, 8, 4000, begun=2)
+    RedirectMetrics(registry).traffic(table.lines({("tcp", 4, 80): traffic}), waiting=0)
     for name in ("rule_connections_total", "rule_bytes_total", "rule_packets_total"):
         assert {dict(labels)["rule"] for labels in registry.snapshot()[name].numbers} == {
             "80 tcp 203.0.113.25"
