@@ -24,7 +24,6 @@ from egress_router.service.tasks import in_daemon_thread, run_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from egress_router.clock import Clock
     from egress_router.grammar.redirect import Redirects
     from egress_router.metrics import Snapshot
     from egress_router.service.mode import Json
@@ -53,7 +52,9 @@ class RedirectRules:
         return tuple(redirect.printed(redirects).splitlines())
 
 
-def stay(settings: SetupSettings, source: RulesSource, established: setup.Established) -> None:
+def stay(
+    settings: SetupSettings, source: RulesSource, established: setup.Established, claimed: setup.Claimed
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -66,7 +67,7 @@ def stay(settings: SetupSettings, source: RulesSource, established: setup.Establ
     rule_store = RuleStore(RedirectRules(settings), source, registry, established.rules_text)
 
     async def main() -> None:
-        await RedirectServer(settings, source, established, registry, rule_store).run()
+        await RedirectServer(settings, source, established, claimed, registry, rule_store).run()
 
     asyncio.run(main())
 
@@ -79,15 +80,16 @@ class RedirectServer:
         settings: SetupSettings,
         source: RulesSource,
         established: setup.Established,
+        claimed: setup.Claimed,
         registry: Registry,
         rule_store: RuleStore[Redirects],
-        clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
         self._established = established
+        self._claimed = claimed
         self._registry = registry
         self._rule_store = rule_store
-        self._state = RouterState("redirect", settings.interface, rule_store, clock)
+        self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
         self._follower = RuleFollower(rule_store, source.path, self._put_in_force)
         self._metrics = RedirectMetrics(registry)
         self._table = RuleTable(rule_store.rules, rule_store.text)
@@ -143,14 +145,13 @@ class RedirectServer:
         }
 
     async def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
-        apply = self._established.apply
-        await in_daemon_thread(lambda: setup.put_in_force(self._settings, redirects, apply))
+        await in_daemon_thread(lambda: setup.put_in_force(self._settings, redirects, self._established))
 
     async def _announce(self) -> None:
         """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
         await asyncio.sleep(claim.ANNOUNCE_INTERVAL)
-        if self._established.claimed:
-            await self._keep(lambda: setup.announce_again(self._established))
+        if self._claimed.addresses:
+            await self._keep(lambda: setup.announce_again(self._claimed))
         while True:
             await asyncio.sleep(ANNOUNCE_INTERVAL)
             await self._keep(self._keep_network)
