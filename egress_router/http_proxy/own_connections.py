@@ -1,12 +1,13 @@
 """Recognises a connection that comes from this proxy itself, whatever address translation lies between.
 
 A CONNECT to the proxy's own Service address comes back as a new connection, and a CONNECT inside of that as
-the next one. Its peer is no own address: the node hides a pod that reaches itself through a Service (hairpin).
+the next one. Its peer is no own address: the node hides a pod that reaches itself through a Service.
 
 Address translation leaves the timestamps of a connection alone (RFC 7323 3). Linux counts them in
-milliseconds of the monotonic clock, and adds a random 32-bit number that each connection has for itself. Who made the
-connection can read the timestamp (TCP_TIMESTAMP), and who accepts it can read that of its first packet
-(TCP_SAVED_SYN). An unrelated connection that is made in the same moment agrees once in some hundred million.
+milliseconds of the monotonic clock, and adds a random 32-bit number that each connection has for itself. Who
+made the connection can read the timestamp (TCP_TIMESTAMP), and who accepts it can read that of its first
+packet (TCP_SAVED_SYN). An unrelated connection that is made in the same moment agrees once in some hundred
+million.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from egress_router.http_proxy.upstream import Pool
 from egress_router.http_proxy.vigil import Vigil
 from egress_router.http_proxy.wire import MOST_RECEIVED, Wire, nothing
 from egress_router.names.resolver import Resolver
+from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
@@ -76,12 +77,14 @@ class HttpProxyServer:
         )
         judge.apply(rules)
         ledger = Ledger(context.registry, access_log=settings.proxy.access_log)
-        relay = Relay(context.poller, deadlines)
+        self._plane = DataPlane(context.loop)
+        relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
-        relay.sent, relay.received = ledger.sent, ledger.received
+        self._plane.count(context.registry, ledger.sent, ledger.received)
         self._site = Site(
             loop=context.loop,
             poller=context.poller,
+            plane=self._plane,
             deadlines=deadlines,
             relay=relay,
             judge=judge,
@@ -133,7 +136,7 @@ class HttpProxyServer:
             farewell.close()
         self._site.pool.close()
         self._resolver.close()
-        self._site.relay.close()
+        self._plane.close()
         self._site.deadlines.close()
 
     def status(self) -> dict[str, Json]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.own_connections import OwnConnections
     from egress_router.http_proxy.upstream import Pool
     from egress_router.http_proxy.vigil import Vigil
+    from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
@@ -55,6 +56,7 @@ class Site:
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
+    plane: DataPlane
     deadlines: Deadlines
     relay: Relay
     judge: Judge
