@@ -164,7 +164,7 @@ def _read_redirects(settings: SetupSettings) -> tuple[str, Redirects | None]:
 def _forwarding(settings: SetupSettings) -> list[str]:
     """Return the sysctls that let the pod forward packets, for those families in which it shall."""
     names = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
-    return [names[source.address.version] for source in settings.sources if settings.mode.redirects]
+    return [names[source.address.version] for source in settings.sources if settings.mode.forwards]
 
 
 def _require_forwarding(settings: SetupSettings) -> None:

@@ -34,10 +34,14 @@ if TYPE_CHECKING:
 
 
 class RouterMode(enum.Enum):
-    """What `setup` does beside the network: redirect and exit, redirect and stay, or nothing for a proxy."""
+    """What `setup` does beside the network: redirect and exit, redirect and stay, or nothing.
+
+    Nothing is for a container that comes after it: the router that stays (`network`), or a proxy.
+    """
 
     INIT = "init"
     LEGACY = "legacy"
+    NETWORK = "network"
     HTTP_PROXY = "http-proxy"
     DNS_PROXY = "dns-proxy"
 
@@ -45,6 +49,11 @@ class RouterMode(enum.Enum):
     def redirects(self) -> bool:
         """Whether this mode sets redirect rules."""
         return self in {RouterMode.INIT, RouterMode.LEGACY}
+
+    @property
+    def forwards(self) -> bool:
+        """Whether this pod forwards packets, now or once the router that stays is there."""
+        return self.redirects or self is RouterMode.NETWORK
 
 
 def _optional_interface(text: str) -> str | None:
@@ -62,7 +71,8 @@ def _optional_path(text: str) -> Path | None:
 MODE = Variable(
     "EGRESS_ROUTER_MODE",
     "`init`: network and NAT, then exit; `legacy`: the same, then stay;"
-    " `http-proxy`, `dns-proxy`: network only",
+    " `http-proxy`, `dns-proxy`: network only; `network`: the same for a `legacy` router that comes after it"
+    " without privilege",
     "legacy",
     one_of(*(mode.value for mode in RouterMode)),
 )

@@ -500,7 +500,7 @@ def test_a_namespace_of_the_node_that_may_not_be_seen_is_refused(lab: Laboratory
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, errors
     assert "cannot enter the network namespace /proc/1/ns/net (Permission denied)" in errors
-    assert "run the container privileged and with hostPID" in errors
+    assert "run the container privileged, with the node's /proc/1/ns as a hostPath volume" in errors
 
 
 def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laboratory) -> None:
@@ -513,6 +513,44 @@ def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laborat
     lab.serve()
     lab.finish_setup(INIT)
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+
+
+# A router in two containers: a privileged one that ends, and one that stays with nothing of the node.
+
+WITHOUT_THE_NODE = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
+
+
+@pytest.mark.parametrize("first_mode", ["network", "init"])
+def test_what_stays_needs_nothing_of_the_node(lab: Laboratory, tmp_path: Path, first_mode: str) -> None:
+    lab.serve()
+    lab.router.run("mount", "--bind", f"/proc/{lab.node.pid}/ns", str(tmp_path))
+    first = {**INIT, **DUAL, "EGRESS_ROUTER_MODE": first_mode, "EGRESS_PARENT_NETNS": str(tmp_path / "net")}
+    lab.finish_setup(first)
+    lab.router.run("umount", str(tmp_path))
+    lab.router.run("sh", "-c", "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys")
+    lines = "80 tcp 203.0.113.26\n443 tcp 2001:db8:113::26\n"
+    process = lab.router.start(
+        [*WITHOUT_THE_NODE, sys.executable, "-m", "egress_router", "setup"],
+        {**DUAL, "EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION": lines, "EGRESS_LOG_LEVEL": "info"},
+    )
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if "network is set up" in line or "egress_router" in line)
+    assert "network is set up" in said
+    for client in (lab.client, lab.remote):
+        assert lab.ask_tcp(client, ROUTER, 80).server == "203.0.113.26"
+        assert lab.ask_tcp(client, ROUTER_V6, 443).source == SOURCE_V6
+    assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0
+    assert "warning" not in process.stderr.read()
+
+
+def test_mode_network_redirects_nothing_and_lets_nothing_in(lab: Laboratory) -> None:
+    lab.finish_setup({**DUAL, "EGRESS_ROUTER_MODE": "network"})
+    assert "dnat" not in lab.router.run("nft", "list", "ruleset").stdout
+    assert lab.router.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "1\n"
+    with pytest.raises(TimeoutError):
+        lab.ask_tcp(lab.gateway, SOURCE, 80, timeout=0.3)
 
 
 # Signals while setup waits for the address.
