@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from egress_router.grammar.address import AddressError, Host, IPAddress, parse_full_host, parse_port
+from egress_router.grammar.address import (
+    AddressError,
+    Host,
+    IPAddress,
+    IPNetwork,
+    parse_full_host,
+    parse_port,
+)
 from egress_router.grammar.leaving import Leaving, misplaced, printed_leaving, split_leaving
 from egress_router.grammar.lines import Line, Problems, rule_lines
 from egress_router.grammar.local_ports import LocalPorts
@@ -95,18 +102,26 @@ class Router:
     """What of a router decides whether a line can work in it.
 
     `addresses` are those of EGRESS_SOURCE; None: they are not known, and no line fails by them.
-    `admin_port` is never redirected; 0: there is none, or it is not known. `follows_names`: it stays, and
-    can follow what names resolve to.
+    `admin_port` is never redirected; 0: there is none, or it is not known. `cluster` are the networks of
+    EGRESS_CLUSTER_CIDRS, which the pod reaches by its first interface. `follows_names`: it stays, and can
+    follow what names resolve to.
     """
 
     addresses: frozenset[IPAddress] | None = None
     admin_port: int = 0
+    cluster: tuple[IPNetwork, ...] = ()
     follows_names: bool = True
 
     def misfit(self, target: Host) -> str | None:
         """Say why this router can send nothing to `target`; None where it can."""
         if isinstance(target, str):
             return None if self.follows_names else _NEEDS_LEGACY
+        for network in self.cluster:
+            if network.version == target.version and target in network:
+                return (
+                    f"{target} is in {network} of EGRESS_CLUSTER_CIDRS, and would leave past EGRESS_SOURCE;"
+                    " expected the address of an external server"
+                )
         if self.addresses is None:
             return None
         if all(address.version != target.version for address in self.addresses):
