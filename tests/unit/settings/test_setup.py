@@ -101,7 +101,7 @@ def test_everything_missing_is_said_at_once() -> None:
         ("EGRESS_GATEWAY", "255.255.255.255", "cannot be an address on a subnet (broadcast)"),
         ("EGRESS_GATEWAY", "2001:db8::1", "has no IPv4 gateway"),
         ("EGRESS_GATEWAY", "192.168.12.1,2001:db8::1", "has no address of that family"),
-        ("EGRESS_ROUTER_MODE", "inti", "expected one of init, legacy, http-proxy, dns-proxy"),
+        ("EGRESS_ROUTER_MODE", "inti", "expected one of init, legacy, network, http-proxy, dns-proxy"),
         ("EGRESS_INTERFACE", "a-name-that-is-too-long", "1 to 15 letters"),
         ("EGRESS_MACVLAN_MODE", "bridged", "expected one of bridge"),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33", "not from 0 to 32"),
