@@ -167,7 +167,7 @@ class RedirectServer:
             self._table = RuleTable(self._rule_store.rules, self._rule_store.text)
 
     def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
-        setup.put_in_force(self._settings, redirects, self._established.apply)
+        setup.put_in_force(self._settings, redirects, self._established)
 
     async def _announce(self) -> None:
         """Once a minute announce the address, and repair routes and addresses that somebody took away."""

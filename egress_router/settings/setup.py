@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
 from egress_router.grammar import redirect
-from egress_router.grammar.address import AddressError, IPNetwork, parse_network
 from egress_router.grammar.redirect import Router
 from egress_router.settings import common
+from egress_router.settings.cluster import CLUSTER_CIDRS
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
 from egress_router.settings.variables import (
@@ -20,7 +20,6 @@ from egress_router.settings.variables import (
     RulesSource,
     RulesVariable,
     Variable,
-    each,
     non_empty,
     one_of,
     required,
@@ -30,6 +29,7 @@ from egress_router.settings.variables import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from egress_router.grammar.address import IPNetwork
     from egress_router.grammar.redirect import Redirects
 
 
@@ -54,19 +54,6 @@ class RouterMode(enum.Enum):
     def forwards(self) -> bool:
         """Whether this pod forwards packets, now or once the router that stays is there."""
         return self.redirects or self is RouterMode.NETWORK
-
-
-def _network(text: str) -> IPNetwork:
-    network = parse_network(text)
-    if not network.prefixlen:
-        # It would be the default route of the pod's first interface again, past EGRESS_SOURCE.
-        raise AddressError(f"{text!r} is everything; expected the networks of the cluster")
-    return network
-
-
-def _networks(text: str) -> tuple[IPNetwork, ...]:
-    given = text.strip(", ")
-    return tuple(each(given, _network)) if given else ()
 
 
 def _optional_interface(text: str) -> str | None:
@@ -109,12 +96,6 @@ MACVLAN_MODE = Variable(
     "`bridge`, `private`, `vepa`, `passthru`",
     "bridge",
     one_of("bridge", "private", "vepa", "passthru"),
-)
-CLUSTER_CIDRS = Variable(
-    "EGRESS_CLUSTER_CIDRS",
-    "extra networks that stay on the pod's first interface, separated by commas",
-    "",
-    _networks,
 )
 NAT_BACKEND = Variable(
     "EGRESS_NAT_BACKEND",
@@ -168,7 +149,8 @@ class SetupSettings:
             ConfigError: with every error of the text.
         """
         addresses = frozenset(source.address for source in self.sources)
-        return redirect.parse(source, text, Router(addresses, self.runtime.admin_port))
+        router = Router(addresses, self.runtime.admin_port, self.cluster_cidrs)
+        return redirect.parse(source, text, router)
 
 
 def read_setup(environ: Mapping[str, str]) -> SetupSettings:
@@ -222,7 +204,8 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] 
         return None
     addresses, admin_port = environment.read(SOURCE), environment.read(common.ADMIN_PORT)
     known = None if addresses is None else frozenset(address for address, _ in addresses)
-    return functools.partial(redirect.parse, router=Router(known, admin_port or 0))
+    router = Router(known, admin_port or 0, environment.read(CLUSTER_CIDRS) or ())
+    return functools.partial(redirect.parse, router=router)
 
 
 def _require_destinations(environment: Environment, mode: str | None, environ: Mapping[str, str]) -> None:
