@@ -15,7 +15,7 @@ from egress_router import log, setup
 from egress_router.admin.app import serve
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
-from egress_router.kernel import claim, conntrack
+from egress_router.kernel import acd, conntrack
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import Line, Publication, RuleTable
@@ -183,7 +183,7 @@ class RedirectServer:
 
     def _keep_network(self) -> None:
         link, _ = setup.ensure_network(self._settings)
-        claim.announce(link, [source.address for source in self._settings.sources])
+        acd.announce(link, [source.address for source in self._settings.sources])
 
     async def _count(self) -> None:
         """Read the kernel's counters now and then."""
