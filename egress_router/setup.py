@@ -51,7 +51,15 @@ class Established:
     rules_text: str
 
 
-def run(settings: SetupSettings) -> Established:
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The addresses of the link that no earlier run had claimed: they want another announcement."""
+
+    link: Link
+    addresses: tuple[IPAddress, ...]
+
+
+def run(settings: SetupSettings) -> tuple[Established, Claimed]:
     """Set everything up.
 
     Raises:
@@ -80,7 +88,7 @@ def run(settings: SetupSettings) -> Established:
         interface=link.name,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return established
+    return established, Claimed(link, claimed)
 
 
 def _end_when_asked() -> None:
@@ -192,15 +200,26 @@ def _lower_first_port() -> None:
 
 def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress]) -> None:
     acd.announce(link, [source.address for source in settings.sources])
-    if claimed:
-        outside = gateway.look(link.name)
-        if outside is not None:
-            for each in outside.gateways:
-                gateway.provoke(outside, each)
-        # The first one may be lost while a switch still learns the port.
+    outside = gateway.look(link.name) if claimed else None
+    if outside is not None:
+        for each in outside.gateways:
+            gateway.provoke(outside, each)
+
+
+def announce_again(claimed: Claimed) -> None:
+    """Announce what was claimed once more: the first time may be lost while a switch still learns the port.
+
+    To be called `acd.ANNOUNCE_INTERVAL` after `run`. Says so, too, if the gateway has not answered by then.
+    """
+    acd.announce(claimed.link, claimed.addresses)
+    _warn_of_silence(claimed.link)
+
+
+def finish(claimed: Claimed) -> None:
+    """Do what remains before a process ends that does not stay."""
+    if claimed.addresses:
         time.sleep(acd.ANNOUNCE_INTERVAL)
-        acd.announce(link, claimed)
-        _warn_of_silence(link)
+        announce_again(claimed)
 
 
 def _warn_of_silence(link: Link) -> None:
