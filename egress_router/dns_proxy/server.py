@@ -10,6 +10,7 @@ from egress_router.dns_proxy.session import Line, Session, Shared
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
+from egress_router.net.own import is_own
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
@@ -18,7 +19,6 @@ from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import Checks
 from egress_router.upstreams.places import forbidden_place
-from egress_router.upstreams.route import is_own
 
 if TYPE_CHECKING:
     import socket

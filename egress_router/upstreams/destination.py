@@ -6,9 +6,9 @@ import random
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import printed
+from egress_router.net.route import has_route
 from egress_router.upstreams.followed import FollowedName, Names
 from egress_router.upstreams.pool import Pool, Target
-from egress_router.upstreams.route import has_route
 
 if TYPE_CHECKING:
     import asyncio
