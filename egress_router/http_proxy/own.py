@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.clock import SYSTEM
 from egress_router.http_proxy.policy import Own
-from egress_router.kernel.gateway import addresses, neighbours
+from egress_router.net.own import addresses, neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ def seen(egress: str) -> Own:
     Raises:
         OSError: the kernel cannot be asked.
     """
-    return Own(frozenset(address for _, address in addresses()), frozenset(), neighbours(egress))
+    return Own(addresses(), frozenset(), neighbours(egress))
 
 
 class OwnPlaces:

@@ -72,7 +72,7 @@ class Reach:
         targets = [(address, port) for address in self.passage.decision.addresses]
         seconds = max(_LEAST_SECONDS, self._site.limits.connect_seconds - self.passage.dns_seconds)
         self._began = time.monotonic()
-        self._waiting = Dial(self._site.poller, self._site.deadlines, targets, seconds, self._dialled)
+        self._waiting = Dial(self._site.plane, targets, seconds, self._dialled)
 
     def cancel(self) -> None:
         """Give up; the owner is not called."""
@@ -133,8 +133,8 @@ class Reach:
         try:
             self._site.ledger.connected(self.passage)
             self._owner.connected(self.passage, result)
-        except Exception:  # the poller must not go on with a descriptor that nobody owns
-            self._drop(result)
+        except Exception:  # nobody owns it
+            result.sock.close()
             raise
 
     def _still_allowed(self, dialled: Dialled) -> bool:
@@ -143,13 +143,9 @@ class Reach:
         decision = self._site.judge.by_addresses(self.passage.target, before.addresses, before.full_name)
         if dialled.address in decision.addresses:
             return True
-        self._drop(dialled)
+        dialled.sock.close()
         self._decided(decision)
         return False
-
-    def _drop(self, dialled: Dialled) -> None:
-        self._site.poller.forget(dialled.sock.fileno())
-        dialled.sock.close()
 
     def _fail(self, reply: Reply) -> None:
         self._site.ledger.failed(self.passage, reply)

@@ -35,14 +35,18 @@ _log = log.get("http_proxy")
 
 
 class Session(Patience):
-    """Serves one client connection until it closes; runs in callbacks of the poller."""
+    """Serves one client connection until it closes; runs in callbacks of the poller.
+
+    `own` says that the proxy itself made the connection, by way of an address that leads back to it.
+    """
 
     __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client", "holds", "kept",
-        "phase", "wire")  # fmt: skip
+        "own", "phase", "wire")  # fmt: skip
 
-    def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
+    def __init__(self, site: Site, sock: socket.socket, client: str, *, own: bool) -> None:
         super().__init__(site)
         self.client = client
+        self.own = own
         self.phase: Phase = HEAD
         self.wire = Wire(sock, site.poller, self.read_head, site.most_received)
         self.wire.readable = True  # mostly the request is here already
@@ -98,6 +102,8 @@ class Session(Patience):
         self._served = True
         self.head_came()
         connect = head.method == b"CONNECT"
+        if connect and self.own:
+            raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
@@ -155,6 +161,7 @@ class Session(Patience):
             upstream = Upstream(site.pool, key, dialled.sock, site.poller, dialled.address, most)
             self._start(self._exchange, upstream)
             return
+        self.site.own_connections.made(dialled.sock, dialled.seconds)
         self.wire.send(replies.ESTABLISHED)
         self.open_tunnel(passage, dialled.sock, self.wire.out)
 

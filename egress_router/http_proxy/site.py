@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.judge import Judge
     from egress_router.http_proxy.ledger import Ledger, Passage
+    from egress_router.http_proxy.own_connections import OwnConnections
     from egress_router.http_proxy.upstream import Pool
     from egress_router.http_proxy.vigil import Vigil
+    from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
@@ -54,6 +56,7 @@ class Site:
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
+    plane: DataPlane
     deadlines: Deadlines
     relay: Relay
     judge: Judge
@@ -62,6 +65,7 @@ class Site:
     limiter: ConnectionLimiter
     pool: Pool
     vigil: Vigil
+    own_connections: OwnConnections
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)

@@ -436,3 +436,15 @@ def test_a_policy_that_would_not_be_enforced_is_refused(tmp_path: Path) -> None:
     assert done.stderr.startswith(
         "EGRESS_POLICY_FILE is set, and http-proxy does not enforce an egress policy"
     )
+
+
+def test_check_says_with_which_address_a_line_leaves() -> None:
+    text = b"443 tcp db.example.com 8443 from 192.168.12.99\n80 tcp 203.0.113.25\n203.0.113.27 from *\n"
+    shown = check("redirect", "-", given=text).stdout.decode().splitlines()
+    assert [line.split("  ")[-1].strip() for line in shown[:4]] == [
+        "LEAVES WITH",
+        "192.168.12.99",
+        "203.0.113.25:80",
+        "every address in turn",
+    ]
+    assert "db.example.com:8443" in shown[1]

@@ -15,6 +15,7 @@ FLOORS = (
     {"grammar"},
     {"manifests", "policy"},
     {"settings"},
+    {"net"},
     {"relay", "names", "kernel", "tls"},
     {"upstreams"},
     {"service"},

@@ -19,23 +19,13 @@ def has_route(address: IPAddress) -> bool:
     if address.version == 4:
         return True
     try:
-        _source_towards(address)
+        source_towards(address)
     except OSError as error:
         return error.errno in _CANNOT_ASK
     return True
 
 
-def is_own(address: IPAddress) -> bool:
-    """Return whether an address is one of this pod's: it would be spoken to from itself."""
-    if address.is_loopback or address.is_unspecified:
-        return True
-    try:
-        return _source_towards(address) == str(address)
-    except OSError:
-        return False
-
-
-def _source_towards(address: IPAddress) -> str:
+def source_towards(address: IPAddress) -> str:
     """Return the source address for a destination: connecting a UDP socket looks it up, and the route."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.kernel.messages import Link
     from egress_router.kernel.netlink import Netlink
+    from egress_router.kernel.rtnl_types import Link
 
 PROBES = 3
 PROBE_WAIT = 0.1  # seconds: at most so long before the first probe, so that pods started together differ

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import RefusedError
-from egress_router.kernel import claim, gateway, sysctl
+from egress_router.kernel import acd, sysctl
+from egress_router.net import rtnetlink
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.kernel.messages import Address, Link
     from egress_router.kernel.netlink import Netlink
+    from egress_router.kernel.rtnl_types import Address, Link
     from egress_router.settings.setup import Source
 
 _log = log.get("kernel")
@@ -29,7 +30,7 @@ def refuse_elsewhere(interface: str, sources: Sequence[Source]) -> None:
         RefusedError: so it is.
     """
     wanted = {source.address for source in sources}
-    for index, address in gateway.addresses():
+    for index, address in rtnetlink.addresses():
         if address in wanted and (name := socket.if_indextoname(index)) != interface:
             raise RefusedError(
                 f"{address} is on the pod's interface {name}, and EGRESS_INTERFACE is {interface}",
@@ -55,7 +56,7 @@ def ensure_addresses(
     if any(source.address.version == 6 for source in sources):
         _enable_ipv6(link)
     if new:
-        claim.await_free(netlink, link, [source.address for source in new], timeout)
+        acd.await_free(netlink, link, [source.address for source in new], timeout)
     for known in held:
         if known.is_ours and (known.address, known.prefix) not in wanted:
             _log.info("address of an earlier run removed", address=known.address, interface=link.name)
@@ -91,8 +92,10 @@ def _is_claimed(netlink: Netlink, link: Link, source: Source, held: Sequence[Add
 def keep_to_itself(link: Link) -> None:
     """Have the interface answer and ask only with its own addresses, and learn no routes from the wire.
 
-    Without this the outside network could learn the pod's other addresses (ARP flux). Refused writes do not
-    matter much: what the outside sends to those addresses is dropped.
+    Without this the outside network could learn the pod's other addresses (ARP flux), or the parent's
+    hardware address for EGRESS_SOURCE. IPv6 needs none of it: the kernel answers a solicitation only for
+    addresses of the interface that it came in by. Refused writes do not matter much: what the outside sends
+    to those addresses is dropped.
     """
     for name, value in (
         (f"net/ipv4/conf/{link.name}/arp_ignore", 1),
