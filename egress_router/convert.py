@@ -103,10 +103,10 @@ def _pod(router: EgressRouter, name: str) -> dict[str, object]:
     }
     setup = {
         **_container(
-            "setup", [*_environment(router, "init"), _variable("EGRESS_PARENT_NETNS", "/node-ns/net")]
+            "setup", [*_environment(router, "network"), _variable("EGRESS_PARENT_NETNS", "/node-ns/net")]
         ),
         "securityContext": {"privileged": True, "seccompProfile": seccomp},
-        "volumeMounts": [mount, node],
+        "volumeMounts": [node],
     }
     stays = {
         **_container("router", _environment(router, "legacy")),
@@ -143,7 +143,7 @@ def _environment(router: EgressRouter, mode: str) -> list[dict[str, str]]:
         "EGRESS_ROUTER_MODE": mode,
         "EGRESS_MACVLAN_MODE": router.macvlan_mode,
         "EGRESS_PARENT_INTERFACE": router.parent,
-        "EGRESS_DESTINATION_FILE": f"{_FOLDER}/{_RULES}",
+        "EGRESS_DESTINATION_FILE": f"{_FOLDER}/{_RULES}" if mode == "legacy" else "",
     }
     return [_variable(name, value) for name, value in found.items() if value]
 
