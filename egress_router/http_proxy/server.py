@@ -48,7 +48,7 @@ def mode(settings: HttpProxySettings) -> Mode[AccessList]:
     """Return the mode `http-proxy`."""
     return Mode(
         name="http-proxy",
-        parse=acl.parse,
+        parse=partial(acl.parse, sources=settings.sources),
         ports=lambda _: frozenset({settings.port}),
         build=lambda context, rules: HttpProxyServer(settings, context, rules),
         summary=lambda rules: tuple(rule.text for rule in rules.rules),
