@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from egress_router.dns_proxy.journal import LIMIT, Journal
+from egress_router import log
+from egress_router.dns_proxy.access_log import LIMIT, AccessLog
 from egress_router.dns_proxy.session import Line, Session, Shared
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
@@ -19,6 +20,7 @@ from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import Checks
 from egress_router.upstreams.places import forbidden_place
+from egress_router.upstreams.report import Upstream, UpstreamReport
 
 if TYPE_CHECKING:
     import socket
@@ -66,14 +68,19 @@ class Forwarder:
     ) -> None:
         self._context = context
         self._limiter = context.limiter
-        self._journal = Journal(context.registry, access_log=settings.proxy.access_log, debug=settings.debug)
+        self._access_log = AccessLog(
+            context.registry, access_log=settings.proxy.access_log, debug=settings.debug
+        )
+        # With the debug setting these lines belong to stdout, otherwise they are events like others.
+        changes = log.records() if settings.debug else log.get("dns_proxy")
+        self._report = UpstreamReport(context.registry, changes)
         self._forbidden = forbidden
         self._admin_port = settings.proxy.runtime.admin_port
         self._names = resolver(settings.names, context.registry)
         self._deadlines = Deadlines(context.loop)
         self._plane = DataPlane(context.loop)
         self._relay = Relay(self._plane, context.poller)
-        self._plane.count(context.registry, self._journal.sent, self._journal.received)
+        self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._checks = Checks(context.loop, self._health_changed)
         self._acceptor = Acceptor(context.loop, context.registry, self._enter)
         self._shared = Shared(
@@ -81,7 +88,7 @@ class Forwarder:
             self._deadlines,
             self._relay,
             self._checks,
-            self._journal,
+            self._access_log,
             settings.connect_seconds,
             settings.idle_seconds,
             self._ended,
@@ -147,23 +154,10 @@ class Forwarder:
             {"line": line.forward.line, "text": self._text(line), "hits": line.hits}
             for line in self._lines.values()
         ]
-        upstreams: list[Json] = [
-            {"destination": destination, "address": printed(*target), "up": up}
-            for destination, target, up in self._upstreams()
-        ]
-        unresolved: list[Json] = [
-            {
-                "destination": each.text,
-                "address": "",
-                "up": False,
-                "reason": each.left_out.reason if each.left_out else str(each.failure or "not asked yet"),
-            }
-            for each in self._destinations.values()
-            if not each.targets
-        ]
+        upstreams: list[Json] = [{**upstream.shown()} for upstream in self._upstreams()]
         return {
             "rules": rules,
-            "upstreams": upstreams + unresolved,
+            "upstreams": upstreams,
             "listeners": list(self._lines),
         }
 
@@ -185,31 +179,31 @@ class Forwarder:
             return
         if self._limiter.enter(client) is not None:
             sock.close()
-            self._journal.refused(client, port, line.destination.text, LIMIT)
+            self._access_log.refused(client, port, line.destination.text, LIMIT)
             return
         line.hits += 1
         session = Session(self._shared, sock, client, line)
         self._sessions.add(session)
-        self._journal.open.value += 1
+        self._access_log.open.value += 1
         session.begin()
 
     def _ended(self, session: Session) -> None:
         self._sessions.discard(session)
-        self._journal.open.value -= 1
+        self._access_log.open.value -= 1
         self._limiter.leave(session.client)
-        if session.doom is not None:
-            session.doom.cancel()
+        if session.ending is not None:
+            session.ending.cancel()
 
     def _judge(self, session: Session) -> None:
         """Give a session that the lines do not allow any more a time to end, or take it back."""
         wanted = session.line.forward
         line = self._lines.get(wanted.port)
         if line is not None and line.forward == wanted:
-            if session.doom is not None:
-                session.doom.cancel()
-                session.doom = None
-        elif session.doom is None:
-            session.doom = self._deadlines.add(self._context.drain_seconds, session.close)
+            if session.ending is not None:
+                session.ending.cancel()
+                session.ending = None
+        elif session.ending is None:
+            session.ending = self._deadlines.add(self._context.drain_seconds, session.close)
 
     def _place(self, host: Host, target: Target) -> Place | None:
         return self._forbidden(
@@ -223,13 +217,14 @@ class Forwarder:
 
     def _moved(self, destination: Destination) -> None:
         if isinstance(destination.host, str):
-            self._journal.resolved(destination)
+            addresses = [address for address, _ in destination.targets]
+            self._report.resolved(destination.host, addresses, destination.failure)
         if destination.left_out is not None:
-            self._journal.left_out(destination, destination.left_out)
+            self._report.left_out(destination.text, destination.left_out)
         self._update_soon()
 
     def _health_changed(self, target: Target) -> None:
-        self._journal.health(target, up=self._checks.is_up(target))
+        self._report.health(target, up=self._checks.is_up(target))
         for destination in self._destinations.values():
             if target in destination.targets:
                 destination.arrange()
@@ -244,12 +239,17 @@ class Forwarder:
     def _update(self) -> None:
         self._update_due = False
         self._checks.watch(target for each in self._destinations.values() for target in each.targets)
-        self._journal.upstreams(self._upstreams())
+        self._report.upstreams(self._upstreams())
 
-    def _upstreams(self) -> Iterator[tuple[str, Target, bool]]:
+    def _upstreams(self) -> Iterator[Upstream]:
         for destination in self._destinations.values():
             for target in destination.targets:
-                yield destination.text, target, self._checks.is_up(target)
+                yield Upstream(destination.text, printed(*target), self._checks.is_up(target))
+        for destination in self._destinations.values():
+            if not destination.targets:
+                place = destination.left_out
+                reason = place.reason if place else str(destination.failure or "not asked yet")
+                yield Upstream(destination.text, "", up=False, reason=reason)
 
     @staticmethod
     def _text(line: Line) -> str:

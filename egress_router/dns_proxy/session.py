@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from egress_router.dns_proxy import journal
+from egress_router.dns_proxy import access_log
 from egress_router.relay.dial import Dial, DialError, DialFailure, Dialled, DialReason
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from egress_router.dns_proxy.journal import Journal
+    from egress_router.dns_proxy.access_log import AccessLog
     from egress_router.grammar.forward import Forward
     from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadline, Deadlines
@@ -40,16 +40,16 @@ class Shared:
     deadlines: Deadlines
     relay: Relay
     checks: Checks
-    journal: Journal
+    access_log: AccessLog
     connect_seconds: float
     idle_seconds: float
     on_end: Callable[[Session], None]
 
 
 class Session:
-    """Owns the client's socket until the relay does. `doom` ends it when its line is gone."""
+    """Owns the client's socket until the relay does. `ending` ends it when its line is gone."""
 
-    __slots__ = ("_deadline", "_dial", "_shared", "_sock", "_target", "_tunnel", "_until", "client", "doom",
+    __slots__ = ("_deadline", "_dial", "_shared", "_sock", "_target", "_tunnel", "_until", "client", "ending",
                  "line")  # fmt: skip
 
     def __init__(self, shared: Shared, sock: socket.socket, client: str, line: Line) -> None:
@@ -57,7 +57,7 @@ class Session:
         self._sock: socket.socket | None = sock
         self.client = client
         self.line = line
-        self.doom: Deadline | None = None
+        self.ending: Deadline | None = None
         self._until = time.monotonic() + shared.connect_seconds
         self._deadline: Deadline | None = None
         self._dial: Dial | None = None
@@ -80,7 +80,7 @@ class Session:
         if self._tunnel is not None:
             self._tunnel.close()
         elif self._sock is not None:
-            self._refuse(journal.CLOSED)
+            self._refuse(access_log.CLOSED)
 
     def _resolved(self) -> None:
         targets = self.line.destination.next()
@@ -92,7 +92,7 @@ class Session:
 
     def _unresolved(self) -> None:
         place = self.line.destination.left_out
-        self._refuse(journal.NO_ADDRESS if place is None else place.value)
+        self._refuse(access_log.NO_ADDRESS if place is None else place.value)
 
     def _connect(self, targets: tuple[Target, ...]) -> None:
         shared = self._shared
@@ -110,7 +110,7 @@ class Session:
         shared, line = self._shared, self.line
         self._target = target = (result.address, result.port)
         shared.checks.observe(target, answered=True)
-        shared.journal.connected(
+        shared.access_log.connected(
             self.client, line.forward.port, line.destination.text, target, result.seconds
         )
         self._tunnel = shared.relay.start(client, result.sock, shared.idle_seconds, self._closed)
@@ -130,7 +130,7 @@ class Session:
             self._sock.close()
             self._sock = None
         line = self.line
-        self._shared.journal.refused(self.client, line.forward.port, line.destination.text, result)
+        self._shared.access_log.refused(self.client, line.forward.port, line.destination.text, result)
         self._shared.on_end(self)
 
     def _stop_waiting(self) -> None:
@@ -143,7 +143,7 @@ class Session:
         self._tunnel = None
         assert self._target is not None  # noqa: S101 - only a connected session has a tunnel
         line = self.line
-        self._shared.journal.closed(
+        self._shared.access_log.closed(
             self.client, line.forward.port, line.destination.text, self._target, closing
         )
         self._shared.on_end(self)
