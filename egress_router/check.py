@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from egress_router.errors import ConfigError, Problem
 from egress_router.grammar import acl, forward, lint, redirect
 from egress_router.grammar.address import printed
+from egress_router.grammar.leaving import Leaving, Spread
 from egress_router.grammar.lines import rule_lines
 from egress_router.manifests import containers
 from egress_router.settings import common, dns_proxy, http_proxy, setup
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from egress_router.settings.variables import Variable
 
 Rows = list[tuple[str, ...]]
+_FROM = "LEAVES WITH"
 Rules = redirect.Redirects | acl.AccessList | forward.Forwards
 
 
@@ -39,29 +41,51 @@ class Report:
 
 
 def _redirect_rows(redirects: redirect.Redirects) -> Rows:
-    rows: Rows = [("LOCAL PORT", "PROTOCOL", "DESTINATION")]
-    for rule in redirects.rules:
+    rows: Rows = [("LOCAL PORT", "PROTOCOL", "DESTINATION", _FROM)]
+    rules: list[redirect.Redirect | redirect.NamedRedirect] = [*redirects.rules, *redirects.names]
+    for rule in sorted(rules, key=lambda rule: rule.line):
         ports = f"{rule.first}-{rule.last}" if rule.is_range else str(rule.first)
-        target = (
-            printed(rule.target) if rule.is_range else printed(rule.target, rule.target_port or rule.first)
-        )
+        host = rule.target if isinstance(rule, redirect.Redirect) else rule.name
+        target = printed(host) if rule.is_range else printed(host, rule.target_port or rule.first)
         where = f"{target}, same port" if rule.is_range else target
-        rows.append((ports, rule.protocol.value, where))
-    for version, fallback in ((4, redirects.fallback_v4), (6, redirects.fallback_v6)):
+        rows.append((ports, rule.protocol.value, where, _leaves(rule.leaving)))
+    for version, fallback, leaving in (
+        (4, redirects.fallback_v4, redirects.fallback_v4_leaving),
+        (6, redirects.fallback_v6, redirects.fallback_v6_leaving),
+    ):
         where = "rejected" if fallback is None else f"{fallback}, same port"
-        rows.append((f"other, IPv{version}", "any", where))
-    return rows
+        rows.append((f"other, IPv{version}", "any", where, _leaves(leaving)))
+    return _without_empty_from(rows)
+
+
+def _leaves(leaving: Leaving) -> str:
+    if isinstance(leaving, Spread):
+        return "every address in turn"
+    return "" if leaving is None else str(leaving)
+
+
+def _without_empty_from(rows: Rows) -> Rows:
+    """Leave the last column out where no line says with which address it leaves."""
+    return rows if any(row[-1] for row in rows[1:]) else [row[:-1] for row in rows]
 
 
 def _access_rows(access_list: acl.AccessList) -> Rows:
     rules = access_list.rules
-    rows: Rows = [("LINE", "VERDICT", "DESTINATION", "PORT")]
+    rows: Rows = [("LINE", "VERDICT", "DESTINATION", "PORT", _FROM)]
     for rule in rules:
         port = "any" if rule.port is None else str(rule.port)
-        rows.append((str(rule.line), "allow" if rule.allows else "deny", _subject(rule.subject), port))
+        rows.append(
+            (
+                str(rule.line),
+                "allow" if rule.allows else "deny",
+                _subject(rule.subject),
+                port,
+                _leaves(rule.leaving),
+            )
+        )
     if not isinstance(rules[-1].subject, acl.Everything):
-        rows.append(("-", "deny", "everything else", "any"))
-    return rows
+        rows.append(("-", "deny", "everything else", "any", ""))
+    return _without_empty_from(rows)
 
 
 def _subject(subject: acl.Subject) -> str:
@@ -75,9 +99,12 @@ def _subject(subject: acl.Subject) -> str:
 
 
 def _forward_rows(forwards: forward.Forwards) -> Rows:
-    rows: Rows = [("LOCAL PORT", "DESTINATION")]
-    rows += [(str(line.port), printed(line.target, line.target_port)) for line in forwards.lines]
-    return rows
+    rows: Rows = [("LOCAL PORT", "DESTINATION", _FROM)]
+    rows += [
+        (str(line.port), printed(line.target, line.target_port), _leaves(line.leaving))
+        for line in forwards.lines
+    ]
+    return _without_empty_from(rows)
 
 
 def _rows(rules: Rules) -> Rows:

@@ -16,20 +16,20 @@ from egress_router.grammar.address import (
     printed,
     split_port,
 )
-from egress_router.http_proxy.policy import NOTHING_OWN, Policy, Verdict, explanation
-from egress_router.http_proxy.target import as_asked
+from egress_router.http_proxy.http1.target import as_asked
 from egress_router.manifests import containers
 from egress_router.metrics import Registry
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
+from egress_router.policy.access_list import NOTHING_OWN, AccessPolicy, Verdict, explanation
 from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
 from egress_router.terminal import say
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress
-    from egress_router.http_proxy.policy import Decision
     from egress_router.names.answer import Answer
+    from egress_router.policy.access_list import Decision
 
 _KIND = re.compile(r"""^\s*["']?kind["']?\s*:""", re.MULTILINE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -49,7 +49,7 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
         RefusedError: the name was to be resolved and could not be.
     """
     source, rules = _rules(path, text)
-    policy = Policy(acl.parse(source, rules))
+    policy = AccessPolicy(acl.parse(source, rules))
     host, port, asked = _target(target)
     if isinstance(host, str):
         lines = asyncio.run(_about_name(policy, host, str(asked), port, resolve=resolve))
@@ -110,7 +110,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-async def _about_name(policy: Policy, host: str, asked: str, port: int, *, resolve: bool) -> list[str]:
+async def _about_name(policy: AccessPolicy, host: str, asked: str, port: int, *, resolve: bool) -> list[str]:
     resolver = Resolver(NamesSettings(), Registry())
     try:
         candidates = (host,) if "." in asked else resolver.candidates(asked)
@@ -136,7 +136,7 @@ async def _about_name(policy: Policy, host: str, asked: str, port: int, *, resol
     return lines
 
 
-def _resolved(policy: Policy, host: str, port: int, answer: Answer) -> list[str]:
+def _resolved(policy: AccessPolicy, host: str, port: int, answer: Answer) -> list[str]:
     decision = policy.by_addresses(host, port, answer.addresses, NOTHING_OWN, answer.name)
     stands_for = "" if answer.name == host else f" stands for {answer.name}, which"
     return [
@@ -152,7 +152,7 @@ def _decided(host: Host, port: int, decision: Decision) -> list[str]:
     return lines
 
 
-def _undecided(policy: Policy, host: str, port: int, name: str) -> list[str]:
+def _undecided(policy: AccessPolicy, host: str, port: int, name: str) -> list[str]:
     """Say what by_name leaves open: an allowing rule, behind rules by address."""
     rule = policy.name_rule(host, port, name)
     before = policy.address_rules_before(rule, port)

@@ -149,7 +149,8 @@ class SetupSettings:
             ConfigError: with every error of the text.
         """
         addresses = frozenset(source.address for source in self.sources)
-        router = Router(addresses, self.runtime.admin_port, self.cluster_cidrs)
+        follows_names = self.mode is RouterMode.LEGACY
+        router = Router(addresses, self.runtime.admin_port, self.cluster_cidrs, follows_names)
         return redirect.parse(source, text, router)
 
 
@@ -204,7 +205,8 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] 
         return None
     addresses, admin_port = environment.read(SOURCE), environment.read(common.ADMIN_PORT)
     known = None if addresses is None else frozenset(address for address, _ in addresses)
-    router = Router(known, admin_port or 0, environment.read(CLUSTER_CIDRS) or ())
+    follows_names = mode is None or RouterMode(mode) is RouterMode.LEGACY
+    router = Router(known, admin_port or 0, environment.read(CLUSTER_CIDRS) or (), follows_names)
     return functools.partial(redirect.parse, router=router)
 
 

@@ -130,8 +130,8 @@ def line_with(text: str, part: str) -> int:
         (
             "dns-proxy.yaml",
             "EGRESS_DNS_PROXY_DEBUG",
-            "EGRESS_SOURCE",
-            "container egress-dns-proxy EGRESS_SOURCE line {+1}: is not read by dns-proxy, which runs here,"
+            "EGRESS_GATEWAY",
+            "container egress-dns-proxy EGRESS_GATEWAY line {+1}: is not read by dns-proxy, which runs here,"
             " but by setup",
         ),
     ],

@@ -288,3 +288,15 @@ def test_no_input_steers_the_terminal() -> None:
     for kind in ("redirect", "http-proxy", "dns-proxy"):
         done = check(kind, "-", given=b"80 \x1b[2J\x9b 1.2.3.4\n")
         assert b"\x1b" not in done.stdout + done.stderr
+
+
+def test_check_says_with_which_address_a_line_leaves() -> None:
+    text = b"443 tcp db.example.com 8443 from 192.168.12.99\n80 tcp 203.0.113.25\n203.0.113.27 from *\n"
+    shown = check("redirect", "-", given=text).stdout.decode().splitlines()
+    assert [line.split("  ")[-1].strip() for line in shown[:4]] == [
+        "LEAVES WITH",
+        "192.168.12.99",
+        "203.0.113.25:80",
+        "every address in turn",
+    ]
+    assert "db.example.com:8443" in shown[1]
