@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2] / "egress_router"
 FLOORS = (
     {"errors", "log", "metrics", "clock", "terminal"},
     {"grammar"},
-    {"manifests"},
+    {"manifests", "policy"},
     {"settings"},
     {"net"},
     {"relay", "names", "kernel", "tls"},
     {"upstreams"},
     {"service"},
     {"admin"},
-    {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain"},
+    {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain", "convert"},
     {"lab"},
     {"cli", "__main__"},
 )
@@ -29,6 +29,7 @@ IO_MODULES = {"asyncio", "socket", "subprocess", "os", "pyroute2", "select", "ss
 PURE = {
     "grammar": "rules must be checkable anywhere, from a pod to a laptop",
     "manifests": "manifests must be checkable anywhere, and are hostile like every text",
+    "policy": "a decision must be reproducible by `explain` without a network",
     "http_proxy/policy.py": "a decision must be reproducible by `explain` without a network",
     "http_proxy/rule_index.py": "a decision must be reproducible by `explain` without a network",
     "http_proxy/head.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",
