@@ -28,7 +28,7 @@ def test_manifests_can_be_applied(text: str) -> None:
         if not thing["apiVersion"].startswith(CUSTOM):
             kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
     # ConfigError where a variable is wrong.
-    assert " setup " in manifests("install.md", text).table
+    assert " setup " in manifests(("install.md", text)).text
 
 
 def test_the_values_for_an_openshift_resource_render_the_same_router() -> None:
