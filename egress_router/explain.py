@@ -21,12 +21,12 @@ from egress_router.grammar.address import (
     split_port,
 )
 from egress_router.grammar.egress_policy import Effect
-from egress_router.http_proxy.policy import NOTHING_OWN, Policy, Verdict, explanation
-from egress_router.http_proxy.target import as_asked
+from egress_router.http_proxy.http1.target import as_asked
 from egress_router.manifests import containers
 from egress_router.metrics import Registry
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
+from egress_router.policy.access_list import NOTHING_OWN, AccessPolicy, Verdict, explanation
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex, names_of
 from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.egress_policy import EgressPolicy
-    from egress_router.http_proxy.policy import Decision
     from egress_router.names.answer import Answer
+    from egress_router.policy.access_list import Decision
     from egress_router.policy.egress_policy import NamesOf
 
 _KIND = re.compile(r"""^\s*["']?kind["']?\s*:""", re.MULTILINE)
@@ -78,7 +78,7 @@ def explain(
         RefusedError: the name was to be resolved and could not be.
     """
     source, rules = _rules(path, text)
-    access = Policy(acl.parse(source, rules))
+    access = AccessPolicy(acl.parse(source, rules))
     index = None if policy is None else PolicyIndex(policy)
     host, port, asked = _target(target)
     if isinstance(host, str):
@@ -156,7 +156,7 @@ def _is_address(text: str) -> bool:
 
 
 async def _about_name(
-    access: Policy, index: PolicyIndex | None, host: str, asked: str, port: int, *, resolve: bool
+    access: AccessPolicy, index: PolicyIndex | None, host: str, asked: str, port: int, *, resolve: bool
 ) -> Explanation:
     resolver = Resolver(NamesSettings(), Registry())
     try:
@@ -178,7 +178,7 @@ async def _about_name(
 
 
 def _unresolved(
-    access: Policy, index: PolicyIndex | None, host: str, port: int, candidates: Sequence[str]
+    access: AccessPolicy, index: PolicyIndex | None, host: str, port: int, candidates: Sequence[str]
 ) -> Explanation:
     target = printed(host, port)
     if candidates == (host,):
@@ -224,7 +224,7 @@ def _judged(
     return Explanation(found.target, Outcome.DENIED, (denied, f"the list: {found.lines[0]}", *lines))
 
 
-def _resolved(access: Policy, host: str, port: int, answer: Answer) -> Explanation:
+def _resolved(access: AccessPolicy, host: str, port: int, answer: Answer) -> Explanation:
     decision = access.by_addresses(host, port, answer.addresses, NOTHING_OWN, answer.name)
     stands_for = "" if answer.name == host else f" stands for {answer.name}, which"
     first = f"{host}{stands_for} has the addresses {_list(answer.addresses)}"
@@ -243,7 +243,7 @@ def _decided(host: Host, port: int, decision: Decision) -> Explanation:
     return Explanation(target, Outcome.ALLOWED, tuple(lines), addresses)
 
 
-def _undecided(policy: Policy, host: str, port: int, name: str) -> tuple[Outcome, list[str]]:
+def _undecided(policy: AccessPolicy, host: str, port: int, name: str) -> tuple[Outcome, list[str]]:
     """Say what by_name leaves open: an allowing rule, behind rules by address."""
     rule = policy.name_rule(host, port, name)
     before = policy.address_rules_before(rule, port)

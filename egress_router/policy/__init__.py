@@ -1,1 +1,1 @@
-"""Decisions, the same for all modes. Pure: values in, a verdict with its reason out."""
+"""Decisions of all modes. Pure: no socket, no clock, no environment."""

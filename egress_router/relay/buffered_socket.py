@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The most that one read takes: malloc serves this from its heap. Above MMAP_THRESHOLD every read would map
 # and unmap memory.
-MOST_RECEIVED = 65_536
+MAX_RECEIVED = 65_536
 # Receives in one go: more would keep the other connections waiting.
 TURNS = 16
 _GONE = select.EPOLLHUP | select.EPOLLERR
@@ -27,7 +27,7 @@ def nothing() -> None:
     """Do nothing: what a closed wire calls."""
 
 
-class Wire:
+class BufferedSocket:
     """One side of a session.
 
     `on_ready` is called when there may be something to read or room to write what is left in `out`. `lost`
@@ -43,7 +43,7 @@ class Wire:
         sock: socket.socket,
         poller: Poller,
         on_ready: Callable[[], None],
-        most: int = MOST_RECEIVED,
+        most: int = MAX_RECEIVED,
     ) -> None:
         """Take over a socket; one read takes `most` bytes."""
         self.sock = sock

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from egress_router.clock import SYSTEM
-from egress_router.http_proxy.policy import Own
 from egress_router.net.own import addresses, neighbours
+from egress_router.policy.access_list import Own
 
 if TYPE_CHECKING:
     from collections.abc import Callable

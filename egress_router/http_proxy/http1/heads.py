@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.head import no_request, parse_response
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.head import no_request, parse_response
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.head import ResponseHead
+    from egress_router.http_proxy.http1.head import ResponseHead
     from egress_router.settings.http_proxy import HttpLimits
 
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 # What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
 _BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
-_MOST_OVERLOOKED = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to bear with one of them
+_MAX_OVERLOOKED = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to bear with one of them
 # Nobody needs as many; without an end they would keep everybody busy but the client that waits.
-_MOST_INTERIM = 32
+_MAX_INTERIM = 32
 
 
 class HeadBuffer:
@@ -107,7 +107,7 @@ class RequestHeads(HeadBuffer):
     def _without_lines(self, data: bytes) -> bytes:
         rest = _EMPTY_LINES.sub(b"", data, count=1)
         self._before += len(data) - len(rest)
-        if self._before > _MOST_OVERLOOKED:
+        if self._before > _MAX_OVERLOOKED:
             raise MessageError(400, "there are too many empty lines before the request")
         return rest
 
@@ -144,6 +144,6 @@ class AnswerHeads(HeadBuffer):
         head = parse_response(text, self._method, self._limits.head_fields)
         if head.interim:
             self._before += 1
-            if self._before > _MOST_INTERIM:
+            if self._before > _MAX_INTERIM:
                 raise MessageError(502, "interim answers come without end")
         return head, rest

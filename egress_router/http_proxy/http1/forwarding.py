@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.head import BY_LENGTH, NO_BODY, Framing
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.head import BY_LENGTH, NO_BODY, Framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from egress_router.http_proxy.head import RequestHead, ResponseHead
-    from egress_router.http_proxy.target import Target
+    from egress_router.http_proxy.http1.head import RequestHead, ResponseHead
+    from egress_router.http_proxy.http1.target import Target
 
 _VIA = (b"Via: 1.0 egress-router\r\n", b"Via: 1.1 egress-router\r\n")  # by the minor version received
 _MEMBER = re.compile(rb"[^ \t]+[ \t]+egress-router(?:[ \t].*)?", re.IGNORECASE | re.DOTALL)

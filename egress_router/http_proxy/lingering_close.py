@@ -7,36 +7,41 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.wire import TURNS
+from egress_router.relay.buffered_socket import TURNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from egress_router.http_proxy.site import Site
-    from egress_router.http_proxy.wire import Wire
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.buffered_socket import BufferedSocket
 
 SILENCE = 2.0  # seconds in which neither does the client send nor take anything
 
 
-class Farewell:
+class LingeringClose:
     """Sends an answer, ends the stream, and closes once the client has, or is silent, or goes on too long.
 
     Many clients read an answer only when they have sent their whole request: the rest of it is read, and
     dropped (RFC 9112 9.6). `on_closed` is called once, never from inside `__init__`.
     """
 
-    __slots__ = ("_deadline", "_ends", "_on_closed", "_open", "_site", "_wire")
+    __slots__ = ("_deadline", "_ends", "_on_closed", "_open", "_wire", "_worker")
 
     def __init__(
-        self, site: Site, wire: Wire, answer: bytes, seconds: float, on_closed: Callable[[], None]
+        self,
+        worker: WorkerState,
+        wire: BufferedSocket,
+        answer: bytes,
+        seconds: float,
+        on_closed: Callable[[], None],
     ) -> None:
         """Take over the wire, for `seconds` at most; `answer` may be empty where everything has been said."""
-        self._site = site
+        self._worker = worker
         self._wire = wire
         self._open = True
         self._on_closed = on_closed
         self._ends = time.monotonic() + seconds
-        self._deadline = site.deadlines.add(min(SILENCE, seconds), self.close)
+        self._deadline = worker.deadlines.add(min(SILENCE, seconds), self.close)
         wire.held = b""
         wire.on_ready = self._drain
         if answer:
@@ -65,7 +70,7 @@ class Farewell:
                 return
             self._deadline.touch()
             if self._deadline.due > self._ends + self._deadline.seconds:
-                self._site.ledger.limit("linger_seconds")
+                self._worker.ledger.limit("linger_seconds")
                 self.close()
                 return
         self._wire.again()

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.http_proxy.connects import KnownConnects
-from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.head import Framing, parse_request, parse_response
-from egress_router.http_proxy.heads import AnswerHeads, RequestHeads
-from egress_router.http_proxy.target import absolute_target, connect_target, parse_authority
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.head import Framing, parse_request, parse_response
+from egress_router.http_proxy.http1.heads import AnswerHeads, RequestHeads
+from egress_router.http_proxy.http1.known_connects import KnownConnects
+from egress_router.http_proxy.http1.target import absolute_target, connect_target, parse_authority
 from egress_router.settings.http_proxy import HttpLimits
 
-MOST = 100
+MAX = 100
 GET = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
 POST = "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
 
@@ -26,7 +26,7 @@ def request(text: str) -> bytes:
 
 def refusal(head: bytes) -> MessageError:
     with pytest.raises(MessageError) as caught:
-        parse_request(head, MOST)
+        parse_request(head, MAX)
     return caught.value
 
 
@@ -68,7 +68,7 @@ def refusal(head: bytes) -> MessageError:
         (GET + "A: b\x00c\r\n", 400),
         (GET + "A: b\x0bc\r\n", 400),
         (GET + "A\xe4: b\r\n", 400),
-        (GET + "".join(f"A{number}: b\r\n" for number in range(MOST)), 431),
+        (GET + "".join(f"A{number}: b\r\n" for number in range(MAX)), 431),
         # framing
         (POST + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", 400),
         (POST + "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", 400),
@@ -122,7 +122,7 @@ def test_what_is_malformed_or_ambiguous_is_refused(text: str, status: int) -> No
     ],
 )  # fmt: skip
 def test_framing_of_requests(text: str, framing: Framing, length: int, persistent: bool) -> None:
-    head = parse_request(request(text), MOST)
+    head = parse_request(request(text), MAX)
     assert (head.framing, head.length, head.persistent) == (framing, length, persistent)
 
 
@@ -146,7 +146,7 @@ def test_framing_of_requests(text: str, framing: Framing, length: int, persisten
 def test_framing_of_answers(
     method: bytes, text: str, framing: Framing, length: int, persistent: bool
 ) -> None:
-    head = parse_response(request(text), method, MOST)
+    head = parse_response(request(text), method, MAX)
     assert (head.framing, head.length, head.persistent) == (framing, length, persistent)
 
 
@@ -170,12 +170,12 @@ def test_framing_of_answers(
         "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n",
         "HTTP/1.1 200 OK\r\nA: b\rc\r\n",
         "HTTP/1.1 200 OK\nA: b\r\n",
-        "HTTP/1.1 200 OK\r\n" + "A: b\r\n" * (MOST + 1),
+        "HTTP/1.1 200 OK\r\n" + "A: b\r\n" * (MAX + 1),
     ],
 )
 def test_answers_that_are_malformed_or_ambiguous_are_refused(text: str) -> None:
     with pytest.raises(MessageError):
-        parse_response(request(text), b"GET", MOST)
+        parse_response(request(text), b"GET", MAX)
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,10 @@ AGAIN = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nUser-Agent: x\
 
 
 def test_a_connect_that_is_known_says_what_it_said() -> None:
-    connects = KnownConnects(MOST)
+    connects = KnownConnects(MAX)
     first = connects.read(request(AGAIN))
     assert connects.read(request(AGAIN)) is first
-    assert first == parse_request(request(AGAIN), MOST)
+    assert first == parse_request(request(AGAIN), MAX)
     other = connects.read(request(AGAIN.replace("443", "444")))
     assert (first.target, other.target) == (b"a.example:443", b"a.example:444")
 
@@ -280,27 +280,27 @@ def test_a_connect_that_is_known_says_what_it_said() -> None:
     ],
 )
 def test_other_heads_are_not_kept(text: str) -> None:
-    connects = KnownConnects(MOST)
+    connects = KnownConnects(MAX)
     assert connects.read(request(text)) is not connects.read(request(text))
     assert connects._known == {}
 
 
 def test_wrong_heads_are_refused_again_and_again() -> None:
-    connects = KnownConnects(MOST)
+    connects = KnownConnects(MAX)
     for _ in range(2):
         with pytest.raises(MessageError):
             connects.read(request("CONNECT a.example:443 HTTP/1.1\r\nUser-Agent: x\r\n"))
 
 
 def test_only_so_many_heads_are_kept() -> None:
-    connects = KnownConnects(MOST)
+    connects = KnownConnects(MAX)
     for port in range(1, 1000):
         connects.read(request(AGAIN.replace("443", str(port))))
         assert len(connects._known) <= 256
 
 
 def limits(head_bytes: int) -> HttpLimits:
-    return HttpLimits(head_bytes, MOST, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1, 1)
+    return HttpLimits(head_bytes, MAX, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1, 1)
 
 
 @pytest.mark.parametrize("before", [b"", b"\r\n", b"\r\n\r\n\r\n"])
@@ -364,7 +364,7 @@ def test_what_no_method_can_begin_with_is_refused_at_once(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
 def test_tls_is_named_as_that(data: bytes) -> None:
-    for read in (RequestHeads(limits(1024)).feed, lambda text: parse_request(text + b"\r\n\r\n", MOST)):
+    for read in (RequestHeads(limits(1024)).feed, lambda text: parse_request(text + b"\r\n\r\n", MAX)):
         with pytest.raises(MessageError, match="https_proxy=http://") as caught:
             read(data)
         assert caught.value.fault is Fault.TLS
@@ -378,7 +378,7 @@ def test_what_may_begin_a_request_is_waited_for(data: bytes) -> None:
 def test_an_empty_line_before_an_answer_is_a_fault() -> None:
     head, _ = AnswerHeads(limits(100), b"GET").feed(b"\r\nHTTP/1.1 200 OK\r\n\r\n")
     with pytest.raises(MessageError):
-        parse_response(head, b"GET", MOST)
+        parse_response(head, b"GET", MAX)
 
 
 VALID = [
@@ -393,7 +393,7 @@ VALID = [
 def only_documented_errors(head: bytes) -> None:
     for parse in (parse_request, lambda text, most: parse_response(text, b"GET", most)):
         try:
-            parse(head, MOST)
+            parse(head, MAX)
         except MessageError as error:
             if not error.sentence.isprintable():
                 pytest.fail("a sentence repeats what was sent")

@@ -6,9 +6,9 @@ import enum
 import re
 from typing import Protocol
 
-from egress_router.http_proxy.errors import MessageError
-from egress_router.http_proxy.head import BY_LENGTH, NO_BODY, Framing
-from egress_router.http_proxy.trailers import may_follow
+from egress_router.http_proxy.http1.errors import MessageError
+from egress_router.http_proxy.http1.head import BY_LENGTH, NO_BODY, Framing
+from egress_router.http_proxy.http1.trailers import may_follow
 
 # 15 digits are below 2**60: no reader's counter overflows. int() would also take signs and underscores.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*)?")
@@ -16,7 +16,7 @@ _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
 # What may yet become such a line. What cannot is refused at once, not when everybody has waited in vain.
 _SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]*)?)?\r?")
 _TRAILER_BEGUN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x80-\xff]*)?)?\r?")
-_MOST_STEPS = 128  # sizes, data and ends of chunks in one go, about 0.2 ms; 64 KiB may hold 32,000 of them
+_MAX_STEPS = 128  # sizes, data and ends of chunks in one go, about 0.2 ms; 64 KiB may hold 32,000 of them
 _LINE_LIMIT = 4096
 _TRAILER_LIMIT = 16_384  # bytes of all trailer fields
 
@@ -137,7 +137,7 @@ class Chunked:
             data = self._held + data
             self._held = b""
         at, end = 0, len(data)
-        for _ in range(_MOST_STEPS):
+        for _ in range(_MAX_STEPS):
             if at == end or self.done:
                 break
             if self._expected is _Expected.DATA:

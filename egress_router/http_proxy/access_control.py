@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.policy import DENIED, Policy, connect_port, on_trial
 from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.policy.access_list import DENIED, AccessPolicy, connect_port, on_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import IPAddress
-    from egress_router.http_proxy.own import OwnPlaces
-    from egress_router.http_proxy.policy import Decision
-    from egress_router.http_proxy.target import Target
+    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.own_places import OwnPlaces
     from egress_router.names.resolver import Resolver
+    from egress_router.policy.access_list import Decision
 
 Addresses = tuple["IPAddress", ...]
 
 
-class Judge:
+class AccessControl:
     """Decides on targets, by the rules that are in force at that moment; `lists` counts those there were."""
 
     def __init__(
@@ -38,12 +38,12 @@ class Judge:
         self._own = own
         self._connect_ports = connect_ports
         self._report_only = report_only
-        self._policy: Policy
+        self._policy: AccessPolicy
         self.lists = 0
 
     def apply(self, rules: AccessList) -> None:
         """Decide by these rules from now on."""
-        self._policy = Policy(rules)
+        self._policy = AccessPolicy(rules)
         self.lists += 1
 
     def at_once(self, target: Target) -> Decision | None:

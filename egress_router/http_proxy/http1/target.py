@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import AddressError, parse_host, parse_port, printed, split_port
-from egress_router.http_proxy.errors import Fault, MessageError
+from egress_router.http_proxy.http1.errors import Fault, MessageError
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import Host

@@ -14,8 +14,8 @@ from typing import Final
 
 import httptools
 
-from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.target import parse_authority
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.target import parse_authority
 
 # Name in lower case, name as it was sent, value.
 Field = tuple[bytes, bytes, bytes]

@@ -1,4 +1,4 @@
-"""What is counted and said about connections, names and health."""
+"""What is counted and said about client connections."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from egress_router.grammar.address import printed
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from egress_router.metrics import Number, Registry
     from egress_router.relay.tunnel import Closing
-    from egress_router.upstreams.destination import Destination
-    from egress_router.upstreams.places import Place
     from egress_router.upstreams.pool import Target
 
 CONNECTED = "connected"
@@ -23,10 +19,9 @@ LIMIT = "limit"
 CLOSED = "closed"
 
 _TOTAL = "Client connections by what became of them; all but `connected` were closed at once."
-_UP = "1 where every worker sees this address answer."
 
 
-class Journal:
+class AccessLog:
     """Metrics always, lines on stdout where the settings ask for them."""
 
     def __init__(self, registry: Registry, *, access_log: bool, debug: bool) -> None:
@@ -35,8 +30,6 @@ class Journal:
         self._debug = debug
         self._closings = access_log or debug
         self._records = log.records()
-        # With the debug setting these lines belong to stdout, otherwise they are events like others.
-        self._changes = self._records if debug else log.get("dns_proxy")
         self._connect_seconds = registry.histogram(
             "connect_seconds", "Time until an upstream connection was there, in seconds.", LATENCY_BUCKETS
         )
@@ -92,36 +85,3 @@ class Journal:
                 received=closing.received,
                 seconds=round(closing.seconds, 3),
             )
-
-    def resolved(self, destination: Destination) -> None:
-        """The addresses of a name changed, or it began to fail."""
-        addresses = ", ".join(str(address) for address, _ in destination.targets)
-        if destination.failure is None:
-            self._changes.info("name resolved", name=destination.host, addresses=addresses)
-        else:
-            self._changes.warning(
-                "name does not resolve",
-                name=destination.host,
-                reason=destination.failure,
-                serving=addresses or "nothing",
-            )
-
-    def left_out(self, destination: Destination, place: Place) -> None:
-        """A destination has an address that nobody is connected to."""
-        self._changes.warning(
-            "an address of the destination is left out", destination=destination.text, reason=place.reason
-        )
-
-    def health(self, target: Target, *, up: bool) -> None:
-        """An address began or ceased to answer."""
-        if up:
-            self._changes.info("upstream answers again", address=printed(*target))
-        else:
-            self._changes.warning("upstream does not answer", address=printed(*target))
-
-    def upstreams(self, states: Iterable[tuple[str, Target, bool]]) -> None:
-        """Show these destinations and targets, and whether each is up, and no others."""
-        self._registry.forget("upstream_up")
-        for destination, target, up in states:
-            gauge = self._registry.flag("upstream_up", _UP, destination=destination, address=printed(*target))
-            gauge.value = int(up)

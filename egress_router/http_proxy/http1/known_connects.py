@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.head import parse_request
+from egress_router.http_proxy.http1.head import parse_request
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.head import RequestHead
+    from egress_router.http_proxy.http1.head import RequestHead
 
-_MOST = 256
+_MAX = 256
 _LONGEST = 1_024
 # Of a head with any other field nothing is kept: it might be a secret.
 _HARMLESS = frozenset(
@@ -52,6 +52,6 @@ class KnownConnects:
         return head
 
     def _keep(self, text: bytes, head: RequestHead) -> None:
-        if len(self._known) >= _MOST:
+        if len(self._known) >= _MAX:
             self._known.clear()  # simple, and as good as any order for who has so many
         self._known[text] = head

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.forwarding import (
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.forwarding import (
     check_loop,
     expects_continue,
     forwards_left,
@@ -12,8 +12,8 @@ from egress_router.http_proxy.forwarding import (
     response_bytes,
     wanted_upgrade,
 )
-from egress_router.http_proxy.head import RequestHead, parse_request, parse_response
-from egress_router.http_proxy.target import absolute_target
+from egress_router.http_proxy.http1.head import RequestHead, parse_request, parse_response
+from egress_router.http_proxy.http1.target import absolute_target
 
 DATE = b"Tue, 24 Nov 2026 00:00:00 GMT"
 

@@ -6,21 +6,21 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.site import Site
+    from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.deadlines import Deadline
 
 
-class Patience(ABC):
+class Timeouts(ABC):
     """The times of a session, which decides whether one that ran out still matters.
 
     All but the head's run on while another phase has no use for them: to restart one costs a note of the
     time, to cancel and add one for each request far more.
     """
 
-    __slots__ = ("_answer", "_head", "_idle", "_more", "site")
+    __slots__ = ("_answer", "_head", "_idle", "_more", "worker")
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    def __init__(self, worker: WorkerState) -> None:
+        self.worker = worker
         self._head: Deadline | None = None
         self._idle: Deadline | None = None
         self._answer: Deadline | None = None
@@ -45,7 +45,7 @@ class Patience(ABC):
     def await_head(self) -> None:
         """Let the time for a head begin, unless it runs already."""
         if self._head is None:
-            self._head = self.site.deadlines.add(self.site.limits.head_seconds, self._head_late)
+            self._head = self.worker.deadlines.add(self.worker.limits.head_seconds, self._head_late)
 
     def head_came(self) -> None:
         """End the time for a head."""
@@ -56,21 +56,21 @@ class Patience(ABC):
     def await_request(self) -> None:
         """Let the idle time begin anew."""
         if self._idle is None:
-            self._idle = self.site.deadlines.add(self.site.limits.keepalive_seconds, self._idle_late)
+            self._idle = self.worker.deadlines.add(self.worker.limits.keepalive_seconds, self._idle_late)
         else:
             self._idle.touch()
 
     def await_answer(self) -> None:
         """Let the time until an answer begins begin anew."""
         if self._answer is None:
-            self._answer = self.site.deadlines.add(self.site.limits.answer_seconds, self._answer_late)
+            self._answer = self.worker.deadlines.add(self.worker.limits.answer_seconds, self._answer_late)
         else:
             self._answer.touch()
 
     def await_more(self) -> None:
         """Let the time for more of an answer begin anew."""
         if self._more is None:
-            self._more = self.site.deadlines.add(self.site.limits.idle_seconds, self._more_late)
+            self._more = self.worker.deadlines.add(self.worker.limits.idle_seconds, self._more_late)
         else:
             self._more.touch()
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
-from egress_router.http_proxy.connects import KnownConnects
 from egress_router.http_proxy.held_bytes import HeldBytes
-from egress_router.http_proxy.wire import MOST_RECEIVED
+from egress_router.http_proxy.http1.known_connects import KnownConnects
+from egress_router.relay.buffered_socket import MAX_RECEIVED
 
 if TYPE_CHECKING:
     import asyncio
 
-    from egress_router.http_proxy.judge import Judge
-    from egress_router.http_proxy.ledger import Ledger, Passage
+    from egress_router.http_proxy.access_control import AccessControl
+    from egress_router.http_proxy.client_watch import ClientWatch
+    from egress_router.http_proxy.ledger import Ledger, RequestInfo
     from egress_router.http_proxy.own_connections import OwnConnections
-    from egress_router.http_proxy.upstream import Pool
-    from egress_router.http_proxy.vigil import Vigil
+    from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
@@ -48,7 +48,7 @@ class Connection(Protocol):
 
 
 @dataclass(slots=True)
-class Site:
+class WorkerState:
     """The tools and the limits of every session; `draining` once no new connections come in.
 
     `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
@@ -59,12 +59,12 @@ class Site:
     plane: DataPlane
     deadlines: Deadlines
     relay: Relay
-    judge: Judge
+    access: AccessControl
     ledger: Ledger
     limits: HttpLimits
     limiter: ConnectionLimiter
-    pool: Pool
-    vigil: Vigil
+    pool: UpstreamPool
+    client_watch: ClientWatch
     own_connections: OwnConnections
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
@@ -77,7 +77,7 @@ class Site:
     def __post_init__(self) -> None:
         self.connects = KnownConnects(self.limits.head_fields)
         self.held = HeldBytes(self.limits.held_bytes, self.poller.soon)
-        self.most_received = min(MOST_RECEIVED, self.limits.buffer_bytes)
+        self.most_received = min(MAX_RECEIVED, self.limits.buffer_bytes)
 
     def date(self) -> bytes:
         """Return the time of day as a Date field has it."""
@@ -93,11 +93,11 @@ class Site:
         context = {"message": "a session failed, and was closed", "exception": error}
         self.loop.call_exception_handler(context)
 
-    def denies(self, passage: Passage) -> bool:
+    def denies(self, info: RequestInfo) -> bool:
         """Say whether the connection of a request would be denied by the rules of now."""
-        address = passage.address
-        return address is not None and not self.judge.still_allows(
-            passage.target, address, passage.decision.full_name
+        address = info.address
+        return address is not None and not self.access.still_allows(
+            info.target, address, info.decision.full_name
         )
 
     def left(self, connection: Connection) -> None:

@@ -10,23 +10,23 @@ from egress_router.relay.tunnel import CloseReason
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.ledger import Passage
-    from egress_router.http_proxy.site import Site
+    from egress_router.http_proxy.ledger import RequestInfo
+    from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.tunnel import Closing
 
 
-class OpenTunnel:
+class ProxyTunnel:
     """The connection of a client to an origin, after a CONNECT or an answer 101.
 
     Many stay open for days without a byte, so it takes the place of its session, which is much larger.
     """
 
-    __slots__ = ("_passage", "_site", "_tunnel")
+    __slots__ = ("_info", "_tunnel", "_worker")
 
     def __init__(
         self,
-        site: Site,
-        passage: Passage,
+        worker: WorkerState,
+        info: RequestInfo,
         client: socket.socket,
         upstream: socket.socket,
         *,
@@ -34,27 +34,27 @@ class OpenTunnel:
         to_client: bytes,
     ) -> None:
         """Begin to relay; `to_upstream` and `to_client` go out first."""
-        self._site = site
-        self._passage = passage
-        self._tunnel = site.relay.start(
+        self._worker = worker
+        self._info = info
+        self._tunnel = worker.relay.start(
             client,
             upstream,
-            site.limits.idle_seconds,
+            worker.limits.idle_seconds,
             self._closed,
             to_upstream=to_upstream,
             to_client=to_client,
         )
-        site.ledger.tunnels.value += 1
-        site.connections.add(self)
+        worker.ledger.tunnels.value += 1
+        worker.connections.add(self)
 
     @property
     def client(self) -> str:
         """The client's address."""
-        return self._passage.client
+        return self._info.client
 
     def is_denied(self) -> bool:
         """Say whether the tunnel would be denied by the rules of now."""
-        return self._site.denies(self._passage)
+        return self._worker.denies(self._info)
 
     @guarded
     def end_if_denied(self) -> None:
@@ -71,14 +71,14 @@ class OpenTunnel:
 
     def fault(self, error: Exception) -> None:
         """Close, because of something that must not happen."""
-        self._site.fault(error)
+        self._worker.fault(error)
         self.close_now()
 
     def _closed(self, closing: Closing) -> None:
-        site, passage = self._site, self._passage
-        site.left(self)
-        site.ledger.tunnels.value -= 1
+        worker, info = self._worker, self._info
+        worker.left(self)
+        worker.ledger.tunnels.value -= 1
         if closing.reason is CloseReason.IDLE:
-            site.ledger.idle_end("idle_seconds")
-        status = 200 if passage.method == b"CONNECT" else 101
-        site.ledger.closed(passage, status, closing.sent, closing.received, closing.reason.value)
+            worker.ledger.idle_end("idle_seconds")
+        status = 200 if info.method == b"CONNECT" else 101
+        worker.ledger.closed(info, status, closing.sent, closing.received, closing.reason.value)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.http_proxy.body import Body, Chunked, Counted, NoBody, UntilClose, body_of
-from egress_router.http_proxy.errors import MessageError
-from egress_router.http_proxy.head import Framing
+from egress_router.http_proxy.http1.body import Body, Chunked, Counted, NoBody, UntilClose, body_of
+from egress_router.http_proxy.http1.errors import MessageError
+from egress_router.http_proxy.http1.head import Framing
 
 if TYPE_CHECKING:
     import random
@@ -51,9 +51,9 @@ def test_chunks_are_written_anew(sent: bytes, passed: bytes) -> None:
 HARMFUL = """Authorization Cookie Set-Cookie X-Forwarded-For X-Forwarded-Proto Forwarded Range If-Match If-None-Match
     If-Range Cache-Control Content-Type Content-Encoding Content-Length Transfer-Encoding Trailer TE Host Via
     Connection Keep-Alive Upgrade Max-Forwards Expect Location Vary Age Expires Date Retry-After WWW-Authenticate
-    Proxy-Authorization Accept Accept-Encoding Origin Access-Control-Allow-Origin Content-Security-Policy
+    Proxy-Authorization Accept Accept-Encoding Origin Access-Control-Allow-Origin Content-Security-AccessPolicy
     Strict-Transport-Security X-HTTP-Method-Override X-Real-IP X-Original-URL X-Rewrite-URL Content_Length
-    X_Forwarded_For Sec-Fetch-Site X-Auth-Token"""
+    X_Forwarded_For Sec-Fetch-WorkerState X-Auth-Token"""
 HARMLESS = """ETag Accept-Ranges Content-Digest Repr-Digest Digest Server-Timing Proxy-Status Cache-Status Signature
     Signature-Input grpc-status grpc-message X-Checksum X-Amz-Checksum-Crc32 Sum Iffy Secret Contents"""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router.grammar.acl import Domain, Everything, Rule
 from egress_router.grammar.locality import Locality, embedded, locality
-from egress_router.http_proxy.rule_index import NONE, Domains, Networks, earlier
+from egress_router.policy.rule_index import NONE, Domains, Networks, earlier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,7 @@ class Own:
 NOTHING_OWN = Own(frozenset(), frozenset())
 
 
-class Policy:
+class AccessPolicy:
     """An allow/deny list, indexed: the first rule that matches decides, at the cost of a few look-ups."""
 
     def __init__(self, access_list: AccessList) -> None:

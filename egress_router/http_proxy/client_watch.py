@@ -21,7 +21,7 @@ class Waiting(Protocol):
         """It may have been a while: watch the client, unless the wait is over."""
 
 
-class Vigil:
+class ClientWatch:
     """Those who began to wait since the last look; one timer for all of them."""
 
     def __init__(self, deadlines: Deadlines) -> None:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from egress_router.grammar.acl import AccessList, Domain, Everything, Rule, parse
 from egress_router.grammar.address import IPAddress, parse_host
 from egress_router.grammar.locality import embedded
-from egress_router.http_proxy.policy import (
+from egress_router.policy.access_list import (
     NOTHING_OWN,
+    AccessPolicy,
     Decision,
     Own,
-    Policy,
     Reason,
     Verdict,
     connect_port,
@@ -29,8 +29,8 @@ OWN = Own(frozenset({ip_address("192.0.2.99"), ip_address("2001:db8::99")}), fro
 ALLOWED, DENIED = Verdict.ALLOWED, Verdict.DENIED
 
 
-def policy(*lines: str) -> Policy:
-    return Policy(parse("RULES", "\n".join(lines)))
+def policy(*lines: str) -> AccessPolicy:
+    return AccessPolicy(parse("RULES", "\n".join(lines)))
 
 
 def judged(lines: list[str], host: str, *addresses: str, port: int = 443) -> Decision:
@@ -292,7 +292,7 @@ def test_the_index_decides_as_a_walk_does(
         Rule(number, rule.text, rule.allows, rule.subject, rule.port)
         for number, rule in enumerate([*rules, *last], start=1)
     )
-    under_test = Policy(AccessList(numbered))
+    under_test = AccessPolicy(AccessList(numbered))
     known = addresses if isinstance(host, str) else [host]
     decision = under_test.by_addresses(host, port, known, NOTHING_OWN)
     assert decision == linear(numbered, host, port, known)

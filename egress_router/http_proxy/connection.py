@@ -7,57 +7,69 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.errors import Fault, MessageError
 from egress_router.http_proxy.exchange import Exchange
-from egress_router.http_proxy.farewell import Farewell
-from egress_router.http_proxy.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.heads import RequestHeads
-from egress_router.http_proxy.ledger import Passage
-from egress_router.http_proxy.patience import Patience
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
+from egress_router.http_proxy.http1.heads import RequestHeads
+from egress_router.http_proxy.http1.target import absolute_target, connect_target
+from egress_router.http_proxy.ledger import RequestInfo
+from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.phase import CLOSED, EXCHANGE, HEAD, REACH, Phase
-from egress_router.http_proxy.reach import Reach
-from egress_router.http_proxy.target import absolute_target, connect_target
-from egress_router.http_proxy.tunnelling import OpenTunnel
-from egress_router.http_proxy.upstream import Kept, Upstream
-from egress_router.http_proxy.wire import TURNS, Wire, nothing
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
+from egress_router.http_proxy.timeouts import Timeouts
+from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
+from egress_router.http_proxy.upstream_connector import UpstreamConnector
+from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
 
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.head import RequestHead
+    from egress_router.http_proxy.http1.head import RequestHead
     from egress_router.http_proxy.replies import Reply
-    from egress_router.http_proxy.site import Site
+    from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.dial import Dialled
 
 _EXPECTED = "HTTP, as with https_proxy=http://ADDRESS:PORT; an https:// there means TLS to the proxy itself"
 _log = log.get("http_proxy")
 
 
-class Session(Patience):
+class ClientConnection(Timeouts):
     """Serves one client connection until it closes; runs in callbacks of the poller.
 
     `own` says that the proxy itself made the connection, by way of an address that leads back to it.
     """
 
-    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client", "holds", "kept",
-        "own", "phase", "wire")  # fmt: skip
+    __slots__ = (
+        "_connector",
+        "_ending",
+        "_exchange",
+        "_heads",
+        "_served",
+        "_tunnel",
+        "client",
+        "holds",
+        "kept",
+        "own",
+        "phase",
+        "wire",
+    )  # fmt: skip
 
-    def __init__(self, site: Site, sock: socket.socket, client: str, *, own: bool) -> None:
-        super().__init__(site)
+    def __init__(self, worker: WorkerState, sock: socket.socket, client: str, *, own: bool) -> None:
+        super().__init__(worker)
         self.client = client
         self.own = own
         self.phase: Phase = HEAD
-        self.wire = Wire(sock, site.poller, self.read_head, site.most_received)
+        self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
         self.wire.readable = True  # mostly the request is here already
-        self._heads = RequestHeads(site.limits)
+        self._heads = RequestHeads(worker.limits)
         self.holds = False  # bytes, as far as `account` knows
-        self._reach: Reach | None = None
+        self._connector: UpstreamConnector | None = None
         self._exchange: Exchange | None = None
-        self.kept = Kept(site.pool)
+        self.kept = ClientUpstreams(worker.pool)
         self._served = False
-        self._tunnel: OpenTunnel | None = None
-        self._ending: Farewell | None = None
+        self._tunnel: ProxyTunnel | None = None
+        self._ending: LingeringClose | None = None
 
     # Heads
 
@@ -90,11 +102,11 @@ class Session(Patience):
             text, behind = self._heads.next(data)
             if not text:
                 return False
-            head = self.site.connects.read(text)
+            head = self.worker.connects.read(text)
             self.wire.held = behind
             self._request(head)
         except MessageError as error:
-            self.site.ledger.met_limit(error)
+            self.worker.ledger.met_limit(error)
             self._refuse(replies.refused(error))
         return True
 
@@ -107,19 +119,19 @@ class Session(Patience):
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
-        passage = Passage(self.client, head.method, target, time.monotonic())
+        info = RequestInfo(self.client, head.method, target, time.monotonic())
         if not connect:
             if head.special and forwards_left(head) == 0:
-                status, answer = replies.as_final_recipient(head.method, self.site.date())
-                self.site.ledger.refused(self.client, status, "final_recipient")
+                status, answer = replies.as_final_recipient(head.method, self.worker.date())
+                self.worker.ledger.refused(self.client, status, "final_recipient")
                 self._say(answer)
                 return
-            self._exchange = Exchange(self, passage, head)
-        self._reach = Reach(self.site, self, passage)
+            self._exchange = Exchange(self, info, head)
+        self._connector = UpstreamConnector(self.worker, self, info)
         self._wait()
-        self._reach.begin()
+        self._connector.begin()
         if self.phase is REACH:
-            self.site.vigil.add(self)
+            self.worker.client_watch.add(self)
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
@@ -140,37 +152,37 @@ class Session(Patience):
 
     # With a connection
 
-    def reuse(self, passage: Passage) -> bool:
+    def reuse(self, info: RequestInfo) -> bool:
         """Send the request over a connection that is kept, if it leads to an address allowed now."""
         if self._exchange is None:
             return False
-        key, addresses = (self.client, passage.target.authority), passage.decision.addresses
+        key, addresses = (self.client, info.target.authority), info.decision.addresses
         upstream = self.kept.take(key, addresses, shared=self._exchange.repeatable)
         if upstream is None:
             return False
-        passage.address = upstream.address
-        self.site.ledger.reused(passage)
+        info.address = upstream.address
+        self.worker.ledger.reused(info)
         self._start(self._exchange, upstream)
         return True
 
-    def connected(self, passage: Passage, dialled: Dialled) -> None:
+    def connected(self, info: RequestInfo, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""
         if self._exchange is not None:
-            site, key = self.site, (self.client, passage.target.authority)
-            most = site.most_received
-            upstream = Upstream(site.pool, key, dialled.sock, site.poller, dialled.address, most)
+            worker, key = self.worker, (self.client, info.target.authority)
+            most = worker.most_received
+            upstream = Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, most)
             self._start(self._exchange, upstream)
             return
-        self.site.own_connections.made(dialled.sock, dialled.seconds)
+        self.worker.own_connections.made(dialled.sock, dialled.seconds)
         self.wire.send(replies.ESTABLISHED)
-        self.open_tunnel(passage, dialled.sock, self.wire.out)
+        self.open_tunnel(info, dialled.sock, self.wire.out)
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""
         self._wait()
-        if self._reach is not None:
-            self._reach.dial()
-            self.site.vigil.add(self)
+        if self._connector is not None:
+            self._connector.dial()
+            self.worker.client_watch.add(self)
 
     def _start(self, exchange: Exchange, upstream: Upstream) -> None:
         self.phase = EXCHANGE
@@ -182,30 +194,30 @@ class Session(Patience):
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
         self._exchange = None
-        self._reach = None
+        self._connector = None
         if self.holds:
             self.account()
         unread = self.wire.held or self.wire.readable
-        if persists and not self.site.draining:
+        if persists and not self.worker.draining:
             self.phase = HEAD
             self.wire.on_ready = self.read_head
             self.await_request()
             if unread:
-                self.site.poller.soon(self.read_head)
+                self.worker.poller.soon(self.read_head)
         elif unread or not complete:
             self._say(b"")
         else:
             self.close()
 
-    def open_tunnel(self, passage: Passage, upstream: socket.socket, to_client: bytes) -> None:
+    def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
         """Hand the connection over to a tunnel, after a CONNECT or an answer 101; the session is over."""
         wire = self.wire
-        self._tunnel = OpenTunnel(
-            self.site, passage, wire.sock, upstream, to_upstream=wire.held, to_client=to_client
+        self._tunnel = ProxyTunnel(
+            self.worker, info, wire.sock, upstream, to_upstream=wire.held, to_client=to_client
         )
         self._end()
         wire.on_ready = nothing
-        self.site.connections.discard(self)
+        self.worker.connections.discard(self)
 
     # Bytes that are held
 
@@ -215,14 +227,14 @@ class Session(Patience):
         if self.phase is EXCHANGE and self._exchange is not None:
             size += self._exchange.held
         self.holds = size > 0
-        self.site.held.hold(self, size)
+        self.worker.held.hold(self, size)
 
     @guarded
     def give_way(self) -> None:
         """End what is under way: all connections together hold too much, and this one most of it."""
-        self.site.ledger.limit("held_bytes")
-        if self.phase is REACH and self._reach is not None:
-            self._reach.fail(replies.TOO_MUCH_HELD)
+        self.worker.ledger.limit("held_bytes")
+        if self.phase is REACH and self._connector is not None:
+            self._connector.fail(replies.TOO_MUCH_HELD)
         elif self.phase is EXCHANGE and self._exchange is not None:
             self._exchange.give_way()
         elif self.phase is HEAD:
@@ -232,7 +244,11 @@ class Session(Patience):
 
     def is_denied(self) -> bool:
         """Say whether the connection that is open now would be denied by the rules of now."""
-        return self._reach is not None and self.phase is EXCHANGE and self.site.denies(self._reach.passage)
+        return (
+            self._connector is not None
+            and self.phase is EXCHANGE
+            and self.worker.denies(self._connector.info)
+        )
 
     @guarded
     def end_if_denied(self) -> None:
@@ -259,23 +275,25 @@ class Session(Patience):
             self.close()
 
     def _refuse(self, reply: Reply) -> None:
-        self.site.ledger.refused(self.client, reply.status, reply.reason)
+        self.worker.ledger.refused(self.client, reply.status, reply.reason)
         if reply.reason == Fault.TLS.value:
             _log.warning(
                 "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
             )
-        self.farewell(reply)
+        self.answer_and_close(reply)
 
-    def farewell(self, reply: Reply) -> None:
+    def answer_and_close(self, reply: Reply) -> None:
         """Answer with the proxy's own words and close; whatever else it is, an answer to HEAD has no body."""
-        self._say(reply.encoded(self.site.date(), with_body=not self._heads.for_head))
+        self._say(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
 
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
         self._forget_bytes()
         self.await_nothing()
         self.kept.close()
-        self._ending = Farewell(self.site, self.wire, last_words, self.site.limits.linger_seconds, self._left)
+        self._ending = LingeringClose(
+            self.worker, self.wire, last_words, self.worker.limits.linger_seconds, self._left
+        )
 
     def close(self) -> None:
         """Close in order."""
@@ -291,18 +309,18 @@ class Session(Patience):
 
     def fault(self, error: Exception) -> None:
         """Close, because of something that must not happen."""
-        self.site.fault(error)
+        self.worker.fault(error)
         try:
             self.close_now()
         finally:
             self.abort()
 
     def _left(self) -> None:
-        if self._reach is not None:
-            self._reach.cancel()
-            self.site.ledger.left(self._reach.passage)
+        if self._connector is not None:
+            self._connector.cancel()
+            self.worker.ledger.left(self._connector.info)
         self._end()
-        self.site.left(self)
+        self.worker.left(self)
 
     def _end(self) -> None:
         self.phase = CLOSED
@@ -310,13 +328,13 @@ class Session(Patience):
         self.await_nothing()
         self.kept.close()
         # These and the session refer to each other; without this they would wait for the collector.
-        self._reach = self._exchange = self._ending = None
+        self._connector = self._exchange = self._ending = None
 
     def _forget_bytes(self) -> None:
         if self.holds:
             self.holds = False
             self._heads.drop()
-            self.site.held.hold(self, 0)
+            self.worker.held.hold(self, 0)
 
     # What did not come in time
 
@@ -326,17 +344,17 @@ class Session(Patience):
         if self.phase is not HEAD:
             return
         if self._heads.begun:
-            self.site.ledger.limit("head_seconds")
+            self.worker.ledger.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
-            self.site.ledger.idle_end("head_seconds")
+            self.worker.ledger.idle_end("head_seconds")
             self.close()
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.phase is HEAD and not self._heads.begun:
-            self.site.ledger.idle_end("keepalive_seconds")
+            self.worker.ledger.idle_end("keepalive_seconds")
             self.close()
 
     @guarded
