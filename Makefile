@@ -10,7 +10,7 @@ help: ## show this list
 .PHONY: venv
 venv: $(VENV)/.done ## create .venv with the program and its tools in it
 
-$(VENV)/.done: pyproject.toml requirements.lock scripts/make-venv
+$(VENV)/.done: pyproject.toml requirements.lock scripts/make-venv $(wildcard egress_router/relay/plane/*)
 	@scripts/make-venv $(PYTHON) $(VENV)
 	@touch $@
 
@@ -54,6 +54,10 @@ fuzz: venv ## hostile requests and answers for ten minutes each
 bench-redirect: venv network-tools ## redirect mode: set-up time, memory and cost of a connection by number of lines
 	@$(BIN)/python -m benchmarks.redirect
 
+.PHONY: bench-dns
+bench-dns: venv ## what reading one DNS answer costs, honest ones and hostile ones
+	@$(BIN)/python -m benchmarks.dns_answers
+
 .PHONY: test-chart
 test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
@@ -70,6 +74,16 @@ test-images: venv ## build the images and run pods of all three modes for real, 
 .PHONY: test-compose
 test-compose: venv ## build the images and run docker-compose.yml with podman-compose (root; part of test-images)
 	@scripts/test-images -k compose
+
+.PHONY: docs
+docs: venv ## a site out of README and docs/, with every link checked: build/site
+	@[ -x build/docs-venv/bin/pip ] || $(BIN)/python -m venv build/docs-venv
+	@build/docs-venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r scripts/docs-requirements.lock
+	@NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build
+
+.PHONY: release-check
+release-check: venv ## all of a release that needs no registry: versions, wheel, chart (images: test-images)
+	@scripts/release-check
 
 .PHONY: lint
 lint: venv ## ruff and mypy --strict, on package, tests and benchmarks
@@ -88,7 +102,8 @@ lock: venv ## choose the newest versions that pyproject.toml allows, and pin the
 	  --no-header --python-version 3.11 --all-extras --output-file requirements.lock --upgrade pyproject.toml
 	@for lock in requirements-runtime.lock:pyproject.toml images/build.lock:images/build.in \
 	  tests/chart/requirements.lock:tests/chart/requirements.in \
-	  tests/images/requirements.lock:tests/images/requirements.in; do \
+	  tests/images/requirements.lock:tests/images/requirements.in \
+	  scripts/docs-requirements.lock:scripts/docs-requirements.in; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-header --python-version 3.11 --constraints requirements.lock \
 	    --output-file "$${lock%%:*}" --upgrade "$${lock#*:}"; \

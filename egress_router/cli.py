@@ -15,19 +15,24 @@ if sys.argv[1:2] in (["http-proxy"], ["dns-proxy"]):
 
 # isort: split
 import argparse
+import functools
 import logging
 import os
 import textwrap
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from egress_router import log
-from egress_router.errors import ConfigError, Problem, RefusedError
+from egress_router.errors import ConfigError, EgressRouterError, Problem, RefusedError
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
+from egress_router.settings.catalogue import VARIABLES, warn_of_unknown
+from egress_router.settings.chart import chart_values, with_chart_values
 from egress_router.settings.common import ADMIN_PORT
+from egress_router.settings.policy import POLICY, policy_parser, refuse_unenforced
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
+from egress_router.terminal import say, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +47,8 @@ _KINDS = ("redirect", "http-proxy", "dns-proxy")
 _CHECK_EXAMPLES = """\
 Examples:
     egress-router check redirect destinations.txt    the rules as a table, or all errors
-    egress-router check pod.yaml                     every EGRESS_* variable, ConfigMaps of the file followed
+    egress-router check pod.yaml rules.yaml          every EGRESS_* variable, also in ConfigMaps
+    egress-router check policy.yaml                  an EgressNetworkPolicy, EgressFirewall or EgressRouter
     kubectl get pods -o yaml | egress-router check -
 
 Exit status: 0 all is right, 1 something is wrong, or there was nothing to check."""
@@ -60,10 +66,10 @@ def exit_with(run: Callable[[], int]) -> None:
     try:
         status = run()
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        _complain(error)
         status = CONFIGURATION_ERROR
     except RefusedError as error:
-        print(error, file=sys.stderr)
+        _complain(error)
         status = REFUSED
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; Python would complain once more at exit.
@@ -74,11 +80,21 @@ def exit_with(run: Callable[[], int]) -> None:
     sys.exit(status)
 
 
+class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """See `argparse`; its messages repeat arguments as they are."""
+        super().exit(status, message and visible_lines(message))
+
+
+def _complain(error: EgressRouterError) -> None:
+    say(with_chart_values(str(error), chart_values(os.environ)), sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="egress-router",
         description="Gives pods one fixed source address towards the outside.",
-        epilog=_variables_text("Environment of all commands, by command", _EVERY_VARIABLE),
+        epilog=_variables_text("Environment of all commands, by command", VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('egress-router')}")
@@ -88,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_services(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add(
         commands,
         "setup",
@@ -102,24 +118,48 @@ def _add_services(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         service.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
 
 
-def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     check = _add(commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", _check)
-    check.usage = f"%(prog)s [-h] [{{{','.join(_KINDS)}}}] FILE"
+    check.usage = f"%(prog)s [-h] [--strict] [--output {{text,json}}] [{{{','.join(_KINDS)}}}] FILE…"
     check.epilog = _CHECK_EXAMPLES
     check.add_argument(
         "words",
         nargs="+",
         metavar="FILE",
-        help="rules of the kind before it; without a kind, Kubernetes manifests; `-`: standard input",
+        help="rules of the kind before it; without a kind, Kubernetes manifests, egress policies and"
+        " EgressRouters, which belong together where there are several; `-`: standard input",
+    )
+    _add_output(check)
+    check.add_argument(
+        "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
     )
     explain = _add(commands, "explain", "say which line of an allow/deny list decides, and why", _explain)
     explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
     explain.add_argument("target", metavar="URL-or-host[:port]", help="what a client would ask for")
     explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
+    explain.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="an egress policy (EgressNetworkPolicy, EgressFirewall) behind the list",
+    )
+    explain.add_argument(
+        "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
+    )
+    _add_output(explain)
+    convert = _add(
+        commands, "convert", "print what an EgressRouter resource of OpenShift 4 becomes", _convert
+    )
+    convert.add_argument("file", metavar="FILE", help="the resource, JSON or YAML; `-`: standard input")
+    convert.add_argument(
+        "--to",
+        choices=("values", "manifest"),
+        default="values",
+        help="values of the Helm chart (default), or a manifest for kubectl",
+    )
     status = _add(
         commands,
         "status",
-        "show what a running router knows; exit status 3 where it is not healthy",
+        "show what a running router knows; exit status 3 where it is not ready",
         _status,
         (ADMIN_PORT,),
     )
@@ -127,11 +167,22 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
     )
     status.add_argument("--watch", action="store_true", help="refresh every 2 s until interrupted")
+    status.add_argument(
+        "--health",
+        action="store_true",
+        help="exit status 3 only where the router is not healthy, for the health check of a container engine",
+    )
     _add(commands, "demo", "build a small network on this machine and show the modes in it", _demo)
 
 
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--output", choices=("text", "json"), default="text", help="tables for people (default), or JSON"
+    )
+
+
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     meaning: str,
     run: Callable[[argparse.Namespace], int],
@@ -146,13 +197,6 @@ def _add(
     )
     command.set_defaults(run=run)
     return command
-
-
-_EVERY_VARIABLE: dict[str, Sequence[Variable[object] | RulesVariable]] = {
-    "setup": setup_settings.VARIABLES,
-    "http-proxy": http_settings.VARIABLES,
-    "dns-proxy": dns_settings.VARIABLES,
-}
 
 
 def _variables_text(title: str, groups: dict[str, Sequence[Variable[object] | RulesVariable]]) -> str:
@@ -183,23 +227,34 @@ def _log_to_stderr(form: log.LogFormat, level: str) -> None:
 
 def _setup(_: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, setup_settings.read_setup, setup_settings.RULES, setup_settings.rules_parser
+        os.environ,
+        setup_settings.read_setup,
+        (setup_settings.RULES, setup_settings.rules_parser),
+        (POLICY, setup_settings.policy_parser),
     )
+    refuse_unenforced(settings.policy, "setup")
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
+    warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
-    established = setup.run(settings)
+    established, claimed = setup.run(settings)
     if settings.mode is setup_settings.RouterMode.LEGACY and settings.destinations is not None:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
-        stay(settings, settings.destinations, established)
+        stay(settings, settings.destinations, established, claimed)
+    else:
+        setup.finish(claimed)
     return DONE
 
 
 def _http_proxy(arguments: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, http_settings.read_http_proxy, http_settings.RULES, http_settings.rules_parser
+        os.environ,
+        http_settings.read_http_proxy,
+        (http_settings.RULES, http_settings.rules_parser),
+        (POLICY, policy_parser),
     )
+    refuse_unenforced(settings.policy, "http-proxy")
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
@@ -207,8 +262,12 @@ def _http_proxy(arguments: argparse.Namespace) -> int:
 
 def _dns_proxy(arguments: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, dns_settings.read_dns_proxy, dns_settings.RULES, dns_settings.rules_parser
+        os.environ,
+        dns_settings.read_dns_proxy,
+        (dns_settings.RULES, dns_settings.rules_parser),
+        (POLICY, policy_parser),
     )
+    refuse_unenforced(settings.policy, "dns-proxy")
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
@@ -231,21 +290,46 @@ def run_service(
 def _check(arguments: argparse.Namespace) -> int:
     from egress_router import check  # noqa: PLC0415
 
-    words: list[str] = arguments.words
-    if len(words) == 2 and words[0] in _KINDS:
-        sys.stdout.write(check.checked(words[0], _read(words[1])))
-        return DONE
-    if len(words) == 1 and words[0] not in _KINDS:
-        sys.stdout.write(check.manifests(words[0], _read(words[0])))
-        return DONE
-    print(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", file=sys.stderr)
-    return 2
+    kind, paths = _kind_and_files(arguments.words)
+    if not paths:
+        say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE…", sys.stderr)
+        return 2
+    found = check.run(kind, [(path, functools.partial(_read, path)) for path in paths], os.environ)
+    if arguments.output == "json":
+        say(check.as_json(found.tables, found.warnings, found.errors), end="")
+    elif found.tables:
+        say(check.as_text(found.tables), end="")
+    for error in found.errors:
+        say(error.text(), sys.stderr)
+    for warning in found.warnings:
+        say(warning.text("warning: "), sys.stderr)
+    return CONFIGURATION_ERROR if found.errors or (arguments.strict and found.warnings) else DONE
+
+
+def _kind_and_files(words: list[str]) -> tuple[str | None, list[str]]:
+    return (words[0], words[1:]) if words[0] in _KINDS else (None, words)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from egress_router.explain import explain  # noqa: PLC0415
+    from egress_router import explain  # noqa: PLC0415
+    from egress_router.manifests import egress_policy  # noqa: PLC0415
 
-    return explain(arguments.file, _read(arguments.file), arguments.target, resolve=arguments.resolve)
+    path: str | None = arguments.policy
+    policy = None if path is None else egress_policy.parse(path, _read(path))
+    found = explain.explain(
+        arguments.file, _read(arguments.file), arguments.target, resolve=arguments.resolve, policy=policy
+    )
+    say(explain.as_json(found) if arguments.output == "json" else explain.as_text(found))
+    is_allowed = found.outcome is explain.Outcome.ALLOWED
+    return CONFIGURATION_ERROR if arguments.exit_code and not is_allowed else DONE
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from egress_router import convert  # noqa: PLC0415
+
+    path: str = arguments.file
+    say(convert.converted(path, _read(path), convert.Form(arguments.to)), end="")
+    return DONE
 
 
 def _read(path: str) -> str:
@@ -264,7 +348,7 @@ def _read(path: str) -> str:
 def _status(arguments: argparse.Namespace) -> int:
     from egress_router import status  # noqa: PLC0415
 
-    return status.show(arguments.url, watch=arguments.watch)
+    return status.show(arguments.url, watch=arguments.watch, health_only=arguments.health)
 
 
 def _demo(_: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -10,10 +11,10 @@ import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, cast
 
-from egress_router.check import table
 from egress_router.errors import RefusedError
 from egress_router.settings.common import ADMIN_PORT
 from egress_router.settings.variables import Environment, required
+from egress_router.terminal import say, table, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,36 +23,38 @@ if TYPE_CHECKING:
 
 _INTERVAL = 2.0  # seconds
 _PATIENCE = 5.0  # seconds
-_MOST_BYTES = 64_000_000
+_MAX_BYTES = 64_000_000
 _CLEAR = "\x1b[H\x1b[2J"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through http_proxy
-_HEALTHY, _NOT_HEALTHY = 0, 3
+_DONE, _NOT_AS_IT_SHOULD_BE = 0, 3
 
 
-def show(url: str | None, *, watch: bool) -> int:
+def show(url: str | None, *, watch: bool, health_only: bool = False) -> int:
     """Print the status of the router at `url` (default: this machine's, at EGRESS_ADMIN_PORT).
 
     With `watch` again each two seconds, until interrupted; a router that does not answer then is no end.
-    Return the exit status: 3 where the router says that it is not healthy, so that an engine's health check
-    can tell; one that is merely not ready would not be helped by the restart that such a check may cause.
+    Return the exit status: 3 where the router is not ready or not healthy; with `health_only` only where it
+    is not healthy. That is for an engine's health check: a restart does not help a router that is not ready.
 
     Raises:
         RefusedError: nobody answers there, or no egress router.
     """
     address = _address(url)
     if address is None:
-        print("EGRESS_ADMIN_PORT is 0: the administration endpoint is off, so nothing is known of the router")
-        return _HEALTHY
+        say("EGRESS_ADMIN_PORT is 0: the administration endpoint is off, so nothing is known of the router")
+        return _DONE
     while watch:
         try:
             text = render(_fetch(address))
         except RefusedError as error:
             text = f"{error}\n"
-        print(_CLEAR + text, end="", flush=True)
+        print(_CLEAR, end="")
+        say(text, end="")
         time.sleep(_INTERVAL)
     status = _fetch(address)
-    print(render(status), end="")
-    return _NOT_HEALTHY if _list(status, "health") else _HEALTHY
+    say(render(status), end="")
+    problems = _list(status, "health") + ([] if health_only else _list(status, "ready"))
+    return _NOT_AS_IT_SHOULD_BE if problems else _DONE
 
 
 def _address(url: str | None) -> str | None:
@@ -69,8 +72,8 @@ def _address(url: str | None) -> str | None:
 def _fetch(address: str) -> dict[str, Json]:
     try:
         with _DIRECT.open(address, timeout=_PATIENCE) as answer:
-            found = json.loads(answer.read(_MOST_BYTES))
-    except (OSError, ValueError) as error:
+            found = json.loads(answer.read(_MAX_BYTES))
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
         raise RefusedError(f"cannot ask {address}", said) from None
@@ -135,7 +138,7 @@ def _cell(entry: dict[str, Json], column: str) -> str:
 
 
 def _printable(value: Json) -> str:
-    return "".join(each if each.isprintable() else "?" for each in str(value))
+    return visible(str(value))
 
 
 def _indented(text: str) -> str:

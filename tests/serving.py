@@ -15,7 +15,7 @@ import uvloop
 from egress_router.metrics import Registry
 from egress_router.relay.loop import PollerLoop
 from egress_router.relay.poller import Poller
-from egress_router.service.admission import Admission
+from egress_router.service.connection_limiter import ConnectionLimiter
 from egress_router.service.mode import Server, WorkerContext
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def serving(
 
         async def build() -> Running[Rules]:
             registry = Registry()
-            admission = Admission(registry, most, per_client)
-            context = WorkerContext(event_loop, poller, registry, admission, drain_seconds)
+            limiter = ConnectionLimiter(registry, most, per_client)
+            context = WorkerContext(event_loop, poller, registry, limiter, drain_seconds)
             rules = mode.parse("RULES", text)
             server = mode.build(context, rules)
             sockets = {port: listening() for port in mode.ports(rules)}

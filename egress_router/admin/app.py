@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -17,18 +18,20 @@ from egress_router import log
 from egress_router.admin import page
 from egress_router.admin.exposition import CONTENT_TYPE, exposition
 from egress_router.admin.history import History
+from egress_router.clock import SYSTEM
 from egress_router.service import sockets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from egress_router.clock import Clock
     from egress_router.service.view import View
 
-_MOST_CONNECTIONS = 64
+_MAX_CONNECTIONS = 64
 _CONNECTION_SECONDS = 10.0  # for head, answer and a slow reader together
-_MOST_LINE_BYTES = 4096
+_MAX_LINE_BYTES = 4096
+_STATUS_SECONDS = 1.0  # so long an answer of /status serves: to make one costs the workers milliseconds
 _HEADERS = {
-    "Server": "egress-router",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Connection": "close",
@@ -36,7 +39,7 @@ _HEADERS = {
 _log = log.get("admin")
 
 
-async def serve(view: View, port: int) -> Endpoint:
+async def serve(view: View, port: int, clock: Clock = SYSTEM) -> Endpoint:
     """Serve what `view` answers on all addresses of a port, until the endpoint is closed.
 
     Raises:
@@ -44,20 +47,48 @@ async def serve(view: View, port: int) -> Endpoint:
     """
     (listener,) = sockets.listen(port, 1)
     history = History(view.snapshot)
-    answers = Answers(view, history)
-    http = web.Server(
-        answers.answer,
-        access_log=None,
-        logger=_no_logger(),  # a peer's bad request is not worth a line of ours
-        lingering_time=0.0,
-        max_line_size=_MOST_LINE_BYTES,
-        max_field_size=_MOST_LINE_BYTES,
-    )
+    answers = Answers(view, history, clock)
+    http = _Http(answers.answer)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: _connection(http, answers), sock=listener, backlog=_MOST_CONNECTIONS
+        lambda: _connection(http, answers), sock=listener, backlog=_MAX_CONNECTIONS
     )
     return Endpoint(http, server, loop.create_task(history.record()))
+
+
+class _Http(web.Server):
+    """A server whose connections say nothing of the software that answers, nor what a bad request held."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(
+            self,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None; its types do not say so
+            logger=_no_logger(),  # a peer's bad request is not worth a line of ours
+            lingering_time=0.0,
+            max_line_size=_MAX_LINE_BYTES,
+            max_field_size=_MAX_LINE_BYTES,
+        )
+
+
+class _Connection(web.RequestHandler):
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 (aiohttp's signature)
+        status: int = 500,
+        exc: BaseException | None = None,  # noqa: ARG002
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP; aiohttp's own answer would repeat the bytes that came."""
+        response = _text(status, f"{HTTPStatus(status).phrase.lower()}\n")
+        response.force_close()
+        return response
+
+
+class _Response(web.Response):
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        del self.headers["Server"]  # aiohttp adds its version and Python's where there is none
 
 
 class Endpoint:
@@ -83,7 +114,7 @@ def _connection(http: web.Server, answers: Answers) -> asyncio.Protocol:
 
     So whoever holds connections open cannot keep a probe out, whose question comes at once.
     """
-    too_many = len(http.connections) - _MOST_CONNECTIONS + 1
+    too_many = len(http.connections) - _MAX_CONNECTIONS + 1
     if too_many > 0:
         for each in sorted(http.connections, key=answers.under_way.__contains__)[:too_many]:
             _abort(each)
@@ -100,10 +131,13 @@ def _abort(connection: web.RequestHandler) -> None:
 class Answers:
     """What each path answers; `under_way` are the connections whose answer is being made."""
 
-    def __init__(self, view: View, history: History) -> None:
+    def __init__(self, view: View, history: History, clock: Clock) -> None:
         self.under_way: set[web.RequestHandler] = set()
         self._view = view
         self._history = history
+        self._clock = clock
+        self._status_made: asyncio.Task[str] | None = None
+        self._status_until = 0.0  # monotonic
         self._by_path: dict[str, Callable[[], Awaitable[web.Response]]] = {
             "/healthz": self._health,
             "/readyz": self._ready,
@@ -127,7 +161,7 @@ class Answers:
         if request.path in page.FILES:
             kind, body = page.FILES[request.path]
             policy = {"Content-Security-Policy": page.POLICY, "Referrer-Policy": "no-referrer"}
-            return web.Response(body=body, headers={**_HEADERS, **policy, "Content-Type": kind})
+            return _Response(body=body, headers={**_HEADERS, **policy, "Content-Type": kind})
         answer = self._by_path.get(request.path)
         if answer is None:
             return _text(404, "there are /healthz, /readyz, /metrics, /status and /\n")
@@ -145,13 +179,21 @@ class Answers:
 
     async def _metrics(self) -> web.Response:
         body = exposition(self._view.snapshot())
-        return web.Response(body=body, headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
+        return _Response(body=body, headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
     async def _status(self) -> web.Response:
-        status = {**self._history.status(), **await self._view.status()}
-        return web.Response(
-            text=json.dumps(status), headers=_HEADERS, content_type="application/json", charset="utf-8"
-        )
+        """Answer with a status that is at most a second old; all who ask meanwhile wait for the same one."""
+        made, now = self._status_made, self._clock.monotonic()
+        if made is None or (made.done() and (now >= self._status_until or made.exception() is not None)):
+            made = self._status_made = asyncio.create_task(self._make_status())
+        text = await asyncio.shield(made)  # one who leaves does not take it from the others
+        return _Response(text=text, headers=_HEADERS, content_type="application/json", charset="utf-8")
+
+    async def _make_status(self) -> str:
+        made = self._clock.time()
+        status = {"time": made, **self._history.status(), **await self._view.status()}
+        self._status_until = self._clock.monotonic() + _STATUS_SECONDS
+        return json.dumps(status)
 
 
 def _verdict(problems: tuple[str, ...]) -> web.Response:
@@ -159,7 +201,7 @@ def _verdict(problems: tuple[str, ...]) -> web.Response:
 
 
 def _text(status: int, text: str, **headers: str) -> web.Response:
-    return web.Response(status=status, text=text, headers={**_HEADERS, **headers})
+    return _Response(status=status, text=text, headers={**_HEADERS, **headers})
 
 
 def _no_logger() -> logging.Logger:

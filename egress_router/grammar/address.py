@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
 
 import idna
 
@@ -19,6 +26,7 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 # addresses, a resolver as names. What two readers may take for different hosts is refused.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAPPED_BITS = 96  # of ::ffff:0:0/96, RFC 4291 2.5.5.2
+_MOST_NETWORKS = 6  # of a range, in an error
 _NAME_LIMIT = 253  # RFC 1035 2.3.4: 255 octets on the wire
 
 
@@ -57,9 +65,25 @@ def parse_address(text: str) -> IPAddress:
 
 
 def _why_no_address(text: str) -> str:
+    first, dash, last = text.partition("-")
+    if dash and (networks := _summarized(first, last)) is not None:
+        return f"{text!r} is a range; expected networks, one each: {networks}"
     if _ends_in_number(text.lower()):
         return f"ambiguous IPv4 spelling {text!r} (four decimal numbers from 0 to 255 without leading zeros)"
     return f"{text!r} is not an IP address"
+
+
+def _summarized(first: str, last: str) -> str | None:
+    """Return the networks of a range of addresses; None where it is none."""
+    try:
+        ends = ip_address(first.strip()), ip_address(last.strip())
+        networks = list(map(str, summarize_address_range(*ends)))
+    except (ValueError, TypeError):
+        return None
+    shown = networks[:_MOST_NETWORKS]
+    return ", ".join(each.removesuffix("/32").removesuffix("/128") for each in shown) + (
+        f" and {len(networks) - len(shown)} more" if len(networks) > len(shown) else ""
+    )
 
 
 def unmapped(address: IPAddress) -> IPAddress:
@@ -137,6 +161,19 @@ def parse_host(text: str) -> Host:
     return parse_name(text)
 
 
+def parse_full_host(text: str) -> Host:
+    """Return the address or the name of a server; a name has a dot.
+
+    Raises:
+        AddressError: it is neither, or it is a short name, which the search list of whatever pod reads it
+            would complete.
+    """
+    host = parse_host(text)
+    if isinstance(host, str) and "." not in host:
+        raise AddressError(f"the name {text!r} has no dot; expected a full name such as db.example.com")
+    return host
+
+
 def split_port(text: str) -> tuple[str, str | None]:
     """Split `host:port`, `[v6]:port`, `host`, `[v6]` or a bare IPv6 address into host text and port text.
 
@@ -151,65 +188,6 @@ def split_port(text: str) -> tuple[str, str | None]:
         host, _, port = text.partition(":")
         return host, port
     return text, None
-
-
-class Locality(enum.Enum):
-    """What kind of place an address is; only `REMOTE` is covered by a rule that means everything."""
-
-    REMOTE = "remote"
-    LOOPBACK = "loopback"
-    LINK_LOCAL = "link-local"
-    UNSPECIFIED = "unspecified"
-    MULTICAST = "multicast"
-    BROADCAST = "broadcast"
-    RESERVED = "reserved"
-
-
-_LOCALITIES: tuple[tuple[IPNetwork, Locality], ...] = (
-    (IPv4Network("127.0.0.0/8"), Locality.LOOPBACK),
-    (IPv4Network("169.254.0.0/16"), Locality.LINK_LOCAL),
-    (IPv4Network("0.0.0.0/8"), Locality.UNSPECIFIED),  # RFC 1122 3.2.1.3: "this network"; Linux: this host
-    (IPv4Network("224.0.0.0/4"), Locality.MULTICAST),
-    (IPv4Network("255.255.255.255/32"), Locality.BROADCAST),
-    (IPv4Network("240.0.0.0/4"), Locality.RESERVED),
-    (IPv6Network("::1/128"), Locality.LOOPBACK),
-    (IPv6Network("::/128"), Locality.UNSPECIFIED),
-    (IPv6Network("fe80::/10"), Locality.LINK_LOCAL),
-    (IPv6Network("fec0::/10"), Locality.LINK_LOCAL),  # site-local, deprecated by RFC 3879
-    (IPv6Network("ff00::/8"), Locality.MULTICAST),
-)
-
-# IPv6 forms that carry an IPv4 destination, with the distance of its lowest bit from the right.
-_EMBEDDED: tuple[tuple[IPv6Network, int], ...] = (
-    (IPv6Network("::/96"), 0),  # IPv4-compatible, RFC 4291 2.5.5.1
-    (IPv6Network("64:ff9b::/96"), 0),  # NAT64, RFC 6052
-    (IPv6Network("64:ff9b:1::/48"), 0),  # local-use NAT64, RFC 8215, in its /96 form
-    (IPv6Network("2002::/16"), 80),  # 6to4, RFC 3056
-)
-_TEREDO = IPv6Network("2001::/32")  # RFC 4380: the client's IPv4 address, inverted, in the last 32 bits
-
-
-def locality(address: IPAddress) -> Locality:
-    """Say what kind of place `address` is, looking inside IPv6 forms that embed an IPv4 destination."""
-    address = unmapped(address)
-    for network, kind in _LOCALITIES:
-        if address.version == network.version and address in network:
-            return kind
-    if isinstance(address, IPv6Address):
-        inner = embedded(address)
-        if inner is not None:
-            return locality(inner)
-    return Locality.REMOTE
-
-
-def embedded(address: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 destination that an IPv6 transition form carries (NAT64, 6to4, Teredo), or None."""
-    if address in _TEREDO:
-        return IPv4Address(~int(address) & 0xFFFFFFFF)
-    for network, shift in _EMBEDDED:
-        if address in network:
-            return IPv4Address((int(address) >> shift) & 0xFFFFFFFF)
-    return None
 
 
 def printed(host: Host, port: int | None = None) -> str:

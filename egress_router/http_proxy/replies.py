@@ -9,14 +9,14 @@ import http
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.errors import Fault
-from egress_router.http_proxy.policy import Reason, explanation
+from egress_router.http_proxy.http1.errors import Fault
 from egress_router.names.answer import Failure
+from egress_router.policy.access_list import Reason, explanation
 from egress_router.relay.dial import DialReason
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.errors import MessageError
-    from egress_router.http_proxy.policy import Decision
+    from egress_router.http_proxy.http1.errors import MessageError
+    from egress_router.policy.access_list import Decision
     from egress_router.relay.dial import DialError
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -105,6 +105,12 @@ NO_ANSWER = Reply(504, "connection_read_timeout", "no_answer", "the origin did n
 NO_WHOLE_ANSWER = Reply(
     502, "http_response_incomplete", "incomplete", "the origin closed the connection without an answer"
 )
+TOO_MUCH_HELD = Reply(
+    503,
+    "connection_limit_reached",
+    "held_bytes",
+    "the egress router holds as much of unfinished requests as it may",
+)
 CONNECTIONS_FULL = Reply(
     503, "connection_limit_reached", "connections", "the egress router has as many connections as it may"
 )
@@ -117,7 +123,8 @@ def bad_answer(error: MessageError) -> Reply:
     """Say what is wrong with the origin's answer."""
     large = error.fault in {Fault.HEAD_TOO_LARGE, Fault.TOO_MANY_FIELDS}
     name = "http_response_header_section_size" if large else "http_protocol_error"
-    return Reply(502, name, "bad_answer", f"the answer of the origin: {error.sentence}")
+    reason = error.fault.value if error.fault is Fault.UNSOLICITED_SWITCH else "bad_answer"
+    return Reply(502, name, reason, f"the answer of the origin: {error.sentence}")
 
 
 def as_final_recipient(method: bytes, date: bytes) -> tuple[int, bytes]:

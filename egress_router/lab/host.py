@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 # The kernel sends this when the thread that started the process ends, for whatever reason (prctl(2)).
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 
+# Before any interface rises. The kernel takes the higher value of `all` and the interface, which begins with
+# `default` (Documentation/networking/ip-sysctl): link-local addresses are there at once, never tentative.
+_NO_DUPLICATE_DETECTION = "; ".join(
+    f"echo 0 >/proc/sys/net/ipv6/conf/{each}/accept_dad" for each in ("all", "default")
+)
+
+_RUN_SECONDS = 60
+_UP, _RUNNING = 0x1, 0x40  # IFF_UP, IFF_RUNNING (linux/if.h)
+_TENTATIVE, _SCOPE_LINK, _LOOPBACK = 0x40, 253, 1  # IFA_F_TENTATIVE, RT_SCOPE_LINK, the index of lo
+
 
 def is_allowed() -> bool:
     """Say whether this process may build network namespaces."""
@@ -64,7 +74,8 @@ class Host:
 
     def _start_holder(self) -> subprocess.Popen[str]:
         # It says a word once it is inside, so that nobody looks at /proc/PID/ns too early.
-        script = "mount -t sysfs none /sys 2>/dev/null; echo ready; exec sleep infinity"
+        prepare = f"mount -t sysfs none /sys 2>/dev/null; {_NO_DUPLICATE_DETECTION}"
+        script = f"{prepare}; echo ready; exec sleep infinity"
         command = [*_DIE_WITH_PARENT, "unshare", "--net", "--mount", "sh", "-c", script]
         holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         if holder.stdout is None or holder.stdout.readline() != "ready\n":
@@ -87,7 +98,7 @@ class Host:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=_RUN_SECONDS,
             **keywords,  # type: ignore[call-overload]
         )
         if check and done.returncode:
@@ -124,6 +135,27 @@ class Host:
     def ip(self, words: str) -> None:
         """Run `ip` with these words."""
         self.run("ip", *words.split())
+
+    def is_settled(self) -> bool:
+        """Say whether the kernel is done with what was asked of it.
+
+        Every interface that is up has its carrier (the link watch tells of it a moment later), its link-local
+        address, and no address that is still checked for a duplicate.
+        """
+        up = {
+            link["index"]
+            for link in self.ipr.get_links()
+            if link["flags"] & _UP and link["index"] != _LOOPBACK
+        }
+        running = {link["index"] for link in self.ipr.get_links() if link["flags"] & _RUNNING}
+        addresses = list(self.ipr.get_addr(family=socket.AF_INET6))
+        local = {each["index"] for each in addresses if each["scope"] == _SCOPE_LINK}
+        tentative = any(each.get_attr("IFA_FLAGS") & _TENTATIVE for each in addresses)
+        return up <= running & (local | self._ports()) and not tentative
+
+    def _ports(self) -> set[int]:
+        """Return the ports of switches: they have no address of their own."""
+        return {link["index"] for link in self.ipr.get_links() if link.get_attr("IFLA_MASTER")}
 
     def close(self) -> None:
         """End everything in this host, and the host."""

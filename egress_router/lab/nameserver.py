@@ -21,7 +21,7 @@ import dns.message
 from egress_router import log
 from egress_router.grammar.address import parse_address, parse_port, split_port
 from egress_router.lab.zone import parse_zone, react
-from egress_router.service.reload import changes
+from egress_router.service.file_watch import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +46,12 @@ class Asked:
 
 
 class NameServer:
-    """Answers out of `zone`, which may be exchanged while it runs; `asked` holds every query in its order."""
+    """Answers out of `zone`, which may be exchanged while it runs; `asked` holds every query in its order.
 
-    def __init__(self, zone: Zone, *, negative_ttl: int = 1) -> None:
+    `negative_ttl` is for how long an absence may be remembered; None leaves the SOA record out that says so.
+    """
+
+    def __init__(self, zone: Zone, *, negative_ttl: int | None = 1) -> None:
         self.zone = zone
         self.asked: list[Asked] = []
         self.port = 0
@@ -142,7 +145,7 @@ def _bound(address: str, port: int) -> tuple[socket.socket, socket.socket]:
 
 @contextlib.contextmanager
 def in_thread(
-    zone: Zone, *, address: str = "127.0.0.1", port: int = 0, negative_ttl: int = 1
+    zone: Zone, *, address: str = "127.0.0.1", port: int = 0, negative_ttl: int | None = 1
 ) -> Iterator[NameServer]:
     """Run a name server in a thread of this process until the block ends."""
     server = NameServer(zone, negative_ttl=negative_ttl)

@@ -42,7 +42,9 @@ SERVERS = tuple(f"203.0.113.{last}" for last in (25, 26, 27, 28, 53))
 SERVERS_V6 = tuple(f"2001:db8:113::{last}" for last in (25, 26, 27, 28, 53))
 PORTS = ("80", "443", "8443", "53", "5000", "5001", "5100", "7777", "http:8000")
 
-_START_SECONDS = 20
+# For whatever is started in the laboratory; a machine that is busy needs more than a quiet one.
+_START_SECONDS = 60
+_ANSWER_SECONDS = 20.0
 
 _MASQUERADE = """
 table inet node {
@@ -133,6 +135,8 @@ class Laboratory:
             host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
             host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
         node.run("nft", "-f", "-", input=_MASQUERADE)
+        hosts = (node, self.client, self.router, self.remote, gateway, self.rival, outside)
+        self._await(lambda: all(host.is_settled() for host in hosts), "the laboratory's network")
 
     def serve(self, ports: Sequence[str] = PORTS) -> None:
         """Have the external servers listen, on every address."""
@@ -152,7 +156,7 @@ class Laboratory:
     def finish_setup(self, environment: Mapping[str, str]) -> str:
         """Run `egress-router setup` to its end; return what it logged. RuntimeError if it fails."""
         process = self.setup(environment)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=_START_SECONDS)
         if process.returncode:
             raise RuntimeError(f"setup ended with {process.returncode}: {errors.strip()}")
         return errors
@@ -176,7 +180,7 @@ class Laboratory:
         self._await(lambda: _connects(self.client, ROUTER, port), mode, process)
         yield process
         process.terminate()
-        process.wait(30)
+        process.wait(_START_SECONDS)
 
     @staticmethod
     def _await(check: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:
@@ -188,7 +192,7 @@ class Laboratory:
                 raise RuntimeError(f"{what} did not start within {_START_SECONDS} s")
             time.sleep(0.02)
 
-    def ask_tcp(self, client: Host, address: str, port: int, timeout: float = 3.0) -> Seen:
+    def ask_tcp(self, client: Host, address: str, port: int, timeout: float = _ANSWER_SECONDS) -> Seen:
         """Connect from a host; return what the server said. OSError where no connection comes about."""
         with client.socket(_family(address), socket.SOCK_STREAM) as wire:
             wire.settimeout(timeout)
@@ -196,7 +200,7 @@ class Laboratory:
             with wire.makefile("rb") as lines:
                 return _read_seen(lines.readline())
 
-    def ask_udp(self, client: Host, address: str, port: int, timeout: float = 3.0) -> Seen:
+    def ask_udp(self, client: Host, address: str, port: int, timeout: float = _ANSWER_SECONDS) -> Seen:
         """Send a datagram from a host; return what the server said. OSError where no answer comes."""
         with client.socket(_family(address), socket.SOCK_DGRAM) as wire:
             wire.settimeout(timeout)

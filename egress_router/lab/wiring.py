@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,15 @@ if TYPE_CHECKING:
 
 _NODAD = 0x02  # IFA_F_NODAD: a laboratory needs no second to find out that it gave an address only once
 
+# No two ends of a cable have the same index: the kernel's link watch then tells of a carrier at once instead
+# of up to a second later (net/core/link_watch.c, linkwatch_urgent_event).
+_INDEXES = itertools.count(100)
+
 
 def cable(one: Host, one_name: str, other: Host, other_name: str) -> None:
     """Lay a cable between two hosts: a veth pair, both ends up."""
-    one.ipr.link("add", ifname=one_name, kind="veth", peer={"ifname": other_name, "net_ns_pid": other.pid})
+    peer = {"ifname": other_name, "net_ns_pid": other.pid, "index": next(_INDEXES)}
+    one.ipr.link("add", ifname=one_name, kind="veth", index=next(_INDEXES), peer=peer)
     for host, name in ((one, one_name), (other, other_name)):
         set_up(host, name)
 

@@ -108,8 +108,8 @@ class Reaction:
     delay: float = 0.0
 
 
-def react(zone: Zone, query: dns.message.Message, *, tcp: bool, negative_ttl: int) -> Reaction:
-    """Return what the name server does about one query; `negative_ttl` is that of names it does not know."""
+def react(zone: Zone, query: dns.message.Message, *, tcp: bool, negative_ttl: int | None) -> Reaction:
+    """Return what the name server does about one query; `negative_ttl`: see `NameServer`."""
     question = query.question[0]
     name = question.name.to_text(omit_final_dot=True).lower()
     known = zone.get(name) or zone.get(EVERYTHING_ELSE)
@@ -157,7 +157,7 @@ def _with_wrong_id(message: bytes) -> bytes:
     return bytes([message[0] ^ 0xFF]) + message[1:]
 
 
-def _truth(zone: Zone, query: dns.message.Message, negative_ttl: int) -> dns.message.Message:
+def _truth(zone: Zone, query: dns.message.Message, negative_ttl: int | None) -> dns.message.Message:
     """Answer as a recursive server does: the chain of aliases, then the addresses at its end."""
     reply = dns.message.make_response(query, recursion_available=True)
     name = query.question[0].name.to_text(omit_final_dot=True).lower()
@@ -178,7 +178,7 @@ def _truth(zone: Zone, query: dns.message.Message, negative_ttl: int) -> dns.mes
             for address in known.addresses
             if _KINDS[address.version] is kind
         ]
-    if known is None or not reply.answer:
+    if negative_ttl is not None and (known is None or not reply.answer):
         soa = f"ns.invalid. hostmaster.invalid. 1 3600 600 86400 {negative_ttl}"
         reply.authority.append(dns.rrset.from_text(".", negative_ttl, "IN", "SOA", soa))
     return reply

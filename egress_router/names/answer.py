@@ -11,7 +11,7 @@ from egress_router.errors import EgressRouterError
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
-MOST_ADDRESSES = 64  # of one name; what a hostile name server sends beyond is left out
+MAX_ADDRESSES = 64  # of one name; what a hostile name server sends beyond is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,14 @@ class Answer:
     """The addresses of a name, at least one, none twice.
 
     `expires` is when to ask again, on the clock of `time.monotonic`; `stale` says that the name servers
-    fail and that these are the last addresses they gave.
+    fail and that these are the last addresses they gave. `name` is the absolute name that has them: the one
+    that was asked for, or what the search list made of it.
     """
 
     addresses: tuple[IPAddress, ...]
     expires: float
     stale: bool
+    name: str
 
 
 class Failure(enum.Enum):

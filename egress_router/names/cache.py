@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from egress_router.names.lookup import Found
     from egress_router.settings.names import NamesSettings
 
-MOST_NAMES = 10_000
+MAX_NAMES = 10_000
 _NEGATIVE_SECONDS = (1.0, 60.0)  # bounds of what a name server may ask for
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 30.0  # RFC 8767 section 5: do not ask failing servers more often than this
@@ -23,10 +23,12 @@ class Entry:
     """What is known of one name; the name servers are not asked again before `until`.
 
     `answer` is what may be given out, `good_until` when it may no longer be, even if stale. Without an
-    answer, `failure` and `reason` say why. `failures` counts failed look-ups since the last good one.
+    answer, `failure` and `reason` say why. `failures` counts failed look-ups since the last good one. `since`
+    is when it was learnt.
     """
 
     until: float
+    since: float
     answer: Answer | None = None
     good_until: float = 0.0
     failure: Failure = Failure.SERVER_FAILURE
@@ -37,6 +39,12 @@ class Entry:
         """Whether there are last good addresses that may still be given out."""
         return self.answer is not None and now < self.good_until
 
+    def holds(self, now: float, denial_seconds: float | None) -> bool:
+        """Whether it answers without asking; a denial, for `denial_seconds` at most."""
+        if self.answer is None and denial_seconds is not None and now >= self.since + denial_seconds:
+            return False
+        return now < self.until
+
     def error(self) -> ResolveError:
         """Return why there is no answer, as a fresh exception."""
         return ResolveError(self.failure, self.reason)
@@ -45,14 +53,16 @@ class Entry:
 def known(before: Entry | None, name: str, found: Found, now: float, settings: NamesSettings) -> Entry:
     """Return the entry after the name servers said something conclusive, if only of one address family."""
     if found.addresses:
-        until = now + min(max(found.ttl, settings.ttl_floor), settings.ttl_ceiling)
-        entry = Entry(until, Answer(found.addresses, until, stale=False), until + settings.stale_seconds)
+        until = now + min(max(found.ttl or 0, settings.ttl_floor), settings.ttl_ceiling)
+        answer = Answer(found.addresses, until, stale=False, name=found.name)
+        entry = Entry(until, now, answer, until + settings.stale_seconds)
         return _completed(before, entry, now) if found.incomplete else entry
     shortest, longest = _NEGATIVE_SECONDS
-    until = now + min(max(found.ttl, shortest), longest)
+    # RFC 2308 section 5: a denial without an SOA record is not to be remembered.
+    until = now if found.ttl is None else now + min(max(found.ttl, shortest), longest)
     if found.exists:
-        return Entry(until, failure=Failure.NO_ADDRESS, reason=f"{name} has no address")
-    return Entry(until, failure=Failure.NO_SUCH_NAME, reason=f"there is no name {name}")
+        return Entry(until, now, failure=Failure.NO_ADDRESS, reason=f"{name} has no address")
+    return Entry(until, now, failure=Failure.NO_SUCH_NAME, reason=f"there is no name {name}")
 
 
 def _completed(before: Entry | None, entry: Entry, now: float) -> Entry:
@@ -63,19 +73,25 @@ def _completed(before: Entry | None, entry: Entry, now: float) -> Entry:
     """
     failures = 1 if before is None else before.failures + 1
     until = min(entry.until, now + _retry_after(failures))
-    addresses = () if entry.answer is None else entry.answer.addresses
-    good_until = entry.good_until
-    if before is not None and before.answer is not None and before.serves(now):
+    answer, good_until = entry.answer, entry.good_until
+    if answer is None:
+        return entry
+    addresses = answer.addresses
+    kept = None if before is None or not before.serves(now) else before.answer
+    # Another name of the search list is another thing.
+    if before is not None and kept is not None and kept.name == answer.name:
         versions = {address.version for address in addresses}
-        addresses += tuple(each for each in before.answer.addresses if each.version not in versions)
+        addresses += tuple(each for each in kept.addresses if each.version not in versions)
         good_until = before.good_until
-    return Entry(until, Answer(addresses, until, stale=False), good_until, failures=failures)
+    return Entry(
+        until, now, replace(answer, addresses=addresses, expires=until), good_until, failures=failures
+    )
 
 
 def failed(before: Entry | None, error: ResolveError, now: float) -> Entry:
     """Return the entry after the name servers failed: the last good answer goes on, where there is one."""
     if before is None or not before.serves(now):
-        return Entry(now + _FIRST_RETRY_SECONDS, failure=error.failure, reason=str(error))
+        return Entry(now + _FIRST_RETRY_SECONDS, now, failure=error.failure, reason=str(error))
     return put_off(replace(before, failures=before.failures + 1), now)
 
 
@@ -94,8 +110,8 @@ def _retry_after(failures: int) -> float:
 class Cache:
     """Entries by name; the name that was not used for longest makes room."""
 
-    def __init__(self, most: int = MOST_NAMES) -> None:
-        self._most = most
+    def __init__(self, limit: int = MAX_NAMES) -> None:
+        self._limit = limit
         self._entries: OrderedDict[str, Entry] = OrderedDict()
 
     def get(self, name: str) -> Entry | None:
@@ -109,7 +125,7 @@ class Cache:
         """Remember `entry`."""
         self._entries[name] = entry
         self._entries.move_to_end(name)
-        if len(self._entries) > self._most:
+        if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
 
     def __len__(self) -> int:

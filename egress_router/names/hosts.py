@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import AddressError, parse_address, parse_name
-from egress_router.names.answer import MOST_ADDRESSES
+from egress_router.names.answer import MAX_ADDRESSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,4 +32,4 @@ def parse_hosts(text: str) -> Mapping[str, tuple[IPAddress, ...]]:
                 found.setdefault(parse_name(word), {})[address] = None
             except AddressError:
                 continue
-    return {name: tuple(addresses)[:MOST_ADDRESSES] for name, addresses in found.items()}
+    return {name: tuple(addresses)[:MAX_ADDRESSES] for name, addresses in found.items()}

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from egress_router.names.answer import MOST_ADDRESSES, Failure, ResolveError
+from egress_router.names.answer import MAX_ADDRESSES, Failure, ResolveError
 from egress_router.names.message import FAMILIES, Records
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.names.resolv_conf import ResolvConf
     from egress_router.names.servers import Servers
-
-# Some servers never answer AAAA; addresses of the other family need not wait for that to time out.
-_OTHER_FAMILY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What the name servers know of a name, for `ttl` seconds; no addresses: it has none, or is none.
 
-    `incomplete` says that addresses of the other family may be missing, because that query failed.
+    None as the `ttl` of such an answer: it is not to be remembered.
+
+    `incomplete` says that addresses of the other family may be missing, because that query failed. `name` is
+    the candidate that has the addresses.
     """
 
     addresses: tuple[IPAddress, ...]
-    ttl: int
+    ttl: int | None
     exists: bool
     incomplete: bool = False
+    name: str = ""
 
 
-async def look_up(servers: Servers, conf: ResolvConf, name: str) -> Found:
+async def look_up(servers: Servers, conf: ResolvConf, name: str, other_family_seconds: float) -> Found:
     """Return what is known of the first of the name's candidates that has addresses.
+
+    Once one family has addresses, the other has `other_family_seconds` more: some servers never answer AAAA.
 
     Raises:
         ResolveError: no candidate has addresses, and of one of them it could not be found out.
@@ -43,7 +46,7 @@ async def look_up(servers: Servers, conf: ResolvConf, name: str) -> Found:
     without: list[Found] = []
     for candidate in conf.candidates(name):
         try:
-            found = await _both_families(servers, conf, candidate)
+            found = await _both_families(servers, conf, candidate, other_family_seconds)
         except ResolveError as error:
             # As the C library: who is silent now would be silent for the other candidates too.
             if error.failure is Failure.TIMEOUT:
@@ -51,20 +54,20 @@ async def look_up(servers: Servers, conf: ResolvConf, name: str) -> Found:
             failure = failure or error
             continue
         if found.addresses:
-            return found
+            return replace(found, name=candidate)
         without.append(found)
     if failure is not None:
         raise failure
-    return Found((), min(found.ttl for found in without), exists=any(found.exists for found in without))
+    return Found((), _least(found.ttl for found in without), exists=any(found.exists for found in without))
 
 
-async def _both_families(servers: Servers, conf: ResolvConf, name: str) -> Found:
+async def _both_families(servers: Servers, conf: ResolvConf, name: str, other_family_seconds: float) -> Found:
     tasks = [asyncio.create_task(servers.records(conf, name, family)) for family in FAMILIES]
     try:
         done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if waiting:
-            patience = _OTHER_FAMILY_SECONDS if any(map(_has_addresses, done)) else None
-            await asyncio.wait(waiting, timeout=patience)
+            seconds = other_family_seconds if any(map(_has_addresses, done)) else None
+            await asyncio.wait(waiting, timeout=seconds)
     finally:
         for task in tasks:
             task.cancel()
@@ -90,10 +93,19 @@ def combined(results: Sequence[Records | BaseException]) -> Found:
     usable = [answer for answer in answers if answer.addresses]
     if usable:
         addresses = dict.fromkeys(address for answer in usable for address in answer.addresses)
-        ttl = min(answer.ttl for answer in usable)
-        return Found(tuple(addresses)[:MOST_ADDRESSES], ttl, exists=True, incomplete=bool(faults))
+        ttl = _least(answer.ttl for answer in usable)
+        return Found(tuple(addresses)[:MAX_ADDRESSES], ttl, exists=True, incomplete=bool(faults))
     exists = all(answer.exists for answer in answers)
     # RFC 8020: NXDOMAIN speaks of the name, whatever type was asked for.
     if faults and exists:
         raise faults[0]
-    return Found((), min(answer.ttl for answer in answers), exists=exists)
+    return Found((), _least(answer.ttl for answer in answers), exists=exists)
+
+
+def _least(ttls: Iterable[int | None]) -> int | None:
+    least: int | None = None
+    for ttl in ttls:
+        if ttl is None:
+            return None
+        least = ttl if least is None else min(least, ttl)
+    return least

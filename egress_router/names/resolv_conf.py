@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
 
-_MOST_SERVERS = 3  # MAXNS of <resolv.h>
-_MOST_SUFFIXES = 32  # what Kubernetes allows in a pod; the C library sets no limit
+_MAX_SERVERS = 3  # MAXNS of <resolv.h>
+_MAX_SUFFIXES = 32  # what Kubernetes allows in a pod; the C library sets no limit
 _NAME_LIMIT = 253
 # RES_MAXNDOTS, RES_MAXRETRANS and RES_MAXRETRY: larger values are silently capped.
 _LIMITS = {"ndots": (0, 15), "timeout": (1, 30), "attempts": (1, 5)}
@@ -72,7 +72,7 @@ def parse_resolv_conf(text: str) -> ResolvConf:
             rotate = rotate or "rotate" in words
             options |= dict(_numbers(words[1:]))
     # Without a name server line, one on this machine is meant.
-    asked = name_servers(text)[:_MOST_SERVERS] or (IPv4Address("127.0.0.1"),)
+    asked = name_servers(text)[:_MAX_SERVERS] or (IPv4Address("127.0.0.1"),)
     return ResolvConf(asked, search, rotate=rotate, **options)
 
 
@@ -92,7 +92,7 @@ def _address(text: str) -> list[IPAddress]:
 
 def _suffixes(words: Sequence[str]) -> tuple[str, ...]:
     suffixes: list[str] = []
-    for word in words[:_MOST_SUFFIXES]:
+    for word in words[:_MAX_SUFFIXES]:
         try:
             suffixes.append(parse_name(word))
         except AddressError:

@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from egress_router.clock import SYSTEM
 from egress_router.grammar.address import AddressError, parse_address
-from egress_router.names import tally
-from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.names.answer import Answer, ResolveError
 from egress_router.names.cache import Cache, Entry, failed, known, put_off
-from egress_router.names.exchange import Exchange
 from egress_router.names.hosts import parse_hosts
 from egress_router.names.lookup import look_up
+from egress_router.names.lookups import Lookups
+from egress_router.names.metrics import FOUND, DnsMetrics
 from egress_router.names.resolv_conf import parse_resolv_conf
 from egress_router.names.servers import Servers
+from egress_router.names.transport import Transport
 from egress_router.names.watched import WatchedFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from egress_router.clock import Clock
+    from egress_router.grammar.address import IPAddress
     from egress_router.metrics import Registry
+    from egress_router.names.resolv_conf import ResolvConf
     from egress_router.settings.names import NamesSettings
 
-# How long somebody waits for fresh addresses while there are old ones: RFC 8767 section 5.
-_STALE_PATIENCE_SECONDS = 1.8
 _HOSTS_SECONDS = 5.0  # who keeps addresses out of the hosts file asks again after so long
+_LOOK_AT_FILE_SECONDS = 1.0  # while names are being looked up
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where answers come from: what resolv.conf and the hosts file say at a moment, and the servers' port."""
+
+    conf: Callable[[float], ResolvConf]
+    hosts: Callable[[float], Mapping[str, tuple[IPAddress, ...]]]
+    port: int = 53
+
+
+def system_sources(
+    resolv_conf: Path = Path("/etc/resolv.conf"), hosts: Path = Path("/etc/hosts"), port: int = 53
+) -> Sources:
+    """Return the files as sources; they are read again when they change."""
+    return Sources(
+        WatchedFile(resolv_conf, parse_resolv_conf).value, WatchedFile(hosts, parse_hosts).value, port
+    )
 
 
 class Resolver:
     """Resolves names in the form of `parse_name`, or that and a dot, for the event loop that runs it.
 
-    The hosts file comes first, then what is remembered, then the name servers of resolv.conf. Both files are
-    read again when they change. Literal addresses are answered with themselves.
+    The hosts file comes first, then what is remembered, then the name servers of resolv.conf, or those of
+    the settings. Literal addresses are answered with themselves.
     """
 
     def __init__(
@@ -39,27 +63,36 @@ class Resolver:
         settings: NamesSettings,
         registry: Registry,
         *,
-        resolv_conf: Path = Path("/etc/resolv.conf"),
-        hosts: Path = Path("/etc/hosts"),
-        port: int = 53,
+        clock: Clock = SYSTEM,
+        sources: Sources | None = None,
     ) -> None:
         self._settings = settings
-        self._conf = WatchedFile(resolv_conf, parse_resolv_conf)
-        self._hosts = WatchedFile(hosts, parse_hosts)
-        self._tally = tally.Tally(registry)
-        self._servers = Servers(Exchange(self._tally), port)
+        self._clock = clock
+        self._sources = sources or system_sources()
+        self._metrics = DnsMetrics(registry)
+        self._servers = Servers(Transport(self._metrics), self._sources.port, clock)
         self._cache = Cache()
-        self._lookups: dict[str, asyncio.Task[Entry]] = {}
+        self._lookups = Lookups(self._looked_up, settings, self._metrics)
+        self._begun_with: ResolvConf | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """Return the absolute names that are tried for `name`, in order; an `Answer` says which it was."""
+        now = self._clock.monotonic()
+        if name.removesuffix(".") in self._sources.hosts(now):
+            return (name.removesuffix("."),)
+        return tuple(self._conf(now).candidates(name))
 
     def cached(self, name: str) -> Answer | None:
         """Return the addresses of `name` if they are known, without waiting.
 
         While the name servers fail these are the last good ones, and they are asked again behind the scenes.
         """
-        now = time.monotonic()
-        local = self._hosts.value(now).get(name.removesuffix("."))
+        now = self._clock.monotonic()
+        absolute = name.removesuffix(".")
+        local = self._sources.hosts(now).get(absolute)
         if local is not None:
-            return Answer(local, now + _HOSTS_SECONDS, stale=False)
+            return Answer(local, now + _HOSTS_SECONDS, stale=False, name=absolute)
         entry = self._cache.get(name)
         if entry is None:
             return self._literal(name, now)
@@ -67,92 +100,109 @@ class Resolver:
         if answer is None or now >= entry.good_until:
             return None
         if now < entry.until:
-            self._tally.hits.value += 1
-            self._tally.stale.value += answer.stale
+            self._metrics.hits.value += 1
+            self._metrics.stale.value += answer.stale
             return answer
         if not answer.stale:
             return None
-        self._lookup(name)
-        self._tally.stale.value += 1
+        self._renew(name)
+        self._metrics.stale.value += 1
         return self._put_off(name, entry).answer
 
-    async def resolve(self, name: str) -> Answer:
+    async def resolve(
+        self, name: str, *, client: Hashable = None, denial_seconds: float | None = None
+    ) -> Answer:
         """Return the addresses of `name`, asking the name servers where they are not known.
 
-        Whoever asks for a name that is being looked up already waits for that look-up; to stop waiting does
-        not end it for the others. How long it takes at most is what resolv.conf says.
+        Whoever asks for a name that is being looked up already waits for that look-up, and it ends when the
+        last one stops waiting. How long it takes at most is what resolv.conf says. `client` is on whose
+        behalf: the names that are looked up for one client at one time are bounded. That the name is none, or
+        has no address, is not taken from memory where it was learnt more than `denial_seconds` ago.
 
         Raises:
-            ResolveError: there is no such name, it has no address, or the name servers fail and no last good
-                answer is left.
+            ResolveError: there is no such name, it has no address, the name servers fail and no last good
+                answer is left, or too many names are being looked up.
         """
         answer = self.cached(name)
         if answer is not None:
             return answer
         entry = self._cache.get(name)
-        if entry is None or time.monotonic() >= entry.until:
-            entry = await self._renewed(name, entry)
+        if entry is None or not entry.holds(self._clock.monotonic(), denial_seconds):
+            entry = await self._renewed(name, entry, client)
         else:
-            self._tally.hits.value += 1
+            self._metrics.hits.value += 1
         if entry.answer is None:
             raise entry.error()
-        self._tally.stale.value += entry.answer.stale
+        self._metrics.stale.value += entry.answer.stale
         return entry.answer
 
     def close(self) -> None:
         """Give up what is being looked up; those who wait for it are cancelled."""
-        for lookup in self._lookups.values():
-            lookup.cancel()
+        self._lookups.close()
+        if self._next_look is not None:
+            self._next_look.cancel()
 
-    async def _renewed(self, name: str, entry: Entry | None) -> Entry:
+    async def _renewed(self, name: str, entry: Entry | None, client: Hashable) -> Entry:
         """Wait for a look-up: to its end, or only for a moment while there is a last good answer."""
-        lookup = self._lookup(name)
-        if entry is not None and entry.serves(time.monotonic()):
-            if lookup is not None:
-                await asyncio.wait({lookup}, timeout=_STALE_PATIENCE_SECONDS)
-            if lookup is None or not lookup.done():
-                return self._put_off(name, entry)
-        elif lookup is None:
-            raise ResolveError(Failure.OVER_LIMIT, f"too many names are being looked up to look up {name}")
-        else:
-            # Unlike awaiting the task, this leaves it alone when the waiter is cancelled.
-            await asyncio.wait({lookup})
-        return lookup.result()
+        if entry is None or not entry.serves(self._clock.monotonic()):
+            self._begin_to_look()
+            found = await self._lookups.wait(name, client)
+            assert found is not None  # noqa: S101 - nothing bounds this wait
+            return found
+        if self._renew(name):
+            found = await self._lookups.wait(name, None, self._settings.stale_wait_seconds)
+            if found is not None:
+                return found
+        return self._put_off(name, entry)
+
+    def _renew(self, name: str) -> bool:
+        self._begin_to_look()
+        return self._lookups.renew(name)
 
     def _put_off(self, name: str, entry: Entry) -> Entry:
-        entry = put_off(entry, time.monotonic())
+        entry = put_off(entry, self._clock.monotonic())
         self._cache.put(name, entry)
         return entry
 
-    def _lookup(self, name: str) -> asyncio.Task[Entry] | None:
-        """Return the look-up of `name` that is under way, or begin one; None: there are too many."""
-        lookup = self._lookups.get(name)
-        if lookup is None:
-            if len(self._lookups) >= self._settings.most_lookups:
-                self._tally.lookups[Failure.OVER_LIMIT.value].value += 1
-                self._tally.limit.value += 1
-                return None
-            lookup = asyncio.get_running_loop().create_task(self._looked_up(name))
-            self._lookups[name] = lookup
-            lookup.add_done_callback(lambda _: self._lookups.pop(name))
-        return lookup
-
     async def _looked_up(self, name: str) -> Entry:
-        start = time.monotonic()
+        start = self._clock.monotonic()
         try:
-            found = await look_up(self._servers, self._conf.value(start), name)
+            found = await look_up(self._servers, self._conf(start), name, self._settings.other_family_seconds)
         except ResolveError as error:
-            end = time.monotonic()
+            end = self._clock.monotonic()
             entry = failed(self._cache.get(name), error, end)
             result = error.failure.value
         else:
-            end = time.monotonic()
+            end = self._clock.monotonic()
             entry = known(self._cache.get(name), name, found, end, self._settings)
-            result = tally.FOUND if entry.answer is not None else entry.failure.value
-        self._tally.lookups[result].value += 1
-        self._tally.seconds.observe(end - start)
+            result = FOUND if entry.answer is not None else entry.failure.value
+        self._metrics.lookups[result].value += 1
+        self._metrics.seconds.observe(end - start)
         self._cache.put(name, entry)
         return entry
+
+    def _conf(self, now: float) -> ResolvConf:
+        conf = self._sources.conf(now)
+        return replace(conf, servers=self._settings.servers) if self._settings.servers else conf
+
+    def _begin_to_look(self) -> None:
+        """Look at resolv.conf every second while something is being looked up.
+
+        A look-up that waits for name servers that are no longer listed would wait in vain.
+        """
+        if self._next_look is None:
+            self._begun_with = self._conf(self._clock.monotonic())
+            loop = asyncio.get_running_loop()
+            self._next_look = loop.call_later(_LOOK_AT_FILE_SECONDS, self._look_at_file)
+
+    def _look_at_file(self) -> None:
+        self._next_look = None
+        if not len(self._lookups):
+            return
+        before = self._begun_with
+        self._begin_to_look()
+        if self._begun_with != before:
+            self._lookups.restart()
 
     def _literal(self, name: str, now: float) -> Answer | None:
         if not (":" in name or name[-1:].isdigit()):
@@ -161,4 +211,4 @@ class Resolver:
             address = parse_address(name)
         except AddressError:
             return None  # a name such as `db1`
-        return Answer((address,), now + self._settings.ttl_ceiling, stale=False)
+        return Answer((address,), now + self._settings.ttl_ceiling, stale=False, name=name)

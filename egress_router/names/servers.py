@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.names.answer import Failure, ResolveError
-from egress_router.names.exchange import Server, ServerError
+from egress_router.names.transport import Server, ServerError
 
 if TYPE_CHECKING:
-    from dns.rdatatype import RdataType
-
-    from egress_router.names.exchange import Exchange
+    from egress_router.clock import Clock
     from egress_router.names.message import Records
     from egress_router.names.resolv_conf import ResolvConf
+    from egress_router.names.transport import Transport
+    from egress_router.names.wire import Kind
 
 # A first server that is gone would cost every look-up its whole time-out; the C library pays that.
 _ASKED_LAST_SECONDS = 30.0
@@ -25,14 +24,15 @@ _LOG = log.get("names")
 class Servers:
     """Asks the servers one after the other until one of them answers."""
 
-    def __init__(self, exchange: Exchange, port: int) -> None:
-        self._exchange = exchange
+    def __init__(self, transport: Transport, port: int, clock: Clock) -> None:
+        self._transport = transport
         self._port = port
+        self._clock = clock
         self._turn = 0
         self._silent_until: dict[Server, float] = {}
         self._answered: dict[Server, float] = {}
 
-    async def records(self, conf: ResolvConf, name: str, family: RdataType) -> Records:
+    async def records(self, conf: ResolvConf, name: str, kind: Kind) -> Records:
         """Return the first conclusive answer to one question.
 
         Raises:
@@ -40,9 +40,9 @@ class Servers:
         """
         faults: dict[Server, ServerError] = {}
         for server in self._order(conf) * conf.attempts:
-            asked = time.monotonic()
+            asked = self._clock.monotonic()
             try:
-                records = await self._exchange.ask(server, name, family, conf.timeout)
+                records = await self._transport.ask(server, name, kind, conf.timeout)
             except ServerError as error:
                 faults[server] = error
                 if error.silent:
@@ -61,7 +61,7 @@ class Servers:
         if conf.rotate:
             self._turn = (self._turn + 1) % len(servers)
             servers = servers[self._turn :] + servers[: self._turn]
-        now = time.monotonic()
+        now = self._clock.monotonic()
         return sorted(servers, key=lambda server: self._silent_until.get(server, 0.0) > now)
 
     def _note_silence(self, server: Server, asked: float) -> None:
@@ -69,9 +69,9 @@ class Servers:
             return  # it answered others: not it is at fault, but this question
         if server not in self._silent_until:
             _LOG.warning("name server does not answer", server=server.address)
-        self._silent_until[server] = time.monotonic() + _ASKED_LAST_SECONDS
+        self._silent_until[server] = self._clock.monotonic() + _ASKED_LAST_SECONDS
 
     def _note_answer(self, server: Server) -> None:
-        self._answered[server] = time.monotonic()
+        self._answered[server] = self._clock.monotonic()
         if self._silent_until.pop(server, None) is not None:
             _LOG.info("name server answers again", server=server.address)

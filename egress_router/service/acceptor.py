@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,27 @@ if TYPE_CHECKING:
 # What one wake-up takes in; what is left over wakes again at once, after the other descriptors.
 _BATCH = 64
 # What is taken in at the end: more than an accept queue holds, so that a flood cannot put the end off.
-_MOST_WAITING = 10_000
+_MAX_WAITING = 10_000
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _PAUSE_SECONDS = 0.25
 _MAPPED = "::ffff:"
+_PAUSES = "Times that accepting paused because descriptors or memory ran out."
 _log = log.get("service")
+
+
+class Pauses:
+    """Counts the pauses of a data plane that accepts, and says when they begin and end."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._pauses = registry.counter("accept_pauses_total", _PAUSES)
+
+    def __call__(self, error: int) -> None:
+        """Accepting pauses because of this error number; 0: it goes on."""
+        if error:
+            self._pauses.value += 1
+            _log.warning("accepting pauses", reason=os.strerror(error))
+        else:
+            _log.info("accepting goes on")
 
 
 class Acceptor:
@@ -43,9 +60,7 @@ class Acceptor:
         self._listeners: dict[int, socket.socket] = {}
         self._paused = False
         self._retry: asyncio.TimerHandle | None = None
-        self._pauses = registry.counter(
-            "accept_pauses_total", "Times that accepting paused because descriptors or memory ran out."
-        )
+        self._pauses = registry.counter("accept_pauses_total", _PAUSES)
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these non-blocking sockets, by port; close those that are not named any more."""
@@ -77,7 +92,7 @@ class Acceptor:
         self._loop.remove_reader(listener.fileno())
         try:
             # No client that the kernel has let in is turned away because nobody had called accept yet.
-            for _ in range(_MOST_WAITING):
+            for _ in range(_MAX_WAITING):
                 if not self._take(listener, port):
                     break
         except OSError as error:

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 _HEAD = struct.Struct("!IH")
 _CHUNK = 262_144
-MOST_DESCRIPTORS = 250  # in one message; the kernel's own bound is SCM_MAX_FD, 253
+MAX_DESCRIPTORS = 250  # in one message; the kernel's own bound is SCM_MAX_FD, 253
 _log = log.get("service")
 
 
 @dataclass(frozen=True, slots=True)
-class Seated:
-    """To a worker: its place among so many workers; the memory of `Seats` comes with this message."""
+class Assigned:
+    """To a worker: its slot among so many workers; the memory of the counts comes with it."""
 
-    place: int
+    slot: int
     workers: int
 
 
@@ -63,7 +63,7 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
-class StatusWanted:
+class StatusRequest:
     """To a worker: answer with `StatusReport` of the same number."""
 
     number: int
@@ -89,7 +89,7 @@ class StatusReport:
     status: dict[str, Json]
 
 
-ToWorker = Seated | Listeners | Serve | Drain | Close | StatusWanted
+ToWorker = Assigned | Listeners | Serve | Drain | Close | StatusRequest
 FromWorker = Serving | Report | StatusReport
 Message = ToWorker | FromWorker
 
@@ -178,7 +178,7 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            data, descriptors, flags, _ = socket.recv_fds(self._sock, _CHUNK, MOST_DESCRIPTORS)
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, _CHUNK, MAX_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
     from egress_router.service.mode import Json
 
-_MOST_DENIED = 50
+_MAX_DENIED = 50
 
 
-class Departed:
+class PastWorkers:
     """What of dead workers' statuses still counts: hits, by the rule's text, and the last denials."""
 
     def __init__(self) -> None:
@@ -27,14 +27,14 @@ class Departed:
         self.denied = _newest(self.denied + _entries(status, "denied"))
 
 
-def merged(statuses: Iterable[dict[str, Json]], departed: Departed) -> dict[str, Json]:
+def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, Json]:
     """Add up what workers say: hits add up, an upstream must be up for all, denials come newest first."""
     rules: dict[Json, dict[str, Json]] = {}
     upstreams: dict[tuple[Json, Json], dict[str, Json]] = {}
-    denied = departed.denied
+    denied = past.denied
     for status in statuses:
         for rule in _entries(status, "rules"):
-            known = rules.setdefault(rule["line"], {**rule, "hits": departed.hits[rule["text"]]})
+            known = rules.setdefault(rule["line"], {**rule, "hits": past.hits[rule["text"]]})
             known["hits"] = _number(known, "hits") + _number(rule, "hits")
         for upstream in _entries(status, "upstreams"):
             key = (upstream["destination"], upstream["address"])
@@ -49,7 +49,7 @@ def merged(statuses: Iterable[dict[str, Json]], departed: Departed) -> dict[str,
 
 
 def _newest(denied: list[dict[str, Json]]) -> list[dict[str, Json]]:
-    return sorted(denied, key=lambda each: _number(each, "time"), reverse=True)[:_MOST_DENIED]
+    return sorted(denied, key=lambda each: _number(each, "time"), reverse=True)[:_MAX_DENIED]
 
 
 def _entries(status: dict[str, Json], key: str) -> list[dict[str, Json]]:

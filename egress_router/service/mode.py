@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from egress_router.metrics import Registry
     from egress_router.relay.poller import Poller
-    from egress_router.service.admission import Admission
+    from egress_router.service.connection_limiter import ConnectionLimiter
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Rules = TypeVar("Rules")
@@ -30,7 +30,7 @@ class WorkerContext:
     loop: asyncio.AbstractEventLoop
     poller: Poller
     registry: Registry
-    admission: Admission
+    limiter: ConnectionLimiter
     drain_seconds: float
 
 

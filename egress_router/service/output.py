@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Number, Registry
     from egress_router.settings.common import RuntimeSettings
 
-_MOST_LINES = 10_000
+_MAX_LINES = 10_000
 _ATOMIC = 4096  # PIPE_BUF: writes of several processes up to this size do not mix (pipe(7))
 _FLUSH_SECONDS = 1.0
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -53,7 +53,7 @@ def _open_standard_streams() -> None:
 class Output(logging.Handler):
     """A log handler that queues lines for a descriptor; `dropped` counts those that were lost."""
 
-    def __init__(self, descriptor: int, dropped: Number, most: int = _MOST_LINES) -> None:
+    def __init__(self, descriptor: int, dropped: Number, most: int = _MAX_LINES) -> None:
         super().__init__()
         self._descriptor = descriptor
         self._dropped = dropped

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import logging
 
 _SECONDS = 10.0
-_MOST_KINDS = 1000  # warnings may name what a peer chose, so their number needs a bound
+_MAX_KINDS = 1000  # warnings may name what a peer chose, so their number needs a bound
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Repeats:
             seen.count += 1
             seen.last = record
             return False
-        if seen is None and len(self._seen) >= _MOST_KINDS:
+        if seen is None and len(self._seen) >= _MAX_KINDS:
             self._pending -= bool(self._seen.pop(next(iter(self._seen))).count)
         self._seen[key] = _Seen(record.created + self._seconds, record)
         return True

@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.relay.loop import PollerLoop
-from egress_router.service import limits, output, seats, signals, usage
-from egress_router.service.admission import Admission
+from egress_router.service import connection_counts, limits, output, process_metrics, signals
+from egress_router.service.connection_counts import ConnectionCounts
+from egress_router.service.connection_limiter import ConnectionLimiter
 from egress_router.service.control import (
+    Assigned,
     Channel,
     Close,
     Drain,
     Listeners,
     Message,
     Report,
-    Seated,
     Serve,
     Serving,
     StatusReport,
-    StatusWanted,
+    StatusRequest,
 )
-from egress_router.service.duties import log_fault
 from egress_router.service.mode import WorkerContext
+from egress_router.service.tasks import log_fault
 
 if TYPE_CHECKING:
     from egress_router.relay.poller import Poller
@@ -50,7 +51,7 @@ def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
     signals.release()
     registry = Registry()
     output.start(settings.runtime, registry)
-    usage.register(registry)
+    process_metrics.register(registry)
     loop = PollerLoop()
     loop.set_exception_handler(log_fault)
     worker = Worker(mode, settings, registry, loop, loop.poller, socket.socket(fileno=descriptor))
@@ -87,7 +88,7 @@ class Worker(Generic[Rules]):
         self._loop = loop
         self._poller = poller
         self._sockets: dict[int, socket.socket] = {}
-        self._seats: seats.Seats | None = None
+        self._counts: ConnectionCounts | None = None
         self._server: Server[Rules] | None = None
         self._open = registry.gauge("connections_open", "Client connections that are open.")
         self.fault: Exception | None = None
@@ -101,8 +102,9 @@ class Worker(Generic[Rules]):
 
     def _received(self, message: Message, descriptors: list[int]) -> None:
         match message:
-            case Seated(place, workers):
-                self._seats = seats.Seats(seats.mapped(descriptors[0], workers), place)
+            case Assigned(slot, workers):
+                numbers = connection_counts.mapped(descriptors[0], workers)
+                self._counts = ConnectionCounts(numbers, slot)
                 os.close(descriptors[0])
             case Listeners(ports):
                 sockets = (socket.socket(fileno=each) for each in descriptors)
@@ -114,7 +116,7 @@ class Worker(Generic[Rules]):
                 except Exception as error:  # noqa: BLE001 (see `fault`)
                     self.fault = error
                     self._loop.stop()
-            case StatusWanted(number):
+            case StatusRequest(number):
                 status = {} if self._server is None else self._server.status()
                 self._channel.send(StatusReport(number, status))
             case Drain():
@@ -147,15 +149,15 @@ class Worker(Generic[Rules]):
         settings = self._settings
         descriptors = limits.raise_descriptors()
         possible = limits.connections(settings.max_connections, settings.workers, descriptors, ports)
-        admission = Admission(
+        limiter = ConnectionLimiter(
             self._registry,
             settings.max_connections,
             settings.max_connections_per_client,
-            self._seats,
+            self._counts,
             possible,
         )
         context = WorkerContext(
-            self._loop, self._poller, self._registry, admission, settings.runtime.drain_seconds
+            self._loop, self._poller, self._registry, limiter, settings.runtime.drain_seconds
         )
         return self._mode.build(context, rules)
 

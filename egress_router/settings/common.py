@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from egress_router.settings.chart import CHART_VALUES
 from egress_router.settings.variables import Environment, Variable, flag, one_of, seconds, whole
 
 if TYPE_CHECKING:
     from egress_router.log import LogFormat
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-_MOST_WORKERS = 8
+_MAX_WORKERS = 8
 # Of what the kernel takes (IFNAMSIZ is 16 with the closing NUL) only what means itself everywhere: in nft
 # `*` matches other interfaces and a quotation mark ends the name, `%d` is a counter, `:` an alias, and
 # `lo`, `all` and `default` are other things than an egress interface.
@@ -52,7 +53,7 @@ def _quota_v1(folder: Path) -> float | None:
 
 def _workers(text: str) -> int:
     if text == "auto":
-        return min(_MOST_WORKERS, usable_cpus())
+        return min(_MAX_WORKERS, usable_cpus())
     return whole(1, 64)(text)
 
 
@@ -100,7 +101,7 @@ MAX_CONNECTIONS_PER_CLIENT = Variable(
     "EGRESS_MAX_CONNECTIONS_PER_CLIENT", "connections of one client address, or `none`", "none", _limit
 )
 
-RUNTIME_VARIABLES = (LOG_FORMAT, LOG_LEVEL, ADMIN_PORT)
+RUNTIME_VARIABLES = (LOG_FORMAT, LOG_LEVEL, ADMIN_PORT, CHART_VALUES)
 PROXY_VARIABLES = (
     ACCESS_LOG,
     INTERFACE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,10 @@ from egress_router.errors import Problem
 from egress_router.grammar import acl
 from egress_router.grammar.address import parse_port
 from egress_router.settings import common
+from egress_router.settings.memory import memory_limit
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.policy import POLICY
+from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from egress_router.grammar.acl import AccessList
+    from egress_router.grammar.address import IPAddress
 
 
 def _connect_ports(text: str) -> frozenset[int] | None:
@@ -35,6 +40,17 @@ def _connect_ports(text: str) -> frozenset[int] | None:
         return frozenset(each(text, parse_port))
     except ValueError as error:
         raise ValueError(f"{error}; expected ports separated by commas, or `any`") from None
+
+
+_WITHOUT_LIMIT = 256 << 20
+_LEAST_HELD = 16 << 20
+
+
+def _held_bytes(text: str) -> int:
+    if text != "auto":
+        return whole(1 << 20, 1 << 40)(text)
+    limit = memory_limit()
+    return _WITHOUT_LIMIT if limit is None else max(_LEAST_HELD, limit // 4)
 
 
 RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
@@ -88,9 +104,18 @@ BUFFER_BYTES = Variable(
     "262144",
     whole(16_384, 16_777_216),
 )
+HELD_BYTES = Variable(
+    "EGRESS_HTTP_PROXY_HELD_BYTES",
+    "bytes of unfinished heads and bodies that all connections together may hold; "
+    "`auto`: a quarter of the container's memory limit, 256 MiB where it has none",
+    "auto",
+    _held_bytes,
+)
 
 VARIABLES = (
     RULES,
+    OPTIONAL_SOURCE,
+    POLICY,
     PORT,
     CONNECT_PORTS,
     REPORT_ONLY,
@@ -103,6 +128,7 @@ VARIABLES = (
     ANSWER_SECONDS,
     LINGER_SECONDS,
     BUFFER_BYTES,
+    HELD_BYTES,
     *NAMES_VARIABLES,
     *common.PROXY_VARIABLES,
 )
@@ -110,7 +136,7 @@ VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Bounds that hold for every request; bytes and seconds."""
+    """Bounds that hold for every request; bytes and seconds. `held_bytes` is what one worker may hold."""
 
     head_bytes: int
     head_fields: int
@@ -121,11 +147,15 @@ class HttpLimits:
     idle_seconds: float
     linger_seconds: float
     buffer_bytes: int
+    held_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class HttpProxySettings:
-    """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port."""
+    """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port.
+
+    `sources` are the router's addresses, of which rules may name one.
+    """
 
     proxy: common.ProxySettings
     names: NamesSettings
@@ -134,6 +164,8 @@ class HttpProxySettings:
     connect_ports: frozenset[int] | None
     report_only: bool
     limits: HttpLimits
+    sources: tuple[IPAddress, ...]
+    policy: RulesSource | None = None
 
 
 def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
@@ -146,6 +178,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     proxy = common.read_proxy(environment)
     names = read_names(environment)
     rules = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     port = environment.read(PORT)
     connect_ports = environment.read(CONNECT_PORTS)
     report_only = non_empty(environ.get(REPORT_ONLY.name, ""))
@@ -154,6 +187,8 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     times = [environment.read(each) for each in (HEAD_SECONDS, CONNECT_SECONDS, KEEPALIVE_SECONDS)]
     times += [environment.read(each) for each in (ANSWER_SECONDS, IDLE_SECONDS, LINGER_SECONDS)]
     buffer_bytes = environment.read(BUFFER_BYTES)
+    held_bytes = environment.read(HELD_BYTES)
+    sources = environment.read(OPTIONAL_SOURCE)
     if proxy is not None and port == proxy.runtime.admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
@@ -170,6 +205,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
             idle_seconds=idle,
             linger_seconds=linger,
             buffer_bytes=required(buffer_bytes),
+            held_bytes=required(held_bytes) // required(proxy).workers,
         )
         return HttpProxySettings(
             required(proxy),
@@ -179,11 +215,13 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
             connect_ports,
             report_only,
             limits,
+            tuple(address for address, _ in required(sources)),
+            policy,
         )
 
     return environment.finish(complete)
 
 
-def rules_parser(_: Mapping[str, str]) -> Callable[[str, str], AccessList]:
-    """Return how allow/deny lists are read; no other setting changes what they mean."""
-    return acl.parse
+def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], AccessList]:
+    """Return how allow/deny lists are read beside as much of this environment as is right by itself."""
+    return functools.partial(acl.parse, sources=known_sources(Environment(environ)))

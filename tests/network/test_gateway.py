@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, SOURCE, SOURCE_V6
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from egress_router.lab.network import Laboratory
@@ -20,8 +19,8 @@ PROXY = {"EGRESS_ROUTER_MODE": "http-proxy"}
 DUAL = {"EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64", "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}"}
 LOOK = """
 import asyncio, json
-from egress_router.service.outside import Outside
-outside = Outside("macvlan0")
+from egress_router.service.gateway_monitor import GatewayMonitor
+outside = GatewayMonitor("macvlan0")
 asyncio.run(outside.look())
 print(json.dumps([outside.problems(), outside.status()]))
 """
@@ -33,23 +32,33 @@ def look(lab: Laboratory) -> Any:
     return json.loads(lab.router.run(*command).stdout)
 
 
-def eventually(check: Callable[[], bool], seconds: float = 20.0) -> bool:
-    limit = time.monotonic() + seconds
-    while not check():
-        if time.monotonic() > limit:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def test_a_pod_without_the_interface_has_no_gateway_to_ask(lab: Laboratory) -> None:
     assert look(lab) == [[], None]
 
 
+NEIGHBOURS = """
+import json
+from egress_router.net.own import neighbours
+print(json.dumps(sorted(map(str, neighbours("macvlan0")))))
+"""
+
+
+def test_neighbours_are_what_the_other_interfaces_have_on_their_links(lab: Laboratory) -> None:
+    def seen() -> list[str]:
+        return list(json.loads(lab.router.run(sys.executable, "-c", NEIGHBOURS).stdout))
+
+    assert seen() == []  # without an egress interface, there is no other side
+    lab.finish_setup({**PROXY, **DUAL})
+    assert [each for each in seen() if not each.startswith("fe80:")] == ["10.128.0.0/24", "fd00:128::/64"]
+    lab.router.run("ip", "route", "add", "10.129.0.0/16", "via", "10.128.0.1", "dev", "eth0")
+    assert "10.128.0.1/32" in seen()  # the node, which is on the way to other pods
+    assert "10.129.0.0/16" not in seen()
+
+
 def test_gateways_of_both_families_answer_until_they_are_gone(lab: Laboratory) -> None:
     lab.finish_setup({**PROXY, **DUAL})
-    problems, status = look(lab)
-    assert problems == []
+    assert eventually(lambda: look(lab)[0] == [])
+    _, status = look(lab)
     assert status["addresses"][:1] == [SOURCE]
     assert SOURCE_V6 in status["addresses"]
     assert status["gateways"] == [
@@ -60,7 +69,7 @@ def test_gateways_of_both_families_answer_until_they_are_gone(lab: Laboratory) -
     lab.router.run("ip", "neighbour", "flush", "dev", "macvlan0")
     assert look(lab)[0] == [f"gateway {GATEWAY} does not answer on macvlan0"]
     wiring.address(lab.gateway, "wire", f"{GATEWAY}/24")
-    assert look(lab)[0] == []
+    assert eventually(lambda: look(lab)[0] == [])
 
 
 def test_an_interface_that_is_down_or_has_no_route_is_said(lab: Laboratory) -> None:

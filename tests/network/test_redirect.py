@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ def test_a_client_that_only_the_old_default_route_reaches_gets_its_answer(redire
 def test_bulk_data_passes_both_ways(redirecting: Laboratory) -> None:
     payload = bytes(range(256)) * 20_000
     with redirecting.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(10)
+        wire.settimeout(PATIENCE)
         wire.connect((ROUTER, 80))
         received = bytearray()
         sent = 0
@@ -154,9 +154,9 @@ def test_the_administration_port_is_not_redirected(lab: Laboratory) -> None:
         listening.bind((ROUTER, 9797))
         listening.listen()
         with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(3)
+            wire.settimeout(PATIENCE)
             wire.connect((ROUTER, 9797))
-            listening.settimeout(3)
+            listening.settimeout(PATIENCE)
             accepted, _ = listening.accept()
             accepted.close()
 
@@ -181,7 +181,7 @@ def test_the_fallback_carries_sctp(lab: Laboratory) -> None:
             lab.outside.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as arrives,
             lab.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as wire,
         ):
-            arrives.settimeout(5)
+            arrives.settimeout(PATIENCE)
             wire.sendto(_sctp_init(40_000, port), (ROUTER, 0))
             packet, sender = arrives.recvfrom(2048)
             assert sender[0] == SOURCE
@@ -249,7 +249,7 @@ def _open(lab: Laboratory, server: str, own: str) -> list[socket.socket]:
     wires = [lab.router.socket(family, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
     wires.append(lab.router.socket(family, socket.SOCK_DGRAM))
     for wire, port in zip(wires, (80, 53, 54), strict=True):
-        wire.settimeout(3)
+        wire.settimeout(PATIENCE)
         wire.bind((own, 0))
         wire.connect((server, port))
     wires[1].send(b"who am I?")
@@ -279,6 +279,12 @@ def test_what_conntrack_knew_before_leaves_from_no_other_source(lab: Laboratory,
         wire.close()
 
 
+def _retransmitted(lab: Laboratory) -> int:
+    """Return how many TCP segments the client has sent again."""
+    shown = lab.client.run("nstat", "--zeros", "--ignore", "--noupdate", "TcpRetransSegs").stdout
+    return int(shown.split()[-2])
+
+
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
 def test_connections_of_an_earlier_source_end_with_it(lab: Laboratory, backend: str) -> None:
     lab.serve()
@@ -288,16 +294,17 @@ def test_connections_of_an_earlier_source_end_with_it(lab: Laboratory, backend: 
     for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         wires.append(lab.client.socket(family, socket.SOCK_STREAM))
-        wires[-1].settimeout(3)
+        wires[-1].settimeout(PATIENCE)
         wires[-1].connect((address, port))
         assert b"12::98" in (said := wires[-1].recv(4096)) or b"12.98" in said
     lab.finish_setup(environment)
+    before = _retransmitted(lab)
     with sources_on_the_wire(lab) as seen:
         for wire in wires:
             wire.send(b"still from there?")
         assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
         assert lab.ask_tcp(lab.client, ROUTER_V6, 443).source == SOURCE_V6
-        time.sleep(0.3)  # the first retransmission
+        assert eventually(lambda: _retransmitted(lab) >= before + len(wires))
     assert seen == {SOURCE, SOURCE_V6}
     for wire in wires:
         wire.close()
@@ -314,7 +321,7 @@ def test_a_smaller_mtu_inside_is_told_to_the_server(lab: Laboratory, backend: st
         for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with client.socket(family, socket.SOCK_STREAM) as wire:
-                wire.settimeout(5)
+                wire.settimeout(PATIENCE)
                 wire.connect((address, port))
                 payload = b"x" * 60_000
                 wire.sendall(payload)

@@ -65,8 +65,8 @@ LOGS = {"_log", "_LOG", "_records", "_changes"}
 # Where the sentence is not written at the call: those are in the manual all the same.
 ELSEWHERE = {
     "kernel/routing.py": "what",  # `_step` gets it
-    "service/rulebook.py": "f'rule {word}'",
-    "service/duties.py": "context['message']",  # asyncio's, and the poller's
+    "service/rule_store.py": "f'rule {word}'",
+    "service/tasks.py": "context['message']",  # asyncio's, and the poller's
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from egress_router import status
 from egress_router.errors import RefusedError
+from tests.manual_clock import ManualClock
 from tests.unit.admin.views import FakeView, endpoint
 
 if TYPE_CHECKING:
@@ -20,8 +21,13 @@ def view() -> FakeView:
 
 
 @pytest.fixture
-def url(view: FakeView) -> Iterator[str]:
-    with endpoint(view) as port:
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def url(view: FakeView, clock: ManualClock) -> Iterator[str]:
+    with endpoint(view, clock) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -58,8 +64,7 @@ def test_it_says_what_is_wrong(view: FakeView, url: str, capsys: pytest.CaptureF
     view.ready_problems = ("worker 0 does not serve",)
     view.answer["reload"] = {"source": "f", "loaded": 0, "refused": 1, "errors": ["line 3: 'x': bad"]}
     view.answer["upstreams"] = [{"destination": "d", "address": "", "up": False, "reason": "no such name"}]
-    # A restart would help a router that is not healthy, not one that is not ready.
-    assert status.show(url + "/status", watch=False) == 0
+    assert status.show(url + "/status", watch=False) == 3
     text = capsys.readouterr().out
     assert ": not ready\n  worker 0 does not serve\n" in text
     assert "  line 3: 'x': bad\n" in text
@@ -67,10 +72,15 @@ def test_it_says_what_is_wrong(view: FakeView, url: str, capsys: pytest.CaptureF
 
 
 def test_a_router_that_is_not_healthy_is_no_success(
-    view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
+    view: FakeView, url: str, clock: ManualClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    view.ready_problems = ("gateway 192.168.12.1 does not answer on macvlan0",)
+    # A restart would help a router that is not healthy, not one that is not ready.
+    assert status.show(url, watch=False, health_only=True) == 0
     view.health_problems = ("worker 0 has not reported for 31 s",)
-    assert status.show(url, watch=False) == 3
+    capsys.readouterr()
+    clock.advance(1)
+    assert status.show(url, watch=False, health_only=True) == 3
     text = capsys.readouterr().out
     assert "  worker 0 has not reported for 31 s\n" in text
     assert "  workers            1 of 1\n" in text
@@ -93,7 +103,7 @@ def test_what_clients_chose_cannot_steer_the_terminal(
     entry = {"time": 0, "client": "c", "target": "a\x1b[2Jb\nc\u202e", "rule": None, "reason": "r"}
     view.answer["denied"] = [{**entry}]  # type: ignore[dict-item]
     status.show(url, watch=False)
-    assert "a?[2Jb?c?" in capsys.readouterr().out
+    assert "a\\x1b[2Jb\\nc\\u202e" in capsys.readouterr().out
 
 
 def test_watch_goes_on_when_the_router_is_gone(

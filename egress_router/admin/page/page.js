@@ -2,7 +2,7 @@
 
 const INTERVAL = 2000; // ms
 const PATIENCE = 5000; // ms; a router that does not answer must show as such
-const MOST_ROWS = 200; // of the rules; the rest is in /status
+const MAX_ROWS = 200; // of the rules; the rest is in /status
 
 const byId = (id) => document.getElementById(id);
 
@@ -118,12 +118,14 @@ function showPlot(history) {
 function showRules(rules) {
   const counted = rules.some((each) => each.packets !== undefined);
   for (const cell of document.querySelectorAll("#rules .traffic")) cell.hidden = !counted;
-  table("rules", rules.slice(0, MOST_ROWS).map((each) => [
+  table("rules", rules.slice(0, MAX_ROWS).map((each) => [
     [each.line, "number"], [each.text], [each.hits, "number"],
     ...(counted
       ? [[each.packets, "number"], [bytes(each.sent_bytes), "number"], [bytes(each.received_bytes), "number"]]
       : []),
   ]), "none");
+  byId("more-rules").hidden = rules.length <= MAX_ROWS;
+  put("more-rules", `The first ${MAX_ROWS} of ${rules.length} rules; all of them are in the status as JSON.`);
 }
 
 function showTables(status) {

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import re
 import socket
-import time
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from egress_router.admin import app
+from tests.manual_clock import ManualClock
 from tests.unit.admin.views import FakeView, endpoint
 
 if TYPE_CHECKING:
@@ -27,14 +29,19 @@ def view() -> FakeView:
 
 
 @pytest.fixture
-def port(view: FakeView) -> Iterator[int]:
-    with endpoint(view) as port:
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def port(view: FakeView, clock: ManualClock) -> Iterator[int]:
+    with endpoint(view, clock) as port:
         yield port
 
 
 def exchange(port: int, request: bytes) -> bytes:
     """Send bytes and return everything that comes until the other side closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         sock.sendall(request)
         answer = b""
         while chunk := received(sock):
@@ -76,6 +83,61 @@ def test_status_is_json_with_current_rates(view: FakeView, port: int) -> None:
     assert status["mode"] == "http-proxy"
     assert status["now"]["open"] == 12
     assert status["history"]["seconds"] == 10
+
+
+def test_a_status_serves_for_a_second(view: FakeView, port: int, clock: ManualClock) -> None:
+    assert [get(port, "/status")[0] for _ in range(5)] == [200] * 5
+    assert view.asked == 1
+    clock.advance(1.0)
+    view.answer["version"] = "2"
+    assert json.loads(get(port, "/status")[2])["version"] == "2"
+    assert view.asked == 2
+
+
+def test_all_who_ask_while_a_status_is_made_get_that_one(
+    view: FakeView, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Semaphore(0)
+    made = threading.Event()
+
+    async def slow() -> dict[str, Json]:
+        asked.release()
+        await asyncio.to_thread(made.wait, 60)
+        return {"mode": "slow"}
+
+    monkeypatch.setattr(view, "status", slow)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(get, port, "/status")
+        assert asked.acquire(timeout=60)
+        others = [pool.submit(get, port, "/status") for _ in range(4)]
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as leaving:
+            leaving.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert get(port, "/healthz")[0] == 200
+        made.set()
+        assert all('"slow"' in each.result(60)[2] for each in (first, *others))
+    assert not asked.acquire(blocking=False), "one status was made twice"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /status?%s HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"%s /status HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /status %s\r\n\r\n",
+        b"GET /status HTTP/1.1\r\n%s\r\n\r\n",
+        b"GET /status HTTP/1.1\r\nContent-Length: %s\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n",
+        b"%s\r\n\r\n",
+    ],
+)
+def test_an_answer_names_no_software_and_repeats_no_input(port: int, request_bytes: bytes) -> None:
+    answer = exchange(port, request_bytes % b"<mark\x1b[31m>")
+    head = answer.partition(b"\r\n\r\n")[0].lower()
+    assert head.startswith(b"http/1."), answer
+    assert b"\r\nx-content-type-options: nosniff" in head
+    assert b"mark" not in answer
+    assert not any(word in head for word in (b"server", b"aiohttp", b"python"))
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/healthz", "/status", "/metrics"])
@@ -126,8 +188,9 @@ def test_unknown_paths_are_not_found(port: int) -> None:
 def test_bad_requests_do_no_harm(
     port: int, request_bytes: bytes, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "_CONNECTION_SECONDS", 0.3)
-    answer = exchange(port, request_bytes)
+    with monkeypatch.context() as patched:
+        patched.setattr(app, "_CONNECTION_SECONDS", 0.3)  # some of them wait for more
+        answer = exchange(port, request_bytes)
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
     assert get(port, "/healthz")[0] == 200
     assert capfd.readouterr().err == ""
@@ -142,20 +205,24 @@ def test_a_head_that_never_ends_is_cut(port: int, sent: bytes, monkeypatch: pyte
 def test_one_connection_too_many_ends_the_oldest_that_asks_nothing(
     view: FakeView, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked, made = threading.Event(), threading.Event()
+
     async def slow() -> dict[str, Json]:
-        await asyncio.sleep(1)
+        asked.set()
+        await asyncio.to_thread(made.wait, 60)
         return {}
 
-    monkeypatch.setattr(app, "_MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(app, "_MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(app, "_CONNECTION_SECONDS", 600)
     monkeypatch.setattr(view, "status", slow)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as asking:
         asking.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
-        idle = []
-        for _ in range(4):
-            idle.append(socket.create_connection(("127.0.0.1", port), timeout=20))
-            time.sleep(0.05)
+        assert asked.wait(60)
+        # They are taken out of the accept queue in their order.
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(4)]
         assert [get(port, "/healthz")[0] for _ in range(2)] == [200, 200], "idle connections keep probes out"
         assert all(received(each) == b"" for each in idle[:3])
+        made.set()
         assert asking.recv(12) == b"HTTP/1.1 200"
         for each in idle:
             each.close()
@@ -173,7 +240,7 @@ def test_a_fault_of_ours_is_500_and_the_rest_goes_on(
 
 
 def test_it_serves_ipv6(port: int) -> None:
-    with socket.create_connection(("::1", port), timeout=20) as sock:
+    with socket.create_connection(("::1", port), timeout=60) as sock:
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
 

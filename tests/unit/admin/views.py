@@ -9,12 +9,14 @@ import time
 from typing import TYPE_CHECKING
 
 from egress_router.admin.app import serve
+from egress_router.clock import SYSTEM
 from egress_router.metrics import LATENCY_BUCKETS, Registry
 from tests.unit.service.routers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from egress_router.clock import Clock
     from egress_router.metrics import Snapshot
     from egress_router.service.mode import Json
 
@@ -36,6 +38,7 @@ class FakeView:
         self.latency.observe(99)
         self.health_problems: tuple[str, ...] = ()
         self.ready_problems: tuple[str, ...] = ()
+        self.asked = 0  # how often for its status
         self.answer: dict[str, Json] = {
             "mode": "http-proxy",
             "version": "1.0.0",
@@ -69,18 +72,19 @@ class FakeView:
         return self.registry.snapshot()
 
     async def status(self) -> dict[str, Json]:
+        self.asked += 1
         return {**self.answer, "health": list(self.health_problems), "ready": list(self.ready_problems)}
 
 
 @contextlib.contextmanager
-def endpoint(view: FakeView) -> Iterator[int]:
+def endpoint(view: FakeView, clock: Clock = SYSTEM) -> Iterator[int]:
     """Serve a view in a thread; gives the port."""
     port = free_port()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        running = asyncio.run_coroutine_threadsafe(serve(view, port), loop).result(10)
+        running = asyncio.run_coroutine_threadsafe(serve(view, port, clock), loop).result(10)
         yield port
         asyncio.run_coroutine_threadsafe(running.close(), loop).result(10)
     finally:

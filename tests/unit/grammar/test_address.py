@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from egress_router.grammar.address import (
     AddressError,
-    Locality,
-    locality,
     parse_address,
     parse_host,
     parse_name,
@@ -137,36 +135,6 @@ def test_no_networks(text: str) -> None:
 )
 def test_split_port(text: str, expected: tuple[str, str | None]) -> None:
     assert split_port(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("203.0.113.25", Locality.REMOTE),
-        ("10.0.0.1", Locality.REMOTE),
-        ("2001:db8::1", Locality.REMOTE),
-        ("127.255.0.1", Locality.LOOPBACK),
-        ("::1", Locality.LOOPBACK),
-        ("169.254.169.254", Locality.LINK_LOCAL),
-        ("fe80::1", Locality.LINK_LOCAL),
-        ("0.0.0.0", Locality.UNSPECIFIED),
-        ("0.1.2.3", Locality.UNSPECIFIED),
-        ("::", Locality.UNSPECIFIED),
-        ("239.1.1.1", Locality.MULTICAST),
-        ("ff02::1", Locality.MULTICAST),
-        ("255.255.255.255", Locality.BROADCAST),
-        ("255.255.255.254", Locality.RESERVED),
-        # IPv4 destinations inside IPv6: compatible, mapped, NAT64, 6to4, Teredo (inverted).
-        ("::127.0.0.1", Locality.LOOPBACK),
-        ("::ffff:169.254.169.254", Locality.LINK_LOCAL),
-        ("64:ff9b::a9fe:a9fe", Locality.LINK_LOCAL),
-        ("64:ff9b::cb00:7119", Locality.REMOTE),
-        ("2002:7f00:1::", Locality.LOOPBACK),
-        ("2001:0:4136:e378:8000:63bf:80ff:fffe", Locality.LOOPBACK),
-    ],
-)
-def test_locality(text: str, kind: Locality) -> None:
-    assert locality(ip_address(text)) is kind
 
 
 @given(st.ip_addresses(), st.integers(1, 65535))

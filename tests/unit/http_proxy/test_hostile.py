@@ -10,7 +10,17 @@ import time
 
 import pytest
 
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, closing, eventually, origin, proxy
+from tests.unit.http_proxy.origin import (
+    OK,
+    Client,
+    Peer,
+    answering,
+    closing,
+    counted,
+    eventually,
+    origin,
+    proxy,
+)
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))  # each; `make fuzz` takes longer
 
@@ -189,6 +199,37 @@ def test_nothing_of_a_bad_answer_reaches_the_client(answer: bytes) -> None:
         assert head.startswith("HTTP/1.1 502")
         assert b"ok" not in body.replace(b"token", b"")
         assert client.rest() == b""
+
+
+@pytest.mark.parametrize("wanted", ["", "Connection: Upgrade\r\nUpgrade: other\r\n"])
+@pytest.mark.parametrize("fields", [b"", b"Connection: Upgrade\r\nUpgrade: websocket\r\n", b"Upgrade: \r\n"])
+def test_an_unsolicited_101_is_named_as_that(wanted: str, fields: bytes) -> None:
+    answer = b"HTTP/1.1 101 Go\r\n" + fields + b"\r\n"
+    with origin(closing(answer)) as server, proxy() as (running, port), Client(port) as client:
+        client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n{wanted}\r\n")
+        head, body = client.answer()
+        assert head.startswith("HTTP/1.1 502")
+        assert b"unsolicited 101" in body
+        assert counted(running, "upstream_failures_total", reason="unsolicited_switch") == 1
+
+
+@pytest.mark.parametrize("begun", [b"\x00", b"\x05\x01\x00", b"\x16\x03\x01\x02\x00\x01"])
+def test_what_can_begin_no_request_is_refused_before_more_comes(begun: bytes) -> None:
+    with proxy(HEAD_SECONDS="1000") as (_, port), Client(port) as client:
+        client.send(begun)
+        assert client.head().startswith("HTTP/1.1 400")
+
+
+def test_a_client_that_speaks_tls_to_the_proxy_is_told_what_to_write(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with proxy() as (running, port), Client(port) as client:
+        client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        _, body = client.answer()
+        assert b"https_proxy=http://" in body
+        assert counted(running, "refused_total", reason="tls") == 1
+    (record,) = [each for each in caplog.records if "TLS" in each.getMessage()]
+    assert "https_proxy=http://" in str(vars(record))
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,26 @@ import logging
 import socket
 import subprocess
 import time
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from egress_router import log
-from egress_router.grammar.address import Locality, locality
-from egress_router.http_proxy import own, policy
+from egress_router.grammar.locality import Locality, locality
+from egress_router.http_proxy import connection as connection_module
+from egress_router.http_proxy import own_places
 from egress_router.http_proxy import server as server_module
-from egress_router.http_proxy import session as session_module
-from egress_router.http_proxy.farewell import Farewell
-from egress_router.http_proxy.own import OwnPlaces
-from egress_router.http_proxy.policy import Own
-from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.http_proxy.lingering_close import LingeringClose
+from egress_router.http_proxy.own_places import OwnPlaces
+from egress_router.names.answer import Failure
+from egress_router.policy import access_list
+from egress_router.policy.access_list import Own
+from egress_router.relay.buffered_socket import BufferedSocket, nothing
 from egress_router.relay.deadlines import Deadlines
 from egress_router.settings.http_proxy import read_http_proxy
+from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.http_proxy.site import Site
+    from egress_router.http_proxy.worker_state import WorkerState
     from tests.unit.http_proxy.origin import Origin
 
 
@@ -91,8 +94,9 @@ def test_slow_heads_are_refused_and_silent_clients_let_go() -> None:
             client.send("GET http://a.example/ HT")
             assert client.head().startswith("HTTP/1.1 408")
             assert silent.rest() == b""
-        assert counted(running, "limit_hits_total", limit="head_seconds") == 2
-        assert counted(running, "limit_hits_total") == 2
+        assert counted(running, "limit_hits_total", limit="head_seconds") == 1
+        assert counted(running, "limit_hits_total") == 1
+        assert counted(running, "idle_closed_total", limit="head_seconds") == 1
 
 
 def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:
@@ -104,7 +108,8 @@ def test_idle_connections_are_let_go_and_a_second_head_has_its_time() -> None:
             client.send(get(server))
             client.answer()
             assert client.rest() == b""
-        assert counted(running, "limit_hits_total", limit="keepalive_seconds") == 1
+        assert counted(running, "limit_hits_total") == 0
+        assert counted(running, "idle_closed_total", limit="keepalive_seconds") == 1
         with Client(port) as client:
             client.send(get(server))
             client.answer()
@@ -191,12 +196,16 @@ def full_queue() -> Iterator[int]:
         yield port
 
 
-def test_silent_destinations_time_out() -> None:
+def test_silent_destinations_time_out(records: list[dict[str, object]]) -> None:
     with full_queue() as silent, proxy(CONNECT_SECONDS="0.3") as (running, port), Client(port) as client:
         client.send(f"CONNECT 127.0.0.1:{silent} HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.head().startswith("HTTP/1.1 504")
         assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
+    request = records[0]
+    assert (request["address"], request["failure"]) == ("127.0.0.1", "timeout")
+    assert isinstance(request["connect_ms"], float)
+    assert request["connect_ms"] >= 300
 
 
 def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
@@ -204,7 +213,7 @@ def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
 ) -> None:
     names = know(monkeypatch)
 
-    async def resolve(*_: object) -> None:
+    async def resolve(*_: object, **__: object) -> None:
         await asyncio.sleep(10)
 
     monkeypatch.setattr(names, "resolve", resolve)
@@ -248,7 +257,7 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
 def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "_MOST_TURNED_AWAY", 1)
+    monkeypatch.setattr(server_module, "_MAX_TURNED_AWAY", 1)
     with proxy(most=1) as (running, port), Client(port):
         eventually(lambda: running.call(running.server.open_connections) == 1)
         with Client(port) as second, Client(port) as third:
@@ -289,9 +298,9 @@ def test_last_words_wait_for_a_slow_reader() -> None:
         while True:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
-    site = cast("Site", SimpleNamespace(deadlines=deadlines))
-    wire = Wire(ours, poller, nothing)
-    Farewell(site, wire, b"words", 30.0, lambda: closed.set_result(None))
+    worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines))
+    wire = BufferedSocket(ours, poller, nothing)
+    LingeringClose(worker, wire, b"words", 30.0, lambda: closed.set_result(None))
 
     def read() -> bytes:
         data = b""
@@ -362,7 +371,7 @@ def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.
     def place(address: IPAddress) -> Locality:
         return Locality.REMOTE if str(address) == "127.0.0.5" else locality(address)
 
-    monkeypatch.setattr(policy, "locality", place)
+    monkeypatch.setattr(access_list, "locality", place)
     know(monkeypatch, a_example="127.0.0.1 127.0.0.5", b_example="127.0.0.1")
     with (
         origin(answering(OK), "127.0.0.5") as remote,
@@ -470,6 +479,19 @@ def test_one_record_for_the_decision_and_one_for_the_end(
     assert {"verdict": "refused", "reason": "malformed"}.items() <= refused.items()
 
 
+@pytest.mark.parametrize("failure", list(Failure))
+def test_a_name_without_an_address_is_a_request_and_no_failure_of_an_upstream(
+    monkeypatch: pytest.MonkeyPatch, failure: Failure
+) -> None:
+    know(monkeypatch, a_example=failure)
+    with proxy("a.example\n") as (running, port), Client(port) as client:
+        client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.rest()
+        assert counted(running, "requests_total", verdict="undecided", reason=failure.value) == 1
+        assert counted(running, "requests_total") == 1
+        assert counted(running, "upstream_failures_total") == 0
+
+
 def test_a_request_that_fails_or_is_repeated_has_two_records_as_well(
     records: list[dict[str, object]],
 ) -> None:
@@ -498,26 +520,32 @@ def test_own_addresses_are_those_that_ip_lists() -> None:
     listed = json.loads(subprocess.run(["ip", "-json", "address"], capture_output=True, check=True).stdout)
     addresses = {ip_address(each["local"]) for link in listed for each in link["addr_info"]}
     assert ip_address("127.0.0.1") in addresses
-    assert OwnPlaces(frozenset()).current().addresses == addresses
+    assert own_places.seen("macvlan0").addresses == addresses
 
 
-def test_own_places_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = OwnPlaces(frozenset({8080}))
+def test_own_places_are_read_again() -> None:
+    clock, looks = ManualClock(), 0
+    answer: Own | OSError = Own(frozenset(), frozenset())
+
+    def look() -> Own:
+        nonlocal looks
+        looks += 1
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    places = OwnPlaces(frozenset({8080}), look, clock)
     places.add_ports(frozenset({18080}))
-    before = places.current()
-    assert before.ports == {8080, 18080}
-    assert places.current() is before
-    now, added = time.monotonic(), frozenset({ip_address("192.0.2.9")})
-    monkeypatch.setattr(own, "_addresses", lambda: added)
-    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
-    assert places.current() == Own(added, before.ports)
-
-    def fail() -> frozenset[IPAddress]:
-        raise OSError(errno.EMFILE, "too many open files")
-
-    monkeypatch.setattr(own, "_addresses", fail)
-    monkeypatch.setattr(time, "monotonic", lambda: now + 120)
-    assert places.current() == Own(added, before.ports)
+    assert places.current() == Own(frozenset(), frozenset({8080, 18080}))
+    assert looks == 1
+    answer = Own(frozenset({ip_address("192.0.2.9")}), frozenset(), frozenset({ip_network("10.0.0.0/24")}))
+    clock.advance(5)
+    after = places.current()
+    assert after == Own(answer.addresses, frozenset({8080, 18080}), answer.neighbours)
+    answer = OSError(errno.EMFILE, "too many open files")
+    clock.advance(5)
+    assert places.current() == after
+    assert looks == 3
 
 
 def test_the_mode_says_what_it_is() -> None:
@@ -532,7 +560,7 @@ def test_the_mode_says_what_it_is() -> None:
 
 
 def test_a_head_of_more_reads_than_a_turn_has_comes_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "TURNS", 1)
+    monkeypatch.setattr(connection_module, "TURNS", 1)
     with (
         origin(answering(OK)) as server,
         proxy(BUFFER_BYTES="16384") as (running, port),
@@ -558,8 +586,8 @@ def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
                     client.send(ask)
                     client.head()
             eventually(lambda: running.call(running.server.open_connections) == 0)
-            vigil = cast("Site", running.server._site).vigil  # type: ignore[attr-defined]
-            eventually(lambda: not vigil._waiting)
+            client_watch = cast("WorkerState", running.server._worker).client_watch  # type: ignore[attr-defined]
+            eventually(lambda: not client_watch._waiting)
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             left = [type(each) for each in gc.garbage if type(each).__module__.startswith("egress_router.")]

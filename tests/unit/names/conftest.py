@@ -1,3 +1,3 @@
-from tests.unit.names.labs import lab, short_memory, standard_lab
+from tests.unit.names.labs import lab, standard_lab
 
-__all__ = ["lab", "short_memory", "standard_lab"]
+__all__ = ["lab", "standard_lab"]

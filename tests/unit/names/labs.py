@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.metrics import Registry
-from egress_router.names import cache, watched
 from egress_router.names.answer import ResolveError
-from egress_router.names.resolver import Resolver
+from egress_router.names.resolver import Resolver, Sources, system_sources
 from egress_router.settings.names import NamesSettings
+from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
 
 if TYPE_CHECKING:
@@ -19,19 +20,23 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TypeVar
 
-    T = TypeVar("T")
+    from egress_router.names.resolv_conf import ResolvConf
 
-# Each answer expires at once, so that a test sees the next answer without waiting.
-SHORT = NamesSettings(ttl_floor=0.01, ttl_ceiling=0.01, stale_seconds=3600)
+    T = TypeVar("T")
 
 
 class Lab:
-    """Runs coroutines in one event loop and makes resolvers whose files are temporary."""
+    """Runs coroutines in one event loop and makes resolvers whose files are temporary and whose clock is set.
+
+    `time_out` is how long a server is waited for, where that is less than the second that resolv.conf can say.
+    """
 
     def __init__(self, folder: Path, runner: asyncio.Runner) -> None:
         self.resolv_conf = folder / "resolv.conf"
         self.hosts = folder / "hosts"
         self.registry = Registry()
+        self.clock = ManualClock()
+        self.time_out: float | None = None
         self._runner = runner
         self.configure("nameserver 127.0.0.1")
 
@@ -39,12 +44,17 @@ class Lab:
         self.resolv_conf.write_text("\n".join([*lines, f"options {options}", ""]))
 
     def resolver(self, port: int, settings: NamesSettings | None = None) -> Resolver:
+        files = system_sources(self.resolv_conf, self.hosts, port)
+
+        def conf(now: float) -> ResolvConf:
+            told = files.conf(now)
+            return told if self.time_out is None else replace(told, timeout=self.time_out)
+
         return Resolver(
             settings or NamesSettings(),
             self.registry,
-            resolv_conf=self.resolv_conf,
-            hosts=self.hosts,
-            port=port,
+            clock=self.clock,
+            sources=Sources(conf, files.hosts, port),
         )
 
     def run(self, coroutine: Coroutine[object, object, T]) -> T:
@@ -53,32 +63,27 @@ class Lab:
     def resolve(self, resolver: Resolver, name: str) -> list[str]:
         return [str(address) for address in self.run(resolver.resolve(name)).addresses]
 
+    def become(self, resolver: Resolver, name: str, *addresses: str, seconds: float = 1.0) -> None:
+        """Ask again and again, `seconds` of the set clock later, until the name has exactly these addresses."""
+        self.run(self.becoming(resolver, name, *addresses, seconds=seconds))
+
+    async def becoming(self, resolver: Resolver, name: str, *addresses: str, seconds: float = 1.0) -> None:
+        wanted = [ip_address(address) for address in addresses]
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(ResolveError):
+                    if list((await resolver.resolve(name)).addresses) == wanted:
+                        return
+                self.clock.advance(seconds)
+                await asyncio.sleep(0.01)
+
     def counted(self, name: str, **labels: str) -> float:
         return self.registry.snapshot()[name].numbers[tuple(sorted(labels.items()))]
 
 
-@pytest.fixture
-def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let files be looked at, and failures and unknown names be asked for again, after less than a second."""
-    monkeypatch.setattr(watched, "_INTERVAL", 0.05)
-    monkeypatch.setattr(cache, "_FIRST_RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(cache, "_NEGATIVE_SECONDS", (0.05, 0.05))
-
-
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
-            await asyncio.sleep(0.01)
-
-
-async def addresses_become(resolver: Resolver, name: str, *addresses: str) -> None:
-    """Ask again and again until the name has exactly these addresses."""
-    wanted = [ip_address(address) for address in addresses]
-    async with asyncio.timeout(10):
-        while True:
-            with contextlib.suppress(ResolveError):
-                if list((await resolver.resolve(name)).addresses) == wanted:
-                    return
             await asyncio.sleep(0.01)
 
 

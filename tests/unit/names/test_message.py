@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -8,26 +9,26 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
-from dns.rdatatype import RdataType
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.names.answer import Failure, ResolveError
 from egress_router.names.lookup import Found, combined
 from egress_router.names.message import Query, Records, Refusal, Truncated, make_query, read_reply
+from egress_router.names.wire import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-A = make_query("www.example.com", RdataType.A, edns=True)
-AAAA = make_query("www.example.com", RdataType.AAAA, edns=True)
+A = make_query("www.example.com", Kind.A, edns=True)
+AAAA = make_query("www.example.com", Kind.AAAA, edns=True)
 SOA = ("example.com. 900 SOA ns. host. 1 3600 600 86400 40",)
 
 
 def reply(
     *lines: str, query: Query = A, authority: tuple[str, ...] = (), rcode: dns.rcode.Rcode = dns.rcode.NOERROR
 ) -> dns.message.Message:
-    made = dns.message.make_response(query.message, recursion_available=True)
+    made = dns.message.make_response(dns.message.from_wire(query.wire), recursion_available=True)
     made.set_rcode(rcode)
     for section, texts in ((made.answer, lines), (made.authority, authority)):
         for line in texts:
@@ -44,7 +45,7 @@ def test_a_query_asks_one_question_with_edns() -> None:
     parsed = dns.message.from_wire(A.wire)
     assert [str(question) for question in parsed.question] == ["www.example.com. IN A"]
     assert (parsed.edns, parsed.payload, bool(parsed.flags & dns.flags.RD)) == (0, 1232, True)
-    assert dns.message.from_wire(make_query("a.example", RdataType.A, edns=False).wire).edns == -1
+    assert dns.message.from_wire(make_query("a.example", Kind.A, edns=False).wire).edns == -1
 
 
 def test_addresses_come_in_the_servers_order_with_their_ttl() -> None:
@@ -102,6 +103,28 @@ def test_64_addresses_are_kept() -> None:
 def test_a_negative_ttl_is_that_of_the_soa_record() -> None:
     assert read(reply(authority=SOA)) == Records((), 40, exists=True)
     assert read(reply(authority=SOA, rcode=dns.rcode.NXDOMAIN)) == Records((), 40, exists=False)
+
+
+@pytest.mark.parametrize("rcode", [dns.rcode.NOERROR, dns.rcode.NXDOMAIN])
+@pytest.mark.parametrize("authority", [(), ("example.org. 900 SOA ns. host. 1 3600 600 86400 40",)])
+def test_without_the_soa_record_of_its_zone_a_denial_has_no_ttl(
+    rcode: dns.rcode.Rcode, authority: tuple[str, ...]
+) -> None:
+    exists = rcode == dns.rcode.NOERROR
+    assert read(reply(authority=authority, rcode=rcode)) == Records((), None, exists=exists)
+
+
+def test_the_upper_part_of_the_response_code_counts() -> None:
+    answer = reply("www.example.com. 30 A 192.0.2.1")
+    answer.set_rcode(dns.rcode.BADVERS)
+    assert read(answer) == Refusal("BADVERS")
+
+
+def test_a_refusal_may_leave_the_question_out() -> None:
+    answer = reply(rcode=dns.rcode.FORMERR)
+    answer.question = []
+    answer.use_edns(False)
+    assert read(answer) == Refusal("FORMERR", lacks_edns=True)
 
 
 def test_a_ttl_with_its_first_bit_set_is_zero() -> None:
@@ -165,10 +188,10 @@ def test_what_does_not_match_the_query_is_no_reply(
     assert read(change(reply("www.example.com. 30 A 192.0.2.66"))) is None
 
 
-@pytest.mark.parametrize("other", [("www.example.com", RdataType.AAAA), ("www.example.org", RdataType.A)])
-def test_a_reply_to_another_question_is_no_reply(other: tuple[str, RdataType]) -> None:
+@pytest.mark.parametrize("other", [("www.example.com", Kind.AAAA), ("www.example.org", Kind.A)])
+def test_a_reply_to_another_question_is_no_reply(other: tuple[str, Kind]) -> None:
     asked = make_query(*other, edns=True)
-    asked.message.id = A.message.id
+    asked = replace(asked, wire=A.wire[:2] + asked.wire[2:])
     assert read(reply("www.example.com. 30 A 192.0.2.66", query=asked)) is None
 
 
@@ -190,6 +213,15 @@ def test_a_damaged_answer_is_judged_without_an_error(damage: list[tuple[int, int
     for place, value in damage:
         wire[place] = value
     read_reply(A, bytes(wire[:length]))
+
+
+@pytest.mark.parametrize(
+    ("both", "ttl"), [((None, 5), None), ((5, None), None), ((7, 5), 5), ((None, None), None)]
+)
+def test_a_denial_of_both_families_lasts_as_long_as_the_shorter_one(
+    both: tuple[int | None, int | None], ttl: int | None
+) -> None:
+    assert combined([Records((), each, exists=True) for each in both]) == Found((), ttl, exists=True)
 
 
 V4 = Records((ip_address("192.0.2.1"),), 300, exists=True)

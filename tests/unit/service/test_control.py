@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.service.control import (
-    MOST_DESCRIPTORS,
+    MAX_DESCRIPTORS,
     Channel,
     Close,
     Listeners,
     Message,
     Serve,
-    StatusWanted,
+    StatusRequest,
 )
 from tests.serving import LOOPS
 from tests.unit.service.routers import PATIENCE, descriptors_below
@@ -65,7 +65,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[tuple[End, End]]:
 
 def test_messages_come_whole_and_in_order(ends: tuple[End, End]) -> None:
     left, right = ends
-    sent = [StatusWanted(1), Serve("x" * 5_000_000, frozenset({80})), StatusWanted(2), Close()]
+    sent = [StatusRequest(1), Serve("x" * 5_000_000, frozenset({80})), StatusRequest(2), Close()]
     for message in sent:
         left.channel.send(message)  # type: ignore[arg-type]
     assert not left.channel.is_idle, "five megabytes do not fit into a socket's buffer"
@@ -77,11 +77,11 @@ def test_messages_come_whole_and_in_order(ends: tuple[End, End]) -> None:
 def test_descriptors_come_with_their_message_even_when_the_way_was_blocked(ends: tuple[End, End]) -> None:
     left, right = ends
     left.channel.send(Serve("x" * 1_000_000, frozenset()))
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(MOST_DESCRIPTORS + 10)]
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(MAX_DESCRIPTORS + 10)]
     descriptors = [server.fileno() for server in servers]
     ports = tuple(server.getsockname()[1] for server in servers)
-    left.channel.send(Listeners(ports[:MOST_DESCRIPTORS]), descriptors[:MOST_DESCRIPTORS])
-    left.channel.send(Listeners(ports[MOST_DESCRIPTORS:]), descriptors[MOST_DESCRIPTORS:])
+    left.channel.send(Listeners(ports[:MAX_DESCRIPTORS]), descriptors[:MAX_DESCRIPTORS])
+    left.channel.send(Listeners(ports[MAX_DESCRIPTORS:]), descriptors[MAX_DESCRIPTORS:])
     for server in servers:
         server.close()  # the channel holds what it still has to send
     right.wait(lambda: len(right.messages) == 3)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import time
 from typing import TYPE_CHECKING
 
 from egress_router.metrics import Registry, added, lasting
-from egress_router.service.crew import Crew
-from egress_router.service.merge import Departed, merged
-from egress_router.service.rulebook import difference
-from egress_router.service.sockets import Listening
+from egress_router.service.merge import PastWorkers, merged
+from egress_router.service.rule_store import difference
 
 if TYPE_CHECKING:
     from egress_router.service.mode import Json
@@ -42,7 +37,7 @@ def test_hits_add_up_and_upstreams_must_be_up_for_all() -> None:
             },
             {},  # a worker that has just begun
         ],
-        Departed(),
+        PastWorkers(),
     )
     assert found["rules"] == [rule(1, 7), rule(3, 1)]
     assert found["upstreams"] == [upstream("a", up=True), upstream("b", up=False)]
@@ -53,25 +48,25 @@ def test_the_latest_denials_of_all_come_first_and_are_bounded() -> None:
     statuses: list[dict[str, Json]] = [
         {"denied": [denial(100 + 2 * n + worker) for n in range(40)]} for worker in (0, 1)
     ]
-    found = merged(statuses, Departed())
+    found = merged(statuses, PastWorkers())
     denied = found["denied"]
     assert isinstance(denied, list)
     assert denied == [denial(179 - n) for n in range(50)]
 
 
 def test_merging_nothing_is_empty() -> None:
-    assert merged([], Departed()) == {"rules": [], "upstreams": [], "denied": []}
+    assert merged([], PastWorkers()) == {"rules": [], "upstreams": [], "denied": []}
 
 
 def test_what_dead_workers_had_counted_stays_with_the_text_of_its_rule() -> None:
-    departed = Departed()
-    departed.take(
+    past = PastWorkers()
+    past.take(
         {"rules": [rule(1, 2), rule(3, 4)], "denied": [denial(1)], "upstreams": [upstream("a", up=False)]}
     )
-    departed.take({"rules": [rule(1, 10)], "denied": [denial(n) for n in range(10, 70)]})
+    past.take({"rules": [rule(1, 10)], "denied": [denial(n) for n in range(10, 70)]})
     moved: Json = {"line": 2, "text": "rule 1", "hits": 1}  # a line was added above it
     for _ in range(2):
-        found = merged([{"rules": [moved], "denied": [denial(5)]}], departed)
+        found = merged([{"rules": [moved], "denied": [denial(5)]}], past)
         assert found["rules"] == [{"line": 2, "text": "rule 1", "hits": 13}]
         assert found["upstreams"] == []
         assert found["denied"] == [denial(69 - n) for n in range(50)]
@@ -100,16 +95,3 @@ def test_of_a_dead_worker_its_counts_last_and_its_state_does_not() -> None:
     registry.gauge("connections_open", "c").value = 3
     registry.flag("upstream_up", "u").value = 0
     assert set(lasting(registry.snapshot())) == {"requests_total", "connect_seconds"}
-
-
-def test_a_worker_that_runs_and_does_not_report_is_unhealthy() -> None:
-    async def scenario() -> None:
-        crew = Crew(2, Listening(2, by_client=False), Registry())
-        assert crew.absent() == ("worker 0 does not serve", "worker 1 does not serve")
-        place = crew._places[1]
-        place.pid, place.heard = os.getpid(), time.monotonic() - 29
-        assert crew.silent() == ()
-        place.heard -= 2
-        assert crew.silent() == ("worker 1 has not reported for 31 s",)
-
-    asyncio.run(scenario())

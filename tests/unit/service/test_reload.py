@@ -7,13 +7,12 @@ import os
 import signal
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router.names.watched import WatchedFile
-from egress_router.service import reload
-from egress_router.service.reload import Signature, signature
+from egress_router.service import file_watch
+from egress_router.service.file_watch import Signature, signature
 from tests.unit.service.routers import (
     PATIENCE,
     Router,
@@ -25,8 +24,6 @@ from tests.unit.service.routers import (
 
 if TYPE_CHECKING:
     import pytest
-
-_CLOCK_TICK = 0.02  # seconds; a file system's clock may be as coarse as the kernel's tick
 
 
 def test_a_file_changed_in_place_takes_effect_in_all_workers(tmp_path: Path) -> None:
@@ -109,11 +106,11 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
 ) -> None:
     seen: list[Signature | None] = [(1, 1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
     steps = iter(seen)
-    monkeypatch.setattr(reload, "_INTERVAL", 0)
-    monkeypatch.setattr(reload, "signature", lambda _: next(steps))
+    monkeypatch.setattr(file_watch, "_INTERVAL", 0)
+    monkeypatch.setattr(file_watch, "signature", lambda _: next(steps))
 
     async def first_two() -> list[Signature | None]:
-        changes = reload.changes(Path("rules"))
+        changes = file_watch.changes(Path("rules"))
         return [await anext(changes), await anext(changes)]
 
     assert asyncio.run(first_two()) == [(1, 1, 1, 1, 20), (1, 1, 1, 1, 30)]
@@ -225,15 +222,26 @@ def test_a_signature_differs_when_size_and_time_are_set_back_or_the_mode_changes
     overwrite_as_cp_p(path, "two")
     seen.add(signature(path))
     values.append(watched.value(10.0))
-    time.sleep(_CLOCK_TICK)
+    let_clock_tick(path)
     path.chmod(0)
     seen.add(signature(path))
     assert len(seen) == 3
     assert values == ["one", "two"]
 
 
+def let_clock_tick(path: Path) -> None:
+    """Wait until a change of now has another time than the last one: a file system's clock is coarse."""
+    probe = path.with_name("probe")
+
+    def ticked() -> bool:
+        probe.write_text("")
+        return probe.stat().st_ctime_ns > path.stat().st_ctime_ns
+
+    until(ticked, "the next tick of the file system's clock")
+
+
 def overwrite_as_cp_p(path: Path, text: str) -> None:
     times = path.stat()
-    time.sleep(_CLOCK_TICK)
+    let_clock_tick(path)
     path.write_text(text)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -1,0 +1,127 @@
+"""`make bench-dns`: what reading one DNS answer costs, honest ones and the worst that we know.
+
+CPU time of this process, the least of several runs, beside a plain loop of the interpreter, so that the ratio
+can be compared between machines; and beside dnspython where that takes bearable time.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dns.message
+
+from egress_router.names.message import make_query, read_reply
+from egress_router.names.wire import HEADER, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUNS = 15
+QUERY = make_query("www.example.com", Kind.A, edns=True)
+LONG = b"\x01a" * 127 + b"\0"
+PLACE = HEADER + len(QUERY.question) + 11  # of `before` in `message`
+
+
+def record(owner: bytes, kind: int, data: bytes) -> bytes:
+    """Return one record of class IN."""
+    return owner + struct.pack("!HHIH", kind, 1, 30, len(data)) + data
+
+
+def pointer(place: int) -> bytes:
+    """Return a pointer to an earlier name."""
+    return struct.pack("!H", 0xC000 | place)
+
+
+def message(size: int, make: Callable[[int], bytes], before: bytes = b"\0") -> bytes:
+    """Return an answer of about `size` octets; names in `before` are there to be pointed to."""
+    records = [record(b"\0", 16, before)]
+    left = size - PLACE - len(before)
+    while left > 0:
+        records.append(make(len(records)))
+        left -= len(records[-1])
+    records = records[:-1]
+    header = QUERY.wire[:2] + struct.pack("!HHHHH", 0x8180, 1, len(records), 0, 0)
+    return header + QUERY.question + b"".join(records)
+
+
+def scattered(kind: int, data: bytes) -> Callable[[int], bytes]:
+    """Return records whose owners point to ever other labels of 60 long names."""
+    return lambda number: record(
+        pointer(PLACE + number % 60 * len(LONG) + number // 60 % 127 * 2), kind, data
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One answer; `limit` is the milliseconds that it may take."""
+
+    name: str
+    wire: bytes
+    limit: float
+    beside_dnspython: bool = False
+
+
+def cases() -> list[Case]:
+    """Return the answers that are read."""
+    mail = b"\0\0" + pointer(PLACE)
+    chain = b"".join(pointer(PLACE + 2 * number) for number in range(5000))
+    honest = message(16384, lambda n: record(b"\xc0\x0c", 1, struct.pack("!I", 0x0A000000 + n)))
+    few = message(512, lambda _: record(b"\xc0\x0c", 15, mail), LONG)
+    hops = message(
+        65535, lambda n: record(pointer(PLACE + 2 + 2 * (n * 7 % 5000)), 1, bytes(4)), b"\0\0" + chain
+    )
+    return [
+        Case("honest, 16 KiB of addresses", honest, 10, beside_dnspython=True),
+        Case("512 octets of mail exchangers", few, 20, beside_dnspython=True),
+        Case("64 KiB of mail exchangers", message(65535, lambda _: record(b"\xc0\x0c", 15, mail), LONG), 20),
+        Case("64 KiB of the smallest records", message(65535, lambda _: record(b"\0", 16, b"")), 20),
+        Case("64 KiB of names of short labels", message(65535, lambda _: record(LONG, 15, b"")), 20),
+        Case("64 KiB of addresses of them", message(65535, lambda _: record(LONG, 1, bytes(4))), 20),
+        Case("64 KiB of aliases of them", message(65535, lambda _: record(LONG, 5, LONG)), 20),
+        Case("64 KiB, owners by pointers", message(65535, scattered(1, bytes(4)), LONG * 60), 20),
+        Case("64 KiB, aliases by pointers", message(65535, scattered(5, pointer(PLACE)), LONG * 60), 20),
+        Case("64 KiB, pointers to pointers", hops, 20),
+    ]
+
+
+def least(work: Callable[[], object], runs: int = RUNS) -> float:
+    """Return the least CPU time of several runs, in milliseconds."""
+    times = []
+    for _ in range(runs):
+        before = time.process_time()
+        work()
+        times.append(time.process_time() - before)
+    return min(times) * 1000
+
+
+def plain_loop() -> int:
+    """Return something; this takes the interpreter 100,000 additions."""
+    total = 0
+    for number in range(100_000):
+        total += number
+    return total
+
+
+def main() -> None:
+    """Print the table, and end with status 1 where a case takes longer than it may."""
+    loop = least(plain_loop)
+    print(f"100,000 additions: {loop:.2f} ms\n")
+    print(f"{'':36}{'ms':>8}{'limit':>8}{'loops':>8}{'dnspython, ms':>16}")
+    over = []
+    for case in cases():
+        taken = least(lambda wire=case.wire: read_reply(QUERY, wire))  # type: ignore[misc]
+        other = ""
+        if case.beside_dnspython:
+            other = f"{least(lambda wire=case.wire: dns.message.from_wire(wire), 2):.0f}"  # type: ignore[misc]
+        print(f"{case.name:36}{taken:8.2f}{case.limit:8.0f}{taken / loop:8.1f}{other:>16}")
+        if taken > case.limit:
+            over.append(case.name)
+    if over:
+        raise SystemExit(f"over the limit: {', '.join(over)}")
+
+
+if __name__ == "__main__":
+    main()

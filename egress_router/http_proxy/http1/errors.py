@@ -1,0 +1,34 @@
+"""What a peer did wrong, with the status that a client is told."""
+
+from __future__ import annotations
+
+import enum
+
+from egress_router.errors import EgressRouterError
+
+
+class Fault(enum.Enum):
+    """Kinds of wrong messages, as metrics count them."""
+
+    MALFORMED = "malformed"
+    HEAD_TOO_LARGE = "head_too_large"
+    TOO_MANY_FIELDS = "too_many_fields"
+    UNSUPPORTED = "unsupported"
+    LOOP = "loop"
+    TARGET_TOO_LONG = "target_too_long"
+    TLS = "tls"
+    UNSOLICITED_SWITCH = "unsolicited_switch"
+
+
+class MessageError(EgressRouterError):
+    """A message is malformed or asks for what a proxy does not do.
+
+    `status` is what a client is told about its own message; an answer that is wrong becomes 502 whatever
+    this says. The sentence never repeats what the peer sent: it goes into bodies and logs as it is.
+    """
+
+    def __init__(self, status: int, sentence: str, fault: Fault = Fault.MALFORMED) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.fault = fault
+        self.sentence = sentence

@@ -1,0 +1,70 @@
+"""The background tasks of a process that runs until a signal: side by side, none of them lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from typing import TYPE_CHECKING
+
+from egress_router import log
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from typing import Any
+
+_log = log.get("service")
+
+
+async def run_until(
+    ended: asyncio.Event,
+    coroutines: Iterable[Coroutine[None, None, None]],
+    finish: Callable[[], Awaitable[None]],
+) -> None:
+    """Run each coroutine as a task until `ended` is set, then `finish` while they go on, then cancel them.
+
+    A task ends only by a fault of ours, which must not leave a process that is half there: it ends the
+    others too, and is raised. Faults of callbacks are events like others.
+    """
+    asyncio.get_running_loop().set_exception_handler(log_fault)
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    asked = asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        await finish()
+    finally:
+        for task in [asked, *tasks]:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def in_daemon_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Do what `asyncio.to_thread` does, in a thread that does not hold the process when it ends.
+
+    What waits for the kernel or the network may take as long as EGRESS_CLAIM_TIMEOUT.
+    """
+    outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
+    outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 (raised again, where it is awaited)
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="kernel", daemon=True).start()
+    return asyncio.wrap_future(outcome)
+
+
+def log_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a callback of an event loop raised: one event, where asyncio would write many lines."""
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        _log.exception(context["message"], error)
+    else:
+        _log.error(context["message"])

@@ -1,0 +1,297 @@
+"""Keeps the workers running: starts them, hears them, and starts another one where one died."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.errors import RefusedError
+from egress_router.metrics import Snapshot, added, lasting
+from egress_router.service import connection_counts, process, watchdog
+from egress_router.service.control import (
+    MAX_DESCRIPTORS,
+    Assigned,
+    Channel,
+    Close,
+    Drain,
+    Listeners,
+    Report,
+    Serve,
+    Serving,
+    StatusReport,
+    ToWorker,
+)
+from egress_router.service.watchdog import Watchdog
+from egress_router.service.worker_status import WorkerStatuses
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Mapping
+
+    from egress_router.clock import Clock
+    from egress_router.metrics import Registry
+    from egress_router.service.control import Message
+    from egress_router.service.mode import Json
+    from egress_router.service.sockets import Listening
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # seconds before a dead worker's replacement starts
+_SETTLED_SECONDS = 60.0  # a worker that lived so long did not die of its start
+_LOST_SECONDS = 30.0  # a worker that is silent for so long could not even be killed
+_CLOSE_SECONDS = 2.0
+_REMEDY = "raise the limits of open files, processes and memory, or lower EGRESS_WORKERS"
+_log = log.get("service")
+
+
+@dataclass(slots=True)
+class WorkerSlot:
+    """One worker's slot, and the process that is in it now (`pid` 0: none)."""
+
+    index: int
+    pid: int = 0
+    channel: Channel | None = None
+    started: float = 0.0  # monotonic
+    serves: bool = False
+    delay: float = _FIRST_DELAY
+    snapshot: Snapshot = field(default_factory=dict)
+
+
+class WorkerPool:
+    """The worker processes. Each gets its own sockets of `listening`, and the rules given last."""
+
+    def __init__(self, count: int, listening: Listening, registry: Registry, clock: Clock) -> None:
+        self._clock = clock
+        self._watchdog = Watchdog(clock)
+        self._loop = asyncio.get_running_loop()
+        self._slots = tuple(WorkerSlot(index) for index in range(count))
+        self._listening = listening
+        self._counts_memory = connection_counts.make(count)
+        self._counts = connection_counts.mapped(self._counts_memory, count)
+        self._serve = Serve(None, frozenset())
+        self._ending = False
+        self._all_gone = asyncio.Event()
+        self._of_the_dead: Snapshot = {}
+        self._restarts = registry.counter("worker_restarts_total", "Workers that died and were replaced.")
+        self._serving = registry.gauge("workers_serving", "Workers that have rules and listen.")
+        self._statuses = WorkerStatuses(clock)
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+
+    def start(self, rules: object, ports: frozenset[int]) -> None:
+        """Start every worker with these rules.
+
+        Raises:
+            RefusedError: there are not enough processes, memory or descriptors.
+        """
+        self._serve = Serve(rules, ports)
+        for slot in self._slots:
+            try:
+                self._spawn(slot)
+            except OSError as error:
+                what = f"cannot start worker {slot.index} ({error.strerror})"
+                raise RefusedError(what, _REMEDY) from None
+
+    def serve(self, rules: object, ports: frozenset[int], new_ports: frozenset[int]) -> None:
+        """Hand other rules, and the sockets of new ports, to every worker."""
+        self._serve = Serve(rules, ports)
+        for slot in self._slots:
+            if slot.channel is not None:
+                self._hand_over(slot, new_ports)
+
+    def complete(self) -> None:
+        """Start at once the workers that wait for their time to start."""
+        self._reap()
+        for slot in self._slots:
+            self._fill(slot)
+
+    async def end(self, seconds: float) -> None:
+        """Let the workers finish what is open, for so long at most, then close it."""
+        self._ending = True
+        self._tell(Drain())
+        if await self._gone_within(seconds):
+            return
+        _log.warning("time to finish is over; what is open is closed", seconds=seconds)
+        self._tell(Close())
+        if not await self._gone_within(_CLOSE_SECONDS):
+            self.kill()
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        self._ending = True
+        for slot in self._slots:
+            if slot.pid:
+                os.kill(slot.pid, signal.SIGKILL)
+
+    async def watch(self) -> None:
+        """Replace workers that hang (stopped, in an endless loop): clients of their queues wait for them."""
+        while True:
+            await asyncio.sleep(watchdog.INTERVAL)
+            if self._ending:
+                continue
+            for index, seconds in self._watchdog.overdue().items():
+                pid = self._slots[index].pid
+                _log.error(
+                    "worker does not report and is replaced", worker=index, pid=pid, seconds=round(seconds)
+                )
+                os.kill(pid, signal.SIGKILL)
+
+    def silent(self) -> tuple[str, ...]:
+        """Say which workers hang although they were killed: only a restart of the container may help."""
+        silent = self._watchdog.silent(_LOST_SECONDS, watchdog.STARTING_SECONDS + _LOST_SECONDS)
+        return tuple(
+            f"worker {slot} has not reported for {seconds:.0f} s" for slot, seconds in silent.items()
+        )
+
+    def absent(self) -> tuple[str, ...]:
+        """Say which workers do not serve."""
+        return tuple(f"worker {slot.index} does not serve" for slot in self._slots if not slot.serves)
+
+    def snapshot(self) -> Snapshot:
+        """Return the workers' metrics, summed; counters include what dead workers had counted."""
+        self._serving.value = sum(slot.serves for slot in self._slots)
+        return added([self._of_the_dead, *(slot.snapshot for slot in self._slots)])
+
+    async def status(self) -> dict[str, Json]:
+        """Return what all workers say of themselves, put together."""
+        return await self._statuses.ask(
+            {slot.index: slot.channel for slot in self._slots if slot.channel is not None and slot.serves}
+        )
+
+    def processes(self) -> list[Json]:
+        """Return the workers as a person wants to see them."""
+        now = self._clock.monotonic()
+        return [
+            {
+                "index": slot.index,
+                "pid": slot.pid or None,
+                "serves": slot.serves,
+                "seconds": round(now - slot.started) if slot.pid else None,
+            }
+            for slot in self._slots
+        ]
+
+    def _fill(self, slot: WorkerSlot) -> None:
+        """Start a worker in this slot, and where none can be started, later."""
+        if self._ending or slot.pid:
+            return
+        try:
+            self._spawn(slot)
+        except OSError as error:
+            # Of processes, memory or descriptors there may be enough again in a moment.
+            seconds = self._fill_later(slot)
+            _log.warning(
+                "worker cannot be started",
+                worker=slot.index,
+                reason=error.strerror,
+                restart_seconds=seconds,
+            )
+
+    def _fill_later(self, slot: WorkerSlot) -> float:
+        """Start a worker in this slot after a time that grows with each start in vain; return it."""
+        seconds = slot.delay
+        slot.delay = min(seconds * 2, _LONGEST_DELAY)
+        self._loop.call_later(seconds, self._fill, slot)
+        return seconds
+
+    def _spawn(self, slot: WorkerSlot) -> None:
+        slot.pid, sock = process.start()
+        slot.started = self._clock.monotonic()
+        self._watchdog.started(slot.index)
+        slot.channel = Channel(
+            self._loop, sock, lambda message, _: self._received(slot, message), lambda: self._lost(slot)
+        )
+        slot.channel.send(Assigned(slot.index, len(self._slots)), [self._counts_memory])
+        self._hand_over(slot, self._serve.ports)
+
+    def _hand_over(self, slot: WorkerSlot, new_ports: Iterable[int]) -> None:
+        """Give a worker the sockets of new ports, in portions that the kernel takes, then the rules."""
+        sockets = self._listening.of_worker(slot.index)
+        ports = sorted(new_ports)
+        try:
+            for start in range(0, len(ports), MAX_DESCRIPTORS):
+                portion = tuple(ports[start : start + MAX_DESCRIPTORS])
+                _send(slot, Listeners(portion), sockets)
+        except OSError as error:
+            # It is behind and cannot be given the sockets; it must not stay behind with other rules.
+            _log.error(
+                "worker does not take its sockets and is ended", worker=slot.index, reason=error.strerror
+            )
+            os.kill(slot.pid, signal.SIGKILL)
+        else:
+            _send(slot, self._serve)
+
+    def _tell(self, message: ToWorker) -> None:
+        for slot in self._slots:
+            _send(slot, message)
+        if not any(slot.pid for slot in self._slots):
+            self._all_gone.set()
+
+    def _received(self, slot: WorkerSlot, message: Message) -> None:
+        match message:
+            case Serving():
+                slot.serves = True
+                _log.info("worker serves", worker=slot.index, pid=slot.pid)
+            case Report(snapshot):
+                slot.snapshot = snapshot
+                if slot.channel is not None:
+                    self._statuses.refresh(slot.index, slot.channel)
+            case StatusReport(number, status):
+                self._statuses.answered(slot.index, number, status)
+            case _:
+                raise AssertionError(f"a worker sent {message!r}")
+        self._watchdog.heard(slot.index, serves=slot.serves)
+
+    def _lost(self, slot: WorkerSlot) -> None:
+        """The worker closed its end: it is dying, and its exit status comes with SIGCHLD."""
+        slot.channel = None
+        slot.serves = False
+
+    def _reap(self) -> None:
+        """Take the exit status of every dead child; as PID 1 also of strangers that were left to us."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for slot in self._slots:
+                if slot.pid == pid:
+                    self._died(slot, os.waitstatus_to_exitcode(status))
+
+    def _died(self, slot: WorkerSlot, code: int) -> None:
+        pid, slot.pid = slot.pid, 0
+        self._watchdog.ended(slot.index)
+        if slot.channel is not None:
+            slot.channel.close()
+        self._lost(slot)
+        self._of_the_dead = added([self._of_the_dead, lasting(slot.snapshot)])
+        slot.snapshot = {}
+        self._statuses.died(slot.index)
+        self._counts[slot.index] = 0
+        if self._ending:
+            if not any(each.pid for each in self._slots):
+                self._all_gone.set()
+            return
+        if self._clock.monotonic() - slot.started >= _SETTLED_SECONDS:
+            slot.delay = _FIRST_DELAY
+        self._restarts.value += 1
+        seconds = self._fill_later(slot)
+        _log.error("worker died", worker=slot.index, pid=pid, restart_seconds=seconds, **process.ending(code))
+
+    async def _gone_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._all_gone.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _send(slot: WorkerSlot, message: ToWorker, sockets: Mapping[int, socket.socket] | None = None) -> None:
+    if slot.channel is None:
+        return
+    ports = message.ports if isinstance(message, Listeners) else ()
+    slot.channel.send(message, [sockets[port].fileno() for port in ports] if sockets else ())

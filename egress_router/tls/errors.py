@@ -1,0 +1,23 @@
+"""Why the first bytes of a connection are no ClientHello that can be judged."""
+
+from __future__ import annotations
+
+import enum
+
+from egress_router.errors import EgressRouterError
+
+
+class TlsFault(enum.Enum):
+    """What is wrong; the value is the word for records and metrics."""
+
+    NOT_TLS = "not_tls"
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+
+
+class TlsError(EgressRouterError):
+    """The peer's first bytes are no ClientHello, or one that two readers could take for different things."""
+
+    def __init__(self, fault: TlsFault, reason: str) -> None:
+        self.fault = fault
+        super().__init__(reason)

@@ -1,0 +1,1 @@
+"""Upstreams that lines name: followed by their names, checked, and served in turn."""

@@ -1,0 +1,111 @@
+"""A name and port, or an address and port, that lines forward to, with the targets that serve now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egress_router.grammar.address import printed
+from egress_router.net.route import has_route
+from egress_router.upstreams.followed import FollowedName, Names
+from egress_router.upstreams.pool import Pool, Target
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.names.answer import ResolveError
+    from egress_router.upstreams.places import Place
+
+
+class Destination:
+    """The targets behind one host and port. `on_change` is called when they changed.
+
+    `left_out` says why the name has an address that nobody is connected to; None: it has none of the kind.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        port: int,
+        names: Names,
+        is_up: Callable[[Target], bool],
+        forbidden: Callable[[Host, Target], Place | None],
+        on_change: Callable[[Destination], None],
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.text = printed(host, port)
+        self.left_out: Place | None = None
+        self._is_up = is_up
+        self._forbidden = forbidden
+        self._on_change = on_change
+        self._pool = Pool()
+        self._name = FollowedName(host, names, self._answered) if isinstance(host, str) else None
+        self._addresses: tuple[IPAddress, ...] = ()
+        self._waiting: set[Callable[[], None]] = set()
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every target that serves, up or down."""
+        return self._pool.targets
+
+    @property
+    def failure(self) -> ResolveError | None:
+        """Why the name has no addresses, or may have others by now."""
+        return None if self._name is None else self._name.failure
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to follow the name; an address serves at once."""
+        if self._name is not None:
+            self._name.start(loop)
+        elif not isinstance(self.host, str):
+            self._serve((self.host,), news=True)
+
+    def stop(self) -> None:
+        """Follow the name no more; those who wait for it are told that there is nothing."""
+        if self._name is not None:
+            self._name.stop()
+        self._addresses = ()
+        self.arrange()
+        self._release()
+
+    @property
+    def good(self) -> int:
+        """How many of the targets are up; they come first."""
+        return self._pool.good
+
+    def wait(self, callback: Callable[[], None]) -> None:
+        """Have a callback called when the name was asked for once more, whatever came of it."""
+        self._waiting.add(callback)
+        if self._name is not None:
+            self._name.want()
+
+    def leave(self, callback: Callable[[], None]) -> None:
+        """Wait no more."""
+        self._waiting.discard(callback)
+
+    def arrange(self) -> None:
+        """Sort the targets anew, because the health of one changed, or what may be connected to."""
+        targets = [(address, self.port) for address in self._addresses]
+        places = {target: self._forbidden(self.host, target) for target in targets}
+        self.left_out = next((place for place in places.values() if place is not None), None)
+        self._pool.arrange([target for target in targets if places[target] is None], self._is_up, has_route)
+
+    def _answered(self, news: bool) -> None:  # noqa: FBT001 - as `FollowedName` calls it
+        if self._name is not None:
+            self._serve(self._name.addresses, news=news)
+        self._release()
+
+    def _serve(self, addresses: tuple[IPAddress, ...], *, news: bool) -> None:
+        before = set(self._pool.targets), self.left_out
+        self._addresses = addresses
+        self.arrange()
+        # Name servers shuffle their answers; only another set of addresses is worth saying.
+        if news or before != (set(self._pool.targets), self.left_out):
+            self._on_change(self)
+
+    def _release(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for callback in waiting:
+            callback()

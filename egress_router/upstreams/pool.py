@@ -1,0 +1,68 @@
+"""Which address of a destination comes next, and what successes and failures change. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egress_router.grammar.address import IPAddress
+
+Target = tuple["IPAddress", int]
+
+# In a row; the thresholds of HAProxy's `fall` and `rise`.
+FAILURES_DOWN: Final = 3
+SUCCESSES_UP: Final = 2
+
+
+class Health:
+    """Whether one address and port answers; it counts as up until it was seen to fail."""
+
+    __slots__ = ("_streak", "up")
+
+    def __init__(self) -> None:
+        self.up = True
+        # How many observations in a row contradict `up`.
+        self._streak = 0
+
+    def observe(self, *, answered: bool) -> bool:
+        """Count one observation; return whether it changed `up`."""
+        if answered is self.up:
+            self._streak = 0
+            return False
+        self._streak += 1
+        if self._streak < (FAILURES_DOWN if self.up else SUCCESSES_UP):
+            return False
+        self.up = answered
+        self._streak = 0
+        return True
+
+
+class Pool:
+    """The addresses of one destination: `targets` in the order in which they serve, the first `good` in turn.
+
+    What is up comes first. What is down comes last: it costs nothing while another one answers, and when all
+    are down, one may be back before a check has noticed.
+    """
+
+    def __init__(self) -> None:
+        self.targets: tuple[Target, ...] = ()
+        self.good = 0
+
+    def arrange(
+        self,
+        targets: Sequence[Target],
+        is_up: Callable[[Target], bool],
+        has_route: Callable[[IPAddress], bool],
+    ) -> None:
+        """Serve these targets from now on.
+
+        Targets without a route are left out, unless none has one: then trying says best what is wrong. They
+        are sorted, because name servers rotate their answers: two rotations may cancel each other out.
+        """
+        known = sorted(targets, key=lambda target: (target[0].version, int(target[0]), target[1]))
+        routed = [target for target in known if has_route(target[0])] or known
+        good = tuple(target for target in routed if is_up(target))
+        self.good = len(good)
+        self.targets = good + tuple(target for target in routed if not is_up(target))

@@ -1,0 +1,287 @@
+"""Answers as octets: what breaks the format, how much work the worst is, and dnspython as the judge."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from dns.rdatatype import RdataType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from egress_router.grammar.address import unmapped
+from egress_router.names.message import FAMILIES, Records, Refusal, Reply, make_query, read_reply
+from egress_router.names.wire import (
+    HEADER,
+    Kind,
+    MalformedError,
+    Sections,
+    TooMuchWorkError,
+    domains,
+    name_key,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from egress_router.names.message import Query
+
+QUERY = make_query("www.example.com", Kind.A, edns=True)
+TO_QUESTION = b"\xc0\x0c"  # a pointer to the name that was asked for
+
+
+def record(owner: bytes, kind: int, data: bytes, ttl: int = 30, group: int = 1) -> bytes:
+    return owner + struct.pack("!HHIH", kind, group, ttl, len(data)) + data
+
+
+def message(records: Iterable[bytes], query: Query = QUERY, before: bytes = b"") -> bytes:
+    """Return an answer of these records; `before` holds names for them to point to, in a record of its own."""
+    answers = [record(b"\0", 16, before), *records] if before else list(records)
+    header = query.wire[:2] + struct.pack("!HHHHH", 0x8180, 1, len(answers), 0, 0)
+    return header + query.question + b"".join(answers)
+
+
+PLACE = HEADER + len(QUERY.question) + 11  # of `before` in `message`
+
+
+def pointer(place: int) -> bytes:
+    return struct.pack("!H", 0xC000 | place)
+
+
+ADDRESS = record(TO_QUESTION, 1, bytes([192, 0, 2, 1]))
+
+
+def test_a_name_is_labels_with_their_lengths_in_lower_case() -> None:
+    assert name_key("WWW.Example.com") == b"\x03www\x07example\x03com\x00"
+    assert list(domains(name_key("a.bc"))) == [b"\x01a\x02bc\x00", b"\x02bc\x00", b"\x00"]
+
+
+MALFORMED = {
+    "a label of a reserved kind": [record(b"\x40a\x00", 1, bytes(4))],
+    "the other reserved kind": [record(b"\x80a\x00", 1, bytes(4))],
+    "a pointer to itself": [record(pointer(HEADER + len(QUERY.question)), 1, bytes(4))],
+    "a pointer to what follows": [record(pointer(1000), 1, bytes(4)), ADDRESS],
+    "a pointer into the header": [record(pointer(4), 1, bytes(4))],
+    "a name of 256 octets": [record(b"\x3f" + b"a" * 63 + (b"\x3f" + b"a" * 63) * 3 + b"\0", 1, bytes(4))],
+    "data behind the end": [ADDRESS[:-1]],
+    "a head behind the end": [ADDRESS, b"\xc0\x0c\x00"],
+    "a name behind the end": [ADDRESS, b"\x3fa"],
+    "half a pointer": [ADDRESS, b"\xc0"],
+    "an address of three octets": [record(TO_QUESTION, 1, bytes(3))],
+    "an alias that is too short": [record(TO_QUESTION, 5, b"\xc0\x0c\x00")],
+    "an alias that is too long": [record(TO_QUESTION, 5, b"\x01a")],
+}
+
+
+@pytest.mark.parametrize("records", MALFORMED.values(), ids=MALFORMED.keys())
+def test_what_breaks_the_format_is_a_bad_answer(records: list[bytes]) -> None:
+    reply = read_reply(QUERY, message(records))
+    assert isinstance(reply, Refusal)
+    assert reply.reason.startswith("bad answer: ")
+
+
+def test_octets_behind_the_last_record_are_a_bad_answer() -> None:
+    assert isinstance(read_reply(QUERY, message([ADDRESS])), Records)
+    assert isinstance(read_reply(QUERY, message([ADDRESS]) + b"\0"), Refusal)
+
+
+@pytest.mark.parametrize("owner", [b"\0", b"\x01a\0"])
+def test_an_edns_record_has_no_owner_and_is_alone(owner: bytes) -> None:
+    options = [record(owner, 41, b"", ttl=0, group=1232)] * (2 if owner == b"\0" else 1)
+    with pytest.raises(MalformedError):
+        Sections(Kind.A).read(bytes(HEADER) + b"".join(options), HEADER, (0, 0, len(options)))
+
+
+def test_what_nobody_asked_for_is_stepped_over() -> None:
+    others = [record(TO_QUESTION, kind, b"\xff" * 9) for kind in (2, 15, 16, 17, 28, 41, 46, 64, 65535)]
+    others.append(record(TO_QUESTION, 1, bytes(4), group=3))  # CHAOS
+    reply = read_reply(QUERY, message([*others, ADDRESS]))
+    assert reply == Records((ip_address("192.0.2.1"),), 30, exists=True)
+
+
+# --- the bound ---------------------------------------------------------------------------------------------
+
+SHORT_LABELS = b"\x01a" * 127 + b"\0"  # the name that takes the most steps in the fewest octets
+
+
+def filled(size: int, make: Callable[[int], bytes], before: bytes = b"") -> bytes:
+    """Return an answer of about `size` octets, of the records that `make` makes of their numbers."""
+    left = size - PLACE - len(before)
+    records: list[bytes] = []
+    while left > 0:
+        records.append(make(len(records)))
+        left -= len(records[-1])
+    return message(records[:-1], before=before)
+
+
+def _scattered(kind: int, data: bytes) -> Callable[[int], bytes]:
+    """Records whose owners are pointers to ever other labels of 60 long names, the longest tails first."""
+
+    def make(number: int) -> bytes:
+        place = PLACE + number % 60 * len(SHORT_LABELS) + number // 60 % 127 * 2
+        return record(pointer(place), kind, data)
+
+    return make
+
+
+POINTERS = b"".join(pointer(PLACE + 2 * number) for number in range(5000))
+WORST: dict[str, Callable[[int], bytes]] = {
+    "the smallest records": lambda size: filled(size, lambda _: record(b"\0", 16, b"")),
+    "names of short labels": lambda size: filled(size, lambda _: record(SHORT_LABELS, 15, b"")),
+    "addresses of such names": lambda size: filled(size, lambda _: record(SHORT_LABELS, 1, bytes(4))),
+    "addresses of names by pointers": lambda size: filled(size, _scattered(1, bytes(4)), SHORT_LABELS * 60),
+    "aliases by pointers": lambda size: filled(size, _scattered(5, pointer(PLACE)), SHORT_LABELS * 60),
+    "pointers to pointers": lambda size: filled(
+        size,
+        lambda number: record(pointer(PLACE + 2 + 2 * (number % 5000)), 1, bytes(4)),
+        b"\0\0" + POINTERS,
+    ),
+    "mail exchangers by pointers": lambda size: filled(
+        size, lambda _: record(TO_QUESTION, 15, b"\0\0" + pointer(PLACE)), SHORT_LABELS
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [512, 4096, 16384, 65535])
+@pytest.mark.parametrize("make", WORST.values(), ids=WORST.keys())
+def test_the_worst_answer_costs_a_step_for_each_octet(make: Callable[[int], bytes], size: int) -> None:
+    if size < 16384:
+        make = WORST["names of short labels"]  # the others do not fit
+    wire = make(size)
+    assert len(wire) <= size
+    start = HEADER + len(QUERY.question)
+    counts = struct.unpack_from("!HHH", wire, 6)
+    sections = Sections(Kind.A)
+    with contextlib.suppress(TooMuchWorkError):
+        sections.read(wire, start, counts)
+    # What a record adds at once is at most a name.
+    assert sections.steps <= len(wire) + 256 + 128
+
+
+def test_too_much_work_is_a_bad_answer() -> None:
+    reply = read_reply(QUERY, WORST["addresses of names by pointers"](65535))
+    assert reply == Refusal("bad answer: reading it would be too much work")
+
+
+@pytest.mark.parametrize("owner", [TO_QUESTION, QUERY.name, b"\x03WwW\xc0\x10"])
+def test_an_honest_answer_needs_less_than_half_of_the_bound(owner: bytes) -> None:
+    wire = filled(65535, lambda number: record(owner, 1, struct.pack("!I", 0x0A000000 + number)))
+    sections = Sections(Kind.A)
+    sections.read(wire, HEADER + len(QUERY.question), struct.unpack_from("!HHH", wire, 6))
+    assert len(sections.data[QUERY.name]) > 1500
+    assert sections.steps < len(wire) / 2
+    reply = read_reply(QUERY, wire)
+    assert isinstance(reply, Records)
+    assert len(reply.addresses) == 64
+
+
+# --- dnspython as the judge --------------------------------------------------------------------------------
+
+NAMES = ["www.example.com.", "a.example.com.", "B.Example.COM.", "c.example.org.", "d.e.f.example.net.", "."]
+OWNERS = st.sampled_from([*NAMES, "WWW.example.com."])
+TTLS = st.one_of(st.integers(0, 100), st.integers(0, 0x7FFFFFFF))
+ADDRESSES_4 = st.integers(0, 0xFFFFFFFF).map(lambda number: ("A", str(ip_address(number))))
+ADDRESSES_6 = st.one_of(st.integers(0, 2**128 - 1), st.integers(0xFFFF00000000, 0xFFFFFFFFFFFF)).map(
+    lambda number: ("AAAA", ip_address(number.to_bytes(16, "big")).compressed)
+)
+OTHERS = st.sampled_from(
+    [("MX", "10 a.example.com."), ("NS", "b.example.com."), ("TXT", '"text"'), ("RP", "a.example.com. .")]
+)
+ALIAS = OWNERS.map(lambda name: ("CNAME", name))
+SOA = st.integers(0, 0x7FFFFFFF).map(lambda minimum: ("SOA", f"ns. host. 1 2 3 4 {minimum}"))
+ANSWERS = st.lists(st.tuples(OWNERS, TTLS, st.one_of(ADDRESSES_4, ADDRESSES_6, ALIAS, OTHERS)), max_size=12)
+AUTHORITIES = st.lists(
+    st.tuples(st.sampled_from([*NAMES, "com.", "example.com."]), TTLS, st.one_of(SOA, OTHERS)), max_size=4
+)
+CODES = st.sampled_from([dns.rcode.NOERROR] * 6 + [dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL, dns.rcode.BADVERS])
+FLAGS = st.sampled_from([dns.flags.RA, dns.flags.AA, dns.flags.Flag(0)])
+Lines = list[tuple[str, int, tuple[str, str]]]
+
+
+def _well_formed(lines: Lines) -> Lines:
+    """Leave out what RFC 2181 forbids: a second CNAME or SOA record of one owner."""
+    seen: set[tuple[str, str]] = set()
+    kept: Lines = []
+    for owner, ttl, (kind, data) in lines:
+        if kind in {"CNAME", "SOA"} and (owner.lower(), kind) in seen:
+            continue
+        seen.add((owner.lower(), kind))
+        kept.append((owner, ttl, (kind, data)))
+    return kept
+
+
+def _judged(wire: bytes) -> Reply:
+    """Say what dnspython makes of a reply, as this project did while dnspython read for it."""
+    parsed = dns.message.from_wire(wire)
+    assert isinstance(parsed, dns.message.QueryMessage)
+    if parsed.rcode() not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
+        return Refusal(dns.rcode.to_text(parsed.rcode()))
+    try:
+        chain = parsed.resolve_chaining()
+    except dns.exception.DNSException:
+        return Refusal("bad answer")
+    exists = parsed.rcode() == dns.rcode.NOERROR
+    if chain.answer is None:
+        if exists and not chain.cnames and not parsed.flags & (dns.flags.RA | dns.flags.AA):
+            return Refusal("refers to other servers")
+        above = [chain.canonical_name]
+        while above[-1] != dns.name.root:
+            above.append(above[-1].parent())
+        has_soa = any(each.rdtype is RdataType.SOA and each.name in above for each in parsed.authority)
+        return Records((), chain.minimum_ttl if has_soa else None, exists=exists)
+    found = dict.fromkeys(unmapped(ip_address(each.to_text())) for each in chain.answer)
+    return Records(tuple(found)[:64], chain.minimum_ttl, exists=True)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(FAMILIES), ANSWERS, AUTHORITIES, CODES, FLAGS)
+def test_of_well_formed_answers_dnspython_says_the_same(
+    kind: Kind, answers: Lines, authorities: Lines, code: dns.rcode.Rcode, flags: dns.flags.Flag
+) -> None:
+    query = make_query("www.example.com", kind, edns=True)
+    made = dns.message.make_response(dns.message.from_wire(query.wire))
+    made.flags |= flags
+    for section, lines in ((made.answer, answers), (made.authority, authorities)):
+        for owner, ttl, (rdtype, data) in _well_formed(lines):
+            section.append(dns.rrset.from_text(owner, ttl, "IN", rdtype, data))
+    made.set_rcode(code)
+    wire = made.to_wire(max_size=65535)
+    ours = read_reply(query, wire)
+    expected = _judged(wire)
+    if isinstance(ours, Refusal) and isinstance(expected, Refusal):
+        assert ours.reason.startswith(expected.reason)
+    else:
+        assert ours == expected
+
+
+@given(st.binary(max_size=300), st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)))
+def test_whatever_follows_the_question_is_judged_without_an_error(
+    garbage: bytes, counts: tuple[int, int, int]
+) -> None:
+    header = QUERY.wire[:2] + struct.pack("!HHHHH", 0x8180, 1, *counts)
+    read_reply(QUERY, header + QUERY.question + garbage)
+
+
+PIECES = st.one_of(
+    st.binary(min_size=1, max_size=4),
+    st.integers(0, 400).map(pointer),
+    st.sampled_from(
+        [SHORT_LABELS, ADDRESS, record(b"\0", 5, pointer(30)), record(pointer(30), 6, bytes(22))]
+    ),
+)
+
+
+@given(st.lists(PIECES, max_size=60), st.integers(0, 60), st.integers(0, 20))
+def test_pieces_of_records_are_judged_without_an_error(
+    pieces: list[bytes], answers: int, authorities: int
+) -> None:
+    header = QUERY.wire[:2] + struct.pack("!HHHHH", 0x8180, 1, answers, authorities, 0)
+    read_reply(QUERY, header + QUERY.question + b"".join(pieces))

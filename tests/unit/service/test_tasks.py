@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router import log
+from egress_router.service.tasks import run_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def events() -> Iterator[io.StringIO]:
+    root = logging.getLogger("egress_router")
+    before = (root.handlers[:], root.level, root.propagate)
+    stream = io.StringIO()
+    log.configure(logging.StreamHandler(stream), "json", "info")
+    yield stream
+    root.handlers[:], root.propagate = before[0], before[2]
+    root.setLevel(before[1])
+
+
+def test_a_fault_of_a_callback_is_one_event_and_the_tasks_go_on(
+    events: io.StringIO, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = []
+
+    def breaks() -> None:
+        raise ZeroDivisionError("ours")
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def duty() -> None:
+            asyncio.get_running_loop().call_soon(breaks)
+            while not events.getvalue():  # noqa: ASYNC110 (until the callback has had its turn)
+                await asyncio.sleep(0)
+            done.append(True)
+            ended.set()
+            await asyncio.Event().wait()
+
+        await run_until(ended, [duty()], lambda: asyncio.sleep(0))
+
+    asyncio.run(main())
+    event = json.loads(events.getvalue())
+    assert (event["level"], event["room"], done) == ("error", "service", [True])
+    assert "ZeroDivisionError: ours" in event["traceback"]
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,58 @@
+"""What the repository says of itself in several places is the same everywhere."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+@pytest.mark.parametrize(
+    ("files", "pattern", "least"),
+    [
+        ("charts/egress-router/Chart.yaml", r"^(?:appV|v)ersion: (\S+)$", 2),
+        ("images/*/Dockerfile", r"^ARG VERSION=(\S*)$", 3),
+        ("docker-compose.yml", r"\$\{TAG:-([^}]*)\}", 3),
+        ("docs/*.md", r"\begress-(?:router|http-proxy|dns-proxy):([0-9][^ \n`]*)", 6),
+    ],
+)
+def test_the_version_is_that_of_the_package(files: str, pattern: str, least: int) -> None:
+    found = [
+        version
+        for path in sorted(ROOT.glob(files))
+        for version in re.findall(pattern, path.read_text(), re.MULTILINE)
+    ]
+    assert len(found) >= least
+    assert set(found) == {VERSION}, "run scripts/set-version"
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first is not None
+    assert first[1] == VERSION
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name
+)
+def test_workflows_call_only_targets_that_there_are(path: Path) -> None:
+    """A workflow is only run where it is published; this keeps it in step with the Makefile and the scripts."""
+    text = path.read_text()
+    yaml.safe_load(text)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = set(re.findall(r"\bmake ([a-z-]+)", text))
+    assert called <= targets
+    for script in re.findall(r"\bscripts/[a-z-]+", text):
+        assert (ROOT / script).exists(), script
+
+
+def test_every_job_of_a_workflow_has_a_time_limit() -> None:
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+            assert "timeout-minutes" in job, f"{path.name}: {name}"

@@ -1,0 +1,22 @@
+"""Waiting for what happens elsewhere: a condition is awaited, never a duration."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATIENCE = 60.0  # seconds: what takes longer has failed, also on a machine that is busy
+_POLL = 0.02
+
+
+def eventually(check: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    """Return whether `check` comes true in time; the last look is made after it."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if check():
+            return True
+        time.sleep(_POLL)
+    return check()
