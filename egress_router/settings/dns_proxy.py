@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from egress_router.grammar import forward
 from egress_router.settings import common
 from egress_router.settings.names import NamesSettings
+from egress_router.settings.policy import POLICY
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
-from egress_router.settings.table import group, read, rules, setting, variables
+from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -40,6 +41,7 @@ class DnsProxySettings:
     proxy: common.ProxySettings = group(common.ProxySettings)
     names: NamesSettings = group(NamesSettings)
     rules: RulesSource = rules(RULES)
+    policy: RulesSource | None = optional_rules(POLICY)
     idle_seconds: float = setting(
         Variable(
             "EGRESS_DNS_PROXY_IDLE_SECONDS",

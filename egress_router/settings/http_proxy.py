@@ -12,8 +12,9 @@ from egress_router.grammar.address import parse_port
 from egress_router.settings import common
 from egress_router.settings.memory import memory_limit
 from egress_router.settings.names import NamesSettings
+from egress_router.settings.policy import POLICY
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
-from egress_router.settings.table import group, read, rules, setting, variables
+from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -139,6 +140,7 @@ class HttpProxySettings:
     proxy: common.ProxySettings = group(common.ProxySettings)
     names: NamesSettings = group(NamesSettings)
     rules: RulesSource = rules(RULES)
+    policy: RulesSource | None = optional_rules(POLICY)
     port: int = setting(PORT)
     connect_ports: frozenset[int] | None = setting(
         Variable(
