@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Final
 
-from egress_router.dns_proxy import journal
+from egress_router.dns_proxy import access_log
 from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.dial import REASONS as DIAL_REASONS
 from egress_router.relay.dial import DialReason
@@ -14,7 +14,7 @@ from egress_router.relay.tunnel import Closing
 from egress_router.service.connection_limiter import ConnectionLimit
 
 if TYPE_CHECKING:
-    from egress_router.dns_proxy.journal import Journal
+    from egress_router.dns_proxy.access_log import AccessLog
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
     from egress_router.relay.dataplane import DataPlane, End
@@ -35,7 +35,7 @@ _LIMITS: Final = {12: ConnectionLimit.TOTAL, 13: ConnectionLimit.PER_CLIENT}
 _REFUSALS: Final = {
     **{number: reason.value for number, reason in enumerate(CLOSE_REASONS)},
     **{number: reason.value for number, reason in DIAL_REASONS.items()},
-    **dict.fromkeys(_LIMITS, journal.LIMIT),
+    **dict.fromkeys(_LIMITS, access_log.LIMIT),
 }
 
 
@@ -46,13 +46,13 @@ class Tools:
         self,
         plane: DataPlane,
         checks: Checks,
-        journal: Journal,
+        log: AccessLog,
         limiter: ConnectionLimiter,
         settings: DnsProxySettings,
     ) -> None:
         self.plane = plane
         self.checks = checks
-        self.journal = journal
+        self.log = log
         self.limiter = limiter
         self.connect_seconds = settings.connect_seconds
         self.idle_seconds = settings.idle_seconds
@@ -97,14 +97,14 @@ class Line(Forwarding):
         self._observe(failures)
         self._tools.checks.observe(target, answered=True)
         forward = self.forward
-        self._tools.journal.connected(client, forward.port, self.destination.text, target, seconds)
+        self._tools.log.connected(client, forward.port, self.destination.text, target, seconds)
 
     def ended(self, end: End) -> None:
         """Write down the end of a connection, or why there was none."""
         port, text = self.forward.port, self.destination.text
         if end.target is not None:
             closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds)
-            self._tools.journal.closed(end.client, port, text, end.target, closing)
+            self._tools.log.closed(end.client, port, text, end.target, closing)
             return
         self._observe(end.failures)
         if end.reason in _LIMITS:
@@ -112,8 +112,8 @@ class Line(Forwarding):
         result = _REFUSALS.get(end.reason)
         if result is None:
             place = self.destination.left_out
-            result = journal.NO_ADDRESS if place is None else place.value
-        self._tools.journal.refused(end.client, port, text, result)
+            result = access_log.NO_ADDRESS if place is None else place.value
+        self._tools.log.refused(end.client, port, text, result)
 
     def _asked(self) -> None:
         """Go on with those who wait, whatever came of the question."""

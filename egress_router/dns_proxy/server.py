@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from egress_router.dns_proxy.journal import Journal
+from egress_router import log
+from egress_router.dns_proxy.access_log import AccessLog
 from egress_router.dns_proxy.line import Line, Tools
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
@@ -17,6 +18,7 @@ from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import Checks
 from egress_router.upstreams.places import forbidden_place
+from egress_router.upstreams.report import Upstream, UpstreamReport
 
 if TYPE_CHECKING:
     import asyncio
@@ -64,16 +66,21 @@ class Forwarder:
         forbidden: Forbidden,
     ) -> None:
         self._context = context
-        self._journal = Journal(context.registry, access_log=settings.proxy.access_log, debug=settings.debug)
+        self._access_log = AccessLog(
+            context.registry, access_log=settings.proxy.access_log, debug=settings.debug
+        )
+        # With the debug setting these lines belong to stdout, otherwise they are events like others.
+        changes = log.records() if settings.debug else log.get("dns_proxy")
+        self._report = UpstreamReport(context.registry, changes)
         self._forbidden = forbidden
         self._admin_port = settings.proxy.runtime.admin_port
         self._names = resolver(settings.names, context.registry)
         self._plane = DataPlane(context.loop, context.limiter.limits)
-        self._plane.count(context.registry, self._journal.sent, self._journal.received)
+        self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._plane.tell_pauses(Pauses(context.registry))
         context.registry.before_snapshot(self._show)
         self._checks = Checks(context.loop, self._health_changed)
-        self._tools = Tools(self._plane, self._checks, self._journal, context.limiter, settings)
+        self._tools = Tools(self._plane, self._checks, self._access_log, context.limiter, settings)
         self._listeners: dict[int, socket.socket] = {}
         self._lines: dict[int, Line] = {}
         self._ports: frozenset[int] = frozenset()
@@ -143,23 +150,10 @@ class Forwarder:
             {"line": line.forward.line, "text": self._text(line), "hits": line.hits}
             for line in self._lines.values()
         ]
-        upstreams: list[Json] = [
-            {"destination": destination, "address": printed(*target), "up": up}
-            for destination, target, up in self._upstreams()
-        ]
-        unresolved: list[Json] = [
-            {
-                "destination": each.text,
-                "address": "",
-                "up": False,
-                "reason": each.left_out.reason if each.left_out else str(each.failure or "not asked yet"),
-            }
-            for each in self._destinations.values()
-            if not each.targets
-        ]
+        upstreams: list[Json] = [{**upstream.shown()} for upstream in self._upstreams()]
         return {
             "rules": rules,
-            "upstreams": upstreams + unresolved,
+            "upstreams": upstreams,
             "listeners": list(self._lines),
         }
 
@@ -201,7 +195,7 @@ class Forwarder:
         """Bring up to date what metrics show, after the data plane has told everything."""
         if self._update_due:
             self._update()
-        self._journal.open.value = self._plane.open_connections()
+        self._access_log.open.value = self._plane.open_connections()
 
     def _place(self, host: Host, target: Target) -> Place | None:
         return self._forbidden(
@@ -215,13 +209,14 @@ class Forwarder:
 
     def _moved(self, destination: Destination) -> None:
         if isinstance(destination.host, str):
-            self._journal.resolved(destination)
+            addresses = [address for address, _ in destination.targets]
+            self._report.resolved(destination.host, addresses, destination.failure)
         if destination.left_out is not None:
-            self._journal.left_out(destination, destination.left_out)
+            self._report.left_out(destination.text, destination.left_out)
         self._update_soon()
 
     def _health_changed(self, target: Target) -> None:
-        self._journal.health(target, up=self._checks.is_up(target))
+        self._report.health(target, up=self._checks.is_up(target))
         for destination in self._destinations.values():
             if target in destination.targets:
                 destination.arrange()
@@ -238,12 +233,17 @@ class Forwarder:
         for line in self._lines.values():
             line.aim()
         self._checks.watch(target for each in self._destinations.values() for target in each.targets)
-        self._journal.upstreams(self._upstreams())
+        self._report.upstreams(self._upstreams())
 
-    def _upstreams(self) -> Iterator[tuple[str, Target, bool]]:
+    def _upstreams(self) -> Iterator[Upstream]:
         for destination in self._destinations.values():
             for target in destination.targets:
-                yield destination.text, target, self._checks.is_up(target)
+                yield Upstream(destination.text, printed(*target), self._checks.is_up(target))
+        for destination in self._destinations.values():
+            if not destination.targets:
+                place = destination.left_out
+                reason = place.reason if place else str(destination.failure or "not asked yet")
+                yield Upstream(destination.text, "", up=False, reason=reason)
 
     @staticmethod
     def _text(line: Line) -> str:
