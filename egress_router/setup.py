@@ -28,6 +28,7 @@ from egress_router.names.resolv_conf import name_servers
 from egress_router.net import gateway
 from egress_router.net.own import addresses as own_addresses
 from egress_router.settings.setup import RouterMode
+from egress_router.standby import network as standby_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.nat.plan import NatPlan
     from egress_router.kernel.rtnl_types import Link
     from egress_router.settings.setup import SetupSettings
+    from egress_router.standby.network import Stand
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 _log = log.get("setup")
@@ -53,10 +55,14 @@ class Established:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The addresses of the link that no earlier run had claimed: they want another announcement."""
+    """The addresses of the link that no earlier run had claimed: they want another announcement.
+
+    `stand` is set where the router is one of a group: then nothing is claimed, but a fence is up.
+    """
 
     link: Link
     addresses: tuple[IPAddress, ...]
+    stand: Stand | None = None
 
 
 def run(settings: SetupSettings) -> tuple[Established, Claimed]:
@@ -75,11 +81,13 @@ def run(settings: SetupSettings) -> tuple[Established, Claimed]:
         established = Established(apply, _surroundings(netlink, settings), rules_text)
     put_in_force(settings, redirects, established)
     backend.remove_other(apply)
+    stand = _put_up_fence(settings)
     link, claimed = ensure_network(settings)
     _forward(settings)
     if settings.mode is RouterMode.DNS_PROXY:
         _lower_first_port()
-    _announce(link, settings, claimed)
+    if stand is None:
+        _announce(link, settings, claimed)
     _log.info(
         "network is set up",
         mode=settings.mode.value,
@@ -88,7 +96,7 @@ def run(settings: SetupSettings) -> tuple[Established, Claimed]:
         interface=link.name,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return established, Claimed(link, claimed)
+    return established, Claimed(link, claimed, stand)
 
 
 def _end_when_asked() -> None:
@@ -112,7 +120,10 @@ def put_in_force(settings: SetupSettings, redirects: Redirects | None, establish
     """
     sources = [source.address for source in settings.sources]
     admin_port = settings.runtime.admin_port
-    plan = make_plan(redirects, sources, settings.interface, admin_port, established.surroundings)
+    standby_port = 0 if settings.standby is None else settings.standby.port
+    plan = make_plan(
+        redirects, sources, settings.interface, admin_port, established.surroundings, standby_port
+    )
     established.apply(plan)
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
 
@@ -129,6 +140,15 @@ def _surroundings(netlink: Netlink, settings: SetupSettings) -> Surroundings:
     )
 
 
+def _put_up_fence(settings: SetupSettings) -> Stand | None:
+    """Where the router is one of a group, have nothing leave the interface before it has an address."""
+    if settings.standby is None:
+        return None
+    with Netlink() as netlink:
+        link = ensure_interface(netlink, settings)
+    return standby_network.put_up(link, settings, settings.standby)
+
+
 def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]]:
     """Make interface, addresses and routes what they shall be; return the link and what was claimed now.
 
@@ -140,7 +160,11 @@ def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]
         for each in (link, parent_outside(netlink, settings)):
             if each is not None:
                 keep_to_itself(each)
-        claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
+        if settings.standby is not None:
+            standby_network.ensure_addresses(netlink, link, settings.sources)
+            claimed: tuple[IPAddress, ...] = ()
+        else:
+            claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
         ensure_routes(netlink, link, settings.sources, (*_kept_name_servers(), *settings.cluster_cidrs))
     return link, claimed
 

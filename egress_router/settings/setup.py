@@ -16,6 +16,7 @@ from egress_router.manifests import egress_policy
 from egress_router.settings import common
 from egress_router.settings.cluster import CLUSTER_CIDRS
 from egress_router.settings.policy import POLICY
+from egress_router.settings.standby import STANDBY_VARIABLES, StandbySettings, read_standby
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
 from egress_router.settings.variables import (
@@ -127,6 +128,7 @@ VARIABLES = (
     NAT_BACKEND,
     CLAIM_TIMEOUT,
     DEBUG,
+    *STANDBY_VARIABLES,
     *common.RUNTIME_VARIABLES,
 )
 
@@ -148,6 +150,7 @@ class SetupSettings:
     debug: bool
     runtime: common.RuntimeSettings
     policy: RulesSource | None = None
+    standby: StandbySettings | None = None
 
     def parse_rules(self, source: str, text: str) -> Redirects:
         """Read redirect rules that shall work in this router; `source` names them in errors.
@@ -180,6 +183,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
+    standby = read_standby(environment)
     _require_destinations(environment, mode_text, environ)
 
     def complete() -> SetupSettings:
@@ -198,6 +202,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             debug=non_empty(environ.get(DEBUG.name, "")),
             runtime=required(runtime),
             policy=policy,
+            standby=standby,
         )
 
     return environment.finish(complete)

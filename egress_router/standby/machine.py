@@ -176,6 +176,11 @@ class Machine:
             self._speak()
         return self._flush()
 
+    def has_heir(self, now: float) -> bool:
+        """Say whether nothing is lost if this router leaves now."""
+        self._now = now
+        return self.role is not Role.ACTIVE or self._heir() is not None
+
     def fence_failed(self, now: float) -> list[Action]:
         """Take in that the kernel did not do what was asked: nothing that was decided since holds."""
         self._begin(now)
@@ -508,7 +513,7 @@ class Machine:
         return witness.members if self.role is Role.STANDBY and witness.partner() and overdue else None
 
     def _is_last(self, witness: Witness) -> bool:
-        """Say whether this leaving router is, or may be, the last member, so that others would wait for it."""
+        """Say whether this leaving router may be the last member, so that others would wait for it."""
         if not witness.is_member():
             return False
         partner = self.peers.get(witness.partner())

@@ -104,6 +104,8 @@ def _redirect(plan: NatPlan) -> list[str]:
     rules = [f"iifname {_set(*plan.outside, 'lo')} accept"]
     if plan.admin_port:
         rules.append(f"tcp dport {plan.admin_port} accept")
+    if plan.standby_port:
+        rules.append(f"udp dport {plan.standby_port} accept")
     for family in plan.families:
         prefix, ip = f"meta nfproto ipv{family.version}", _keyword(family)
         if family.single:
@@ -166,6 +168,8 @@ def _input(plan: NatPlan) -> list[str]:
     ]
     if plan.redirects:
         admin = [f"tcp dport {plan.admin_port} accept"] if plan.admin_port else []
+        if plan.standby_port:
+            admin.append(f"udp dport {plan.standby_port} accept")
         rules += [
             'iifname "lo" accept',
             *admin,

@@ -59,6 +59,7 @@ class NatPlan:
     redirects: bool
     families: tuple[FamilyPlan, ...]
     surroundings: Surroundings = Surroundings()
+    standby_port: int = 0  # UDP; 0: none
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -77,10 +78,11 @@ def make_plan(
     interface: str,
     admin_port: int,
     surroundings: Surroundings = Surroundings(),
+    standby_port: int = 0,
 ) -> NatPlan:
     """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses."""
     families = tuple(_family(redirects, source) for source in sources)
-    return NatPlan(interface, admin_port, redirects is not None, families, surroundings)
+    return NatPlan(interface, admin_port, redirects is not None, families, surroundings, standby_port)
 
 
 def _family(redirects: Redirects | None, source: IPAddress) -> FamilyPlan:
