@@ -331,6 +331,9 @@ class Agent:
         try:
             for action in actions:
                 self._act(action)
+            if self._machine.role is not Role.ACTIVE:
+                # Not before the last message of a hand-over was sent: it takes milliseconds.
+                self._use_mac(self.place.own_mac)
         except FenceError as error:
             _log.error("the fence is gone; putting it up again", error=error.strerror)
             self._fence.restore()
@@ -393,7 +396,6 @@ class Agent:
 
     def _close(self) -> None:
         self._fence.close()
-        self._use_mac(self.place.own_mac)
         self._announcements = []
         if self._machine.role is not Role.LEAVING:
             self.standing = replace(self.standing, losses=self.standing.losses + 1)
