@@ -21,7 +21,7 @@ FLOORS = (
     {"upstreams"},
     {"service"},
     {"admin"},
-    {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain"},
+    {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain", "convert"},
     {"lab"},
     {"cli", "__main__"},
 )
