@@ -14,9 +14,9 @@ from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.http1.heads import RequestHeads
 from egress_router.http_proxy.http1.state import CONNECTION, ConnectionState, followed
 from egress_router.http_proxy.http1.target import absolute_target, connect_target
-from egress_router.http_proxy.ledger import RequestInfo
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
+from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
@@ -103,7 +103,7 @@ class ClientConnection:
             self.wire.held = behind
             self._request(head)
         except MessageError as error:
-            self.worker.ledger.met_limit(error)
+            self.worker.accounting.met_limit(error)
             self._refuse(replies.refused(error))
         return True
 
@@ -120,7 +120,7 @@ class ClientConnection:
         if not connect:
             if head.special and forwards_left(head) == 0:
                 status, answer = replies.as_final_recipient(head.method, self.worker.date())
-                self.worker.ledger.refused(self.client, status, "final_recipient")
+                self.worker.accounting.refused(self.client, status, "final_recipient")
                 self._say(answer)
                 return
             exchange = Exchange(head, target, self.worker.limits, self.worker.date)
@@ -159,7 +159,7 @@ class ClientConnection:
         if upstream is None:
             return False
         info.address = upstream.address
-        self.worker.ledger.reused(info)
+        self.worker.accounting.reused(info)
         self._start(self._forwarder, upstream)
         return True
 
@@ -230,7 +230,7 @@ class ClientConnection:
     @guarded
     def give_way(self) -> None:
         """End what is under way: all connections together hold too much, and this one most of it."""
-        self.worker.ledger.limit("held_bytes")
+        self.worker.accounting.limit("held_bytes")
         if self.state is CONNECTING and self._connector is not None:
             self._connector.fail(replies.TOO_MUCH_HELD)
         elif self.state is EXCHANGE and self._forwarder is not None:
@@ -275,7 +275,7 @@ class ClientConnection:
             self.close()
 
     def _refuse(self, reply: Reply) -> None:
-        self.worker.ledger.refused(self.client, reply.status, reply.reason)
+        self.worker.accounting.refused(self.client, reply.status, reply.reason)
         if reply.reason == Fault.TLS.value:
             _log.warning(
                 "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
@@ -318,7 +318,7 @@ class ClientConnection:
     def _left(self) -> None:
         if self._connector is not None:
             self._connector.cancel()
-            self.worker.ledger.left(self._connector.info)
+            self.worker.accounting.left(self._connector.info)
         self._end(CLOSED)
         self.worker.left(self)
 
@@ -344,17 +344,17 @@ class ClientConnection:
         if self.state is not HEAD:
             return
         if self._heads.begun:
-            self.worker.ledger.limit("head_seconds")
+            self.worker.accounting.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
-            self.worker.ledger.idle_end("head_seconds")
+            self.worker.accounting.idle_end("head_seconds")
             self.close()
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.state is HEAD and not self._heads.begun:
-            self.worker.ledger.idle_end("keepalive_seconds")
+            self.worker.accounting.idle_end("keepalive_seconds")
             self.close()
 
     @guarded

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
 
     from egress_router.http_proxy.http1.exchange import End, Exchange
-    from egress_router.http_proxy.ledger import RequestInfo
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.timeouts import Timeouts
     from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
     from egress_router.http_proxy.worker_state import WorkerState
@@ -119,7 +119,7 @@ class Forwarder:
         """Give up an answer that does not begin, or has `begun` and does not go on."""
         exchange = self._exchange
         if exchange.late(begun=begun) and exchange.end is not None:
-            self._owner.worker.ledger.limit("idle_seconds" if begun else "answer_seconds")
+            self._owner.worker.accounting.limit("idle_seconds" if begun else "answer_seconds")
             self._ended(exchange.end)
 
     def give_way(self) -> None:
@@ -213,8 +213,8 @@ class Forwarder:
         upstream.persistent = exchange.origin_persists
         if exchange.binds_origin:
             upstream.bound = True
-        ledger = self._owner.worker.ledger
-        ledger.first_byte.observe(self._owner.worker.clock.monotonic() - self._info.started)
+        accounting = self._owner.worker.accounting
+        accounting.first_byte.observe(self._owner.worker.clock.monotonic() - self._info.started)
 
     def _touch(self) -> None:
         """Note that something moves, but for interim answers: they could put the real one off for ever."""
@@ -227,7 +227,7 @@ class Forwarder:
         """Count a reader that is slower than its writer."""
         self._owner.account()
         if more:
-            self._owner.worker.ledger.limit("buffer_bytes")
+            self._owner.worker.accounting.limit("buffer_bytes")
 
     # The end
 
@@ -253,7 +253,7 @@ class Forwarder:
                 self._owner.open_tunnel(self._info, self._upstream.sock, self._client.out)
             case Ending.CUT:
                 if end.reason == "bad_request" and end.error is not None:
-                    self._owner.worker.ledger.count_refusal(replies.refused(end.error).reason)
+                    self._owner.worker.accounting.count_refusal(replies.refused(end.error).reason)
                 self.abort(end.reason)
             case Ending.REFUSED if end.error is not None:
                 self._refuse(replies.refused(end.error), end.reason)
@@ -273,18 +273,18 @@ class Forwarder:
 
     def _refuse(self, reply: replies.Reply, reason: str) -> None:
         """Answer what is no fault of the origin's; it must not take what it got for the whole request."""
-        self._owner.worker.ledger.count_refusal(reply.reason)
+        self._owner.worker.accounting.count_refusal(reply.reason)
         self._answer_instead(reply, reason)
 
     def _fail(self, end: End) -> None:
         """Answer instead of the origin."""
-        ledger = self._owner.worker.ledger
+        accounting = self._owner.worker.accounting
         if end.error is not None:
-            ledger.met_limit(end.error)
+            accounting.met_limit(end.error)
             reply = replies.bad_answer(end.error)
         else:
             reply = replies.NO_ANSWER if end.ending is Ending.TOO_LATE else replies.NO_WHOLE_ANSWER
-        ledger.failed(self._info, reply)
+        accounting.failed(self._info, reply)
         self._answer_instead(reply, reply.reason)
 
     def _answer_instead(self, reply: replies.Reply, reason: str) -> None:
@@ -294,7 +294,7 @@ class Forwarder:
 
     def _close(self, status: int, reason: str) -> None:
         self._over = True
-        ledger, exchange = self._owner.worker.ledger, self._exchange
-        ledger.sent.value += exchange.sent
-        ledger.received.value += exchange.received
-        ledger.closed(self._info, status, exchange.sent, exchange.received, reason)
+        accounting, exchange = self._owner.worker.accounting, self._exchange
+        accounting.sent.value += exchange.sent
+        accounting.received.value += exchange.received
+        accounting.closed(self._info, status, exchange.sent, exchange.received, reason)

@@ -10,9 +10,10 @@ from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.access_control import AccessControl
+from egress_router.http_proxy.access_log import AccessLog
+from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.client_watch import ClientWatch
 from egress_router.http_proxy.connection import ClientConnection
-from egress_router.http_proxy.ledger import Ledger
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.own_places import OwnPlaces, seen
@@ -76,11 +77,11 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         access.apply(rules)
-        ledger = Ledger(context.registry, access_log=settings.proxy.access_log)
+        accounting = Accounting(context.registry, AccessLog(wanted=settings.proxy.access_log), SYSTEM)
         self._plane = DataPlane(context.loop)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
-        self._plane.count(context.registry, ledger.sent, ledger.received)
+        self._plane.count(context.registry, accounting.sent, accounting.received)
         self._worker = WorkerState(
             loop=context.loop,
             poller=context.poller,
@@ -88,7 +89,7 @@ class HttpProxyServer:
             deadlines=deadlines,
             relay=relay,
             access=access,
-            ledger=ledger,
+            accounting=accounting,
             limits=settings.limits,
             limiter=context.limiter,
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
@@ -142,10 +143,10 @@ class HttpProxyServer:
 
     def status(self) -> dict[str, Json]:
         """What a person wants to see of this worker."""
-        ledger = self._worker.ledger
+        accounting = self._worker.accounting
         return {
-            "rules": ledger.rule_hits(self._rules.rules),
-            "denied": ledger.latest_denied(),
+            "rules": accounting.rule_hits(self._rules.rules),
+            "denied": accounting.latest_denied(),
             "upstreams": [],
             "listeners": list(self._listening),
         }
@@ -162,7 +163,7 @@ class HttpProxyServer:
 
     def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
         worker = self._worker
-        worker.ledger.refused(client, reply.status, reply.reason)
+        worker.accounting.refused(client, reply.status, reply.reason)
         answer = reply.encoded(worker.date())
         if len(self._turned_away) >= _MAX_TURNED_AWAY:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
