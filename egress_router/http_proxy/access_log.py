@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class AccessLog:
-    """Writes records, where they are wanted."""
+    """Writes the records of requests."""
 
-    def __init__(self, *, wanted: bool) -> None:
-        self._records = log.records() if wanted else None
+    def __init__(self) -> None:
+        self._records = log.records()
 
     def request(self, info: RequestInfo, failure: str | None) -> None:
         """Write down what was decided and where the request went, unless that has been done."""
-        if self._records is None or info.recorded:
+        if info.recorded:
             return
         info.recorded = True
         decision = info.decision
@@ -42,24 +42,22 @@ class AccessLog:
         self, info: RequestInfo, status: int, sent: int, received: int, seconds: float, reason: str
     ) -> None:
         """Write down the end of a request."""
-        if self._records is not None:
-            self._records.info(
-                "closed",
-                client=info.client,
-                method=info.method.decode("ascii"),
-                host=str(info.target.host),
-                port=info.target.port,
-                status=status,
-                sent=sent,
-                received=received,
-                seconds=round(seconds, 6),
-                reason=reason,
-            )
+        self._records.info(
+            "closed",
+            client=info.client,
+            method=info.method.decode("ascii"),
+            host=str(info.target.host),
+            port=info.target.port,
+            status=status,
+            sent=sent,
+            received=received,
+            seconds=round(seconds, 6),
+            reason=reason,
+        )
 
     def refused(self, client: str, status: int, reason: str) -> None:
         """Write down a request of which nothing is known but that it was refused."""
-        if self._records is not None:
-            self._records.info("request", client=client, verdict="refused", reason=reason)
-            self._records.info(
-                "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
-            )
+        self._records.info("request", client=client, verdict="refused", reason=reason)
+        self._records.info(
+            "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
+        )

@@ -37,7 +37,7 @@ _MAX_RULES = 1_000
 class Accounting:
     """Metrics, the latest denials and the access log of one worker."""
 
-    def __init__(self, registry: Registry, access_log: AccessLog, clock: Clock) -> None:
+    def __init__(self, registry: Registry, access_log: AccessLog | None, clock: Clock) -> None:
         self._registry = registry
         self._log = access_log
         self._clock = clock
@@ -85,39 +85,46 @@ class Accounting:
                     "reason": decision.reason.value,
                 }
             )
-            self._log.request(info, None)
+            if self._log is not None:
+                self._log.request(info, None)
 
     def connected(self, info: RequestInfo) -> None:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
-        self._log.request(info, None)
+        if self._log is not None:
+            self._log.request(info, None)
 
     def reused(self, info: RequestInfo) -> None:
         """Write down that a request goes over a connection that was open."""
         self._dns.observe(info.dns_seconds)
-        self._log.request(info, None)
+        if self._log is not None:
+            self._log.request(info, None)
 
     def undecided(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
         reason = reply.reason
         self._registry.counter("requests_total", _REQUESTS, verdict="undecided", reason=reason).value += 1
-        self._log.request(info, reason)
+        if self._log is not None:
+            self._log.request(info, reason)
 
     def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
-        self._log.request(info, reply.reason)
+        if self._log is not None:
+            self._log.request(info, reply.reason)
 
     def refused(self, client: str, status: int, reason: str) -> None:
         """Count a request that is not understood, not admitted, or answered here; this is its end."""
         self.count_refusal(reason)
-        self._log.refused(client, status, reason)
+        if self._log is not None:
+            self._log.refused(client, status, reason)
 
     def given_up(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that is refused while it waits for its connection."""
         self.count_refusal(reply.reason)
-        self._log.request(info, reply.reason)
+        if self._log is not None:
+            self._log.request(info, reply.reason)
 
     def count_refusal(self, reason: str) -> None:
         """Count a request that is refused, before or behind its head."""
@@ -127,7 +134,8 @@ class Accounting:
     def left(self, info: RequestInfo) -> None:
         """Write down a request whose client left, or was closed, before it had a connection."""
         if not info.ended:
-            self._log.request(info, "abandoned")
+            if self._log is not None:
+                self._log.request(info, "abandoned")
             self.closed(info, 0, 0, 0, "abandoned")
 
     def closed(self, info: RequestInfo, status: int, sent: int, received: int, reason: str) -> None:
@@ -135,7 +143,8 @@ class Accounting:
         info.ended = True
         seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
-        self._log.closed(info, status, sent, received, seconds, reason)
+        if self._log is not None:
+            self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:
         """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""

@@ -12,7 +12,15 @@ from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.exchange import Exchange
 from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.http1.heads import RequestHeads
-from egress_router.http_proxy.http1.state import CONNECTION, ConnectionState, followed
+from egress_router.http_proxy.http1.state import (
+    INTO_CLOSED,
+    INTO_CONNECTING,
+    INTO_EXCHANGE,
+    INTO_HEAD,
+    INTO_LINGERING,
+    INTO_TUNNEL,
+    ConnectionState,
+)
 from egress_router.http_proxy.http1.target import absolute_target, connect_target
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     import socket
 
     from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.state import Into
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.dial import Dialled
@@ -36,10 +45,7 @@ _log = log.get("http_proxy")
 HEAD: Final = ConnectionState.HEAD
 CONNECTING: Final = ConnectionState.CONNECTING
 EXCHANGE: Final = ConnectionState.EXCHANGE
-LINGERING: Final = ConnectionState.LINGERING
-TUNNEL: Final = ConnectionState.TUNNEL
-CLOSED: Final = ConnectionState.CLOSED
-_OVER: Final = frozenset({TUNNEL, CLOSED})
+_OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 
 
 class ClientConnection:
@@ -133,7 +139,7 @@ class ClientConnection:
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
-        self.state = followed(CONNECTION, self.state, CONNECTING)
+        self.state = INTO_CONNECTING[self.state]
         self.wire.on_ready = self._client_moved
         if self.holds or self.wire.held:
             self.account()
@@ -183,7 +189,7 @@ class ClientConnection:
             self.worker.client_watch.add(self)
 
     def _start(self, forwarder: Forwarder, upstream: Upstream) -> None:
-        self.state = followed(CONNECTION, self.state, EXCHANGE)
+        self.state = INTO_EXCHANGE[self.state]
         self.timeouts.await_answer()
         forwarder.start(upstream)
         if self.holds or upstream.out:
@@ -197,7 +203,7 @@ class ClientConnection:
             self.account()
         unread = self.wire.held or self.wire.readable
         if persists and not self.worker.draining:
-            self.state = followed(CONNECTION, self.state, HEAD)
+            self.state = INTO_HEAD[self.state]
             self.wire.on_ready = self.read_head
             self.timeouts.await_request()
             if unread:
@@ -213,7 +219,7 @@ class ClientConnection:
         self._tunnel = ProxyTunnel(
             self.worker, info, wire.sock, upstream, to_upstream=wire.held, to_client=to_client
         )
-        self._end(TUNNEL)
+        self._end(INTO_TUNNEL)
         wire.on_ready = nothing
         self.worker.connections.discard(self)
 
@@ -287,7 +293,7 @@ class ClientConnection:
         self._say(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
 
     def _say(self, last_words: bytes) -> None:
-        self.state = followed(CONNECTION, self.state, LINGERING)
+        self.state = INTO_LINGERING[self.state]
         self._forget_bytes()
         self.timeouts.stop()
         self.kept.close()
@@ -319,11 +325,11 @@ class ClientConnection:
         if self._connector is not None:
             self._connector.cancel()
             self.worker.accounting.left(self._connector.info)
-        self._end(CLOSED)
+        self._end(INTO_CLOSED)
         self.worker.left(self)
 
-    def _end(self, state: ConnectionState) -> None:
-        self.state = followed(CONNECTION, self.state, state)
+    def _end(self, into: Into[ConnectionState]) -> None:
+        self.state = into[self.state]
         self._forget_bytes()
         self.timeouts.end()
         self.kept.close()

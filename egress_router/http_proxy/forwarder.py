@@ -56,22 +56,21 @@ class Owner(Protocol):
 
 
 class Forwarder:
-    """Made for each request that is not CONNECT; `start` begins it when there is a connection."""
+    """Made for each request that is not CONNECT; `start` begins it when there is a connection.
 
-    __slots__ = ("_client", "_exchange", "_info", "_over", "_owner", "_upstream")
+    `repeatable` says whether the request may be sent over an idle connection, which may end just then.
+    """
+
+    __slots__ = ("_client", "_exchange", "_info", "_over", "_owner", "_upstream", "repeatable")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
         self._owner = owner
         self._client = owner.wire
         self._info = info
         self._exchange = exchange
+        self.repeatable = exchange.repeatable
         self._over = False
         self._upstream: Upstream
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the request may be sent over an idle connection, which may end just then."""
-        return self._exchange.repeatable
 
     @property
     def held(self) -> int:
@@ -165,11 +164,15 @@ class Forwarder:
                 break
         else:
             client.again()
-        if not self._ended_otherwise() and exchange.sent != before:
+        end = exchange.end
+        if end is not None and end is not FINISHED:  # that one waits until the client has its answer
+            self._ended(end)
+        elif exchange.sent != before:
             self._touch()
 
     def _pump_answer(self) -> None:
-        client, upstream, exchange = self._client, self._upstream, self._exchange
+        client, upstream = self._client, self._upstream
+        end = self._exchange.end
         for _ in range(TURNS):
             if client.out and not client.flush():
                 self._hold_back(upstream.readable)
@@ -177,23 +180,24 @@ class Forwarder:
             if client.lost:
                 self.abort("client_gone")
                 return
-            if exchange.end is not None:
-                self._ended(exchange.end)
+            if end is not None:
+                self._ended(end)
                 return
             data = upstream.receive()
             if data is None:
                 return
-            if data:
-                self._came(data)
-            else:
-                exchange.origin_ended(lost=upstream.lost)
-            if self._ended_otherwise():
+            end = self._came(data)
+            if end is not None and end is not FINISHED:
+                self._ended(end)
                 return
         upstream.again()
 
-    def _came(self, data: bytes) -> None:
-        """Pass on what the origin sent."""
+    def _came(self, data: bytes) -> End | None:
+        """Pass on what the origin sent; return the end of the exchange, where it is over."""
         exchange = self._exchange
+        if not data:
+            exchange.origin_ended(lost=self._upstream.lost)
+            return exchange.end
         begun = exchange.status
         passed = exchange.from_origin(data)
         if exchange.rest:
@@ -202,10 +206,13 @@ class Forwarder:
             self._answer_begun()
         if passed:
             self._client.send(passed)
-        if exchange.status and exchange.end is None:
-            self._touch()
-        elif exchange.held:
-            self._owner.account()
+        end = exchange.end
+        if end is None:
+            if exchange.status:
+                self._touch()
+            else:
+                self._owner.account()  # for a part of a head
+        return end
 
     def _answer_begun(self) -> None:
         upstream, exchange = self._upstream, self._exchange
@@ -231,18 +238,11 @@ class Forwarder:
 
     # The end
 
-    def _ended_otherwise(self) -> bool:
-        """Act on an end that does not wait until the client has taken its answer."""
-        end = self._exchange.end
-        if end is None or end is FINISHED:
-            return False
-        self._ended(end)
-        return True
-
     def _ended(self, end: End) -> None:
+        if end is FINISHED:
+            self._finish()
+            return
         match end.ending:
-            case Ending.FINISHED:
-                self._finish()
             case Ending.REPEATED:
                 self._over = True
                 self._upstream.close()

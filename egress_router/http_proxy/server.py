@@ -77,7 +77,7 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         access.apply(rules)
-        accounting = Accounting(context.registry, AccessLog(wanted=settings.proxy.access_log), SYSTEM)
+        accounting = Accounting(context.registry, AccessLog() if settings.proxy.access_log else None, SYSTEM)
         self._plane = DataPlane(context.loop)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
