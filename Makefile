@@ -63,6 +63,10 @@ test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes sc
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
 	@$(BIN)/pytest tests/chart
 
+.PHONY: chart-readme
+chart-readme: venv ## the table of values in the chart's README, out of the comments of values.yaml
+	@$(BIN)/python scripts/chart-readme
+
 .PHONY: images
 images: ## build the three images with docker or podman, and print their sizes (BASE=…: another base)
 	@scripts/build-images $(BASE)
