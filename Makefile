@@ -10,7 +10,7 @@ help: ## show this list
 .PHONY: venv
 venv: $(VENV)/.done ## create .venv with the program and its tools in it
 
-$(VENV)/.done: pyproject.toml requirements.lock scripts/make-venv
+$(VENV)/.done: pyproject.toml requirements.lock scripts/make-venv $(wildcard egress_router/relay/plane/*)
 	@scripts/make-venv $(PYTHON) $(VENV)
 	@touch $@
 

@@ -1,4 +1,7 @@
-"""`egress-router check`: the parsed rules as a table, or every error; of one text, or of whole manifests."""
+"""`egress-router check`: the parsed rules as a table, or every error; of one text, or of whole manifests.
+
+What is well formed and yet does nothing is a warning.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.errors import ConfigError, Problem
-from egress_router.grammar import acl, forward, manifest, redirect
+from egress_router.grammar import acl, forward, lint, redirect
 from egress_router.grammar.address import printed
 from egress_router.grammar.lines import rule_lines
+from egress_router.manifests import containers
 from egress_router.settings import common, dns_proxy, http_proxy, setup
+from egress_router.settings.subnet import SOURCE
 from egress_router.settings.variables import RulesVariable
+from egress_router.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from egress_router.grammar.manifest import Container
-    from egress_router.grammar.objects import Text
+    from egress_router.manifests.containers import Container
+    from egress_router.manifests.objects import Text
     from egress_router.settings.variables import Variable
 
 Rows = list[tuple[str, ...]]
+Rules = redirect.Redirects | acl.AccessList | forward.Forwards
 
 
-def _redirect_rows(source: str, text: str) -> Rows:
-    redirects = redirect.parse(source, text)
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `check` found where nothing is wrong: the rules as a table, and what in them can never act."""
+
+    table: str
+    warnings: tuple[Problem, ...] = ()
+
+
+def _redirect_rows(redirects: redirect.Redirects) -> Rows:
     rows: Rows = [("LOCAL PORT", "PROTOCOL", "DESTINATION")]
     for rule in redirects.rules:
         ports = f"{rule.first}-{rule.last}" if rule.is_range else str(rule.first)
@@ -32,23 +46,15 @@ def _redirect_rows(source: str, text: str) -> Rows:
             printed(rule.target) if rule.is_range else printed(rule.target, rule.target_port or rule.first)
         )
         where = f"{target}, same port" if rule.is_range else target
-        rows.append((ports, rule.protocol.value, where + _remark(rule)))
+        rows.append((ports, rule.protocol.value, where))
     for version, fallback in ((4, redirects.fallback_v4), (6, redirects.fallback_v6)):
         where = "rejected" if fallback is None else f"{fallback}, same port"
         rows.append((f"other, IPv{version}", "any", where))
     return rows
 
 
-def _remark(rule: redirect.Redirect) -> str:
-    """Say of a line that `setup` refuses it where EGRESS_ADMIN_PORT has its default; it is unknown here."""
-    default = int(common.ADMIN_PORT.default or 0)
-    if redirect.Router(admin_port=default).shadowed(rule) is None:
-        return ""
-    return f" (refused unless {common.ADMIN_PORT.name} is another port than {default}, or 0)"
-
-
-def _access_rows(source: str, text: str) -> Rows:
-    rules = acl.parse(source, text).rules
+def _access_rows(access_list: acl.AccessList) -> Rows:
+    rules = access_list.rules
     rows: Rows = [("LINE", "VERDICT", "DESTINATION", "PORT")]
     for rule in rules:
         port = "any" if rule.port is None else str(rule.port)
@@ -68,12 +74,25 @@ def _subject(subject: acl.Subject) -> str:
             return str(subject.network_address) if subject.num_addresses == 1 else str(subject)
 
 
-def _forward_rows(source: str, text: str) -> Rows:
+def _forward_rows(forwards: forward.Forwards) -> Rows:
     rows: Rows = [("LOCAL PORT", "DESTINATION")]
-    rows += [
-        (str(line.port), printed(line.target, line.target_port)) for line in forward.parse(source, text).lines
-    ]
+    rows += [(str(line.port), printed(line.target, line.target_port)) for line in forwards.lines]
     return rows
+
+
+def _rows(rules: Rules) -> Rows:
+    match rules:
+        case redirect.Redirects():
+            return _redirect_rows(rules)
+        case acl.AccessList():
+            return _access_rows(rules)
+        case forward.Forwards():
+            return _forward_rows(rules)
+
+
+def _warnings(source: str, rules: Rules) -> list[Problem]:
+    """Return what can never act; in the other kinds of rules what cannot is an error."""
+    return lint.access_list(source, rules) if isinstance(rules, acl.AccessList) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +104,7 @@ class _Command:
     variables: Sequence[Variable[object] | RulesVariable]
     rules: RulesVariable
     read: Callable[[Mapping[str, str]], object]
-    parser: Callable[[Mapping[str, str]], Callable[[str, str], object] | None]
-    rows: Callable[[str, str], Rows]
+    parser: Callable[[Mapping[str, str]], Callable[[str, str], Rules] | None]
 
     @property
     def known(self) -> frozenset[str]:
@@ -104,7 +122,6 @@ _COMMANDS = (
         setup.RULES,
         setup.read_setup,
         setup.rules_parser,
-        _redirect_rows,
     ),
     _Command(
         "http-proxy",
@@ -113,7 +130,6 @@ _COMMANDS = (
         http_proxy.RULES,
         http_proxy.read_http_proxy,
         http_proxy.rules_parser,
-        _access_rows,
     ),
     _Command(
         "dns-proxy",
@@ -122,7 +138,6 @@ _COMMANDS = (
         dns_proxy.RULES,
         dns_proxy.read_dns_proxy,
         dns_proxy.rules_parser,
-        _forward_rows,
     ),
 )
 _NOTHING = (
@@ -132,18 +147,26 @@ _NOTHING = (
 _KINDS = {"redirect": _COMMANDS[0], "http-proxy": _COMMANDS[1], "dns-proxy": _COMMANDS[2]}
 
 
-def checked(kind: str, text: str) -> str:
-    """Return the rules of `text` as a table.
+def checked(kind: str, text: str, environ: Mapping[str, str]) -> Report:
+    """Return the rules of `text` as a table, and what in them can never act.
+
+    `environ` may say more of the router, as it does to the program that runs the rules: the administration
+    port, which no line may take, and the addresses of EGRESS_SOURCE.
 
     Raises:
         ConfigError: with every error of the text, named as the kind's variable names them.
     """
     command = _KINDS[kind]
-    return table(command.rows(command.rules.name, text))
+    known = (common.ADMIN_PORT.name, SOURCE.name)
+    parse = command.parser({name: environ[name] for name in known if name in environ})
+    if parse is None:
+        raise AssertionError("without EGRESS_ROUTER_MODE every command has rules")
+    rules = parse(command.rules.name, text)
+    return Report(table(_rows(rules)), tuple(_warnings(command.rules.name, rules)))
 
 
-def manifests(name: str, text: str) -> str:
-    """Return what was found in the Kubernetes manifests of a file called `name`, as a table.
+def manifests(name: str, text: str) -> Report:
+    """Return what was found in the Kubernetes manifests of a file called `name`.
 
     Raises:
         ConfigError: with every error of all containers, each with document, container and line; or there
@@ -152,22 +175,24 @@ def manifests(name: str, text: str) -> str:
     rows: Rows = [("DOCUMENT", "CONTAINER", "COMMAND", "VARIABLES", "RULES")]
     nothing = Problem(name, None, None, _NOTHING)
     try:
-        found = manifest.read(name, text)
+        found = containers.read(name, text)
     except ConfigError as error:
         raise ConfigError([*error.problems, nothing]) from None
     problems = [*found.problems]
+    warnings: list[Problem] = []
     for container in found.containers:
         command = _command_of(container)
-        rules, rule_problems = _check_rules(container, command)
+        rules = _check_rules(container, command)
         problems += [*container.problems, *_check_names(container, command)]
-        problems += [*_check_values(container, command), *rule_problems]
+        problems += [*_check_values(container, command), *rules.problems]
+        warnings += rules.warnings
         count = len(container.values) + len(container.unknown)
-        rows.append((container.document, container.name, command.name, str(count), rules))
+        rows.append((container.document, container.name, command.name, str(count), rules.known))
     if not found.containers:
         problems.append(nothing)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))  # two containers may share a ConfigMap
-    return table(rows)
+    return Report(table(rows), tuple(dict.fromkeys(warnings)))
 
 
 def _command_of(container: Container) -> _Command:
@@ -216,29 +241,43 @@ def _comes_from_elsewhere(container: Container, command: _Command, name: str) ->
     return container.is_open or not names.isdisjoint(container.unknown)
 
 
-def _check_rules(container: Container, command: _Command) -> tuple[str, list[Problem]]:
-    """Return what is known of the rules of a container, and what is wrong with them."""
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What is known of the rules of a container, what is wrong with them, and what in them can never act."""
+
+    known: str
+    problems: Sequence[Problem] = ()
+    warnings: Sequence[Problem] = ()
+
+
+def _check_rules(container: Container, command: _Command) -> _Checked:
     variable = command.rules
     for name in (variable.name, variable.file_name):
         if name in container.unknown:
-            return f"not checked: {container.unknown[name]}", []
+            return _Checked(f"not checked: {container.unknown[name]}")
     rules: Text | None = container.values.get(variable.name)
     if rules is None or not rules.text.strip():
         path = container.values.get(variable.file_name)
         if path is None or not path.text.strip():
-            return "-", []
+            return _Checked("-")
         rules = container.files.get(path.text.strip())
         if rules is None:
-            return f"not checked: {path.text.strip()} is not in this file", []
+            return _Checked(f"not checked: {path.text.strip()} is not in this file")
     parse = command.parser(_surroundings(container, command))
     if parse is None:
-        return "not used in this mode", []
+        return _Checked("not used in this mode")
     try:
-        parse(variable.name, rules.text)
+        parsed = parse(variable.name, rules.text)
     except ConfigError as error:
-        return "-", [rules.problem(each.line, each.text, each.reason) for each in error.problems]
+        return _Checked("-", _placed(rules, error.problems))
     count = len(list(rule_lines(rules.text)))
-    return f"{count} line{'' if count == 1 else 's'}", []
+    warnings = _placed(rules, _warnings(variable.name, parsed))
+    return _Checked(f"{count} line{'' if count == 1 else 's'}", (), warnings)
+
+
+def _placed(rules: Text, problems: Sequence[Problem]) -> list[Problem]:
+    """Return problems of a text with their lines in the file that holds the text."""
+    return [rules.problem(each.line, each.text, each.reason) for each in problems]
 
 
 def _surroundings(container: Container, command: _Command) -> dict[str, str]:
@@ -260,6 +299,7 @@ def _problem(container: Container, name: str, reason: str) -> Problem:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Align cells in columns, two blanks apart; the first row is the head."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "".join(f"{line.rstrip()}\n" for line in lines)

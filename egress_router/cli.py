@@ -22,11 +22,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from egress_router import log
-from egress_router.errors import ConfigError, Problem, RefusedError
+from egress_router.errors import ConfigError, EgressRouterError, Problem, RefusedError
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
 from egress_router.settings.catalogue import VARIABLES, warn_of_unknown
+from egress_router.settings.chart import chart_values, with_chart_values
 from egress_router.settings.common import ADMIN_PORT
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
 from egress_router.terminal import say, visible_lines
@@ -62,10 +63,10 @@ def exit_with(run: Callable[[], int]) -> None:
     try:
         status = run()
     except ConfigError as error:
-        say(str(error), sys.stderr)
+        _complain(error)
         status = CONFIGURATION_ERROR
     except RefusedError as error:
-        say(str(error), sys.stderr)
+        _complain(error)
         status = REFUSED
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; Python would complain once more at exit.
@@ -80,6 +81,10 @@ class _Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """See `argparse`; its messages repeat arguments as they are."""
         super().exit(status, message and visible_lines(message))
+
+
+def _complain(error: EgressRouterError) -> None:
+    say(with_chart_values(str(error), chart_values(os.environ)), sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,6 +124,9 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
         nargs="+",
         metavar="FILE",
         help="rules of the kind before it; without a kind, Kubernetes manifests; `-`: standard input",
+    )
+    check.add_argument(
+        "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
     )
     explain = _add(commands, "explain", "say which line of an allow/deny list decides, and why", _explain)
     explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
@@ -195,11 +203,13 @@ def _setup(_: argparse.Namespace) -> int:
     warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
-    established = setup.run(settings)
+    established, claimed = setup.run(settings)
     if settings.mode is setup_settings.RouterMode.LEGACY and settings.destinations is not None:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
-        stay(settings, settings.destinations, established)
+        stay(settings, settings.destinations, established, claimed)
+    else:
+        setup.finish(claimed)
     return DONE
 
 
@@ -240,13 +250,16 @@ def _check(arguments: argparse.Namespace) -> int:
 
     words: list[str] = arguments.words
     if len(words) == 2 and words[0] in _KINDS:
-        say(check.checked(words[0], _read(words[1])), end="")
-        return DONE
-    if len(words) == 1 and words[0] not in _KINDS:
-        say(check.manifests(words[0], _read(words[0])), end="")
-        return DONE
-    say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", sys.stderr)
-    return 2
+        report = check.checked(words[0], _read(words[1]), os.environ)
+    elif len(words) == 1 and words[0] not in _KINDS:
+        report = check.manifests(words[0], _read(words[0]))
+    else:
+        say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", sys.stderr)
+        return 2
+    say(report.table, end="")
+    for warning in report.warnings:
+        say(f"warning: {warning}", sys.stderr)
+    return CONFIGURATION_ERROR if arguments.strict and report.warnings else DONE
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.grammar import acl
-from egress_router.grammar.address import AddressError, parse_host, parse_port, printed, split_port
+from egress_router.grammar.address import (
+    AddressError,
+    parse_address,
+    parse_host,
+    parse_port,
+    printed,
+    split_port,
+)
 from egress_router.http_proxy.policy import NOTHING_OWN, Policy, Verdict, explanation
 from egress_router.http_proxy.target import as_asked
+from egress_router.manifests import containers
 from egress_router.metrics import Registry
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
+from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
 from egress_router.terminal import say
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.http_proxy.policy import Decision
+    from egress_router.names.answer import Answer
 
+_KIND = re.compile(r"""^\s*["']?kind["']?\s*:""", re.MULTILINE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PORT_WITHOUT_SCHEME = 443
 _MAX_LISTED = 5  # address rules that are named one by one
@@ -36,31 +48,53 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
         ConfigError: the list is wrong, or the target is none.
         RefusedError: the name was to be resolved and could not be.
     """
-    policy = Policy(acl.parse(path, text))
+    source, rules = _rules(path, text)
+    policy = Policy(acl.parse(source, rules))
     host, port, asked = _target(target)
-    if not isinstance(host, str):
-        lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
-    elif (early := policy.by_name(host, port)) is not None:
-        lines = _decided(host, port, early)  # without a query, as the proxy does
-    elif resolve:
-        addresses = asyncio.run(_resolved(str(asked)))
-        decision = policy.by_addresses(host, port, addresses, NOTHING_OWN)
-        lines = [f"{host} has the addresses {_list(addresses)}", *_decided(host, port, decision)]
+    if isinstance(host, str):
+        lines = asyncio.run(_about_name(policy, host, str(asked), port, resolve=resolve))
     else:
-        lines = _undecided(policy, host, port)
+        lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
     say("\n".join(lines))
     return 0
+
+
+def _rules(path: str, text: str) -> tuple[str, str]:
+    """Return the allow/deny list in a file, and its name: the file itself, or what manifests in it hold.
+
+    A list has no line `kind: …`, which every object of Kubernetes has.
+    """
+    if not _KIND.search(text):
+        return path, text
+    found = {each.place: each.text for each in containers.rules(path, text, RULES.name)}
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if found:
+        reason = f"holds several lists; put one of them into a file of its own: {', '.join(found)}"
+    else:
+        reason = f"is a manifest without {RULES.name}; expected an allow/deny list, or a manifest with one"
+    raise ConfigError([Problem(path, None, None, reason)])
 
 
 def _target(text: str) -> tuple[Host, int, Host]:
     """Return host, port, and the host as name servers are asked for it."""
     scheme, mark, rest = text.partition("://")
     authority = rest.partition("/")[0].partition("?")[0].partition("#")[0] if mark else text
+    if "@" in authority:
+        # Not shown: it may be a password.
+        reason = (
+            "holds a user name or password, which the proxy answers with 400; leave out all up to the `@`"
+        )
+        raise ConfigError([Problem("target", None, None, reason)])
     default = _DEFAULT_PORTS.get(scheme.lower()) if mark else _PORT_WITHOUT_SCHEME
     if default is None:
         reason = "expected an http or https URL, or host[:port]"
         raise ConfigError([Problem("target", None, text, reason)])
     host_text, port_text = split_port(authority)
+    first, dash, last = host_text.partition("-")
+    if dash and _is_address(first) and _is_address(last):
+        reason = f"is a range; one address is judged at a time: ask about {first}, then about {last}"
+        raise ConfigError([Problem("target", None, text, reason)])
     try:
         host, port = parse_host(host_text), default if port_text is None else parse_port(port_text)
     except AddressError as error:
@@ -68,15 +102,47 @@ def _target(text: str) -> tuple[Host, int, Host]:
     return host, port, as_asked(host, host_text.encode())
 
 
-async def _resolved(name: str) -> tuple[IPAddress, ...]:
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except AddressError:
+        return False
+    return True
+
+
+async def _about_name(policy: Policy, host: str, asked: str, port: int, *, resolve: bool) -> list[str]:
     resolver = Resolver(NamesSettings(), Registry())
     try:
-        return (await resolver.resolve(name)).addresses
+        candidates = (host,) if "." in asked else resolver.candidates(asked)
+        early = policy.by_candidates(host, port, candidates)
+        if early is not None:
+            return _decided(host, port, early)  # without a query, as the proxy does
+        if resolve:
+            return _resolved(policy, host, port, await resolver.resolve(asked))
     except ResolveError as error:
         advice = "its addresses decide, and they are unknown; the proxy would answer 502, 503 or 504"
         raise RefusedError(str(error), advice) from None
     finally:
         resolver.close()
+    if candidates == (host,):
+        return _undecided(policy, host, port, host)
+    lines = [
+        f"{host} is a short name; of these, by this machine's search list, the first that exists decides:"
+    ]
+    for each in candidates:
+        early = policy.by_name(host, port, each)
+        found = _undecided(policy, host, port, each) if early is None else _decided(each, port, early)
+        lines += [f"  {line}" for line in found]
+    return lines
+
+
+def _resolved(policy: Policy, host: str, port: int, answer: Answer) -> list[str]:
+    decision = policy.by_addresses(host, port, answer.addresses, NOTHING_OWN, answer.name)
+    stands_for = "" if answer.name == host else f" stands for {answer.name}, which"
+    return [
+        f"{host}{stands_for} has the addresses {_list(answer.addresses)}",
+        *_decided(host, port, decision),
+    ]
 
 
 def _decided(host: Host, port: int, decision: Decision) -> list[str]:
@@ -86,9 +152,9 @@ def _decided(host: Host, port: int, decision: Decision) -> list[str]:
     return lines
 
 
-def _undecided(policy: Policy, name: str, port: int) -> list[str]:
+def _undecided(policy: Policy, host: str, port: int, name: str) -> list[str]:
     """Say what by_name leaves open: an allowing rule, behind rules by address."""
-    rule = policy.name_rule(name, port)
+    rule = policy.name_rule(host, port, name)
     before = policy.address_rules_before(rule, port)
     lines = []
     for each in before[:_MAX_LISTED]:

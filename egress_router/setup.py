@@ -18,12 +18,12 @@ from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.grammar.address import unmapped
 from egress_router.kernel import claim, gateway, sysctl
-from egress_router.kernel.link import ensure_interface
+from egress_router.kernel.link import ensure_interface, parent_outside
 from egress_router.kernel.nat import backend
-from egress_router.kernel.nat.plan import make_plan
+from egress_router.kernel.nat.plan import Surroundings, make_plan
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.ownership import ensure_addresses, keep_to_itself, refuse_elsewhere
-from egress_router.kernel.routing import ensure_routes, needs_route
+from egress_router.kernel.routing import cluster_networks, ensure_routes, needs_route, versions
 from egress_router.names.resolv_conf import name_servers
 from egress_router.settings.setup import RouterMode
 
@@ -42,13 +42,22 @@ _log = log.get("setup")
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """What `run` set up: how NAT rules are put in force, and the text of the redirects that are."""
+    """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects."""
 
     apply: Callable[[NatPlan], None]
+    surroundings: Surroundings
     rules_text: str
 
 
-def run(settings: SetupSettings) -> Established:
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The addresses of the link that no earlier run had claimed: they want another announcement."""
+
+    link: Link
+    addresses: tuple[IPAddress, ...]
+
+
+def run(settings: SetupSettings) -> tuple[Established, Claimed]:
     """Set everything up.
 
     Raises:
@@ -60,7 +69,9 @@ def run(settings: SetupSettings) -> Established:
     _require_forwarding(settings)
     refuse_elsewhere(settings.interface, settings.sources)
     apply = backend.choose(settings.nat_backend)
-    put_in_force(settings, redirects, apply)
+    with Netlink() as netlink:
+        established = Established(apply, _surroundings(netlink, settings), rules_text)
+    put_in_force(settings, redirects, established)
     backend.remove_other(apply)
     link, claimed = ensure_network(settings)
     _forward(settings)
@@ -75,7 +86,7 @@ def run(settings: SetupSettings) -> Established:
         interface=link.name,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return Established(apply, rules_text)
+    return established, Claimed(link, claimed)
 
 
 def _end_when_asked() -> None:
@@ -91,18 +102,29 @@ def _end_when_asked() -> None:
         signal.signal(number, end)
 
 
-def put_in_force(
-    settings: SetupSettings, redirects: Redirects | None, apply: Callable[[NatPlan], None]
-) -> None:
+def put_in_force(settings: SetupSettings, redirects: Redirects | None, established: Established) -> None:
     """Make the NAT rules what the redirects say, in one transaction.
 
     Raises:
         RefusedError: the kernel refuses.
     """
     sources = [source.address for source in settings.sources]
-    plan = make_plan(redirects, sources, settings.interface, settings.runtime.admin_port)
-    apply(plan)
+    admin_port = settings.runtime.admin_port
+    plan = make_plan(redirects, sources, settings.interface, admin_port, established.surroundings)
+    established.apply(plan)
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
+
+
+def _surroundings(netlink: Netlink, settings: SetupSettings) -> Surroundings:
+    """Look at the pod's other interfaces: which is on the outside network, and what the others lead to."""
+    parent = parent_outside(netlink, settings)
+    outside = {link.index for link in (parent, netlink.link(settings.interface)) if link is not None}
+    main = [route for version in versions() for route in netlink.routes(version)]
+    kept = (*_kept_name_servers(), *settings.cluster_cidrs)
+    return Surroundings(
+        None if parent is None else parent.name,
+        cluster_networks(main, outside, kept),
+    )
 
 
 def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]]:
@@ -113,7 +135,9 @@ def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]
     """
     with Netlink() as netlink:
         link = ensure_interface(netlink, settings)
-        keep_to_itself(link)
+        for each in (link, parent_outside(netlink, settings)):
+            if each is not None:
+                keep_to_itself(each)
         claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
         ensure_routes(netlink, link, settings.sources, (*_kept_name_servers(), *settings.cluster_cidrs))
     return link, claimed
@@ -140,7 +164,7 @@ def _read_redirects(settings: SetupSettings) -> tuple[str, Redirects | None]:
 def _forwarding(settings: SetupSettings) -> list[str]:
     """Return the sysctls that let the pod forward packets, for those families in which it shall."""
     names = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
-    return [names[source.address.version] for source in settings.sources if settings.mode.redirects]
+    return [names[source.address.version] for source in settings.sources if settings.mode.forwards]
 
 
 def _require_forwarding(settings: SetupSettings) -> None:
@@ -174,15 +198,26 @@ def _lower_first_port() -> None:
 
 def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress]) -> None:
     claim.announce(link, [source.address for source in settings.sources])
-    if claimed:
-        outside = gateway.look(link.name)
-        if outside is not None:
-            for each in outside.gateways:
-                gateway.provoke(outside, each)
-        # The first one may be lost while a switch still learns the port.
+    outside = gateway.look(link.name) if claimed else None
+    if outside is not None:
+        for each in outside.gateways:
+            gateway.provoke(outside, each)
+
+
+def announce_again(claimed: Claimed) -> None:
+    """Announce what was claimed once more: the first time may be lost while a switch still learns the port.
+
+    To be called `claim.ANNOUNCE_INTERVAL` after `run`. Says so, too, if the gateway has not answered by then.
+    """
+    claim.announce(claimed.link, claimed.addresses)
+    _warn_of_silence(claimed.link)
+
+
+def finish(claimed: Claimed) -> None:
+    """Do what remains before a process ends that does not stay."""
+    if claimed.addresses:
         time.sleep(claim.ANNOUNCE_INTERVAL)
-        claim.announce(link, claimed)
-        _warn_of_silence(link)
+        announce_again(claimed)
 
 
 def _warn_of_silence(link: Link) -> None:

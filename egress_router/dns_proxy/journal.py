@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from egress_router.metrics import Number, Registry
     from egress_router.relay.tunnel import Closing
     from egress_router.upstreams.destination import Destination
+    from egress_router.upstreams.places import Place
     from egress_router.upstreams.pool import Target
 
 CONNECTED = "connected"
 NO_ADDRESS = "no_address"
 LIMIT = "limit"
 CLOSED = "closed"
-LOOP = "loop"
-LOOP_REASON = "it is this router itself"
 
 _TOTAL = "Client connections by what became of them; all but `connected` were closed at once."
 _UP = "1 where every worker sees this address answer."
@@ -107,9 +106,11 @@ class Journal:
                 serving=addresses or "nothing",
             )
 
-    def loop(self, destination: Destination) -> None:
-        """A destination leads back here."""
-        self._changes.warning("destination is this router itself", destination=destination.text)
+    def left_out(self, destination: Destination, place: Place) -> None:
+        """A destination has an address that nobody is connected to."""
+        self._changes.warning(
+            "an address of the destination is left out", destination=destination.text, reason=place.reason
+        )
 
     def health(self, target: Target, *, up: bool) -> None:
         """An address began or ceased to answer."""

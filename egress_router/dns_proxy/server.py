@@ -5,41 +5,50 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from egress_router.dns_proxy.journal import LIMIT, LOOP_REASON, Journal
+from egress_router.dns_proxy.journal import LIMIT, Journal
 from egress_router.dns_proxy.session import Line, Session, Shared
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
+from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
 from egress_router.service.mode import Mode
-from egress_router.upstreams.destination import Destination, Names
+from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import Checks
+from egress_router.upstreams.places import forbidden_place
 from egress_router.upstreams.route import is_own
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
 
-    from egress_router.grammar.address import Host
+    from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.forward import Forwards
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.settings.names import NamesSettings
+    from egress_router.upstreams.followed import Names
+    from egress_router.upstreams.places import Forbidden, Place
     from egress_router.upstreams.pool import Target
 
 
 def mode(
-    settings: DnsProxySettings, resolver: Callable[[NamesSettings, Registry], Names] = Resolver
+    settings: DnsProxySettings,
+    resolver: Callable[[NamesSettings, Registry], Names] = Resolver,
+    forbidden: Forbidden = forbidden_place,
 ) -> Mode[Forwards]:
-    """Return the TCP forwarder as a mode; `resolver` makes what looks names up."""
+    """Return the TCP forwarder as a mode.
+
+    `resolver` makes what looks names up; `forbidden` says which of their addresses are left out.
+    """
     return Mode(
         name="dns-proxy",
         parse=partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port),
         ports=lambda rules: frozenset(line.port for line in rules.lines),
-        build=lambda context, rules: Forwarder(context, settings, rules, resolver),
+        build=lambda context, rules: Forwarder(context, settings, rules, resolver, forbidden),
         summary=lambda rules: tuple(grammar.printed(rules).splitlines()),
     )
 
@@ -53,18 +62,22 @@ class Forwarder:
         settings: DnsProxySettings,
         rules: Forwards,
         resolver: Callable[[NamesSettings, Registry], Names],
+        forbidden: Forbidden,
     ) -> None:
         self._context = context
         self._limiter = context.limiter
         self._journal = Journal(context.registry, access_log=settings.proxy.access_log, debug=settings.debug)
+        self._forbidden = forbidden
+        self._admin_port = settings.proxy.runtime.admin_port
         self._names = resolver(settings.names, context.registry)
         self._deadlines = Deadlines(context.loop)
-        self._relay = Relay(context.poller, self._deadlines)
-        self._relay.sent, self._relay.received = self._journal.sent, self._journal.received
-        self._checks = Checks(context.poller, self._deadlines, self._health_changed)
+        self._plane = DataPlane(context.loop)
+        self._relay = Relay(self._plane, context.poller)
+        self._plane.count(context.registry, self._journal.sent, self._journal.received)
+        self._checks = Checks(context.loop, self._health_changed)
         self._acceptor = Acceptor(context.loop, context.registry, self._enter)
         self._shared = Shared(
-            context.poller,
+            self._plane,
             self._deadlines,
             self._relay,
             self._checks,
@@ -75,6 +88,7 @@ class Forwarder:
         )
         self._lines: dict[int, Line] = {}
         self._ports: frozenset[int] = frozenset()
+        self._named: frozenset[IPAddress] = frozenset()
         self._destinations: dict[tuple[Host, int], Destination] = {}
         self._sessions: set[Session] = set()
         self._update_due = False
@@ -87,6 +101,7 @@ class Forwarder:
         """
         before, destinations = self._lines, self._destinations
         self._ports = frozenset(line.port for line in rules.lines)
+        self._named = frozenset(line.target for line in rules.lines if not isinstance(line.target, str))
         self._lines = {}
         self._destinations = {}
         for each in rules.lines:
@@ -123,7 +138,7 @@ class Forwarder:
             destination.stop()
         self._checks.stop()
         self._names.close()
-        self._relay.close()
+        self._plane.close()
         self._deadlines.close()
 
     def status(self) -> dict[str, Json]:
@@ -141,7 +156,7 @@ class Forwarder:
                 "destination": each.text,
                 "address": "",
                 "up": False,
-                "reason": LOOP_REASON if each.is_loop else str(each.failure or "not asked yet"),
+                "reason": each.left_out.reason if each.left_out else str(each.failure or "not asked yet"),
             }
             for each in self._destinations.values()
             if not each.targets
@@ -158,8 +173,8 @@ class Forwarder:
         key = (line.target, line.target_port)
         destination = self._destinations.get(key) or before.get(key)
         if destination is None:
-            destination = Destination(*key, self._names, self._checks.is_up, self._is_ours, self._moved)
-            destination.start()
+            destination = Destination(*key, self._names, self._checks.is_up, self._place, self._moved)
+            destination.start(self._context.loop)
         self._destinations[key] = destination
         return destination
 
@@ -196,15 +211,21 @@ class Forwarder:
         elif session.doom is None:
             session.doom = self._deadlines.add(self._context.drain_seconds, session.close)
 
-    def _is_ours(self, target: Target) -> bool:
-        address, port = target
-        return port in self._ports and is_own(address)
+    def _place(self, host: Host, target: Target) -> Place | None:
+        return self._forbidden(
+            host,
+            target,
+            named=self._named,
+            ports=self._ports,
+            admin_port=self._admin_port,
+            is_own=is_own,
+        )
 
     def _moved(self, destination: Destination) -> None:
         if isinstance(destination.host, str):
             self._journal.resolved(destination)
-        if destination.is_loop:
-            self._journal.loop(destination)
+        if destination.left_out is not None:
+            self._journal.left_out(destination, destination.left_out)
         self._update_soon()
 
     def _health_changed(self, target: Target) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from egress_router.dns_proxy.journal import Journal
     from egress_router.grammar.forward import Forward
+    from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadline, Deadlines
-    from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Closing, Relay, Tunnel
     from egress_router.upstreams.destination import Destination
     from egress_router.upstreams.health import Checks
@@ -36,7 +36,7 @@ class Line:
 class Shared:
     """What all sessions of a server have in common; `on_end` takes a session out of its books."""
 
-    poller: Poller
+    plane: DataPlane
     deadlines: Deadlines
     relay: Relay
     checks: Checks
@@ -69,7 +69,7 @@ class Session:
         targets = self.line.destination.next()
         if targets:
             self._connect(targets)
-        elif self.line.destination.is_loop:
+        elif self.line.destination.left_out is not None:
             self._unresolved()
         else:
             self._deadline = self._shared.deadlines.add(self._shared.connect_seconds, self._unresolved)
@@ -91,12 +91,13 @@ class Session:
             self._unresolved()
 
     def _unresolved(self) -> None:
-        self._refuse(journal.LOOP if self.line.destination.is_loop else journal.NO_ADDRESS)
+        place = self.line.destination.left_out
+        self._refuse(journal.NO_ADDRESS if place is None else place.value)
 
     def _connect(self, targets: tuple[Target, ...]) -> None:
         shared = self._shared
         seconds = max(self._until - time.monotonic(), 0.0)
-        self._dial = Dial(shared.poller, shared.deadlines, targets, seconds, self._dialled)
+        self._dial = Dial(shared.plane, targets, seconds, self._dialled)
 
     def _dialled(self, result: Dialled | DialError) -> None:
         self._dial = None

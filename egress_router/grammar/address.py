@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
 
 import idna
 
@@ -18,6 +26,7 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 # addresses, a resolver as names. What two readers may take for different hosts is refused.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAPPED_BITS = 96  # of ::ffff:0:0/96, RFC 4291 2.5.5.2
+_MOST_NETWORKS = 6  # of a range, in an error
 _NAME_LIMIT = 253  # RFC 1035 2.3.4: 255 octets on the wire
 
 
@@ -56,9 +65,25 @@ def parse_address(text: str) -> IPAddress:
 
 
 def _why_no_address(text: str) -> str:
+    first, dash, last = text.partition("-")
+    if dash and (networks := _summarized(first, last)) is not None:
+        return f"{text!r} is a range; expected networks, one each: {networks}"
     if _ends_in_number(text.lower()):
         return f"ambiguous IPv4 spelling {text!r} (four decimal numbers from 0 to 255 without leading zeros)"
     return f"{text!r} is not an IP address"
+
+
+def _summarized(first: str, last: str) -> str | None:
+    """Return the networks of a range of addresses; None where it is none."""
+    try:
+        ends = ip_address(first.strip()), ip_address(last.strip())
+        networks = list(map(str, summarize_address_range(*ends)))
+    except (ValueError, TypeError):
+        return None
+    shown = networks[:_MOST_NETWORKS]
+    return ", ".join(each.removesuffix("/32").removesuffix("/128") for each in shown) + (
+        f" and {len(networks) - len(shown)} more" if len(networks) > len(shown) else ""
+    )
 
 
 def unmapped(address: IPAddress) -> IPAddress:

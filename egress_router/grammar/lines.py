@@ -24,9 +24,10 @@ def rule_lines(text: str) -> Iterator[Line]:
 
     Blank lines and lines that start with `#` are left out; a `#` after white space starts a trailing
     comment. Lines end at LF or CRLF only: `str.splitlines` would also split at form feeds and at U+2028,
-    and the numbers would not be those that an editor shows.
+    and the numbers would not be those that an editor shows. A byte order mark, which editors on Windows put
+    before the text, is no part of it.
     """
-    for number, raw in enumerate(text.split("\n"), start=1):
+    for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         rule = _without_comment(raw).strip()
         if rule:
             yield Line(number, rule)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from egress_router.grammar.address import (
     AddressError,
     IPAddress,
+    IPNetwork,
     parse_address,
     parse_port,
 )
@@ -66,14 +67,22 @@ class Router:
     """What of a router decides whether a line can work in it.
 
     `addresses` are those of EGRESS_SOURCE; None: they are not known, and no line fails by them.
-    `admin_port` is never redirected; 0: there is none, or it is not known.
+    `admin_port` is never redirected; 0: there is none, or it is not known. `cluster` are the networks of
+    EGRESS_CLUSTER_CIDRS, which the pod reaches by its first interface.
     """
 
     addresses: frozenset[IPAddress] | None = None
     admin_port: int = 0
+    cluster: tuple[IPNetwork, ...] = ()
 
     def misfit(self, target: IPAddress) -> str | None:
         """Say why this router can send nothing to `target`; None where it can."""
+        for network in self.cluster:
+            if network.version == target.version and target in network:
+                return (
+                    f"{target} is in {network} of EGRESS_CLUSTER_CIDRS, and would leave past EGRESS_SOURCE;"
+                    " expected the address of an external server"
+                )
         if self.addresses is None:
             return None
         if all(address.version != target.version for address in self.addresses):

@@ -79,6 +79,8 @@ class Exchange:
             self._pump_request()
         if not self.over:
             self._pump_answer()
+        if self._session.holds and not self.over:
+            self._session.account()
 
     def late(self, *, begun: bool) -> None:
         """Give up an answer that does not begin, or does not go on, or the rest of a request behind it."""
@@ -101,6 +103,18 @@ class Exchange:
         self._end(reason)
         self._upstream.abort()
         self._session.abort()
+
+    @property
+    def held(self) -> int:
+        """How many bytes wait on the origin's side, for the origin or for the rest of an answer's head."""
+        return len(self._upstream.held) + len(self._upstream.out) + self._heads.size
+
+    def give_way(self) -> None:
+        """End, because all connections together hold too much."""
+        if self._answer is None:
+            self._refuse_with(replies.TOO_MUCH_HELD)
+        else:
+            self.abort(replies.TOO_MUCH_HELD.reason)
 
     @property
     def _answering(self) -> bool:
@@ -166,6 +180,7 @@ class Exchange:
 
     def _hold_back(self, more: bool) -> None:  # noqa: FBT001
         """Count a reader that is slower than its writer."""
+        self._session.account()
         if more:
             self._session.site.ledger.limit("buffer_bytes")
 
@@ -175,6 +190,7 @@ class Exchange:
             while True:
                 head, data = self._heads.next(data)
                 if head is None:
+                    self._session.account()
                     return
                 if not head.interim:
                     self._begin_answer(head, data)
@@ -273,12 +289,16 @@ class Exchange:
     def _refuse(self, error: MessageError) -> None:
         """The body of the request is malformed: the origin must not take what it got for the whole."""
         reply = replies.refused(error)
-        self._session.site.ledger.count_refusal(reply.reason)
         if self._answer is not None:
+            self._session.site.ledger.count_refusal(reply.reason)
             self.abort("bad_request")
-            return
+        else:
+            self._refuse_with(reply, "bad_request")
+
+    def _refuse_with(self, reply: replies.Reply, reason: str | None = None) -> None:
+        self._session.site.ledger.count_refusal(reply.reason)
         self._status = reply.status
-        self._end("bad_request")
+        self._end(reason or reply.reason)
         self._upstream.abort()
         self._session.farewell(reply)
 

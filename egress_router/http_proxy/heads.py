@@ -37,6 +37,15 @@ class HeadBuffer:
         """Whether a part of a head is here."""
         return bool(self._held)
 
+    @property
+    def size(self) -> int:
+        """How many bytes of an unfinished head are here."""
+        return len(self._held)
+
+    def drop(self) -> None:
+        """Forget the unfinished head."""
+        self._held = b""
+
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Take bytes; return the head, empty while it is not complete, and what is behind it.
 

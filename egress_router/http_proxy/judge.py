@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.policy import DENIED, Policy, connect_port, on_trial
-from egress_router.names.answer import Failure, ResolveError
+from egress_router.names.answer import Answer, Failure, ResolveError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,36 +54,37 @@ class Judge:
         asked = target.asked
         if isinstance(asked, str):
             answer = self._resolver.cached(asked)
-            if answer is None:
-                return None
-            return self._on(early, target, answer.addresses)
+            return None if answer is None else self._on(early, target, answer.addresses, answer.name)
         return self._on(early, target, (asked,))
 
-    def by_addresses(self, target: Target, addresses: Addresses) -> Decision:
-        """Decide on a target whose addresses are known."""
-        return self._on(self._early(target), target, addresses)
+    def by_addresses(self, target: Target, addresses: Addresses, name: str | None) -> Decision:
+        """Decide on a target whose addresses are known; `name` is the absolute name that has them."""
+        return self._on(self._early(target), target, addresses, name)
 
     def by_failure(self, target: Target) -> Decision | None:
         """Decide on a target whose name has no addresses; None where some could have been allowed."""
         return None if self._report_only else self._early(target)
 
-    def still_allows(self, target: Target, address: IPAddress) -> bool:
+    def still_allows(self, target: Target, address: IPAddress, name: str | None) -> bool:
         """Say whether a connection that is open would be made today, too."""
-        return self.by_addresses(target, (address,)).verdict is not DENIED
+        return self.by_addresses(target, (address,), name).verdict is not DENIED
 
     def look_up(
-        self, name: str, seconds: float, on_done: Callable[[Addresses | Failure], None]
+        self, name: str, client: str, seconds: float, on_done: Callable[[Answer | Failure], None]
     ) -> asyncio.Task[None]:
-        """Resolve a name within `seconds` and call back, unless the task is cancelled."""
-        return self._loop.create_task(self._looked_up(name, seconds, on_done))
+        """Resolve a name within `seconds` and call back, unless the task is cancelled.
+
+        Look-ups are bounded for each client; one that nobody waits for any more ends.
+        """
+        return self._loop.create_task(self._looked_up(name, client, seconds, on_done))
 
     async def _looked_up(
-        self, name: str, seconds: float, on_done: Callable[[Addresses | Failure], None]
+        self, name: str, client: str, seconds: float, on_done: Callable[[Answer | Failure], None]
     ) -> None:
-        found: Addresses | Failure
+        found: Answer | Failure
         try:
             async with asyncio.timeout(seconds):
-                found = (await self._resolver.resolve(name)).addresses
+                found = await self._resolver.resolve(name, client=client)
         except TimeoutError:
             found = Failure.TIMEOUT
         except ResolveError as error:
@@ -99,9 +100,16 @@ class Judge:
             decision = connect_port(target.port, self._connect_ports)
             if decision is not None:
                 return decision
-        return self._policy.by_name(target.host, target.port) if isinstance(target.host, str) else None
+        host, asked = target.host, target.asked
+        if not isinstance(host, str) or not isinstance(asked, str):
+            return None
+        if "." in asked:
+            return self._policy.by_name(host, target.port)
+        return self._policy.by_candidates(host, target.port, self._resolver.candidates(asked))
 
-    def _on(self, early: Decision | None, target: Target, addresses: Addresses) -> Decision:
+    def _on(
+        self, early: Decision | None, target: Target, addresses: Addresses, name: str | None = None
+    ) -> Decision:
         own = self._own.current()
-        decision = early or self._policy.by_addresses(target.host, target.port, addresses, own)
+        decision = early or self._policy.by_addresses(target.host, target.port, addresses, own, name)
         return on_trial(decision, addresses, own) if self._report_only else decision

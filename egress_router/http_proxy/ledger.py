@@ -139,6 +139,11 @@ class Ledger:
                 "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
             )
 
+    def given_up(self, passage: Passage, reply: Reply) -> None:
+        """Count a request that is refused while it waits for its connection."""
+        self.count_refusal(reply.reason)
+        self._record(passage, reply.reason)
+
     def count_refusal(self, reason: str) -> None:
         """Count a request that is refused, before or behind its head."""
         meaning = "Requests that were refused, by reason."

@@ -49,12 +49,16 @@ BY_RULE: Final = Reason.RULE
 # A value, but not frozen: one is made for each request, and freezing trebles what that costs.
 @dataclass(slots=True, unsafe_hash=True)
 class Decision:
-    """One decision: `rule` is the line that decided, `addresses` are what may be dialled, in order."""
+    """One decision: `rule` is the line that decided, `addresses` are what may be dialled, in order.
+
+    `full_name` is what a short name stands for, where the decision is about one.
+    """
 
     verdict: Verdict
     reason: Reason
     rule: Rule | None = None
     addresses: tuple[IPAddress, ...] = ()
+    full_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +112,59 @@ class Policy:
         last = self.rules[-1].subject if self.rules else None
         self._everything = len(self.rules) - 1 if isinstance(last, Everything) else NONE
 
-    def by_name(self, name: str, port: int) -> Decision | None:
+    def by_name(self, name: str, port: int, full_name: str | None = None) -> Decision | None:
         """Decide on a name before it is looked up; None where its addresses have a say.
 
-        A name that is denied whatever its addresses are is not looked up: a query, too, carries data out.
+        A name that is denied whatever its addresses are is not looked up: a query, too, carries data out. A
+        short name meets the rules as it is written and under the `full_name` that it stands for.
         """
-        index = self._domains.first(name, port)
+        if full_name == name:
+            full_name = None
+        index = self._first_by_name(name, full_name, port)
         if index == NONE:
             if self._everything == NONE and self._allowed.earliest(port) == NONE:
-                return Decision(Verdict.DENIED, Reason.NO_RULE)
+                return Decision(Verdict.DENIED, Reason.NO_RULE, full_name=full_name)
             return None
         rule = self.rules[index]
         if rule.allows or self._allowed.earliest(port) < index:
             return None
-        return Decision(Verdict.DENIED, Reason.RULE, rule)
+        return Decision(Verdict.DENIED, Reason.RULE, rule, full_name=full_name)
 
-    def by_addresses(self, host: Host, port: int, addresses: Sequence[IPAddress], own: Own) -> Decision:
-        """Decide on a host whose addresses are known; for a literal they are the literal itself."""
-        by_name = self._domains.first(host, port) if isinstance(host, str) else NONE
+    def by_candidates(self, name: str, port: int, candidates: Sequence[str]) -> Decision | None:
+        """Decide on a short name before it is looked up: denied where each of its candidates is.
+
+        A rule that denies one of them says more than that none allows another.
+        """
+        decisions = [self.by_name(name, port, candidate) for candidate in candidates]
+        denied = [decision for decision in decisions if decision is not None]
+        if len(denied) < len(decisions):
+            return None
+        by_rule = (decision for decision in denied if decision.rule is not None)
+        return next(by_rule, Decision(Verdict.DENIED, Reason.NO_RULE))
+
+    def by_addresses(
+        self,
+        host: Host,
+        port: int,
+        addresses: Sequence[IPAddress],
+        own: Own,
+        full_name: str | None = None,
+    ) -> Decision:
+        """Decide on a host whose addresses are known; for a literal they are the literal itself.
+
+        `full_name` is the name that has these addresses: for a short one, that is one of its candidates.
+        """
+        if full_name == host:
+            full_name = None
+        decision = self._by_addresses(host, port, addresses, own, full_name)
+        if full_name is not None:
+            decision.full_name = full_name
+        return decision
+
+    def _by_addresses(
+        self, host: Host, port: int, addresses: Sequence[IPAddress], own: Own, full_name: str | None
+    ) -> Decision:
+        by_name = self._first_by_name(host, full_name, port) if isinstance(host, str) else NONE
         may_be_own = port in own.ports
         denying = dialled = NONE
         allowed: list[IPAddress] = []
@@ -148,9 +187,9 @@ class Policy:
             return Decision(Verdict.DENIED, Reason.NOT_REMOTE)
         return Decision(Verdict.DENIED, Reason.NO_RULE)
 
-    def name_rule(self, name: str, port: int) -> Rule | None:
-        """Return the first rule that names this host or covers everything."""
-        index = min(self._domains.first(name, port), self._everything)
+    def name_rule(self, name: str, port: int, full_name: str | None = None) -> Rule | None:
+        """Return the first rule that names this host, or what it stands for, or covers everything."""
+        index = min(self._first_by_name(name, full_name, port), self._everything)
         return None if index == NONE else self.rules[index]
 
     def address_rules_before(self, rule: Rule | None, port: int) -> tuple[Rule, ...]:
@@ -163,6 +202,10 @@ class Policy:
             and not isinstance(each.subject, Domain | Everything)
             and each.port in {None, port}
         )
+
+    def _first_by_name(self, name: str, full_name: str | None, port: int) -> int:
+        index = self._domains.first(name, port)
+        return index if full_name is None else earlier(index, self._domains.first(full_name, port))
 
     def _first(self, by_name: int, address: IPAddress, port: int, own: Own) -> int:
         """Return the position of the first rule that matches the name or this address."""
@@ -192,10 +235,14 @@ def connect_port(port: int, allowed: frozenset[int] | None) -> Decision | None:
 
 
 def explanation(decision: Decision) -> str:
-    """Say in one sentence which rule decided, or that none did; holds nothing that a client sent."""
+    """Say in one sentence which rule decided, or that none did; holds nothing that a client sent.
+
+    But for the label of a short name, whose characters are harmless.
+    """
     if decision.rule is not None:
         verb = "allows" if decision.rule.allows else "denies"
-        return f"line {decision.rule.line} ({decision.rule.text}) {verb} it"
+        as_what = "" if decision.full_name is None else f" as {decision.full_name}"
+        return f"line {decision.rule.line} ({decision.rule.text}) {verb} it{as_what}"
     return _WITHOUT_RULE[decision.reason]
 
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.guard import guarded_result
 from egress_router.http_proxy.policy import DENIED
-from egress_router.names.answer import Failure
+from egress_router.names.answer import Answer, Failure
 from egress_router.relay.dial import Dial, DialError, DialReason
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.judge import Addresses
     from egress_router.http_proxy.ledger import Passage
     from egress_router.http_proxy.policy import Decision
     from egress_router.http_proxy.replies import Reply
@@ -63,7 +62,9 @@ class Reach:
             self._decided(decision)
         elif isinstance(target.asked, str):
             seconds = self._site.limits.connect_seconds
-            self._waiting = self._site.judge.look_up(target.asked, seconds, self._looked_up)
+            self._waiting = self._site.judge.look_up(
+                target.asked, self.passage.client, seconds, self._looked_up
+            )
 
     def dial(self) -> None:
         """Connect to the addresses that were decided on."""
@@ -71,7 +72,7 @@ class Reach:
         targets = [(address, port) for address in self.passage.decision.addresses]
         seconds = max(_LEAST_SECONDS, self._site.limits.connect_seconds - self.passage.dns_seconds)
         self._began = time.monotonic()
-        self._waiting = Dial(self._site.poller, self._site.deadlines, targets, seconds, self._dialled)
+        self._waiting = Dial(self._site.plane, targets, seconds, self._dialled)
 
     def cancel(self) -> None:
         """Give up; the owner is not called."""
@@ -79,16 +80,22 @@ class Reach:
             self._waiting.cancel()
             self._waiting = None
 
+    def fail(self, reply: Reply) -> None:
+        """End the request with these words while it waits."""
+        self.cancel()
+        self._site.ledger.given_up(self.passage, reply)
+        self._end(reply)
+
     def fault(self, error: Exception) -> None:
         """End the session, because of something that must not happen."""
         self._owner.fault(error)
 
     @guarded_result
-    def _looked_up(self, found: Addresses | Failure) -> None:
+    def _looked_up(self, found: Answer | Failure) -> None:
         self._waiting = None
         self.passage.dns_seconds = time.monotonic() - self.passage.started
         if not isinstance(found, Failure):
-            self._decided(self._site.judge.by_addresses(self.passage.target, found))
+            self._decided(self._site.judge.by_addresses(self.passage.target, found.addresses, found.name))
             return
         if found is Failure.TIMEOUT:
             self._site.ledger.limit("connect_seconds")
@@ -126,23 +133,19 @@ class Reach:
         try:
             self._site.ledger.connected(self.passage)
             self._owner.connected(self.passage, result)
-        except Exception:  # the poller must not go on with a descriptor that nobody owns
-            self._drop(result)
+        except Exception:  # nobody owns it
+            result.sock.close()
             raise
 
     def _still_allowed(self, dialled: Dialled) -> bool:
         """Decide again, the list having changed during the dial; go on by that where it wants another way."""
-        allowed = self.passage.decision.addresses
-        decision = self._site.judge.by_addresses(self.passage.target, allowed)
+        before = self.passage.decision
+        decision = self._site.judge.by_addresses(self.passage.target, before.addresses, before.full_name)
         if dialled.address in decision.addresses:
             return True
-        self._drop(dialled)
+        dialled.sock.close()
         self._decided(decision)
         return False
-
-    def _drop(self, dialled: Dialled) -> None:
-        self._site.poller.forget(dialled.sock.fileno())
-        dialled.sock.close()
 
     def _fail(self, reply: Reply) -> None:
         self._site.ledger.failed(self.passage, reply)

@@ -105,6 +105,12 @@ NO_ANSWER = Reply(504, "connection_read_timeout", "no_answer", "the origin did n
 NO_WHOLE_ANSWER = Reply(
     502, "http_response_incomplete", "incomplete", "the origin closed the connection without an answer"
 )
+TOO_MUCH_HELD = Reply(
+    503,
+    "connection_limit_reached",
+    "held_bytes",
+    "the egress router holds as much of unfinished requests as it may",
+)
 CONNECTIONS_FULL = Reply(
     503, "connection_limit_reached", "connections", "the egress router has as many connections as it may"
 )

@@ -6,18 +6,21 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
+from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.farewell import SILENCE, Farewell
 from egress_router.http_proxy.judge import Judge
 from egress_router.http_proxy.ledger import Ledger
 from egress_router.http_proxy.own import OwnPlaces, seen
+from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.session import Session
 from egress_router.http_proxy.site import Site
 from egress_router.http_proxy.upstream import Pool
 from egress_router.http_proxy.vigil import Vigil
 from egress_router.http_proxy.wire import MOST_RECEIVED, Wire, nothing
 from egress_router.names.resolver import Resolver
+from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
@@ -74,12 +77,14 @@ class HttpProxyServer:
         )
         judge.apply(rules)
         ledger = Ledger(context.registry, access_log=settings.proxy.access_log)
-        relay = Relay(context.poller, deadlines)
+        self._plane = DataPlane(context.loop)
+        relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
-        relay.sent, relay.received = ledger.sent, ledger.received
+        self._plane.count(context.registry, ledger.sent, ledger.received)
         self._site = Site(
             loop=context.loop,
             poller=context.poller,
+            plane=self._plane,
             deadlines=deadlines,
             relay=relay,
             judge=judge,
@@ -88,6 +93,7 @@ class HttpProxyServer:
             limiter=context.limiter,
             pool=Pool(deadlines, settings.limits.keepalive_seconds),
             vigil=Vigil(deadlines),
+            own_connections=OwnConnections(SYSTEM),
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[Farewell] = set()
@@ -104,6 +110,8 @@ class HttpProxyServer:
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
         self._own.add_ports(frozenset(listener.getsockname()[1] for listener in listeners.values()))
+        for listener in listeners.values():
+            save_first_packets(listener)
         self._listening = tuple(sorted(listeners))
         self._acceptor.listen(listeners)
 
@@ -128,7 +136,7 @@ class HttpProxyServer:
             farewell.close()
         self._site.pool.close()
         self._resolver.close()
-        self._site.relay.close()
+        self._plane.close()
         self._site.deadlines.close()
 
     def status(self) -> dict[str, Json]:
@@ -144,7 +152,8 @@ class HttpProxyServer:
     def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
         limit = self._limiter.enter(client)
         if limit is None:
-            session = Session(self._site, sock, client)
+            own = self._site.own_connections.accepted(sock)
+            session = Session(self._site, sock, client, own=own)
             self._site.connections.add(session)
             session.read_head()
         else:

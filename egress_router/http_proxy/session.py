@@ -35,18 +35,23 @@ _log = log.get("http_proxy")
 
 
 class Session(Patience):
-    """Serves one client connection until it closes; runs in callbacks of the poller."""
+    """Serves one client connection until it closes; runs in callbacks of the poller.
 
-    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client", "kept", "phase",
-        "wire")  # fmt: skip
+    `own` says that the proxy itself made the connection, by way of an address that leads back to it.
+    """
 
-    def __init__(self, site: Site, sock: socket.socket, client: str) -> None:
+    __slots__ = ("_ending", "_exchange", "_heads", "_reach", "_served", "_tunnel", "client", "holds", "kept",
+        "own", "phase", "wire")  # fmt: skip
+
+    def __init__(self, site: Site, sock: socket.socket, client: str, *, own: bool) -> None:
         super().__init__(site)
         self.client = client
+        self.own = own
         self.phase: Phase = HEAD
         self.wire = Wire(sock, site.poller, self.read_head, site.most_received)
         self.wire.readable = True  # mostly the request is here already
         self._heads = RequestHeads(site.limits)
+        self.holds = False  # bytes, as far as `account` knows
         self._reach: Reach | None = None
         self._exchange: Exchange | None = None
         self.kept = Kept(site.pool)
@@ -72,7 +77,10 @@ class Session(Patience):
                 return
         else:
             self.wire.again()
-        if self._heads.begun or not self._served:
+        if self._heads.begun:
+            self.await_head()
+            self.account()
+        elif not self._served:
             self.await_head()
         self.wire.watch()
 
@@ -94,6 +102,8 @@ class Session(Patience):
         self._served = True
         self.head_came()
         connect = head.method == b"CONNECT"
+        if connect and self.own:
+            raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
@@ -115,6 +125,8 @@ class Session(Patience):
         """What the client sends while there is no connection stays in the kernel."""
         self.phase = REACH
         self.wire.on_ready = self._client_moved
+        if self.holds or self.wire.held:
+            self.account()
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
@@ -149,6 +161,7 @@ class Session(Patience):
             upstream = Upstream(site.pool, key, dialled.sock, site.poller, dialled.address, most)
             self._start(self._exchange, upstream)
             return
+        self.site.own_connections.made(dialled.sock, dialled.seconds)
         self.wire.send(replies.ESTABLISHED)
         self.open_tunnel(passage, dialled.sock, self.wire.out)
 
@@ -163,11 +176,15 @@ class Session(Patience):
         self.phase = EXCHANGE
         self.await_answer()
         exchange.start(upstream)
+        if self.holds or upstream.out:
+            self.account()
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
         self._exchange = None
         self._reach = None
+        if self.holds:
+            self.account()
         unread = self.wire.held or self.wire.readable
         if persists and not self.site.draining:
             self.phase = HEAD
@@ -189,6 +206,27 @@ class Session(Patience):
         self._end()
         wire.on_ready = nothing
         self.site.connections.discard(self)
+
+    # Bytes that are held
+
+    def account(self) -> None:
+        """Note how many bytes this connection holds."""
+        size = self._heads.size + len(self.wire.held) + len(self.wire.out)
+        if self.phase is EXCHANGE and self._exchange is not None:
+            size += self._exchange.held
+        self.holds = size > 0
+        self.site.held.hold(self, size)
+
+    @guarded
+    def give_way(self) -> None:
+        """End what is under way: all connections together hold too much, and this one most of it."""
+        self.site.ledger.limit("held_bytes")
+        if self.phase is REACH and self._reach is not None:
+            self._reach.fail(replies.TOO_MUCH_HELD)
+        elif self.phase is EXCHANGE and self._exchange is not None:
+            self._exchange.give_way()
+        elif self.phase is HEAD:
+            self._refuse(replies.TOO_MUCH_HELD)
 
     # The end
 
@@ -234,6 +272,7 @@ class Session(Patience):
 
     def _say(self, last_words: bytes) -> None:
         self.phase = Phase.FAREWELL
+        self._forget_bytes()
         self.await_nothing()
         self.kept.close()
         self._ending = Farewell(self.site, self.wire, last_words, self.site.limits.linger_seconds, self._left)
@@ -267,10 +306,17 @@ class Session(Patience):
 
     def _end(self) -> None:
         self.phase = CLOSED
+        self._forget_bytes()
         self.await_nothing()
         self.kept.close()
         # These and the session refer to each other; without this they would wait for the collector.
         self._reach = self._exchange = self._ending = None
+
+    def _forget_bytes(self) -> None:
+        if self.holds:
+            self.holds = False
+            self._heads.drop()
+            self.site.held.hold(self, 0)
 
     # What did not come in time
 

@@ -8,6 +8,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy.connects import KnownConnects
+from egress_router.http_proxy.held_bytes import HeldBytes
 from egress_router.http_proxy.wire import MOST_RECEIVED
 
 if TYPE_CHECKING:
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.judge import Judge
     from egress_router.http_proxy.ledger import Ledger, Passage
+    from egress_router.http_proxy.own_connections import OwnConnections
     from egress_router.http_proxy.upstream import Pool
     from egress_router.http_proxy.vigil import Vigil
+    from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
@@ -53,6 +56,7 @@ class Site:
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
+    plane: DataPlane
     deadlines: Deadlines
     relay: Relay
     judge: Judge
@@ -61,15 +65,18 @@ class Site:
     limiter: ConnectionLimiter
     pool: Pool
     vigil: Vigil
+    own_connections: OwnConnections
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
     connects: KnownConnects = field(init=False)
+    held: HeldBytes = field(init=False)
     _date: bytes = b""
     _date_second: int = -1
 
     def __post_init__(self) -> None:
         self.connects = KnownConnects(self.limits.head_fields)
+        self.held = HeldBytes(self.limits.held_bytes, self.poller.soon)
         self.most_received = min(MOST_RECEIVED, self.limits.buffer_bytes)
 
     def date(self) -> bytes:
@@ -89,7 +96,9 @@ class Site:
     def denies(self, passage: Passage) -> bool:
         """Say whether the connection of a request would be denied by the rules of now."""
         address = passage.address
-        return address is not None and not self.judge.still_allows(passage.target, address)
+        return address is not None and not self.judge.still_allows(
+            passage.target, address, passage.decision.full_name
+        )
 
     def left(self, connection: Connection) -> None:
         """Forget a connection that has closed."""

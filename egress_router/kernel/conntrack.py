@@ -7,6 +7,7 @@ them refuses connections without a word.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,14 @@ _GET = (1 << 8) | 1  # subsystem ctnetlink, IPCTNL_MSG_CT_GET
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
 _TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 2, 1, 2
 _NUMBER, _SOURCE_PORT = 1, 2
+_PROTOCOL_INFO, _TCP, _TCP_STATE = 4, 1, 1
+# ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK of enum tcp_conntrack (linux/netfilter/nf_conntrack_tcp.h)
+_OPEN_STATES = range(3, 7)
+_SYN_SENT = 1
+_STATUS, _DST_NAT = 3, 0x20  # linux/netfilter/nf_conntrack_common.h: this router's own queries lack it
+_TIMEOUT = 7
+_SYN_SENT_SECONDS = 120  # the kernel's default
+_ANSWER_SECONDS = 3
 
 
 def usage() -> tuple[int, int] | None:
@@ -37,16 +46,32 @@ def usage() -> tuple[int, int] | None:
     return None if count is None or most is None else (count, most)
 
 
-def source_ports(sources: Collection[IPAddress]) -> Counter[Destination]:
-    """Return how many source ports of these addresses are in use towards each destination.
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The source ports in use towards each destination, and how many redirected connections are open.
+
+    A port stays in use for a while after its connection has ended (TIME_WAIT), and while one is tried.
+    `waiting` are TCP connections that may still be accepted: their SYN was sent less than three seconds ago.
+    """
+
+    source_ports: Counter[Destination]
+    open: int
+    waiting: int
+
+
+def connections(sources: Collection[IPAddress]) -> Connections:
+    """Return what connection tracking has of connections that leave with these addresses.
 
     Raises:
         RefusedError: the kernel does not let this process look.
     """
     found: Counter[Destination] = Counter()
+    opened = waiting = 0
+    longest = sysctl.read("net/netfilter/nf_conntrack_tcp_timeout_syn_sent") or _SYN_SENT_SECONDS
     packed = {address.packed for address in sources}
     try:
-        for reply in _replies():
+        for entry in _entries():
+            reply = attributes(entry.get(_TUPLE_REPLY, b""))
             addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
             if len(addresses) != 2 or addresses[1] not in packed:
                 continue
@@ -54,12 +79,22 @@ def source_ports(sources: Collection[IPAddress]) -> Counter[Destination]:
             port = fields.get(_SOURCE_PORT)
             if port is not None:
                 found[fields[_NUMBER][0], ip_address(addresses[0]), int.from_bytes(port, "big")] += 1
+                state = _tcp_state(entry)
+                redirected = int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT
+                opened += bool(redirected) and (state is None or state in _OPEN_STATES)
+                left = int.from_bytes(entry.get(_TIMEOUT, b""), "big")
+                waiting += state == _SYN_SENT and longest - left < _ANSWER_SECONDS
     except OSError as error:
         raise RefusedError(f"cannot read connection tracking ({error.strerror})", "grant NET_ADMIN") from None
-    return found
+    return Connections(found, opened, waiting)
 
 
-def _replies() -> Iterator[dict[int, bytes]]:
-    """Yield the reply tuple of every entry: who answers, and to which address."""
+def _entries() -> Iterator[dict[int, bytes]]:
     for row in rows(_NETLINK_NETFILTER, _GET, bytes(_FAMILY_HEADER)):
-        yield attributes(attributes(row, _FAMILY_HEADER).get(_TUPLE_REPLY, b""))
+        yield attributes(row, _FAMILY_HEADER)
+
+
+def _tcp_state(entry: dict[int, bytes]) -> int | None:
+    """Return the state of a TCP connection; other protocols have none."""
+    tcp = attributes(entry.get(_PROTOCOL_INFO, b"")).get(_TCP)
+    return None if tcp is None else attributes(tcp).get(_TCP_STATE, b"\0")[0]

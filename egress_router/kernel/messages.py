@@ -22,13 +22,17 @@ _CLONED = 0x200  # RTM_F_CLONED: cached path-MTU exceptions
 # The rtm_protocol of routes that `setup` made (`ip route show proto 97`); a later run knows them by it. The
 # kernel gives it no meaning, and /etc/iproute2/rt_protos names no other program's 97.
 _OURS = 97
+_KERNEL, _RA = 2, 9  # RTPROT_KERNEL, RTPROT_RA
 # Of a route's metrics those that say what fits through: an overlay network often says so on its routes only.
 _METRICS = ("mtu", "advmss")
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One interface; `kind` is empty for a physical one."""
+    """One interface; `kind` is empty for a physical one.
+
+    `parent` is the index of the interface that it stands on, where that is in the same namespace.
+    """
 
     index: int
     name: str
@@ -37,6 +41,7 @@ class Link:
     mac: str
     is_up: bool
     has_carrier: bool
+    parent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class Address:
 class Route:
     """One unicast route; `destination` None is the default route, `gateway` None means on the link.
 
-    `is_ours` when `setup` made it, by its protocol number.
+    `is_ours` when `setup` made it, by its protocol number; `is_advertised` when a router advertisement did.
     """
 
     destination: IPNetwork | None
@@ -64,6 +69,7 @@ class Route:
     onlink: bool = False
     metrics: tuple[tuple[str, int], ...] = ()
     is_ours: bool = False
+    is_advertised: bool = False
 
 
 def read_link(message: object) -> Link:
@@ -78,6 +84,7 @@ def read_link(message: object) -> Link:
         mac=get("IFLA_ADDRESS") or "",
         is_up=bool(message["flags"] & _IFF_UP),  # type: ignore[index]
         has_carrier=bool(message["flags"] & _IFF_LOWER_UP),  # type: ignore[index]
+        parent=None if get("IFLA_LINK_NETNSID") is not None else get("IFLA_LINK"),
     )
 
 
@@ -123,7 +130,15 @@ def read_route(message: object, version: int) -> Route | None:
         onlink=bool(flags & _ONLINK),
         metrics=_read_metrics(get("RTA_METRICS")),
         is_ours=message["proto"] == _OURS,  # type: ignore[index]
+        is_advertised=_is_advertised(message),
     )
+
+
+def _is_advertised(message: object) -> bool:
+    """Say whether a router advertisement made the route: by its protocol, or as a prefix that runs out."""
+    cache = message.get_attr("RTA_CACHEINFO")  # type: ignore[attr-defined]
+    runs_out = cache is not None and cache["rta_expires"] != 0
+    return message["proto"] == _RA or (message["proto"] == _KERNEL and runs_out)  # type: ignore[index]
 
 
 def _read_metrics(nested: object) -> tuple[tuple[str, int], ...]:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OWN = Path("/proc/self/ns/net")
-_NAME_ANOTHER = "set EGRESS_PARENT_NETNS to one that is there, such as /proc/1/ns/net"
+_NAME_ANOTHER = (
+    "set EGRESS_PARENT_NETNS to one that is there, such as /node-ns/net with the node's /proc/1/ns there"
+)
+_GRANT = "run the container privileged, with the node's /proc/1/ns as a hostPath volume, or with hostPID"
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
@@ -77,7 +80,7 @@ def _refusal(netns: Path, code: int) -> RefusedError:
     what = f"cannot enter the network namespace {netns} ({os.strerror(code)})"
     if code in {errno.ENOENT, errno.ENOTDIR}:
         return RefusedError(what, _NAME_ANOTHER)
-    return RefusedError(what, "run the container privileged and with hostPID")
+    return RefusedError(what, _GRANT)
 
 
 def open_socket(netns: Path, family: int, kind: int, protocol: int = 0) -> socket.socket:

@@ -91,8 +91,10 @@ def _is_claimed(netlink: Netlink, link: Link, source: Source, held: Sequence[Add
 def keep_to_itself(link: Link) -> None:
     """Have the interface answer and ask only with its own addresses, and learn no routes from the wire.
 
-    Without this the outside network could learn the pod's other addresses (ARP flux). Refused writes do not
-    matter much: what the outside sends to those addresses is dropped.
+    Without this the outside network could learn the pod's other addresses (ARP flux), or the parent's
+    hardware address for EGRESS_SOURCE. IPv6 needs none of it: the kernel answers a solicitation only for
+    addresses of the interface that it came in by. Refused writes do not matter much: what the outside sends
+    to those addresses is dropped.
     """
     for name, value in (
         (f"net/ipv4/conf/{link.name}/arp_ignore", 1),

@@ -47,17 +47,12 @@ class Poller:
     def add(self, descriptor: int, handler: Handler) -> None:
         """Watch a descriptor; the kernel reports at once what is already so.
 
-        A descriptor that is watched already gets the new handler, and its state is reported again; if it was
-        parked, only what came meanwhile.
+        A descriptor that is watched already gets the new handler, and its state is reported again.
         """
-        before = self._handlers.get(descriptor)
+        known = descriptor in self._handlers
         self._handlers[descriptor] = handler
-        if isinstance(before, _Parked):
-            if before.came:
-                self.again(descriptor)
-            return
         self._fresh.add(descriptor)
-        if before is None:
+        if not known:
             self._epoll.register(descriptor, _EDGE)
             return
         try:
@@ -65,12 +60,10 @@ class Poller:
         except FileNotFoundError:  # closed without `forget`, and the number is another socket's now
             self._epoll.register(descriptor, _EDGE)
 
-    def park(self, descriptor: int, *, came: bool) -> None:
-        """Keep a watched descriptor for its next owner, who will `add` it.
-
-        `came` says that there is something to read. So the kernel need not be asked to report it all again.
-        """
-        self._handlers[descriptor] = _Parked(came=came)
+    def release(self, descriptor: int) -> None:
+        """Stop watching a descriptor that stays open, for its next owner."""
+        if self._handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
 
     def again(self, descriptor: int) -> None:
         """Call the handler once more in the next turn, after everybody else's: it had not finished."""
@@ -153,19 +146,6 @@ class Poller:
         handler = self._handlers.get(descriptor)
         if handler is not None:
             handler(_ANYTHING)
-
-
-class _Parked:
-    """Stands in for a handler; `came` once there is more than room to write."""
-
-    __slots__ = ("came",)
-
-    def __init__(self, *, came: bool) -> None:
-        self.came = came
-
-    def __call__(self, events: int) -> None:
-        if events & ~select.EPOLLOUT:
-            self.came = True
 
 
 def _report(error: Exception) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from egress_router.settings.chart import CHART_VALUES
 from egress_router.settings.variables import Environment, Variable, flag, one_of, seconds, whole
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ MAX_CONNECTIONS_PER_CLIENT = Variable(
     "EGRESS_MAX_CONNECTIONS_PER_CLIENT", "connections of one client address, or `none`", "none", _limit
 )
 
-RUNTIME_VARIABLES = (LOG_FORMAT, LOG_LEVEL, ADMIN_PORT)
+RUNTIME_VARIABLES = (LOG_FORMAT, LOG_LEVEL, ADMIN_PORT, CHART_VALUES)
 PROXY_VARIABLES = (
     ACCESS_LOG,
     INTERFACE,

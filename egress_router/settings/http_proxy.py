@@ -9,6 +9,7 @@ from egress_router.errors import Problem
 from egress_router.grammar import acl
 from egress_router.grammar.address import parse_port
 from egress_router.settings import common
+from egress_router.settings.memory import memory_limit
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
 from egress_router.settings.variables import (
     Environment,
@@ -35,6 +36,17 @@ def _connect_ports(text: str) -> frozenset[int] | None:
         return frozenset(each(text, parse_port))
     except ValueError as error:
         raise ValueError(f"{error}; expected ports separated by commas, or `any`") from None
+
+
+_WITHOUT_LIMIT = 256 << 20
+_LEAST_HELD = 16 << 20
+
+
+def _held_bytes(text: str) -> int:
+    if text != "auto":
+        return whole(1 << 20, 1 << 40)(text)
+    limit = memory_limit()
+    return _WITHOUT_LIMIT if limit is None else max(_LEAST_HELD, limit // 4)
 
 
 RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
@@ -88,6 +100,13 @@ BUFFER_BYTES = Variable(
     "262144",
     whole(16_384, 16_777_216),
 )
+HELD_BYTES = Variable(
+    "EGRESS_HTTP_PROXY_HELD_BYTES",
+    "bytes of unfinished heads and bodies that all connections together may hold; "
+    "`auto`: a quarter of the container's memory limit, 256 MiB where it has none",
+    "auto",
+    _held_bytes,
+)
 
 VARIABLES = (
     RULES,
@@ -103,6 +122,7 @@ VARIABLES = (
     ANSWER_SECONDS,
     LINGER_SECONDS,
     BUFFER_BYTES,
+    HELD_BYTES,
     *NAMES_VARIABLES,
     *common.PROXY_VARIABLES,
 )
@@ -110,7 +130,7 @@ VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Bounds that hold for every request; bytes and seconds."""
+    """Bounds that hold for every request; bytes and seconds. `held_bytes` is what one worker may hold."""
 
     head_bytes: int
     head_fields: int
@@ -121,6 +141,7 @@ class HttpLimits:
     idle_seconds: float
     linger_seconds: float
     buffer_bytes: int
+    held_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +175,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     times = [environment.read(each) for each in (HEAD_SECONDS, CONNECT_SECONDS, KEEPALIVE_SECONDS)]
     times += [environment.read(each) for each in (ANSWER_SECONDS, IDLE_SECONDS, LINGER_SECONDS)]
     buffer_bytes = environment.read(BUFFER_BYTES)
+    held_bytes = environment.read(HELD_BYTES)
     if proxy is not None and port == proxy.runtime.admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
@@ -170,6 +192,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
             idle_seconds=idle,
             linger_seconds=linger,
             buffer_bytes=required(buffer_bytes),
+            held_bytes=required(held_bytes) // required(proxy).workers,
         )
         return HttpProxySettings(
             required(proxy),

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
 from egress_router.grammar import redirect
-from egress_router.grammar.address import AddressError, IPNetwork, parse_network
 from egress_router.grammar.redirect import Router
 from egress_router.settings import common
+from egress_router.settings.cluster import CLUSTER_CIDRS
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
 from egress_router.settings.variables import (
@@ -20,7 +20,6 @@ from egress_router.settings.variables import (
     RulesSource,
     RulesVariable,
     Variable,
-    each,
     non_empty,
     one_of,
     required,
@@ -30,14 +29,19 @@ from egress_router.settings.variables import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from egress_router.grammar.address import IPNetwork
     from egress_router.grammar.redirect import Redirects
 
 
 class RouterMode(enum.Enum):
-    """What `setup` does beside the network: redirect and exit, redirect and stay, or nothing for a proxy."""
+    """What `setup` does beside the network: redirect and exit, redirect and stay, or nothing.
+
+    Nothing is for a container that comes after it: the router that stays (`network`), or a proxy.
+    """
 
     INIT = "init"
     LEGACY = "legacy"
+    NETWORK = "network"
     HTTP_PROXY = "http-proxy"
     DNS_PROXY = "dns-proxy"
 
@@ -46,18 +50,10 @@ class RouterMode(enum.Enum):
         """Whether this mode sets redirect rules."""
         return self in {RouterMode.INIT, RouterMode.LEGACY}
 
-
-def _network(text: str) -> IPNetwork:
-    network = parse_network(text)
-    if not network.prefixlen:
-        # It would be the default route of the pod's first interface again, past EGRESS_SOURCE.
-        raise AddressError(f"{text!r} is everything; expected the networks of the cluster")
-    return network
-
-
-def _networks(text: str) -> tuple[IPNetwork, ...]:
-    given = text.strip(", ")
-    return tuple(each(given, _network)) if given else ()
+    @property
+    def forwards(self) -> bool:
+        """Whether this pod forwards packets, now or once the router that stays is there."""
+        return self.redirects or self is RouterMode.NETWORK
 
 
 def _optional_interface(text: str) -> str | None:
@@ -75,7 +71,8 @@ def _optional_path(text: str) -> Path | None:
 MODE = Variable(
     "EGRESS_ROUTER_MODE",
     "`init`: network and NAT, then exit; `legacy`: the same, then stay;"
-    " `http-proxy`, `dns-proxy`: network only",
+    " `http-proxy`, `dns-proxy`: network only; `network`: the same for a `legacy` router that comes after it"
+    " without privilege",
     "legacy",
     one_of(*(mode.value for mode in RouterMode)),
 )
@@ -99,12 +96,6 @@ MACVLAN_MODE = Variable(
     "`bridge`, `private`, `vepa`, `passthru`",
     "bridge",
     one_of("bridge", "private", "vepa", "passthru"),
-)
-CLUSTER_CIDRS = Variable(
-    "EGRESS_CLUSTER_CIDRS",
-    "extra networks that stay on the pod's first interface, separated by commas",
-    "",
-    _networks,
 )
 NAT_BACKEND = Variable(
     "EGRESS_NAT_BACKEND",
@@ -158,7 +149,8 @@ class SetupSettings:
             ConfigError: with every error of the text.
         """
         addresses = frozenset(source.address for source in self.sources)
-        return redirect.parse(source, text, Router(addresses, self.runtime.admin_port))
+        router = Router(addresses, self.runtime.admin_port, self.cluster_cidrs)
+        return redirect.parse(source, text, router)
 
 
 def read_setup(environ: Mapping[str, str]) -> SetupSettings:
@@ -212,7 +204,8 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] 
         return None
     addresses, admin_port = environment.read(SOURCE), environment.read(common.ADMIN_PORT)
     known = None if addresses is None else frozenset(address for address, _ in addresses)
-    return functools.partial(redirect.parse, router=Router(known, admin_port or 0))
+    router = Router(known, admin_port or 0, environment.read(CLUSTER_CIDRS) or ())
+    return functools.partial(redirect.parse, router=router)
 
 
 def _require_destinations(environment: Environment, mode: str | None, environ: Mapping[str, str]) -> None:

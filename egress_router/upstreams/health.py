@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import random
-import time
+import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
-from egress_router.relay.dial import Dial, DialError, Dialled, DialReason
-from egress_router.relay.tunnel import reset
+from egress_router.clock import SYSTEM
 from egress_router.upstreams.pool import Health, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from egress_router.relay.deadlines import Deadline, Deadlines
-    from egress_router.relay.poller import Poller
+    from egress_router.clock import Clock
 
 INTERVAL: Final = 2.0  # seconds; a check also fails when it takes so long
 # Checks of many targets spread out instead of coming in bursts.
 _JITTER = 0.1
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+# These say nothing of the target, only that this process has no socket to ask with.
+_CANNOT_ASK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 
 
 class Checks:
@@ -29,77 +34,82 @@ class Checks:
 
     def __init__(
         self,
-        poller: Poller,
-        deadlines: Deadlines,
+        loop: asyncio.AbstractEventLoop,
         on_change: Callable[[Target], None],
+        *,
+        clock: Clock = SYSTEM,
         interval: float = INTERVAL,
     ) -> None:
-        self.poller = poller
-        self._deadlines = deadlines
+        self._loop = loop
         self._on_change = on_change
+        self._clock = clock
         self._interval = interval
-        self._checked: dict[Target, _Checked] = {}
+        self._health: dict[Target, Health] = {}
+        self._tasks: dict[Target, asyncio.Task[None]] = {}
 
     def watch(self, targets: Iterable[Target]) -> None:
         """Check exactly these targets; what is known of those that stay, stays."""
         wanted = set(targets)
-        for target in self._checked.keys() - wanted:
-            self._checked.pop(target).stop()
-        for target in wanted - self._checked.keys():
-            self._checked[target] = _Checked(self, target)
+        for target in self._health.keys() - wanted:
+            del self._health[target]
+            self._tasks.pop(target).cancel()
+        for target in wanted - self._health.keys():
+            self._health[target] = Health()
+            self._tasks[target] = self._loop.create_task(self._check(target))
+
+    def __len__(self) -> int:
+        return len(self._health)
 
     def is_up(self, target: Target) -> bool:
         """Return whether a target answers, as far as is known."""
-        checked = self._checked.get(target)
-        return checked is None or checked.health.up
+        health = self._health.get(target)
+        return health is None or health.up
 
     def observe(self, target: Target, *, answered: bool) -> None:
         """Count what a check or a client's connection has seen."""
-        checked = self._checked.get(target)
-        if checked is not None and checked.health.observe(answered=answered):
+        health = self._health.get(target)
+        if health is not None and health.observe(answered=answered):
             self._on_change(target)
 
     def stop(self) -> None:
         """Check nothing any more."""
         self.watch(())
 
-    def later(self, check: Callable[[], None], *, since: float | None) -> Deadline:
-        """Arrange for the next check of a target; `since` is when the last one began, if there was one."""
-        least = 0.0 if since is None else 1 - _JITTER
-        seconds = self._interval * random.uniform(least, 1 + _JITTER)  # noqa: S311 - no secret
-        spent = 0.0 if since is None else time.monotonic() - since
-        return self._deadlines.add(max(seconds - spent, 0.0), check)
+    async def _check(self, target: Target) -> None:
+        """Check one target for ever; the first time after a part of the interval."""
+        await asyncio.sleep(self._interval * random.uniform(0, 1 + _JITTER))  # noqa: S311 - no secret
+        while True:
+            began = self._clock.monotonic()
+            answered = await answers(target, self._interval)
+            if answered is not None:
+                self.observe(target, answered=answered)
+            await asyncio.sleep(self.pause(self._clock.monotonic() - began))
 
-    def dial(self, target: Target, on_done: Callable[[Dialled | DialError], None]) -> Dial:
-        """Begin a check."""
-        return Dial(self.poller, self._deadlines, (target,), self._interval, on_done)
+    def pause(self, spent: float) -> float:
+        """Return how long to wait after a check that took `spent` seconds.
+
+        An interval is from beginning to beginning, so that a silent target is down after three of them.
+        """
+        seconds = self._interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+        return max(seconds - spent, 0.0)
 
 
-class _Checked:
-    """One target's health, and its next or current check."""
-
-    __slots__ = ("_began", "_checks", "_target", "_under_way", "health")
-
-    def __init__(self, checks: Checks, target: Target) -> None:
-        self._checks = checks
-        self._target = target
-        self.health = Health()
-        self._began = 0.0
-        self._under_way: Deadline | Dial = checks.later(self._check, since=None)
-
-    def stop(self) -> None:
-        self._under_way.cancel()
-
-    def _check(self) -> None:
-        self._began = time.monotonic()
-        self._under_way = self._checks.dial(self._target, self._done)
-
-    def _done(self, result: Dialled | DialError) -> None:
-        self._under_way = self._checks.later(self._check, since=self._began)
-        if isinstance(result, Dialled):
-            # Orderly closing would leave the server a connection to wait for, and here a port in TIME_WAIT.
-            self._checks.poller.forget(result.sock.fileno())
-            reset(result.sock)
-            self._checks.observe(self._target, answered=True)
-        elif result.reason is not DialReason.NO_DESCRIPTOR:  # which says nothing of the target
-            self._checks.observe(self._target, answered=False)
+async def answers(target: Target, seconds: float) -> bool | None:
+    """Say whether a target accepts a connection within `seconds`; None: this process could not ask."""
+    address, port = target
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        sock = socket.socket(family, _STREAM)
+    except OSError:
+        return None
+    with sock:
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
+        except TimeoutError:
+            return False
+        except OSError as error:
+            return None if error.errno in _CANNOT_ASK else False
+        # Orderly closing would leave the server a connection to wait for, and here a port in TIME_WAIT.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    return True

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 # As docker with BuildKit: what a build starts from is not in the store until somebody pulls it.
 ENGINE = """#!/bin/sh
 echo "$*" >>"$CALLS"
@@ -57,7 +60,28 @@ def test_three_images_are_built_on_a_base_that_is_pulled_once(environment: dict[
     assert len(calls(environment, "build")) == 3
     assert calls(environment, "pull") == ["pull --quiet registry.example/python:3-slim"]
     assert done.stdout.count("MB compressed beyond its base") == 3
+    tags = [call.split("--tag ")[1].split()[0] for call in calls(environment, "build")]
+    assert tags == [f"localhost/egress-{image}:{VERSION}" for image in ("router", "http-proxy", "dns-proxy")]
     assert done.stderr == ""
+
+
+def test_images_can_be_named_for_a_registry(environment: dict[str, str]) -> None:
+    done = build({**environment, "REGISTRY": "registry.example/team/", "TAG": "2"}, "localhost/own:1")
+    assert done.returncode == 0, done.stderr
+    for call in calls(environment, "build"):
+        assert re.search(r"--tag registry\.example/team/egress-[a-z-]+:2 ", call)
+
+
+def test_the_base_is_named_by_its_digest_and_is_one(environment: dict[str, str]) -> None:
+    files = [*(ROOT / "images").glob("*/Dockerfile"), ROOT / "docker-compose.yml"]
+    bases = {
+        base for file in files for base in re.findall(r"BASE(?:=|: \$\{BASE:-)([^\s}]+)", file.read_text())
+    }
+    (base,) = bases
+    assert re.fullmatch(r"docker\.io/library/python:3\.\d+-slim[a-z-]*@sha256:[0-9a-f]{64}", base)
+    command = ["scripts/build-images"]
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert all(f"BASE={base} " in call for call in calls(environment, "build"))
 
 
 def test_a_base_that_is_there_is_not_pulled(environment: dict[str, str]) -> None:

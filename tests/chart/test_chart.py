@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import pytest
@@ -14,6 +14,7 @@ from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
 from egress_router.grammar.redirect import parse as parse_redirects
+from egress_router.settings.chart import chart_values
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.http_proxy import read_http_proxy
 from egress_router.settings.setup import read_setup
@@ -21,6 +22,7 @@ from egress_router.settings.setup import read_setup
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+Json = dict[str, Any]
 CHART = Path(__file__).parents[2] / "charts" / "egress-router"
 PACKAGE = Path(__file__).parents[2] / "egress_router"
 # The oldest that Chart.yaml admits, and the newest whose schemas are published.
@@ -302,8 +304,6 @@ def test_nothing_takes_the_tests_pod_for_the_router(mode: dict[str, object]) -> 
     assert pod["spec"]["serviceAccountName"] == router["serviceAccountName"]
     (test,), (stays,) = pod["spec"]["containers"], router["containers"]
     assert (test["image"], test["imagePullPolicy"]) == (stays["image"], "Always")
-    # OpenShift's restricted SCC chooses the user.
-    assert "runAsUser" not in test["securityContext"]
 
     clients = json.loads(json.dumps(the("NetworkPolicy", values)))["spec"]["ingress"][0]["from"]
     assert sender in clients
@@ -359,10 +359,104 @@ def test_where_nothing_needs_privilege_there_is_no_container_before_the_router()
     assert not containers(MATRIX["existing"], "initContainers")
 
 
-def test_every_container_says_what_it_needs() -> None:
-    for values in MATRIX.values():
-        for container in containers(values) + containers(values, "initContainers"):
-            assert json.loads(json.dumps(container))["resources"]["limits"]["memory"], container["name"]
+def every_container(values: Mapping[str, object]) -> Iterator[Json]:
+    """Every container of every pod that the chart makes, that of the test too."""
+    for document in json.loads(json.dumps(rendered(values))):
+        if document["kind"] in {"Deployment", "Pod"}:
+            pod = document["spec"].get("template", document)["spec"]
+            yield from (*pod.get("initContainers", ()), *pod["containers"])
+
+
+@pytest.mark.parametrize("name", list(MATRIX))
+def test_every_container_says_what_it_needs_and_why_it_failed(name: str) -> None:
+    for container in every_container(MATRIX[name]):
+        assert container["resources"]["limits"]["memory"], container["name"]
+        assert container["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, container["name"]
+        assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", container["name"]
+
+
+@pytest.mark.parametrize("name", list(MATRIX))
+def test_only_a_container_that_ends_has_anything_of_the_node(name: str) -> None:
+    values = MATRIX[name]
+    pod = json.loads(json.dumps(the("Deployment", values)))["spec"]["template"]["spec"]
+    assert not {"hostPID", "hostNetwork", "hostIPC"} & pod.keys()
+    of_the_node = {volume["name"] for volume in pod["volumes"] if "hostPath" in volume}
+    makes_interface = "interface" not in values
+    assert of_the_node == ({"node-namespaces"} if makes_interface else set())
+    for container in containers(values):
+        mounts = json.loads(json.dumps(container.get("volumeMounts", [])))
+        assert not {mount["name"] for mount in mounts} & of_the_node
+        assert "EGRESS_PARENT_NETNS" not in environment(container) if "env" in container else True
+    for container in containers(values, "initContainers") if makes_interface else []:
+        mounts = {each["name"]: each for each in json.loads(json.dumps(container["volumeMounts"]))}
+        assert mounts["node-namespaces"]["readOnly"] is True
+        path = mounts["node-namespaces"]["mountPath"]
+        assert environment(container)["EGRESS_PARENT_NETNS"] == f"{path}/net"
+        assert str(read_setup(environment(container)).parent_netns) == f"{path}/net"
+
+
+def is_restricted(context: Json) -> bool:
+    """What Pod Security's level `restricted` asks of a container's own security context."""
+    return (
+        context.get("runAsNonRoot") is True
+        and context.get("runAsUser") != 0
+        and context.get("allowPrivilegeEscalation") is False
+        and context.get("capabilities") == {"drop": ["ALL"]}
+        and context.get("seccompProfile") == {"type": "RuntimeDefault"}
+        and "privileged" not in context
+    )
+
+
+@pytest.mark.parametrize("mode", [REDIRECT, HTTP, DNS])
+def test_the_tests_pod_passes_the_level_restricted(mode: dict[str, object]) -> None:
+    spec = json.loads(json.dumps(the("Pod", mode)))["spec"]
+    assert "volumes" not in spec
+    (container,) = spec["containers"]
+    context = container["securityContext"]
+    assert is_restricted(context)
+    # The router's image names root as its user, so another one must be named, or the kubelet refuses to start it.
+    assert ("runAsUser" in context) is ("mode" not in mode)
+
+
+def test_what_runs_unprivileged_passes_the_level_restricted() -> None:
+    for name in ("redirect-init", "http-proxy", "dns-proxy"):
+        (stays,) = containers(MATRIX[name])
+        assert is_restricted(json.loads(json.dumps(stays["securityContext"])))
+
+
+@pytest.mark.parametrize("values", [REDIRECT, HTTP, DNS])
+def test_a_replacement_waits_for_nothing_longer_than_it_must(values: dict[str, object]) -> None:
+    pod = json.loads(json.dumps(the("Deployment", values)))["spec"]["template"]["spec"]
+    (stays,) = pod["containers"]
+    assert environment(stays)["EGRESS_DRAIN_SECONDS"] == "5"
+    assert pod["terminationGracePeriodSeconds"] == 10
+    assert stays["startupProbe"]["periodSeconds"] == stays["readinessProbe"]["periodSeconds"] == 1
+    assert stays["livenessProbe"]["terminationGracePeriodSeconds"] == 2
+
+
+def test_setup_waits_in_place_for_the_address_and_no_probe_ends_it_meanwhile() -> None:
+    (init,) = containers(HTTP, "initContainers")
+    assert read_setup(environment(init)).claim_timeout == 600
+    (stays,) = containers(REDIRECT)
+    assert read_setup(environment(stays)).claim_timeout == 600
+    probe = json.loads(json.dumps(stays["startupProbe"]))
+    assert probe["periodSeconds"] * probe["failureThreshold"] > 600
+    (proxy,) = containers(HTTP)
+    assert json.loads(json.dumps(proxy["startupProbe"]))["failureThreshold"] == 60
+
+
+@pytest.mark.parametrize("values", [REDIRECT, HTTP, DNS, MATRIX["redirect-everything"]])
+def test_errors_can_name_the_charts_value_of_every_variable(values: dict[str, object]) -> None:
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    for container in containers(values) + containers(values, "initContainers"):
+        variables = environment(container)
+        named = chart_values(variables)
+        added = set(json.loads(json.dumps(values.get("env", {}))))
+        assert named.keys() == variables.keys() - {"EGRESS_CHART_VALUES"} - added
+        for value in named.values():
+            found = defaults
+            for key in value.split("."):
+                found = found[key]  # KeyError: the chart has no such value
 
 
 def test_low_ports_are_open_to_a_forwarder_without_root() -> None:
@@ -388,6 +482,33 @@ def test_large_numbers_stay_whole_numbers() -> None:
     assert environment(proxy)["EGRESS_DRAIN_SECONDS"] == "1000000"
 
 
+def test_images_are_those_that_the_build_names() -> None:
+    script = (CHART.parents[1] / "scripts" / "build-images").read_text()
+    (registry,) = re.findall(r"^registry=\$\{REGISTRY:-(.*)\}$", script, re.MULTILINE)
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    named = {str(each["image"]) for values in (REDIRECT, HTTP, DNS) for each in every_container(values)}
+    expected = {f"{registry}/egress-{image}:{version}" for image in ("router", "http-proxy", "dns-proxy")}
+    assert named == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ({"images": {"registry": "r.example/team"}}, "r.example/team/egress-http-proxy"),
+        ({"images": {"registry": "r.example:5000/"}}, "r.example:5000/egress-http-proxy"),
+        ({"images": {"registry": ""}}, "egress-http-proxy"),
+        ({"global": {"imageRegistry": "g.example"}}, "g.example/egress-http-proxy"),
+        ({"images": {"httpProxy": {"repository": "own.example/p"}}}, "own.example/p"),
+        ({"images": {"httpProxy": {"repository": "localhost/p"}}}, "localhost/p"),
+        ({"images": {"httpProxy": {"repository": "team/p"}}}, "localhost/team/p"),
+    ],
+)
+def test_a_registry_stands_before_what_names_none(values: dict[str, object], image: str) -> None:
+    (proxy,) = containers({**HTTP, **values})
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert proxy["image"] == f"{image}:{version}"
+
+
 def test_an_image_may_be_named_by_its_digest() -> None:
     digest = "sha256:" + "0123456789abcdef" * 4
     (proxy,) = containers({**HTTP, "images": {"httpProxy": {"repository": "r.example/p", "digest": digest}}})
@@ -396,16 +517,17 @@ def test_an_image_may_be_named_by_its_digest() -> None:
 
 @pytest.mark.parametrize("live", [True, False])
 def test_variables_reach_the_container_that_runs_setup(live: bool) -> None:
-    more = {"env": {"EGRESS_LOG_FORMAT": "json"}, "setup": {"env": {"EGRESS_CLAIM_TIMEOUT": "60"}}}
+    setup = {"claimTimeoutSeconds": 60, "env": {"EGRESS_NAT_BACKEND": "iptables"}}
+    more = {"env": {"EGRESS_LOG_FORMAT": "json"}, "setup": setup}
     values = {**MATRIX["existing"], **more, "redirect": {"live": live}}
     (runs_setup,) = containers(values, "containers" if live else "initContainers")
     settings = read_setup(environment(runs_setup))
-    assert settings.claim_timeout == 60
+    assert (settings.claim_timeout, settings.nat_backend) == (60, "iptables")
     assert settings.runtime.log_format == ("json" if live else "text")
     (before_proxy,) = containers({**HTTP, **more}, "initContainers")
-    assert environment(before_proxy)["EGRESS_CLAIM_TIMEOUT"] == "60"
+    assert environment(before_proxy)["EGRESS_NAT_BACKEND"] == "iptables"
     (proxy,) = containers({**HTTP, **more})
-    assert "EGRESS_CLAIM_TIMEOUT" not in environment(proxy)
+    assert not {"EGRESS_NAT_BACKEND", "EGRESS_CLAIM_TIMEOUT"} & environment(proxy).keys()
 
 
 @pytest.mark.parametrize("where", ["env", "setup.env"])
@@ -418,12 +540,13 @@ def test_variables_that_the_chart_sets_are_refused_with_the_value_to_use(where: 
         each for values in everything for each in containers(values) + containers(values, "initContainers")
     ]
     names = {name for each in every for name in environment(each)}
-    assert len(names) == 16
+    assert len(names) == 19
     for name in names | {name.removesuffix("_FILE") for name in names}:
         given: dict[str, object] = {name: "x"}
         with pytest.raises(HelmError) as caught:
             rendered({**HTTP, **({"env": given} if where == "env" else {"setup": {"env": given}})})
-        assert f"{where}: the chart sets {name} itself; use the value " in str(caught.value)
+        remedy = "leave it out" if name == "EGRESS_CHART_VALUES" else "use the value "
+        assert f"{where}: the chart sets {name} itself; {remedy}" in str(caught.value)
 
 
 @pytest.mark.parametrize("values", [REDIRECT, HTTP, DNS])
@@ -503,6 +626,48 @@ def test_clients_may_connect_to_what_the_router_serves(values: dict[str, object]
     assert allowed == expected
 
 
+MONITORED = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+
+
+@pytest.mark.parametrize(
+    ("values", "is_guarded"),
+    [
+        (HTTP, True),
+        (DNS, True),
+        ({**BASE, "destinations": "80 tcp 203.0.113.25"}, True),
+        (REDIRECT, False),  # a fallback takes what no policy can name
+        (MATRIX["existing-config-map"], False),
+        ({**HTTP, "destinations": "", "existingConfigMap": {"name": "x"}}, True),
+        ({**HTTP, "serviceMonitor": {"enabled": True}}, False),
+        ({**HTTP, "podAnnotations": {"prometheus.io/scrape": "true"}}, False),
+        ({**HTTP, "serviceMonitor": {"enabled": True}, "networkPolicy": {"monitoringFrom": MONITORED}}, True),
+        ({**HTTP, "networkPolicy": {"enabled": False}}, False),
+        ({**REDIRECT, "networkPolicy": {"enabled": True}}, True),
+    ],
+)
+def test_a_policy_is_there_where_it_takes_nothing_from_anybody_or_the_notes_tell(
+    values: dict[str, object], is_guarded: bool
+) -> None:
+    kinds = {each["kind"] for each in rendered(values)}
+    assert ("NetworkPolicy" in kinds) is is_guarded
+    assert ("No NetworkPolicy guards the administration port 9797" in notes(values)) is not is_guarded
+
+
+def test_the_policy_that_is_there_by_default_keeps_nobody_from_the_router() -> None:
+    (rule,) = json.loads(json.dumps(the("NetworkPolicy", HTTP)))["spec"]["ingress"]
+    assert rule == {"ports": [{"protocol": "TCP", "port": 8080}]}
+    chosen = {"networkPolicy": {"from": [{"podSelector": {"matchLabels": {"a": "b"}}}]}}
+    ((clients, _),) = ingress({**HTTP, **chosen})
+    assert {"podSelector": {"matchLabels": {"a": "b"}}} in clients
+
+
+def notes(values: Mapping[str, object]) -> str:
+    with Chart.load(CHART) as chart:
+        files = chart.render(values=dict(values), name="db", namespace="egress")
+    text: str = next(text for name, text in files.items() if name.endswith("NOTES.txt"))
+    return text
+
+
 def test_the_readme_lists_every_value_with_its_default() -> None:
     def leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and value:
@@ -520,13 +685,10 @@ def test_the_program_understands_the_environment_that_the_chart_gives() -> None:
     (http,) = containers({**HTTP, **EVERYTHING})
     settings = read_http_proxy(environment(http))
     assert settings.proxy.access_log is True
-    assert settings.proxy.runtime.drain_seconds == 25
+    assert settings.proxy.runtime.drain_seconds == 5
     (dns,) = containers(DNS)
     assert str(read_dns_proxy(environment(dns)).rules.path) == "/etc/egress-router/destinations"
 
 
 def test_notes_say_how_clients_connect() -> None:
-    with Chart.load(CHART) as chart:
-        files = chart.render(values=HTTP, name="db", namespace="egress")
-    notes = next(text for name, text in files.items() if name.endswith("NOTES.txt"))
-    assert "https_proxy=http://db-egress-router.egress.svc:8080/" in notes
+    assert "https_proxy=http://db-egress-router.egress.svc:8080/" in notes(HTTP)

@@ -28,11 +28,11 @@ def test_manifests_can_be_applied(text: str) -> None:
         if not thing["apiVersion"].startswith(CUSTOM):
             kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
     # ConfigError where a variable is wrong.
-    assert " setup " in manifests("install.md", text)
+    assert " setup " in manifests("install.md", text).table
 
 
 def test_the_values_for_an_openshift_resource_render_the_same_router() -> None:
-    resource, values = map(yaml.safe_load, blocks("migrating.md"))
+    _, resource, values = map(yaml.safe_load, blocks("migrating.md"))
     with Chart.load(ROOT / "charts" / "egress-router") as chart:
         text = "\n".join(chart.render(values=values, name="bank", namespace="egress").values())
     (address,) = resource["spec"]["addresses"]

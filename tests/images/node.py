@@ -1,7 +1,7 @@
 """A node of a cluster: the laboratory's node, with a container engine inside its namespaces.
 
-podman runs in a process and a mount namespace of its own on the laboratory's node. So a pod with `hostPID` finds
-the node's network as /proc/1/ns/net, as in a cluster; and when the namespace's first process ends, for whatever
+podman runs in a process and a mount namespace of its own on the laboratory's node. So a pod that mounts the node's
+/proc/1/ns finds the node's network in it, as in a cluster; and when the namespace's first process ends, for whatever
 reason, the kernel ends every container with it.
 """
 
@@ -207,7 +207,7 @@ def prepared(thing: Object, images: Images) -> Object:
         container["image"] = images.in_place_of(container["image"])
         container["imagePullPolicy"] = "Never"
         # The engine publishes ports on bridges only, and probes with a curl that the images do not have.
-        for field in ("ports", "livenessProbe", "readinessProbe"):
+        for field in ("ports", "startupProbe", "livenessProbe", "readinessProbe"):
             container.pop(field, None)
     result: Object = copy
     return result

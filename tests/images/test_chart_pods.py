@@ -36,6 +36,7 @@ def rendered(sandbox: Sandbox, values: dict[str, object]) -> list[Object]:
             ("dnsProxy", images.dns_proxy),
         )
     }
+    # The images are named in full, with their registry.
     with Chart.load(CHART) as chart:
         files = chart.render(values={**values, "images": named}, name="bank", namespace="egress")
     documents = [each for text in files.values() for each in _documents(text)]
@@ -55,6 +56,33 @@ def test_redirect(sandbox: Sandbox, live: bool) -> None:
     assert ask(sandbox, 80).server == "203.0.113.25"
     seen = ask(sandbox, 8443)
     assert (seen.server, seen.port, seen.source) == ("203.0.113.26", 443, SOURCE)
+
+
+@pytest.mark.parametrize("mode", ["redirect", "http-proxy", "dns-proxy"])
+def test_setup_makes_the_interface(bare_sandbox: Sandbox, mode: str) -> None:
+    """The default: a pod without an interface, the node's namespaces mounted into its privileged container."""
+    rules = {
+        "redirect": "80 tcp 203.0.113.25",
+        "http-proxy": "*.example.org",
+        "dns-proxy": "80 www.example.org",
+    }
+    values: dict[str, object] = {
+        "source": f"{SOURCE}/24",
+        "gateway": GATEWAY,
+        "mode": mode,
+        "destinations": rules[mode],
+    }
+    bare_sandbox.play(*rendered(bare_sandbox, values))
+    await_readiness(bare_sandbox)
+    if mode == "http-proxy":
+        assert get(bare_sandbox, "http://www.example.org:8000/").source == SOURCE
+    else:
+        seen = ask(bare_sandbox, 80)
+        assert (seen.server, seen.source) == ("203.0.113.25", SOURCE)
+    name = "bank-egress-router"
+    for stays in {"redirect": "router"}.get(mode, "proxy").split():
+        mounts = bare_sandbox.podman("inspect", "--format={{json .Mounts}}", f"{name}-{stays}")
+        assert "/node-ns" not in mounts
 
 
 def test_what_stays_needs_no_privilege_after_a_container_that_had_it(sandbox: Sandbox) -> None:

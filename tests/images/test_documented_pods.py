@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -67,3 +68,23 @@ def test_dns_proxy(sandbox: Sandbox) -> None:
     assert {each.source for each in seen.values()} == {SOURCE}
     # EGRESS_DNS_PROXY_DEBUG is set in the document's pod.
     assert "example.com" in sandbox.podman("logs", "egress-dns-proxy-egress-dns-proxy")
+
+
+def test_a_manifest_works_without_the_annotation_with_what_the_document_adds(bare_sandbox: Sandbox) -> None:
+    """docs/migrating.md: what another network plug-in than OpenShift SDN needs, merged into OKD's manifest."""
+    document = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text()
+    (added,) = (
+        yaml.safe_load(block)
+        for block in re.findall(r"^```yaml\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+        if "node-namespaces" in block
+    )
+    pod: Any = manifest("redirect")[0]
+    del pod["metadata"]["annotations"]
+    (setup,) = pod["spec"]["initContainers"]
+    (more,) = added["spec"]["initContainers"]
+    setup["env"] += more["env"]
+    setup.setdefault("volumeMounts", []).extend(more["volumeMounts"])
+    pod["spec"].setdefault("volumes", []).extend(added["spec"]["volumes"])
+    bare_sandbox.play(pod)
+    seen = ask(bare_sandbox, 443)
+    assert (seen.server, seen.source) == ("203.0.113.25", SOURCE)

@@ -500,7 +500,7 @@ def test_a_namespace_of_the_node_that_may_not_be_seen_is_refused(lab: Laboratory
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, errors
     assert "cannot enter the network namespace /proc/1/ns/net (Permission denied)" in errors
-    assert "run the container privileged and with hostPID" in errors
+    assert "run the container privileged, with the node's /proc/1/ns as a hostPath volume" in errors
 
 
 def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laboratory) -> None:
@@ -513,6 +513,44 @@ def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laborat
     lab.serve()
     lab.finish_setup(INIT)
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
+
+
+# A router in two containers: a privileged one that ends, and one that stays with nothing of the node.
+
+WITHOUT_THE_NODE = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
+
+
+@pytest.mark.parametrize("first_mode", ["network", "init"])
+def test_what_stays_needs_nothing_of_the_node(lab: Laboratory, tmp_path: Path, first_mode: str) -> None:
+    lab.serve()
+    lab.router.run("mount", "--bind", f"/proc/{lab.node.pid}/ns", str(tmp_path))
+    first = {**INIT, **DUAL, "EGRESS_ROUTER_MODE": first_mode, "EGRESS_PARENT_NETNS": str(tmp_path / "net")}
+    lab.finish_setup(first)
+    lab.router.run("umount", str(tmp_path))
+    lab.router.run("sh", "-c", "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys")
+    lines = "80 tcp 203.0.113.26\n443 tcp 2001:db8:113::26\n"
+    process = lab.router.start(
+        [*WITHOUT_THE_NODE, sys.executable, "-m", "egress_router", "setup"],
+        {**DUAL, "EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION": lines, "EGRESS_LOG_LEVEL": "info"},
+    )
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if "network is set up" in line or "egress_router" in line)
+    assert "network is set up" in said
+    for client in (lab.client, lab.remote):
+        assert lab.ask_tcp(client, ROUTER, 80).server == "203.0.113.26"
+        assert lab.ask_tcp(client, ROUTER_V6, 443).source == SOURCE_V6
+    assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0
+    assert "warning" not in process.stderr.read()
+
+
+def test_mode_network_redirects_nothing_and_lets_nothing_in(lab: Laboratory) -> None:
+    lab.finish_setup({**DUAL, "EGRESS_ROUTER_MODE": "network"})
+    assert "dnat" not in lab.router.run("nft", "list", "ruleset").stdout
+    assert lab.router.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "1\n"
+    with pytest.raises(TimeoutError):
+        lab.ask_tcp(lab.gateway, SOURCE, 80, timeout=0.3)
 
 
 # Signals while setup waits for the address.
@@ -585,13 +623,59 @@ def test_legacy_follows_the_link_swap_of_a_config_map(lab: Laboratory, tmp_path:
     assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.26"
 
 
+def test_legacy_follows_its_file_while_its_second_announcement_waits(lab: Laboratory, tmp_path: Path) -> None:
+    lab.serve()
+    rules = tmp_path / "rules"
+    rules.write_text("80 tcp 203.0.113.25\n")
+    process = _changed(
+        lab,
+        "from egress_router.kernel import claim; claim.ANNOUNCE_INTERVAL = 3600",
+        {"EGRESS_DESTINATION_FILE": str(rules), "EGRESS_DESTINATION": ""},
+    )
+    assert process.stderr is not None
+    rules.write_text("80 tcp 203.0.113.26\n")
+    assert any("changed rules are in force" in line for line in process.stderr)
+    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.26"
+
+
+def test_legacy_tries_again_what_the_kernel_refused(lab: Laboratory, tmp_path: Path) -> None:
+    rules, refusing = tmp_path / "rules", tmp_path / "refusing"
+    rules.write_text("80 tcp 203.0.113.25\n")
+    nft = tmp_path / "nft"
+    nft.write_text(
+        f'#!/bin/sh\n[ -e {refusing} ] && {{ echo "no memory" >&2; exit 1; }}\nPATH={os.environ["PATH"]} exec nft "$@"\n'
+    )
+    nft.chmod(0o755)
+    process = _changed(
+        lab,
+        "pass",
+        {
+            "EGRESS_DESTINATION_FILE": str(rules),
+            "EGRESS_DESTINATION": "",
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        },
+    )
+    assert process.stderr is not None
+    refusing.touch()
+    rules.write_text("81 tcp 203.0.113.25\n")
+    assert any("the old ones stay in force" in line for line in process.stderr)
+    refusing.unlink()
+    assert any("changed rules are in force" in line for line in process.stderr)
+    assert "203.0.113.25 . 81" in lab.router.run("nft", "list", "ruleset").stdout
+
+
 def test_legacy_answers_questions(lab: Laboratory) -> None:
     lab.serve()
-    rules = "80 tcp 203.0.113.25  # the bank\n\n5000-5100 tcp 203.0.113.28\n203.0.113.27\n"
+    # Nobody has 203.0.113.99.
+    rules = (
+        "80   tcp 203.0.113.25  # the bank\n81 tcp 203.0.113.99\n5000-5100 tcp 203.0.113.28\n203.0.113.27\n"
+    )
     process = lab.setup({"EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION": rules})
     assert process.stderr is not None
     assert any("network is set up" in line for line in process.stderr)
     assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
+    with pytest.raises(OSError, match=r"route to host|timed out"):
+        lab.ask_tcp(lab.client, ROUTER, 81)
     for port in (80, 80, 5000, 5001, 7777):
         lab.ask_tcp(lab.client, ROUTER, port)
 
@@ -599,13 +683,21 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
         status: dict[str, list[dict[str, int]]] = json.loads(_fetch(lab, "/status")[1])
         return {each["line"]: each["hits"] for each in status["rules"]}
 
-    assert eventually(lambda: hits() == {1: 2, 3: 2, 4: 1}), hits()
+    assert eventually(lambda: hits() == {1: 2, 2: 0, 3: 2, 4: 1}), hits()
     # The sources' ports are read after the counters.
     ports = 'egress_router_snat_ports_in_use{destination="203.0.113.25:80/tcp"} 2.0'
     assert eventually(lambda: ports in _fetch(lab, "/metrics")[1])
     _, metrics = _fetch(lab, "/metrics")
     assert 'egress_router_rule_connections_total{rule="80 tcp 203.0.113.25"} 2.0' in metrics
     assert 'egress_router_connections_total{result="connected"} 5.0' in metrics
+    # However often its SYN was sent again; it counts when nobody can answer any more.
+    failed = 'egress_router_connections_total{result="failed"} 1.0'
+    assert eventually(lambda: failed in _fetch(lab, "/metrics")[1])
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.connect((ROUTER, 80))
+        assert eventually(lambda: "egress_router_connections_open 1.0" in _fetch(lab, "/metrics")[1])
+    addresses = json.loads(_fetch(lab, "/status")[1])["interface"]["addresses"]
+    assert addresses == [SOURCE], "the kernel's own link-local address is nobody's source"
     assert "egress_router_conntrack_entries " in metrics
 
     wiring.set_down(lab.router, "macvlan0")
@@ -657,10 +749,12 @@ def _drain(capture: socket.socket) -> list[bytes]:
 
 def _impatient(lab: Laboratory) -> subprocess.Popen[str]:
     """Start `setup` in mode legacy; it looks after its network twice a second instead of once a minute."""
-    program = (
-        "from egress_router import cli; from egress_router.redirect import server;"
-        " server.ANNOUNCE_INTERVAL = 0.5; cli.main(['setup'])"
-    )
+    return _changed(lab, "from egress_router.redirect import server; server.ANNOUNCE_INTERVAL = 0.5", {})
+
+
+def _changed(lab: Laboratory, change: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start `setup` in mode legacy after a change to the program, and wait until the network is set up."""
+    program = f"from egress_router import cli; {change}; cli.main(['setup'])"
     process = lab.router.start(
         [sys.executable, "-c", program],
         {
@@ -669,6 +763,7 @@ def _impatient(lab: Laboratory) -> subprocess.Popen[str]:
             "EGRESS_SOURCE": SOURCE,
             "EGRESS_GATEWAY": GATEWAY,
             "EGRESS_PARENT_NETNS": str(lab.node.path),
+            **environment,
         },
     )
     assert process.stderr is not None

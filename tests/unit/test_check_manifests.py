@@ -52,13 +52,13 @@ def problems(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(RIGHT))
 def test_manifests_of_the_documentation_are_right(name: str) -> None:
-    table = manifests(name, text_of(name)).splitlines()
+    table = manifests(name, text_of(name)).table.splitlines()
     assert table[0].split() == ["DOCUMENT", "CONTAINER", "COMMAND", "VARIABLES", "RULES"]
     assert [line.split() for line in table[1:]] == RIGHT[name]
 
 
 def test_a_configmap_that_is_made_elsewhere_is_said_to_be_unchecked() -> None:
-    table = manifests("pod.yaml", text_of("redirect-configmap.yaml"))
+    table = manifests("pod.yaml", text_of("redirect-configmap.yaml")).table
     assert "not checked: ConfigMap egress-routes, which is not in this file" in table
 
 
@@ -200,13 +200,13 @@ items:
 
 @pytest.mark.parametrize(("file", "more"), [("list", ""), ("here", ", items: [{key: list, path: here}]")])
 def test_a_mounted_configmap_is_followed(file: str, more: str) -> None:
-    assert "2 lines" in manifests("all.yaml", MOUNTED % ("www.example.org", file, more))
+    assert "2 lines" in manifests("all.yaml", MOUNTED % ("www.example.org", file, more)).table
     (found,) = problems(MOUNTED % ("bad..name", file, more))
     assert "document 1 (ConfigMap rules) key list line 9: 'bad..name'" in found
 
 
 def test_a_file_that_no_configmap_makes_is_unchecked() -> None:
-    assert "not checked: /etc/egress/other" in manifests("all.yaml", MOUNTED % ("*", "other", ""))
+    assert "not checked: /etc/egress/other" in manifests("all.yaml", MOUNTED % ("*", "other", "")).table
 
 
 def test_variables_of_a_whole_configmap_count() -> None:
@@ -221,7 +221,7 @@ spec: {template: {spec: {containers: [{name: a, image: x, envFrom: [{configMapRe
 """
     (found,) = problems(text)
     assert "document 1 (ConfigMap env) key EGRESS_WORKERS line 3: '0': expected a whole number" in found
-    assert " 2 " in manifests("x", text.replace("'0'", "'1'"))
+    assert " 2 " in manifests("x", text.replace("'0'", "'1'")).table
     assert (
         "document 1 (ConfigMap env) key EGRESS_WORKERS line 3: expected a string"
         in problems(text.replace("'0'", "1"))[0]
@@ -235,7 +235,7 @@ metadata: {name: s}
 spec: {template: {spec: {containers: [{name: a, image: egress-dns-proxy,
   env: [{name: EGRESS_DNS_PROXY_DESTINATION, valueFrom: {secretKeyRef: {name: s, key: k}}}]}]}}}
 """
-    assert "not checked: secretKeyRef" in manifests("x", text)
+    assert "not checked: secretKeyRef" in manifests("x", text).table
 
 
 NOTHING = "nothing was checked: no container here has an EGRESS_* variable"
@@ -357,7 +357,7 @@ kind: ConfigMap
 metadata: {name: other}
 data: {text: EGRESS_X}
 """
-    assert "not checked: secretKeyRef" in manifests("x", text)
+    assert "not checked: secretKeyRef" in manifests("x", text).table
 
 
 WRAPPED = {
@@ -381,7 +381,7 @@ def test_variables_in_a_configmap_that_no_container_here_takes_are_checked() -> 
     text = "kind: ConfigMap\nmetadata: {name: env}\ndata:\n  EGRESS_DESTINATION: |\n    80 tcp 203.0.113.25\n    80 x\n"
     (found,) = problems(text)
     assert found.startswith("pod.yaml document 1 (ConfigMap env) key EGRESS_DESTINATION line 6: '80 x'")
-    assert "setup" in manifests("x", text.replace("80 x", "9797 tcp 203.0.113.25"))
+    assert "setup" in manifests("x", text.replace("80 x", "9797 tcp 203.0.113.25")).table
     (found,) = problems(text.replace("80 x", "9797 tcp 203.0.113.25") + '  EGRESS_ADMIN_PORT: "9797"\n')
     assert "is the administration port" in found
     (found,) = problems("kind: ConfigMap\nmetadata: {name: env}\ndata: {EGRESS_DRAIN_SECONDS: 5}")
@@ -396,7 +396,7 @@ def test_lines_that_can_never_work_with_the_settings_beside_them(mode: str) -> N
     line = line_with(rules, "9000-9999")
     assert f"EGRESS_DESTINATION line {line}: '9000-9999 tcp 203.0.113.26': tcp port 9797 is the adm" in found
     other = "- name: EGRESS_ADMIN_PORT\n      value: '%s'\n    - name: EGRESS_SOURCE"
-    assert "4 lines" in manifests("x", rules.replace("- name: EGRESS_SOURCE", other % "0"))
+    assert "4 lines" in manifests("x", rules.replace("- name: EGRESS_SOURCE", other % "0")).table
     (found,) = problems(text.replace("203.0.113.26 443", "2001:db8::26 443"))
     assert "'8443 tcp 2001:db8::26 443': EGRESS_SOURCE has no IPv6 address" in found
 
@@ -407,7 +407,7 @@ def test_lines_are_not_judged_by_settings_that_are_not_known() -> None:
     hidden = "valueFrom: {secretKeyRef: {name: s, key: k}}"
     text = text.replace("value: 192.168.12.99/24", hidden)
     port = f"- name: EGRESS_ADMIN_PORT\n      {hidden}\n    - name: EGRESS_SOURCE"
-    assert "4 lines" in manifests("x", text.replace("- name: EGRESS_SOURCE", port))
+    assert "4 lines" in manifests("x", text.replace("- name: EGRESS_SOURCE", port)).table
 
 
 def test_a_port_of_the_forwarder_may_not_be_that_of_the_administration() -> None:
@@ -417,7 +417,7 @@ def test_a_port_of_the_forwarder_may_not_be_that_of_the_administration() -> None
 
 def test_a_setting_of_all_that_stay_is_no_error_in_setup() -> None:
     drain = "- name: EGRESS_DRAIN_SECONDS\n      value: '5'\n    - name: EGRESS_SOURCE"
-    assert " 5 " in manifests("x", text_of("redirect.yaml").replace("- name: EGRESS_SOURCE", drain))
+    assert " 5 " in manifests("x", text_of("redirect.yaml").replace("- name: EGRESS_SOURCE", drain)).table
 
 
 @pytest.mark.parametrize(
@@ -446,3 +446,36 @@ def test_nested_aliases_and_tags_do_nothing() -> None:
     for text in (laughs, tagged, cycle):
         assert any(NOTHING in each for each in problems(text))
     assert time.process_time() - started < 10
+
+
+def test_nested_merge_keys_are_followed_once_each() -> None:
+    """Ten mappings, each of which merges the one before it nine times: 9 ** 10 walks, were they repeated."""
+    chain = "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 11))
+    pod = "kind: Pod\nspec: {containers: [{name: c, env: [{name: EGRESS_SOURCE, value: x, <<: *a10}]}]}\n"
+    text = "a0: &a0 {unknown: field}\n" + chain + pod
+    started = time.process_time()
+    assert any("has the field 'unknown'" in each for each in problems(text))
+    assert time.process_time() - started < 1
+
+
+def test_the_first_of_several_merged_mappings_wins() -> None:
+    """As in https://yaml.org/type/merge.html, which Kubernetes' parser follows."""
+    text = "a: &a {value: wrong/99}\nb: &b {value: 192.0.2.1}\nkind: Pod\n"
+    env = "[{name: EGRESS_SOURCE, <<: [*a, *b]}]"
+    found = problems(text + f"spec: {{containers: [{{name: c, env: {env}}}]}}\n")
+    assert any("wrong/99" in each for each in found)
+
+
+def test_many_mounts_of_many_volumes_take_no_longer_than_their_number() -> None:
+    mounts = "".join(f"        - {{name: v{n}, mountPath: /v{n}}}\n" for n in range(5000))
+    volumes = "".join(f"    - {{name: v{n}, configMap: {{name: m}}}}\n" for n in range(5000))
+    config = "kind: ConfigMap\nmetadata: {name: m}\ndata: {k: v}\n---\n"
+    head = "kind: Pod\nspec:\n  containers:\n    - name: c\n      volumeMounts:\n"
+    started = time.process_time()
+    assert any(NOTHING in each for each in problems(f"{config}{head}{mounts}  volumes:\n{volumes}"))
+    assert time.process_time() - started < 10
+
+
+def test_a_file_of_more_values_than_any_manifest_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has more than 500000 values"):
+        manifests("x", "[" + "a," * 500_001 + "]")

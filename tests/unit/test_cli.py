@@ -119,18 +119,6 @@ def test_check_of_rules_without_their_kind_says_how(tmp_path: Path) -> None:
     assert "rules alone: egress-router check redirect|http-proxy|dns-proxy FILE" in done.stderr.decode()
 
 
-def test_check_remarks_on_the_administration_port_that_it_does_not_know(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "rules.txt"
-    path.write_text("80 tcp 203.0.113.25\n9000-9999 tcp 203.0.113.25\n9797 udp 203.0.113.25\n")
-    assert outcome("check", "redirect", str(path)) == 0
-    remarked = [
-        line.split()[0] for line in capsys.readouterr().out.splitlines() if "EGRESS_ADMIN_PORT" in line
-    ]
-    assert remarked == ["9000-9999"]
-
-
 def test_help_of_check_names_kinds_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome("check", "--help") == 0
     text = capsys.readouterr().out
@@ -246,3 +234,57 @@ def test_the_changelog_begins_with_the_version_of_the_package() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == version
+
+
+def test_check_refuses_what_setup_refuses_of_the_administration_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EGRESS_ADMIN_PORT", raising=False)
+    for kind, line in (("redirect", b"9797 tcp 203.0.113.25"), ("dns-proxy", b"9797 203.0.113.25")):
+        done = check(kind, "-", given=line)
+        assert done.returncode == 1
+        assert b"port 9797 is the administration port" in done.stderr
+        monkeypatch.setenv("EGRESS_ADMIN_PORT", "0")
+        assert check(kind, "-", given=line).returncode == 0
+        monkeypatch.delenv("EGRESS_ADMIN_PORT")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["redirect"], b"80 tcp 203.0.113.25\n"),
+        (["dns-proxy"], b"80 203.0.113.25\n"),
+        (["http-proxy"], b"*.example.com\n"),
+        (
+            [],
+            b"kind: Pod\nspec: {containers: [{name: c, env: [{name: EGRESS_DNS_PROXY_DESTINATION, value: '80 1.2.3.4'}]}]}\n",
+        ),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_a_text(words: list[str], text: bytes) -> None:
+    done = check(*words, "-", given=b"\xef\xbb\xbf" + text)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_never_acts_is_a_warning_and_with_strict_an_error() -> None:
+    text = b"*.example.com\nwww.example.com\n"
+    done = check("http-proxy", "-", given=text)
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"LINE")
+    assert done.stderr.startswith(
+        b"warning: EGRESS_HTTP_PROXY_DESTINATION line 2: 'www.example.com': never acts"
+    )
+    assert check("--strict", "http-proxy", "-", given=text).returncode == 1
+    assert check("--strict", "http-proxy", "-", given=b"*.example.com\n").returncode == 0
+
+
+def test_no_input_steers_the_terminal() -> None:
+    name = b'"\\e[2J\\e]0;x\\a"'
+    pod = b"kind: Pod\nmetadata: {name: " + name + b"}\nspec: {containers: [{name: " + name + b", env: ["
+    right = b"{name: EGRESS_DNS_PROXY_DESTINATION, value: '80 1.2.3.4'}]}]}\n"
+    wrong = b'{name: EGRESS_DNS_PROXY_DESTINATION, value: "80 \\e[2J"}]}]}\n'
+    for text in (pod + right, pod + wrong, b"kind: " + name + b"\nEGRESS_SOURCE: x\n"):
+        done = check("-", given=text)
+        assert b"x1b[2J" in done.stdout + done.stderr
+        assert b"\x1b" not in done.stdout + done.stderr
+    for kind in ("redirect", "http-proxy", "dns-proxy"):
+        done = check(kind, "-", given=b"80 \x1b[2J\x9b 1.2.3.4\n")
+        assert b"\x1b" not in done.stdout + done.stderr

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from egress_router.errors import ConfigError, RefusedError
@@ -89,6 +91,30 @@ def test_a_short_name_with_a_dot_is_asked_for_as_the_proxy_does(
     assert capsys.readouterr().out == ""
 
 
+def test_a_short_name_is_explained_candidate_by_candidate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(_: Resolver, name: str) -> Answer:
+        return Answer((ip_address("192.0.2.1"),), 0.0, stale=False, name=f"{name}.corp.example.com")
+
+    def candidates(_: Resolver, name: str) -> tuple[str, ...]:
+        return (f"{name}.svc.cluster.local", f"{name}.corp.example.com", name)
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    monkeypatch.setattr(Resolver, "candidates", candidates)
+    text = "!*.corp.example.com\n*\n"
+    lines = said(capsys, text, "http://intranet/")
+    assert "  intranet.corp.example.com:80 is denied: line 1 (!*.corp.example.com) denies it" in "\n".join(
+        lines
+    )
+    assert any(line.startswith("  intranet.svc.cluster.local:80: its addresses decide") for line in lines)
+    assert said(capsys, text, "http://intranet/", resolve=True) == [
+        "intranet stands for intranet.corp.example.com, which has the addresses 192.0.2.1",
+        "intranet:80 is denied: line 1 (!*.corp.example.com) denies it as intranet.corp.example.com",
+    ]
+    assert said(capsys, "b.example", "intranet") == ["intranet:443 is denied: no rule allows it"]
+
+
 def test_what_is_denied_by_name_is_not_looked_up(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,3 +124,56 @@ def test_what_is_denied_by_name_is_not_looked_up(
     monkeypatch.setattr(Resolver, "resolve", resolve)
     for text in ("!*.secret.example\n*", "a.example"):
         assert said(capsys, text, "x.secret.example", resolve=True) == said(capsys, text, "x.secret.example")
+
+
+def test_credentials_in_a_url_are_named_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match=r"holds a user name or password, .*400") as caught:
+        explain("LIST", "*", "http://user:secret@a.example/", resolve=False)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_range_of_addresses_is_named_as_one() -> None:
+    with pytest.raises(
+        ConfigError, match=r"is a range; one address is judged at a time: ask about 10\.0\.0\.1,"
+    ):
+        explain("LIST", "*", "10.0.0.1-10.0.0.5", resolve=False)
+    with pytest.raises(
+        ConfigError, match=r"is a range; expected networks, one each: 10\.0\.0\.1, 10\.0\.0\.2/31,"
+    ):
+        explain("LIST", "10.0.0.1-10.0.0.5", "a.example", resolve=False)
+    with pytest.raises(ConfigError, match=r"/123 and 40 more"):
+        explain("LIST", "2001:db8::1-2001:db8::ff:fffe", "a.example", resolve=False)
+
+
+POD = """\
+kind: Pod
+metadata: {name: proxy}
+spec:
+  containers:
+    - name: c
+      env:
+        - name: EGRESS_HTTP_PROXY_DESTINATION%s
+          value: %s
+      volumeMounts: [{name: v, mountPath: /rules}]
+  volumes: [{name: v, configMap: {name: m}}]
+---
+kind: ConfigMap
+metadata: {name: m}
+data: {list: "a.example"}
+"""
+
+
+def test_the_list_of_a_manifest_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix, value in (("", '"a.example"'), ("_FILE", "/rules/list")):
+        (line,) = said(capsys, POD % (suffix, value), "http://a.example")
+        assert line == "a.example:80 is allowed: line 1 (a.example) allows it"
+
+
+def test_a_manifest_without_a_list_or_with_several_is_told() -> None:
+    with pytest.raises(ConfigError, match="is a manifest without EGRESS_HTTP_PROXY_DESTINATION"):
+        explain("pod.yaml", POD.replace("HTTP", "DNS") % ("", "x"), "a.example", resolve=False)
+    pod = POD % ("", '"a.example"')
+    with pytest.raises(ConfigError, match=r"holds several lists; .*Pod proxy.*Pod other"):
+        explain("x", f"{pod}---\n{pod.replace('name: proxy', 'name: other')}", "a.example", resolve=False)
+    with pytest.raises(ConfigError, match=r"Pod proxy.* 'b c': expected NAME"):
+        explain("pod.yaml", POD % ("", '"b c"'), "a.example", resolve=False)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2] / "egress_router"
 FLOORS = (
     {"errors", "log", "metrics", "clock", "terminal"},
     {"grammar"},
+    {"manifests"},
     {"settings"},
     {"relay", "names", "kernel", "tls"},
     {"upstreams"},
@@ -26,6 +27,7 @@ FLOORS = (
 IO_MODULES = {"asyncio", "socket", "subprocess", "os", "pyroute2", "select", "ssl", "threading"}
 PURE = {
     "grammar": "rules must be checkable anywhere, from a pod to a laptop",
+    "manifests": "manifests must be checkable anywhere, and are hostile like every text",
     "http_proxy/policy.py": "a decision must be reproducible by `explain` without a network",
     "http_proxy/rule_index.py": "a decision must be reproducible by `explain` without a network",
     "http_proxy/head.py": "hostile bytes are fuzzed whole and byte by byte, without a socket",

@@ -19,7 +19,7 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
         ("charts/egress-router/Chart.yaml", r"^(?:appV|v)ersion: (\S+)$", 2),
         ("images/*/Dockerfile", r"^ARG VERSION=(\S*)$", 3),
         ("docker-compose.yml", r"\$\{TAG:-([^}]*)\}", 3),
-        ("docs/*.md", r"image: egress-[a-z-]+:([0-9]\S*)", 3),
+        ("docs/*.md", r"\begress-(?:router|http-proxy|dns-proxy):([0-9][^ \n`]*)", 6),
     ],
 )
 def test_the_version_is_that_of_the_package(files: str, pattern: str, least: int) -> None:

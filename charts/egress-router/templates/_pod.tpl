@@ -13,9 +13,15 @@
   value: {{ $values.interface.macvlanMode }}
 - name: EGRESS_ADMIN_PORT
   value: {{ $values.admin.port | int64 | quote }}
+- name: EGRESS_CLAIM_TIMEOUT
+  value: {{ $values.setup.claimTimeoutSeconds | int64 | quote }}
 {{- with $values.interface.parent }}
 - name: EGRESS_PARENT_INTERFACE
   value: {{ . | quote }}
+{{- end }}
+{{- if include "egress-router.makesInterface" . }}
+- name: EGRESS_PARENT_NETNS
+  value: /node-ns/net
 {{- end }}
 {{- with $values.clusterCidrs }}
 - name: EGRESS_CLUSTER_CIDRS
@@ -46,8 +52,16 @@ securityContext:
   allowPrivilegeEscalation: false
   capabilities: { drop: [ALL], add: [NET_ADMIN, NET_RAW] }
   {{- end }}
+  seccompProfile: { type: RuntimeDefault }
+terminationMessagePolicy: FallbackToLogsOnError
 env:
   {{- include "egress-router.setupEnv" . | nindent 2 }}
+  {{- include "egress-router.chartValues" (include "egress-router.setupEnv" .) | nindent 2 }}
+{{- end -}}
+
+{{/* Whether this container of setup makes the interface; one that stays finds it made, and has nothing of the node. */}}
+{{- define "egress-router.makesInterface" -}}
+{{- if and (ne .kind "legacy") (eq .root.Values.interface.provider "create") }}true{{ end -}}
 {{- end -}}
 
 {{/* Whether setup is privileged: to reach into the node's network namespace, or because it was asked for. */}}
@@ -87,13 +101,22 @@ forwarder without root. */}}
 ports:
   - name: admin
     containerPort: {{ .Values.admin.port | int64 }}
+# Ready within a second of serving; and liveness is nobody's business while setup waits for the address.
+startupProbe:
+  httpGet: { path: /healthz, port: admin }
+  periodSeconds: 1
+  failureThreshold: {{ ternary (add 60 .Values.setup.claimTimeoutSeconds) 60 (eq .Values.mode "redirect") }}
 livenessProbe:
   httpGet: { path: /healthz, port: admin }
   periodSeconds: 10
   failureThreshold: 6
+  timeoutSeconds: 5
+  terminationGracePeriodSeconds: {{ .Values.livenessGraceSeconds | int64 }}
 readinessProbe:
   httpGet: { path: /readyz, port: admin }
-  periodSeconds: 5
+  periodSeconds: 1
+  failureThreshold: 3
+  timeoutSeconds: 5
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
 volumeMounts:
@@ -104,8 +127,6 @@ volumeMounts:
 {{- end -}}
 
 {{- define "egress-router.proxyContainer" -}}
-{{- $http := eq .Values.mode "http-proxy" -}}
-{{- $prefix := ternary "EGRESS_HTTP_PROXY" "EGRESS_DNS_PROXY" $http -}}
 image: {{ include "egress-router.mainImage" . }}
 imagePullPolicy: {{ .Values.images.pullPolicy }}
 securityContext:
@@ -114,26 +135,44 @@ securityContext:
   allowPrivilegeEscalation: false
   capabilities: { drop: [ALL] }
   seccompProfile: { type: RuntimeDefault }
+terminationMessagePolicy: FallbackToLogsOnError
 env:
-  - name: {{ $prefix }}_DESTINATION_FILE
-    value: /etc/egress-router/destinations
-  - name: EGRESS_INTERFACE
-    value: {{ .Values.interface.name | quote }}
-  - name: EGRESS_ADMIN_PORT
-    value: {{ .Values.admin.port | int64 | quote }}
-  {{- if $http }}
-  - name: EGRESS_HTTP_PROXY_PORT
-    value: {{ .Values.httpProxy.port | int64 | quote }}
-  - name: EGRESS_HTTP_PROXY_CONNECT_PORTS
-    value: {{ .Values.httpProxy.connectPorts | quote }}
-  {{- if .Values.httpProxy.reportOnly }}
-  - name: EGRESS_HTTP_PROXY_REPORT_ONLY
-    value: "1"
-  {{- end }}
-  {{- else if .Values.dnsProxy.debug }}
-  - name: EGRESS_DNS_PROXY_DEBUG
-    value: "1"
-  {{- end }}
-  {{- include "egress-router.longRunningEnv" (dict "root" . "env" .Values.env) | nindent 2 }}
+  {{- include "egress-router.proxyEnv" . | nindent 2 }}
+  {{- include "egress-router.chartValues" (include "egress-router.proxyEnv" .) | nindent 2 }}
 {{ include "egress-router.longRunning" . }}
+{{- end -}}
+
+{{- define "egress-router.proxyEnv" -}}
+{{- $http := eq .Values.mode "http-proxy" -}}
+- name: {{ ternary "EGRESS_HTTP_PROXY" "EGRESS_DNS_PROXY" $http }}_DESTINATION_FILE
+  value: /etc/egress-router/destinations
+- name: EGRESS_INTERFACE
+  value: {{ .Values.interface.name | quote }}
+- name: EGRESS_ADMIN_PORT
+  value: {{ .Values.admin.port | int64 | quote }}
+{{- if $http }}
+- name: EGRESS_HTTP_PROXY_PORT
+  value: {{ .Values.httpProxy.port | int64 | quote }}
+- name: EGRESS_HTTP_PROXY_CONNECT_PORTS
+  value: {{ .Values.httpProxy.connectPorts | quote }}
+{{- if .Values.httpProxy.reportOnly }}
+- name: EGRESS_HTTP_PROXY_REPORT_ONLY
+  value: "1"
+{{- end }}
+{{- else if .Values.dnsProxy.debug }}
+- name: EGRESS_DNS_PROXY_DEBUG
+  value: "1"
+{{- end }}
+{{ include "egress-router.longRunningEnv" (dict "root" . "env" .Values.env) }}
+{{- end -}}
+
+{{/* Which value of the chart each variable of an environment (YAML) comes from, so that errors can name it. */}}
+{{- define "egress-router.chartValues" -}}
+{{- $values := include "egress-router.valueNames" . | fromYaml -}}
+{{- $pairs := list -}}
+{{- range $variable := fromYamlArray . -}}
+  {{- with get $values $variable.name }}{{ $pairs = append $pairs (printf "%s=%s" $variable.name .) }}{{ end -}}
+{{- end -}}
+- name: EGRESS_CHART_VALUES
+  value: {{ join "," $pairs | quote }}
 {{- end -}}

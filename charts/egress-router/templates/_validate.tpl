@@ -68,30 +68,38 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Which value of the chart sets which variable. */}}
+{{- define "egress-router.valueNames" -}}
+EGRESS_SOURCE: source
+EGRESS_GATEWAY: gateway
+EGRESS_ROUTER_MODE: mode
+EGRESS_INTERFACE: interface.name
+EGRESS_PARENT_INTERFACE: interface.parent
+EGRESS_PARENT_NETNS: interface.provider
+EGRESS_MACVLAN_MODE: interface.macvlanMode
+EGRESS_CLAIM_TIMEOUT: setup.claimTimeoutSeconds
+EGRESS_CLUSTER_CIDRS: clusterCidrs
+EGRESS_ADMIN_PORT: admin.port
+EGRESS_DRAIN_SECONDS: drainSeconds
+EGRESS_DESTINATION: destinations
+EGRESS_DESTINATION_FILE: destinations
+EGRESS_HTTP_PROXY_DESTINATION: destinations
+EGRESS_HTTP_PROXY_DESTINATION_FILE: destinations
+EGRESS_HTTP_PROXY_PORT: httpProxy.port
+EGRESS_HTTP_PROXY_CONNECT_PORTS: httpProxy.connectPorts
+EGRESS_HTTP_PROXY_REPORT_ONLY: httpProxy.reportOnly
+EGRESS_DNS_PROXY_DESTINATION: destinations
+EGRESS_DNS_PROXY_DESTINATION_FILE: destinations
+EGRESS_DNS_PROXY_DEBUG: dnsProxy.debug
+{{- end -}}
+
 {{/* A variable that stands twice in a container has whichever value the API server keeps. */}}
 {{- define "egress-router.validateEnv" -}}
-{{- $own := dict
-  "EGRESS_SOURCE" "source"
-  "EGRESS_GATEWAY" "gateway"
-  "EGRESS_ROUTER_MODE" "mode"
-  "EGRESS_INTERFACE" "interface.name"
-  "EGRESS_PARENT_INTERFACE" "interface.parent"
-  "EGRESS_MACVLAN_MODE" "interface.macvlanMode"
-  "EGRESS_CLUSTER_CIDRS" "clusterCidrs"
-  "EGRESS_ADMIN_PORT" "admin.port"
-  "EGRESS_DRAIN_SECONDS" "drainSeconds"
-  "EGRESS_DESTINATION" "destinations"
-  "EGRESS_DESTINATION_FILE" "destinations"
-  "EGRESS_HTTP_PROXY_DESTINATION" "destinations"
-  "EGRESS_HTTP_PROXY_DESTINATION_FILE" "destinations"
-  "EGRESS_HTTP_PROXY_PORT" "httpProxy.port"
-  "EGRESS_HTTP_PROXY_CONNECT_PORTS" "httpProxy.connectPorts"
-  "EGRESS_HTTP_PROXY_REPORT_ONLY" "httpProxy.reportOnly"
-  "EGRESS_DNS_PROXY_DESTINATION" "destinations"
-  "EGRESS_DNS_PROXY_DESTINATION_FILE" "destinations"
-  "EGRESS_DNS_PROXY_DEBUG" "dnsProxy.debug"
--}}
+{{- $own := include "egress-router.valueNames" . | fromYaml -}}
 {{- range $where, $env := dict "env" .Values.env "setup.env" .Values.setup.env -}}
+  {{- if hasKey $env "EGRESS_CHART_VALUES" -}}
+    {{- fail (printf "%s: the chart sets EGRESS_CHART_VALUES itself; leave it out" $where) -}}
+  {{- end -}}
   {{- range $name, $_ := $env -}}
     {{- with get $own $name -}}
       {{- fail (printf "%s: the chart sets %s itself; use the value %s" $where $name .) -}}

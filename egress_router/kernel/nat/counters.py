@@ -18,17 +18,28 @@ if TYPE_CHECKING:
 TABLE = "egress_router_counts"
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _VERSIONS = (4, 6)
+_ACCEPTED = "ct direction reply tcp flags & (syn | ack) == syn | ack"
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went through: connections begun, and packets and bytes to the destination and back."""
+    """What went through: connections, and packets and bytes to the destination and back.
+
+    `begun` counts every connection once, however often its first packet is sent again; `connections` those
+    that the destination accepted (TCP), or all (UDP and SCTP, where no packet of the kernel's says so).
+    """
 
     connections: int = 0
     sent_packets: int = 0
     sent_bytes: int = 0
     received_packets: int = 0
     received_bytes: int = 0
+    begun: int = 0
+
+    @property
+    def failures(self) -> int:
+        """Connections that were not accepted, among them those that still wait for it."""
+        return max(0, self.begun - self.connections)
 
     def plus(self, other: Traffic) -> Traffic:
         """Return the sum."""
@@ -38,6 +49,7 @@ class Traffic:
             self.sent_bytes + other.sent_bytes,
             self.received_packets + other.received_packets,
             self.received_bytes + other.received_bytes,
+            self.begun + other.begun,
         )
 
 
@@ -52,27 +64,48 @@ def declaration() -> str:
     for name, _, _ in names:
         # As large as there are ports, so that a scan cannot fill them.
         kind = "{ type inet_service; size 65536; flags dynamic; }"
-        lines += [f"  set {what}_{name} {kind}" for what in ("connections", "sent", "received")]
-        lines.append(f"  chain {name} {{ }}")
-    lines.append("  chain forward { type filter hook forward priority filter - 1; policy accept; }")
+        lines += [f"  set {what}_{name} {kind}" for what in ("begun", "accepted", "sent", "received")]
+        lines += [f"  chain {name} {{ }}", f"  chain begun_{name} {{ }}"]
     lines += [
+        "  chain forward { type filter hook forward priority filter - 1; policy accept; }",
+        # A chain of type nat sees the first packet of a connection only, and not when it is sent again.
+        "  chain postrouting { type nat hook postrouting priority srcnat - 1; policy accept; }",
         "}",
-        *(f"flush chain inet {TABLE} {name}" for name in ("forward", *(each[0] for each in names))),
     ]
+    chains = ["forward", "postrouting"]
+    chains += [chain for name, _, _ in names for chain in (name, f"begun_{name}")]
+    lines += [f"flush chain inet {TABLE} {chain}" for chain in chains]
     lines.append(f"table inet {TABLE} {{")
     for name, protocol, _ in names:
-        # Named again, because nft wants to know the protocol before it speaks of ports.
-        rule = f"meta l4proto {protocol}"
-        lines += [
-            f"  chain {name} {{",
-            f"    {rule} ct state new add @connections_{name} {{ ct original proto-dst counter }}",
-            f"    {rule} ct direction original add @sent_{name} {{ ct original proto-dst counter }}",
-            f"    {rule} ct direction reply add @received_{name} {{ ct original proto-dst counter }}",
-            "  }",
-        ]
-    jumps = ", ".join(f"ipv{version} . {protocol} : jump {name}" for name, protocol, version in names)
-    lines.append(f"  chain forward {{ ct status dnat meta nfproto . meta l4proto vmap {{ {jumps} }}; }}")
+        lines += [_chain(name, protocol, _forwarded(name, protocol)), _begun(name, protocol)]
+    for hook, prefix in (("forward", ""), ("postrouting", "begun_")):
+        jumps = ", ".join(
+            f"ipv{version} . {protocol} : jump {prefix}{name}" for name, protocol, version in names
+        )
+        lines.append(f"  chain {hook} {{ ct status dnat meta nfproto . meta l4proto vmap {{ {jumps} }}; }}")
     return "\n".join([*lines, "}", ""])
+
+
+def _forwarded(name: str, protocol: str) -> list[str]:
+    rules = [
+        f"ct direction original {_counted('sent', name)}",
+        f"ct direction reply {_counted('received', name)}",
+    ]
+    return [*rules, f"{_ACCEPTED} {_counted('accepted', name)}"] if protocol == "tcp" else rules
+
+
+def _begun(name: str, protocol: str) -> str:
+    return _chain(f"begun_{name}", protocol, [_counted("begun", name)])
+
+
+def _counted(what: str, name: str) -> str:
+    return f"add @{what}_{name} {{ ct original proto-dst counter }}"
+
+
+def _chain(name: str, protocol: str, rules: list[str]) -> str:
+    # The protocol is named again, because nft wants to know it before a rule speaks of ports.
+    text = "".join(f"    meta l4proto {protocol} {rule}\n" for rule in rules)
+    return f"  chain {name} {{\n{text}  }}"
 
 
 def read() -> Counts:
@@ -109,7 +142,9 @@ def parsed(text: str) -> Counts:
     for each in listed:
         for kind, protocol, version, element in _elements(each.get("set")):
             packets, size = element["counter"]["packets"], element["counter"]["bytes"]
-            if kind == "connections":
+            if kind == "begun":
+                fresh = Traffic(begun=packets, connections=0 if protocol == "tcp" else packets)
+            elif kind == "accepted":
                 fresh = Traffic(connections=packets)
             elif kind == "sent":
                 fresh = Traffic(sent_packets=packets, sent_bytes=size)

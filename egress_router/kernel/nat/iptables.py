@@ -30,6 +30,7 @@ _TIMEOUT = 120  # seconds; 0.7 ms a rule
 _MARK = f"{REPLY_MARK:#x}/{REPLY_MARK:#x}"
 _ESTABLISHED: dict[str, str] = {"ctstate": "RELATED,ESTABLISHED"}
 _NEIGHBOURS = ("133", "134", "135", "136")  # RFC 4861: router and neighbour solicitation, advertisement
+_ROUTES = ("134", "137")  # router advertisement, redirect
 _log = log.get("kernel")
 
 
@@ -41,10 +42,10 @@ def rules(plan: NatPlan, version: int) -> Tables:
         "connmark": {"mark": _MARK},
         "target": {"MARK": {"set-xmark": _MARK}},
     }
+    aside: list[Rule] = [{"in-interface": each, "target": "RETURN"} for each in (*plan.outside, "lo")]
     remember: list[Rule] = [
         restore,
-        {"in-interface": plan.interface, "target": "RETURN"},
-        {"in-interface": "lo", "target": "RETURN"},
+        *aside,
         {"conntrack": {"ctstate": "NEW"}, "target": {"CONNMARK": {"set-xmark": _MARK}}},
     ]
     return {
@@ -68,7 +69,7 @@ def rules(plan: NatPlan, version: int) -> Tables:
 def _redirect(plan: NatPlan, family: FamilyPlan | None) -> Iterator[Rule]:
     if not plan.redirects or family is None:
         return
-    for interface in (plan.interface, "lo"):
+    for interface in (*plan.outside, "lo"):
         yield {"in-interface": interface, "target": "RETURN"}
     if plan.admin_port:
         yield {"protocol": "tcp", "tcp": {"dport": str(plan.admin_port)}, "target": "RETURN"}
@@ -112,9 +113,16 @@ def _neighbours(version: int) -> Iterator[Rule]:
 
 
 def _input(plan: NatPlan, version: int) -> Iterator[Rule]:
+    # Nobody on a wire changes the pod's routes, also where /proc/sys is read-only.
+    if version == 4:
+        yield {"protocol": "icmp", "icmp": {"icmp-type": "redirect"}, "target": "DROP"}
+    else:
+        for kind in _ROUTES:
+            yield {"protocol": "icmpv6", "icmp6": {"icmpv6-type": kind}, "target": "DROP"}
     yield {"conntrack": _ESTABLISHED, "target": "ACCEPT"}
     yield from _neighbours(version)
-    yield {"in-interface": plan.interface, "target": "DROP"}
+    for interface in plan.outside:
+        yield {"in-interface": interface, "target": "DROP"}
     if plan.redirects:
         yield {"in-interface": "lo", "target": "ACCEPT"}
         if plan.admin_port:
@@ -129,14 +137,24 @@ def _forward(plan: NatPlan) -> Iterator[Rule]:
     if plan.redirects:
         yield {"conntrack": {"ctstate": "INVALID"}, "target": "DROP"}
         yield {"in-interface": plan.interface, "conntrack": _ESTABLISHED, "target": "ACCEPT"}
-        yield {"in-interface": plan.interface, "target": "DROP"}
+        for interface in plan.outside:
+            yield {"in-interface": interface, "target": "DROP"}
         yield {"out-interface": plan.interface, "conntrack": {"ctstate": "DNAT"}, "target": "ACCEPT"}
     yield {"target": "DROP"}
 
 
 def _output(plan: NatPlan, version: int) -> Iterator[Rule]:
+    """See nftables: the pod itself reaches the cluster by its other interfaces, and nothing else."""
     yield from _outgoing_neighbours(plan, version)
     yield {"out-interface": plan.interface, "conntrack": {"ctstate": "INVALID"}, "target": "DROP"}
+    for interface in (plan.interface, "lo"):
+        yield {"out-interface": interface, "target": "RETURN"}
+    yield {"conntrack": {"ctdir": "REPLY"}, "target": "RETURN"}
+    yield {"conntrack": {"ctstate": "RELATED"}, "target": "RETURN"}
+    near = ("fe80::/10", "ff02::/16") if version == 6 else ()
+    for network in (*near, *plan.surroundings.networks(version)):
+        yield {"dst": str(network), "target": "RETURN"}
+    yield {"target": "DROP"}
 
 
 def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[Rule]:
@@ -149,6 +167,8 @@ def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[R
     """
     outgoing: Rule = {"out-interface": plan.interface, "target": "DROP"}
     yield from _outgoing_neighbours(plan, version)
+    if plan.surroundings.parent is not None:
+        yield {"out-interface": plan.surroundings.parent, "target": "DROP"}
     if family is None:
         yield outgoing
         return
@@ -165,7 +185,8 @@ def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[R
 
 
 def _outgoing_neighbours(plan: NatPlan, version: int) -> Iterator[Rule]:
-    yield from ({**rule, "out-interface": plan.interface} for rule in _neighbours(version))
+    for interface in plan.outside:
+        yield from ({**rule, "out-interface": interface} for rule in _neighbours(version))
 
 
 def apply(plan: NatPlan) -> None:

@@ -14,7 +14,7 @@ from egress_router.kernel.nat import counters, nft
 from egress_router.kernel.nat.plan import REPLY_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from egress_router.grammar.redirect import Redirect
     from egress_router.kernel.nat.plan import FamilyPlan, NatPlan
@@ -81,15 +81,27 @@ _MARK = f"{REPLY_MARK:#010x}"
 _RESTORE = f"ct direction reply ct mark and {_MARK} == {_MARK} meta mark set meta mark or {_MARK}"
 
 
+def _set(*names: str) -> str:
+    return f"{{ {', '.join(_quoted(name) for name in names)} }}"
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return _quoted(names[0]) if len(names) == 1 else _set(*names)
+
+
 def _remember(plan: NatPlan) -> list[str]:
-    inside = f'iifname != {{ "{plan.interface}", "lo" }}'
+    inside = f"iifname != {_set(*plan.outside, 'lo')}"
     return [f"{inside} ct state new ct mark set ct mark or {_MARK}", _RESTORE]
 
 
 def _redirect(plan: NatPlan) -> list[str]:
     if not plan.redirects:
         return []
-    rules = [f'iifname {{ "{plan.interface}", "lo" }} accept']
+    rules = [f"iifname {_set(*plan.outside, 'lo')} accept"]
     if plan.admin_port:
         rules.append(f"tcp dport {plan.admin_port} accept")
     for family in plan.families:
@@ -117,7 +129,10 @@ def _leaks(plan: NatPlan) -> list[str]:
     NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
     """
     outside = f'oifname "{plan.interface}"'
-    rules = [f"{outside} {_NEIGHBOURS} accept"]
+    rules = [f"oifname {_one_of(plan.outside)} {_NEIGHBOURS} accept"]
+    if plan.surroundings.parent is not None:
+        # What the macvlan sends goes past this hook; the parent's own stack has nothing to say out there.
+        rules.append(f"oifname {_quoted(plan.surroundings.parent)} drop")
     for version in (4, 6):
         family = plan.family(version)
         if family is None:
@@ -140,8 +155,11 @@ def _not_link_local(family: FamilyPlan) -> str:
 
 
 def _input(plan: NatPlan) -> list[str]:
-    outside = f'iifname "{plan.interface}"'
+    outside = f"iifname {_one_of(plan.outside)}"
     rules = [
+        # Nobody on a wire changes the pod's routes, also where /proc/sys is read-only.
+        "icmpv6 type { nd-router-advert, nd-redirect } drop",
+        "icmp type redirect drop",
         "ct state established,related accept",
         f"{outside} {_NEIGHBOURS} accept",
         f"{outside} drop",
@@ -162,19 +180,35 @@ def _forward(plan: NatPlan) -> list[str]:
     """Only what was redirected goes out, and only answers come back; all else is dropped, link up or down."""
     if not plan.redirects:
         return []
-    outside = f'"{plan.interface}"'
+    outside, wires = _quoted(plan.interface), _one_of(plan.outside)
     return [
         # Conntrack does not translate what it cannot place; it would leave with the client's own address.
         "ct state invalid drop",
         f"iifname {outside} ct state established,related accept",
-        f"iifname {outside} drop",
+        f"iifname {wires} drop",
         f"oifname {outside} ct status dnat accept",
     ]
 
 
 def _output(plan: NatPlan) -> list[str]:
+    """The pod itself reaches the cluster by its other interfaces, and nothing else, whatever its routes say.
+
+    Answers go back to any client. Link-local IPv6 is neighbour discovery's; of IPv4's only what a route names
+    is the cluster's, as clouds have their metadata services there.
+    """
     outside = f'oifname "{plan.interface}"'
-    return [f"{outside} {_NEIGHBOURS} accept", f"{outside} ct state invalid drop"]
+    networks4 = map(str, plan.surroundings.networks(4))
+    networks6 = ("fe80::/10", "ff02::/16", *map(str, plan.surroundings.networks(6)))
+    return [
+        f"oifname {_one_of(plan.outside)} {_NEIGHBOURS} accept",
+        f"{outside} ct state invalid drop",
+        f"oifname {_set(plan.interface, 'lo')} accept",
+        "ct direction reply accept",
+        "ct state related accept",
+        *(f"ip daddr {network} accept" for network in networks4),
+        *(f"ip6 daddr {network} accept" for network in networks6),
+        "drop",
+    ]
 
 
 def apply(plan: NatPlan) -> None:

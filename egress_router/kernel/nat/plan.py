@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.redirect import Redirect, Redirects
 
 # The bit of the connection mark that says: came in through the pod's first interface, so replies leave by it.
@@ -31,6 +31,22 @@ class FamilyPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What else there is in the pod.
+
+    `parent` is the macvlan's parent where it is in the pod's own namespace, so on the outside network, too.
+    `cluster` are the networks that the pod itself may reach by its other interfaces.
+    """
+
+    parent: str | None = None
+    cluster: tuple[IPNetwork, ...] = ()
+
+    def networks(self, version: int) -> tuple[IPNetwork, ...]:
+        """Return the networks of one family."""
+        return tuple(network for network in self.cluster if network.version == version)
+
+
+@dataclass(frozen=True, slots=True)
 class NatPlan:
     """All rules of one router.
 
@@ -42,6 +58,13 @@ class NatPlan:
     admin_port: int
     redirects: bool
     families: tuple[FamilyPlan, ...]
+    surroundings: Surroundings = Surroundings()
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The interfaces on the outside network."""
+        parent = self.surroundings.parent
+        return (self.interface,) if parent is None else (self.interface, parent)
 
     def family(self, version: int) -> FamilyPlan | None:
         """Return the rules of one family; None where the router has no source address in it."""
@@ -49,11 +72,15 @@ class NatPlan:
 
 
 def make_plan(
-    redirects: Redirects | None, sources: Sequence[IPAddress], interface: str, admin_port: int
+    redirects: Redirects | None,
+    sources: Sequence[IPAddress],
+    interface: str,
+    admin_port: int,
+    surroundings: Surroundings = Surroundings(),
 ) -> NatPlan:
     """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses."""
     families = tuple(_family(redirects, source) for source in sources)
-    return NatPlan(interface, admin_port, redirects is not None, families)
+    return NatPlan(interface, admin_port, redirects is not None, families, surroundings)
 
 
 def _family(redirects: Redirects | None, source: IPAddress) -> FamilyPlan:

@@ -16,16 +16,21 @@ from egress_router.dns_proxy.server import mode
 from egress_router.names.resolver import Resolver, system_sources
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.names import NamesSettings
+from egress_router.upstreams.places import forbidden_place
 from tests.serving import Running, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
+    from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.forward import Forwards
     from egress_router.lab.nameserver import NameServer
     from egress_router.metrics import Registry
     from egress_router.service.mode import Mode
+    from egress_router.upstreams.places import Forbidden, Place
+    from egress_router.upstreams.pool import Target
 
 
 class Lines(logging.Handler):
@@ -97,10 +102,25 @@ def backend(host: str = "127.0.0.1", port: int = 0, kind: type[Backend] = Backen
             thread.join(10)
 
 
+def loopback_is_remote(
+    host: Host,
+    target: Target,
+    *,
+    named: AbstractSet[IPAddress],
+    ports: AbstractSet[int],
+    admin_port: int,
+    is_own: Callable[[IPAddress], bool],
+) -> Place | None:
+    """Let names have loopback addresses, as if lines named them: tests have no others."""
+    all_named = named | {target[0]}
+    return forbidden_place(host, target, named=all_named, ports=ports, admin_port=admin_port, is_own=is_own)
+
+
 def forwarding(
     folder: Path,
     names: NameServer | None = None,
     environ: Mapping[str, str] | None = None,
+    forbidden: Forbidden = loopback_is_remote,
 ) -> Mode[Forwards]:
     """Return the mode under test; it asks `names` and nobody else, and believes an answer for a moment only."""
     conf, hosts = folder / "resolv.conf", folder / "hosts"
@@ -116,7 +136,7 @@ def forwarding(
         )
 
     given = {"EGRESS_DNS_PROXY_DESTINATION": "1 192.0.2.1", **(environ or {})}
-    return mode(read_dns_proxy(given), resolver)
+    return mode(read_dns_proxy(given), resolver, forbidden)
 
 
 @contextlib.contextmanager
@@ -130,8 +150,9 @@ def forwarder(
     per_client: int | None = None,
     drain_seconds: float = 25.0,
     environ: Mapping[str, str] | None = None,
+    forbidden: Forbidden = loopback_is_remote,
 ) -> Iterator[Running[Forwards]]:
-    made = forwarding(folder, names, environ)
+    made = forwarding(folder, names, environ, forbidden)
     with serving(
         made, text, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
     ) as running:

@@ -9,6 +9,7 @@ from egress_router.dns_proxy.server import mode
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.settings.dns_proxy import read_dns_proxy
+from egress_router.upstreams.places import forbidden_place
 from tests.serving import LOOPS, serving
 from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, greeting, metric
 from tests.unit.relay.room import eventually
@@ -139,11 +140,7 @@ def test_the_last_good_addresses_serve_while_the_name_server_fails(tmp_path: Pat
         assert ask(running, 80) == "127.0.0.1"
 
 
-def test_a_name_that_ceases_to_exist_serves_for_a_moment_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("egress_router.upstreams.destination._HOLD", 0.5)
-    monkeypatch.setattr("egress_router.upstreams.destination._RETRY", 0.05)
+def test_a_name_that_ceases_to_exist_still_serves(tmp_path: Path) -> None:
     with (
         backend() as target,
         in_thread({NAME: entry("127.0.0.1", ttl=0)}) as names,
@@ -154,8 +151,34 @@ def test_a_name_that_ceases_to_exist_serves_for_a_moment_only(
         asked = len(names.asked)
         eventually(lambda: len(names.asked) >= asked + 2)
         assert ask(running, 80) == "127.0.0.1"
-        eventually(lambda: serving_addresses(running) == {""})
-        assert ask(running, 80) == ""
+
+
+def test_a_name_does_not_lead_to_what_only_this_pod_can_reach(tmp_path: Path) -> None:
+    zone = {
+        "a.example.com": entry("127.0.0.1", ttl=0),
+        "b.example.com": entry("169.254.169.254", ttl=0),
+        "c.example.com": entry("127.0.0.2", ttl=0),
+    }
+    with (
+        backend() as target,
+        backend("127.0.0.2", target.port),
+        in_thread(zone) as names,
+        forwarder(
+            tmp_path,
+            f"80 a.example.com {target.port}\n81 b.example.com {target.port}\n"
+            f"82 c.example.com {target.port}\n83 127.0.0.2 {target.port}",
+            names,
+            forbidden=forbidden_place,
+        ) as running,
+    ):
+        assert [ask(running, port) for port in (80, 81)] == ["", ""]
+        # A line names this one, so names may have it, too.
+        assert [ask(running, port) for port in (82, 83)] == ["127.0.0.2", "127.0.0.2"]
+        eventually(lambda: metric(running, "connections_total", result="local_address") == 2)
+        status = running.call(running.server.status)["upstreams"]
+        assert isinstance(status, list)
+        reasons = [each["reason"] for each in status if isinstance(each, dict) and "reason" in each]
+        assert reasons == ["the name has a loopback, link-local or metadata address that no line names"] * 2
 
 
 def test_debug_says_what_names_resolve_to(tmp_path: Path, records: Lines) -> None:
@@ -190,7 +213,7 @@ def test_an_ipv6_address_without_a_route_is_not_tried(tmp_path: Path) -> None:
         assert serving_addresses(running) == {"127.0.0.1"}
 
 
-def test_lines_of_one_name_share_its_look_ups_and_health(tmp_path: Path) -> None:
+def test_lines_of_one_name_share_its_look_ups(tmp_path: Path) -> None:
     with (
         backend() as target,
         in_thread({NAME: entry("127.0.0.1", ttl=600)}) as names,
@@ -199,7 +222,7 @@ def test_lines_of_one_name_share_its_look_ups_and_health(tmp_path: Path) -> None
         ) as running,
     ):
         assert [ask(running, port) for port in (80, 81, 82)] == ["127.0.0.1"] * 3
-        assert len(running.call(lambda: running.server._checks._checked)) == 1  # type: ignore[attr-defined]
+        assert len(names.asked) == 2
 
 
 def test_a_removed_name_is_not_asked_for_any_more(tmp_path: Path) -> None:
@@ -232,7 +255,7 @@ def test_a_client_that_waits_for_a_removed_name_is_let_go(tmp_path: Path) -> Non
 
 def test_a_fault_of_ours_in_following_a_name_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        async def resolve(self, name: str) -> Answer:
+        async def resolve(self, name: str, *, denial_seconds: float | None = None) -> Answer:
             raise RuntimeError(f"a fault of ours with {name}")
 
         def close(self) -> None:

@@ -203,11 +203,16 @@ class Client:
 
 
 class Names:
-    """Stands in for the resolver: names from a table, those of `slow` only when they are waited for."""
+    """Stands in for the resolver: names from a table, those of `slow` only when they are waited for.
+
+    `search` maps short names to what they stand for.
+    """
 
     table: ClassVar[dict[str, tuple[IPAddress, ...] | Failure]]
     slow: ClassVar[set[str]]
     asked: ClassVar[list[str]]
+    clients: ClassVar[list[str]]
+    search: ClassVar[dict[str, str]]
 
     def __init__(self, *_: object) -> None:
         pass
@@ -216,14 +221,22 @@ class Names:
         found = self.table.get(name)
         if found is None or isinstance(found, Failure) or name in self.slow:
             return None
-        return Answer(found, time.monotonic() + 60, stale=False, name=name)
+        return self.answer(name, found)
 
-    async def resolve(self, name: str) -> Answer:
+    def answer(self, name: str, found: tuple[IPAddress, ...]) -> Answer:
+        full_name = self.search.get(name, name.removesuffix("."))
+        return Answer(found, time.monotonic() + 60, stale=False, name=full_name)
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        return (self.search[name],) if name in self.search else (name,)
+
+    async def resolve(self, name: str, *, client: str) -> Answer:
         self.asked.append(name)
+        self.clients.append(client)
         found = self.table.get(name, Failure.NO_SUCH_NAME)
         if isinstance(found, Failure):
             raise ResolveError(found, f"{name}: {found.value}")
-        return Answer(found, time.monotonic() + 60, stale=False, name=name)
+        return self.answer(name, found)
 
     def close(self) -> None:
         pass
@@ -241,6 +254,8 @@ def know(monkeypatch: pytest.MonkeyPatch, *, slow: bool = False, **names: str | 
     }
     Known.slow = set(Known.table) if slow else set()
     Known.asked = []
+    Known.clients = []
+    Known.search = {}
     monkeypatch.setattr(server, "Resolver", Known)
     return Known
 
@@ -259,7 +274,8 @@ def proxy(
     `faulty` says whether there will be faults of the proxy's own.
     """
     environ = {f"EGRESS_HTTP_PROXY_{name}": value for name, value in settings.items()}
-    environ |= {"EGRESS_HTTP_PROXY_DESTINATION": rules, "EGRESS_ACCESS_LOG": "1"}
+    # A limit for the pod is shared by its workers, of which only one is here.
+    environ |= {"EGRESS_HTTP_PROXY_DESTINATION": rules, "EGRESS_ACCESS_LOG": "1", "EGRESS_WORKERS": "1"}
     mode = server.mode(read_http_proxy(environ))
     with serving(
         mode, rules, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds

@@ -212,7 +212,7 @@ def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
 ) -> None:
     names = know(monkeypatch)
 
-    async def resolve(*_: object) -> None:
+    async def resolve(*_: object, **__: object) -> None:
         await asyncio.sleep(10)
 
     monkeypatch.setattr(names, "resolve", resolve)

@@ -159,6 +159,41 @@ def test_names_whose_addresses_matter_are_left_open(lines: list[str]) -> None:
     assert policy(*lines).by_name("a.example", 443) is None
 
 
+@pytest.mark.parametrize(
+    ("lines", "full_name", "verdict", "line"),
+    [
+        (["!*.corp.example.com", "*"], "intranet.corp.example.com", DENIED, 1),
+        (["!*.corp.example.com", "*"], "intranet.svc.cluster.local", ALLOWED, 2),
+        (["!*.corp.example.com", "*"], "intranet", ALLOWED, 2),
+        (["*.corp.example.com"], "intranet.corp.example.com", ALLOWED, 1),
+        (["*.corp.example.com"], "intranet.other.example", DENIED, None),
+        (["intranet", "!*.corp.example.com"], "intranet.corp.example.com", ALLOWED, 1),
+        (["!intranet", "*"], "intranet.corp.example.com", DENIED, 1),
+        (["192.0.2.0/24", "!*.corp.example.com"], "intranet.corp.example.com", ALLOWED, 1),
+    ],
+)
+def test_a_short_name_is_judged_as_what_it_stands_for(
+    lines: list[str], full_name: str, verdict: Verdict, line: int | None
+) -> None:
+    addresses = (ip_address("192.0.2.1"),)
+    decision = policy(*lines).by_addresses("intranet", 80, addresses, OWN, full_name)
+    assert decision.verdict is verdict
+    assert (decision.rule and decision.rule.line) == line
+    assert decision.full_name == (None if full_name == "intranet" else full_name)
+    early = policy(*lines).by_name("intranet", 80, full_name)
+    assert early is None or early.verdict is verdict is DENIED
+
+
+def test_a_short_name_is_denied_before_it_is_looked_up_where_all_its_candidates_are() -> None:
+    candidates = ("a.svc.example", "a.corp.example", "a")
+    assert policy("!*.corp.example", "*").by_candidates("a", 80, candidates) is None
+    denied = policy("!*.corp.example", "b.example").by_candidates("a", 80, candidates)
+    assert denied is not None
+    assert explanation(denied) == "line 1 (!*.corp.example) denies it as a.corp.example"
+    assert policy("b.example").by_candidates("a", 80, candidates) == Decision(DENIED, Reason.NO_RULE)
+    assert policy("!a", "*").by_candidates("a", 80, candidates) is not None
+
+
 def test_report_only_goes_on_to_what_is_remote() -> None:
     addresses = (ip_address("192.0.2.1"), ip_address("127.0.0.1"))
     denied = policy("b.example").by_addresses("a.example", 80, addresses, OWN)

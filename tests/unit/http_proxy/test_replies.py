@@ -25,7 +25,9 @@ def every() -> list[replies.Reply]:
     found += [replies.bad_answer(MessageError(502, "x", fault)) for fault in Fault]
     found += [replies.unresolved(failure) for failure in Failure]
     address = ip_address("192.0.2.1")
-    found += [replies.unreached(DialError((DialFailure(address, 1, reason),))) for reason in DialReason]
+    found += [
+        replies.unreached(DialError(reason, (DialFailure(address, 1, reason),))) for reason in DialReason
+    ]
     return found + [each for each in vars(replies).values() if isinstance(each, replies.Reply)]
 
 

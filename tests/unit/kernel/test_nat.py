@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from egress_router.errors import RefusedError
 from egress_router.grammar.redirect import parse
 from egress_router.kernel.nat import iptables, nftables
-from egress_router.kernel.nat.plan import NatPlan, make_plan
+from egress_router.kernel.nat.plan import NatPlan, Surroundings, make_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 V4, V6 = ip_address("192.168.12.99"), ip_address("2001:db8:12::99")
@@ -32,7 +32,14 @@ PLANS = {
     "v4": make_plan(parse("x", "80 tcp 203.0.113.25\n"), [V4], "macvlan0", 9797),
     "dual-fallback": make_plan(parse("x", RULES + FALLBACKS), [V4, V6], "macvlan0", 9797),
     "v6-no-admin": make_plan(parse("x", "443 tcp 2001:db8::25\n"), [V6], "net1", 0),
-    "proxy": make_plan(None, [V4], "macvlan0", 9797),
+    "proxy": make_plan(None, [V4], "macvlan0", 9797, Surroundings(None, (ip_network("10.128.0.0/24"),))),
+    "parent-inside": make_plan(
+        parse("x", "80 tcp 203.0.113.25\n"),
+        [V4],
+        "macvlan0",
+        9797,
+        Surroundings("net1", (ip_network("10.128.0.0/24"), ip_network("fd00:128::/64"))),
+    ),
 }
 
 

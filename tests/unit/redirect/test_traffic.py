@@ -5,15 +5,16 @@ from ipaddress import ip_address
 
 from egress_router.admin.exposition import exposition
 from egress_router.grammar.redirect import parse
+from egress_router.kernel.conntrack import Connections
 from egress_router.kernel.nat.counters import Traffic, parsed
 from egress_router.metrics import Registry
-from egress_router.redirect.traffic import Publication, RuleTable
+from egress_router.redirect.traffic import RedirectMetrics, RuleTable
 from egress_router.service import process_metrics
 from tests.unit.admin import test_metrics_lint as lint
 
 TEXT = """\
 # the bank
-80 tcp 203.0.113.25
+80   tcp	203.0.113.25
 
 5000-5100 tcp 203.0.113.28  # a range
 5000 udp 203.0.113.28
@@ -23,13 +24,13 @@ TEXT = """\
 """
 TABLE = RuleTable(parse("R", TEXT), TEXT)
 COUNTS = {
-    ("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000),
-    ("tcp", 4, 5000): Traffic(1, 1, 1, 1, 1),
-    ("tcp", 4, 5100): Traffic(1, 1, 1, 1, 1),
-    ("tcp", 4, 5101): Traffic(5, 1, 1, 1, 1),
-    ("udp", 4, 5000): Traffic(7, 1, 1, 1, 1),
-    ("tcp", 6, 80): Traffic(3, 1, 1, 1, 1),
-    ("sctp", 6, 80): Traffic(4, 1, 1, 1, 1),
+    ("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=2),
+    ("tcp", 4, 5000): Traffic(1, 1, 1, 1, 1, begun=1),
+    ("tcp", 4, 5100): Traffic(1, 1, 1, 1, 1, begun=1),
+    ("tcp", 4, 5101): Traffic(5, 1, 1, 1, 1, begun=5),
+    ("udp", 4, 5000): Traffic(7, 1, 1, 1, 1, begun=7),
+    ("tcp", 6, 80): Traffic(3, 1, 1, 1, 1, begun=3),
+    ("sctp", 6, 80): Traffic(4, 1, 1, 1, 1, begun=4),
 }
 
 
@@ -49,7 +50,8 @@ def test_traffic_belongs_to_the_line_that_names_its_port() -> None:
 def test_labels_hold_no_blanks_of_the_file() -> None:
     text, registry = "80  \t tcp   203.0.113.25\n", Registry()
     table = RuleTable(parse("R", text), text)
-    Publication(registry).traffic(table.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
+    traffic = Traffic(2, 10, 1000, 8, 4000, begun=2)
+    RedirectMetrics(registry).traffic(table.lines({("tcp", 4, 80): traffic}), waiting=0)
     for name in ("rule_connections_total", "rule_bytes_total", "rule_packets_total"):
         assert {dict(labels)["rule"] for labels in registry.snapshot()[name].numbers} == {
             "80 tcp 203.0.113.25"
@@ -58,15 +60,20 @@ def test_labels_hold_no_blanks_of_the_file() -> None:
 
 def test_metrics_name_rules_with_traffic_only() -> None:
     registry = Registry()
-    publication = Publication(registry)
-    publication.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
+    metrics = RedirectMetrics(registry)
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=5)}), waiting=1)
     snapshot = registry.snapshot()
     assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 2}
     assert snapshot["bytes_total"].numbers == {
         (("direction", "sent"),): 1000,
         (("direction", "received"),): 4000,
     }
-    assert snapshot["connections_total"].numbers == {(("result", "connected"),): 2}
+    assert snapshot["connections_total"].numbers == {
+        (("result", "connected"),): 2,
+        (("result", "failed"),): 2,
+    }
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(4, 10, 1000, 8, 4000, begun=5)}), waiting=0)
+    assert registry.snapshot()["connections_total"].numbers[("result", "failed"),] == 2, "a counter went back"
 
 
 def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
@@ -75,32 +82,37 @@ def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
     used = Counter(
         {(6, bank, 80): 40, (17, bank, 80): 1, (6, stranger, 80): 2, (6, ip_address("203.0.113.28"), 5001): 3}
     )
-    Publication(registry).source_ports(TABLE, used)
+    RedirectMetrics(registry).tracked(TABLE, Connections(used, 44, 1))
     snapshot = registry.snapshot()
     assert snapshot["snat_ports_in_use"].numbers == {
         (("destination", "203.0.113.25:80/tcp"),): 40,
         (("destination", "203.0.113.28:5001/tcp"),): 3,
     }
-    assert snapshot["connections_open"].numbers == {(): 46}
+    assert snapshot["connections_open"].numbers == {(): 44}
 
 
 def test_counters_are_read_from_the_json_of_nft() -> None:
     text = """{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"name": "egress_router_counts"}},
-      {"set": {"name": "connections_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 2, "bytes": 120}}}]}},
+      {"set": {"name": "begun_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 3, "bytes": 180}}}]}},
+      {"set": {"name": "accepted_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 2, "bytes": 120}}}]}},
+      {"set": {"name": "begun_udp4", "elem": [{"elem": {"val": 53, "counter": {"packets": 4, "bytes": 180}}}]}},
       {"set": {"name": "sent_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 9, "bytes": 900}}}]}},
       {"set": {"name": "received_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 7, "bytes": 700}}}]}},
       {"set": {"name": "sent_udp6"}}, {"chain": {"name": "forward"}}]}"""
-    assert parsed(text) == {("tcp", 4, 80): Traffic(2, 9, 900, 7, 700)}
+    assert parsed(text) == {
+        ("tcp", 4, 80): Traffic(2, 9, 900, 7, 700, begun=3),
+        ("udp", 4, 53): Traffic(4, begun=4),  # no packet of the kernel's says that a destination accepted it
+    }
 
 
 def test_its_metrics_pass_the_lint_of_the_others() -> None:
     registry = Registry()
     process_metrics.register(registry)
     process_metrics.describe(registry, "redirect", tuple)
-    publication = Publication(registry)
-    publication.traffic(TABLE.lines(COUNTS))
-    publication.tracking((5, 262144))
-    publication.source_ports(TABLE, Counter({(6, ip_address("203.0.113.25"), 80): 40}))
+    metrics = RedirectMetrics(registry)
+    metrics.traffic(TABLE.lines(COUNTS), waiting=0)
+    metrics.tracking((5, 262144))
+    metrics.tracked(TABLE, Connections(Counter({(6, ip_address("203.0.113.25"), 80): 40}), 1, 0))
     text = exposition(registry.snapshot()).decode()
     assert "egress_router_snat_ports_in_use" in text
     lint.test_every_family_has_help_and_type_once_and_in_front(text)

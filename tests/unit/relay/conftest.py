@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 def room(request: pytest.FixtureRequest) -> Iterator[Room]:
     made = Room(*LOOPS[request.param]())
     yield made
-    made.end()
+    made.close()

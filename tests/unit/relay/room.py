@@ -6,6 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from egress_router.metrics import Number, Registry
+from egress_router.relay.dataplane import QUIET, DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Closing, Relay, Tunnel
 
@@ -37,16 +39,21 @@ def pair() -> tuple[socket.socket, socket.socket]:
 class Room:
     """A relay in a thread; the peers of its tunnels are plain blocking sockets in the test."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, quiet: float = QUIET) -> None:
         self.loop = loop
         self.thread = threading.Thread(target=loop.run_forever)
         self.thread.start()
         self.closings: list[Closing] = []
         self._tunnels: list[Tunnel] = []
         self._peers: list[socket.socket] = []
+        self.inner: tuple[int, int] = (-1, -1)
         self.poller = poller
         self.deadlines = self.call(lambda: Deadlines(loop, tick=0.1))
-        self.relay = self.call(lambda: Relay(self.poller, self.deadlines))
+        self.plane = self.call(lambda: DataPlane(loop, quiet))
+        self.relay = self.call(lambda: Relay(self.plane, self.poller))
+        self.registry = Registry()
+        self.sent, self.received = Number(), Number()
+        self.plane.count(self.registry, self.sent, self.received)
 
     def call(self, function: Callable[[], T]) -> T:
         async def run() -> T:
@@ -63,6 +70,7 @@ class Room:
         self._peers += [client, server]
         for sock in (inner_client, inner_server):
             sock.setblocking(False)
+        self.inner = (inner_client.fileno(), inner_server.fileno())
         tunnel = self.call(
             lambda: self.relay.start(
                 inner_client,
@@ -81,12 +89,12 @@ class Room:
         assert len(self.closings) == 1
         return self.closings[0]
 
-    def end(self) -> None:
+    def close(self) -> None:
         for tunnel in self._tunnels:
             self.call(tunnel.close)
         for peer in self._peers:
             peer.close()
-        self.call(self.relay.close)
+        self.call(self.plane.close)
         self.call(self.deadlines.close)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)

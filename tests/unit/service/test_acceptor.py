@@ -35,7 +35,7 @@ class Door:
         self.room.call(self.acceptor.stop)
         for sock, _, _ in self.entered:
             sock.close()
-        self.room.end()
+        self.room.close()
 
 
 @pytest.fixture(params=sorted(LOOPS))

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
-from egress_router.grammar import nodes
-from egress_router.grammar.objects import PREFIX, Object, Text, objects
+from egress_router.manifests import nodes
+from egress_router.manifests.objects import PREFIX, Object, Text, objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    import yaml
 
 _FIELDS = ("name", "value", "valueFrom")
 _SOURCES = ("configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef", "fileKeyRef")
@@ -67,6 +65,21 @@ def read(file: str, text: str) -> Manifests:
     return Manifests(tuple(found), tuple(problems))
 
 
+def rules(file: str, text: str, variable: str) -> list[Text]:
+    """Return what the manifests of a file give as the rules of `variable`, in it or in its `_FILE`.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    found = []
+    for container in read(file, text).containers:
+        path = container.values.get(f"{variable}_FILE")
+        given = container.values.get(variable) if path is None else container.files.get(path.text.strip())
+        if given is not None:
+            found.append(given)
+    return found
+
+
 def _names(config_map: Object) -> list[str]:
     return [key for key in config_map.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (no mapping)
 
@@ -83,7 +96,7 @@ def _variables(config_map: Object) -> Container:
         else:
             if text is not None:
                 values[key] = text
-    line = nodes.line_of(config_map.node)
+    line = config_map.node.line
     return Container(
         config_map.title,
         "-",
@@ -100,13 +113,13 @@ def _variables(config_map: Object) -> Container:
 
 def _key_problem(config_map: Object, key: str, error: nodes.NotText) -> Problem:
     node = nodes.child(config_map.node, "data", key) or config_map.node
-    return Problem(f"{config_map.place} key {key}", nodes.line_of(node), None, str(error))
+    return Problem(f"{config_map.place} key {key}", node.line, None, str(error))
 
 
 class _Reader:
     """Reads one container."""
 
-    def __init__(self, owner: Object, node: yaml.Node, maps: Mapping[tuple[str, str], Object]) -> None:
+    def __init__(self, owner: Object, node: nodes.Node, maps: Mapping[tuple[str, str], Object]) -> None:
         self._owner = owner
         self._node = node
         self._maps = maps
@@ -136,7 +149,7 @@ class _Reader:
             document=self._owner.title,
             name=self._name,
             place=self._place,
-            line=nodes.line_of(self._node),
+            line=self._node.line,
             words=tuple(self._words()),
             values=self._values,
             unknown=self._unknown,
@@ -157,7 +170,7 @@ class _Reader:
             for each in nodes.items(nodes.child(self._node, key)):
                 yield nodes.word(each)
 
-    def _read_variable(self, name: str, entry: yaml.Node) -> None:
+    def _read_variable(self, name: str, entry: nodes.Node) -> None:
         source = nodes.child(entry, "valueFrom")
         reference = nodes.child(source, "configMapKeyRef")
         if self._is_misspelt(name, entry, _FIELDS) or self._is_misspelt(name, source, _SOURCES):
@@ -174,14 +187,14 @@ class _Reader:
             else:
                 self._values[name] = Text(f"{self._place} {name}", text, node)
 
-    def _is_misspelt(self, name: str, node: yaml.Node | None, fields: Sequence[str]) -> bool:
+    def _is_misspelt(self, name: str, node: nodes.Node | None, fields: Sequence[str]) -> bool:
         """Complain of fields that do not exist, which leave a variable without its value."""
         wrong = [(key, value) for key, value in nodes.entries(node) if key not in fields] if node else []
         for key, value in wrong:
             self._complain(value, name, f"has the field {key!r}; expected one of {', '.join(fields)}")
         return bool(wrong)
 
-    def _refer(self, name: str, reference: yaml.Node) -> None:
+    def _refer(self, name: str, reference: nodes.Node) -> None:
         """Follow a reference to a key of a ConfigMap, if it is in the same file."""
         map_name, key = (nodes.word(nodes.child(reference, each)) for each in ("name", "key"))
         found = self._maps.get((self._owner.namespace, map_name))
@@ -202,7 +215,7 @@ class _Reader:
             self._problems.append(_key_problem(found, key, error))
             return Text(f"{self._place} {name}", "", nodes.child(found.node, "data", key) or found.node)
 
-    def _read_all(self, source: yaml.Node) -> None:
+    def _read_all(self, source: nodes.Node) -> None:
         """Take in every key of a ConfigMap as a variable (`envFrom`)."""
         prefix = nodes.word(nodes.child(source, "prefix"))
         name = nodes.word(nodes.child(source, "configMapRef", "name"))
@@ -217,14 +230,12 @@ class _Reader:
                 if text is not None:
                     self._values[prefix + key] = text
 
-    def _read_mount(self, mount: yaml.Node) -> None:
+    def _read_mount(self, mount: nodes.Node) -> None:
         """Note the files that a mounted ConfigMap makes."""
         path, sub_path, volume_name = (
             nodes.word(nodes.child(mount, each)) for each in ("mountPath", "subPath", "name")
         )
-        for volume in nodes.items(nodes.child(self._owner.pod, "volumes")):
-            if nodes.word(nodes.child(volume, "name")) != volume_name:
-                continue
+        for volume in self._owner.volumes.get(volume_name, ()):
             config_map = nodes.child(volume, "configMap")
             found = self._maps.get((self._owner.namespace, nodes.word(nodes.child(config_map, "name"))))
             if config_map is None or found is None:
@@ -236,18 +247,18 @@ class _Reader:
                 if text is not None and sub_path in {"", file}:
                     self._files[where] = text
 
-    def _string(self, name: str, node: yaml.Node) -> str:
+    def _string(self, name: str, node: nodes.Node) -> str:
         try:
             return nodes.string(node)
         except nodes.NotText as error:
             self._complain(node, name, str(error))
             return nodes.word(node)
 
-    def _complain(self, node: yaml.Node, name: str, reason: str) -> None:
-        self._problems.append(Problem(f"{self._place} {name}", nodes.line_of(node), None, reason))
+    def _complain(self, node: nodes.Node, name: str, reason: str) -> None:
+        self._problems.append(Problem(f"{self._place} {name}", node.line, None, reason))
 
 
-def _projected(config_map: yaml.Node, found: Object) -> list[tuple[str, str]]:
+def _projected(config_map: nodes.Node, found: Object) -> list[tuple[str, str]]:
     """Return (file, key) of each file that a ConfigMap volume makes: those under `items`, else all keys."""
     chosen = nodes.items(nodes.child(config_map, "items"))
     if chosen:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import yaml
-
 from egress_router.errors import Problem
-from egress_router.grammar import nodes
+from egress_router.manifests import nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +38,7 @@ class Text:
 
     place: str
     text: str
-    node: yaml.Node
+    node: nodes.Node
 
     def problem(self, line: int | None, offending: str | None, reason: str) -> Problem:
         """Return a problem of one line of this text (from 1; None: all of it), with its line in the file."""
@@ -49,7 +48,7 @@ class Text:
 class Object:
     """One object; `read` holds the ids of the nodes that were understood, `is_used`: others take its keys."""
 
-    def __init__(self, file: str, number: int, node: yaml.Node) -> None:
+    def __init__(self, file: str, number: int, node: nodes.Node) -> None:
         self.node = node
         self.kind = nodes.word(nodes.child(node, "kind"))
         self.name = nodes.word(nodes.child(node, "metadata", "name"))
@@ -60,9 +59,17 @@ class Object:
         self.is_used = False
 
     @property
-    def pod(self) -> yaml.Node | None:
+    def pod(self) -> nodes.Node | None:
         """The specification of the pods that it makes."""
         return nodes.child(self.node, *_POD_OF[self.kind]) if self.kind in _POD_OF else None
+
+    @functools.cached_property
+    def volumes(self) -> dict[str, list[nodes.Node]]:
+        """The volumes of its pods, by name."""
+        found: dict[str, list[nodes.Node]] = {}
+        for each in nodes.items(nodes.child(self.pod, "volumes")):
+            found.setdefault(nodes.word(nodes.child(each, "name")), []).append(each)
+        return found
 
     def data(self, key: str) -> Text | None:
         """Return one key of a ConfigMap.
@@ -83,13 +90,13 @@ class Object:
         """Say which EGRESS_* variables stand where they were not read: a misspelt kind, field or shape."""
         if self.kind == "ConfigMap" or self.kind.endswith("Secret"):
             return  # their keys are what they like, and count where a container takes them
-        found = sorted(_mentioned(self.node, self.read), key=lambda node: node.start_mark.index)
+        found = sorted(_mentioned(self.node, self.read), key=lambda node: node.position)
         if self.kind in _POD_OF:
             for node in found:
                 name = _NAME.match(node.value)
                 yield Problem(
                     f"{self.place} {name[0] if name else node.value}",
-                    nodes.line_of(node),
+                    node.line,
                     None,
                     "is not where variables are read; expected a list `env` of `name` and `value`,"
                     " in a list `containers` or `initContainers`",
@@ -97,7 +104,7 @@ class Object:
         elif found:
             kind = nodes.child(self.node, "kind") or self.node
             reason = f"is not read, but has {found[0].value}; expected one of {', '.join(_POD_OF)}"
-            yield Problem(self.place, nodes.line_of(kind), f"kind: {self.kind}", reason)
+            yield Problem(self.place, kind.line, f"kind: {self.kind}", reason)
 
 
 def objects(file: str, text: str) -> tuple[list[Object], list[Problem]]:
@@ -118,33 +125,33 @@ def objects(file: str, text: str) -> tuple[list[Object], list[Problem]]:
     return found, problems
 
 
-def _no_object(place: str, node: yaml.Node) -> Problem:
+def _no_object(place: str, node: nodes.Node) -> Problem:
     shown = nodes.word(node).partition("\n")[0][:_MOST_SHOWN] or None
-    return Problem(place, nodes.line_of(node), shown, "is no object of Kubernetes (a mapping with `kind`)")
+    return Problem(place, node.line, shown, "is no object of Kubernetes (a mapping with `kind`)")
 
 
-def _mentioned(root: yaml.Node, read: set[int]) -> Iterator[yaml.ScalarNode]:
+def _mentioned(root: nodes.Node, read: set[int]) -> Iterator[nodes.Scalar]:
     """Yield what looks like the name of a variable: a key, the value of `name`, an item of a list `env`.
 
     Nodes in `read` are passed by, and so is metadata; each node is looked at once, whatever the aliases.
     """
-    waiting: list[tuple[str, yaml.Node]] = [("", root)]
+    waiting: list[tuple[str, nodes.Node]] = [("", root)]
     seen = set(read)
     while waiting:
         field, node = waiting.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            waiting += [(field, each) for each in node.value]
-        elif isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
+        if isinstance(node, nodes.Sequence):
+            waiting += [(field, each) for each in node.items]
+        elif isinstance(node, nodes.Mapping):
+            for key, value in node.pairs:
                 name = nodes.word(key)
-                if _NAME.fullmatch(name):
+                if isinstance(key, nodes.Scalar) and _NAME.fullmatch(name):
                     yield key
                 elif name != "metadata":
                     waiting.append((name.lower(), value))
-        elif isinstance(node, yaml.ScalarNode) and (
-            (field == "name" and _NAME.fullmatch(node.value)) or (field == "env" and _NAME.match(node.value))
+        elif (field == "name" and _NAME.fullmatch(node.value)) or (
+            field == "env" and _NAME.match(node.value)
         ):
             yield node

@@ -1,0 +1,104 @@
+"""Recognises a connection that comes from this proxy itself, whatever address translation lies between.
+
+A CONNECT to the proxy's own Service address comes back as a new connection, and a CONNECT inside of that as
+the next one. Its peer is no own address: the node hides a pod that reaches itself through a Service.
+
+Address translation leaves the timestamps of a connection alone (RFC 7323 3). Linux counts them in
+milliseconds of the monotonic clock, and adds a random 32-bit number that each connection has for itself. Who
+made the connection can read the timestamp (TCP_TIMESTAMP), and who accepts it can read that of its first
+packet (TCP_SAVED_SYN). An unrelated connection that is made in the same moment agrees once in some hundred
+million.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from egress_router.clock import Clock
+
+# linux/tcp.h; Python has no names for them.
+_TCP_TIMESTAMP, _TCP_SAVE_SYN, _TCP_SAVED_SYN = 24, 27, 28
+_SAVED_BYTES = 128  # the headers of IPv6 and of TCP with all its options
+_TIMESTAMP_OPTION = struct.Struct("!BBI")  # kind 8, length 10, value: RFC 7323 3.2
+_BUCKET = 6  # bits: 64 ms
+_KEPT_SECONDS = 1.0  # a connection is accepted at once after it was made
+_SLACK = 3  # ms: the two clocks are read one after the other
+_MASK = 0xFFFFFFFF
+
+
+def save_first_packets(listener: socket.socket) -> None:
+    """Have the kernel keep the first packet of each connection, until it is asked for or closed."""
+    listener.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, 1)
+
+
+def first_timestamp(packet: bytes) -> int | None:
+    """Return the timestamp in the headers of a connection's first packet; None where it has none."""
+    tcp = 40 if packet[:1] >= b"\x60" else (packet[0] & 15) * 4 if packet else 0
+    at, end = tcp + 20, len(packet)
+    while at + 1 < end:
+        kind, length = packet[at], packet[at + 1]
+        if kind == 8 and at + 6 <= end:
+            return int(_TIMESTAMP_OPTION.unpack_from(packet, at)[2])
+        if kind == 0 or (kind != 1 and length < 2):
+            return None
+        at += 1 if kind == 1 else length
+    return None
+
+
+class OwnConnections:
+    """The connections that were made in the last second, by what their timestamps begin with."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._order: deque[tuple[float, int]] = deque()
+        # Bucket of the beginning to (beginning, first and last moment at which it may have been made, in ms).
+        self._made: dict[int, list[tuple[int, int, int]]] = {}
+
+    def made(self, sock: socket.socket, seconds: float) -> None:
+        """Note a connection that has just been made, within so many seconds."""
+        self.note(sock.getsockopt(socket.IPPROTO_TCP, _TCP_TIMESTAMP), seconds)
+
+    def accepted(self, sock: socket.socket) -> bool:
+        """Say whether a connection that has just been accepted is one of them."""
+        if not self._order:
+            return False
+        try:
+            packet = sock.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SAVED_BYTES)
+        except OSError:
+            return False
+        timestamp = first_timestamp(packet)
+        return timestamp is not None and self.holds(timestamp)
+
+    def note(self, timestamp: int, seconds: float) -> None:
+        """Note a connection whose timestamp is this now, and which was begun so many seconds ago."""
+        now = self._clock.monotonic()
+        self._forget(now - _KEPT_SECONDS)
+        ms = int(now * 1000)
+        begin = (timestamp - ms) & _MASK
+        bucket = begin >> _BUCKET
+        self._made.setdefault(bucket, []).append((begin, ms - int(seconds * 1000) - _SLACK, ms + _SLACK))
+        self._order.append((now, bucket))
+
+    def holds(self, timestamp: int) -> bool:
+        """Say whether a connection that began with this timestamp, a moment ago, is one of them."""
+        ms = int(self._clock.monotonic() * 1000)
+        # It began up to a few buckets of time before now.
+        first = ((timestamp - ms - _SLACK) & _MASK) >> _BUCKET
+        for bucket in range(first, first + 6):
+            for begin, earliest, latest in self._made.get(bucket & (_MASK >> _BUCKET), ()):
+                age = ((begin + ms - timestamp + _SLACK) & _MASK) - _SLACK
+                if earliest <= ms - age <= latest:
+                    return True
+        return False
+
+    def _forget(self, before: float) -> None:
+        while self._order and self._order[0][0] < before:
+            _, bucket = self._order.popleft()
+            entries = self._made[bucket]
+            del entries[0]
+            if not entries:
+                del self._made[bucket]

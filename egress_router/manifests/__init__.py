@@ -1,0 +1,1 @@
+"""Kubernetes manifests -> what they give this program, each value with its place. Pure."""

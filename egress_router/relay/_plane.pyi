@@ -1,0 +1,76 @@
+# What egress_router/relay/plane/module.c gives to Python.
+
+from typing import TypeAlias
+
+from _typeshed import ReadableBuffer, WriteableBuffer
+
+from egress_router.grammar.address import IPAddress
+
+Target: TypeAlias = tuple[IPAddress, int]
+Failures: TypeAlias = tuple[tuple[Target, int], ...]
+# Object, kind of news, client, target, seconds of the dial, attempts that failed.
+Connected: TypeAlias = tuple[object, int, str, Target, float, Failures]
+# Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1.
+Closed: TypeAlias = tuple[object, int, str, Target | None, int, int, int, float, Failures, int]
+Wanted: TypeAlias = tuple[object, int]
+
+class Pair:
+    @property
+    def sent(self) -> int: ...
+    @property
+    def received(self) -> int: ...
+
+class Line:
+    def __init__(self, connect_seconds: float, idle_seconds: float, /) -> None: ...
+    @property
+    def hits(self) -> int: ...
+
+class Plane:
+    def __init__(
+        self,
+        seats: WriteableBuffer,
+        place: int,
+        most: int,
+        possible: int,
+        most_of_client: int,
+        quiet: float,
+        /,
+    ) -> None: ...
+    def relay(
+        self,
+        pair: Pair,
+        client: int,
+        upstream: int,
+        idle_seconds: float,
+        to_upstream: ReadableBuffer,
+        to_client: ReadableBuffer,
+        /,
+    ) -> None: ...
+    def dial(
+        self,
+        pair: Pair,
+        targets: tuple[Target, ...],
+        addresses: ReadableBuffer,
+        seconds: float,
+        stagger: float,
+        /,
+    ) -> None: ...
+    def cut(self, pair: Pair, /) -> None: ...
+    def listen(self, descriptor: int, line: Line, /) -> None: ...
+    def stop_listening(self, descriptor: int, /) -> None: ...
+    def aim(
+        self,
+        line: Line,
+        targets: tuple[Target, ...],
+        addresses: ReadableBuffer,
+        good: int,
+        refuses: int,
+        /,
+    ) -> None: ...
+    def end_line(self, line: Line, /) -> None: ...
+    def release_line(self, line: Line, /) -> None: ...
+    def collect(self, most: int, /) -> list[Connected | Closed | Wanted]: ...
+    def settle(self) -> None: ...
+    def stop(self) -> None: ...
+    def counts(self) -> tuple[int, int, int, int, int, int]: ...
+    def fileno(self) -> int: ...

@@ -1,0 +1,249 @@
+/* Accepts, admits, and finds the targets of the line. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "plane.h"
+
+enum {
+    BATCH = 64,           /* what one wake-up takes in; what is left over wakes again at once */
+    MOST_WAITING = 10000, /* at the end: more than an accept queue holds; a flood cannot put the end off */
+};
+#define RETRY (SECOND / 4)
+#define STAGGER (SECOND / 4) /* RFC 8305 5, "Connection Attempt Delay" */
+
+void targets_release(struct plane *plane, struct targets *targets) {
+    if (!--targets->refs)
+        report(plane, &targets->node, NEWS_GONE, false);
+}
+
+void line_release(struct plane *plane, struct line *line) {
+    if (--line->refs)
+        return;
+    if (line->targets)
+        targets_release(plane, line->targets);
+    report(plane, &line->node, NEWS_GONE, false);
+}
+
+static struct client **client_of(struct plane *plane, const struct in6_addr *address) {
+    uint64_t high, low;
+    memcpy(&high, address, 8);
+    memcpy(&low, (const char *)address + 8, 8);
+    /* The secret: clients must not be able to meet in one slot. */
+    uint64_t hash = (high ^ plane->secret) * UINT64_C(0x9E3779B97F4A7C15);
+    hash = (hash ^ (hash >> 32) ^ low) * UINT64_C(0xD6E8FEB86659FD93);
+    struct client **found = &plane->clients[(hash >> 40) % (sizeof plane->clients / sizeof *plane->clients)];
+    while (*found && memcmp(&(*found)->address, address, sizeof *address) != 0)
+        found = &(*found)->next;
+    return found;
+}
+
+static void client_leave(struct plane *plane, const struct in6_addr *address) {
+    struct client **found = client_of(plane, address), *client = *found;
+    if (--client->open)
+        return;
+    *found = client->next;
+    free(client);
+}
+
+static bool client_enter(struct plane *plane, const struct in6_addr *address) {
+    struct client **found = client_of(plane, address);
+    if (!*found) {
+        if (!(*found = calloc(1, sizeof **found)))
+            return false;
+        (*found)->address = *address;
+    } else if ((*found)->open >= plane->most_of_client) {
+        return false;
+    }
+    (*found)->open++;
+    return true;
+}
+
+/* How many connections all workers have admitted; each writes its own number only. */
+static int admitted(struct plane *plane, int change) {
+    int sum = 0;
+    __atomic_fetch_add(&plane->seats[plane->place], change, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < plane->places; i++)
+        sum += __atomic_load_n(&plane->seats[i], __ATOMIC_SEQ_CST);
+    return sum;
+}
+
+/* Returns 0, or which limit it meets. */
+static enum reason admit(struct plane *plane, struct pair *pair) {
+    if (plane->seats[plane->place] >= plane->possible)
+        return FULL;
+    if (plane->most_of_client && !client_enter(plane, &pair->client))
+        return CLIENT_FULL;
+    pair->admitted = true;
+    if (admitted(plane, 1) <= plane->most)
+        return 0;
+    /* Taken first and counted then: of two workers that take the last place in the same microsecond at worst
+     * both give way, and the limit is never exceeded. */
+    admission_leave(plane, pair);
+    return FULL;
+}
+
+void admission_leave(struct plane *plane, struct pair *pair) {
+    if (!pair->admitted)
+        return;
+    pair->admitted = false;
+    admitted(plane, -1);
+    if (plane->most_of_client)
+        client_leave(plane, &pair->client);
+}
+
+/* Connects, or waits until Python has asked for the name once more; all of it within the time to connect. */
+static void forward(struct plane *plane, struct pair *pair) {
+    struct line *line = pair->line;
+    if (line->targets) {
+        pair->targets = line->targets;
+        pair->targets->refs++;
+        dial_begin(plane, pair, pair->started + line->connect, STAGGER, ++line->turn);
+    } else if (line->refuses) {
+        pair_end(plane, pair, line->refuses);
+    } else if (pair->state != WAITING) {
+        pair->state = WAITING;
+        line->waiting++;
+        timer_set(plane, &pair->timer, pair->started + line->connect);
+        report(plane, &line->node, NEWS_WANTED, true);
+    }
+}
+
+/* New targets of a line, or none: those who wait for them go on. */
+void line_changed(struct plane *plane, struct line *line) {
+    for (struct pair *pair = plane->pairs, *following; pair && line->waiting; pair = following) {
+        following = pair->next;
+        if (pair->state != WAITING || pair->line != line)
+            continue;
+        if (line->targets) {
+            line->waiting--;
+            forward(plane, pair);
+        } else {
+            pair_end(plane, pair, line->refuses ? line->refuses : NO_ADDRESS);
+        }
+    }
+}
+
+/* Clients wait in the accept queue instead of being turned away, and the thread does not spin on a queue that it
+ * cannot empty. */
+static void pause_accepting(struct plane *plane, int error) {
+    plane->shortage = true;
+    if (!plane->resume)
+        for (struct listener *each = plane->listeners; each; each = each->next)
+            epoll_ctl(plane->epoll, EPOLL_CTL_DEL, each->fd, NULL);
+    plane->resume = plane->now + RETRY;
+    if (!atomic_exchange(&plane->paused, error)) {
+        atomic_fetch_add(&plane->pauses, 1);
+        plane->unrung++;
+        plane->urgent = true;
+    }
+}
+
+static void listen_again(struct plane *plane, struct listener *listener) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = listener};
+    epoll_ctl(plane->epoll, EPOLL_CTL_ADD, listener->fd, &event);
+}
+
+void accepting_resume(struct plane *plane) {
+    plane->resume = 0;
+    plane->shortage = false;
+    for (struct listener *each = plane->listeners; each; each = each->next)
+        listen_again(plane, each);
+}
+
+/* What the client has sent already waits for the connection in our memory: its edge costs nothing then. */
+static bool read_early(struct plane *plane, struct pair *pair) {
+    ssize_t got = recv(pair->peers[CLIENT].fd, plane->chunk, CHUNK, 0);
+    return got <= 0 || flow_hold(&pair->flows[CLIENT], plane->chunk, (size_t)got);
+}
+
+/* Takes in one connection; false when there is none, or no room for one. */
+static bool take(struct plane *plane, struct listener *listener) {
+    struct sockaddr_in6 from;
+    if (plane->unread >= MOST_UNREAD) {
+        pause_accepting(plane, ENOBUFS);
+        return false;
+    }
+    int fd = accept4(listener->fd, (struct sockaddr *)&from, &(socklen_t){sizeof from},
+                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+            pause_accepting(plane, errno);
+        else if (errno != EAGAIN) /* it died in the queue, or a firewall refused it: accept(2) says to go on */
+            return true;
+        return false;
+    }
+    struct pair *pair = calloc(1, sizeof *pair);
+    if (!pair) {
+        close(fd);
+        pause_accepting(plane, ENOMEM);
+        return false;
+    }
+    pair->peers[CLIENT] = (struct peer){.kind = PEER_CLIENT, .no_delay = true, .fd = fd};
+    pair->peers[UPSTREAM] = (struct peer){.kind = PEER_UPSTREAM, .fd = -1};
+    pair->given = -1;
+    pair->state = DIALLING;
+    pair->line = listener->line;
+    pair->line->refs++;
+    pair->idle = pair->line->idle;
+    pair->client = from.sin6_addr;
+    if (from.sin6_family == AF_INET) {
+        memset(&pair->client, 0, 10);
+        memset(&pair->client.s6_addr[10], 0xff, 2);
+        memcpy(&pair->client.s6_addr[12], &((struct sockaddr_in *)&from)->sin_addr, 4);
+    }
+    pair_open(plane, pair);
+    enum reason refused = admit(plane, pair);
+    if (refused) {
+        pair_end(plane, pair, refused);
+        return true;
+    }
+    atomic_fetch_add_explicit(&pair->line->hits, 1, memory_order_relaxed);
+    if (read_early(plane, pair))
+        forward(plane, pair);
+    else
+        pair_end(plane, pair, NO_DESCRIPTOR);
+    return true;
+}
+
+void listener_ready(struct plane *plane, struct listener *listener) {
+    for (int i = 0; i < BATCH && take(plane, listener); i++)
+        ;
+    if (plane->paused && !plane->shortage) { /* a whole wake-up met no shortage */
+        plane->paused = 0;
+        plane->unrung++;
+        plane->urgent = true;
+    }
+}
+
+void listener_add(struct plane *plane, struct listener *listener) {
+    /* Accepted sockets inherit it. */
+    setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    listener->next = plane->listeners;
+    plane->listeners = listener;
+    if (!plane->resume)
+        listen_again(plane, listener);
+}
+
+/* No client that the kernel has let in is turned away because nobody had called accept yet. */
+void listener_end(struct plane *plane, int fd) {
+    struct listener **found = &plane->listeners;
+    while (*found && (*found)->fd != fd)
+        found = &(*found)->next;
+    struct listener *listener = *found;
+    if (!listener)
+        return;
+    for (int i = 0; i < MOST_WAITING && take(plane, listener); i++)
+        ;
+    *found = listener->next;
+    /* The supervisor has the socket too, so that closing it here does not take it out. */
+    epoll_ctl(plane->epoll, EPOLL_CTL_DEL, fd, NULL);
+    close(fd);
+    line_release(plane, listener->line);
+    free(listener);
+}

@@ -1,0 +1,26 @@
+/* What Python wants of the data plane. */
+#ifndef COMMANDS_H
+#define COMMANDS_H
+
+#include "plane.h"
+
+enum what {
+    COMMAND_RELAY,          /* with: a pair of two connected sockets */
+    COMMAND_DIAL,           /* with: a pair without sockets; number: the stagger */
+    COMMAND_CUT,            /* with: a pair */
+    COMMAND_LISTEN,         /* with: a listener */
+    COMMAND_STOP_LISTENING, /* number: its descriptor */
+    COMMAND_AIM,            /* with: a line; also: its targets, or null; number: why it refuses without any, or 0 */
+    COMMAND_END_LINE,       /* with: a line, whose connections end */
+    COMMAND_RELEASE_LINE,   /* with: a line that Python needs no more */
+    COMMAND_STOP,
+};
+
+struct command {
+    struct node node;
+    enum what what;
+    void *with, *also;
+    int64_t number;
+};
+
+#endif

@@ -1,0 +1,216 @@
+/* Connects to the first of several addresses that answers.
+ *
+ * The attempts are staggered in the shape of RFC 8305 5: the next address is tried at once after a failure and
+ * after a short silence otherwise, while earlier attempts go on.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "plane.h"
+
+static enum reason reason_of(int error) {
+    switch (error) {
+    case ECONNREFUSED:
+    case ECONNRESET:
+        return REFUSED;
+    case ETIMEDOUT:
+        return TIMEOUT;
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+    case ENOSPC: /* epoll_ctl(2): no more watches */
+        return NO_DESCRIPTOR;
+    default:
+        return UNREACHABLE;
+    }
+}
+
+static void note(struct dial *dial, int target, int error) {
+    dial->failures[dial->failed++] = (struct failure){target, reason_of(error)};
+}
+
+/* What is up comes first, beginning with the next in turn. What is down comes last: it costs nothing while another
+ * one answers, and when all are down, one may be back before a check has noticed. */
+static int in_turn(const struct targets *targets, unsigned turn, int place) {
+    int span = targets->good ? targets->good : targets->count;
+    return place < span ? (int)((turn + (unsigned)place) % (unsigned)span) : place;
+}
+
+static int connect_to(int fd, const struct address *address) {
+    if (!IN6_IS_ADDR_V4MAPPED(&address->ip)) {
+        struct sockaddr_in6 to = {.sin6_family = AF_INET6,
+                                  .sin6_port = address->port,
+                                  .sin6_addr = address->ip};
+        return connect(fd, (struct sockaddr *)&to, sizeof to);
+    }
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = address->port};
+    memcpy(&to.sin_addr, &address->ip.s6_addr[12], sizeof to.sin_addr);
+    return connect(fd, (struct sockaddr *)&to, sizeof to);
+}
+
+/* Returns 0, or why it failed at once. */
+static int attempt(struct plane *plane, struct pair *pair, struct attempt *attempt, int target) {
+    const struct address *address = &pair->targets->list[target];
+    int family = IN6_IS_ADDR_V4MAPPED(&address->ip) ? AF_INET : AF_INET6;
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return errno;
+    bool first = attempt == pair->dial->attempts;
+    if ((connect_to(fd, address) < 0 && errno != EINPROGRESS) ||
+        watch(plane, EPOLL_CTL_ADD, fd, EPOLLOUT, first ? (void *)&pair->peers[UPSTREAM] : attempt) < 0) {
+        int error = errno;
+        close(fd);
+        return error;
+    }
+    *attempt = (struct attempt){ATTEMPT, fd, target, (unsigned)pair->dial->begun, pair};
+    pair->dial->open++;
+    return 0;
+}
+
+static void attempt_close(struct dial *dial, struct attempt *attempt) {
+    close(attempt->fd);
+    attempt->fd = -1;
+    dial->open--;
+}
+
+/* When attempts failed for different reasons, the first of these is the whole dial's: our own fault first, then
+ * the answer that says most about a server that is there. */
+static enum reason heaviest(const struct dial *dial) {
+    static const enum reason weight[] = {NO_DESCRIPTOR, TIMEOUT, REFUSED};
+    for (size_t i = 0; i < sizeof weight / sizeof *weight; i++)
+        for (int j = 0; j < dial->failed; j++)
+            if (dial->failures[j].reason == weight[i])
+                return weight[i];
+    return UNREACHABLE;
+}
+
+/* Begins one more attempt; ends the dial when there is nothing to begin and nothing to wait for. */
+static void next(struct plane *plane, struct pair *pair) {
+    struct dial *dial = pair->dial;
+    struct attempt *free_one = dial->attempts;
+    while (free_one->fd >= 0)
+        free_one++;
+    while (dial->begun < pair->targets->count) {
+        int target = in_turn(pair->targets, dial->turn, dial->begun++);
+        int error = attempt(plane, pair, free_one, target);
+        if (!error)
+            break;
+        note(dial, target, error);
+    }
+    if (!dial->open) {
+        pair_end(plane, pair, heaviest(dial));
+        return;
+    }
+    nanoseconds due = plane->now + dial->stagger;
+    if (dial->begun == pair->targets->count || due > dial->ends)
+        due = dial->ends;
+    timer_set(plane, &pair->timer, due);
+}
+
+void dial_begin(struct plane *plane, struct pair *pair, nanoseconds ends, nanoseconds stagger, unsigned turn) {
+    size_t room = sizeof(struct failure) * (size_t)pair->targets->count;
+    struct dial *dial = malloc(sizeof *dial + room);
+    pair->state = DIALLING;
+    pair->dial = dial;
+    pair->started = plane->now;
+    if (!dial) {
+        pair_end(plane, pair, NO_DESCRIPTOR);
+        return;
+    }
+    *dial = (struct dial){.ends = ends, .stagger = stagger, .turn = turn};
+    for (int i = 0; i < MOST_ATTEMPTS; i++)
+        dial->attempts[i].fd = -1;
+    next(plane, pair);
+}
+
+static void connected(struct plane *plane, struct pair *pair, struct attempt *attempt, uint32_t events) {
+    struct peer *upstream = &pair->peers[UPSTREAM];
+    upstream->fd = attempt->fd;
+    upstream->room_watched = true;
+    pair->target = attempt->target;
+    pair->connected = plane->now;
+    bool first = attempt == pair->dial->attempts;
+    attempt->fd = -1;
+    dial_stop(plane, pair);
+    if (pair->peers[CLIENT].fd < 0) { /* Python wants the socket */
+        watch(plane, EPOLL_CTL_DEL, upstream->fd, 0, NULL);
+        setsockopt(upstream->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+        pair->given = upstream->fd;
+        upstream->fd = -1;
+        pair_end(plane, pair, CONNECTED);
+        return;
+    }
+    if (!first) { /* what this batch has for the upstream was an attempt's */
+        upstream->batch = plane->batch;
+        events = 0;
+        watch(plane, EPOLL_CTL_MOD, upstream->fd, EPOLLOUT, upstream);
+    }
+    report(plane, &pair->node, NEWS_CONNECTED, false);
+    if (watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, 0, &pair->peers[CLIENT]) < 0) {
+        pair_end(plane, pair, NO_DESCRIPTOR);
+        return;
+    }
+    pair_relay(plane, pair);
+    if (pair->state == RELAYING && events & ~(uint32_t)EPOLLOUT)
+        pair_ready(plane, pair, UPSTREAM, events);
+}
+
+void dial_ready(struct plane *plane, struct pair *pair, struct attempt *attempt, uint32_t events) {
+    if (attempt->fd < 0) /* closed in this batch */
+        return;
+    if (events & (EPOLLERR | EPOLLHUP)) {
+        int error = 0;
+        getsockopt(attempt->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
+        note(pair->dial, attempt->target, error);
+        attempt_close(pair->dial, attempt);
+        if (pair->dial->begun < pair->targets->count || !pair->dial->open)
+            next(plane, pair);
+    } else if (events & EPOLLOUT) {
+        connected(plane, pair, attempt, events);
+    }
+}
+
+/* Silence: another attempt. When all attempts are taken, the oldest makes room, after time enough for a lost first
+ * packet (RFC 6298: sent again after a second). */
+void dial_timeout(struct plane *plane, struct pair *pair) {
+    struct dial *dial = pair->dial;
+    if (dial->begun == pair->targets->count || plane->now >= dial->ends) {
+        for (int i = 0; i < MOST_ATTEMPTS; i++)
+            if (dial->attempts[i].fd >= 0)
+                note(dial, dial->attempts[i].target, ETIMEDOUT);
+        pair_end(plane, pair, heaviest(dial));
+        return;
+    }
+    if (dial->open == MOST_ATTEMPTS) {
+        struct attempt *oldest = dial->attempts;
+        for (int i = 1; i < MOST_ATTEMPTS; i++)
+            if (dial->attempts[i].order < oldest->order)
+                oldest = &dial->attempts[i];
+        note(dial, oldest->target, ETIMEDOUT);
+        attempt_close(dial, oldest);
+    }
+    next(plane, pair);
+}
+
+/* Ends all attempts; what failed stays until Python has read it. */
+void dial_stop(struct plane *plane, struct pair *pair) {
+    struct dial *dial = pair->dial;
+    timer_cancel(&pair->timer);
+    if (!dial)
+        return;
+    for (int i = 0; i < MOST_ATTEMPTS; i++)
+        if (dial->attempts[i].fd >= 0)
+            attempt_close(dial, &dial->attempts[i]);
+    if (!dial->failed) {
+        dial->garbage = plane->garbage; /* events of this batch may lead here */
+        plane->garbage = dial;
+        pair->dial = NULL;
+    }
+}

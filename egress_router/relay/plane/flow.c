@@ -1,0 +1,199 @@
+/* One direction of a connection: bytes from a source to a sink, never more than one chunk or pipe held. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "plane.h"
+
+enum {
+    BULK = 1 << 19,  /* a direction that moved so much without a pause is bulk: from here on splicing pays */
+    PAUSE = 1 << 12, /* a wake-up that moves less is a pause: small messages are cheaper copied */
+    TURN = 1 << 21,  /* what one wake-up may move before it is everybody else's turn */
+};
+
+bool flow_blocked(const struct flow *flow) { return flow->held || flow->pipe; }
+
+/* Keeps a copy until the sink takes it; false where there is no memory. */
+bool flow_hold(struct flow *flow, const char *bytes, size_t count) {
+    if (!count)
+        return true;
+    if (!(flow->held = malloc(count)))
+        return false;
+    memcpy(flow->held, bytes, count);
+    flow->held_from = 0;
+    flow->held_to = (uint32_t)count;
+    return true;
+}
+
+static void drop_held(struct flow *flow) {
+    free(flow->held);
+    flow->held = NULL;
+}
+
+void flow_release(struct plane *plane, struct flow *flow) {
+    drop_held(flow);
+    if (flow->pipe) {
+        pipe_give_back(plane, flow->pipe);
+        flow->pipe = NULL;
+    }
+}
+
+static uint64_t moved(const struct flow *flow) {
+    return atomic_load_explicit(&flow->moved, memory_order_relaxed);
+}
+
+static void count(struct flow *flow, size_t bytes) {
+    atomic_store_explicit(&flow->moved, moved(flow) + bytes, memory_order_relaxed);
+}
+
+/* Have the kernel report room; from the first time on it always does. */
+static void watch_room(struct plane *plane, struct peer *peer) {
+    if (peer->room_watched)
+        return;
+    peer->room_watched = true;
+    watch(plane, EPOLL_CTL_MOD, peer->fd, EPOLLOUT, peer);
+}
+
+/* Returns how much went, 0 while there is no room, or -1. */
+static ssize_t put(struct plane *plane, struct flow *flow, struct peer *sink, const char *bytes, size_t size,
+                   int flags) {
+    /* Nagle's delay is for a small write behind another one: one call less where there is only one. */
+    if (!sink->no_delay && moved(flow)) {
+        sink->no_delay = true;
+        setsockopt(sink->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    }
+    ssize_t sent = send(sink->fd, bytes, size, MSG_NOSIGNAL | flags);
+    if (sent < 0 && errno != EAGAIN)
+        return -1;
+    if (sent < 0)
+        sent = 0;
+    if ((size_t)sent < size)
+        watch_room(plane, sink);
+    count(flow, (size_t)sent);
+    return sent;
+}
+
+/* WAIT or SINK_LOST while something is held; ENDED, which means here: nothing is any more. */
+static enum step flush(struct plane *plane, struct flow *flow, struct peer *sink) {
+    if (flow->held) {
+        ssize_t sent = put(plane, flow, sink, flow->held + flow->held_from, flow->held_to - flow->held_from, 0);
+        if (sent < 0)
+            return SINK_LOST;
+        flow->held_from += (uint32_t)sent;
+        if (flow->held_from < flow->held_to)
+            return WAIT;
+        drop_held(flow);
+    }
+    while (flow->pipe && flow->pipe->holds) {
+        ssize_t sent = splice(flow->pipe->read_end, NULL, sink->fd, NULL, flow->pipe->holds,
+                              SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        if (sent < 0 && errno == EAGAIN) {
+            watch_room(plane, sink);
+            return WAIT;
+        }
+        if (sent <= 0)
+            return SINK_LOST;
+        flow->pipe->holds -= (size_t)sent;
+        count(flow, (size_t)sent);
+    }
+    return ENDED;
+}
+
+/* A read of less than a chunk drained the socket: what comes later makes a new edge (epoll(7)). Where the end
+ * was reported before the read, it is behind these bytes. Neither is known with urgent data, at whose mark a
+ * read stops (tcp(7)), nor without an edge. */
+static enum step copy(struct plane *plane, struct flow *flow, struct peer *source, struct peer *sink,
+                      uint32_t events) {
+    bool known = events && !(events & (EPOLLERR | EPOLLPRI));
+    bool at_end = known && events & (EPOLLRDHUP | EPOLLHUP);
+    for (ssize_t left = TURN; left > 0;) {
+        ssize_t got = recv(source->fd, plane->chunk, CHUNK, 0);
+        if (got < 0)
+            return errno == EAGAIN ? WAIT : SOURCE_LOST;
+        if (!got) {
+            flow->ended = true;
+            return ENDED;
+        }
+        bool last = known && got < CHUNK;
+        /* The end that follows at once travels in the same packet. */
+        ssize_t sent = put(plane, flow, sink, plane->chunk, (size_t)got, last && at_end ? MSG_MORE : 0);
+        if (sent < 0)
+            return SINK_LOST;
+        if (sent < got)
+            return flow_hold(flow, plane->chunk + sent, (size_t)(got - sent)) ? WAIT : SINK_LOST;
+        if (last) {
+            flow->ended = at_end;
+            return at_end ? ENDED : WAIT;
+        }
+        left -= got;
+    }
+    return AGAIN;
+}
+
+static enum step through_pipe(struct plane *plane, struct flow *flow, struct peer *source, struct peer *sink) {
+    uint64_t before = moved(flow);
+    while (moved(flow) - before < TURN) {
+        ssize_t got = splice(source->fd, NULL, flow->pipe->write_end, NULL, 1 << 20,
+                             SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        if (got < 0)
+            return errno == EAGAIN ? WAIT : SOURCE_LOST;
+        if (!got) {
+            flow->ended = true;
+            return ENDED;
+        }
+        flow->pipe->holds += (size_t)got;
+        enum step step = flush(plane, flow, sink);
+        if (step != ENDED)
+            return step;
+    }
+    return AGAIN;
+}
+
+static void tally(struct plane *plane, struct flow *flow, int direction, uint64_t gain) {
+    /* Nothing moved is no pause: the edge was for bytes that the turn before had taken along. */
+    if (!gain)
+        return;
+    uint64_t run = gain >= PAUSE || flow_blocked(flow) ? flow->run + gain : 0;
+    flow->run = run < BULK ? (uint32_t)run : BULK;
+    _Atomic uint64_t *all = &plane->relayed[direction]; /* this thread alone writes it */
+    atomic_store_explicit(all, atomic_load_explicit(all, memory_order_relaxed) + gain, memory_order_relaxed);
+}
+
+/* Sends what is held before the first edge. */
+enum step flow_start(struct plane *plane, struct pair *pair, int direction) {
+    struct flow *flow = &pair->flows[direction];
+    enum step step = flush(plane, flow, &pair->peers[!direction]);
+    tally(plane, flow, direction, moved(flow));
+    return step == SINK_LOST ? SINK_LOST : WAIT;
+}
+
+/* Moves what can be moved now. `events` are those of an edge of the source; 0 where there was none. */
+enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint32_t events) {
+    struct flow *flow = &pair->flows[direction];
+    struct peer *source = &pair->peers[direction], *sink = &pair->peers[!direction];
+    uint64_t before = moved(flow);
+    enum step step = ENDED;
+    if (events & EPOLLPRI) /* splice(2) does not get past an urgent mark, a read does */
+        flow->run = 0;
+    if (flow_blocked(flow)) {
+        step = flush(plane, flow, sink);
+        events = 0;
+    }
+    if (step == ENDED) {
+        if (flow->run >= BULK && !flow->pipe)
+            flow->pipe = pipe_take(plane);
+        step = flow->run >= BULK && flow->pipe ? through_pipe(plane, flow, source, sink)
+                                              : copy(plane, flow, source, sink, events);
+        if (flow->pipe && !flow->pipe->holds) {
+            pipe_give_back(plane, flow->pipe);
+            flow->pipe = NULL;
+        }
+    }
+    tally(plane, flow, direction, moved(flow) - before);
+    return step;
+}

@@ -1,0 +1,188 @@
+/* A connection: two flows with the ends of each other, time-outs, and one closing record. */
+#define _GNU_SOURCE
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "plane.h"
+
+/* Seconds. A vanished peer is noticed after 30 + 4 * 15, and the probes come more often than the five minutes or
+ * so after which firewalls on the way forget a quiet connection. */
+enum { PROBE_AFTER = 30, PROBE_EVERY = 15, PROBES = 4 };
+
+enum {
+    EDGES = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET,
+    READABLE = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR,
+    WRITABLE = EPOLLOUT | EPOLLHUP | EPOLLERR,
+};
+
+/* One socket costs one call for its whole life, unless it blocks: edge-triggered, and closing takes it out. */
+int watch(struct plane *plane, int operation, int fd, uint32_t events, void *what) {
+    struct epoll_event event = {.events = EDGES | events, .data.ptr = what};
+    return epoll_ctl(plane->epoll, operation, fd, &event);
+}
+
+void pair_open(struct plane *plane, struct pair *pair) {
+    pair->started = plane->now;
+    pair->next = plane->pairs;
+    pair->link = &plane->pairs;
+    if (pair->next)
+        pair->next->link = &pair->next;
+    plane->pairs = pair;
+    atomic_fetch_add_explicit(&plane->open, 1, memory_order_relaxed);
+}
+
+/* From the first pause on the kernel probes both peers (tcp(7)); most connections never get there. */
+static void probe(struct peer *peer) {
+    setsockopt(peer->fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){PROBE_AFTER}, sizeof(int));
+    setsockopt(peer->fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){PROBE_EVERY}, sizeof(int));
+    setsockopt(peer->fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){PROBES}, sizeof(int));
+    setsockopt(peer->fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+}
+
+void pair_timeout(struct plane *plane, struct pair *pair) {
+    if (pair->state == WAITING) {
+        pair_end(plane, pair, NO_ADDRESS);
+    } else if (pair->state == DIALLING) {
+        dial_timeout(plane, pair);
+    } else if (pair->period < pair->idle) {
+        probe(&pair->peers[CLIENT]);
+        probe(&pair->peers[UPSTREAM]);
+        timer_set(plane, &pair->timer, plane->now + pair->idle - pair->period);
+        pair->period = pair->idle; /* from the next byte on */
+    } else {
+        pair_end(plane, pair, IDLE);
+    }
+}
+
+static void lost(struct plane *plane, struct pair *pair, int side) {
+    pair_end(plane, pair, side == CLIENT ? CLIENT_RESET : UPSTREAM_RESET);
+}
+
+static void sink_lost(struct plane *plane, struct pair *pair, int direction) {
+    /* A server that refuses a request half-way answers and closes: what it sent last is still readable. */
+    struct flow *back = &pair->flows[!direction];
+    if (!back->ended && !flow_blocked(back))
+        flow_pump(plane, pair, !direction, 0);
+    lost(plane, pair, !direction);
+}
+
+static void act(struct plane *plane, struct pair *pair, int direction, enum step step) {
+    switch (step) {
+    case WAIT:
+        break;
+    case AGAIN:
+        if (!pair->repeats[CLIENT] && !pair->repeats[UPSTREAM]) {
+            pair->again = plane->repeats;
+            plane->repeats = pair;
+        }
+        pair->repeats[direction] = true;
+        break;
+    case ENDED:
+        if (pair->flows[!direction].ended)
+            pair_end(plane, pair, FINISHED);
+        else if (shutdown(pair->peers[!direction].fd, SHUT_WR) < 0)
+            sink_lost(plane, pair, direction);
+        break;
+    case SOURCE_LOST:
+        lost(plane, pair, direction);
+        break;
+    case SINK_LOST:
+        sink_lost(plane, pair, direction);
+        break;
+    }
+}
+
+/* Both sockets are connected: begin. What the connection holds already goes first. */
+void pair_relay(struct plane *plane, struct pair *pair) {
+    pair->state = RELAYING;
+    pair->period = pair->idle > plane->quiet ? plane->quiet : pair->idle;
+    timer_set(plane, &pair->timer, plane->now + pair->period);
+    for (int side = CLIENT; side <= UPSTREAM; side++) {
+        if (pair->state == RELAYING && pair->flows[side].held)
+            act(plane, pair, side, flow_start(plane, pair, side));
+    }
+}
+
+/* Acts on an edge of the socket of one side: the source of its own flow, and the sink of the other. */
+void pair_ready(struct plane *plane, struct pair *pair, int side, uint32_t events) {
+    if (flow_blocked(&pair->flows[!side]) && events & WRITABLE) {
+        pair->timer.due = plane->now + pair->period;
+        act(plane, pair, !side, flow_pump(plane, pair, !side, 0));
+    }
+    if (!(events & READABLE) || pair->state == CLOSED)
+        return;
+    if (!pair->flows[side].ended && !flow_blocked(&pair->flows[side])) {
+        pair->timer.due = plane->now + pair->period;
+        act(plane, pair, side, flow_pump(plane, pair, side, events));
+    } else if (events & EPOLLERR) {
+        /* Nothing is read from here now, so no read would find out. */
+        int error = 0;
+        getsockopt(pair->peers[side].fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
+        if (error)
+            lost(plane, pair, side);
+    }
+}
+
+/* The next turn of what was not through after the last. */
+void pair_repeat(struct plane *plane, struct pair *pair) {
+    for (int side = CLIENT; side <= UPSTREAM; side++) {
+        bool repeats = pair->repeats[side];
+        pair->repeats[side] = false;
+        if (repeats && pair->state == RELAYING && !flow_blocked(&pair->flows[side]) && !pair->flows[side].ended) {
+            pair->timer.due = plane->now + pair->period;
+            act(plane, pair, side, flow_pump(plane, pair, side, 0));
+        }
+    }
+}
+
+static void close_peer(struct peer *peer, bool orderly) {
+    if (peer->fd < 0)
+        return;
+    /* With a time of 0 close sends a reset (socket(7)): the stream was cut short. */
+    if (!orderly)
+        setsockopt(peer->fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+    close(peer->fd);
+    peer->fd = -1;
+}
+
+/* Closes what is open and tells Python; may be called again. */
+void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
+    if (pair->state == CLOSED)
+        return;
+    /* A client that was never connected sees an orderly end, as HAProxy does it. */
+    bool relayed = pair->state == RELAYING;
+    bool orderly = !relayed || reason == FINISHED || reason == IDLE;
+    if (pair->state == DIALLING)
+        dial_stop(plane, pair);
+    if (pair->state == WAITING)
+        pair->line->waiting--;
+    pair->state = CLOSED;
+    pair->reason = (uint8_t)reason;
+    pair->ended = plane->now;
+    timer_cancel(&pair->timer);
+    for (int side = CLIENT; side <= UPSTREAM; side++)
+        close_peer(&pair->peers[side], orderly && !(relayed && flow_blocked(&pair->flows[!side])));
+    for (int side = CLIENT; side <= UPSTREAM; side++)
+        flow_release(plane, &pair->flows[side]);
+    *pair->link = pair->next;
+    if (pair->next)
+        pair->next->link = pair->link;
+    admission_leave(plane, pair);
+    atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
+    plane->unread++;
+    report(plane, &pair->node, NEWS_CLOSED, !pair->line);
+}
+
+/* Python has read its news. */
+void pair_free(struct plane *plane, struct pair *pair) {
+    plane->unread--;
+    free(pair->dial);
+    if (pair->line)
+        line_release(plane, pair->line);
+    if (pair->targets)
+        targets_release(plane, pair->targets);
+    free(pair);
+}

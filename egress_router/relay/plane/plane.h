@@ -1,0 +1,254 @@
+/* The data plane: one thread that accepts, connects and relays, and never needs the interpreter.
+ *
+ * Everything in here belongs to that thread, except where a comment says "Python": what the interpreter's
+ * thread may touch. The two talk by two queues (queue.h). docs/decisions/data-plane.md has the whole picture.
+ */
+#ifndef PLANE_H
+#define PLANE_H
+
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "queue.h"
+
+#define SECOND INT64_C(1000000000)
+#define OWNER_OF(pointer, type, member) ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+
+typedef int64_t nanoseconds; /* of CLOCK_MONOTONIC */
+
+enum { CLIENT, UPSTREAM };
+
+enum {
+    CHUNK = 1 << 16,       /* what a connection holds at most for each side that does not read */
+    MOST_ATTEMPTS = 6,     /* connects of one connection at a time: each holds a descriptor */
+    MOST_PIPES = 32,       /* each is two descriptors and up to 1 MiB of kernel memory */
+    MOST_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
+};
+
+/* Why a connection ended, or was never made. The numbers are those of relay/records.py. */
+enum reason {
+    FINISHED,
+    CLIENT_RESET,
+    UPSTREAM_RESET,
+    IDLE,
+    CUT, /* Python wanted it */
+    CONNECTED,
+    REFUSED,
+    UNREACHABLE,
+    TIMEOUT,
+    NO_DESCRIPTOR,
+    NO_ADDRESS,
+    LOOP,
+    FULL,
+    CLIENT_FULL,
+};
+
+struct timer {
+    struct timer *next, **link; /* link is null while it is not set */
+    nanoseconds due;            /* may be put off while it is set */
+};
+
+struct wheel {
+    nanoseconds tick;
+    int64_t at, first; /* numbers of ticks: expired up to here; none is set before */
+    struct timer *slots[512];
+};
+
+struct pipe {
+    struct pipe *next;
+    int read_end, write_end;
+    size_t holds;
+};
+
+/* What an epoll event points to begins with its kind. */
+enum kind { PEER_CLIENT, PEER_UPSTREAM, ATTEMPT, LISTENER, BELL };
+
+struct peer {
+    uint8_t kind;
+    bool room_watched; /* EPOLLOUT is subscribed */
+    bool no_delay;     /* TCP_NODELAY is set */
+    int fd;
+    uint32_t batch; /* events of this batch are another socket's */
+};
+
+struct flow {
+    _Atomic uint64_t moved; /* Python reads it */
+    struct pipe *pipe;
+    char *held;
+    uint32_t held_from, held_to;
+    uint32_t run; /* moved without a pause */
+    bool ended;   /* the source sent its end, and everything before it is on its way */
+};
+
+struct address {
+    struct in6_addr ip; /* IPv4 as ::ffff:a.b.c.d */
+    in_port_t port; /* network order */
+};
+
+/* Where connections go: `good` of them first, in turn. Immutable; read by both sides, freed by Python. */
+struct targets {
+    struct node node;
+    void *values; /* Python's: a tuple, one value each */
+    int refs, count, good;
+    struct address list[];
+};
+
+/* A listening port's line; freed by Python. */
+struct line {
+    struct node node;
+    void *object; /* Python's */
+    int refs, waiting;
+    unsigned turn;
+    enum reason refuses; /* without targets: at once with this reason; 0: ask Python */
+    struct targets *targets;
+    nanoseconds connect, idle;
+    _Atomic uint64_t hits; /* Python reads it */
+};
+
+struct attempt {
+    uint8_t kind;
+    int fd, target;
+    unsigned order;
+    struct pair *pair;
+};
+
+struct failure {
+    int target;
+    enum reason reason;
+};
+
+struct dial {
+    struct dial *garbage;
+    nanoseconds ends, stagger;
+    unsigned turn;
+    int begun, open, failed;
+    struct attempt attempts[MOST_ATTEMPTS]; /* epoll's pointer of the first is the upstream peer */
+    struct failure failures[];
+};
+
+enum state { WAITING, DIALLING, RELAYING, CLOSED };
+enum { NEWS_CONNECTED = 1, NEWS_CLOSED = 2, NEWS_WANTED = 4, NEWS_GONE = 8 };
+
+/* One connection, for its whole life. Python reads it after the news, and sends it back to be freed. */
+struct pair {
+    struct node node;
+    struct timer timer;
+    struct pair *next, **link;   /* all that are open */
+    struct pair *again;          /* those whose turn was used up */
+    struct peer peers[2];        /* CLIENT, UPSTREAM */
+    struct flow flows[2];        /* from peers[i] to the other */
+    void *object;                /* Python's, or null: the line's */
+    struct line *line;           /* null: Python made it */
+    struct targets *targets;
+    struct dial *dial;
+    struct in6_addr client;
+    nanoseconds started, connected, ended, idle, period;
+    int target, given; /* given: a socket for Python, or -1 */
+    uint8_t state, reason;
+    bool admitted, probed, repeats[2];
+};
+
+struct listener {
+    uint8_t kind;
+    int fd;
+    struct line *line;
+    struct listener *next;
+};
+
+struct client {
+    struct client *next;
+    struct in6_addr address;
+    int open;
+};
+
+struct plane {
+    int epoll, bell, python_bell;
+    pthread_t thread;
+    struct queue commands, news;
+    atomic_bool asleep, rung;
+    bool stopping;
+    nanoseconds now, quiet, first_news;
+    unsigned unrung;
+    bool urgent;
+    uint32_t batch;
+    struct wheel fine, coarse;
+    struct pair *pairs, *repeats;
+    struct dial *garbage;
+    struct pipe *free_pipes;
+    atomic_int lent; /* Python reads it */
+    int pipes;
+    struct listener *listeners;
+    int unread;
+    nanoseconds resume; /* 0: accepting does not pause */
+    bool shortage;
+    /* Python reads these. */
+    atomic_int open, paused;
+    _Atomic uint64_t pauses, relayed[2];
+    /* Admission. */
+    int32_t *seats;
+    int places, place, most, possible, most_of_client;
+    struct client *clients[4096];
+    uint64_t secret;
+    /* Python waits for this number of commands. */
+    pthread_mutex_t lock;
+    pthread_cond_t settled;
+    uint64_t obeyed;
+    char chunk[CHUNK];
+};
+
+/* timers.c */
+void timers_start(struct plane *plane);
+void timer_set(struct plane *plane, struct timer *timer, nanoseconds due);
+void timer_cancel(struct timer *timer);
+void timers_expire(struct plane *plane);
+nanoseconds timers_next(struct plane *plane);
+
+/* pipes.c */
+struct pipe *pipe_take(struct plane *plane);
+void pipe_give_back(struct plane *plane, struct pipe *pipe);
+void pipes_close(struct plane *plane);
+
+/* flow.c */
+enum step { WAIT, AGAIN, ENDED, SOURCE_LOST, SINK_LOST };
+enum step flow_start(struct plane *plane, struct pair *pair, int direction);
+enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint32_t events);
+bool flow_blocked(const struct flow *flow);
+bool flow_hold(struct flow *flow, const char *bytes, size_t count);
+void flow_release(struct plane *plane, struct flow *flow);
+
+/* pair.c */
+void pair_open(struct plane *plane, struct pair *pair);
+void pair_relay(struct plane *plane, struct pair *pair);
+void pair_ready(struct plane *plane, struct pair *pair, int side, uint32_t events);
+void pair_repeat(struct plane *plane, struct pair *pair);
+void pair_timeout(struct plane *plane, struct pair *pair);
+void pair_end(struct plane *plane, struct pair *pair, enum reason reason);
+void pair_free(struct plane *plane, struct pair *pair);
+int watch(struct plane *plane, int operation, int fd, uint32_t events, void *what);
+
+/* dial.c */
+void dial_begin(struct plane *plane, struct pair *pair, nanoseconds ends, nanoseconds stagger, unsigned turn);
+void dial_ready(struct plane *plane, struct pair *pair, struct attempt *attempt, uint32_t events);
+void dial_timeout(struct plane *plane, struct pair *pair);
+void dial_stop(struct plane *plane, struct pair *pair);
+
+/* accept.c */
+void listener_ready(struct plane *plane, struct listener *listener);
+void listener_add(struct plane *plane, struct listener *listener);
+void listener_end(struct plane *plane, int fd);
+void accepting_resume(struct plane *plane);
+void admission_leave(struct plane *plane, struct pair *pair);
+void line_changed(struct plane *plane, struct line *line);
+void line_release(struct plane *plane, struct line *line);
+void targets_release(struct plane *plane, struct targets *targets);
+
+/* thread.c */
+void *plane_run(void *plane);
+void report(struct plane *plane, struct node *node, unsigned news, bool urgent);
+
+#endif

@@ -1,0 +1,23 @@
+"""How much memory this container may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# cgroup v1 says "no limit" with the largest number of whole pages below 2**63.
+_UNLIMITED = 1 << 60
+
+
+def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes that this container may use; None where nothing limits it.
+
+    Source: memory.max of cgroup v2, memory.limit_in_bytes of v1 (Linux Documentation/admin-guide).
+    """
+    for path in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if text.isdecimal() and int(text) < _UNLIMITED:
+            return int(text)
+    return None

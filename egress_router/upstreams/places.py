@@ -1,0 +1,90 @@
+"""Where a line must not lead: to this router itself, nor by a name to what only this pod can reach.
+
+Whoever owns a name decides what its addresses are. That must not open the services that listen on this pod's
+loopback addresses, a cloud's metadata service, or this router's own administration.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Protocol
+
+from egress_router.grammar.locality import Locality, locality
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
+
+    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.upstreams.pool import Target
+
+
+class Place(enum.Enum):
+    """Why an address is left out; the value is what counters and logs call it."""
+
+    LOOP = "loop"
+    LOCAL = "local_address"
+    ADMINISTRATION = "administration_port"
+
+    @property
+    def reason(self) -> str:
+        """The same for people."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    Place.LOOP: "it is this router itself",
+    Place.LOCAL: "the name has a loopback, link-local or metadata address that no line names",
+    Place.ADMINISTRATION: "the name has this router's administration port that no line names",
+}
+_LOCAL = {
+    Locality.LOOPBACK,
+    Locality.LINK_LOCAL,
+    Locality.METADATA,
+    Locality.UNSPECIFIED,
+    Locality.MULTICAST,
+    Locality.BROADCAST,
+}
+
+
+class Forbidden(Protocol):
+    """As `forbidden_place`."""
+
+    def __call__(
+        self,
+        host: Host,
+        target: Target,
+        /,
+        *,
+        named: AbstractSet[IPAddress],
+        ports: AbstractSet[int],
+        admin_port: int,
+        is_own: Callable[[IPAddress], bool],
+    ) -> Place | None:
+        """Return why connections must not go there."""
+
+
+def forbidden_place(
+    host: Host,
+    target: Target,
+    *,
+    named: AbstractSet[IPAddress],
+    ports: AbstractSet[int],
+    admin_port: int,
+    is_own: Callable[[IPAddress], bool],
+) -> Place | None:
+    """Return why connections to `host` must not go to `target`; None: they may.
+
+    `named` are the addresses that lines name themselves, which is how a user allows them; `ports` are those
+    on which this router listens for lines: there, each connection would make the next one, without end.
+    """
+    address, port = target
+    if port in ports and is_own(address):
+        return Place.LOOP
+    if not isinstance(host, str) or address in named:
+        return None
+    if locality(address) in _LOCAL:
+        return Place.LOCAL
+    if port == admin_port and is_own(address):
+        return Place.ADMINISTRATION
+    return None

@@ -1,0 +1,50 @@
+"""A Service of the router's own, as kube-proxy makes it: the node translates both addresses."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from egress_router.lab.network import ROUTER, SOURCE
+
+if TYPE_CHECKING:
+    from egress_router.lab.network import Laboratory
+
+_SERVICE = "172.30.0.10"
+_HAIRPIN = f"""
+table ip service {{
+  chain in {{ type nat hook prerouting priority dstnat; ip daddr {_SERVICE} tcp dport 3128 dnat to {ROUTER}:8080; }}
+  chain out {{ type nat hook postrouting priority srcnat; ip saddr {ROUTER} oifname "cni0" masquerade fully-random; }}
+}}
+"""
+_CONNECT = f"CONNECT {_SERVICE}:3128 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+def _head(wire: socket.socket) -> bytes:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        data = wire.recv(1)
+        assert data
+        head += data
+    return head
+
+
+def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory) -> None:
+    # Where br_netfilter is loaded, what the bridge carries would be translated twice.
+    lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
+    lab.node.run("nft", "-f", "-", input=_HAIRPIN)
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
+    environment = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_SOURCE": SOURCE}
+    with (
+        lab.proxy("http-proxy", environment, 8080),
+        lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire,
+    ):
+        wire.settimeout(20)
+        wire.connect((ROUTER, 8080))
+        heads = [b" 200 "]
+        while b" 200 " in heads[-1] and len(heads) < 10:
+            wire.sendall(_CONNECT)
+            heads.append(_head(wire))
+        assert b"HTTP/1.1 502 " in heads[-1]
+        assert b"proxy_loop_detected" in heads[-1]
+        assert len(heads) <= 4  # the first level may be another worker's

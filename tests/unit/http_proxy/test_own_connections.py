@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from egress_router.clock import SYSTEM
+from egress_router.http_proxy.own_connections import OwnConnections, first_timestamp, save_first_packets
+from tests.manual_clock import ManualClock
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_a_connection_that_comes_back_is_recognised(host: str, family: socket.AddressFamily) -> None:
+    with socket.create_server((host, 0), family=family) as listener:
+        save_first_packets(listener)
+        place = listener.getsockname()[:2]
+        for is_own in (True, False, True):
+            own = OwnConnections(SYSTEM)
+            with socket.create_connection(place) as made, socket.create_connection(place) as other:
+                own.made(made if is_own else other, 0.05)
+                with listener.accept()[0] as first, listener.accept()[0] as second:
+                    assert [own.accepted(first), own.accepted(second)] == [is_own, not is_own]
+
+
+def test_a_connection_is_remembered_for_a_second_and_within_the_time_in_which_it_was_made() -> None:
+    clock = ManualClock()
+    own = OwnConnections(clock)
+    begin = 0xFFFFFFFF - 500_000  # wraps round between
+    own.note(begin + 1_000_000 & 0xFFFFFFFF, 0.02)
+    at_connect = begin + 999_990 & 0xFFFFFFFF
+    assert own.holds(at_connect)
+    clock.advance(0.2)
+    assert own.holds(at_connect)
+    assert not own.holds(at_connect - 100)
+    assert not own.holds(at_connect + 100)
+    assert not own.holds(at_connect ^ 0x40000000)
+    clock.advance(1)
+    own.note(5, 0.0)
+    assert not own.holds(at_connect)
+
+
+@pytest.mark.parametrize(
+    ("packet", "timestamp"),
+    [
+        ("45" + "00" * 19 + "00" * 20 + "020405b4" + "0402" + "080a" + "01020304" + "00000000", 0x01020304),
+        ("60" + "00" * 39 + "00" * 20 + "01" + "01" + "080a" + "01020304" + "00000000", 0x01020304),
+        ("45" + "00" * 19 + "00" * 20 + "020405b4", None),
+        ("45" + "00" * 19 + "00" * 20 + "0200", None),
+        ("45" + "00" * 19 + "00" * 20 + "00" + "080a01020304", None),
+        ("45" + "00" * 19 + "00" * 20 + "080a0102", None),
+        ("", None),
+    ],
+)
+def test_timestamps_of_first_packets(packet: str, timestamp: int | None) -> None:
+    assert first_timestamp(bytes.fromhex(packet)) == timestamp

@@ -1,0 +1,105 @@
+"""How long addresses serve, by a clock that is set."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+
+import pytest
+
+from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.upstreams.followed import DENIAL_SECONDS, HOLD_SECONDS, FollowedName
+from tests.manual_clock import ManualClock
+
+NAME = "db.example.com"
+ADDRESSES = (ip_address("192.0.2.1"),)
+
+
+class Names:
+    """A resolver that says what the test wants, and notes what it was asked."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.ttl: float = 30.0
+        self.failure: Failure | None = None
+        self.asked: list[tuple[str, float | None]] = []
+
+    async def resolve(self, name: str, *, denial_seconds: float | None = None) -> Answer:
+        self.asked.append((name, denial_seconds))
+        if self.failure is not None:
+            raise ResolveError(self.failure, f"{name}: {self.failure.value}")
+        return Answer(ADDRESSES, self.clock.monotonic() + self.ttl, stale=False, name=name)
+
+    def close(self) -> None:
+        pass
+
+
+class Follow:
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.names = Names(self.clock)
+        self.news: list[bool] = []
+        self.name = FollowedName(NAME, self.names, self.news.append, self.clock)
+
+    def ask(self) -> float:
+        return asyncio.run(self.name.ask())
+
+    def texts(self) -> list[str]:
+        return [str(address) for address in self.name.addresses]
+
+
+@pytest.fixture
+def follow() -> Follow:
+    return Follow()
+
+
+@pytest.mark.parametrize(("ttl", "wait"), [(0.0, 0.05), (3.0, 3.0), (3600.0, 10.0)])
+def test_a_name_is_asked_for_again_when_its_answer_ends_or_routes_may_have_changed(
+    follow: Follow, ttl: float, wait: float
+) -> None:
+    follow.names.ttl = ttl
+    assert follow.ask() == wait
+    assert follow.name.addresses == ADDRESSES
+
+
+def test_a_name_that_does_not_resolve_is_asked_for_every_second_and_a_denial_is_believed_for_5_s(
+    follow: Follow,
+) -> None:
+    follow.names.failure = Failure.NO_SUCH_NAME
+    assert [follow.ask(), follow.ask()] == [1.0, 1.0]
+    assert follow.names.asked == [(NAME, DENIAL_SECONDS)] * 2
+    assert DENIAL_SECONDS == 5.0
+    assert follow.news == [True, False]
+    follow.names.failure = None
+    follow.ask()
+    assert follow.news == [True, False, True]
+
+
+@pytest.mark.parametrize("failure", [Failure.NO_SUCH_NAME, Failure.SERVER_FAILURE])
+def test_the_last_addresses_are_held_for_a_while(follow: Follow, failure: Failure) -> None:
+    follow.ask()
+    follow.names.failure = failure
+    follow.clock.advance(HOLD_SECONDS - 0.1)
+    follow.ask()
+    assert follow.texts() == ["192.0.2.1"]
+    follow.clock.advance(0.1)
+    follow.ask()
+    assert follow.texts() == []
+    assert follow.news == [False, True, True]
+
+
+def test_a_name_that_is_wanted_is_asked_for_at_once(follow: Follow) -> None:
+    async def play() -> None:
+        follow.names.failure = Failure.NO_SUCH_NAME
+        answered = asyncio.Event()
+        name = FollowedName(NAME, follow.names, lambda _: answered.set(), follow.clock)
+        name.start(asyncio.get_running_loop())
+        for _ in range(3):
+            async with asyncio.timeout(0.9):  # it would be asked for after a second
+                await answered.wait()
+            answered.clear()
+            await asyncio.sleep(0)  # the name begins to wait
+            name.want()
+        name.stop()
+
+    asyncio.run(play())
