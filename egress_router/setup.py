@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.grammar.address import unmapped
-from egress_router.kernel import claim, gateway, sysctl
+from egress_router.kernel import acd, sysctl
+from egress_router.kernel.addresses import ensure_addresses, keep_to_itself, refuse_elsewhere
 from egress_router.kernel.link import ensure_interface, parent_outside
 from egress_router.kernel.nat import backend
 from egress_router.kernel.nat.plan import Surroundings, make_plan
 from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.ownership import ensure_addresses, keep_to_itself, refuse_elsewhere
 from egress_router.kernel.routing import cluster_networks, ensure_routes, needs_route, versions
 from egress_router.names.resolv_conf import name_servers
+from egress_router.net import gateway
+from egress_router.net.own import addresses as own_addresses
 from egress_router.settings.setup import RouterMode
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.redirect import Redirects
-    from egress_router.kernel.messages import Link
     from egress_router.kernel.nat.plan import NatPlan
+    from egress_router.kernel.rtnl_types import Link
     from egress_router.settings.setup import SetupSettings
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -149,7 +151,7 @@ def _kept_name_servers() -> tuple[IPNetwork, ...]:
         text = RESOLV_CONF.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    own = {address for _, address in gateway.addresses()}
+    own = own_addresses()
     addresses = map(unmapped, name_servers(text))
     return tuple(ip_network(each) for each in addresses if needs_route(each) and each not in own)
 
@@ -197,7 +199,7 @@ def _lower_first_port() -> None:
 
 
 def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress]) -> None:
-    claim.announce(link, [source.address for source in settings.sources])
+    acd.announce(link, [source.address for source in settings.sources])
     outside = gateway.look(link.name) if claimed else None
     if outside is not None:
         for each in outside.gateways:
@@ -207,16 +209,16 @@ def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress])
 def announce_again(claimed: Claimed) -> None:
     """Announce what was claimed once more: the first time may be lost while a switch still learns the port.
 
-    To be called `claim.ANNOUNCE_INTERVAL` after `run`. Says so, too, if the gateway has not answered by then.
+    To be called `acd.ANNOUNCE_INTERVAL` after `run`. Says so, too, if the gateway has not answered by then.
     """
-    claim.announce(claimed.link, claimed.addresses)
+    acd.announce(claimed.link, claimed.addresses)
     _warn_of_silence(claimed.link)
 
 
 def finish(claimed: Claimed) -> None:
     """Do what remains before a process ends that does not stay."""
     if claimed.addresses:
-        time.sleep(claim.ANNOUNCE_INTERVAL)
+        time.sleep(acd.ANNOUNCE_INTERVAL)
         announce_again(claimed)
 
 

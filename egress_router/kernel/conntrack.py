@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
 from egress_router.kernel import sysctl
-from egress_router.kernel.tables import attributes, rows
+from egress_router.net.netlink_dump import attributes, rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

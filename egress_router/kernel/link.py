@@ -13,7 +13,7 @@ from egress_router.kernel.netlink import MAIN_TABLE, Netlink
 from egress_router.kernel.routing import REPLY_TABLE, versions
 
 if TYPE_CHECKING:
-    from egress_router.kernel.messages import Link
+    from egress_router.kernel.rtnl_types import Link
     from egress_router.settings.setup import SetupSettings
 
 _HOST = Path("/proc/1/ns/net")

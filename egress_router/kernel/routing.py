@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.kernel import sysctl
-from egress_router.kernel.messages import Route
 from egress_router.kernel.nat.plan import REPLY_MARK
+from egress_router.kernel.rtnl_types import Route
 from egress_router.settings.cluster import covers_public_space
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from egress_router.grammar.address import IPAddress, IPNetwork
-    from egress_router.kernel.messages import Link
     from egress_router.kernel.netlink import Netlink
+    from egress_router.kernel.rtnl_types import Link
     from egress_router.settings.setup import Source
 
 REPLY_TABLE = 9797

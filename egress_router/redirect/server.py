@@ -11,7 +11,7 @@ from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
-from egress_router.kernel import claim, conntrack
+from egress_router.kernel import acd, conntrack
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
@@ -149,7 +149,7 @@ class RedirectServer:
 
     async def _announce(self) -> None:
         """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
-        await asyncio.sleep(claim.ANNOUNCE_INTERVAL)
+        await asyncio.sleep(acd.ANNOUNCE_INTERVAL)
         if self._claimed.addresses:
             await self._keep(lambda: setup.announce_again(self._claimed))
         while True:
@@ -167,7 +167,7 @@ class RedirectServer:
 
     def _keep_network(self) -> None:
         link, _ = setup.ensure_network(self._settings)
-        claim.announce(link, [source.address for source in self._settings.sources])
+        acd.announce(link, [source.address for source in self._settings.sources])
 
     async def _count(self) -> None:
         """Read the kernel's counters now and then."""

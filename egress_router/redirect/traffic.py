@@ -12,7 +12,7 @@ from egress_router.kernel.nat.counters import Traffic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egress_router.grammar.redirect import Redirect, Redirects
+    from egress_router.grammar.redirect import NamedRedirect, Redirect, Redirects
     from egress_router.kernel.conntrack import Connections, Destination
     from egress_router.kernel.nat.counters import Counts
     from egress_router.metrics import Registry
@@ -44,14 +44,17 @@ class RuleTable:
         self._by_port: dict[tuple[str, int, int], int] = {}
         self._fallbacks: dict[int, int] = {}
         self.destinations: dict[Destination, str] = {}
-        rules = iter(redirects.rules)
+        rules = {rule.line: rule for rule in redirects.rules}
+        names = {rule.line: rule for rule in redirects.names}
         for index, line in enumerate(rule_lines(text)):
             # However many blanks stand in the file: the text is a label of metrics.
             self._lines.append((line.number, " ".join(line.text.split())))
-            if len(line.text.split()) > 1:
-                self._add(index, next(rules))
+            if line.number in rules:
+                self._add(index, rules[line.number])
+            elif line.number in names:
+                self._add_name(index, names[line.number])
             else:
-                self._fallbacks[6 if ":" in line.text else 4] = index
+                self._fallbacks[6 if ":" in line.text.split()[0] else 4] = index
 
     def _add(self, index: int, rule: Redirect) -> None:
         protocol, target = rule.protocol.value, rule.target
@@ -61,6 +64,11 @@ class RuleTable:
             key = (_NUMBERS[protocol], target, remote)
             if key not in self.destinations:
                 self.destinations[key] = f"{printed(target, remote)}/{protocol}"
+
+    def _add_name(self, index: int, rule: NamedRedirect) -> None:
+        for port in range(rule.first, rule.last + 1):
+            for version in (4, 6):
+                self._by_port[rule.protocol.value, version, port] = index
 
     def lines(self, counts: Counts) -> list[LineTraffic]:
         """Return all lines, each with its traffic."""

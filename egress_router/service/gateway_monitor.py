@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from egress_router.kernel import gateway
+from egress_router.net import gateway
 
 if TYPE_CHECKING:
     from egress_router.service.mode import Json

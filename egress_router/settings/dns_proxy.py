@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from egress_router.grammar import forward
 from egress_router.settings import common
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.policy import POLICY
+from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -22,6 +24,7 @@ from egress_router.settings.variables import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from egress_router.grammar.address import IPAddress
     from egress_router.grammar.forward import Forwards
 
 RULES = RulesVariable("EGRESS_DNS_PROXY_DESTINATION", "forwarding lines")
@@ -38,12 +41,24 @@ DEBUG = Variable(
     non_empty,
 )
 
-VARIABLES = (RULES, IDLE_SECONDS, CONNECT_SECONDS, DEBUG, *NAMES_VARIABLES, *common.PROXY_VARIABLES)
+VARIABLES = (
+    RULES,
+    POLICY,
+    OPTIONAL_SOURCE,
+    IDLE_SECONDS,
+    CONNECT_SECONDS,
+    DEBUG,
+    *NAMES_VARIABLES,
+    *common.PROXY_VARIABLES,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DnsProxySettings:
-    """Everything that the TCP forwarder is told by its environment."""
+    """Everything that the TCP forwarder is told by its environment.
+
+    `sources` are the router's addresses, of which lines may name one.
+    """
 
     proxy: common.ProxySettings
     names: NamesSettings
@@ -51,6 +66,8 @@ class DnsProxySettings:
     idle_seconds: float
     connect_seconds: float
     debug: bool
+    sources: tuple[IPAddress, ...]
+    policy: RulesSource | None = None
 
 
 def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
@@ -63,16 +80,30 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
     proxy = common.read_proxy(environment)
     names = read_names(environment)
     rules = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     idle = environment.read(IDLE_SECONDS)
     connect = environment.read(CONNECT_SECONDS)
     debug = non_empty(environ.get(DEBUG.name, ""))
+    sources = environment.read(OPTIONAL_SOURCE)
     return environment.finish(
         lambda: DnsProxySettings(
-            required(proxy), required(names), required(rules), required(idle), required(connect), debug
+            required(proxy),
+            required(names),
+            required(rules),
+            required(idle),
+            required(connect),
+            debug,
+            tuple(address for address, _ in required(sources)),
+            policy,
         )
     )
 
 
 def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Forwards]:
     """Return how forwarding lines are read beside as much of this environment as is right by itself."""
-    return functools.partial(forward.parse, admin_port=Environment(environ).read(common.ADMIN_PORT) or 0)
+    environment = Environment(environ)
+    return functools.partial(
+        forward.parse,
+        admin_port=environment.read(common.ADMIN_PORT) or 0,
+        sources=known_sources(environment),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from egress_router.grammar.address import parse_port
 from egress_router.settings import common
 from egress_router.settings.memory import memory_limit
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.policy import POLICY
+from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from egress_router.grammar.acl import AccessList
+    from egress_router.grammar.address import IPAddress
 
 
 def _connect_ports(text: str) -> frozenset[int] | None:
@@ -110,6 +114,8 @@ HELD_BYTES = Variable(
 
 VARIABLES = (
     RULES,
+    OPTIONAL_SOURCE,
+    POLICY,
     PORT,
     CONNECT_PORTS,
     REPORT_ONLY,
@@ -146,7 +152,10 @@ class HttpLimits:
 
 @dataclass(frozen=True, slots=True)
 class HttpProxySettings:
-    """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port."""
+    """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port.
+
+    `sources` are the router's addresses, of which rules may name one.
+    """
 
     proxy: common.ProxySettings
     names: NamesSettings
@@ -155,6 +164,8 @@ class HttpProxySettings:
     connect_ports: frozenset[int] | None
     report_only: bool
     limits: HttpLimits
+    sources: tuple[IPAddress, ...]
+    policy: RulesSource | None = None
 
 
 def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
@@ -167,6 +178,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     proxy = common.read_proxy(environment)
     names = read_names(environment)
     rules = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     port = environment.read(PORT)
     connect_ports = environment.read(CONNECT_PORTS)
     report_only = non_empty(environ.get(REPORT_ONLY.name, ""))
@@ -176,6 +188,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     times += [environment.read(each) for each in (ANSWER_SECONDS, IDLE_SECONDS, LINGER_SECONDS)]
     buffer_bytes = environment.read(BUFFER_BYTES)
     held_bytes = environment.read(HELD_BYTES)
+    sources = environment.read(OPTIONAL_SOURCE)
     if proxy is not None and port == proxy.runtime.admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
@@ -202,11 +215,13 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
             connect_ports,
             report_only,
             limits,
+            tuple(address for address, _ in required(sources)),
+            policy,
         )
 
     return environment.finish(complete)
 
 
-def rules_parser(_: Mapping[str, str]) -> Callable[[str, str], AccessList]:
-    """Return how allow/deny lists are read; no other setting changes what they mean."""
-    return acl.parse
+def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], AccessList]:
+    """Return how allow/deny lists are read beside as much of this environment as is right by itself."""
+    return functools.partial(acl.parse, sources=known_sources(Environment(environ)))

@@ -97,12 +97,20 @@ SOURCE = Variable(
     None,
     _sources,
 )
+# In the proxies, whose rules may say with which of them a connection leaves.
+OPTIONAL_SOURCE = Variable(SOURCE.name, SOURCE.meaning, "", lambda text: _sources(text) if text else ())
 GATEWAY = Variable(
     "EGRESS_GATEWAY",
     "next hop for everything outside the cluster; comma-separated IPv6 second",
     None,
     _gateways,
 )
+
+
+def known_sources(environment: Environment) -> tuple[IPAddress, ...] | None:
+    """Return the addresses of EGRESS_SOURCE for `check`, which may not know them; None: it does not."""
+    addresses = environment.read(OPTIONAL_SOURCE)
+    return tuple(address for address, _ in addresses) if addresses else None
 
 
 def read_sources(environment: Environment) -> tuple[Source, ...]:

@@ -629,7 +629,7 @@ def test_legacy_follows_its_file_while_its_second_announcement_waits(lab: Labora
     rules.write_text("80 tcp 203.0.113.25\n")
     process = _changed(
         lab,
-        "from egress_router.kernel import claim; claim.ANNOUNCE_INTERVAL = 3600",
+        "from egress_router.kernel import acd; acd.ANNOUNCE_INTERVAL = 3600",
         {"EGRESS_DESTINATION_FILE": str(rules), "EGRESS_DESTINATION": ""},
     )
     assert process.stderr is not None

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.kernel.messages import Route
 from egress_router.kernel.routing import FamilyRoutes, cluster_networks, needs_route, plan_family
+from egress_router.kernel.rtnl_types import Route
 from egress_router.settings.setup import Source
 
 if TYPE_CHECKING:

@@ -47,6 +47,18 @@ def test_traffic_belongs_to_the_line_that_names_its_port() -> None:
     }
 
 
+def test_lines_with_names_have_the_traffic_of_both_families() -> None:
+    text = "81 tcp db.example.com from *\n80 tcp 203.0.113.25\n203.0.113.27 from *\n"
+    counts = {
+        ("tcp", 4, 81): Traffic(1, 1, 1, 1, 1),
+        ("tcp", 6, 81): Traffic(2, 1, 1, 1, 1),
+        ("tcp", 4, 80): Traffic(4, 1, 1, 1, 1),
+        ("udp", 4, 81): Traffic(8, 1, 1, 1, 1),
+    }
+    lines = RuleTable(parse("R", text), text).lines(counts)
+    assert [(line.number, line.traffic.connections) for line in lines] == [(1, 3), (2, 4), (3, 8)]
+
+
 def test_labels_hold_no_blanks_of_the_file() -> None:
     text, registry = "80  \t tcp   203.0.113.25\n", Registry()
     table = RuleTable(parse("R", text), text)

@@ -49,7 +49,7 @@ class Room:
         self.inner: tuple[int, int] = (-1, -1)
         self.poller = poller
         self.deadlines = self.call(lambda: Deadlines(loop, tick=0.1))
-        self.plane = self.call(lambda: DataPlane(loop, quiet))
+        self.plane = self.call(lambda: DataPlane(loop, quiet=quiet))
         self.relay = self.call(lambda: Relay(self.plane, self.poller))
         self.registry = Registry()
         self.sent, self.received = Number(), Number()
