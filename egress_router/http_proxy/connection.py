@@ -35,30 +35,29 @@ _log = log.get("http_proxy")
 
 
 class ClientConnection(Timeouts):
-    """Serves one client connection until it closes; runs in callbacks of the poller.
-
-    `own` says that the proxy itself made the connection, by way of an address that leads back to it.
-    """
+    """Serves one client connection until it closes; runs in callbacks of the poller."""
 
     __slots__ = (
+        "_accepted",
         "_connector",
         "_ending",
         "_exchange",
         "_heads",
+        "_own",
         "_served",
         "_tunnel",
         "client",
         "holds",
         "kept",
-        "own",
         "phase",
         "wire",
     )  # fmt: skip
 
-    def __init__(self, worker: WorkerState, sock: socket.socket, client: str, *, own: bool) -> None:
+    def __init__(self, worker: WorkerState, sock: socket.socket, client: str) -> None:
         super().__init__(worker)
         self.client = client
-        self.own = own
+        self._accepted = time.monotonic()
+        self._own = False  # the proxy itself made it, by way of an address that leads back here
         self.phase: Phase = HEAD
         self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
         self.wire.readable = True  # mostly the request is here already
@@ -111,10 +110,12 @@ class ClientConnection(Timeouts):
         return True
 
     def _request(self, head: RequestHead) -> None:
-        self._served = True
+        if not self._served:
+            self._served = True
+            self._own = self.worker.own_connections.accepted(self.wire.sock, self._accepted)
         self.head_came()
         connect = head.method == b"CONNECT"
-        if connect and self.own:
+        if connect and self._own:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
@@ -173,7 +174,8 @@ class ClientConnection(Timeouts):
             upstream = Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, most)
             self._start(self._exchange, upstream)
             return
-        self.worker.own_connections.made(dialled.sock, dialled.seconds)
+        if self._connector is not None:
+            self.worker.own_connections.made(dialled.sock, time.monotonic() - self._connector.began)
         self.wire.send(replies.ESTABLISHED)
         self.open_tunnel(info, dialled.sock, self.wire.out)
 
