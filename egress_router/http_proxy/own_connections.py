@@ -90,7 +90,7 @@ class OwnConnections:
         self._order.append((now, bucket))
 
     def holds(self, timestamp: int, moment: float) -> bool:
-        """Say whether a connection that began with this timestamp, shortly before `moment`, is one of them."""
+        """Say whether one that began with this timestamp, shortly before `moment`, is among them."""
         ms = int(moment * 1000)
         # It began up to a few buckets of time before that.
         first = ((timestamp - ms - _SLACK) & _MASK) >> _BUCKET
