@@ -43,13 +43,13 @@ class _Cancellable(Protocol):
 class UpstreamConnector:
     """One request on this way."""
 
-    __slots__ = ("_began", "_list", "_owner", "_waiting", "_worker", "info")
+    __slots__ = ("_list", "_owner", "_waiting", "_worker", "began", "info")
 
     def __init__(self, worker: WorkerState, owner: Owner, info: RequestInfo) -> None:
         self._worker = worker
         self._owner = owner
         self.info = info
-        self._began = 0.0  # to dial
+        self.began = 0.0  # to dial, by the monotonic clock
         self._list = 0  # by which the decision was made
         self._waiting: _Cancellable | None = None
 
@@ -70,7 +70,7 @@ class UpstreamConnector:
         port = self.info.target.port
         targets = [(address, port) for address in self.info.decision.addresses]
         seconds = max(_LEAST_SECONDS, self._worker.limits.connect_seconds - self.info.dns_seconds)
-        self._began = self._worker.clock.monotonic()
+        self.began = self._worker.clock.monotonic()
         self._waiting = Dial(self._worker.plane, targets, seconds, self._dialled)
 
     def cancel(self) -> None:
@@ -118,7 +118,7 @@ class UpstreamConnector:
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
-            self.info.connect_seconds = self._worker.clock.monotonic() - self._began
+            self.info.connect_seconds = self._worker.clock.monotonic() - self.began
             if result.failures:
                 self.info.address = result.failures[-1].address  # the one that was tried last
             if result.reason is DialReason.TIMEOUT:
