@@ -43,20 +43,18 @@ _OVER: Final = frozenset({TUNNEL, CLOSED})
 
 
 class ClientConnection:
-    """Serves one client connection until it closes; runs in callbacks of the poller.
+    """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    `own` says that the proxy itself made the connection, by way of an address that leads back to it.
-    """
+    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_own", "_served", "_tunnel",
+        "client", "holds", "kept", "state", "timeouts", "who", "wire", "worker")  # fmt: skip
 
-    __slots__ = ("_connector", "_ending", "_forwarder", "_heads", "_served", "_tunnel", "client", "holds",
-        "kept", "own", "state", "timeouts", "who", "wire", "worker")  # fmt: skip
-
-    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who, *, own: bool) -> None:
+    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who) -> None:
         self.worker = worker
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.who = who
         self.client = who.client
-        self.own = own
+        self._accepted = worker.clock.monotonic()
+        self._own = False  # the proxy itself made it, by way of an address that leads back here
         self.state = HEAD
         self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
         self.wire.readable = True  # mostly the request is here already
@@ -109,10 +107,12 @@ class ClientConnection:
         return True
 
     def _request(self, head: RequestHead) -> None:
-        self._served = True
+        if not self._served:
+            self._served = True
+            self._own = self.worker.own_connections.accepted(self.wire.sock, self._accepted)
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
-        if connect and self.own:
+        if connect and self._own:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
@@ -172,7 +172,9 @@ class ClientConnection:
             upstream = Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, most)
             self._start(self._forwarder, upstream)
             return
-        self.worker.own_connections.made(dialled.sock, dialled.seconds)
+        if self._connector is not None:
+            seconds = self.worker.clock.monotonic() - self._connector.began
+            self.worker.own_connections.made(dialled.sock, seconds)
         self.wire.send(replies.ESTABLISHED)
         self.open_tunnel(info, dialled.sock, self.wire.out)
 

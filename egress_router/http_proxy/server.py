@@ -93,7 +93,7 @@ class HttpProxyServer:
             limiter=context.limiter,
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
             client_watch=ClientWatch(deadlines),
-            own_connections=OwnConnections(SYSTEM),
+            own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
             clock=SYSTEM,
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
@@ -154,8 +154,7 @@ class HttpProxyServer:
         who = Who(client, client_port, port)
         limit = self._limiter.enter(client)
         if limit is None:
-            own = self._worker.own_connections.accepted(sock)
-            session = ClientConnection(self._worker, sock, who, own=own)
+            session = ClientConnection(self._worker, sock, who)
             self._worker.connections.add(session)
             session.read_head()
         else:

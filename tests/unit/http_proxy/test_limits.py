@@ -218,7 +218,7 @@ def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
         await asyncio.sleep(10)
 
     monkeypatch.setattr(names, "resolve", resolve)
-    with full_queue() as silent, proxy("127.0.0.0/8\na.example\n") as (_, port):
+    with full_queue() as silent, proxy("127.0.0.0/8\na.example\n") as (running, port):
         for authority in (f"127.0.0.1:{silent}", "a.example:443"):
             before = time.monotonic()
             with Client(port) as client:

@@ -164,7 +164,8 @@ class Maker(Forwarding):
 
     def make(self, dice: random.Random) -> Model:
         if dice.random() < 0.5:
-            client, server, tunnel = self.room.tunnel()
+            # With little room in the kernel a direction blocks long before it counts as bulk.
+            client, server, tunnel = self.room.tunnel(room_bytes=dice.choice([None, 4_096, 50_000]))
             return Model(client, server, tunnel)
         self.made += 1
         source = f"127.{self.made >> 14 & 127}.{self.made >> 7 & 127}.{self.made & 127 | 128}"

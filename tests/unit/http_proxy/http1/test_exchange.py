@@ -20,7 +20,7 @@ from egress_router.settings.http_proxy import HttpLimits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LIMITS = HttpLimits(4096, 50, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1, 1)
+LIMITS = HttpLimits(head_bytes=4096, head_fields=50)
 SIZES = [1 << 20, 1]  # whole, and byte by byte
 VIA = b"Via: 1.1 egress-router\r\n"
 
