@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from egress_router.clock import Clock
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import NamedRedirect
+    from egress_router.names.answer import ResolveError
     from egress_router.upstreams.pool import Target
 
 
 class LineNames:
     """The names of all lines, in an event loop. `on_change` is called when a line may lead elsewhere.
 
-    `unusable` says why an address of a line's name is left out; None: it is not.
+    `unusable` says why an address of a line's name is left out; None: it is not; an empty text: nobody need
+    know.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class LineNames:
             if not addresses:
                 name = self._followed.get(line.name)
                 failure = None if name is None else name.failure
-                reason = self._left_out.get(line) or str(failure or "not asked yet")
+                reason = self._left_out.get(line) or self._why_none(line.name, failure)
                 yield Upstream(destination(line), "", up=False, reason=reason)
 
     def destinations(self) -> Mapping[NamedRedirect, tuple[IPAddress, ...]]:
@@ -160,10 +162,18 @@ class LineNames:
         usable = in_order(address for address, reason in reasons.items() if reason is None)
         self._departures.note(line, self._addresses[line], usable, self._clock.monotonic())
         self._addresses[line] = usable
-        reason = next((each for each in reasons.values() if each is not None), None)
+        reason = next((each for each in reasons.values() if each), None)
         if reason is not None and reason != self._left_out.get(line):
             self._report.left_out(destination(line), reason)
         self._left_out[line] = reason
+
+    def _why_none(self, name: str, failure: ResolveError | None) -> str:
+        if failure is not None:
+            return str(failure)
+        answered = self._answered.get(name)
+        if answered is None or not answered.is_set():
+            return "not asked yet"
+        return "the name has no address of a family that the line can leave with"
 
     def _watch(self) -> None:
         targets = set()
