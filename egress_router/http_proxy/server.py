@@ -93,7 +93,8 @@ class HttpProxyServer:
             limiter=context.limiter,
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
             client_watch=ClientWatch(deadlines),
-            own_connections=OwnConnections(SYSTEM),
+            own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
+            clock=SYSTEM,
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[LingeringClose] = set()
@@ -152,8 +153,7 @@ class HttpProxyServer:
     def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
         limit = self._limiter.enter(client)
         if limit is None:
-            own = self._worker.own_connections.accepted(sock)
-            session = ClientConnection(self._worker, sock, client, own=own)
+            session = ClientConnection(self._worker, sock, client)
             self._worker.connections.add(session)
             session.read_head()
         else:

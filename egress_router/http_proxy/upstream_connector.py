@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
@@ -44,13 +43,13 @@ class _Cancellable(Protocol):
 class UpstreamConnector:
     """One request on this way."""
 
-    __slots__ = ("_began", "_list", "_owner", "_waiting", "_worker", "info")
+    __slots__ = ("_list", "_owner", "_waiting", "_worker", "began", "info")
 
     def __init__(self, worker: WorkerState, owner: Owner, info: RequestInfo) -> None:
         self._worker = worker
         self._owner = owner
         self.info = info
-        self._began = 0.0  # to dial
+        self.began = 0.0  # to dial, by the monotonic clock
         self._list = 0  # by which the decision was made
         self._waiting: _Cancellable | None = None
 
@@ -71,7 +70,7 @@ class UpstreamConnector:
         port = self.info.target.port
         targets = [(address, port) for address in self.info.decision.addresses]
         seconds = max(_LEAST_SECONDS, self._worker.limits.connect_seconds - self.info.dns_seconds)
-        self._began = time.monotonic()
+        self.began = self._worker.clock.monotonic()
         self._waiting = Dial(self._worker.plane, targets, seconds, self._dialled)
 
     def cancel(self) -> None:
@@ -93,7 +92,7 @@ class UpstreamConnector:
     @guarded_result
     def _looked_up(self, found: Answer | Failure) -> None:
         self._waiting = None
-        self.info.dns_seconds = time.monotonic() - self.info.started
+        self.info.dns_seconds = self._worker.clock.monotonic() - self.info.started
         if not isinstance(found, Failure):
             self._decided(self._worker.access.by_addresses(self.info.target, found.addresses, found.name))
             return
@@ -119,7 +118,7 @@ class UpstreamConnector:
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
-            self.info.connect_seconds = time.monotonic() - self._began
+            self.info.connect_seconds = self._worker.clock.monotonic() - self.began
             if result.failures:
                 self.info.address = result.failures[-1].address  # the one that was tried last
             if result.reason is DialReason.TIMEOUT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +13,7 @@ from egress_router.relay.buffered_socket import MAX_RECEIVED
 if TYPE_CHECKING:
     import asyncio
 
+    from egress_router.clock import Clock
     from egress_router.http_proxy.access_control import AccessControl
     from egress_router.http_proxy.client_watch import ClientWatch
     from egress_router.http_proxy.ledger import Ledger, RequestInfo
@@ -66,6 +66,7 @@ class WorkerState:
     pool: UpstreamPool
     client_watch: ClientWatch
     own_connections: OwnConnections
+    clock: Clock
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
@@ -81,7 +82,7 @@ class WorkerState:
 
     def date(self) -> bytes:
         """Return the time of day as a Date field has it."""
-        now = int(time.time())
+        now = int(self.clock.time())
         if now != self._date_second:
             self._date_second = now
             self._date = formatdate(now, usegmt=True).encode("ascii")

@@ -88,12 +88,18 @@ class Environment:
         self._environ = environ
         self._problems: list[Problem] = []
 
+    @property
+    def problem_count(self) -> int:
+        """How many things were found wrong so far."""
+        return len(self._problems)
+
     def read(self, variable: Variable[T]) -> T | None:
         """Return the parsed value; None where it is missing or wrong, which `finish` reports.
 
         An empty value counts as not set: manifests often write `value: ""` for "use the default".
         """
-        text = self._environ.get(variable.name, "").strip() or variable.default
+        given = self._environ.get(variable.name, "")
+        text = given if variable.parse is non_empty else given.strip() or variable.default
         if text is None:
             self._problems.append(Problem(variable.name, None, None, f"is not set ({variable.meaning})"))
             return None
@@ -102,6 +108,10 @@ class Environment:
         except ValueError as error:
             self._problems.append(Problem(variable.name, None, text, str(error)))
             return None
+
+    def peek(self, variable: Variable[T]) -> T | None:
+        """Return a value that is read elsewhere, to compare it; None where it is missing or wrong."""
+        return Environment(self._environ).read(variable)
 
     def read_rules(self, variable: RulesVariable) -> RulesSource | None:
         """Return where the rules are; None where they are not given at all."""
@@ -219,12 +229,16 @@ def non_empty(text: str) -> bool:
     return bool(text)
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
+Word = TypeVar("Word", bound=str)
+
+
+def one_of(*choices: Word) -> Callable[[str], Word]:
     """Read one of a few words."""
 
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"expected one of {', '.join(choices)}")
-        return text
+    def parse(text: str) -> Word:
+        for choice in choices:
+            if text == choice:
+                return choice
+        raise ValueError(f"expected one of {', '.join(choices)}")
 
     return parse

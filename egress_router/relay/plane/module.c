@@ -486,7 +486,7 @@ static void sweep(Plane *self) {
 
 static void plane_dealloc(Plane *self) {
     struct plane *plane = self->plane;
-    PyTypeObject *type = Py_TYPE(self);
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
     if (plane) {
         Py_XDECREF(plane_stop(self, NULL));
         sweep(self);

@@ -83,6 +83,7 @@ struct flow {
     uint32_t held_from, held_to;
     uint32_t run; /* moved without a pause */
     bool ended;   /* the source sent its end, and everything before it is on its way */
+    bool urgent;  /* the source sends urgent data: splice(2) does not get past its mark, a read does */
 };
 
 struct address {
