@@ -12,14 +12,17 @@ from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from egress_router.clock import Clock
     from egress_router.grammar.acl import Rule
     from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.errors import MessageError
+    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
-    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.metrics import Registry
     from egress_router.policy.access_list import Decision
     from egress_router.service.mode import Json
@@ -37,7 +40,7 @@ _MAX_RULES = 1_000
 class Accounting:
     """Metrics, the latest denials and the access log of one worker."""
 
-    def __init__(self, registry: Registry, access_log: AccessLog | None, clock: Clock) -> None:
+    def __init__(self, registry: Registry, access_log: AccessLog, clock: Clock) -> None:
         self._registry = registry
         self._log = access_log
         self._clock = clock
@@ -65,6 +68,10 @@ class Accounting:
         self._hits: Counter[str] = Counter()
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
+    def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
+        """Return what is known of a request whose head has come."""
+        return self._log.begun(who, head, target, self._clock.monotonic())
+
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
         info.decision = decision
@@ -85,46 +92,39 @@ class Accounting:
                     "reason": decision.reason.value,
                 }
             )
-            if self._log is not None:
-                self._log.request(info, None)
+            self._log.request(info, None)
 
-    def connected(self, info: RequestInfo) -> None:
+    def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
-        if self._log is not None:
-            self._log.request(info, None)
+        self._log.connected(info, sock)
 
-    def reused(self, info: RequestInfo) -> None:
+    def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
         self._dns.observe(info.dns_seconds)
-        if self._log is not None:
-            self._log.request(info, None)
+        self._log.connected(info, sock)
 
     def undecided(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
         reason = reply.reason
         self._registry.counter("requests_total", _REQUESTS, verdict="undecided", reason=reason).value += 1
-        if self._log is not None:
-            self._log.request(info, reason)
+        self._log.request(info, reason)
 
     def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
-        if self._log is not None:
-            self._log.request(info, reply.reason)
+        self._log.request(info, reply.reason)
 
-    def refused(self, client: str, status: int, reason: str) -> None:
+    def refused(self, who: Who, status: int, reason: str) -> None:
         """Count a request that is not understood, not admitted, or answered here; this is its end."""
         self.count_refusal(reason)
-        if self._log is not None:
-            self._log.refused(client, status, reason)
+        self._log.refused(who, status, reason)
 
     def given_up(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that is refused while it waits for its connection."""
         self.count_refusal(reply.reason)
-        if self._log is not None:
-            self._log.request(info, reply.reason)
+        self._log.request(info, reply.reason)
 
     def count_refusal(self, reason: str) -> None:
         """Count a request that is refused, before or behind its head."""
@@ -134,8 +134,7 @@ class Accounting:
     def left(self, info: RequestInfo) -> None:
         """Write down a request whose client left, or was closed, before it had a connection."""
         if not info.ended:
-            if self._log is not None:
-                self._log.request(info, "abandoned")
+            self._log.request(info, "abandoned")
             self.closed(info, 0, 0, 0, "abandoned")
 
     def closed(self, info: RequestInfo, status: int, sent: int, received: int, reason: str) -> None:
@@ -143,8 +142,7 @@ class Accounting:
         info.ended = True
         seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
-        if self._log is not None:
-            self._log.closed(info, status, sent, received, seconds, reason)
+        self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:
         """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from egress_router.policy.access_list import Decision, Reason, Verdict
 
@@ -15,9 +15,17 @@ if TYPE_CHECKING:
 UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 
+class Who(NamedTuple):
+    """A client connection: address and port of the client, port of this proxy."""
+
+    client: str
+    client_port: int
+    local_port: int
+
+
 @dataclass(slots=True)
 class RequestInfo:
-    """What a request wants, what was decided, and where it went. Times are in seconds.
+    """One request on its way: what it wants, what was decided, where it went. Times are in seconds.
 
     `recorded` and `ended` say which of its two records have been written.
     """
@@ -26,6 +34,11 @@ class RequestInfo:
     method: bytes
     target: Target
     started: float
+    id: str = ""
+    client_port: int = 0
+    local_port: int = 0
+    traceparent: str | None = None
+    source: tuple[str, int] | None = None
     decision: Decision = UNDECIDED
     address: IPAddress | None = None
     dns_seconds: float = 0.0

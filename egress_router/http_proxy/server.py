@@ -17,6 +17,7 @@ from egress_router.http_proxy.connection import ClientConnection
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.own_places import OwnPlaces, seen
+from egress_router.http_proxy.request_info import Who
 from egress_router.http_proxy.upstream import UpstreamPool
 from egress_router.http_proxy.worker_state import WorkerState
 from egress_router.names.resolver import Resolver
@@ -77,7 +78,7 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         access.apply(rules)
-        accounting = Accounting(context.registry, AccessLog() if settings.proxy.access_log else None, SYSTEM)
+        accounting = Accounting(context.registry, AccessLog(everything=settings.proxy.access_log), SYSTEM)
         self._plane = DataPlane(context.loop)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
@@ -134,8 +135,8 @@ class HttpProxyServer:
         """Close every connection now."""
         for each in list(self._worker.connections):
             each.close_now()
-        for answer_and_close in list(self._turned_away):
-            answer_and_close.close()
+        for closing in list(self._turned_away):
+            closing.close()
         self._worker.pool.close()
         self._resolver.close()
         self._plane.close()
@@ -151,18 +152,19 @@ class HttpProxyServer:
             "listeners": list(self._listening),
         }
 
-    def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
+    def _accepted(self, sock: socket.socket, client: str, client_port: int, port: int) -> None:
+        who = Who(client, client_port, port)
         limit = self._limiter.enter(client)
         if limit is None:
-            session = ClientConnection(self._worker, sock, client)
-            self._worker.connections.add(session)
-            session.read_head()
+            connection = ClientConnection(self._worker, sock, who)
+            self._worker.connections.add(connection)
+            connection.read_head()
         else:
-            self._turn_away(sock, client, _OVER_LIMIT[limit])
+            self._turn_away(sock, who, _OVER_LIMIT[limit])
 
-    def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
+    def _turn_away(self, sock: socket.socket, who: Who, reply: Reply) -> None:
         worker = self._worker
-        worker.accounting.refused(client, reply.status, reply.reason)
+        worker.accounting.refused(who, reply.status, reply.reason)
         answer = reply.encoded(worker.date())
         if len(self._turned_away) >= _MAX_TURNED_AWAY:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
@@ -171,7 +173,5 @@ class HttpProxyServer:
             sock.close()
             return
         wire = BufferedSocket(sock, worker.poller, nothing)
-        answer_and_close = LingeringClose(
-            worker, wire, answer, SILENCE, lambda: self._turned_away.discard(answer_and_close)
-        )
-        self._turned_away.add(answer_and_close)
+        closing = LingeringClose(worker, wire, answer, SILENCE, lambda: self._turned_away.discard(closing))
+        self._turned_away.add(closing)
