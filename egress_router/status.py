@@ -38,7 +38,7 @@ def show(url: str | None, *, watch: bool, health_only: bool = False, as_json: bo
     With `watch` again each two seconds, until interrupted; a router that does not answer then is no end.
     Return the exit status: 3 where the router is not ready or not healthy; with `health_only` only where it
     is not healthy. That is for an engine's health check: a restart does not help a router that is not ready.
-    `as_json` prints what the endpoint says as it is, with a list `errors`; that nobody is there is one of them.
+    `as_json` prints what the endpoint says as it is, with a list `errors`; nobody there is one, too.
 
     Raises:
         RefusedError: nobody answers there, or no egress router.
