@@ -14,7 +14,6 @@ from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.http1.heads import RequestHeads
 from egress_router.http_proxy.http1.state import CONNECTION, ConnectionState, followed
 from egress_router.http_proxy.http1.target import absolute_target, connect_target
-from egress_router.http_proxy.ledger import RequestInfo
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.timeouts import Timeouts
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import socket
 
     from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.ledger import RequestInfo, Who
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.dial import Dialled
@@ -46,12 +46,13 @@ class ClientConnection:
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
     __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_own", "_served", "_tunnel",
-        "client", "holds", "kept", "state", "timeouts", "wire", "worker")  # fmt: skip
+        "client", "holds", "kept", "state", "timeouts", "who", "wire", "worker")  # fmt: skip
 
-    def __init__(self, worker: WorkerState, sock: socket.socket, client: str) -> None:
+    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who) -> None:
         self.worker = worker
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
-        self.client = client
+        self.who = who
+        self.client = who.client
         self._accepted = worker.clock.monotonic()
         self._own = False  # the proxy itself made it, by way of an address that leads back here
         self.state = HEAD
@@ -116,11 +117,11 @@ class ClientConnection:
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
-        info = RequestInfo(self.client, head.method, target, self.worker.clock.monotonic())
+        info = self.worker.ledger.begun(self.who, head, target, self.worker.clock.monotonic())
         if not connect:
             if head.special and forwards_left(head) == 0:
                 status, answer = replies.as_final_recipient(head.method, self.worker.date())
-                self.worker.ledger.refused(self.client, status, "final_recipient")
+                self.worker.ledger.refused(self.who, status, "final_recipient")
                 self._say(answer)
                 return
             exchange = Exchange(head, target, self.worker.limits, self.worker.date)
@@ -159,7 +160,7 @@ class ClientConnection:
         if upstream is None:
             return False
         info.address = upstream.address
-        self.worker.ledger.reused(info)
+        self.worker.ledger.reused(info, upstream.sock)
         self._start(self._forwarder, upstream)
         return True
 
@@ -277,7 +278,7 @@ class ClientConnection:
             self.close()
 
     def _refuse(self, reply: Reply) -> None:
-        self.worker.ledger.refused(self.client, reply.status, reply.reason)
+        self.worker.ledger.refused(self.who, reply.status, reply.reason)
         if reply.reason == Fault.TLS.value:
             _log.warning(
                 "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from egress_router import log
 from egress_router.grammar.address import printed
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Decision, Reason, Verdict
+from egress_router.records import Ids, Record, RecordLog
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from egress_router.grammar.acl import Rule
     from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.http1.errors import MessageError
+    from egress_router.http_proxy.http1.head import RequestHead
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
     from egress_router.metrics import Registry
@@ -33,8 +37,17 @@ _LIMITS = {
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # Stands for the decision of a request whose name could not be resolved.
 UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
+
+
+class Who(NamedTuple):
+    """A client connection: address and port of the client, port of this proxy."""
+
+    client: str
+    client_port: int
+    local_port: int
 
 
 @dataclass(slots=True)
@@ -48,6 +61,11 @@ class RequestInfo:
     method: bytes
     target: Target
     started: float
+    id: str = ""
+    client_port: int = 0
+    local_port: int = 0
+    traceparent: str | None = None
+    source: tuple[str, int] | None = None
     decision: Decision = UNDECIDED
     address: IPAddress | None = None
     dns_seconds: float = 0.0
@@ -56,12 +74,21 @@ class RequestInfo:
     ended: bool = False
 
 
+def _traceparent(head: RequestHead) -> str | None:
+    """Return the client's `traceparent` where it is one (W3C Trace Context, 3.2.2)."""
+    for name, _, value in head.fields:
+        if name == b"traceparent" and _TRACEPARENT.fullmatch(value):
+            return value.decode("ascii")
+    return None
+
+
 class Ledger:
     """Metrics, records and the latest denials of one worker."""
 
     def __init__(self, registry: Registry, *, access_log: bool) -> None:
         self._registry = registry
-        self._records = log.records() if access_log else None
+        self.ids = Ids()
+        self._records = RecordLog(everything=access_log)
         self._verdicts = {
             (verdict, reason): registry.counter(
                 "requests_total", _REQUESTS, verdict=verdict.value, reason=reason.value
@@ -86,6 +113,20 @@ class Ledger:
         self._hits: Counter[str] = Counter()
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
+    def begun(self, who: Who, head: RequestHead, target: Target, now: float) -> RequestInfo:
+        """Return what is known of a request whose head has come."""
+        traceparent = _traceparent(head) if self._records.everything else None
+        return RequestInfo(
+            who.client,
+            head.method,
+            target,
+            now,
+            self.ids.next(),
+            who.client_port,
+            who.local_port,
+            traceparent,
+        )
+
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
         info.decision = decision
@@ -108,16 +149,24 @@ class Ledger:
             )
             self._record(info, None)
 
-    def connected(self, info: RequestInfo) -> None:
+    def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
+        self._sent_from(info, sock)
         self._record(info, None)
 
-    def reused(self, info: RequestInfo) -> None:
+    def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
         self._dns.observe(info.dns_seconds)
+        self._sent_from(info, sock)
         self._record(info, None)
+
+    def _sent_from(self, info: RequestInfo, sock: socket.socket) -> None:
+        """Note the source address and port, which cost a system call, where somebody reads them."""
+        if self._records.everything:
+            with contextlib.suppress(OSError):  # the connection is gone already
+                info.source = sock.getsockname()[:2]
 
     def undecided(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
@@ -130,14 +179,21 @@ class Ledger:
         self._failure(reply)
         self._record(info, reply.reason)
 
-    def refused(self, client: str, status: int, reason: str) -> None:
+    def refused(self, who: Who, status: int, reason: str) -> None:
         """Count a request that is not understood, not admitted, or answered here; this is its end."""
         self.count_refusal(reason)
-        if self._records is not None:
-            self._records.info("request", client=client, verdict="refused", reason=reason)
-            self._records.info(
-                "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
+        if self._records.everything:
+            made = Record(
+                event="request",
+                id=self.ids.next(),
+                client=who.client,
+                client_port=who.client_port,
+                local_port=who.local_port,
+                verdict="refused",
+                reason=reason,
             )
+            self._records.write(made)
+            self._records.write(replace(made, event="closed", status=status, sent=0, received=0, seconds=0.0))
 
     def given_up(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that is refused while it waits for its connection."""
@@ -160,19 +216,11 @@ class Ledger:
         info.ended = True
         seconds = time.monotonic() - info.started
         self._durations.observe(seconds)
-        if self._records is not None:
-            self._records.info(
-                "closed",
-                client=info.client,
-                method=info.method.decode("ascii"),
-                host=str(info.target.host),
-                port=info.target.port,
-                status=status,
-                sent=sent,
-                received=received,
-                seconds=round(seconds, 6),
-                reason=reason,
-            )
+        if self._records.wants(info.decision.verdict.value):
+            made = self._made("closed", info, reason)
+            made.status, made.sent, made.received = status, sent, received
+            made.seconds = round(seconds, 6)
+            self._records.write(made)
 
     def idle_end(self, name: str) -> None:
         """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""
@@ -211,21 +259,34 @@ class Ledger:
         self._registry.counter("upstream_failures_total", meaning, reason=reply.reason).value += 1
 
     def _record(self, info: RequestInfo, failure: str | None) -> None:
-        if self._records is None or info.recorded:
+        decision = info.decision
+        verdict = "undecided" if decision is UNDECIDED else decision.verdict.value
+        if info.recorded or not self._records.wants(verdict):
             return
         info.recorded = True
-        decision = info.decision
-        self._records.info(
-            "request",
+        reason = failure or (None if decision is UNDECIDED else decision.reason.value)
+        self._records.write(self._made("request", info, reason))
+
+    @staticmethod
+    def _made(event: str, info: RequestInfo, reason: str | None) -> Record:
+        decision, host = info.decision, info.target.host
+        address = info.address if isinstance(host, str) or info.address is not None else host
+        return Record(
+            event=event,
+            id=info.id,
             client=info.client,
+            client_port=info.client_port,
+            local_port=info.local_port,
             method=info.method.decode("ascii"),
-            host=str(info.target.host),
+            name=host if isinstance(host, str) else None,
+            address=None if address is None else str(address),
             port=info.target.port,
-            address=None if info.address is None else str(info.address),
+            source=None if info.source is None else info.source[0],
+            source_port=None if info.source is None else info.source[1],
             verdict="undecided" if decision is UNDECIDED else decision.verdict.value,
-            rule=None if decision.rule is None else decision.rule.line,
-            reason=None if decision is UNDECIDED else decision.reason.value,
-            failure=failure,
-            dns_ms=round(info.dns_seconds * 1000, 3),
-            connect_ms=round(info.connect_seconds * 1000, 3),
+            rule=None if decision.rule is None else decision.rule.text,
+            reason=reason,
+            dns_seconds=round(info.dns_seconds, 6),
+            connect_seconds=round(info.connect_seconds, 6),
+            traceparent=info.traceparent,
         )

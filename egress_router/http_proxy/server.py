@@ -12,7 +12,7 @@ from egress_router.http_proxy import replies
 from egress_router.http_proxy.access_control import AccessControl
 from egress_router.http_proxy.client_watch import ClientWatch
 from egress_router.http_proxy.connection import ClientConnection
-from egress_router.http_proxy.ledger import Ledger
+from egress_router.http_proxy.ledger import Ledger, Who
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.own_places import OwnPlaces, seen
@@ -150,18 +150,19 @@ class HttpProxyServer:
             "listeners": list(self._listening),
         }
 
-    def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
+    def _accepted(self, sock: socket.socket, client: str, client_port: int, port: int) -> None:
+        who = Who(client, client_port, port)
         limit = self._limiter.enter(client)
         if limit is None:
-            session = ClientConnection(self._worker, sock, client)
+            session = ClientConnection(self._worker, sock, who)
             self._worker.connections.add(session)
             session.read_head()
         else:
-            self._turn_away(sock, client, _OVER_LIMIT[limit])
+            self._turn_away(sock, who, _OVER_LIMIT[limit])
 
-    def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
+    def _turn_away(self, sock: socket.socket, who: Who, reply: Reply) -> None:
         worker = self._worker
-        worker.ledger.refused(client, reply.status, reply.reason)
+        worker.ledger.refused(who, reply.status, reply.reason)
         answer = reply.encoded(worker.date())
         if len(self._turned_away) >= _MAX_TURNED_AWAY:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset

@@ -130,7 +130,7 @@ class UpstreamConnector:
         self.info.address = result.address
         self.info.connect_seconds = result.seconds
         try:
-            self._worker.ledger.connected(self.info)
+            self._worker.ledger.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
         except Exception:  # nobody owns it
             result.sock.close()
