@@ -177,6 +177,7 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
     )
     status.add_argument("--watch", action="store_true", help="refresh every 2 s until interrupted")
+    _add_output(status)
     status.add_argument(
         "--health",
         action="store_true",
@@ -369,7 +370,9 @@ def _read(path: str) -> str:
 def _status(arguments: argparse.Namespace) -> int:
     from egress_router import status  # noqa: PLC0415
 
-    return status.show(arguments.url, watch=arguments.watch, health_only=arguments.health)
+    return status.show(
+        arguments.url, watch=arguments.watch, health_only=arguments.health, as_json=arguments.output == "json"
+    )
 
 
 def _demo(_: argparse.Namespace) -> int:

@@ -227,6 +227,7 @@ class RedirectServer:
         if counts is not None:
             self._lines = self._table.lines(counts)
             self._metrics.traffic(self._lines, tracked.waiting)
+        self._table.lead(self._names.destinations())
         self._metrics.tracked(self._table, tracked)
 
 
