@@ -42,9 +42,11 @@ test-page: venv ## the status page in headless Chromium: content, live update, e
 	@$(BIN)/pytest tests/browser
 
 .PHONY: bench
-bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy and haproxy (about 20 minutes)
-	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy
+bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy, haproxy and nginx (about 30 minutes)
+	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy nginx:nginx-light \
+	  /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
 	@$(BIN)/python -m benchmarks.proxies http dns
+	@$(BIN)/python -m benchmarks.responsiveness
 	@$(BIN)/python -m benchmarks.redirect
 
 .PHONY: soak

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from egress_router.service.mode import Mode
     from egress_router.settings.common import ProxySettings
-    from egress_router.settings.variables import RulesSource, Variable
+    from egress_router.settings.variables import Source, Variable
 
 Rules = TypeVar("Rules")
 DONE, CONFIGURATION_ERROR, REFUSED = 0, 1, 3
@@ -293,7 +293,7 @@ def _dns_proxy(arguments: argparse.Namespace) -> int:
 
 
 def run_service(
-    mode: Mode[Rules], settings: ProxySettings, rules: RulesSource, worker_descriptor: int | None
+    mode: Mode[Rules], settings: ProxySettings, rules: Source, worker_descriptor: int | None
 ) -> int:
     """Be the supervisor of a mode, or, where a control descriptor is given, one of its workers."""
     if worker_descriptor is not None:

@@ -97,7 +97,7 @@ class RedirectServer:
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
-        self._follower = RuleFollower(rule_store, source.path, self._put_in_force)
+        self._follower = RuleFollower(rule_store, source.paths, self._put_in_force)
         self._updates = NameUpdates(
             self._put, self._move, lambda: rule_store.rules, registry, established.resolved
         )
