@@ -129,6 +129,7 @@ VARIABLES = (
     CLAIM_TIMEOUT,
     DEBUG,
     *NAMES_VARIABLES,
+    common.ACCESS_LOG,
     *common.RUNTIME_VARIABLES,
 )
 
@@ -149,6 +150,7 @@ class SetupSettings:
     claim_timeout: float
     debug: bool
     runtime: common.RuntimeSettings
+    access_log: bool
     names: NamesSettings
     policy: RulesSource | None = None
 
@@ -187,6 +189,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
+    access_log = environment.read(common.ACCESS_LOG)
     names = read_names(environment)
     _require_destinations(environment, mode_text, environ)
 
@@ -205,6 +208,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             claim_timeout=required(claim_timeout),
             debug=non_empty(environ.get(DEBUG.name, "")),
             runtime=required(runtime),
+            access_log=required(access_log),
             names=required(names),
             policy=policy,
         )
