@@ -1,4 +1,4 @@
-"""From a target to a decision: the rules, the name's addresses and the pod's own, brought together."""
+"""Decides on targets: brings the rules, the addresses of a name and those of the pod together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Addresses = tuple["IPAddress", ...]
 
 
 class AccessControl:
-    """Decides on targets, by the rules that are in force at that moment; `lists` counts those there were."""
+    """Decides by the rules that are in force; `lists` counts how many lists have been."""
 
     def __init__(
         self,
