@@ -137,7 +137,7 @@ class UpstreamConnector:
             raise
 
     def _still_allowed(self, dialled: Dialled) -> bool:
-        """Decide again, because the list has changed during the dial; go another way if that is the decision."""
+        """Decide again, because the list has changed during the dial; act on what is decided now."""
         before = self.info.decision
         decision = self._worker.access.by_addresses(self.info.target, before.addresses, before.full_name)
         if dialled.address in decision.addresses:
