@@ -12,7 +12,15 @@ from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.exchange import Exchange
 from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.http1.heads import RequestHeads
-from egress_router.http_proxy.http1.state import CONNECTION, ConnectionState, followed
+from egress_router.http_proxy.http1.state import (
+    INTO_CLOSED,
+    INTO_CONNECTING,
+    INTO_EXCHANGE,
+    INTO_HEAD,
+    INTO_LINGERING,
+    INTO_TUNNEL,
+    ConnectionState,
+)
 from egress_router.http_proxy.http1.target import absolute_target, connect_target
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
@@ -25,8 +33,9 @@ if TYPE_CHECKING:
     import socket
 
     from egress_router.http_proxy.http1.head import RequestHead
-    from egress_router.http_proxy.ledger import RequestInfo, Who
+    from egress_router.http_proxy.http1.state import Into
     from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.dial import Dialled
 
@@ -36,10 +45,7 @@ _log = log.get("http_proxy")
 HEAD: Final = ConnectionState.HEAD
 CONNECTING: Final = ConnectionState.CONNECTING
 EXCHANGE: Final = ConnectionState.EXCHANGE
-LINGERING: Final = ConnectionState.LINGERING
-TUNNEL: Final = ConnectionState.TUNNEL
-CLOSED: Final = ConnectionState.CLOSED
-_OVER: Final = frozenset({TUNNEL, CLOSED})
+_OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 
 
 class ClientConnection:
@@ -102,7 +108,7 @@ class ClientConnection:
             self.wire.held = behind
             self._request(head)
         except MessageError as error:
-            self.worker.ledger.met_limit(error)
+            self.worker.accounting.met_limit(error)
             self._refuse(replies.refused(error))
         return True
 
@@ -117,11 +123,11 @@ class ClientConnection:
         target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
-        info = self.worker.ledger.begun(self.who, head, target, self.worker.clock.monotonic())
+        info = self.worker.accounting.begun(self.who, head, target)
         if not connect:
             if head.special and forwards_left(head) == 0:
                 status, answer = replies.as_final_recipient(head.method, self.worker.date())
-                self.worker.ledger.refused(self.who, status, "final_recipient")
+                self.worker.accounting.refused(self.who, status, "final_recipient")
                 self._say(answer)
                 return
             exchange = Exchange(head, target, self.worker.limits, self.worker.date)
@@ -134,7 +140,7 @@ class ClientConnection:
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
-        self.state = followed(CONNECTION, self.state, CONNECTING)
+        self.state = INTO_CONNECTING[self.state]
         self.wire.on_ready = self._client_moved
         if self.holds or self.wire.held:
             self.account()
@@ -160,7 +166,7 @@ class ClientConnection:
         if upstream is None:
             return False
         info.address = upstream.address
-        self.worker.ledger.reused(info, upstream.sock)
+        self.worker.accounting.reused(info, upstream.sock)
         self._start(self._forwarder, upstream)
         return True
 
@@ -186,7 +192,7 @@ class ClientConnection:
             self.worker.client_watch.add(self)
 
     def _start(self, forwarder: Forwarder, upstream: Upstream) -> None:
-        self.state = followed(CONNECTION, self.state, EXCHANGE)
+        self.state = INTO_EXCHANGE[self.state]
         self.timeouts.await_answer()
         forwarder.start(upstream)
         if self.holds or upstream.out:
@@ -200,7 +206,7 @@ class ClientConnection:
             self.account()
         unread = self.wire.held or self.wire.readable
         if persists and not self.worker.draining:
-            self.state = followed(CONNECTION, self.state, HEAD)
+            self.state = INTO_HEAD[self.state]
             self.wire.on_ready = self.read_head
             self.timeouts.await_request()
             if unread:
@@ -216,7 +222,7 @@ class ClientConnection:
         self._tunnel = ProxyTunnel(
             self.worker, info, wire.sock, upstream, to_upstream=wire.held, to_client=to_client
         )
-        self._end(TUNNEL)
+        self._end(INTO_TUNNEL)
         wire.on_ready = nothing
         self.worker.connections.discard(self)
 
@@ -233,7 +239,7 @@ class ClientConnection:
     @guarded
     def give_way(self) -> None:
         """End what is under way: all connections together hold too much, and this one most of it."""
-        self.worker.ledger.limit("held_bytes")
+        self.worker.accounting.limit("held_bytes")
         if self.state is CONNECTING and self._connector is not None:
             self._connector.fail(replies.TOO_MUCH_HELD)
         elif self.state is EXCHANGE and self._forwarder is not None:
@@ -278,7 +284,7 @@ class ClientConnection:
             self.close()
 
     def _refuse(self, reply: Reply) -> None:
-        self.worker.ledger.refused(self.who, reply.status, reply.reason)
+        self.worker.accounting.refused(self.who, reply.status, reply.reason)
         if reply.reason == Fault.TLS.value:
             _log.warning(
                 "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
@@ -290,7 +296,7 @@ class ClientConnection:
         self._say(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
 
     def _say(self, last_words: bytes) -> None:
-        self.state = followed(CONNECTION, self.state, LINGERING)
+        self.state = INTO_LINGERING[self.state]
         self._forget_bytes()
         self.timeouts.stop()
         self.kept.close()
@@ -321,12 +327,12 @@ class ClientConnection:
     def _left(self) -> None:
         if self._connector is not None:
             self._connector.cancel()
-            self.worker.ledger.left(self._connector.info)
-        self._end(CLOSED)
+            self.worker.accounting.left(self._connector.info)
+        self._end(INTO_CLOSED)
         self.worker.left(self)
 
-    def _end(self, state: ConnectionState) -> None:
-        self.state = followed(CONNECTION, self.state, state)
+    def _end(self, into: Into[ConnectionState]) -> None:
+        self.state = into[self.state]
         self._forget_bytes()
         self.timeouts.end()
         self.kept.close()
@@ -347,17 +353,17 @@ class ClientConnection:
         if self.state is not HEAD:
             return
         if self._heads.begun:
-            self.worker.ledger.limit("head_seconds")
+            self.worker.accounting.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
-            self.worker.ledger.idle_end("head_seconds")
+            self.worker.accounting.idle_end("head_seconds")
             self.close()
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.state is HEAD and not self._heads.begun:
-            self.worker.ledger.idle_end("keepalive_seconds")
+            self.worker.accounting.idle_end("keepalive_seconds")
             self.close()
 
     @guarded

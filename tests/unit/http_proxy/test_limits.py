@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from egress_router import log
+from egress_router.clock import SYSTEM
 from egress_router.grammar.locality import Locality, locality
 from egress_router.http_proxy import connection as connection_module
 from egress_router.http_proxy import own_places
@@ -299,7 +300,7 @@ def test_last_words_wait_for_a_slow_reader() -> None:
         while True:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
-    worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines))
+    worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines, clock=SYSTEM))
     wire = BufferedSocket(ours, poller, nothing)
     LingeringClose(worker, wire, b"words", 30.0, lambda: closed.set_result(None))
 

@@ -1,32 +1,32 @@
-"""What is counted and written down: verdicts, reasons, times, bytes, and two records for each request."""
+"""What is counted of requests: verdicts, reasons, times and bytes, the latest denials; and the access log."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-import time
 from collections import Counter, deque
-from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import printed
+from egress_router.http_proxy.access_log import traceparent
 from egress_router.http_proxy.http1.errors import Fault
+from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
-from egress_router.policy.access_list import ALLOWED, DENIED, Decision, Reason, Verdict
-from egress_router.records import Ids, Record, RecordLog
+from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from egress_router.clock import Clock
     from egress_router.grammar.acl import Rule
-    from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.errors import MessageError
     from egress_router.http_proxy.http1.head import RequestHead
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
+    from egress_router.policy.access_list import Decision
     from egress_router.service.mode import Json
 
 _LIMITS = {
@@ -37,58 +37,15 @@ _LIMITS = {
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-# Stands for the decision of a request whose name could not be resolved.
-UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 
-class Who(NamedTuple):
-    """A client connection: address and port of the client, port of this proxy."""
+class Accounting:
+    """Metrics, the latest denials and the access log of one worker."""
 
-    client: str
-    client_port: int
-    local_port: int
-
-
-@dataclass(slots=True)
-class RequestInfo:
-    """One request on its way: what it wants, what was decided, where it went. Times are in seconds.
-
-    `recorded` and `ended` say which of its two records have been written.
-    """
-
-    client: str
-    method: bytes
-    target: Target
-    started: float
-    id: str = ""
-    client_port: int = 0
-    local_port: int = 0
-    traceparent: str | None = None
-    source: tuple[str, int] | None = None
-    decision: Decision = UNDECIDED
-    address: IPAddress | None = None
-    dns_seconds: float = 0.0
-    connect_seconds: float = 0.0
-    recorded: bool = False
-    ended: bool = False
-
-
-def _traceparent(head: RequestHead) -> str | None:
-    """Return the client's `traceparent` where it is one (W3C Trace Context, 3.2.2)."""
-    for name, _, value in head.fields:
-        if name == b"traceparent" and _TRACEPARENT.fullmatch(value):
-            return value.decode("ascii")
-    return None
-
-
-class Ledger:
-    """Metrics, records and the latest denials of one worker."""
-
-    def __init__(self, registry: Registry, *, access_log: bool) -> None:
+    def __init__(self, registry: Registry, access_log: AccessLog, clock: Clock) -> None:
         self._registry = registry
-        self.ids = Ids()
-        self._records = RecordLog(everything=access_log)
+        self._log = access_log
+        self._clock = clock
         self._verdicts = {
             (verdict, reason): registry.counter(
                 "requests_total", _REQUESTS, verdict=verdict.value, reason=reason.value
@@ -113,18 +70,16 @@ class Ledger:
         self._hits: Counter[str] = Counter()
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
-    def begun(self, who: Who, head: RequestHead, target: Target, now: float) -> RequestInfo:
+    def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
         """Return what is known of a request whose head has come."""
-        traceparent = _traceparent(head) if self._records.everything else None
         return RequestInfo(
-            who.client,
-            head.method,
-            target,
-            now,
-            self.ids.next(),
-            who.client_port,
-            who.local_port,
-            traceparent,
+            client=who.client,
+            method=head.method,
+            target=target,
+            started=self._clock.monotonic(),
+            client_port=who.client_port,
+            local_port=who.local_port,
+            traceparent=traceparent(head) if self._log.everything else None,
         )
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
@@ -140,65 +95,49 @@ class Ledger:
         if decision.verdict is DENIED:
             self._denied.append(
                 {
-                    "time": time.time(),
+                    "time": self._clock.time(),
                     "client": info.client,
                     "target": printed(info.target.host, info.target.port),
                     "rule": None if rule is None else f"line {rule.line}: {rule.text}",
                     "reason": decision.reason.value,
                 }
             )
-            self._record(info, None)
+            self._log.request(info, None)
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
-        self._sent_from(info, sock)
-        self._record(info, None)
+        if self._log.everything:
+            self._log.connected(info, sock)
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
         self._dns.observe(info.dns_seconds)
-        self._sent_from(info, sock)
-        self._record(info, None)
-
-    def _sent_from(self, info: RequestInfo, sock: socket.socket) -> None:
-        """Note the source address and port, which cost a system call, where somebody reads them."""
-        if self._records.everything:
-            with contextlib.suppress(OSError):  # the connection is gone already
-                info.source = sock.getsockname()[:2]
+        if self._log.everything:
+            self._log.connected(info, sock)
 
     def undecided(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
         reason = reply.reason
         self._registry.counter("requests_total", _REQUESTS, verdict="undecided", reason=reason).value += 1
-        self._record(info, reason)
+        self._log.request(info, reason)
 
     def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
-        self._record(info, reply.reason)
+        self._log.request(info, reply.reason)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
         """Count a request that is not understood, not admitted, or answered here; this is its end."""
         self.count_refusal(reason)
-        if self._records.everything:
-            made = Record(
-                event="request",
-                id=self.ids.next(),
-                client=who.client,
-                client_port=who.client_port,
-                local_port=who.local_port,
-                verdict="refused",
-                reason=reason,
-            )
-            self._records.write(made)
-            self._records.write(replace(made, event="closed", status=status, sent=0, received=0, seconds=0.0))
+        if self._log.everything:
+            self._log.refused(who, status, reason)
 
     def given_up(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that is refused while it waits for its connection."""
         self.count_refusal(reply.reason)
-        self._record(info, reply.reason)
+        self._log.request(info, reply.reason)
 
     def count_refusal(self, reason: str) -> None:
         """Count a request that is refused, before or behind its head."""
@@ -208,19 +147,16 @@ class Ledger:
     def left(self, info: RequestInfo) -> None:
         """Write down a request whose client left, or was closed, before it had a connection."""
         if not info.ended:
-            self._record(info, "abandoned")
+            self._log.request(info, "abandoned")
             self.closed(info, 0, 0, 0, "abandoned")
 
     def closed(self, info: RequestInfo, status: int, sent: int, received: int, reason: str) -> None:
         """Count the end of a request; `sent` went to the origin, `received` to the client."""
         info.ended = True
-        seconds = time.monotonic() - info.started
+        seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
-        if self._records.wants(info.decision.verdict.value):
-            made = self._made("closed", info, reason)
-            made.status, made.sent, made.received = status, sent, received
-            made.seconds = round(seconds, 6)
-            self._records.write(made)
+        if self._log.everything or info.decision.verdict is DENIED:
+            self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:
         """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""
@@ -257,36 +193,3 @@ class Ledger:
     def _failure(self, reply: Reply) -> None:
         meaning = "Requests that got no connection, or no answer over it, by reason."
         self._registry.counter("upstream_failures_total", meaning, reason=reply.reason).value += 1
-
-    def _record(self, info: RequestInfo, failure: str | None) -> None:
-        decision = info.decision
-        verdict = "undecided" if decision is UNDECIDED else decision.verdict.value
-        if info.recorded or not self._records.wants(verdict):
-            return
-        info.recorded = True
-        reason = failure or (None if decision is UNDECIDED else decision.reason.value)
-        self._records.write(self._made("request", info, reason))
-
-    @staticmethod
-    def _made(event: str, info: RequestInfo, reason: str | None) -> Record:
-        decision, host = info.decision, info.target.host
-        address = info.address if isinstance(host, str) or info.address is not None else host
-        return Record(
-            event=event,
-            id=info.id,
-            client=info.client,
-            client_port=info.client_port,
-            local_port=info.local_port,
-            method=info.method.decode("ascii"),
-            name=host if isinstance(host, str) else None,
-            address=None if address is None else str(address),
-            port=info.target.port,
-            source=None if info.source is None else info.source[0],
-            source_port=None if info.source is None else info.source[1],
-            verdict="undecided" if decision is UNDECIDED else decision.verdict.value,
-            rule=None if decision.rule is None else decision.rule.text,
-            reason=reason,
-            dns_seconds=round(info.dns_seconds, 6),
-            connect_seconds=round(info.connect_seconds, 6),
-            traceparent=info.traceparent,
-        )
