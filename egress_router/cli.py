@@ -257,6 +257,10 @@ def _setup(_: argparse.Namespace) -> int:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
         stay(settings, settings.destinations, established, claimed)
+    elif claimed.stand is not None:
+        from egress_router.standby import server  # noqa: PLC0415
+
+        server.stay(claimed.stand)
     else:
         setup.finish(claimed)
     return DONE
