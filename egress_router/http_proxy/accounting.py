@@ -168,7 +168,7 @@ class Accounting:
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
     def fault(self) -> None:
-        """Count a session that was closed because of a fault of ours."""
+        """Count a connection that was closed because of a fault of ours."""
         self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
 
     def met_limit(self, error: MessageError) -> None:

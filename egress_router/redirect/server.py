@@ -15,6 +15,7 @@ from egress_router.kernel import acd, conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.names.resolver import Resolver
+from egress_router.redirect.flow_log import FlowLog
 from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
@@ -126,6 +127,9 @@ class RedirectServer:
         endpoint = await serve(self, port) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names)]
+        if self._settings.access_log:
+            flows = FlowLog(self._registry, lambda *key: self._current_table().text_of(*key), SYSTEM)
+            tasks.append(flows.run([source.address for source in self._settings.sources]))
         if self._agent is not None:
             self._agent.start()
             tasks.append(self._agent.until_failure())
@@ -234,14 +238,18 @@ class RedirectServer:
             self._metrics.tracking(conntrack.usage())
             await asyncio.sleep(COUNT_INTERVAL)
 
-    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
+    def _current_table(self) -> RuleTable:
         if self._table.redirects is not self._rule_store.rules:
             self._table = RuleTable(self._rule_store.rules, self._rule_store.text)
+        return self._table
+
+    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
         if counts is not None:
-            self._lines = self._table.lines(counts)
+            self._lines = self._current_table().lines(counts)
             self._metrics.traffic(self._lines, tracked.waiting)
-        self._table.lead(self._names.destinations())
-        self._metrics.tracked(self._table, tracked)
+        table = self._current_table()
+        table.lead(self._names.destinations())
+        self._metrics.tracked(table, tracked)
 
 
 def _shown(line: LineTraffic) -> Json:

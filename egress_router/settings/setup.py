@@ -131,6 +131,7 @@ VARIABLES = (
     DEBUG,
     *STANDBY_VARIABLES,
     *NAMES_VARIABLES,
+    common.ACCESS_LOG,
     *common.RUNTIME_VARIABLES,
 )
 
@@ -151,6 +152,7 @@ class SetupSettings:
     claim_timeout: float
     debug: bool
     runtime: common.RuntimeSettings
+    access_log: bool
     names: NamesSettings
     policy: RulesSource | None = None
     standby: StandbySettings | None = None
@@ -190,6 +192,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
+    access_log = environment.read(common.ACCESS_LOG)
     standby = read_standby(environment)
     names = read_names(environment)
     _require_destinations(environment, mode_text, environ)
@@ -209,6 +212,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             claim_timeout=required(claim_timeout),
             debug=non_empty(environ.get(DEBUG.name, "")),
             runtime=required(runtime),
+            access_log=required(access_log),
             names=required(names),
             policy=policy,
             standby=standby,
