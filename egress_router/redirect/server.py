@@ -119,6 +119,7 @@ class RedirectServer:
         stand = claimed.stand
         self._agent = None if stand is None else Agent(stand.place, stand.fence)
         process_metrics.describe(registry, "redirect", self.ready)
+        self._state.gateway_monitor.describe(registry)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
