@@ -11,7 +11,7 @@ from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
-from egress_router.kernel import acd, conntrack
+from egress_router.kernel import conntrack
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
@@ -52,9 +52,7 @@ class RedirectRules:
         return tuple(redirect.printed(redirects).splitlines())
 
 
-def stay(
-    settings: SetupSettings, source: RulesSource, established: setup.Established, claimed: setup.Claimed
-) -> None:
+def stay(settings: SetupSettings, source: RulesSource, established: setup.Established) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -67,7 +65,7 @@ def stay(
     rule_store = RuleStore(RedirectRules(settings), source, registry, established.rules_text)
 
     async def main() -> None:
-        await RedirectServer(settings, source, established, claimed, registry, rule_store).run()
+        await RedirectServer(settings, source, established, registry, rule_store).run()
 
     asyncio.run(main())
 
@@ -80,13 +78,11 @@ class RedirectServer:
         settings: SetupSettings,
         source: RulesSource,
         established: setup.Established,
-        claimed: setup.Claimed,
         registry: Registry,
         rule_store: RuleStore[Redirects],
     ) -> None:
         self._settings = settings
         self._established = established
-        self._claimed = claimed
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
@@ -149,9 +145,10 @@ class RedirectServer:
 
     async def _announce(self) -> None:
         """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
-        await asyncio.sleep(acd.ANNOUNCE_INTERVAL)
-        if self._claimed.addresses:
-            await self._keep(lambda: setup.announce_again(self._claimed))
+        await asyncio.sleep(setup.ANNOUNCE_INTERVAL)
+        holdings = self._established.holdings
+        if holdings is not None and holdings.new:
+            await self._keep(lambda: setup.announce_again(holdings))
         while True:
             await asyncio.sleep(ANNOUNCE_INTERVAL)
             await self._keep(self._keep_network)
@@ -166,19 +163,19 @@ class RedirectServer:
             self._network_problem = None
 
     def _keep_network(self) -> None:
-        link, _ = setup.ensure_network(self._settings)
-        acd.announce(link, [source.address for source in self._settings.sources])
+        self._established = setup.keep_network(
+            self._settings, lambda: self._rule_store.rules, self._established
+        )
 
     async def _count(self) -> None:
         """Read the kernel's counters now and then."""
-        sources = [source.address for source in self._settings.sources]
         has_counters = self._established.apply is nftables.apply
         if not has_counters:
             _log.info("traffic is not counted by line: that needs nftables")
         while True:
             try:
                 counts = await asyncio.to_thread(counters.read) if has_counters else None
-                tracked = await asyncio.to_thread(conntrack.connections, sources)
+                tracked = await asyncio.to_thread(conntrack.connections, self._established.sources)
             except RefusedError as error:
                 _log.warning("no counters", error=str(error))
             else:

@@ -79,7 +79,8 @@ def make_plan(
     surroundings: Surroundings = Surroundings(),
 ) -> NatPlan:
     """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses."""
-    families = tuple(_family(redirects, source) for source in sources)
+    first = {source.version: source for source in reversed(sources)}
+    families = tuple(_family(redirects, source) for source in sources if source is first[source.version])
     return NatPlan(interface, admin_port, redirects is not None, families, surroundings)
 
 
