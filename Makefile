@@ -29,6 +29,7 @@ demo: venv network-tools ## build a small network on this machine and show all t
 .PHONY: test
 test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
 	@scripts/in-namespaces $(BIN)/pytest --numprocesses 6 --dist loadgroup
+	@scripts/test-sanitized $(VENV) --quiet --numprocesses 2 tests/unit/relay -k 'not standard and not uvloop'
 
 .PHONY: test-page
 test-page: venv ## the status page in headless Chromium: content, live update, escaping, phone, dark mode
@@ -47,8 +48,9 @@ soak: venv ## mixed load, reloads, killed workers, dead destinations, for SOAK_S
 	@$(BIN)/python -m benchmarks.soak
 
 .PHONY: fuzz
-fuzz: venv ## hostile requests and answers for ten minutes each
+fuzz: venv ## hostile requests, hostile answers and random schedules of sockets, ten minutes each
 	@FUZZ_SECONDS=600 $(BIN)/pytest --timeout 700 -k mutated tests/unit/http_proxy
+	@FUZZ_SECONDS=600 scripts/test-sanitized $(VENV) --timeout 700 tests/unit/relay/test_schedules.py
 
 .PHONY: bench-redirect
 bench-redirect: venv network-tools ## redirect mode: set-up time, memory and cost of a connection by number of lines

@@ -15,6 +15,7 @@ if sys.argv[1:2] in (["http-proxy"], ["dns-proxy"]):
 
 # isort: split
 import argparse
+import functools
 import logging
 import os
 import textwrap
@@ -29,6 +30,7 @@ from egress_router.settings import setup as setup_settings
 from egress_router.settings.catalogue import VARIABLES, warn_of_unknown
 from egress_router.settings.chart import chart_values, with_chart_values
 from egress_router.settings.common import ADMIN_PORT
+from egress_router.settings.policy import POLICY, policy_parser, refuse_unenforced
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
 from egress_router.terminal import say, visible_lines
 
@@ -45,7 +47,8 @@ _KINDS = ("redirect", "http-proxy", "dns-proxy")
 _CHECK_EXAMPLES = """\
 Examples:
     egress-router check redirect destinations.txt    the rules as a table, or all errors
-    egress-router check pod.yaml                     every EGRESS_* variable, ConfigMaps of the file followed
+    egress-router check pod.yaml rules.yaml          every EGRESS_* variable, also in ConfigMaps
+    egress-router check policy.yaml                  an EgressNetworkPolicy, EgressFirewall or EgressRouter
     kubectl get pods -o yaml | egress-router check -
 
 Exit status: 0 all is right, 1 something is wrong, or there was nothing to check."""
@@ -117,14 +120,16 @@ def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     check = _add(commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", _check)
-    check.usage = f"%(prog)s [-h] [{{{','.join(_KINDS)}}}] FILE"
+    check.usage = f"%(prog)s [-h] [--strict] [--output {{text,json}}] [{{{','.join(_KINDS)}}}] FILE…"
     check.epilog = _CHECK_EXAMPLES
     check.add_argument(
         "words",
         nargs="+",
         metavar="FILE",
-        help="rules of the kind before it; without a kind, Kubernetes manifests; `-`: standard input",
+        help="rules of the kind before it; without a kind, Kubernetes manifests, egress policies and"
+        " EgressRouters, which belong together where there are several; `-`: standard input",
     )
+    _add_output(check)
     check.add_argument(
         "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
     )
@@ -132,6 +137,25 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
     explain.add_argument("target", metavar="URL-or-host[:port]", help="what a client would ask for")
     explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
+    explain.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="an egress policy (EgressNetworkPolicy, EgressFirewall) behind the list",
+    )
+    explain.add_argument(
+        "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
+    )
+    _add_output(explain)
+    convert = _add(
+        commands, "convert", "print what an EgressRouter resource of OpenShift 4 becomes", _convert
+    )
+    convert.add_argument("file", metavar="FILE", help="the resource, JSON or YAML; `-`: standard input")
+    convert.add_argument(
+        "--to",
+        choices=("values", "manifest"),
+        default="values",
+        help="values of the Helm chart (default), or a manifest for kubectl",
+    )
     status = _add(
         commands,
         "status",
@@ -149,6 +173,12 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="exit status 3 only where the router is not healthy, for the health check of a container engine",
     )
     _add(commands, "demo", "build a small network on this machine and show the modes in it", _demo)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--output", choices=("text", "json"), default="text", help="tables for people (default), or JSON"
+    )
 
 
 def _add(
@@ -197,8 +227,12 @@ def _log_to_stderr(form: log.LogFormat, level: str) -> None:
 
 def _setup(_: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, setup_settings.read_setup, setup_settings.RULES, setup_settings.rules_parser
+        os.environ,
+        setup_settings.read_setup,
+        (setup_settings.RULES, setup_settings.rules_parser),
+        (POLICY, setup_settings.policy_parser),
     )
+    refuse_unenforced(settings.policy, "setup")
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
     warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
@@ -215,8 +249,12 @@ def _setup(_: argparse.Namespace) -> int:
 
 def _http_proxy(arguments: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, http_settings.read_http_proxy, http_settings.RULES, http_settings.rules_parser
+        os.environ,
+        http_settings.read_http_proxy,
+        (http_settings.RULES, http_settings.rules_parser),
+        (POLICY, policy_parser),
     )
+    refuse_unenforced(settings.policy, "http-proxy")
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
@@ -224,8 +262,12 @@ def _http_proxy(arguments: argparse.Namespace) -> int:
 
 def _dns_proxy(arguments: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, dns_settings.read_dns_proxy, dns_settings.RULES, dns_settings.rules_parser
+        os.environ,
+        dns_settings.read_dns_proxy,
+        (dns_settings.RULES, dns_settings.rules_parser),
+        (POLICY, policy_parser),
     )
+    refuse_unenforced(settings.policy, "dns-proxy")
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
@@ -248,24 +290,46 @@ def run_service(
 def _check(arguments: argparse.Namespace) -> int:
     from egress_router import check  # noqa: PLC0415
 
-    words: list[str] = arguments.words
-    if len(words) == 2 and words[0] in _KINDS:
-        report = check.checked(words[0], _read(words[1]), os.environ)
-    elif len(words) == 1 and words[0] not in _KINDS:
-        report = check.manifests(words[0], _read(words[0]))
-    else:
-        say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", sys.stderr)
+    kind, paths = _kind_and_files(arguments.words)
+    if not paths:
+        say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE…", sys.stderr)
         return 2
-    say(report.table, end="")
-    for warning in report.warnings:
-        say(f"warning: {warning}", sys.stderr)
-    return CONFIGURATION_ERROR if arguments.strict and report.warnings else DONE
+    found = check.run(kind, [(path, functools.partial(_read, path)) for path in paths], os.environ)
+    if arguments.output == "json":
+        say(check.as_json(found.tables, found.warnings, found.errors), end="")
+    elif found.tables:
+        say(check.as_text(found.tables), end="")
+    for error in found.errors:
+        say(error.text(), sys.stderr)
+    for warning in found.warnings:
+        say(warning.text("warning: "), sys.stderr)
+    return CONFIGURATION_ERROR if found.errors or (arguments.strict and found.warnings) else DONE
+
+
+def _kind_and_files(words: list[str]) -> tuple[str | None, list[str]]:
+    return (words[0], words[1:]) if words[0] in _KINDS else (None, words)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from egress_router.explain import explain  # noqa: PLC0415
+    from egress_router import explain  # noqa: PLC0415
+    from egress_router.manifests import egress_policy  # noqa: PLC0415
 
-    return explain(arguments.file, _read(arguments.file), arguments.target, resolve=arguments.resolve)
+    path: str | None = arguments.policy
+    policy = None if path is None else egress_policy.parse(path, _read(path))
+    found = explain.explain(
+        arguments.file, _read(arguments.file), arguments.target, resolve=arguments.resolve, policy=policy
+    )
+    say(explain.as_json(found) if arguments.output == "json" else explain.as_text(found))
+    is_allowed = found.outcome is explain.Outcome.ALLOWED
+    return CONFIGURATION_ERROR if arguments.exit_code and not is_allowed else DONE
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from egress_router import convert  # noqa: PLC0415
+
+    path: str = arguments.file
+    say(convert.converted(path, _read(path), convert.Form(arguments.to)), end="")
+    return DONE
 
 
 def _read(path: str) -> str:

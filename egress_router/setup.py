@@ -88,6 +88,7 @@ def run(settings: SetupSettings) -> Established:
         source=", ".join(map(str, established.sources)),
         gateway=", ".join(dict.fromkeys(str(source.gateway) for source in settings.sources)),
         interface=settings.interface,
+        mac=None if established.holdings is None else established.holdings.link.mac,
         rules=None if redirects is None else len(redirects.rules),
     )
     return established

@@ -11,11 +11,10 @@ import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, cast
 
-from egress_router.check import table
 from egress_router.errors import RefusedError
 from egress_router.settings.common import ADMIN_PORT
 from egress_router.settings.variables import Environment, required
-from egress_router.terminal import say, visible
+from egress_router.terminal import say, table, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

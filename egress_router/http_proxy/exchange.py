@@ -7,24 +7,63 @@ most one receive is held for it.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.body import body_of
-from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.forwarding import is_wanted_switch, response_bytes
 from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.head import UNTIL_CLOSE, authenticates_connection
-from egress_router.http_proxy.heads import AnswerHeads
-from egress_router.http_proxy.outgoing import Outgoing, Pumped
-from egress_router.http_proxy.wire import TURNS, nothing
+from egress_router.http_proxy.http1.body import body_of
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.forwarding import is_wanted_switch, response_bytes
+from egress_router.http_proxy.http1.head import UNTIL_CLOSE, authenticates_connection
+from egress_router.http_proxy.http1.heads import AnswerHeads
+from egress_router.http_proxy.outgoing import Pumped, RequestStream
+from egress_router.relay.buffered_socket import TURNS, nothing
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.body import Body
-    from egress_router.http_proxy.head import RequestHead, ResponseHead
-    from egress_router.http_proxy.ledger import Passage
-    from egress_router.http_proxy.session import Session
-    from egress_router.http_proxy.upstream import Upstream
+    import socket
+
+    from egress_router.http_proxy.http1.body import Body
+    from egress_router.http_proxy.http1.head import RequestHead, ResponseHead
+    from egress_router.http_proxy.ledger import RequestInfo
+    from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.buffered_socket import BufferedSocket
+
+
+class Owner(Protocol):
+    """The client's connection, as an exchange sees it."""
+
+    worker: WorkerState
+    wire: BufferedSocket
+    kept: ClientUpstreams
+    holds: bool
+
+    def account(self) -> None:
+        """Note how many bytes are held."""
+
+    def await_more(self) -> None:
+        """Let the time for more of an answer begin anew."""
+
+    def await_answer(self) -> None:
+        """Let the time until an answer begins begin anew."""
+
+    def dial_again(self) -> None:
+        """Repeat the exchange over a new connection."""
+
+    def next_request(self, *, persists: bool, complete: bool) -> None:
+        """Go on after an exchange."""
+
+    def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
+        """Hand the connection over to a tunnel."""
+
+    def answer_and_close(self, reply: replies.Reply) -> None:
+        """Answer with the proxy's own words and close."""
+
+    def abort(self) -> None:
+        """Close so that the client sees that its answer is cut short."""
+
+    def fault(self, error: Exception) -> None:
+        """Close, because of something that must not happen."""
 
 
 class Exchange:
@@ -33,20 +72,20 @@ class Exchange:
     `repeatable` says whether the request may be sent twice.
     """
 
-    __slots__ = ("_answer", "_client", "_head", "_heads", "_passage", "_persists", "_received", "_request",
+    __slots__ = ("_answer", "_client", "_head", "_heads", "_info", "_persists", "_received", "_request",
         "_session", "_status", "_surplus", "_upstream", "over", "repeatable")  # fmt: skip
 
-    def __init__(self, session: Session, passage: Passage, head: RequestHead) -> None:
+    def __init__(self, session: Owner, info: RequestInfo, head: RequestHead) -> None:
         """Prepare the request; raises MessageError where the head asks for what cannot be forwarded."""
         self._session = session
         self._client = session.wire
         self._head = head
-        self._passage = passage
-        self._request = Outgoing(session.wire, head, passage.target)
+        self._info = info
+        self._request = RequestStream(session.wire, head, info.target)
         self.repeatable = self._request.repeatable
         self._answer: Body | None = None
         self._upstream: Upstream
-        self._heads = AnswerHeads(session.site.limits, head.method)
+        self._heads = AnswerHeads(session.worker.limits, head.method)
         self._surplus = False
         self._persists = head.persistent
         self._status = 0
@@ -86,7 +125,7 @@ class Exchange:
         """Give up an answer that does not begin, or does not go on, or the rest of a request behind it."""
         if begun is not self._answering:
             return
-        self._session.site.ledger.limit("idle_seconds" if begun else "answer_seconds")
+        self._session.worker.ledger.limit("idle_seconds" if begun else "answer_seconds")
         if begun:
             self.abort("late")
         elif self._answer is None:
@@ -182,10 +221,10 @@ class Exchange:
         """Count a reader that is slower than its writer."""
         self._session.account()
         if more:
-            self._session.site.ledger.limit("buffer_bytes")
+            self._session.worker.ledger.limit("buffer_bytes")
 
     def _answer_head(self, data: bytes) -> None:
-        site = self._session.site
+        worker = self._session.worker
         try:
             while True:
                 head, data = self._heads.next(data)
@@ -196,22 +235,22 @@ class Exchange:
                     self._begin_answer(head, data)
                     return
                 if self._head.minor == 1:
-                    self._client.send(response_bytes(head, chunked=False, closing=False, date=site.date))
+                    self._client.send(response_bytes(head, chunked=False, closing=False, date=worker.date))
         except MessageError as error:
-            site.ledger.met_limit(error)
+            worker.ledger.met_limit(error)
             self._fail(replies.bad_answer(error))
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
         """Pass on a final head with what of the body came along; raises MessageError for a bad body."""
-        site = self._session.site
+        worker = self._session.worker
         if head.status == 101:
             self._switch(head, rest)
             return
         modern = self._head.minor == 1
         self._answer_head_seen(head)
-        self._persists = self._persists and head.framing is not UNTIL_CLOSE and not site.draining
+        self._persists = self._persists and head.framing is not UNTIL_CLOSE and not worker.draining
         body = body_of(head.framing, head.length, framed=modern)
-        out = response_bytes(head, chunked=modern, closing=not self._persists, date=site.date)
+        out = response_bytes(head, chunked=modern, closing=not self._persists, date=worker.date)
         passed = self._fed(body, rest) if rest else b""
         self._answer = body
         self._client.send(out + passed)
@@ -225,7 +264,7 @@ class Exchange:
         self._upstream.persistent = head.persistent
         if authenticates_connection(self._head) or authenticates_connection(head):
             self._upstream.bound = True
-        self._session.site.ledger.first_byte.observe(time.monotonic() - self._passage.started)
+        self._session.worker.ledger.first_byte.observe(time.monotonic() - self._info.started)
 
     def _switch(self, head: ResponseHead, rest: bytes) -> None:
         """101: both connections go on as a tunnel (RFC 9110 7.8)."""
@@ -235,9 +274,9 @@ class Exchange:
         self._answer_head_seen(head)
         self.over = True
         self._upstream.on_ready = self._client.on_ready = nothing
-        out = response_bytes(head, chunked=False, closing=False, date=self._session.site.date)
+        out = response_bytes(head, chunked=False, closing=False, date=self._session.worker.date)
         before = self._client.out
-        self._session.open_tunnel(self._passage, self._upstream.sock, before + out + rest)
+        self._session.open_tunnel(self._info, self._upstream.sock, before + out + rest)
 
     def _answer_body(self, body: Body, data: bytes) -> None:
         try:
@@ -290,29 +329,29 @@ class Exchange:
         """The body of the request is malformed: the origin must not take what it got for the whole."""
         reply = replies.refused(error)
         if self._answer is not None:
-            self._session.site.ledger.count_refusal(reply.reason)
+            self._session.worker.ledger.count_refusal(reply.reason)
             self.abort("bad_request")
         else:
             self._refuse_with(reply, "bad_request")
 
     def _refuse_with(self, reply: replies.Reply, reason: str | None = None) -> None:
-        self._session.site.ledger.count_refusal(reply.reason)
+        self._session.worker.ledger.count_refusal(reply.reason)
         self._status = reply.status
         self._end(reason or reply.reason)
         self._upstream.abort()
-        self._session.farewell(reply)
+        self._session.answer_and_close(reply)
 
     def _fail(self, reply: replies.Reply) -> None:
         """Answer instead of the origin."""
         self._status = reply.status
-        self._session.site.ledger.failed(self._passage, reply)
+        self._session.worker.ledger.failed(self._info, reply)
         self._end(reply.reason)
         self._upstream.abort()
-        self._session.farewell(reply)
+        self._session.answer_and_close(reply)
 
     def _end(self, reason: str) -> None:
         self.over = True
-        ledger = self._session.site.ledger
+        ledger = self._session.worker.ledger
         ledger.sent.value += self._request.sent
         ledger.received.value += self._received
-        ledger.closed(self._passage, self._status, self._request.sent, self._received, reason)
+        ledger.closed(self._info, self._status, self._request.sent, self._received, reason)

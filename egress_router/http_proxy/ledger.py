@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.grammar.address import printed
-from egress_router.http_proxy.errors import Fault
-from egress_router.http_proxy.policy import ALLOWED, DENIED, Decision, Reason, Verdict
+from egress_router.http_proxy.http1.errors import Fault
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
+from egress_router.policy.access_list import ALLOWED, DENIED, Decision, Reason, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from egress_router.grammar.acl import Rule
     from egress_router.grammar.address import IPAddress
-    from egress_router.http_proxy.errors import MessageError
+    from egress_router.http_proxy.http1.errors import MessageError
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
-    from egress_router.http_proxy.target import Target
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
@@ -31,14 +31,14 @@ _LIMITS = {
     Fault.TOO_MANY_FIELDS: "head_fields",
 }
 _REQUESTS = "Requests, by what was decided and why."
-_MOST_DENIED = 50
-_MOST_RULES = 1_000
+_MAX_DENIED = 50
+_MAX_RULES = 1_000
 # Stands for the decision of a request whose name could not be resolved.
 UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 
 @dataclass(slots=True)
-class Passage:
+class RequestInfo:
     """One request on its way: what it wants, what was decided, where it went. Times are in seconds.
 
     `recorded` and `ended` say which of its two records have been written.
@@ -84,11 +84,11 @@ class Ledger:
             "duration_seconds", "Time from a request to its end.", DURATION_BUCKETS
         )
         self._hits: Counter[str] = Counter()
-        self._denied: deque[dict[str, Json]] = deque(maxlen=_MOST_DENIED)
+        self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
-    def decided(self, passage: Passage, decision: Decision) -> None:
+    def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
-        passage.decision = decision
+        info.decision = decision
         if decision.verdict is ALLOWED:
             self._allowed.value += 1  # without hashing two members of enums, which is done in Python
         else:
@@ -100,35 +100,35 @@ class Ledger:
             self._denied.append(
                 {
                     "time": time.time(),
-                    "client": passage.client,
-                    "target": printed(passage.target.host, passage.target.port),
+                    "client": info.client,
+                    "target": printed(info.target.host, info.target.port),
                     "rule": None if rule is None else f"line {rule.line}: {rule.text}",
                     "reason": decision.reason.value,
                 }
             )
-            self._record(passage, None)
+            self._record(info, None)
 
-    def connected(self, passage: Passage) -> None:
+    def connected(self, info: RequestInfo) -> None:
         """Count that a request has its connection."""
-        self._dns.observe(passage.dns_seconds)
-        self._connect.observe(passage.connect_seconds)
-        self._record(passage, None)
+        self._dns.observe(info.dns_seconds)
+        self._connect.observe(info.connect_seconds)
+        self._record(info, None)
 
-    def reused(self, passage: Passage) -> None:
+    def reused(self, info: RequestInfo) -> None:
         """Write down that a request goes over a connection that was open."""
-        self._dns.observe(passage.dns_seconds)
-        self._record(passage, None)
+        self._dns.observe(info.dns_seconds)
+        self._record(info, None)
 
-    def undecided(self, passage: Passage, reply: Reply) -> None:
+    def undecided(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
         reason = reply.reason
         self._registry.counter("requests_total", _REQUESTS, verdict="undecided", reason=reason).value += 1
-        self._record(passage, reason)
+        self._record(info, reason)
 
-    def failed(self, passage: Passage, reply: Reply) -> None:
+    def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
-        self._record(passage, reply.reason)
+        self._record(info, reply.reason)
 
     def refused(self, client: str, status: int, reason: str) -> None:
         """Count a request that is not understood, not admitted, or answered here; this is its end."""
@@ -139,34 +139,34 @@ class Ledger:
                 "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
             )
 
-    def given_up(self, passage: Passage, reply: Reply) -> None:
+    def given_up(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that is refused while it waits for its connection."""
         self.count_refusal(reply.reason)
-        self._record(passage, reply.reason)
+        self._record(info, reply.reason)
 
     def count_refusal(self, reason: str) -> None:
         """Count a request that is refused, before or behind its head."""
         meaning = "Requests that were refused, by reason."
         self._registry.counter("refused_total", meaning, reason=reason).value += 1
 
-    def left(self, passage: Passage) -> None:
+    def left(self, info: RequestInfo) -> None:
         """Write down a request whose client left, or was closed, before it had a connection."""
-        if not passage.ended:
-            self._record(passage, "abandoned")
-            self.closed(passage, 0, 0, 0, "abandoned")
+        if not info.ended:
+            self._record(info, "abandoned")
+            self.closed(info, 0, 0, 0, "abandoned")
 
-    def closed(self, passage: Passage, status: int, sent: int, received: int, reason: str) -> None:
+    def closed(self, info: RequestInfo, status: int, sent: int, received: int, reason: str) -> None:
         """Count the end of a request; `sent` went to the origin, `received` to the client."""
-        passage.ended = True
-        seconds = time.monotonic() - passage.started
+        info.ended = True
+        seconds = time.monotonic() - info.started
         self._durations.observe(seconds)
         if self._records is not None:
             self._records.info(
                 "closed",
-                client=passage.client,
-                method=passage.method.decode("ascii"),
-                host=str(passage.target.host),
-                port=passage.target.port,
+                client=info.client,
+                method=info.method.decode("ascii"),
+                host=str(info.target.host),
+                port=info.target.port,
                 status=status,
                 sent=sent,
                 received=received,
@@ -198,8 +198,8 @@ class Ledger:
 
         To list 50,000 rules would hold up every connection of this worker.
         """
-        if len(rules) > _MOST_RULES:
-            rules = [rule for rule in rules if self._hits[rule.text]][:_MOST_RULES]
+        if len(rules) > _MAX_RULES:
+            rules = [rule for rule in rules if self._hits[rule.text]][:_MAX_RULES]
         return [{"line": rule.line, "text": rule.text, "hits": self._hits[rule.text]} for rule in rules]
 
     def latest_denied(self) -> list[Json]:
@@ -210,22 +210,22 @@ class Ledger:
         meaning = "Requests that got no connection, or no answer over it, by reason."
         self._registry.counter("upstream_failures_total", meaning, reason=reply.reason).value += 1
 
-    def _record(self, passage: Passage, failure: str | None) -> None:
-        if self._records is None or passage.recorded:
+    def _record(self, info: RequestInfo, failure: str | None) -> None:
+        if self._records is None or info.recorded:
             return
-        passage.recorded = True
-        decision = passage.decision
+        info.recorded = True
+        decision = info.decision
         self._records.info(
             "request",
-            client=passage.client,
-            method=passage.method.decode("ascii"),
-            host=str(passage.target.host),
-            port=passage.target.port,
-            address=None if passage.address is None else str(passage.address),
+            client=info.client,
+            method=info.method.decode("ascii"),
+            host=str(info.target.host),
+            port=info.target.port,
+            address=None if info.address is None else str(info.address),
             verdict="undecided" if decision is UNDECIDED else decision.verdict.value,
             rule=None if decision.rule is None else decision.rule.line,
             reason=None if decision is UNDECIDED else decision.reason.value,
             failure=failure,
-            dns_ms=round(passage.dns_seconds * 1000, 3),
-            connect_ms=round(passage.connect_seconds * 1000, 3),
+            dns_ms=round(info.dns_seconds * 1000, 3),
+            connect_ms=round(info.connect_seconds * 1000, 3),
         )

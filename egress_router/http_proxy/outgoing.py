@@ -5,15 +5,15 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.body import body_of
-from egress_router.http_proxy.forwarding import request_bytes, wanted_upgrade
-from egress_router.http_proxy.head import NO_BODY
-from egress_router.http_proxy.wire import TURNS
+from egress_router.http_proxy.http1.body import body_of
+from egress_router.http_proxy.http1.forwarding import request_bytes, wanted_upgrade
+from egress_router.http_proxy.http1.head import NO_BODY
+from egress_router.relay.buffered_socket import TURNS
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.head import RequestHead
-    from egress_router.http_proxy.target import Target
-    from egress_router.http_proxy.wire import Wire
+    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.target import Target
+    from egress_router.relay.buffered_socket import BufferedSocket
 
 # RFC 9110 9.2.2, without those that may carry a body.
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
@@ -27,7 +27,7 @@ class Pumped(enum.Enum):
     ENDED = "ended"
 
 
-class Outgoing:
+class RequestStream:
     """Made for each request that is not CONNECT; `sent` counts the bytes of the body that went on.
 
     `repeatable` says whether it may be sent twice: an idle connection may end just when it is used (RFC 9112
@@ -36,7 +36,7 @@ class Outgoing:
 
     __slots__ = ("_client", "_first", "body", "repeatable", "sent", "upgrade")
 
-    def __init__(self, client: Wire, head: RequestHead, target: Target) -> None:
+    def __init__(self, client: BufferedSocket, head: RequestHead, target: Target) -> None:
         """Prepare the request; raises MessageError where the head asks for what cannot be forwarded."""
         self._client = client
         self.upgrade = wanted_upgrade(head)
@@ -54,7 +54,7 @@ class Outgoing:
         self.sent += len(passed)
         return self._first + passed
 
-    def pump(self, upstream: Wire) -> Pumped:
+    def pump(self, upstream: BufferedSocket) -> Pumped:
         """Move what can be moved now; raises MessageError for a bad body."""
         client = self._client
         for _ in range(TURNS):

@@ -12,7 +12,7 @@ class Phase(enum.Enum):
     HEAD = "head"
     REACH = "reach"
     EXCHANGE = "exchange"
-    FAREWELL = "farewell"
+    FAREWELL = "answer_and_close"
     CLOSED = "closed"
 
 

@@ -75,11 +75,15 @@ def plan_family(
     keep = [replace(old[0], destination=each, metric=0, is_ours=True) for each in networks] if old else []
     outside = [route for route in main if route.index == egress and not _is_link_local(route.destination)]
     earlier = [*(route for route in inside if route.is_ours), *outside]
+    fresh = (*_missing(keep, inside), *_missing(egress_routes, outside))
+    # A new route takes the place of its twin in one step; to delete that first would leave a gap without any.
+    displaced = {(route.destination, route.index, route.metric) for route in fresh}
+    old_ones = [each for each in earlier if (each.destination, each.index, each.metric) not in displaced]
     return FamilyRoutes(
         reply=(*_near_first([*others, *_displaced(saved, others, egress, egress_routes)]), *keep, *old),
         keep=_missing(keep, inside),
         egress=_missing(egress_routes, outside),
-        removed=(*defaults, *advertised, *_missing(earlier, [*keep, *egress_routes])),
+        removed=(*defaults, *advertised, *_missing(old_ones, [*keep, *egress_routes])),
         lost=() if old else tuple(networks),
     )
 
@@ -204,15 +208,15 @@ def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept:
                 networks=", ".join(map(str, plan.lost)),
             )
         _ensure_reply_table(netlink, version, plan, saved)
-        for route in plan.removed:
-            _step("route removed", route)
-            netlink.delete_route(route, version)
         for route in plan.keep:
             _step("route kept on the first interface", route)
             netlink.replace_route(route, version)
         for route in plan.egress:
             _step("route by the egress interface", route)
             netlink.replace_route(route, version)
+        for route in plan.removed:
+            _step("route removed", route)
+            netlink.delete_route(route, version)
         _settle_interfaces(netlink, version, plan)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from egress_router.grammar import forward
 from egress_router.settings import common
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.policy import POLICY
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
 from egress_router.settings.variables import (
     Environment,
@@ -42,6 +43,7 @@ DEBUG = Variable(
 
 VARIABLES = (
     RULES,
+    POLICY,
     OPTIONAL_SOURCE,
     IDLE_SECONDS,
     CONNECT_SECONDS,
@@ -65,6 +67,7 @@ class DnsProxySettings:
     connect_seconds: float
     debug: bool
     sources: tuple[IPAddress, ...]
+    policy: RulesSource | None = None
 
 
 def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
@@ -77,6 +80,7 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
     proxy = common.read_proxy(environment)
     names = read_names(environment)
     rules = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     idle = environment.read(IDLE_SECONDS)
     connect = environment.read(CONNECT_SECONDS)
     debug = non_empty(environ.get(DEBUG.name, ""))
@@ -90,6 +94,7 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
             required(connect),
             debug,
             tuple(address for address, _ in required(sources)),
+            policy,
         )
     )
 

@@ -12,6 +12,7 @@ from egress_router.grammar.address import parse_port
 from egress_router.settings import common
 from egress_router.settings.memory import memory_limit
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.policy import POLICY
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
 from egress_router.settings.variables import (
     Environment,
@@ -114,6 +115,7 @@ HELD_BYTES = Variable(
 VARIABLES = (
     RULES,
     OPTIONAL_SOURCE,
+    POLICY,
     PORT,
     CONNECT_PORTS,
     REPORT_ONLY,
@@ -163,6 +165,7 @@ class HttpProxySettings:
     report_only: bool
     limits: HttpLimits
     sources: tuple[IPAddress, ...]
+    policy: RulesSource | None = None
 
 
 def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
@@ -175,6 +178,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     proxy = common.read_proxy(environment)
     names = read_names(environment)
     rules = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     port = environment.read(PORT)
     connect_ports = environment.read(CONNECT_PORTS)
     report_only = non_empty(environ.get(REPORT_ONLY.name, ""))
@@ -212,6 +216,7 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
             report_only,
             limits,
             tuple(address for address, _ in required(sources)),
+            policy,
         )
 
     return environment.finish(complete)

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egress_router.errors import Problem
+from egress_router.errors import ConfigError, Problem
 from egress_router.grammar import redirect
+from egress_router.grammar.egress_policy import DnsName
 from egress_router.grammar.redirect import Router
+from egress_router.manifests import egress_policy
 from egress_router.settings import common
 from egress_router.settings.cluster import CLUSTER_CIDRS
 from egress_router.settings.hardware import MAC_ADDRESS, MacChoice
+from egress_router.settings.policy import POLICY
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
 from egress_router.settings.variables import (
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from egress_router.grammar.address import IPNetwork
+    from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.grammar.redirect import Redirects
 
 
@@ -69,6 +73,7 @@ def _optional_path(text: str) -> Path | None:
     return Path(text)
 
 
+_FOLLOWED = "in mode init nothing stays that could follow a name"
 MODE = Variable(
     "EGRESS_ROUTER_MODE",
     "`init`: network and NAT, then exit; `legacy`: the same, then stay;"
@@ -114,6 +119,7 @@ VARIABLES = (
     GATEWAY,
     MODE,
     RULES,
+    POLICY,
     common.INTERFACE,
     PARENT_INTERFACE,
     PARENT_NETNS,
@@ -144,6 +150,7 @@ class SetupSettings:
     claim_timeout: float
     debug: bool
     runtime: common.RuntimeSettings
+    policy: RulesSource | None = None
 
     def parse_rules(self, source: str, text: str) -> Redirects:
         """Read redirect rules that shall work in this router; `source` names them in errors.
@@ -167,6 +174,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     mode_text = environment.read(MODE)
     sources = read_sources(environment)
     destinations = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     interface = environment.read(common.INTERFACE)
     parent_interface = environment.read(PARENT_INTERFACE)
     parent_netns = environment.read(PARENT_NETNS)
@@ -194,6 +202,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             claim_timeout=required(claim_timeout),
             debug=non_empty(environ.get(DEBUG.name, "")),
             runtime=required(runtime),
+            policy=policy,
         )
 
     return environment.finish(complete)
@@ -213,6 +222,24 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] 
     follows_names = mode is None or RouterMode(mode) is RouterMode.LEGACY
     router = Router(known, admin_port or 0, environment.read(CLUSTER_CIDRS) or (), follows_names)
     return functools.partial(redirect.parse, router=router)
+
+
+def policy_parser(environ: Mapping[str, str]) -> Callable[[str, str], EgressPolicy]:
+    """Return how an egress policy is read in this environment: names need a process that follows them."""
+    mode = Environment(environ).read(MODE)
+    return egress_policy.parse if mode != RouterMode.INIT.value else _policy_without_names
+
+
+def _policy_without_names(source: str, text: str) -> EgressPolicy:
+    policy = egress_policy.parse(source, text)
+    problems = [
+        Problem(source, each.line, None, f"entry {each.number}: dnsName needs mode legacy: {_FOLLOWED}")
+        for each in policy.entries
+        if isinstance(each.selector, DnsName)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return policy
 
 
 def _require_destinations(environment: Environment, mode: str | None, environ: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ A `Variable` is both the line in `--help` and the way to read it, so neither can
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -13,6 +13,10 @@ from egress_router.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import TypeAlias
+
+    # How rules are read beside the rest of an environment; None: not at all in this one.
+    RulesParser: TypeAlias = Callable[[Mapping[str, str]], Callable[[str, str], object] | None]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -133,13 +137,12 @@ class Environment:
 def read_with_rules(
     environ: Mapping[str, str],
     read: Callable[[Mapping[str, str]], T],
-    variable: RulesVariable,
-    parser: Callable[[Mapping[str, str]], Callable[[str, str], object] | None],
+    *rules: tuple[RulesVariable, RulesParser],
 ) -> T:
     """Return `read(environ)`; where that is wrong, look for errors of the rules too, to tell all at once.
 
-    Where it is right, the rules are left to whoever needs them. `parser` says how they are read in this
-    environment; None: not at all.
+    Where it is right, the rules are left to whoever needs them. With each variable of rules stands how they
+    are read in this environment; None: not at all.
 
     Raises:
         ConfigError: with everything that is wrong with settings and rules.
@@ -147,14 +150,14 @@ def read_with_rules(
     try:
         return read(environ)
     except ConfigError as error:
-        source, parse = Environment(environ).read_rules(variable), parser(environ)
-        if source is None or parse is None:
-            raise
         problems = [*error.problems]
-    try:
-        parse(source.name, source.read())
-    except ConfigError as error:
-        problems += error.problems
+    for variable, parser in rules:
+        source, parse = Environment(environ).read_rules(replace(variable, required=False)), parser(environ)
+        if source is not None and parse is not None:
+            try:
+                parse(source.name, source.read())
+            except ConfigError as error:
+                problems += error.problems
     raise ConfigError(problems)
 
 

@@ -349,10 +349,17 @@ def assert_network_administrator(container: dict[str, object]) -> None:
 def test_a_router_that_stays_is_not_privileged(more: dict[str, object]) -> None:
     (first,) = containers({**REDIRECT, **more}, "initContainers")
     assert json.loads(json.dumps(first["securityContext"]))["privileged"] is True
-    assert environment(first)["EGRESS_ROUTER_MODE"] == "init"
+    assert environment(first)["EGRESS_ROUTER_MODE"] == "network"  # rules with names are refused in mode init
+    assert "EGRESS_DESTINATION_FILE" not in environment(first)
     (stays,) = containers({**REDIRECT, **more})
     assert_network_administrator(stays)
     assert environment(stays)["EGRESS_ROUTER_MODE"] == "legacy"
+
+
+def test_a_router_that_ends_redirects_before_it_does() -> None:
+    (first,) = containers(MATRIX["redirect-init"], "initContainers")
+    assert environment(first)["EGRESS_ROUTER_MODE"] == "init"
+    assert "destinations" in {each["name"] for each in json.loads(json.dumps(first["volumeMounts"]))}
 
 
 def test_where_nothing_needs_privilege_there_is_no_container_before_the_router() -> None:

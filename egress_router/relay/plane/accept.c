@@ -137,7 +137,8 @@ static void pause_accepting(struct plane *plane, int error) {
         for (struct listener *each = plane->listeners; each; each = each->next)
             epoll_ctl(plane->epoll, EPOLL_CTL_DEL, each->fd, NULL);
     plane->resume = plane->now + RETRY;
-    if (!atomic_exchange(&plane->paused, error)) {
+    plane->shortage_error = error;
+    if (!atomic_exchange(&plane->paused, 1)) {
         atomic_fetch_add(&plane->pauses, 1);
         plane->unrung++;
         plane->urgent = true;
@@ -221,7 +222,17 @@ void listener_ready(struct plane *plane, struct listener *listener) {
     }
 }
 
+/* A socket that is listened on already leads to another line from now on. */
 void listener_add(struct plane *plane, struct listener *listener) {
+    for (struct listener *each = plane->listeners; each; each = each->next)
+        if (each->fd == listener->fd) {
+            line_release(plane, each->line);
+            each->line = listener->line;
+            each->line->refs++;
+            free(listener);
+            return;
+        }
+    listener->line->refs++;
     /* Accepted sockets inherit it. */
     setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     listener->next = plane->listeners;
@@ -245,5 +256,7 @@ void listener_end(struct plane *plane, int fd) {
     epoll_ctl(plane->epoll, EPOLL_CTL_DEL, fd, NULL);
     close(fd);
     line_release(plane, listener->line);
-    free(listener);
+    listener->fd = -1;
+    listener->next = plane->ended; /* events of this batch may lead here */
+    plane->ended = listener;
 }

@@ -183,7 +183,8 @@ static PyObject *pair_moved(Pair *self, void *direction) {
 
 static int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double connect, idle;
-    if (!PyArg_ParseTuple(arguments, "dd", &connect, &idle))
+    unsigned turn;
+    if (!PyArg_ParseTuple(arguments, "ddI", &connect, &idle, &turn))
         return -1;
     if (self->line || !(self->line = calloc(1, sizeof *self->line))) {
         PyErr_NoMemory();
@@ -193,6 +194,7 @@ static int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)
     self->line->refs = 1;
     self->line->connect = from_seconds(connect);
     self->line->idle = from_seconds(idle);
+    self->line->turn = turn;
     self->line->object = Py_NewRef((PyObject *)self);
     return 0;
 }
@@ -433,8 +435,10 @@ static PyObject *plane_stop(Plane *self, PyObject *Py_UNUSED(none)) {
     Py_RETURN_NONE;
 }
 
-/* Waits until everything that was commanded before is done. */
+/* Waits until everything that was commanded before is done, and what the thread was at has become news. */
 static PyObject *plane_settle(Plane *self, PyObject *Py_UNUSED(none)) {
+    if (self->running && !command(self, COMMAND_NOTHING, NULL, NULL, 0))
+        return NULL;
     uint64_t sent = self->sent;
     if (self->running) {
         Py_BEGIN_ALLOW_THREADS
@@ -449,9 +453,10 @@ static PyObject *plane_settle(Plane *self, PyObject *Py_UNUSED(none)) {
 
 static PyObject *plane_counts(Plane *self, PyObject *Py_UNUSED(none)) {
     struct plane *plane = self->plane;
-    return Py_BuildValue("(iKKKii)", atomic_load(&plane->open), (unsigned long long)plane->relayed[CLIENT],
+    return Py_BuildValue("(iKKKiii)", atomic_load(&plane->open), (unsigned long long)plane->relayed[CLIENT],
                          (unsigned long long)plane->relayed[UPSTREAM], (unsigned long long)plane->pauses,
-                         atomic_load(&plane->paused), atomic_load(&plane->lent));
+                         atomic_load(&plane->paused),
+                         atomic_load(&plane->shortage_error), atomic_load(&plane->lent));
 }
 
 static PyObject *plane_fileno(Plane *self, PyObject *Py_UNUSED(none)) {
@@ -481,7 +486,7 @@ static void sweep(Plane *self) {
 
 static void plane_dealloc(Plane *self) {
     struct plane *plane = self->plane;
-    PyTypeObject *type = Py_TYPE(self);
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
     if (plane) {
         Py_XDECREF(plane_stop(self, NULL));
         sweep(self);

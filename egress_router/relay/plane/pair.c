@@ -128,10 +128,10 @@ void pair_ready(struct plane *plane, struct pair *pair, int side, uint32_t event
 
 /* The next turn of what was not through after the last. */
 void pair_repeat(struct plane *plane, struct pair *pair) {
+    bool repeats[] = {pair->repeats[CLIENT], pair->repeats[UPSTREAM]};
+    pair->repeats[CLIENT] = pair->repeats[UPSTREAM] = false; /* out of the list: each may enter it again */
     for (int side = CLIENT; side <= UPSTREAM; side++) {
-        bool repeats = pair->repeats[side];
-        pair->repeats[side] = false;
-        if (repeats && pair->state == RELAYING && !flow_blocked(&pair->flows[side]) && !pair->flows[side].ended) {
+        if (repeats[side] && pair->state == RELAYING && !flow_blocked(&pair->flows[side]) && !pair->flows[side].ended) {
             pair->timer.due = plane->now + pair->period;
             act(plane, pair, side, flow_pump(plane, pair, side, 0));
         }

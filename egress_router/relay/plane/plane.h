@@ -43,7 +43,7 @@ enum reason {
     TIMEOUT,
     NO_DESCRIPTOR,
     NO_ADDRESS,
-    LOOP,
+    FORBIDDEN,
     FULL,
     CLIENT_FULL,
 };
@@ -182,12 +182,12 @@ struct plane {
     struct pipe *free_pipes;
     atomic_int lent; /* Python reads it */
     int pipes;
-    struct listener *listeners;
+    struct listener *listeners, *ended;
     int unread;
     nanoseconds resume; /* 0: accepting does not pause */
     bool shortage;
     /* Python reads these. */
-    atomic_int open, paused;
+    atomic_int open, paused, shortage_error;
     _Atomic uint64_t pauses, relayed[2];
     /* Admission. */
     int32_t *seats;

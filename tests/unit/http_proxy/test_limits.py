@@ -17,14 +17,15 @@ import pytest
 
 from egress_router import log
 from egress_router.grammar.locality import Locality, locality
-from egress_router.http_proxy import own, policy
+from egress_router.http_proxy import connection as connection_module
+from egress_router.http_proxy import own_places
 from egress_router.http_proxy import server as server_module
-from egress_router.http_proxy import session as session_module
-from egress_router.http_proxy.farewell import Farewell
-from egress_router.http_proxy.own import OwnPlaces
-from egress_router.http_proxy.policy import Own
-from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.http_proxy.lingering_close import LingeringClose
+from egress_router.http_proxy.own_places import OwnPlaces
 from egress_router.names.answer import Failure
+from egress_router.policy import access_list
+from egress_router.policy.access_list import Own
+from egress_router.relay.buffered_socket import BufferedSocket, nothing
 from egress_router.relay.deadlines import Deadlines
 from egress_router.settings.http_proxy import read_http_proxy
 from tests.manual_clock import ManualClock
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.http_proxy.site import Site
+    from egress_router.http_proxy.worker_state import WorkerState
     from tests.unit.http_proxy.origin import Origin
 
 
@@ -256,7 +257,7 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
 def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "_MOST_TURNED_AWAY", 1)
+    monkeypatch.setattr(server_module, "_MAX_TURNED_AWAY", 1)
     with proxy(most=1) as (running, port), Client(port):
         eventually(lambda: running.call(running.server.open_connections) == 1)
         with Client(port) as second, Client(port) as third:
@@ -297,9 +298,9 @@ def test_last_words_wait_for_a_slow_reader() -> None:
         while True:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
-    site = cast("Site", SimpleNamespace(deadlines=deadlines))
-    wire = Wire(ours, poller, nothing)
-    Farewell(site, wire, b"words", 30.0, lambda: closed.set_result(None))
+    worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines))
+    wire = BufferedSocket(ours, poller, nothing)
+    LingeringClose(worker, wire, b"words", 30.0, lambda: closed.set_result(None))
 
     def read() -> bytes:
         data = b""
@@ -370,7 +371,7 @@ def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.
     def place(address: IPAddress) -> Locality:
         return Locality.REMOTE if str(address) == "127.0.0.5" else locality(address)
 
-    monkeypatch.setattr(policy, "locality", place)
+    monkeypatch.setattr(access_list, "locality", place)
     know(monkeypatch, a_example="127.0.0.1 127.0.0.5", b_example="127.0.0.1")
     with (
         origin(answering(OK), "127.0.0.5") as remote,
@@ -519,7 +520,7 @@ def test_own_addresses_are_those_that_ip_lists() -> None:
     listed = json.loads(subprocess.run(["ip", "-json", "address"], capture_output=True, check=True).stdout)
     addresses = {ip_address(each["local"]) for link in listed for each in link["addr_info"]}
     assert ip_address("127.0.0.1") in addresses
-    assert own.seen("macvlan0").addresses == addresses
+    assert own_places.seen("macvlan0").addresses == addresses
 
 
 def test_own_places_are_read_again() -> None:
@@ -559,7 +560,7 @@ def test_the_mode_says_what_it_is() -> None:
 
 
 def test_a_head_of_more_reads_than_a_turn_has_comes_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "TURNS", 1)
+    monkeypatch.setattr(connection_module, "TURNS", 1)
     with (
         origin(answering(OK)) as server,
         proxy(BUFFER_BYTES="16384") as (running, port),
@@ -585,8 +586,8 @@ def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
                     client.send(ask)
                     client.head()
             eventually(lambda: running.call(running.server.open_connections) == 0)
-            vigil = cast("Site", running.server._site).vigil  # type: ignore[attr-defined]
-            eventually(lambda: not vigil._waiting)
+            client_watch = cast("WorkerState", running.server._worker).client_watch  # type: ignore[attr-defined]
+            eventually(lambda: not client_watch._waiting)
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             left = [type(each) for each in gc.garbage if type(each).__module__.startswith("egress_router.")]

@@ -29,11 +29,11 @@ FAR = ip_network("172.30.0.0/16")
 
 def applied(main: Sequence[Route], plan: FamilyRoutes) -> list[Route]:
     """Return the main table after the plan: like the kernel, a new route displaces its twin."""
-    result = [route for route in main if route not in plan.removed]
+    result = list(main)
     for fresh in (*plan.keep, *plan.egress):
         twin = (fresh.destination, fresh.metric)
         result = [*(route for route in result if (route.destination, route.metric) != twin), fresh]
-    return result
+    return [route for route in result if route not in plan.removed]
 
 
 def settled(main: Sequence[Route], source: Source | None, kept: Sequence[IPNetwork]) -> list[Route]:
@@ -86,8 +86,11 @@ def test_a_family_without_source_loses_its_default_route_all_the_same() -> None:
 def test_routes_of_an_earlier_gateway_go() -> None:
     stale = Route(None, ip_address("192.168.12.254"), MACVLAN, 0, SOURCE.address)
     plan = plan_family([stale, ON_LINK, POD_NETWORK], [OLD_DEFAULT], MACVLAN, [SOURCE], [])
-    assert plan.removed == (stale,)
     assert plan.egress == (DEFAULT,)
+    assert stale not in applied([stale, ON_LINK, POD_NETWORK], plan)
+    other = replace(stale, destination=FAR)
+    plan = plan_family([other, DEFAULT, ON_LINK, POD_NETWORK], [OLD_DEFAULT], MACVLAN, [SOURCE], [])
+    assert plan.removed == (other,)
 
 
 def test_a_pod_without_default_route_keeps_its_own_routes() -> None:
@@ -247,4 +250,23 @@ def test_the_cluster_is_what_the_first_interface_leads_to_and_what_is_kept() -> 
     assert cluster_networks(main, {MACVLAN}, [FAR, ip_network("10.128.0.0/24")]) == (
         ip_network("10.128.0.0/24"),
         FAR,
+    )
+
+
+def test_a_route_with_another_source_is_replaced_in_one_step() -> None:
+    """Between a deletion and an addition, clients would be told that the network is unreachable."""
+    second = Source(ip_address("192.168.12.98"), 32, SOURCE.gateway)
+    main = [replace(DEFAULT, source=second.address), replace(ON_LINK, source=second.address), POD_NETWORK]
+    plan = plan_family(main, [POD_NETWORK, OLD_DEFAULT], MACVLAN, [SOURCE, second], [])
+    assert plan.egress == (ON_LINK, DEFAULT)
+    assert plan.removed == ()
+
+
+def test_several_sources_have_one_default_route_and_each_its_subnet() -> None:
+    near = Source(ip_address("192.168.12.98"), 24, SOURCE.gateway)
+    plan = plan_family([OLD_DEFAULT, POD_NETWORK], [], MACVLAN, [SOURCE, near, replace(near, prefix=24)], [])
+    assert plan.egress == (
+        ON_LINK,
+        Route(ip_network("192.168.12.0/24"), None, MACVLAN, 253, near.address, is_ours=True),
+        DEFAULT,
     )

@@ -96,8 +96,8 @@ def test_bytes_go_both_ways_and_are_counted(room: Room) -> None:
     assert read_exactly(server, 8) == b"question"
     server.sendall(b"the answer")
     assert read_exactly(client, 10) == b"the answer"
-    assert room.call(lambda: (tunnel.sent, tunnel.received)) == (8, 10)
     room.call(room.registry.snapshot)
+    assert room.call(lambda: (tunnel.sent, tunnel.received)) == (8, 10)
     assert (room.sent.value, room.received.value) == (8, 10)
     client.close()
     assert server.recv(1) == b""

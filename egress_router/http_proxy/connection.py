@@ -1,0 +1,370 @@
+"""One client connection: heads in, each request decided anew, answers in their order, or a tunnel."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.http_proxy import replies
+from egress_router.http_proxy.exchange import Exchange
+from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
+from egress_router.http_proxy.http1.heads import RequestHeads
+from egress_router.http_proxy.http1.target import absolute_target, connect_target
+from egress_router.http_proxy.ledger import RequestInfo
+from egress_router.http_proxy.lingering_close import LingeringClose
+from egress_router.http_proxy.phase import CLOSED, EXCHANGE, HEAD, REACH, Phase
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
+from egress_router.http_proxy.timeouts import Timeouts
+from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
+from egress_router.http_proxy.upstream_connector import UpstreamConnector
+from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
+
+if TYPE_CHECKING:
+    import socket
+
+    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.dial import Dialled
+
+_EXPECTED = "HTTP, as with https_proxy=http://ADDRESS:PORT; an https:// there means TLS to the proxy itself"
+_log = log.get("http_proxy")
+
+
+class ClientConnection(Timeouts):
+    """Serves one client connection until it closes; runs in callbacks of the poller.
+
+    `own` says that the proxy itself made the connection, by way of an address that leads back to it.
+    """
+
+    __slots__ = (
+        "_connector",
+        "_ending",
+        "_exchange",
+        "_heads",
+        "_served",
+        "_tunnel",
+        "client",
+        "holds",
+        "kept",
+        "own",
+        "phase",
+        "wire",
+    )  # fmt: skip
+
+    def __init__(self, worker: WorkerState, sock: socket.socket, client: str, *, own: bool) -> None:
+        super().__init__(worker)
+        self.client = client
+        self.own = own
+        self.phase: Phase = HEAD
+        self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
+        self.wire.readable = True  # mostly the request is here already
+        self._heads = RequestHeads(worker.limits)
+        self.holds = False  # bytes, as far as `account` knows
+        self._connector: UpstreamConnector | None = None
+        self._exchange: Exchange | None = None
+        self.kept = ClientUpstreams(worker.pool)
+        self._served = False
+        self._tunnel: ProxyTunnel | None = None
+        self._ending: LingeringClose | None = None
+
+    # Heads
+
+    @guarded
+    def read_head(self) -> None:
+        """Read on until there is a head, and act on it."""
+        if self.phase is not HEAD:
+            return
+        for _ in range(TURNS):
+            data = self.wire.receive()
+            if data is None:
+                break
+            if not data:
+                self.close()
+                return
+            if self._take(data):
+                return
+        else:
+            self.wire.again()
+        if self._heads.begun:
+            self.await_head()
+            self.account()
+        elif not self._served:
+            self.await_head()
+        self.wire.watch()
+
+    def _take(self, data: bytes) -> bool:
+        """Add bytes to the head; say whether reading is over for now."""
+        try:
+            text, behind = self._heads.next(data)
+            if not text:
+                return False
+            head = self.worker.connects.read(text)
+            self.wire.held = behind
+            self._request(head)
+        except MessageError as error:
+            self.worker.ledger.met_limit(error)
+            self._refuse(replies.refused(error))
+        return True
+
+    def _request(self, head: RequestHead) -> None:
+        self._served = True
+        self.head_came()
+        connect = head.method == b"CONNECT"
+        if connect and self.own:
+            raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
+        target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
+        if head.special:
+            check_loop(head)
+        info = RequestInfo(self.client, head.method, target, time.monotonic())
+        if not connect:
+            if head.special and forwards_left(head) == 0:
+                status, answer = replies.as_final_recipient(head.method, self.worker.date())
+                self.worker.ledger.refused(self.client, status, "final_recipient")
+                self._say(answer)
+                return
+            self._exchange = Exchange(self, info, head)
+        self._connector = UpstreamConnector(self.worker, self, info)
+        self._wait()
+        self._connector.begin()
+        if self.phase is REACH:
+            self.worker.client_watch.add(self)
+
+    def _wait(self) -> None:
+        """What the client sends while there is no connection stays in the kernel."""
+        self.phase = REACH
+        self.wire.on_ready = self._client_moved
+        if self.holds or self.wire.held:
+            self.account()
+
+    def still_waiting(self) -> None:
+        """Watch a client whose connection to the origin takes its time."""
+        if self.phase is REACH:
+            self.wire.watch()
+
+    @guarded
+    def _client_moved(self) -> None:
+        if self.wire.gone:  # reset; the end of its stream alone is none of its wish
+            self.close()
+
+    # With a connection
+
+    def reuse(self, info: RequestInfo) -> bool:
+        """Send the request over a connection that is kept, if it leads to an address allowed now."""
+        if self._exchange is None:
+            return False
+        key, addresses = (self.client, info.target.authority), info.decision.addresses
+        upstream = self.kept.take(key, addresses, shared=self._exchange.repeatable)
+        if upstream is None:
+            return False
+        info.address = upstream.address
+        self.worker.ledger.reused(info)
+        self._start(self._exchange, upstream)
+        return True
+
+    def connected(self, info: RequestInfo, dialled: Dialled) -> None:
+        """Send the request over a new connection, or answer a CONNECT and relay."""
+        if self._exchange is not None:
+            worker, key = self.worker, (self.client, info.target.authority)
+            most = worker.most_received
+            upstream = Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, most)
+            self._start(self._exchange, upstream)
+            return
+        self.worker.own_connections.made(dialled.sock, dialled.seconds)
+        self.wire.send(replies.ESTABLISHED)
+        self.open_tunnel(info, dialled.sock, self.wire.out)
+
+    def dial_again(self) -> None:
+        """Repeat the exchange over a new connection."""
+        self._wait()
+        if self._connector is not None:
+            self._connector.dial()
+            self.worker.client_watch.add(self)
+
+    def _start(self, exchange: Exchange, upstream: Upstream) -> None:
+        self.phase = EXCHANGE
+        self.await_answer()
+        exchange.start(upstream)
+        if self.holds or upstream.out:
+            self.account()
+
+    def next_request(self, *, persists: bool, complete: bool) -> None:
+        """Go on after an exchange; `complete` says that the whole request was read."""
+        self._exchange = None
+        self._connector = None
+        if self.holds:
+            self.account()
+        unread = self.wire.held or self.wire.readable
+        if persists and not self.worker.draining:
+            self.phase = HEAD
+            self.wire.on_ready = self.read_head
+            self.await_request()
+            if unread:
+                self.worker.poller.soon(self.read_head)
+        elif unread or not complete:
+            self._say(b"")
+        else:
+            self.close()
+
+    def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
+        """Hand the connection over to a tunnel, after a CONNECT or an answer 101; the session is over."""
+        wire = self.wire
+        self._tunnel = ProxyTunnel(
+            self.worker, info, wire.sock, upstream, to_upstream=wire.held, to_client=to_client
+        )
+        self._end()
+        wire.on_ready = nothing
+        self.worker.connections.discard(self)
+
+    # Bytes that are held
+
+    def account(self) -> None:
+        """Note how many bytes this connection holds."""
+        size = self._heads.size + len(self.wire.held) + len(self.wire.out)
+        if self.phase is EXCHANGE and self._exchange is not None:
+            size += self._exchange.held
+        self.holds = size > 0
+        self.worker.held.hold(self, size)
+
+    @guarded
+    def give_way(self) -> None:
+        """End what is under way: all connections together hold too much, and this one most of it."""
+        self.worker.ledger.limit("held_bytes")
+        if self.phase is REACH and self._connector is not None:
+            self._connector.fail(replies.TOO_MUCH_HELD)
+        elif self.phase is EXCHANGE and self._exchange is not None:
+            self._exchange.give_way()
+        elif self.phase is HEAD:
+            self._refuse(replies.TOO_MUCH_HELD)
+
+    # The end
+
+    def is_denied(self) -> bool:
+        """Say whether the connection that is open now would be denied by the rules of now."""
+        return (
+            self._connector is not None
+            and self.phase is EXCHANGE
+            and self.worker.denies(self._connector.info)
+        )
+
+    @guarded
+    def end_if_denied(self) -> None:
+        """Close what the rules of now would not allow."""
+        if self._tunnel is not None:  # since this was arranged
+            self._tunnel.end_if_denied()
+        elif self.is_denied():
+            self.close_now()
+
+    def drain(self) -> None:
+        """Close if idle after a request; one that has only been accepted still gets its first answer."""
+        if self.phase is HEAD and self._served and not self._heads.begun:
+            self.close()
+
+    def close_now(self) -> None:
+        """Close whatever is under way."""
+        if self._tunnel is not None:
+            self._tunnel.close_now()
+        elif self._ending is not None:
+            self._ending.close()
+        elif self._exchange is not None and self.phase is EXCHANGE:
+            self._exchange.abort("closed")
+        else:
+            self.close()
+
+    def _refuse(self, reply: Reply) -> None:
+        self.worker.ledger.refused(self.client, reply.status, reply.reason)
+        if reply.reason == Fault.TLS.value:
+            _log.warning(
+                "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
+            )
+        self.answer_and_close(reply)
+
+    def answer_and_close(self, reply: Reply) -> None:
+        """Answer with the proxy's own words and close; whatever else it is, an answer to HEAD has no body."""
+        self._say(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
+
+    def _say(self, last_words: bytes) -> None:
+        self.phase = Phase.FAREWELL
+        self._forget_bytes()
+        self.await_nothing()
+        self.kept.close()
+        self._ending = LingeringClose(
+            self.worker, self.wire, last_words, self.worker.limits.linger_seconds, self._left
+        )
+
+    def close(self) -> None:
+        """Close in order."""
+        if self.phase is not CLOSED:
+            self.wire.close()
+            self._left()
+
+    def abort(self) -> None:
+        """Close so that the client sees that its answer is cut short."""
+        if self.phase is not CLOSED:
+            self.wire.abort()
+            self._left()
+
+    def fault(self, error: Exception) -> None:
+        """Close, because of something that must not happen."""
+        self.worker.fault(error)
+        try:
+            self.close_now()
+        finally:
+            self.abort()
+
+    def _left(self) -> None:
+        if self._connector is not None:
+            self._connector.cancel()
+            self.worker.ledger.left(self._connector.info)
+        self._end()
+        self.worker.left(self)
+
+    def _end(self) -> None:
+        self.phase = CLOSED
+        self._forget_bytes()
+        self.await_nothing()
+        self.kept.close()
+        # These and the session refer to each other; without this they would wait for the collector.
+        self._connector = self._exchange = self._ending = None
+
+    def _forget_bytes(self) -> None:
+        if self.holds:
+            self.holds = False
+            self._heads.drop()
+            self.worker.held.hold(self, 0)
+
+    # What did not come in time
+
+    @guarded
+    def head_late(self) -> None:
+        """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
+        if self.phase is not HEAD:
+            return
+        if self._heads.begun:
+            self.worker.ledger.limit("head_seconds")
+            self._refuse(replies.HEAD_TOO_SLOW)
+        else:
+            self.worker.ledger.idle_end("head_seconds")
+            self.close()
+
+    @guarded
+    def idle_late(self) -> None:
+        """Close a connection between requests."""
+        if self.phase is HEAD and not self._heads.begun:
+            self.worker.ledger.idle_end("keepalive_seconds")
+            self.close()
+
+    @guarded
+    def answer_late(self) -> None:
+        """Give an exchange up whose answer does not begin."""
+        if self.phase is EXCHANGE and self._exchange is not None:
+            self._exchange.late(begun=False)
+
+    @guarded
+    def more_late(self) -> None:
+        """Give an exchange up whose answer does not go on."""
+        if self.phase is EXCHANGE and self._exchange is not None:
+            self._exchange.late(begun=True)
