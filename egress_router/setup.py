@@ -20,13 +20,15 @@ from egress_router.grammar.address import unmapped
 from egress_router.kernel import sysctl, wire
 from egress_router.kernel.addresses import ensure_addresses, keep_to_itself, refuse_elsewhere
 from egress_router.kernel.link import ensure_interface, parent_outside
-from egress_router.kernel.nat import backend
+from egress_router.kernel.nat import backend, nftables
 from egress_router.kernel.nat.plan import Surroundings, make_plan
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.routing import cluster_networks, ensure_routes, needs_route, versions
 from egress_router.names.resolv_conf import name_servers
 from egress_router.net import gateway
 from egress_router.net.own import addresses as own_addresses
+from egress_router.redirect.first import first_addresses
+from egress_router.redirect.usable import Usable
 from egress_router.settings.setup import RouterMode
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.addresses import Holdings
     from egress_router.kernel.nat.plan import NatPlan
     from egress_router.kernel.rtnl_types import Link
+    from egress_router.redirect.lines import Resolved
     from egress_router.settings.setup import SetupSettings
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -49,11 +52,15 @@ _log = log.get("setup")
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects."""
+    """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects.
+
+    `resolved` is what the names of redirects led to.
+    """
 
     apply: Callable[[NatPlan], None]
     surroundings: Surroundings
     rules_text: str
+    resolved: Resolved
     holdings: Holdings | None = None
 
     @property
@@ -74,11 +81,17 @@ def run(settings: SetupSettings) -> Established:
     _require_forwarding(settings)
     refuse_elsewhere(settings.interface, settings.sources)
     apply = backend.choose(settings.nat_backend)
+    _require_nftables(redirects, apply)
     with Netlink() as netlink:
-        established = Established(apply, _surroundings(netlink, settings), rules_text)
+        surroundings = _surroundings(netlink, settings)
+    established = Established(apply, surroundings, rules_text, _resolved(settings, redirects))
+
+    def hold(after: Established) -> None:
+        put_in_force(settings, redirects, after, after.resolved)
+
     _apply(settings, redirects, established, [source.address for source in settings.sources])
     backend.remove_other(apply)
-    established = keep_network(settings, lambda: redirects, established)
+    established = keep_network(settings, redirects, established, hold)
     _forward(settings)
     if settings.mode is RouterMode.DNS_PROXY:
         _lower_first_port()
@@ -107,13 +120,33 @@ def _end_when_asked() -> None:
         signal.signal(number, end)
 
 
-def put_in_force(settings: SetupSettings, redirects: Redirects | None, established: Established) -> None:
-    """Make the NAT rules what the redirects say, in one transaction.
+def _require_nftables(redirects: Redirects | None, apply: Callable[[NatPlan], None]) -> None:
+    if redirects is not None and redirects.names and apply is not nftables.apply:
+        line = redirects.names[0]
+        raise RefusedError(
+            f"names need nftables, and line {line.line} leads to {line.name}",
+            "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or give addresses",
+        )
+
+
+def _resolved(settings: SetupSettings, redirects: Redirects | None) -> Resolved:
+    if redirects is None:
+        return {}
+    return first_addresses(
+        settings.names, redirects.names, Usable(settings.router, settings.interface, lambda: redirects)
+    )
+
+
+def put_in_force(
+    settings: SetupSettings, redirects: Redirects | None, established: Established, resolved: Resolved
+) -> None:
+    """Make the NAT rules what the redirects, and the addresses of their names, say, in one transaction.
 
     Raises:
         RefusedError: the kernel refuses.
     """
-    _apply(settings, redirects, established, established.sources)
+    _require_nftables(redirects, established.apply)
+    _apply(settings, redirects, replace(established, resolved=resolved), established.sources)
 
 
 def _apply(
@@ -123,7 +156,8 @@ def _apply(
     sources: Sequence[IPAddress],
 ) -> None:
     admin_port = settings.runtime.admin_port
-    plan = make_plan(redirects, sources, settings.interface, admin_port, established.surroundings)
+    around, resolved = established.surroundings, established.resolved
+    plan = make_plan(redirects, sources, settings.interface, admin_port, around, resolved)
     established.apply(plan)
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
 
@@ -141,12 +175,14 @@ def _surroundings(netlink: Netlink, settings: SetupSettings) -> Surroundings:
 
 
 def keep_network(
-    settings: SetupSettings, current: Callable[[], Redirects | None], established: Established
+    settings: SetupSettings,
+    redirects: Redirects | None,
+    established: Established,
+    hold: Callable[[Established], None],
 ) -> Established:
     """Make interface, addresses and routes what they shall be, and announce; return what holds then.
 
-    The rules follow where the router holds other addresses than before; `current` says which they are then,
-    as waiting for an address may take a while.
+    `hold` puts the rules in force where the router holds other addresses than before.
 
     Raises:
         RefusedError: the kernel or the network refuses.
@@ -156,12 +192,12 @@ def keep_network(
         for each in (link, parent_outside(netlink, settings)):
             if each is not None:
                 keep_to_itself(each)
-        holdings = ensure_addresses(netlink, link, settings, _needed(current()))
+        holdings = ensure_addresses(netlink, link, settings, _needed(redirects))
         held = [source for source in settings.sources if source.address in holdings.held]
         after = replace(established, holdings=holdings)
         before = established.sources or tuple(source.address for source in settings.sources)
         if after.sources != before:
-            put_in_force(settings, current(), after)
+            hold(after)
         ensure_routes(netlink, holdings.link, held, (*_kept_name_servers(), *settings.cluster_cidrs))
     _announce(holdings)
     return after

@@ -10,7 +10,7 @@ from egress_router.relay.tunnel import CloseReason
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.ledger import RequestInfo
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.tunnel import Closing
 
@@ -44,7 +44,7 @@ class ProxyTunnel:
             to_upstream=to_upstream,
             to_client=to_client,
         )
-        worker.ledger.tunnels.value += 1
+        worker.accounting.tunnels.value += 1
         worker.connections.add(self)
 
     @property
@@ -77,8 +77,8 @@ class ProxyTunnel:
     def _closed(self, closing: Closing) -> None:
         worker, info = self._worker, self._info
         worker.left(self)
-        worker.ledger.tunnels.value -= 1
+        worker.accounting.tunnels.value -= 1
         if closing.reason is CloseReason.IDLE:
-            worker.ledger.idle_end("idle_seconds")
+            worker.accounting.idle_end("idle_seconds")
         status = 200 if info.method == b"CONNECT" else 101
-        worker.ledger.closed(info, status, closing.sent, closing.received, closing.reason.value)
+        worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
@@ -12,8 +11,8 @@ from egress_router.policy.access_list import DENIED
 from egress_router.relay.dial import Dial, DialError, DialReason
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.ledger import RequestInfo
     from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.policy.access_list import Decision
     from egress_router.relay.dial import Dialled
@@ -44,13 +43,13 @@ class _Cancellable(Protocol):
 class UpstreamConnector:
     """One request on this way."""
 
-    __slots__ = ("_began", "_list", "_owner", "_waiting", "_worker", "info")
+    __slots__ = ("_list", "_owner", "_waiting", "_worker", "began", "info")
 
     def __init__(self, worker: WorkerState, owner: Owner, info: RequestInfo) -> None:
         self._worker = worker
         self._owner = owner
         self.info = info
-        self._began = 0.0  # to dial
+        self.began = 0.0  # to dial, by the monotonic clock
         self._list = 0  # by which the decision was made
         self._waiting: _Cancellable | None = None
 
@@ -71,7 +70,7 @@ class UpstreamConnector:
         port = self.info.target.port
         targets = [(address, port) for address in self.info.decision.addresses]
         seconds = max(_LEAST_SECONDS, self._worker.limits.connect_seconds - self.info.dns_seconds)
-        self._began = time.monotonic()
+        self.began = self._worker.clock.monotonic()
         self._waiting = Dial(self._worker.plane, targets, seconds, self._dialled)
 
     def cancel(self) -> None:
@@ -83,7 +82,7 @@ class UpstreamConnector:
     def fail(self, reply: Reply) -> None:
         """End the request with these words while it waits."""
         self.cancel()
-        self._worker.ledger.given_up(self.info, reply)
+        self._worker.accounting.given_up(self.info, reply)
         self._end(reply)
 
     def fault(self, error: Exception) -> None:
@@ -93,23 +92,23 @@ class UpstreamConnector:
     @guarded_result
     def _looked_up(self, found: Answer | Failure) -> None:
         self._waiting = None
-        self.info.dns_seconds = time.monotonic() - self.info.started
+        self.info.dns_seconds = self._worker.clock.monotonic() - self.info.started
         if not isinstance(found, Failure):
             self._decided(self._worker.access.by_addresses(self.info.target, found.addresses, found.name))
             return
         if found is Failure.TIMEOUT:
-            self._worker.ledger.limit("connect_seconds")
+            self._worker.accounting.limit("connect_seconds")
         decision = self._worker.access.by_failure(self.info.target)
         if decision is None:
             reply = replies.unresolved(found)
-            self._worker.ledger.undecided(self.info, reply)
+            self._worker.accounting.undecided(self.info, reply)
             self._end(reply)
         else:
             self._decided(decision)
 
     def _decided(self, decision: Decision) -> None:
         self._list = self._worker.access.lists
-        self._worker.ledger.decided(self.info, decision)
+        self._worker.accounting.decided(self.info, decision)
         if decision.verdict is DENIED:
             self._end(replies.denied(decision))
         elif self.info.target.tunnel or not self._owner.reuse(self.info):
@@ -119,11 +118,11 @@ class UpstreamConnector:
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
-            self.info.connect_seconds = time.monotonic() - self._began
+            self.info.connect_seconds = self._worker.clock.monotonic() - self.began
             if result.failures:
                 self.info.address = result.failures[-1].address  # the one that was tried last
             if result.reason is DialReason.TIMEOUT:
-                self._worker.ledger.limit("connect_seconds")
+                self._worker.accounting.limit("connect_seconds")
             self._fail(replies.unreached(result))
             return
         if self._list != self._worker.access.lists and not self._still_allowed(result):
@@ -131,7 +130,7 @@ class UpstreamConnector:
         self.info.address = result.address
         self.info.connect_seconds = result.seconds
         try:
-            self._worker.ledger.connected(self.info)
+            self._worker.accounting.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
         except Exception:  # nobody owns it
             result.sock.close()
@@ -148,9 +147,9 @@ class UpstreamConnector:
         return False
 
     def _fail(self, reply: Reply) -> None:
-        self._worker.ledger.failed(self.info, reply)
+        self._worker.accounting.failed(self.info, reply)
         self._end(reply)
 
     def _end(self, reply: Reply) -> None:
-        self._worker.ledger.closed(self.info, reply.status, 0, 0, reply.reason)
+        self._worker.accounting.closed(self.info, reply.status, 0, 0, reply.reason)
         self._owner.answer_and_close(reply)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
@@ -14,10 +13,12 @@ from egress_router.relay.buffered_socket import MAX_RECEIVED
 if TYPE_CHECKING:
     import asyncio
 
+    from egress_router.clock import Clock
     from egress_router.http_proxy.access_control import AccessControl
+    from egress_router.http_proxy.accounting import Accounting
     from egress_router.http_proxy.client_watch import ClientWatch
-    from egress_router.http_proxy.ledger import Ledger, RequestInfo
     from egress_router.http_proxy.own_connections import OwnConnections
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadlines
@@ -60,12 +61,13 @@ class WorkerState:
     deadlines: Deadlines
     relay: Relay
     access: AccessControl
-    ledger: Ledger
+    accounting: Accounting
     limits: HttpLimits
     limiter: ConnectionLimiter
     pool: UpstreamPool
     client_watch: ClientWatch
     own_connections: OwnConnections
+    clock: Clock
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
@@ -81,7 +83,7 @@ class WorkerState:
 
     def date(self) -> bytes:
         """Return the time of day as a Date field has it."""
-        now = int(time.time())
+        now = int(self.clock.time())
         if now != self._date_second:
             self._date_second = now
             self._date = formatdate(now, usegmt=True).encode("ascii")
@@ -89,7 +91,7 @@ class WorkerState:
 
     def fault(self, error: Exception) -> None:
         """Count and report a fault of ours, for which a session is closed."""
-        self.ledger.fault()
+        self.accounting.fault()
         context = {"message": "a session failed, and was closed", "exception": error}
         self.loop.call_exception_handler(context)
 

@@ -11,21 +11,27 @@ from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
-from egress_router.kernel import conntrack
+from egress_router.kernel import conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
+from egress_router.names.resolver import Resolver
+from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
+from egress_router.redirect.updates import NameUpdates
+from egress_router.redirect.usable import Usable
 from egress_router.service import output, process_metrics, signals
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
+from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from egress_router.grammar.redirect import Redirects
     from egress_router.metrics import Snapshot
+    from egress_router.redirect.lines import Departure, Resolved
     from egress_router.service.mode import Json
     from egress_router.settings.setup import SetupSettings
     from egress_router.settings.variables import RulesSource
@@ -86,7 +92,20 @@ class RedirectServer:
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
-        self._follower = RuleFollower(rule_store, source.path, self._put_in_force)
+        self._follower = RuleFollower(rule_store, source.paths, self._put_in_force)
+        self._updates = NameUpdates(
+            self._put, self._move, lambda: rule_store.rules, registry, established.resolved
+        )
+        resolver = Resolver(settings.names, registry)
+        for line, addresses in established.resolved.items():
+            if addresses:
+                resolver.remember(line.name, addresses)
+        self._names = LineNames(
+            resolver,
+            UpstreamReport(registry, _log),
+            Usable(settings.router, settings.interface, lambda: rule_store.rules),
+            self._updates.changed,
+        )
         self._metrics = RedirectMetrics(registry)
         self._table = RuleTable(rule_store.rules, rule_store.text)
         self._lines: list[LineTraffic] = []
@@ -95,14 +114,16 @@ class RedirectServer:
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
-        signals.handle(asyncio.get_running_loop(), self._end_asked, self._follower.reload)
+        self._loop = asyncio.get_running_loop()
+        signals.handle(self._loop, self._end_asked, self._follower.reload)
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
         tasks = [self._state.gateway_monitor.watch(), *self._follower.tasks()]
-        tasks += [self._announce(), self._count()]
+        tasks += [self._announce(), self._count(), self._updates.run(self._names)]
         try:
             await run_until(self._state.ended, tasks, self._end)
         finally:
+            self._names.close()
             if endpoint is not None:
                 await endpoint.close()
 
@@ -137,11 +158,26 @@ class RedirectServer:
             "ports": [],
             "rules": [_shown(line) for line in self._lines],
             "denied": [],
-            "upstreams": [],
+            "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
         }
 
     async def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
-        await in_daemon_thread(lambda: setup.put_in_force(self._settings, redirects, self._established))
+        await self._updates.put_in_force(self._names, redirects)
+
+    async def _put(self, redirects: Redirects, resolved: Resolved) -> None:
+        await in_daemon_thread(
+            lambda: setup.put_in_force(self._settings, redirects, self._established, resolved)
+        )
+
+    async def _move(self, departed: Sequence[Departure]) -> None:
+        """End the UDP flows to addresses that names have no longer; their next packets begin new ones."""
+        found = [flows.UdpFlows(each.line.first, each.line.last, each.address) for each in departed]
+
+        def move() -> None:
+            count = flows.forget(found)
+            _log.info("UDP flows are moved to the addresses that their names have now", flows=count)
+
+        await in_daemon_thread(move)
 
     async def _announce(self) -> None:
         """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
@@ -164,8 +200,17 @@ class RedirectServer:
 
     def _keep_network(self) -> None:
         self._established = setup.keep_network(
-            self._settings, lambda: self._rule_store.rules, self._established
+            self._settings, self._rule_store.rules, self._established, self._hold
         )
+
+    def _hold(self, established: setup.Established) -> None:
+        """Put the rules in force for other source addresses; called in a thread, done by the loop."""
+
+        async def put_in_force() -> None:
+            self._established = established
+            await self._updates.put_in_force(self._names, self._rule_store.rules)
+
+        asyncio.run_coroutine_threadsafe(put_in_force(), self._loop).result()
 
     async def _count(self) -> None:
         """Read the kernel's counters now and then."""
@@ -189,6 +234,7 @@ class RedirectServer:
         if counts is not None:
             self._lines = self._table.lines(counts)
             self._metrics.traffic(self._lines, tracked.waiting)
+        self._table.lead(self._names.destinations())
         self._metrics.tracked(self._table, tracked)
 
 

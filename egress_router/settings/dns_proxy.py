@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from egress_router.grammar import forward
 from egress_router.settings import common
-from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.names import NamesSettings
 from egress_router.settings.policy import POLICY
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
+from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -28,29 +29,6 @@ if TYPE_CHECKING:
     from egress_router.grammar.forward import Forwards
 
 RULES = RulesVariable("EGRESS_DNS_PROXY_DESTINATION", "forwarding lines")
-IDLE_SECONDS = Variable(
-    "EGRESS_DNS_PROXY_IDLE_SECONDS", "a connection without a byte for so long is closed", "3600", seconds
-)
-CONNECT_SECONDS = Variable(
-    "EGRESS_DNS_PROXY_CONNECT_SECONDS", "time for all connection attempts to a destination", "10", seconds
-)
-DEBUG = Variable(
-    "EGRESS_DNS_PROXY_DEBUG",
-    "any value: a line on stdout for every connection, resolution change and health change",
-    "",
-    non_empty,
-)
-
-VARIABLES = (
-    RULES,
-    POLICY,
-    OPTIONAL_SOURCE,
-    IDLE_SECONDS,
-    CONNECT_SECONDS,
-    DEBUG,
-    *NAMES_VARIABLES,
-    *common.PROXY_VARIABLES,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +38,38 @@ class DnsProxySettings:
     `sources` are the router's addresses, of which lines may name one.
     """
 
-    proxy: common.ProxySettings
-    names: NamesSettings
-    rules: RulesSource
-    idle_seconds: float
-    connect_seconds: float
-    debug: bool
-    sources: tuple[IPAddress, ...]
-    policy: RulesSource | None = None
+    proxy: common.ProxySettings = group(common.ProxySettings)
+    names: NamesSettings = group(NamesSettings)
+    rules: RulesSource = rules(RULES)
+    policy: RulesSource | None = optional_rules(POLICY)
+    idle_seconds: float = setting(
+        Variable(
+            "EGRESS_DNS_PROXY_IDLE_SECONDS",
+            "a connection without a byte for so long is closed",
+            "3600",
+            seconds,
+        )
+    )
+    connect_seconds: float = setting(
+        Variable(
+            "EGRESS_DNS_PROXY_CONNECT_SECONDS",
+            "time for all connection attempts to a destination",
+            "10",
+            seconds,
+        )
+    )
+    debug: bool = setting(
+        Variable(
+            "EGRESS_DNS_PROXY_DEBUG",
+            "any value: a line on stdout for every connection, resolution change and health change",
+            "",
+            non_empty,
+        )
+    )
+    sources: tuple[IPAddress, ...] = setting(OPTIONAL_SOURCE)
+
+
+VARIABLES = variables(DnsProxySettings)
 
 
 def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
@@ -77,26 +79,8 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
         ConfigError: with everything that is missing or wrong.
     """
     environment = Environment(environ)
-    proxy = common.read_proxy(environment)
-    names = read_names(environment)
-    rules = environment.read_rules(RULES)
-    policy = environment.read_rules(POLICY)
-    idle = environment.read(IDLE_SECONDS)
-    connect = environment.read(CONNECT_SECONDS)
-    debug = non_empty(environ.get(DEBUG.name, ""))
-    sources = environment.read(OPTIONAL_SOURCE)
-    return environment.finish(
-        lambda: DnsProxySettings(
-            required(proxy),
-            required(names),
-            required(rules),
-            required(idle),
-            required(connect),
-            debug,
-            tuple(address for address, _ in required(sources)),
-            policy,
-        )
-    )
+    settings = read(DnsProxySettings, environment)
+    return environment.finish(lambda: required(settings))
 
 
 def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Forwards]:

@@ -80,6 +80,10 @@ def _sources(text: str) -> tuple[tuple[IPAddress, int], ...]:
     return tuple(found)
 
 
+def _addresses(text: str) -> tuple[IPAddress, ...]:
+    return tuple(address for address, _ in _sources(text))
+
+
 def _gateways(text: str) -> tuple[IPAddress, ...]:
     if "/" in text:
         raise AddressError("expected an address without a length")
@@ -97,7 +101,7 @@ SOURCE = Variable(
     _sources,
 )
 # In the proxies, whose rules may say with which of them a connection leaves.
-OPTIONAL_SOURCE = Variable(SOURCE.name, SOURCE.meaning, "", lambda text: _sources(text) if text else ())
+OPTIONAL_SOURCE = Variable(SOURCE.name, SOURCE.meaning, "", lambda text: _addresses(text) if text else ())
 GATEWAY = Variable(
     "EGRESS_GATEWAY",
     "next hop for everything outside the cluster; comma-separated IPv6 second",
@@ -108,8 +112,7 @@ GATEWAY = Variable(
 
 def known_sources(environment: Environment) -> tuple[IPAddress, ...] | None:
     """Return the addresses of EGRESS_SOURCE for `check`, which may not know them; None: it does not."""
-    addresses = environment.read(OPTIONAL_SOURCE)
-    return tuple(address for address, _ in addresses) if addresses else None
+    return environment.read(OPTIONAL_SOURCE) or None
 
 
 def read_sources(environment: Environment) -> tuple[Source, ...]:

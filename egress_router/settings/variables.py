@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from egress_router.errors import ConfigError, Problem
 
@@ -49,6 +49,21 @@ class RulesVariable:
         return f"{self.name}_FILE"
 
 
+class Source(Protocol):
+    """Where rules come from, whatever they are made of; `paths` are the files that may change."""
+
+    @property
+    def name(self) -> str:
+        """How errors name this source."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read; none where the rules are inline and never change."""
+
+    def read(self) -> str:
+        """Return the rules' text as it is now, or raise ConfigError."""
+
+
 @dataclass(frozen=True, slots=True)
 class RulesSource:
     """Where rules come from: inline text, or a file that may change while the program runs."""
@@ -56,6 +71,11 @@ class RulesSource:
     variable: str
     text: str
     path: Path | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, where there is one."""
+        return () if self.path is None else (self.path,)
 
     def read(self) -> str:
         """Return the rules' text as it is now.
@@ -88,12 +108,18 @@ class Environment:
         self._environ = environ
         self._problems: list[Problem] = []
 
+    @property
+    def problem_count(self) -> int:
+        """How many things were found wrong so far."""
+        return len(self._problems)
+
     def read(self, variable: Variable[T]) -> T | None:
         """Return the parsed value; None where it is missing or wrong, which `finish` reports.
 
         An empty value counts as not set: manifests often write `value: ""` for "use the default".
         """
-        text = self._environ.get(variable.name, "").strip() or variable.default
+        given = self._environ.get(variable.name, "")
+        text = given if variable.parse is non_empty else given.strip() or variable.default
         if text is None:
             self._problems.append(Problem(variable.name, None, None, f"is not set ({variable.meaning})"))
             return None
@@ -102,6 +128,10 @@ class Environment:
         except ValueError as error:
             self._problems.append(Problem(variable.name, None, text, str(error)))
             return None
+
+    def peek(self, variable: Variable[T]) -> T | None:
+        """Return a value that is read elsewhere, to compare it; None where it is missing or wrong."""
+        return Environment(self._environ).read(variable)
 
     def read_rules(self, variable: RulesVariable) -> RulesSource | None:
         """Return where the rules are; None where they are not given at all."""
@@ -219,12 +249,16 @@ def non_empty(text: str) -> bool:
     return bool(text)
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
+Word = TypeVar("Word", bound=str)
+
+
+def one_of(*choices: Word) -> Callable[[str], Word]:
     """Read one of a few words."""
 
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"expected one of {', '.join(choices)}")
-        return text
+    def parse(text: str) -> Word:
+        for choice in choices:
+            if text == choice:
+                return choice
+        raise ValueError(f"expected one of {', '.join(choices)}")
 
     return parse

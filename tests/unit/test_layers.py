@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "egress_router"
 
 # From the bottom to the top; a room may import rooms of its own floor and of the floors below it.
 FLOORS = (
-    {"errors", "log", "metrics", "clock", "terminal"},
+    {"errors", "log", "metrics", "clock", "terminal", "records"},
     {"grammar"},
     {"policy"},
     {"manifests"},
@@ -23,7 +23,9 @@ FLOORS = (
     {"admin"},
     {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain", "convert"},
     {"lab"},
+    {"completion"},
     {"cli", "__main__"},
+    {"manual"},
 )
 
 IO_MODULES = {"asyncio", "socket", "subprocess", "os", "pyroute2", "select", "ssl", "threading"}

@@ -63,7 +63,12 @@ class Room:
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
 
     def tunnel(
-        self, idle: float = 60.0, *, to_upstream: bytes = b"", to_client: bytes = b""
+        self,
+        idle: float = 60.0,
+        *,
+        to_upstream: bytes = b"",
+        to_client: bytes = b"",
+        room_bytes: int | None = None,
     ) -> tuple[socket.socket, socket.socket, Tunnel]:
         """Return the client, the server and the tunnel between them."""
         client, inner_client = pair()
@@ -71,6 +76,8 @@ class Room:
         self._peers += [client, server]
         for sock in (inner_client, inner_server):
             sock.setblocking(False)
+            if room_bytes is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room_bytes)
         self.inner = (inner_client.fileno(), inner_server.fileno())
 
         def ended(closing: Closing) -> None:

@@ -300,7 +300,7 @@ def test_only_so_many_heads_are_kept() -> None:
 
 
 def limits(head_bytes: int) -> HttpLimits:
-    return HttpLimits(head_bytes, MAX, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1, 1)
+    return HttpLimits(head_bytes=head_bytes, head_fields=MAX)
 
 
 @pytest.mark.parametrize("before", [b"", b"\r\n", b"\r\n\r\n\r\n"])
