@@ -30,6 +30,7 @@ from egress_router.net.own import addresses as own_addresses
 from egress_router.redirect.first import first_addresses
 from egress_router.redirect.usable import Usable
 from egress_router.settings.setup import RouterMode
+from egress_router.standby import network as standby_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.rtnl_types import Link
     from egress_router.redirect.lines import Resolved
     from egress_router.settings.setup import SetupSettings
+    from egress_router.standby.network import Stand
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 ANNOUNCE_INTERVAL = 2.0  # seconds (RFC 5227 1.1)
@@ -54,7 +56,8 @@ _log = log.get("setup")
 class Established:
     """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects.
 
-    `resolved` is what the names of redirects led to.
+    `resolved` is what the names of redirects led to. `stand` is set where the router is one of a group: then
+    nothing is claimed, but a fence is up.
     """
 
     apply: Callable[[NatPlan], None]
@@ -62,6 +65,7 @@ class Established:
     rules_text: str
     resolved: Resolved
     holdings: Holdings | None = None
+    stand: Stand | None = None
 
     @property
     def sources(self) -> tuple[IPAddress, ...]:
@@ -91,6 +95,7 @@ def run(settings: SetupSettings) -> Established:
 
     _apply(settings, redirects, established, [source.address for source in settings.sources])
     backend.remove_other(apply)
+    established = replace(established, stand=_put_up_fence(settings))
     established = keep_network(settings, redirects, established, hold)
     _forward(settings)
     if settings.mode is RouterMode.DNS_PROXY:
@@ -171,7 +176,17 @@ def _surroundings(netlink: Netlink, settings: SetupSettings) -> Surroundings:
     return Surroundings(
         None if parent is None else parent.name,
         cluster_networks(main, outside, kept),
+        0 if settings.standby is None else settings.standby.port,
     )
+
+
+def _put_up_fence(settings: SetupSettings) -> Stand | None:
+    """Where the router is one of a group, have nothing leave the interface before it has an address."""
+    if settings.standby is None:
+        return None
+    with Netlink() as netlink:
+        link = ensure_interface(netlink, settings)
+    return standby_network.put_up(link, settings, settings.standby)
 
 
 def keep_network(
@@ -182,7 +197,8 @@ def keep_network(
 ) -> Established:
     """Make interface, addresses and routes what they shall be, and announce; return what holds then.
 
-    `hold` puts the rules in force where the router holds other addresses than before.
+    `hold` puts the rules in force where the router holds other addresses than before. Of a group of routers
+    whoever is active announces.
 
     Raises:
         RefusedError: the kernel or the network refuses.
@@ -192,14 +208,18 @@ def keep_network(
         for each in (link, parent_outside(netlink, settings)):
             if each is not None:
                 keep_to_itself(each)
-        holdings = ensure_addresses(netlink, link, settings, _needed(redirects))
+        if settings.standby is not None:
+            holdings = standby_network.ensure_addresses(netlink, link, settings.sources)
+        else:
+            holdings = ensure_addresses(netlink, link, settings, _needed(redirects))
         held = [source for source in settings.sources if source.address in holdings.held]
         after = replace(established, holdings=holdings)
         before = established.sources or tuple(source.address for source in settings.sources)
         if after.sources != before:
             hold(after)
         ensure_routes(netlink, holdings.link, held, (*_kept_name_servers(), *settings.cluster_cidrs))
-    _announce(holdings)
+    if settings.standby is None:
+        _announce(holdings)
     return after
 
 

@@ -1,9 +1,9 @@
-"""From a target to a decision: the rules, the name's addresses and the pod's own, brought together."""
+"""Decides on targets: brings the rules, the addresses of a name and those of the pod together."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.names.answer import Answer, Failure, ResolveError
 from egress_router.policy.access_list import DENIED, AccessPolicy, connect_port, on_trial
@@ -15,19 +15,34 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.own_places import OwnPlaces
-    from egress_router.names.resolver import Resolver
     from egress_router.policy.access_list import Decision
 
 Addresses = tuple["IPAddress", ...]
 
 
+class Names(Protocol):
+    """What resolves names; see `egress_router.names.resolver.Resolver`."""
+
+    def cached(self, name: str) -> Answer | None:
+        """Return the addresses of a name if they are known, without waiting."""
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """Return the absolute names that are tried for a name, in order."""
+
+    async def resolve(self, name: str, *, client: str) -> Answer:
+        """Return the addresses of a name; raises ResolveError."""
+
+    def close(self) -> None:
+        """Give up what is being looked up."""
+
+
 class AccessControl:
-    """Decides on targets, by the rules that are in force at that moment; `lists` counts those there were."""
+    """Decides by the rules that are in force; `lists` counts how many lists have been."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        resolver: Resolver,
+        resolver: Names,
         own: OwnPlaces,
         connect_ports: frozenset[int] | None,
         *,

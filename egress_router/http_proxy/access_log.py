@@ -7,20 +7,19 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.request_info import UNDECIDED, RequestInfo
+from egress_router.http_proxy.request_info import UNDECIDED
 from egress_router.records import Ids, Record, RecordLog
 
 if TYPE_CHECKING:
     import socket
 
     from egress_router.http_proxy.http1.head import RequestHead
-    from egress_router.http_proxy.http1.target import Target
-    from egress_router.http_proxy.request_info import Who
+    from egress_router.http_proxy.request_info import RequestInfo, Who
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def _traceparent(head: RequestHead) -> str | None:
+def traceparent(head: RequestHead) -> str | None:
     """Return the client's `traceparent` where it is one (W3C Trace Context, 3.2.2)."""
     for name, _, value in head.fields:
         if name == b"traceparent" and _TRACEPARENT.fullmatch(value):
@@ -34,26 +33,12 @@ class AccessLog:
     def __init__(self, *, everything: bool) -> None:
         self._ids = Ids()
         self._records = RecordLog(everything=everything)
-
-    def begun(self, who: Who, head: RequestHead, target: Target, now: float) -> RequestInfo:
-        """Return what is known of a request whose head has come."""
-        traceparent = _traceparent(head) if self._records.everything else None
-        return RequestInfo(
-            who.client,
-            head.method,
-            target,
-            now,
-            self._ids.next(),
-            who.client_port,
-            who.local_port,
-            traceparent,
-        )
+        self.everything = everything
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down which way a request went, with the source address, which costs a system call."""
-        if self._records.everything:
-            with contextlib.suppress(OSError):  # the connection is gone already
-                info.source = sock.getsockname()[:2]
+        with contextlib.suppress(OSError):  # the connection is gone already
+            info.source = sock.getsockname()[:2]
         self.request(info, None)
 
     def request(self, info: RequestInfo, failure: str | None) -> None:
@@ -70,29 +55,28 @@ class AccessLog:
         self, info: RequestInfo, status: int, sent: int, received: int, seconds: float, reason: str
     ) -> None:
         """Write down the end of a request."""
-        if self._records.wants(info.decision.verdict.value):
-            made = self._made("closed", info, reason)
-            made.status, made.sent, made.received = status, sent, received
-            made.seconds = round(seconds, 6)
-            self._records.write(made)
+        made = self._made("closed", info, reason)
+        made.status, made.sent, made.received = status, sent, received
+        made.seconds = round(seconds, 6)
+        self._records.write(made)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
         """Write down a request of which nothing is known but that it was refused."""
-        if self._records.everything:
-            made = Record(
-                event="request",
-                id=self._ids.next(),
-                client=who.client,
-                client_port=who.client_port,
-                local_port=who.local_port,
-                verdict="refused",
-                reason=reason,
-            )
-            self._records.write(made)
-            self._records.write(replace(made, event="closed", status=status, sent=0, received=0, seconds=0.0))
+        made = Record(
+            event="request",
+            id=self._ids.next(),
+            client=who.client,
+            client_port=who.client_port,
+            local_port=who.local_port,
+            verdict="refused",
+            reason=reason,
+        )
+        self._records.write(made)
+        self._records.write(replace(made, event="closed", status=status, sent=0, received=0, seconds=0.0))
 
-    @staticmethod
-    def _made(event: str, info: RequestInfo, reason: str | None) -> Record:
+    def _made(self, event: str, info: RequestInfo, reason: str | None) -> Record:
+        if not info.id:  # most requests are never written down
+            info.id = self._ids.next()
         decision, host = info.decision, info.target.host
         address = info.address if isinstance(host, str) or info.address is not None else host
         return Record(

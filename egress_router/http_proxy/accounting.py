@@ -7,7 +7,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import printed
+from egress_router.http_proxy.access_log import traceparent
 from egress_router.http_proxy.http1.errors import Fault
+from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.http1.head import RequestHead
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
-    from egress_router.http_proxy.request_info import RequestInfo, Who
+    from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
     from egress_router.policy.access_list import Decision
     from egress_router.service.mode import Json
@@ -70,7 +72,15 @@ class Accounting:
 
     def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
         """Return what is known of a request whose head has come."""
-        return self._log.begun(who, head, target, self._clock.monotonic())
+        return RequestInfo(
+            client=who.client,
+            method=head.method,
+            target=target,
+            started=self._clock.monotonic(),
+            client_port=who.client_port,
+            local_port=who.local_port,
+            traceparent=traceparent(head) if self._log.everything else None,
+        )
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
@@ -98,12 +108,14 @@ class Accounting:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
-        self._log.connected(info, sock)
+        if self._log.everything:
+            self._log.connected(info, sock)
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
         self._dns.observe(info.dns_seconds)
-        self._log.connected(info, sock)
+        if self._log.everything:
+            self._log.connected(info, sock)
 
     def undecided(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
@@ -119,7 +131,8 @@ class Accounting:
     def refused(self, who: Who, status: int, reason: str) -> None:
         """Count a request that is not understood, not admitted, or answered here; this is its end."""
         self.count_refusal(reason)
-        self._log.refused(who, status, reason)
+        if self._log.everything:
+            self._log.refused(who, status, reason)
 
     def given_up(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that is refused while it waits for its connection."""
@@ -142,7 +155,8 @@ class Accounting:
         info.ended = True
         seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
-        self._log.closed(info, status, sent, received, seconds, reason)
+        if self._log.everything or info.decision.verdict is DENIED:
+            self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:
         """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""
@@ -154,7 +168,7 @@ class Accounting:
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
     def fault(self) -> None:
-        """Count a session that was closed because of a fault of ours."""
+        """Count a connection that was closed because of a fault of ours."""
         self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
 
     def met_limit(self, error: MessageError) -> None:

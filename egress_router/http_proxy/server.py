@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
@@ -34,25 +34,42 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from egress_router.grammar.acl import AccessList
+    from egress_router.http_proxy.access_control import Names
     from egress_router.http_proxy.replies import Reply
+    from egress_router.metrics import Registry
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.http_proxy import HttpProxySettings
+    from egress_router.settings.names import NamesSettings
 
 # Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
-_MAX_TURNED_AWAY = 256
+MAX_TURNED_AWAY = 256
 _OVER_LIMIT = {
     ConnectionLimit.TOTAL: replies.CONNECTIONS_FULL,
     ConnectionLimit.PER_CLIENT: replies.CLIENT_FULL,
 }
 
 
-def mode(settings: HttpProxySettings) -> Mode[AccessList]:
-    """Return the mode `http-proxy`."""
+class MakeNames(Protocol):
+    """How a worker gets its resolver."""
+
+    def __call__(self, settings: NamesSettings, registry: Registry, /) -> Names:
+        """Return it, for the event loop that is running."""
+
+
+def mode(
+    settings: HttpProxySettings,
+    *,
+    names: MakeNames = Resolver,
+    max_turned_away: int = MAX_TURNED_AWAY,
+) -> Mode[AccessList]:
+    """Return the mode `http-proxy`; tests pass names of their own, and a smaller bound."""
     return Mode(
         name="http-proxy",
         parse=partial(acl.parse, sources=settings.sources),
         ports=lambda _: frozenset({settings.port}),
-        build=lambda context, rules: HttpProxyServer(settings, context, rules),
+        build=lambda context, rules: HttpProxyServer(
+            settings, context, rules, names(settings.names, context.registry), max_turned_away
+        ),
         summary=lambda rules: tuple(rule.text for rule in rules.rules),
     )
 
@@ -60,15 +77,23 @@ def mode(settings: HttpProxySettings) -> Mode[AccessList]:
 class HttpProxyServer:
     """One worker's proxy; see `egress_router.service.mode.Server`."""
 
-    def __init__(self, settings: HttpProxySettings, context: WorkerContext, rules: AccessList) -> None:
+    def __init__(
+        self,
+        settings: HttpProxySettings,
+        context: WorkerContext,
+        rules: AccessList,
+        names: Names,
+        max_turned_away: int,
+    ) -> None:
         self._rules = rules
+        self._max_turned_away = max_turned_away
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
         self._own = OwnPlaces(
             frozenset({settings.port, settings.proxy.runtime.admin_port}),
             partial(seen, settings.proxy.interface),
         )
-        self._resolver = Resolver(settings.names, context.registry)
+        self._resolver = names
         deadlines = Deadlines(context.loop)
         access = AccessControl(
             context.loop,
@@ -166,7 +191,7 @@ class HttpProxyServer:
         worker = self._worker
         worker.accounting.refused(who, reply.status, reply.reason)
         answer = reply.encoded(worker.date())
-        if len(self._turned_away) >= _MAX_TURNED_AWAY:
+        if len(self._turned_away) >= self._max_turned_away:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
                 sock.send(answer)
                 sock.recv(MAX_RECEIVED)

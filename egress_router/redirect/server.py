@@ -15,6 +15,7 @@ from egress_router.kernel import conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.names.resolver import Resolver
+from egress_router.redirect.flow_log import FlowLog
 from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
@@ -24,6 +25,7 @@ from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
+from egress_router.standby.agent import DRAIN_SECONDS, Agent
 from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
@@ -110,6 +112,8 @@ class RedirectServer:
         self._table = RuleTable(rule_store.rules, rule_store.text)
         self._lines: list[LineTraffic] = []
         self._network_problem: str | None = None
+        stand = established.stand
+        self._agent = None if stand is None else Agent(stand.place, stand.fence)
         process_metrics.describe(registry, "redirect", self.ready)
 
     async def run(self) -> None:
@@ -118,8 +122,14 @@ class RedirectServer:
         signals.handle(self._loop, self._end_asked, self._follower.reload)
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
-        tasks = [self._state.gateway_monitor.watch(), *self._follower.tasks()]
+        tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names)]
+        if self._settings.access_log:
+            flows = FlowLog(self._registry, lambda *key: self._current_table().text_of(*key), SYSTEM)
+            tasks.append(flows.run(list(self._established.sources)))
+        if self._agent is not None:
+            self._agent.start()
+            tasks.append(self._agent.until_failure())
         try:
             await run_until(self._state.ended, tasks, self._end)
         finally:
@@ -132,11 +142,17 @@ class RedirectServer:
             os._exit(0)  # asyncio would wait for threads, which may wait for the kernel
         _log.info("asked to end", signal=name)
         self._state.ended.set()
+        if self._agent is not None:
+            self._agent.leave(DRAIN_SECONDS)
 
     async def _end(self) -> None:
         self._state.ended.set()
         self._follower.stop()
-        _log.info("ended; rules and address stay until the pod goes")
+        if self._agent is not None:
+            await asyncio.to_thread(self._agent.ended.wait)
+            _log.info("ended; the gate is closed")
+        else:
+            _log.info("ended; rules and address stay until the pod goes")
 
     def health(self) -> tuple[str, ...]:
         """See `View`: this process holds nothing that a restart would repair."""
@@ -228,14 +244,18 @@ class RedirectServer:
             self._metrics.tracking(conntrack.usage())
             await asyncio.sleep(COUNT_INTERVAL)
 
-    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
+    def _current_table(self) -> RuleTable:
         if self._table.redirects is not self._rule_store.rules:
             self._table = RuleTable(self._rule_store.rules, self._rule_store.text)
+        return self._table
+
+    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
         if counts is not None:
-            self._lines = self._table.lines(counts)
+            self._lines = self._current_table().lines(counts)
             self._metrics.traffic(self._lines, tracked.waiting)
-        self._table.lead(self._names.destinations())
-        self._metrics.tracked(self._table, tracked)
+        table = self._current_table()
+        table.lead(self._names.destinations())
+        self._metrics.tracked(table, tracked)
 
 
 def _shown(line: LineTraffic) -> Json:

@@ -85,7 +85,7 @@ class Supervisor(Generic[Rules]):
         endpoint = await administration(self, port) if port else None
         self._pool.start(self._rule_store.rules, self._rule_store.ports)
         _log.info("started", mode=self._state.mode, pid=os.getpid(), workers=self._settings.workers)
-        tasks = [self._state.gateway_monitor.watch(), self._pool.watch(), *self._follower.tasks()]
+        tasks = [*self._state.monitors(), self._pool.watch(), *self._follower.tasks()]
         try:
             await run_until(self._state.ended, tasks, self._end)
         finally:

@@ -18,6 +18,7 @@ from egress_router.settings.cluster import CLUSTER_CIDRS
 from egress_router.settings.hardware import MAC_ADDRESS, MacChoice
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
 from egress_router.settings.policy import POLICY
+from egress_router.settings.standby import STANDBY_VARIABLES, StandbySettings, read_standby
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
 from egress_router.settings.variables import (
@@ -130,7 +131,9 @@ VARIABLES = (
     NAT_BACKEND,
     CLAIM_TIMEOUT,
     DEBUG,
+    *STANDBY_VARIABLES,
     *NAMES_VARIABLES,
+    common.ACCESS_LOG,
     *common.RUNTIME_VARIABLES,
 )
 
@@ -152,8 +155,10 @@ class SetupSettings:
     claim_timeout: float
     debug: bool
     runtime: common.RuntimeSettings
+    access_log: bool
     names: NamesSettings
     policy: RulesSource | None = None
+    standby: StandbySettings | None = None
 
     def parse_rules(self, source: str, text: str) -> Redirects:
         """Read redirect rules that shall work in this router; `source` names them in errors.
@@ -191,6 +196,8 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
+    access_log = environment.read(common.ACCESS_LOG)
+    standby = read_standby(environment)
     names = read_names(environment)
     _require_destinations(environment, mode_text, environ)
 
@@ -210,8 +217,10 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             claim_timeout=required(claim_timeout),
             debug=non_empty(environ.get(DEBUG.name, "")),
             runtime=required(runtime),
+            access_log=required(access_log),
             names=required(names),
             policy=policy,
+            standby=standby,
         )
 
     return environment.finish(complete)

@@ -21,7 +21,7 @@ FLOORS = (
     {"upstreams"},
     {"service"},
     {"admin"},
-    {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain", "convert"},
+    {"http_proxy", "dns_proxy", "setup", "redirect", "standby", "status", "check", "explain", "convert"},
     {"lab"},
     {"completion"},
     {"cli", "__main__"},
@@ -39,6 +39,10 @@ PURE = {
     "names/cache.py": "a day without name servers is simulated, not waited for",
     "tls": "hostile bytes are split at every byte and fuzzed, without a socket",
     "upstreams/pool.py": "fail-over order is tested as data, without time and without a network",
+    "standby/machine.py": "a million schedules of loss, freezes and cuts are simulated, not waited for",
+    "standby/witness.py": "as the machine that uses it",
+    "standby/peers.py": "as the machine that uses it",
+    "standby/codec.py": "hostile bytes are tested without a socket",
     "kernel/nat/plan.py": "the rule set is golden-tested as data, without a kernel",
 }
 

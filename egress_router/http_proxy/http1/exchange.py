@@ -263,13 +263,14 @@ class Exchange:
         self.persists = self.persists and head.framing is not UNTIL_CLOSE and not self._last
         body = body_of(head.framing, head.length, framed=modern)
         out = response_bytes(head, chunked=modern, closing=not self.persists, date=self._date)
-        passed = self._passed(body, rest) if rest else b""
+        if rest:
+            out += self._passed(body, rest)
         self._answer = body
         if body.done:
             self._answered()
         else:
             self.answer_state = INTO_ANSWER_BODY[self.answer_state]
-        return out + passed
+        return out
 
     def _seen(self, head: ResponseHead) -> None:
         self.status = head.status
