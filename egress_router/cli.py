@@ -273,10 +273,9 @@ def _http_proxy(arguments: argparse.Namespace) -> int:
         (http_settings.RULES, http_settings.rules_parser),
         (POLICY, policy_parser),
     )
-    refuse_unenforced(settings.policy, "http-proxy")
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
 
 
 def _dns_proxy(arguments: argparse.Namespace) -> int:

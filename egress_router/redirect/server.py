@@ -115,6 +115,7 @@ class RedirectServer:
         stand = established.stand
         self._agent = None if stand is None else Agent(stand.place, stand.fence)
         process_metrics.describe(registry, "redirect", self.ready)
+        self._state.gateway_monitor.describe(registry)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
