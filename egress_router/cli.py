@@ -252,17 +252,17 @@ def _setup(_: argparse.Namespace) -> int:
     warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
-    established, claimed = setup.run(settings)
+    established = setup.run(settings)
     if settings.mode is setup_settings.RouterMode.LEGACY and settings.destinations is not None:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
-        stay(settings, settings.destinations, established, claimed)
-    elif claimed.stand is not None:
+        stay(settings, settings.destinations, established)
+    elif established.stand is not None:
         from egress_router.standby import server  # noqa: PLC0415
 
-        server.stay(claimed.stand)
-    else:
-        setup.finish(claimed)
+        server.stay(established.stand)
+    elif established.holdings is not None:
+        setup.finish(established.holdings)
     return DONE
 
 
