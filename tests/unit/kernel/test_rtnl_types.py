@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.kernel.message import Message
 from egress_router.kernel.rtnl_types import Link, read_address, read_link, read_route
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class Nla(dict[str, object]):
     """As pyroute2's: fields are items, attributes come by `get_attr`."""
 
-    def __init__(self, fields: dict[str, object], **attributes: object) -> None:
+    def __init__(self, fields: Mapping[str, object], **attributes: object) -> None:
         super().__init__(fields)
         self._attributes = attributes
 
