@@ -7,6 +7,7 @@ them refuses connections without a word.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,10 @@ _NETLINK_NETFILTER = 12
 _GET = (1 << 8) | 1  # subsystem ctnetlink, IPCTNL_MSG_CT_GET
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
 _TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 2, 1, 2
-_NUMBER, _SOURCE_PORT = 1, 2
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+_PROTOCOL_INFO, _TCP_INFO, _TCP_STATE = 4, 1, 1  # CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE
+_TCP = b"\x06"
+_ESTABLISHED = 3  # enum tcp_conntrack; the states behind it are those of closing
 
 
 def usage() -> tuple[int, int] | None:
@@ -59,7 +63,46 @@ def source_ports(sources: Collection[IPAddress]) -> Counter[Destination]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A TCP connection that leaves with one of our addresses: where it goes, and by which port."""
+
+    source: IPAddress
+    source_port: int
+    destination: IPAddress
+    destination_port: int
+    is_open: bool
+
+
+def outgoing(sources: Collection[IPAddress]) -> list[Outgoing]:
+    """Return the TCP connections that leave with these addresses; none where the kernel does not say."""
+    by_bytes = {address.packed: address for address in sources}
+    found = []
+    try:
+        for entry in _entries():
+            reply = attributes(entry.get(_TUPLE_REPLY, b""))
+            addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
+            fields = attributes(reply.get(_TUPLE_PROTO, b""))
+            source = by_bytes.get(addresses[1]) if len(addresses) == 2 else None
+            if source is None or fields.get(_NUMBER) != _TCP:
+                continue
+            state = attributes(attributes(entry.get(_PROTOCOL_INFO, b"")).get(_TCP_INFO, b"")).get(_TCP_STATE)
+            ports = (int.from_bytes(fields[each], "big") for each in (_DESTINATION_PORT, _SOURCE_PORT))
+            own, theirs = ports
+            is_open = state is not None and state[0] <= _ESTABLISHED
+            found.append(Outgoing(source, own, ip_address(addresses[0]), theirs, is_open))
+    except OSError:
+        return []
+    return found
+
+
+def _entries() -> Iterator[dict[int, bytes]]:
+    """Yield the attributes of every entry."""
+    for row in rows(_NETLINK_NETFILTER, _GET, bytes(_FAMILY_HEADER)):
+        yield attributes(row, _FAMILY_HEADER)
+
+
 def _replies() -> Iterator[dict[int, bytes]]:
     """Yield the reply tuple of every entry: who answers, and to which address."""
-    for row in rows(_NETLINK_NETFILTER, _GET, bytes(_FAMILY_HEADER)):
-        yield attributes(attributes(row, _FAMILY_HEADER).get(_TUPLE_REPLY, b""))
+    for entry in _entries():
+        yield attributes(entry.get(_TUPLE_REPLY, b""))

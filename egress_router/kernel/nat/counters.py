@@ -1,23 +1,38 @@
 """What goes through each redirected port, counted by the kernel.
 
-The counters live in a table of their own, which stays when the rules are replaced. Their elements come with
-traffic (dynamic sets), so that 30,000 lines without traffic cost nothing.
+Elements come with traffic (dynamic sets), so that 30,000 lines without traffic cost nothing.
 """
 
 from __future__ import annotations
 
-import json
+import errno
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
-from egress_router.kernel.nat import nft
+from egress_router.kernel.nat.source_ports import TABLE
+from egress_router.kernel.tables import attributes, nested, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-TABLE = "egress_router_counts"
-_PROTOCOLS = ("tcp", "udp", "sctp")
+    from collections.abc import Iterator
+
+PROTOCOLS = ("tcp", "udp", "sctp")
+# Earlier versions had their counters here.
+OLD_TABLE = "egress_router_counts"
 _VERSIONS = (4, 6)
+_KINDS = ("connections", "sent", "received")
+
+# linux/netfilter/nf_tables.h, nfnetlink.h
+_NETLINK_NETFILTER, _INET = 12, 1
+_GET_ELEMENTS = (10 << 8) | 13  # subsystem nftables, NFT_MSG_GETSETELEM
+_FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
+_TABLE, _SET, _ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
+_KEY, _EXPRESSION = 1, 7  # NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_EXPR
+_VALUE = 1  # NFTA_DATA_VALUE
+_EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
+_BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
+_ATTRIBUTE = struct.Struct("=HH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,36 +58,20 @@ class Traffic:
 
 # Traffic by protocol, family and local port.
 Counts = dict[tuple[str, int, int], Traffic]
+_NOTHING = Traffic()
 
 
-def declaration() -> str:
-    """Return the text that makes nft count, for a transaction; counts so far stay."""
-    names = [(f"{protocol}{version}", protocol, version) for version in _VERSIONS for protocol in _PROTOCOLS]
-    lines = [f"add table inet {TABLE}", f"table inet {TABLE} {{"]
-    for name, _, _ in names:
-        # As large as there are ports, so that a scan cannot fill them.
-        kind = "{ type inet_service; size 65536; flags dynamic; }"
-        lines += [f"  set {what}_{name} {kind}" for what in ("connections", "sent", "received")]
-        lines.append(f"  chain {name} {{ }}")
-    lines.append("  chain forward { type filter hook forward priority filter - 1; policy accept; }")
-    lines += [
-        "}",
-        *(f"flush chain inet {TABLE} {name}" for name in ("forward", *(each[0] for each in names))),
-    ]
-    lines.append(f"table inet {TABLE} {{")
-    for name, protocol, _ in names:
-        # Named again, because nft wants to know the protocol before it speaks of ports.
-        rule = f"meta l4proto {protocol}"
-        lines += [
-            f"  chain {name} {{",
-            f"    {rule} ct state new add @connections_{name} {{ ct original proto-dst counter }}",
-            f"    {rule} ct direction original add @sent_{name} {{ ct original proto-dst counter }}",
-            f"    {rule} ct direction reply add @received_{name} {{ ct original proto-dst counter }}",
-            "  }",
-        ]
-    jumps = ", ".join(f"ipv{version} . {protocol} : jump {name}" for name, protocol, version in names)
-    lines.append(f"  chain forward {{ ct status dnat meta nfproto . meta l4proto vmap {{ {jumps} }}; }}")
-    return "\n".join([*lines, "}", ""])
+def declarations(version: int) -> Iterator[str]:
+    """Yield the sets of a family."""
+    for kind in _KINDS:
+        for protocol in PROTOCOLS:
+            # As large as there are ports, so that a scan cannot fill them.
+            yield f"set {kind}_{protocol}{version} {{ type inet_service; size 65536; flags dynamic; }}"
+
+
+def count(kind: str, protocol: str, version: int) -> str:
+    """Return the statement that counts a packet for the local port that it came to."""
+    return f"add @{kind}_{protocol}{version} {{ ct original proto-dst counter }}"
 
 
 def read() -> Counts:
@@ -81,48 +80,51 @@ def read() -> Counts:
     Raises:
         RefusedError: the kernel does not let this process look.
     """
-    done = nft.run("-j", "list", "table", "inet", TABLE)
-    if done.returncode:
-        raise RefusedError("the kernel has no counters", "set EGRESS_NAT_BACKEND=nftables")
-    return parsed(done.stdout)
-
-
-class _Counter(TypedDict):
-    packets: int
-    bytes: int
-
-
-class _Element(TypedDict):
-    val: int
-    counter: _Counter
-
-
-class _Set(TypedDict, total=False):
-    name: str
-    elem: list[Mapping[str, _Element]]
-
-
-def parsed(text: str) -> Counts:
-    """Read the JSON of `nft -j list table`."""
     found: Counts = {}
-    listed: list[Mapping[str, _Set]] = json.loads(text)["nftables"]
-    for each in listed:
-        for kind, protocol, version, element in _elements(each.get("set")):
-            packets, size = element["counter"]["packets"], element["counter"]["bytes"]
-            if kind == "connections":
-                fresh = Traffic(connections=packets)
-            elif kind == "sent":
-                fresh = Traffic(sent_packets=packets, sent_bytes=size)
-            else:
-                fresh = Traffic(received_packets=packets, received_bytes=size)
-            key = (protocol, version, element["val"])
-            found[key] = found.get(key, Traffic()).plus(fresh)
+    seen = False
+    for version in _VERSIONS:
+        for protocol in PROTOCOLS:
+            for kind in _KINDS:
+                try:
+                    for port, packets, size in _elements(f"{kind}_{protocol}{version}"):
+                        key = (protocol, version, port)
+                        found[key] = found.get(key, _NOTHING).plus(_counted(kind, packets, size))
+                except OSError as error:
+                    if error.errno != errno.ENOENT:  # a family without a source has none
+                        raise RefusedError(
+                            f"cannot read the kernel's counters ({error.strerror})", "grant NET_ADMIN"
+                        ) from None
+                else:
+                    seen = True
+    if not seen:
+        raise RefusedError("the kernel has no counters", "set EGRESS_NAT_BACKEND=nftables")
     return found
 
 
-def _elements(found: _Set | None) -> Iterator[tuple[str, str, int, _Element]]:
-    if found is None:
-        return
-    kind, _, name = found["name"].partition("_")
-    for each in found.get("elem", ()):
-        yield kind, name[:-1], int(name[-1]), each["elem"]
+def _counted(kind: str, packets: int, size: int) -> Traffic:
+    if kind == "connections":
+        return Traffic(connections=packets)
+    if kind == "sent":
+        return Traffic(sent_packets=packets, sent_bytes=size)
+    return Traffic(received_packets=packets, received_bytes=size)
+
+
+def _elements(name: str) -> Iterator[tuple[int, int, int]]:
+    """Yield port, packets and bytes of each element of a set."""
+    question = struct.pack("=BBH", _INET, 0, 0) + _text(_TABLE, TABLE) + _text(_SET, name)
+    for row in rows(_NETLINK_NETFILTER, _GET_ELEMENTS, question):
+        for element in nested(attributes(row, _FAMILY_HEADER).get(_ELEMENTS, b"")):
+            yield from _element(attributes(element))
+
+
+def _element(found: dict[int, bytes]) -> Iterator[tuple[int, int, int]]:
+    port = attributes(found.get(_KEY, b"")).get(_VALUE)
+    counter = attributes(attributes(found.get(_EXPRESSION, b"")).get(_EXPRESSION_DATA, b""))
+    if port is not None and _PACKETS in counter:
+        packets, size = (int.from_bytes(counter[each], "big") for each in (_PACKETS, _BYTES))
+        yield int.from_bytes(port, "big"), packets, size
+
+
+def _text(kind: int, text: str) -> bytes:
+    value = text.encode() + b"\0"
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
