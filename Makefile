@@ -29,6 +29,12 @@ demo: venv network-tools ## build a small network on this machine and show all t
 .PHONY: test
 test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
 	@scripts/in-namespaces $(BIN)/pytest --numprocesses 6 --dist loadgroup
+	@scripts/test-sanitized $(VENV) --quiet --numprocesses 2 tests/unit/relay -k 'not standard and not uvloop'
+
+.PHONY: test-standby
+test-standby: venv network-tools ## two routers, one address: a million simulated schedules, a thousand real fail-overs (hours)
+	@$(BIN)/python -m tests.unit.standby.simulation $(or $(SCHEDULES),1000000)
+	@scripts/in-namespaces $(BIN)/python -m egress_router.lab.failover $(or $(TRIALS),1000)
 
 .PHONY: test-page
 test-page: venv ## the status page in headless Chromium: content, live update, escaping, phone, dark mode
@@ -36,9 +42,11 @@ test-page: venv ## the status page in headless Chromium: content, live update, e
 	@$(BIN)/pytest tests/browser
 
 .PHONY: bench
-bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy and haproxy (about 20 minutes)
-	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy
+bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy, haproxy and nginx (about 30 minutes)
+	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy nginx:nginx-light \
+	  /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
 	@$(BIN)/python -m benchmarks.proxies http dns
+	@$(BIN)/python -m benchmarks.responsiveness
 	@$(BIN)/python -m benchmarks.redirect
 
 .PHONY: soak
@@ -47,8 +55,9 @@ soak: venv ## mixed load, reloads, killed workers, dead destinations, for SOAK_S
 	@$(BIN)/python -m benchmarks.soak
 
 .PHONY: fuzz
-fuzz: venv ## hostile requests and answers for ten minutes each
+fuzz: venv ## hostile requests, hostile answers and random schedules of sockets, ten minutes each
 	@FUZZ_SECONDS=600 $(BIN)/pytest --timeout 700 -k mutated tests/unit/http_proxy
+	@FUZZ_SECONDS=600 scripts/test-sanitized $(VENV) --timeout 700 tests/unit/relay/test_schedules.py
 
 .PHONY: bench-redirect
 bench-redirect: venv network-tools ## redirect mode: set-up time, memory and cost of a connection by number of lines
@@ -62,6 +71,14 @@ bench-dns: venv ## what reading one DNS answer costs, honest ones and hostile on
 test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
 	@$(BIN)/pytest tests/chart
+
+.PHONY: man
+man: venv ## manual pages of all commands: build/man
+	@$(BIN)/python -m egress_router.manual build/man
+
+.PHONY: chart-readme
+chart-readme: venv ## the table of values in the chart's README, out of the comments of values.yaml
+	@$(BIN)/python scripts/chart-readme
 
 .PHONY: images
 images: ## build the three images with docker or podman, and print their sizes (BASE=…: another base)

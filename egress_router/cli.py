@@ -10,11 +10,12 @@ import sys
 
 from egress_router.service import signals
 
-if sys.argv[1:2] in (["http-proxy"], ["dns-proxy"]):
+if sys.argv[1:2] in (["http-proxy"], ["dns-proxy"]) and not "".join(sys.argv[2:3]).isalpha():
     signals.hold()  # first of all: what follows takes a tenth of a second to load
 
 # isort: split
 import argparse
+import functools
 import logging
 import os
 import textwrap
@@ -29,6 +30,7 @@ from egress_router.settings import setup as setup_settings
 from egress_router.settings.catalogue import VARIABLES, warn_of_unknown
 from egress_router.settings.chart import chart_values, with_chart_values
 from egress_router.settings.common import ADMIN_PORT
+from egress_router.settings.policy import POLICY, policy_parser, refuse_unenforced
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
 from egress_router.terminal import say, visible_lines
 
@@ -37,15 +39,17 @@ if TYPE_CHECKING:
 
     from egress_router.service.mode import Mode
     from egress_router.settings.common import ProxySettings
-    from egress_router.settings.variables import RulesSource, Variable
+    from egress_router.settings.variables import Source, Variable
 
 Rules = TypeVar("Rules")
 DONE, CONFIGURATION_ERROR, REFUSED = 0, 1, 3
+_TOOLS = frozenset({"check", "explain", "convert", "status", "demo", "completion"})
 _KINDS = ("redirect", "http-proxy", "dns-proxy")
 _CHECK_EXAMPLES = """\
 Examples:
     egress-router check redirect destinations.txt    the rules as a table, or all errors
-    egress-router check pod.yaml                     every EGRESS_* variable, ConfigMaps of the file followed
+    egress-router check pod.yaml rules.yaml          every EGRESS_* variable, also in ConfigMaps
+    egress-router check policy.yaml                  an EgressNetworkPolicy, EgressFirewall or EgressRouter
     kubectl get pods -o yaml | egress-router check -
 
 Exit status: 0 all is right, 1 something is wrong, or there was nothing to check."""
@@ -53,9 +57,17 @@ Exit status: 0 all is right, 1 something is wrong, or there was nothing to check
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that `argv` (default: the process's arguments) names, and exit with its status."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(_asked(sys.argv[1:] if argv is None else argv))
     run: Callable[[argparse.Namespace], int] = arguments.run
     exit_with(lambda: run(arguments))
+
+
+def _asked(words: Sequence[str]) -> Sequence[str]:
+    """Return the words without a service before a tool.
+
+    An image's entry point names its service; `docker run IMAGE check FILE` asks for the tool.
+    """
+    return words[1:] if words[:1] and words[0] in VARIABLES and not _TOOLS.isdisjoint(words[1:2]) else words
 
 
 def exit_with(run: Callable[[], int]) -> None:
@@ -87,7 +99,8 @@ def _complain(error: EgressRouterError) -> None:
     say(with_chart_values(str(error), chart_values(os.environ)), sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = _Parser(
         prog="egress-router",
         description="Gives pods one fixed source address towards the outside.",
@@ -117,14 +130,16 @@ def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     check = _add(commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", _check)
-    check.usage = f"%(prog)s [-h] [{{{','.join(_KINDS)}}}] FILE"
+    check.usage = f"%(prog)s [-h] [--strict] [--output {{text,json}}] [{{{','.join(_KINDS)}}}] FILE…"
     check.epilog = _CHECK_EXAMPLES
     check.add_argument(
         "words",
         nargs="+",
         metavar="FILE",
-        help="rules of the kind before it; without a kind, Kubernetes manifests; `-`: standard input",
+        help="rules of the kind before it; without a kind, Kubernetes manifests, egress policies and"
+        " EgressRouters, which belong together where there are several; `-`: standard input",
     )
+    _add_output(check)
     check.add_argument(
         "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
     )
@@ -132,6 +147,25 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
     explain.add_argument("target", metavar="URL-or-host[:port]", help="what a client would ask for")
     explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
+    explain.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="an egress policy (EgressNetworkPolicy, EgressFirewall) behind the list",
+    )
+    explain.add_argument(
+        "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
+    )
+    _add_output(explain)
+    convert = _add(
+        commands, "convert", "print what an EgressRouter resource of OpenShift 4 becomes", _convert
+    )
+    convert.add_argument("file", metavar="FILE", help="the resource, JSON or YAML; `-`: standard input")
+    convert.add_argument(
+        "--to",
+        choices=("values", "manifest"),
+        default="values",
+        help="values of the Helm chart (default), or a manifest for kubectl",
+    )
     status = _add(
         commands,
         "status",
@@ -143,12 +177,23 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
     )
     status.add_argument("--watch", action="store_true", help="refresh every 2 s until interrupted")
+    _add_output(status)
     status.add_argument(
         "--health",
         action="store_true",
         help="exit status 3 only where the router is not healthy, for the health check of a container engine",
     )
+    completion = _add(
+        commands, "completion", "print what a shell reads to complete this command line", _completion
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
     _add(commands, "demo", "build a small network on this machine and show the modes in it", _demo)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--output", choices=("text", "json"), default="text", help="tables for people (default), or JSON"
+    )
 
 
 def _add(
@@ -197,24 +242,38 @@ def _log_to_stderr(form: log.LogFormat, level: str) -> None:
 
 def _setup(_: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, setup_settings.read_setup, setup_settings.RULES, setup_settings.rules_parser
+        os.environ,
+        setup_settings.read_setup,
+        (setup_settings.RULES, setup_settings.rules_parser),
+        (POLICY, setup_settings.policy_parser),
     )
+    refuse_unenforced(settings.policy, "setup")
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
     warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
-    established = setup.run(settings)
+    established, claimed = setup.run(settings)
     if settings.mode is setup_settings.RouterMode.LEGACY and settings.destinations is not None:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
-        stay(settings, settings.destinations, established)
+        stay(settings, settings.destinations, established, claimed)
+    elif claimed.stand is not None:
+        from egress_router.standby import server  # noqa: PLC0415
+
+        server.stay(claimed.stand)
+    else:
+        setup.finish(claimed)
     return DONE
 
 
 def _http_proxy(arguments: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, http_settings.read_http_proxy, http_settings.RULES, http_settings.rules_parser
+        os.environ,
+        http_settings.read_http_proxy,
+        (http_settings.RULES, http_settings.rules_parser),
+        (POLICY, policy_parser),
     )
+    refuse_unenforced(settings.policy, "http-proxy")
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
@@ -222,15 +281,19 @@ def _http_proxy(arguments: argparse.Namespace) -> int:
 
 def _dns_proxy(arguments: argparse.Namespace) -> int:
     settings = read_with_rules(
-        os.environ, dns_settings.read_dns_proxy, dns_settings.RULES, dns_settings.rules_parser
+        os.environ,
+        dns_settings.read_dns_proxy,
+        (dns_settings.RULES, dns_settings.rules_parser),
+        (POLICY, policy_parser),
     )
+    refuse_unenforced(settings.policy, "dns-proxy")
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
     return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
 
 
 def run_service(
-    mode: Mode[Rules], settings: ProxySettings, rules: RulesSource, worker_descriptor: int | None
+    mode: Mode[Rules], settings: ProxySettings, rules: Source, worker_descriptor: int | None
 ) -> int:
     """Be the supervisor of a mode, or, where a control descriptor is given, one of its workers."""
     if worker_descriptor is not None:
@@ -246,24 +309,53 @@ def run_service(
 def _check(arguments: argparse.Namespace) -> int:
     from egress_router import check  # noqa: PLC0415
 
-    words: list[str] = arguments.words
-    if len(words) == 2 and words[0] in _KINDS:
-        report = check.checked(words[0], _read(words[1]), os.environ)
-    elif len(words) == 1 and words[0] not in _KINDS:
-        report = check.manifests(words[0], _read(words[0]))
-    else:
-        say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE", sys.stderr)
+    kind, paths = _kind_and_files(arguments.words)
+    if not paths:
+        say(f"egress-router check: expected [{'|'.join(_KINDS)}] FILE…", sys.stderr)
         return 2
-    say(report.table, end="")
-    for warning in report.warnings:
-        say(f"warning: {warning}", sys.stderr)
-    return CONFIGURATION_ERROR if arguments.strict and report.warnings else DONE
+    found = check.run(kind, [(path, functools.partial(_read, path)) for path in paths], os.environ)
+    if arguments.output == "json":
+        say(check.as_json(found.tables, found.warnings, found.errors), end="")
+    elif found.tables:
+        say(check.as_text(found.tables), end="")
+    for error in found.errors:
+        say(error.text(), sys.stderr)
+    for warning in found.warnings:
+        say(warning.text("warning: "), sys.stderr)
+    return CONFIGURATION_ERROR if found.errors or (arguments.strict and found.warnings) else DONE
+
+
+def _kind_and_files(words: list[str]) -> tuple[str | None, list[str]]:
+    return (words[0], words[1:]) if words[0] in _KINDS else (None, words)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from egress_router.explain import explain  # noqa: PLC0415
+    from egress_router import explain  # noqa: PLC0415
+    from egress_router.manifests import egress_policy  # noqa: PLC0415
 
-    return explain(arguments.file, _read(arguments.file), arguments.target, resolve=arguments.resolve)
+    path: str | None = arguments.policy
+    policy = None if path is None else egress_policy.parse(path, _read(path))
+    found = explain.explain(
+        arguments.file, _read(arguments.file), arguments.target, resolve=arguments.resolve, policy=policy
+    )
+    say(explain.as_json(found) if arguments.output == "json" else explain.as_text(found))
+    is_allowed = found.outcome is explain.Outcome.ALLOWED
+    return CONFIGURATION_ERROR if arguments.exit_code and not is_allowed else DONE
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from egress_router import convert  # noqa: PLC0415
+
+    path: str = arguments.file
+    say(convert.converted(path, _read(path), convert.Form(arguments.to)), end="")
+    return DONE
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from egress_router import completion  # noqa: PLC0415
+
+    say(completion.script(arguments.shell, make_parser(), _KINDS), end="")
+    return DONE
 
 
 def _read(path: str) -> str:
@@ -282,7 +374,9 @@ def _read(path: str) -> str:
 def _status(arguments: argparse.Namespace) -> int:
     from egress_router import status  # noqa: PLC0415
 
-    return status.show(arguments.url, watch=arguments.watch, health_only=arguments.health)
+    return status.show(
+        arguments.url, watch=arguments.watch, health_only=arguments.health, as_json=arguments.output == "json"
+    )
 
 
 def _demo(_: argparse.Namespace) -> int:

@@ -1,9 +1,13 @@
-"""`egress-router explain`: which line of an allow/deny list decides, and why."""
+"""`egress-router explain`: which line of an allow/deny list or entry of an egress policy decides, and why."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import enum
+import json
 import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from egress_router.errors import ConfigError, Problem, RefusedError
@@ -16,32 +20,57 @@ from egress_router.grammar.address import (
     printed,
     split_port,
 )
-from egress_router.http_proxy.policy import NOTHING_OWN, Policy, Verdict, explanation
-from egress_router.http_proxy.target import as_asked
+from egress_router.grammar.egress_policy import Effect
+from egress_router.http_proxy.http1.target import as_asked
 from egress_router.manifests import containers
 from egress_router.metrics import Registry
 from egress_router.names.answer import ResolveError
 from egress_router.names.resolver import Resolver
+from egress_router.policy.access_list import NOTHING_OWN, AccessPolicy, Verdict, explanation
+from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex, names_of
 from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
-from egress_router.terminal import say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from egress_router.grammar.address import Host, IPAddress
-    from egress_router.http_proxy.policy import Decision
+    from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.names.answer import Answer
+    from egress_router.policy.access_list import Decision
+    from egress_router.policy.egress_policy import NamesOf
 
 _KIND = re.compile(r"""^\s*["']?kind["']?\s*:""", re.MULTILINE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PORT_WITHOUT_SCHEME = 443
+_SHORT_NAME = "{} is a short name; of these, by this machine's search list, the first that exists decides:"
 _MAX_LISTED = 5  # address rules that are named one by one
 
 
-def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
-    """Print what the list in `text` makes of a URL or `host[:port]`, and why; return 0, the exit status.
+class Outcome(enum.Enum):
+    """What the answer is; `UNDECIDED`: the addresses of a name decide, and nobody looked them up."""
 
-    `path` names the list in errors. The status says that the question was answered, not what the answer is:
-    a denial is no failure of `explain`. Without a port it is that of the URL's scheme, 443 where there is no
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer, the sentences that say why, and the addresses that would be dialled."""
+
+    target: str
+    outcome: Outcome
+    lines: tuple[str, ...]
+    addresses: tuple[IPAddress, ...] = ()
+
+
+def explain(
+    path: str, text: str, target: str, *, resolve: bool, policy: EgressPolicy | None = None
+) -> Explanation:
+    """Say what the list in `text` makes of a URL or `host[:port]`, and an egress policy behind it, and why.
+
+    `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
     scheme. The pod's own addresses are unknown here.
 
     Raises:
@@ -49,14 +78,30 @@ def explain(path: str, text: str, target: str, *, resolve: bool) -> int:
         RefusedError: the name was to be resolved and could not be.
     """
     source, rules = _rules(path, text)
-    policy = Policy(acl.parse(source, rules))
+    access = AccessPolicy(acl.parse(source, rules))
+    index = None if policy is None else PolicyIndex(policy)
     host, port, asked = _target(target)
     if isinstance(host, str):
-        lines = asyncio.run(_about_name(policy, host, str(asked), port, resolve=resolve))
-    else:
-        lines = _decided(host, port, policy.by_addresses(host, port, (host,), NOTHING_OWN))
-    say("\n".join(lines))
-    return 0
+        return asyncio.run(_about_name(access, index, host, str(asked), port, resolve=resolve))
+    decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
+    return _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
+
+
+def as_text(found: Explanation) -> str:
+    """Return an answer for people."""
+    return "\n".join(found.lines)
+
+
+def as_json(found: Explanation) -> str:
+    """Return an answer as one JSON document."""
+    document = {
+        "target": found.target,
+        "outcome": found.outcome.value,
+        "addresses": list(map(str, found.addresses)),
+        "explanation": list(found.lines),
+        "errors": [],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def _rules(path: str, text: str) -> tuple[str, str]:
@@ -110,49 +155,95 @@ def _is_address(text: str) -> bool:
     return True
 
 
-async def _about_name(policy: Policy, host: str, asked: str, port: int, *, resolve: bool) -> list[str]:
+async def _about_name(
+    access: AccessPolicy, index: PolicyIndex | None, host: str, asked: str, port: int, *, resolve: bool
+) -> Explanation:
     resolver = Resolver(NamesSettings(), Registry())
     try:
         candidates = (host,) if "." in asked else resolver.candidates(asked)
-        early = policy.by_candidates(host, port, candidates)
+        early = access.by_candidates(host, port, candidates)
         if early is not None:
             return _decided(host, port, early)  # without a query, as the proxy does
         if resolve:
-            return _resolved(policy, host, port, await resolver.resolve(asked))
+            answer = await resolver.resolve(asked)
+            names = {host: answer.addresses} if index is None else await _followed(resolver, index)
+            found = _resolved(access, host, port, answer)
+            return _judged(found, host, port, index, names_of({**names, host: answer.addresses}))
     except ResolveError as error:
         advice = "its addresses decide, and they are unknown; the proxy would answer 502, 503 or 504"
         raise RefusedError(str(error), advice) from None
     finally:
         resolver.close()
+    return _unresolved(access, index, host, port, candidates)
+
+
+def _unresolved(
+    access: AccessPolicy, index: PolicyIndex | None, host: str, port: int, candidates: Sequence[str]
+) -> Explanation:
+    target = printed(host, port)
     if candidates == (host,):
-        return _undecided(policy, host, port, host)
-    lines = [
-        f"{host} is a short name; of these, by this machine's search list, the first that exists decides:"
-    ]
-    for each in candidates:
-        early = policy.by_name(host, port, each)
-        found = _undecided(policy, host, port, each) if early is None else _decided(each, port, early)
-        lines += [f"  {line}" for line in found]
-    return lines
+        outcome, lines = _undecided(access, host, port, host)
+    else:
+        outcome = Outcome.UNDECIDED
+        lines = [_SHORT_NAME.format(host)]
+        for each in candidates:
+            early = access.by_name(host, port, each)
+            found = (
+                _undecided(access, host, port, each)[1]
+                if early is None
+                else _decided(each, port, early).lines
+            )
+            lines += [f"  {line}" for line in found]
+    if index is not None and any(each.effect is Effect.DENY for each in index.policy.entries):
+        lines.append("the egress policy judges each of its addresses (--resolve looks them up)")
+        outcome = Outcome.UNDECIDED
+    return Explanation(target, outcome, tuple(lines))
 
 
-def _resolved(policy: Policy, host: str, port: int, answer: Answer) -> list[str]:
-    decision = policy.by_addresses(host, port, answer.addresses, NOTHING_OWN, answer.name)
+async def _followed(resolver: Resolver, index: PolicyIndex) -> dict[str, tuple[IPAddress, ...]]:
+    """Return the addresses of the policy's names; none for one that does not resolve."""
+    found = {}
+    for name in index.policy.dns_names:
+        with contextlib.suppress(ResolveError):
+            found[name] = (await resolver.resolve(name)).addresses
+    return found
+
+
+def _judged(
+    found: Explanation, host: Host, port: int, index: PolicyIndex | None, names: NamesOf
+) -> Explanation:
+    """Return an answer of the list with what the egress policy says of its addresses; it only takes away."""
+    if index is None or found.outcome is not Outcome.ALLOWED:
+        return found
+    sifted = index.sift(found.addresses, port, names)
+    lines = [f"{printed(each, port)}: {index.decide(each, port, names)}" for each in found.addresses]
+    if sifted.allowed:
+        connected = f"it would be connected to at {_list(sifted.allowed)}"
+        return replace(found, lines=(found.lines[0], *lines, connected), addresses=sifted.allowed)
+    denied = f"{printed(host, port)} is denied: {sifted.denial}"
+    return Explanation(found.target, Outcome.DENIED, (denied, f"the list: {found.lines[0]}", *lines))
+
+
+def _resolved(access: AccessPolicy, host: str, port: int, answer: Answer) -> Explanation:
+    decision = access.by_addresses(host, port, answer.addresses, NOTHING_OWN, answer.name)
     stands_for = "" if answer.name == host else f" stands for {answer.name}, which"
-    return [
-        f"{host}{stands_for} has the addresses {_list(answer.addresses)}",
-        *_decided(host, port, decision),
-    ]
+    first = f"{host}{stands_for} has the addresses {_list(answer.addresses)}"
+    found = _decided(host, port, decision)
+    return replace(found, lines=(first, *found.lines))
 
 
-def _decided(host: Host, port: int, decision: Decision) -> list[str]:
-    lines = [f"{printed(host, port)} is {decision.verdict.value}: {explanation(decision)}"]
-    if decision.verdict is Verdict.ALLOWED and isinstance(host, str):
-        lines.append(f"it would be connected to at {_list(decision.addresses)}")
-    return lines
+def _decided(host: Host, port: int, decision: Decision) -> Explanation:
+    target = printed(host, port)
+    lines = [f"{target} is {decision.verdict.value}: {explanation(decision)}"]
+    if decision.verdict is not Verdict.ALLOWED:
+        return Explanation(target, Outcome.DENIED, tuple(lines))
+    addresses = decision.addresses if isinstance(host, str) else (host,)
+    if isinstance(host, str):
+        lines.append(f"it would be connected to at {_list(addresses)}")
+    return Explanation(target, Outcome.ALLOWED, tuple(lines), addresses)
 
 
-def _undecided(policy: Policy, host: str, port: int, name: str) -> list[str]:
+def _undecided(policy: AccessPolicy, host: str, port: int, name: str) -> tuple[Outcome, list[str]]:
     """Say what by_name leaves open: an allowing rule, behind rules by address."""
     rule = policy.name_rule(host, port, name)
     before = policy.address_rules_before(rule, port)
@@ -171,8 +262,10 @@ def _undecided(policy: Policy, host: str, port: int, name: str) -> list[str]:
             f"line {rule.line} ({rule.text}) {'allows' if rule.allows else 'denies'} every other address"
         )
     if not before and rule is not None and isinstance(rule.subject, acl.Domain):
-        return [f"{printed(name, port)} is allowed: line {rule.line} ({rule.text}) allows it"]
-    return [f"{printed(name, port)}: its addresses decide (--resolve looks them up)", *lines]
+        allowed = f"{printed(name, port)} is allowed: line {rule.line} ({rule.text}) allows it"
+        return Outcome.ALLOWED, [allowed]
+    first = f"{printed(name, port)}: its addresses decide (--resolve looks them up)"
+    return Outcome.UNDECIDED, [first, *lines]
 
 
 def _list(addresses: tuple[IPAddress, ...]) -> str:

@@ -17,24 +17,31 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.grammar.address import unmapped
-from egress_router.kernel import claim, gateway, sysctl
-from egress_router.kernel.link import ensure_interface
-from egress_router.kernel.nat import backend
-from egress_router.kernel.nat.plan import make_plan
+from egress_router.kernel import acd, sysctl
+from egress_router.kernel.addresses import ensure_addresses, keep_to_itself, refuse_elsewhere
+from egress_router.kernel.link import ensure_interface, parent_outside
+from egress_router.kernel.nat import backend, nftables
+from egress_router.kernel.nat.plan import Surroundings, make_plan
 from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.ownership import ensure_addresses, keep_to_itself, refuse_elsewhere
-from egress_router.kernel.routing import ensure_routes, needs_route
+from egress_router.kernel.routing import cluster_networks, ensure_routes, needs_route, versions
 from egress_router.names.resolv_conf import name_servers
+from egress_router.net import gateway
+from egress_router.net.own import addresses as own_addresses
+from egress_router.redirect.first import first_addresses
+from egress_router.redirect.usable import Usable
 from egress_router.settings.setup import RouterMode
+from egress_router.standby import network as standby_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.redirect import Redirects
-    from egress_router.kernel.messages import Link
     from egress_router.kernel.nat.plan import NatPlan
+    from egress_router.kernel.rtnl_types import Link
+    from egress_router.redirect.lines import Resolved
     from egress_router.settings.setup import SetupSettings
+    from egress_router.standby.network import Stand
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 _log = log.get("setup")
@@ -42,13 +49,30 @@ _log = log.get("setup")
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """What `run` set up: how NAT rules are put in force, and the text of the redirects that are."""
+    """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects.
+
+    `resolved` is what the names of redirects led to.
+    """
 
     apply: Callable[[NatPlan], None]
+    surroundings: Surroundings
     rules_text: str
+    resolved: Resolved
 
 
-def run(settings: SetupSettings) -> Established:
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The addresses of the link that no earlier run had claimed: they want another announcement.
+
+    `stand` is set where the router is one of a group: then nothing is claimed, but a fence is up.
+    """
+
+    link: Link
+    addresses: tuple[IPAddress, ...]
+    stand: Stand | None = None
+
+
+def run(settings: SetupSettings) -> tuple[Established, Claimed]:
     """Set everything up.
 
     Raises:
@@ -60,13 +84,19 @@ def run(settings: SetupSettings) -> Established:
     _require_forwarding(settings)
     refuse_elsewhere(settings.interface, settings.sources)
     apply = backend.choose(settings.nat_backend)
-    put_in_force(settings, redirects, apply)
+    _require_nftables(redirects, apply)
+    with Netlink() as netlink:
+        surroundings = _surroundings(netlink, settings)
+    established = Established(apply, surroundings, rules_text, _resolved(settings, redirects))
+    put_in_force(settings, redirects, established, established.resolved)
     backend.remove_other(apply)
+    stand = _put_up_fence(settings)
     link, claimed = ensure_network(settings)
     _forward(settings)
     if settings.mode is RouterMode.DNS_PROXY:
         _lower_first_port()
-    _announce(link, settings, claimed)
+    if stand is None:
+        _announce(link, settings, claimed)
     _log.info(
         "network is set up",
         mode=settings.mode.value,
@@ -75,7 +105,7 @@ def run(settings: SetupSettings) -> Established:
         interface=link.name,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return Established(apply, rules_text)
+    return established, Claimed(link, claimed, stand)
 
 
 def _end_when_asked() -> None:
@@ -91,18 +121,59 @@ def _end_when_asked() -> None:
         signal.signal(number, end)
 
 
+def _require_nftables(redirects: Redirects | None, apply: Callable[[NatPlan], None]) -> None:
+    if redirects is not None and redirects.names and apply is not nftables.apply:
+        line = redirects.names[0]
+        raise RefusedError(
+            f"names need nftables, and line {line.line} leads to {line.name}",
+            "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or give addresses",
+        )
+
+
+def _resolved(settings: SetupSettings, redirects: Redirects | None) -> Resolved:
+    if redirects is None:
+        return {}
+    return first_addresses(
+        settings.names, redirects.names, Usable(settings.router, settings.interface, lambda: redirects)
+    )
+
+
 def put_in_force(
-    settings: SetupSettings, redirects: Redirects | None, apply: Callable[[NatPlan], None]
+    settings: SetupSettings, redirects: Redirects | None, established: Established, resolved: Resolved
 ) -> None:
-    """Make the NAT rules what the redirects say, in one transaction.
+    """Make the NAT rules what the redirects, and the addresses of their names, say, in one transaction.
 
     Raises:
         RefusedError: the kernel refuses.
     """
+    _require_nftables(redirects, established.apply)
     sources = [source.address for source in settings.sources]
-    plan = make_plan(redirects, sources, settings.interface, settings.runtime.admin_port)
-    apply(plan)
+    admin_port = settings.runtime.admin_port
+    plan = make_plan(redirects, sources, settings.interface, admin_port, established.surroundings, resolved)
+    established.apply(plan)
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
+
+
+def _surroundings(netlink: Netlink, settings: SetupSettings) -> Surroundings:
+    """Look at the pod's other interfaces: which is on the outside network, and what the others lead to."""
+    parent = parent_outside(netlink, settings)
+    outside = {link.index for link in (parent, netlink.link(settings.interface)) if link is not None}
+    main = [route for version in versions() for route in netlink.routes(version)]
+    kept = (*_kept_name_servers(), *settings.cluster_cidrs)
+    return Surroundings(
+        None if parent is None else parent.name,
+        cluster_networks(main, outside, kept),
+        0 if settings.standby is None else settings.standby.port,
+    )
+
+
+def _put_up_fence(settings: SetupSettings) -> Stand | None:
+    """Where the router is one of a group, have nothing leave the interface before it has an address."""
+    if settings.standby is None:
+        return None
+    with Netlink() as netlink:
+        link = ensure_interface(netlink, settings)
+    return standby_network.put_up(link, settings, settings.standby)
 
 
 def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]]:
@@ -113,8 +184,14 @@ def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]
     """
     with Netlink() as netlink:
         link = ensure_interface(netlink, settings)
-        keep_to_itself(link)
-        claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
+        for each in (link, parent_outside(netlink, settings)):
+            if each is not None:
+                keep_to_itself(each)
+        if settings.standby is not None:
+            standby_network.ensure_addresses(netlink, link, settings.sources)
+            claimed: tuple[IPAddress, ...] = ()
+        else:
+            claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
         ensure_routes(netlink, link, settings.sources, (*_kept_name_servers(), *settings.cluster_cidrs))
     return link, claimed
 
@@ -125,7 +202,7 @@ def _kept_name_servers() -> tuple[IPNetwork, ...]:
         text = RESOLV_CONF.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    own = {address for _, address in gateway.addresses()}
+    own = own_addresses()
     addresses = map(unmapped, name_servers(text))
     return tuple(ip_network(each) for each in addresses if needs_route(each) and each not in own)
 
@@ -173,16 +250,27 @@ def _lower_first_port() -> None:
 
 
 def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress]) -> None:
-    claim.announce(link, [source.address for source in settings.sources])
-    if claimed:
-        outside = gateway.look(link.name)
-        if outside is not None:
-            for each in outside.gateways:
-                gateway.provoke(outside, each)
-        # The first one may be lost while a switch still learns the port.
-        time.sleep(claim.ANNOUNCE_INTERVAL)
-        claim.announce(link, claimed)
-        _warn_of_silence(link)
+    acd.announce(link, [source.address for source in settings.sources])
+    outside = gateway.look(link.name) if claimed else None
+    if outside is not None:
+        for each in outside.gateways:
+            gateway.provoke(outside, each)
+
+
+def announce_again(claimed: Claimed) -> None:
+    """Announce what was claimed once more: the first time may be lost while a switch still learns the port.
+
+    To be called `acd.ANNOUNCE_INTERVAL` after `run`. Says so, too, if the gateway has not answered by then.
+    """
+    acd.announce(claimed.link, claimed.addresses)
+    _warn_of_silence(claimed.link)
+
+
+def finish(claimed: Claimed) -> None:
+    """Do what remains before a process ends that does not stay."""
+    if claimed.addresses:
+        time.sleep(acd.ANNOUNCE_INTERVAL)
+        announce_again(claimed)
 
 
 def _warn_of_silence(link: Link) -> None:

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import TextIO
 
 
@@ -28,6 +29,14 @@ def visible_lines(text: str) -> str:
 def say(text: str, stream: TextIO | None = None, *, end: str = "\n") -> None:
     """Print text, which may have several lines, to stdout or another stream."""
     print(visible_lines(text), end=end, file=stream or sys.stdout, flush=True)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Align cells in columns, two blanks apart; the first row is the head."""
+    rows = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _escaped(character: str) -> str:

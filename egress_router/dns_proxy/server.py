@@ -5,22 +5,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from egress_router.dns_proxy.journal import LIMIT, Journal
-from egress_router.dns_proxy.session import Line, Session, Shared
+from egress_router import log
+from egress_router.dns_proxy.access_log import AccessLog
+from egress_router.dns_proxy.line import Line, Tools
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
+from egress_router.net.own import is_own
 from egress_router.relay.dataplane import DataPlane
-from egress_router.relay.deadlines import Deadlines
-from egress_router.relay.tunnel import Relay
-from egress_router.service.acceptor import Acceptor
+from egress_router.service.acceptor import Pauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import Checks
 from egress_router.upstreams.places import forbidden_place
-from egress_router.upstreams.route import is_own
+from egress_router.upstreams.report import Upstream, UpstreamReport
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
     from collections.abc import Callable, Iterator, Mapping
 
@@ -46,7 +47,7 @@ def mode(
     """
     return Mode(
         name="dns-proxy",
-        parse=partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port),
+        parse=partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port, sources=settings.sources),
         ports=lambda rules: frozenset(line.port for line in rules.lines),
         build=lambda context, rules: Forwarder(context, settings, rules, resolver, forbidden),
         summary=lambda rules: tuple(grammar.printed(rules).splitlines()),
@@ -65,32 +66,30 @@ class Forwarder:
         forbidden: Forbidden,
     ) -> None:
         self._context = context
-        self._limiter = context.limiter
-        self._journal = Journal(context.registry, access_log=settings.proxy.access_log, debug=settings.debug)
+        self._access_log = AccessLog(
+            context.registry, access_log=settings.proxy.access_log, debug=settings.debug
+        )
+        # With the debug setting these lines belong to stdout, otherwise they are events like others.
+        changes = log.records() if settings.debug else log.get("dns_proxy")
+        self._report = UpstreamReport(context.registry, changes)
         self._forbidden = forbidden
         self._admin_port = settings.proxy.runtime.admin_port
         self._names = resolver(settings.names, context.registry)
-        self._deadlines = Deadlines(context.loop)
-        self._plane = DataPlane(context.loop)
-        self._relay = Relay(self._plane, context.poller)
-        self._plane.count(context.registry, self._journal.sent, self._journal.received)
+        self._plane = DataPlane(context.loop, context.limiter.limits)
+        self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
+        self._plane.tell_pauses(Pauses(context.registry))
+        context.registry.before_snapshot(self._show)
+        # After what the data plane has told, which may have changed an address's health.
+        self._report.show(self._upstreams)
         self._checks = Checks(context.loop, self._health_changed)
-        self._acceptor = Acceptor(context.loop, context.registry, self._enter)
-        self._shared = Shared(
-            self._plane,
-            self._deadlines,
-            self._relay,
-            self._checks,
-            self._journal,
-            settings.connect_seconds,
-            settings.idle_seconds,
-            self._ended,
-        )
+        self._tools = Tools(self._plane, self._checks, self._access_log, context.limiter, settings)
+        self._listeners: dict[int, socket.socket] = {}
         self._lines: dict[int, Line] = {}
         self._ports: frozenset[int] = frozenset()
         self._named: frozenset[IPAddress] = frozenset()
         self._destinations: dict[tuple[Host, int], Destination] = {}
-        self._sessions: set[Session] = set()
+        # Lines that are gone, and the timers that end their connections.
+        self._leaving: dict[grammar.Forward, tuple[Line, asyncio.TimerHandle]] = {}
         self._update_due = False
         self.apply(rules)
 
@@ -105,41 +104,47 @@ class Forwarder:
         self._lines = {}
         self._destinations = {}
         for each in rules.lines:
-            known = before.get(each.port)
-            hits = known.hits if known is not None and known.forward == each else 0
-            self._lines[each.port] = Line(each, self._destination(each, destinations), hits)
+            destination = self._destination(each, destinations)
+            self._lines[each.port] = self._line(each, destination, before)
+        for line in before.values():
+            self._leave(line)
         for key, destination in destinations.items():
             if key in self._destinations:
                 destination.arrange()
             else:
                 destination.stop()
-        for session in self._sessions:
-            self._judge(session)
+        for port, line in self._lines.items():
+            line.aim()
+            if port in self._listeners:
+                self._plane.listen(self._listeners[port], line)
         self._update_soon()
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
-        self._acceptor.listen(listeners)
+        for port in self._listeners.keys() - listeners.keys():
+            self._plane.stop_listening(self._listeners.pop(port))
+        for port in listeners.keys() - self._listeners.keys():
+            self._plane.listen(listeners[port], self._lines[port])
+            self._listeners[port] = listeners[port]
 
     def stop_accepting(self) -> None:
         """Take in what the accept queues hold, then accept no more; open connections go on."""
-        self._acceptor.stop()
+        self.listen({})
 
     def open_connections(self) -> int:
         """How many client connections are open, those that are still being connected included."""
-        return len(self._sessions)
+        return self._plane.open_connections()
 
     def close_all(self) -> None:
         """Close every connection, and stop following names and checking addresses."""
-        self._acceptor.stop()
-        for session in list(self._sessions):
-            session.close()
+        self.stop_accepting()
+        for _, timer in self._leaving.values():
+            timer.cancel()
         for destination in self._destinations.values():
             destination.stop()
         self._checks.stop()
         self._names.close()
         self._plane.close()
-        self._deadlines.close()
 
     def status(self) -> dict[str, Json]:
         """Lines with their connections so far, addresses with their health, ports."""
@@ -147,23 +152,10 @@ class Forwarder:
             {"line": line.forward.line, "text": self._text(line), "hits": line.hits}
             for line in self._lines.values()
         ]
-        upstreams: list[Json] = [
-            {"destination": destination, "address": printed(*target), "up": up}
-            for destination, target, up in self._upstreams()
-        ]
-        unresolved: list[Json] = [
-            {
-                "destination": each.text,
-                "address": "",
-                "up": False,
-                "reason": each.left_out.reason if each.left_out else str(each.failure or "not asked yet"),
-            }
-            for each in self._destinations.values()
-            if not each.targets
-        ]
+        upstreams: list[Json] = [{**upstream.shown()} for upstream in self._upstreams()]
         return {
             "rules": rules,
-            "upstreams": upstreams + unresolved,
+            "upstreams": upstreams,
             "listeners": list(self._lines),
         }
 
@@ -178,38 +170,34 @@ class Forwarder:
         self._destinations[key] = destination
         return destination
 
-    def _enter(self, sock: socket.socket, client: str, port: int) -> None:
-        line = self._lines.get(port)
-        if line is None:  # its line went while the client waited in the accept queue
-            sock.close()
-            return
-        if self._limiter.enter(client) is not None:
-            sock.close()
-            self._journal.refused(client, port, line.destination.text, LIMIT)
-            return
-        line.hits += 1
-        session = Session(self._shared, sock, client, line)
-        self._sessions.add(session)
-        self._journal.open.value += 1
-        session.begin()
+    def _line(self, rule: grammar.Forward, destination: Destination, before: dict[int, Line]) -> Line:
+        """Return the line of a rule: the one that there is, one that was about to leave, or a new one."""
+        line = before.get(rule.port)
+        if line is not None and line.forward == rule:
+            del before[rule.port]
+        elif rule in self._leaving:
+            line, timer = self._leaving.pop(rule)
+            timer.cancel()
+        else:
+            return Line(self._tools, rule, destination)
+        line.forward = rule
+        line.destination = destination
+        return line
 
-    def _ended(self, session: Session) -> None:
-        self._sessions.discard(session)
-        self._journal.open.value -= 1
-        self._limiter.leave(session.client)
-        if session.doom is not None:
-            session.doom.cancel()
+    def _leave(self, line: Line) -> None:
+        """Give the connections of a line that is gone a time to end."""
+        timer = self._context.loop.call_later(self._context.drain_seconds, self._end, line)
+        self._leaving[line.forward] = (line, timer)
 
-    def _judge(self, session: Session) -> None:
-        """Give a session that the lines do not allow any more a time to end, or take it back."""
-        wanted = session.line.forward
-        line = self._lines.get(wanted.port)
-        if line is not None and line.forward == wanted:
-            if session.doom is not None:
-                session.doom.cancel()
-                session.doom = None
-        elif session.doom is None:
-            session.doom = self._deadlines.add(self._context.drain_seconds, session.close)
+    def _end(self, line: Line) -> None:
+        del self._leaving[line.forward]
+        line.end()
+
+    def _show(self) -> None:
+        """Bring up to date what metrics show, after the data plane has told everything."""
+        if self._update_due:
+            self._update()
+        self._access_log.open.value = self._plane.open_connections()
 
     def _place(self, host: Host, target: Target) -> Place | None:
         return self._forbidden(
@@ -223,13 +211,14 @@ class Forwarder:
 
     def _moved(self, destination: Destination) -> None:
         if isinstance(destination.host, str):
-            self._journal.resolved(destination)
+            addresses = [address for address, _ in destination.targets]
+            self._report.resolved(destination.host, addresses, destination.failure)
         if destination.left_out is not None:
-            self._journal.left_out(destination, destination.left_out)
+            self._report.left_out(destination.text, destination.left_out.reason)
         self._update_soon()
 
     def _health_changed(self, target: Target) -> None:
-        self._journal.health(target, up=self._checks.is_up(target))
+        self._report.health(target, up=self._checks.is_up(target))
         for destination in self._destinations.values():
             if target in destination.targets:
                 destination.arrange()
@@ -243,15 +232,20 @@ class Forwarder:
 
     def _update(self) -> None:
         self._update_due = False
+        for line in self._lines.values():
+            line.aim()
         self._checks.watch(target for each in self._destinations.values() for target in each.targets)
-        self._journal.upstreams(self._upstreams())
 
-    def _upstreams(self) -> Iterator[tuple[str, Target, bool]]:
+    def _upstreams(self) -> Iterator[Upstream]:
         for destination in self._destinations.values():
             for target in destination.targets:
-                yield destination.text, target, self._checks.is_up(target)
+                yield Upstream(destination.text, printed(*target), self._checks.is_up(target))
+        for destination in self._destinations.values():
+            if not destination.targets:
+                place = destination.left_out
+                reason = place.reason if place else str(destination.failure or "not asked yet")
+                yield Upstream(destination.text, "", up=False, reason=reason)
 
     @staticmethod
     def _text(line: Line) -> str:
-        each = line.forward
-        return f"{each.port} {each.target} {each.target_port}"
+        return grammar.printed_forward(line.forward)

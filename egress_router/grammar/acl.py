@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import (
+    IPAddress,
     IPNetwork,
     parse_address,
     parse_host,
@@ -14,10 +16,15 @@ from egress_router.grammar.address import (
     parse_port,
     split_port,
 )
+from egress_router.grammar.leaving import Leaving, misplaced, printed_leaving, split_leaving
 from egress_router.grammar.lines import Line, Problems, rule_lines
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 _FORMS = (
-    "NAME, *.DOMAIN, ADDRESS or ADDRESS/LENGTH, each with `!` before it to deny and `:PORT` after it, or *"
+    "NAME, *.DOMAIN, ADDRESS or ADDRESS/LENGTH, each with `!` before it to deny and `:PORT` after it, or *;"
+    " what allows may end in `from SOURCE`"
 )
 
 
@@ -39,13 +46,17 @@ Subject = Everything | Domain | IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line: what it speaks of, on which port (None: any), and whether it allows or denies."""
+    """One line: what it speaks of, on which port (None: any), and whether it allows or denies.
+
+    `leaving` says with which source address connections leave that it allows.
+    """
 
     line: int
     text: str
     allows: bool
     subject: Subject
     port: int | None
+    leaving: Leaving = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +66,10 @@ class AccessList:
     rules: tuple[Rule, ...]
 
 
-def parse(source: str, text: str) -> AccessList:
+def parse(source: str, text: str, sources: Collection[IPAddress] | None = None) -> AccessList:
     """Read an allow/deny list; `source` names it in errors.
+
+    `sources` are the addresses of EGRESS_SOURCE; None: they are not known.
 
     Raises:
         ConfigError: with every error of the text.
@@ -70,6 +83,9 @@ def parse(source: str, text: str) -> AccessList:
         except ValueError as error:
             problems.add(line, str(error))
             continue
+        misfit = misplaced(rule.leaving, sources, _address_of(rule.subject))
+        if misfit is not None:
+            problems.add(line, misfit)
         if isinstance(rule.subject, Everything) and line is not lines[-1]:
             problems.add(line, "Wildcard must be last rule, if present")
         rules.append(rule)
@@ -82,8 +98,12 @@ def parse(source: str, text: str) -> AccessList:
 def _rule(line: Line) -> Rule:
     denies = line.text.startswith("!")
     text = line.text[1:].strip() if denies else line.text
-    if not text or any(map(str.isspace, text)):
+    words, leaving = split_leaving(text.split())
+    if len(words) != 1:
         raise ValueError(f"expected {_FORMS}")
+    if denies and leaving is not None:
+        raise ValueError("what is denied leaves with no address; take `from` out")
+    text = words[0]
     if "://" in text:
         raise ValueError("expected a host, not a URL")
     host_text, port_text = _split(text)
@@ -91,8 +111,13 @@ def _rule(line: Line) -> Rule:
     subject = _subject(host_text)
     if isinstance(subject, Everything) and (denies or port is not None):
         raise ValueError("`*` stands alone: what nothing allows is denied anyway, and it covers every port")
-    # The text goes into answers and logs: without white space behind the mark it holds no controls.
-    return Rule(line.number, f"!{text}" if denies else text, not denies, subject, port)
+    # The text goes into answers and logs: without white space but single spaces it holds no controls.
+    shown = f"{'!' if denies else ''}{text}{printed_leaving(leaving)}"
+    return Rule(line.number, shown, not denies, subject, port, leaving)
+
+
+def _address_of(subject: Subject) -> IPAddress | None:
+    return subject.network_address if isinstance(subject, IPv4Network | IPv6Network) else None
 
 
 def _split(text: str) -> tuple[str, str | None]:
@@ -138,15 +163,15 @@ def printed(access_list: AccessList) -> str:
 
 
 def _printed_rule(rule: Rule) -> str:
-    mark = "" if rule.allows else "!"
+    mark, leaving = "" if rule.allows else "!", printed_leaving(rule.leaving)
     port = "" if rule.port is None else f":{rule.port}"
     match rule.subject:
         case Everything():
-            return "*"
+            return f"*{leaving}"
         case Domain(name, below):
-            return f"{mark}{'*.' if below else ''}{name}{port}"
+            return f"{mark}{'*.' if below else ''}{name}{port}{leaving}"
         case IPv4Network():
-            return f"{mark}{rule.subject}{port}"
+            return f"{mark}{rule.subject}{port}{leaving}"
         case IPv6Network():
             address, _, length = str(rule.subject).partition("/")
-            return f"{mark}[{address}]/{length}{port}"
+            return f"{mark}[{address}]/{length}{port}{leaving}"

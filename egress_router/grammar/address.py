@@ -161,6 +161,19 @@ def parse_host(text: str) -> Host:
     return parse_name(text)
 
 
+def parse_full_host(text: str) -> Host:
+    """Return the address or the name of a server; a name has a dot.
+
+    Raises:
+        AddressError: it is neither, or it is a short name, which the search list of whatever pod reads it
+            would complete.
+    """
+    host = parse_host(text)
+    if isinstance(host, str) and "." not in host:
+        raise AddressError(f"the name {text!r} has no dot; expected a full name such as db.example.com")
+    return host
+
+
 def split_port(text: str) -> tuple[str, str | None]:
     """Split `host:port`, `[v6]:port`, `host`, `[v6]` or a bare IPv6 address into host text and port text.
 

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+from typing import TYPE_CHECKING
 
-from egress_router.grammar.address import AddressError, Host, parse_host, parse_port
+from egress_router.grammar.address import AddressError, Host, IPAddress, parse_full_host, parse_port
+from egress_router.grammar.leaving import Leaving, misplaced, printed_leaving, split_leaving
 from egress_router.grammar.lines import Line, Problems, rule_lines
 from egress_router.grammar.locality import Locality, locality
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _NOWHERE = {Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
 _IS_TAKEN = (
     "is the administration port; choose another port, or set EGRESS_ADMIN_PORT to another one, or to 0"
 )
-_FORMS = "PORT ADDRESS [REMOTE_PORT] or PORT NAME [REMOTE_PORT]"
+_FORMS = "PORT ADDRESS [REMOTE_PORT] or PORT NAME [REMOTE_PORT], and `from SOURCE` where wanted"
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Connections to local port `port` go to `target_port` of an address or of a name.
 
-    `line` is its number in the text; a line that only moved is the same.
+    `leaving` says with which source address. `line` is its number in the text; a line that only moved is the
+    same.
     """
 
     port: int
     target: Host
     target_port: int
+    leaving: Leaving = None
     line: int = field(default=0, compare=False)
 
 
@@ -36,10 +43,13 @@ class Forwards:
     lines: tuple[Forward, ...]
 
 
-def parse(source: str, text: str, admin_port: int = 0) -> Forwards:
+def parse(
+    source: str, text: str, admin_port: int = 0, sources: Collection[IPAddress] | None = None
+) -> Forwards:
     """Read the lines of EGRESS_DNS_PROXY_DESTINATION; `source` names them in errors.
 
     `admin_port` is the port that no line may have, because the administration endpoint has it; 0: none.
+    `sources` are the addresses of EGRESS_SOURCE; None: they are not known.
 
     Raises:
         ConfigError: with every error of the text.
@@ -54,6 +64,10 @@ def parse(source: str, text: str, admin_port: int = 0) -> Forwards:
         except ValueError as error:
             problems.add(line, str(error))
             continue
+        target = None if isinstance(forward.target, str) else forward.target
+        misfit = misplaced(forward.leaving, sources, target)
+        if misfit is not None:
+            problems.add(line, misfit)
         if forward.port == admin_port:
             problems.add(line, f"port {admin_port} {_IS_TAKEN}")
         seen = first_seen.setdefault(forward.port, line.number)
@@ -69,20 +83,18 @@ def parse(source: str, text: str, admin_port: int = 0) -> Forwards:
 
 
 def _forward(line: Line) -> Forward:
-    words = line.text.split()
+    words, leaving = split_leaving(line.text.split())
     if len(words) not in {2, 3}:
         raise ValueError(f"expected {_FORMS}")
     port = parse_port(words[0])
     target = _target(words[1])
-    return Forward(port, target, parse_port(words[2]) if len(words) == 3 else port, line.number)
+    target_port = parse_port(words[2]) if len(words) == 3 else port
+    return Forward(port, target, target_port, leaving, line.number)
 
 
 def _target(text: str) -> Host:
-    target = parse_host(text)
+    target = parse_full_host(text)
     if isinstance(target, str):
-        # A short name would be completed by the search list of whatever pod reads it.
-        if "." not in target:
-            raise AddressError(f"the name {text!r} has no dot; expected a full name such as db.example.com")
         return target
     kind = locality(target)
     # Loopback stays allowed: that is another container of the pod.
@@ -93,4 +105,9 @@ def _target(text: str) -> Host:
 
 def printed(forwards: Forwards) -> str:
     """Write forwards in the grammar; reading the text gives an equal value."""
-    return "".join(f"{line.port} {line.target} {line.target_port}\n" for line in forwards.lines)
+    return "".join(f"{printed_forward(line)}\n" for line in forwards.lines)
+
+
+def printed_forward(line: Forward) -> str:
+    """Write one line."""
+    return f"{line.port} {line.target} {line.target_port}{printed_leaving(line.leaving)}"

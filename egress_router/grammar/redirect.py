@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import enum
 import functools
-from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import (
     AddressError,
+    Host,
     IPAddress,
-    parse_address,
+    IPNetwork,
+    parse_full_host,
     parse_port,
 )
+from egress_router.grammar.leaving import Leaving, misplaced, printed_leaving, split_leaving
 from egress_router.grammar.lines import Line, Problems, rule_lines
+from egress_router.grammar.local_ports import LocalPorts
 from egress_router.grammar.locality import Locality, locality
 
 if TYPE_CHECKING:
@@ -31,20 +34,50 @@ class Protocol(enum.Enum):
 
 
 _PROTOCOLS = {protocol.value: protocol for protocol in Protocol}
-_PORTS = 65536
+_NEEDS_LEGACY = (
+    "a name needs EGRESS_ROUTER_MODE=legacy, because somebody has to follow it; give an address,"
+    " or change the mode"
+)
 _NOWHERE = {Locality.LOOPBACK, Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
-_FORMS = "PORT PROTOCOL ADDRESS [REMOTE_PORT], FIRST-LAST PROTOCOL ADDRESS, or a fallback ADDRESS"
+_FORMS = (
+    "PORT PROTOCOL TARGET [REMOTE_PORT], FIRST-LAST PROTOCOL TARGET, or a fallback ADDRESS"
+    " (TARGET: an address or a full name; `from SOURCE` may end a line)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Local ports `first` to `last` go to `target`: to `target_port`, or to the same port (None)."""
+    """Local ports `first` to `last` go to `target`: to `target_port`, or to the same port (None).
+
+    `leaving` says with which source address. `line` is its number in the text; a line that only moved is the
+    same.
+    """
 
     protocol: Protocol
     first: int
     last: int
     target: IPAddress
     target_port: int | None
+    leaving: Leaving = None
+    line: int = field(default=0, compare=False)
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it covers more than one port."""
+        return self.first != self.last
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRedirect:
+    """As `Redirect`, but to the addresses that `name` has at the time; somebody follows them."""
+
+    protocol: Protocol
+    first: int
+    last: int
+    name: str
+    target_port: int | None
+    leaving: Leaving = None
+    line: int = field(default=0, compare=False)
 
     @property
     def is_range(self) -> bool:
@@ -54,11 +87,14 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Redirects:
-    """All redirects, and where every other port goes, for each family; None: it is rejected."""
+    """All redirects, to addresses and to names, and where every other port goes; None: it is rejected."""
 
     rules: tuple[Redirect, ...]
     fallback_v4: IPv4Address | None
     fallback_v6: IPv6Address | None
+    names: tuple[NamedRedirect, ...] = ()
+    fallback_v4_leaving: Leaving = None
+    fallback_v6_leaving: Leaving = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +102,26 @@ class Router:
     """What of a router decides whether a line can work in it.
 
     `addresses` are those of EGRESS_SOURCE; None: they are not known, and no line fails by them.
-    `admin_port` is never redirected; 0: there is none, or it is not known.
+    `admin_port` is never redirected; 0: there is none, or it is not known. `cluster` are the networks of
+    EGRESS_CLUSTER_CIDRS, which the pod reaches by its first interface. `follows_names`: it stays, and can
+    follow what names resolve to.
     """
 
     addresses: frozenset[IPAddress] | None = None
     admin_port: int = 0
+    cluster: tuple[IPNetwork, ...] = ()
+    follows_names: bool = True
 
-    def misfit(self, target: IPAddress) -> str | None:
+    def misfit(self, target: Host) -> str | None:
         """Say why this router can send nothing to `target`; None where it can."""
+        if isinstance(target, str):
+            return None if self.follows_names else _NEEDS_LEGACY
+        for network in self.cluster:
+            if network.version == target.version and target in network:
+                return (
+                    f"{target} is in {network} of EGRESS_CLUSTER_CIDRS, and would leave past EGRESS_SOURCE;"
+                    " expected the address of an external server"
+                )
         if self.addresses is None:
             return None
         if all(address.version != target.version for address in self.addresses):
@@ -82,7 +130,11 @@ class Router:
             return f"{target} is EGRESS_SOURCE itself; expected the address of an external server"
         return None
 
-    def shadowed(self, rule: Redirect) -> str | None:
+    def misplaced(self, leaving: Leaving, target: Host) -> str | None:
+        """Say why connections to `target` cannot leave so; None where they can."""
+        return misplaced(leaving, self.addresses, None if isinstance(target, str) else target)
+
+    def shadowed(self, rule: Redirect | NamedRedirect) -> str | None:
         """Say why part of a rule would never be used; None where all of it can be."""
         if rule.protocol is Protocol.TCP and rule.first <= self.admin_port <= rule.last:
             return (
@@ -103,32 +155,42 @@ def parse(source: str, text: str, router: Router = _ANY_ROUTER) -> Redirects:
     """
     problems = Problems(source)
     rules: list[Redirect] = []
-    singles: list[Line] = []
+    names: list[NamedRedirect] = []
+    singles: list[_Single] = []
     last_rule = 0
-    ports = _Ports()
-    for line in rule_lines(text):
-        words = line.text.split()
-        if len(words) == 1:
-            singles.append(line)
-            continue
-        last_rule = line.number
+    ports = LocalPorts()
+    lines = list(rule_lines(text))
+    for line in lines:
         try:
-            rule = _rule(words)
+            words, leaving = split_leaving(line.text.split())
+            if len(words) == 1:
+                singles.append(_Single(line, words[0], leaving))
+                continue
+            last_rule = line.number
+            rule = _rule(words, leaving, line.number)
         except ValueError as error:
             problems.add(line, str(error))
             continue
-        rules.append(rule)
-        for fault in (router.misfit(rule.target), router.shadowed(rule), ports.take(rule, line.number)):
+        target: Host
+        if isinstance(rule, Redirect):
+            rules.append(rule)
+            target = rule.target
+        else:
+            names.append(rule)
+            target = rule.name
+        faults = (router.misfit(target), router.misplaced(leaving, target), router.shadowed(rule))
+        for fault in (*faults, _taken(rule, ports)):
             if fault is not None:
                 problems.add(line, fault)
-    fallback_v4, fallback_v6 = _fallbacks(singles, last_rule, router, problems)
-    if not singles and not last_rule:
+    fallbacks = _fallbacks(singles, last_rule, router, problems)
+    if not lines:
         problems.add(None, "holds no rule; expected lines of the form " + _FORMS)
     problems.raise_if_any()
-    return Redirects(tuple(rules), fallback_v4, fallback_v6)
+    (fallback_v4, leaving_v4), (fallback_v6, leaving_v6) = fallbacks
+    return Redirects(tuple(rules), fallback_v4, fallback_v6, tuple(names), leaving_v4, leaving_v6)
 
 
-def _rule(words: Sequence[str]) -> Redirect:
+def _rule(words: Sequence[str], leaving: Leaving, number: int) -> Redirect | NamedRedirect:
     if len(words) not in {3, 4}:
         raise ValueError(f"expected {_FORMS}")
     protocol = _PROTOCOLS.get(words[1].lower())
@@ -142,16 +204,18 @@ def _rule(words: Sequence[str]) -> Redirect:
     if dash and len(words) == 4:
         raise ValueError("a range goes to the same ports; leave out the remote port")
     target_port = parse_port(words[3]) if len(words) == 4 else None
-    return Redirect(protocol, first, last, _target(words[2]), target_port)
+    target = _target(words[2])
+    if isinstance(target, str):
+        return NamedRedirect(protocol, first, last, target, target_port, leaving, number)
+    return Redirect(protocol, first, last, target, target_port, leaving, number)
 
 
 # Many lines name few destinations: one object each keeps 30,000 lines small.
 @functools.lru_cache(maxsize=4096)
-def _target(text: str) -> IPAddress:
-    try:
-        address = parse_address(text)
-    except AddressError as error:
-        raise ValueError(f"{error} (redirect rules need an IPv4 or IPv6 address)") from None
+def _target(text: str) -> Host:
+    address = parse_full_host(text)
+    if isinstance(address, str):
+        return address
     kind = locality(address)
     # IPv4 link-local stays allowed: a cloud serves metadata there, and Linux forwards it. IPv6 link-local
     # addresses mean nothing without an interface.
@@ -160,68 +224,70 @@ def _target(text: str) -> IPAddress:
     return address
 
 
-class _Ports:
-    """Which line has which local port, by protocol and family.
+def _taken(rule: Redirect | NamedRedirect, ports: LocalPorts) -> str | None:
+    """Note the rule's local ports; say so where another line has one. A name may have both families."""
+    versions = (rule.target.version,) if isinstance(rule, Redirect) else (4, 6)
+    faults = [ports.take(rule.protocol.value, each, rule.first, rule.last, rule.line) for each in versions]
+    return next((fault for fault in faults if fault is not None), None)
 
-    One table of all ports each, so that neither lines nor ranges are searched one by one.
-    """
 
-    def __init__(self) -> None:
-        self._tables: dict[tuple[Protocol, int], tuple[bytearray, array[int]]] = {}
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """A line of one word, which is a fallback, and how its connections leave."""
 
-    def take(self, rule: Redirect, number: int) -> str | None:
-        """Note that line `number` has the rule's ports; say so where another line has one of them."""
-        key = (rule.protocol, rule.target.version)
-        if key not in self._tables:
-            self._tables[key] = bytearray(_PORTS), array("L", [0]) * _PORTS
-        taken, owners = self._tables[key]
-        port = taken.find(1, rule.first, rule.last + 1)
-        if port >= 0:
-            return (
-                f"localport {port} is already used for {rule.protocol.value} on line {owners[port]},"
-                " must be unique for each protocol and family"
-            )
-        count = rule.last - rule.first + 1
-        taken[rule.first : rule.last + 1] = b"\1" * count
-        owners[rule.first : rule.last + 1] = array("L", [number]) * count
-        return None
+    line: Line
+    word: str
+    leaving: Leaving
 
 
 def _fallbacks(
-    singles: Sequence[Line], last_rule: int, router: Router, problems: Problems
-) -> tuple[IPv4Address | None, IPv6Address | None]:
+    singles: Sequence[_Single], last_rule: int, router: Router, problems: Problems
+) -> tuple[tuple[IPv4Address | None, Leaving], tuple[IPv6Address | None, Leaving]]:
     """Return the fallback of each family, out of the lines of one word; none may stand before a rule."""
-    fallback_v4: IPv4Address | None = None
-    fallback_v6: IPv6Address | None = None
-    for line in reversed(singles):
+    v4: tuple[IPv4Address | None, Leaving] = None, None
+    v6: tuple[IPv6Address | None, Leaving] = None, None
+    for single in reversed(singles):
+        line = single.line
         try:
-            address = _target(line.text)
+            address = _fallback(single.word)
         except ValueError as error:
             problems.add(line, f"{error}; expected {_FORMS}")
             continue
-        misfit = router.misfit(address)
-        if misfit is not None:
-            problems.add(line, misfit)
-        taken = fallback_v4 if isinstance(address, IPv4Address) else fallback_v6
+        for fault in (router.misfit(address), router.misplaced(single.leaving, address)):
+            if fault is not None:
+                problems.add(line, fault)
+        taken = v4[0] if isinstance(address, IPv4Address) else v6[0]
         if line.number < last_rule or taken is not None:
             problems.add(line, "fallback IP must be the last line (one for each family)")
         elif isinstance(address, IPv4Address):
-            fallback_v4 = address
+            v4 = address, single.leaving
         else:
-            fallback_v6 = address
-    return fallback_v4, fallback_v6
+            v6 = address, single.leaving
+    return v4, v6
+
+
+def _fallback(text: str) -> IPAddress:
+    target = _target(text)
+    if isinstance(target, str):
+        raise AddressError(f"{text!r} is not an IP address, and a fallback is one")
+    return target
 
 
 def printed(redirects: Redirects) -> str:
     """Write redirects in the grammar; reading the text gives an equal value."""
-    lines = [_printed_rule(rule) for rule in redirects.rules]
-    lines += [
-        str(address) for address in (redirects.fallback_v4, redirects.fallback_v6) if address is not None
-    ]
+    rules: list[Redirect | NamedRedirect] = [*redirects.rules, *redirects.names]
+    lines = [printed_rule(rule) for rule in sorted(rules, key=lambda rule: rule.line)]
+    fallbacks = (
+        (redirects.fallback_v4, redirects.fallback_v4_leaving),
+        (redirects.fallback_v6, redirects.fallback_v6_leaving),
+    )
+    lines += [f"{address}{printed_leaving(leaving)}" for address, leaving in fallbacks if address is not None]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _printed_rule(rule: Redirect) -> str:
+def printed_rule(rule: Redirect | NamedRedirect) -> str:
+    """Write one line, without its end."""
     ports = f"{rule.first}-{rule.last}" if rule.is_range else str(rule.first)
     remote = "" if rule.target_port is None else f" {rule.target_port}"
-    return f"{ports} {rule.protocol.value} {rule.target}{remote}"
+    target = rule.target if isinstance(rule, Redirect) else rule.name
+    return f"{ports} {rule.protocol.value} {target}{remote}{printed_leaving(rule.leaving)}"

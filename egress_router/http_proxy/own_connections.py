@@ -8,6 +8,9 @@ milliseconds of the monotonic clock, and adds a random 32-bit number that each c
 made the connection can read the timestamp (TCP_TIMESTAMP), and who accepts it can read that of its first
 packet (TCP_SAVED_SYN). An unrelated connection that is made in the same moment agrees once in some hundred
 million.
+
+A connection may be accepted before anybody here has heard that it was made. Its first request cannot come
+before that, so the question is asked then.
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ _TCP_TIMESTAMP, _TCP_SAVE_SYN, _TCP_SAVED_SYN = 24, 27, 28
 _SAVED_BYTES = 128  # the headers of IPv6 and of TCP with all its options
 _TIMESTAMP_OPTION = struct.Struct("!BBI")  # kind 8, length 10, value: RFC 7323 3.2
 _BUCKET = 6  # bits: 64 ms
-_KEPT_SECONDS = 1.0  # a connection is accepted at once after it was made
 _SLACK = 3  # ms: the two clocks are read one after the other
 _MASK = 0xFFFFFFFF
 
@@ -50,20 +52,24 @@ def first_timestamp(packet: bytes) -> int | None:
 
 
 class OwnConnections:
-    """The connections that were made in the last second, by what their timestamps begin with."""
+    """The connections that were made lately, by what their timestamps begin with.
 
-    def __init__(self, clock: Clock) -> None:
+    They are kept for as long as one that was accepted may take to send its first request.
+    """
+
+    def __init__(self, clock: Clock, kept_seconds: float) -> None:
         self._clock = clock
+        self._kept_seconds = kept_seconds
         self._order: deque[tuple[float, int]] = deque()
         # Bucket of the beginning to (beginning, first and last moment at which it may have been made, in ms).
         self._made: dict[int, list[tuple[int, int, int]]] = {}
 
     def made(self, sock: socket.socket, seconds: float) -> None:
-        """Note a connection that has just been made, within so many seconds."""
+        """Note a connection that was begun so many seconds ago."""
         self.note(sock.getsockopt(socket.IPPROTO_TCP, _TCP_TIMESTAMP), seconds)
 
-    def accepted(self, sock: socket.socket) -> bool:
-        """Say whether a connection that has just been accepted is one of them."""
+    def accepted(self, sock: socket.socket, moment: float) -> bool:
+        """Say whether a connection that was accepted at this moment of the clock is one of them."""
         if not self._order:
             return False
         try:
@@ -71,22 +77,22 @@ class OwnConnections:
         except OSError:
             return False
         timestamp = first_timestamp(packet)
-        return timestamp is not None and self.holds(timestamp)
+        return timestamp is not None and self.holds(timestamp, moment)
 
     def note(self, timestamp: int, seconds: float) -> None:
         """Note a connection whose timestamp is this now, and which was begun so many seconds ago."""
         now = self._clock.monotonic()
-        self._forget(now - _KEPT_SECONDS)
+        self._forget(now - self._kept_seconds)
         ms = int(now * 1000)
         begin = (timestamp - ms) & _MASK
         bucket = begin >> _BUCKET
         self._made.setdefault(bucket, []).append((begin, ms - int(seconds * 1000) - _SLACK, ms + _SLACK))
         self._order.append((now, bucket))
 
-    def holds(self, timestamp: int) -> bool:
-        """Say whether a connection that began with this timestamp, a moment ago, is one of them."""
-        ms = int(self._clock.monotonic() * 1000)
-        # It began up to a few buckets of time before now.
+    def holds(self, timestamp: int, moment: float) -> bool:
+        """Say whether one that began with this timestamp, shortly before `moment`, is among them."""
+        ms = int(moment * 1000)
+        # It began up to a few buckets of time before that.
         first = ((timestamp - ms - _SLACK) & _MASK) >> _BUCKET
         for bucket in range(first, first + 6):
             for begin, earliest, latest in self._made.get(bucket & (_MASK >> _BUCKET), ()):

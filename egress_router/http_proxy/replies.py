@@ -9,14 +9,14 @@ import http
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.errors import Fault
-from egress_router.http_proxy.policy import Reason, explanation
+from egress_router.http_proxy.http1.errors import Fault
 from egress_router.names.answer import Failure
+from egress_router.policy.access_list import Reason, explanation
 from egress_router.relay.dial import DialReason
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.errors import MessageError
-    from egress_router.http_proxy.policy import Decision
+    from egress_router.http_proxy.http1.errors import MessageError
+    from egress_router.policy.access_list import Decision
     from egress_router.relay.dial import DialError
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.farewell import SILENCE, Farewell
-from egress_router.http_proxy.judge import Judge
-from egress_router.http_proxy.ledger import Ledger
-from egress_router.http_proxy.own import OwnPlaces, seen
+from egress_router.http_proxy.access_control import AccessControl
+from egress_router.http_proxy.access_log import AccessLog
+from egress_router.http_proxy.accounting import Accounting
+from egress_router.http_proxy.client_watch import ClientWatch
+from egress_router.http_proxy.connection import ClientConnection
+from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
-from egress_router.http_proxy.session import Session
-from egress_router.http_proxy.site import Site
-from egress_router.http_proxy.upstream import Pool
-from egress_router.http_proxy.vigil import Vigil
-from egress_router.http_proxy.wire import MOST_RECEIVED, Wire, nothing
+from egress_router.http_proxy.own_places import OwnPlaces, seen
+from egress_router.http_proxy.request_info import Who
+from egress_router.http_proxy.upstream import UpstreamPool
+from egress_router.http_proxy.worker_state import WorkerState
 from egress_router.names.resolver import Resolver
+from egress_router.relay.buffered_socket import MAX_RECEIVED, BufferedSocket, nothing
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
@@ -32,25 +34,42 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from egress_router.grammar.acl import AccessList
+    from egress_router.http_proxy.access_control import Names
     from egress_router.http_proxy.replies import Reply
+    from egress_router.metrics import Registry
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.http_proxy import HttpProxySettings
+    from egress_router.settings.names import NamesSettings
 
 # Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
-_MOST_TURNED_AWAY = 256
+MAX_TURNED_AWAY = 256
 _OVER_LIMIT = {
     ConnectionLimit.TOTAL: replies.CONNECTIONS_FULL,
     ConnectionLimit.PER_CLIENT: replies.CLIENT_FULL,
 }
 
 
-def mode(settings: HttpProxySettings) -> Mode[AccessList]:
-    """Return the mode `http-proxy`."""
+class MakeNames(Protocol):
+    """How a worker gets its resolver."""
+
+    def __call__(self, settings: NamesSettings, registry: Registry, /) -> Names:
+        """Return it, for the event loop that is running."""
+
+
+def mode(
+    settings: HttpProxySettings,
+    *,
+    names: MakeNames = Resolver,
+    max_turned_away: int = MAX_TURNED_AWAY,
+) -> Mode[AccessList]:
+    """Return the mode `http-proxy`; tests pass names of their own, and a smaller bound."""
     return Mode(
         name="http-proxy",
-        parse=acl.parse,
+        parse=partial(acl.parse, sources=settings.sources),
         ports=lambda _: frozenset({settings.port}),
-        build=lambda context, rules: HttpProxyServer(settings, context, rules),
+        build=lambda context, rules: HttpProxyServer(
+            settings, context, rules, names(settings.names, context.registry), max_turned_away
+        ),
         summary=lambda rules: tuple(rule.text for rule in rules.rules),
     )
 
@@ -58,54 +77,63 @@ def mode(settings: HttpProxySettings) -> Mode[AccessList]:
 class HttpProxyServer:
     """One worker's proxy; see `egress_router.service.mode.Server`."""
 
-    def __init__(self, settings: HttpProxySettings, context: WorkerContext, rules: AccessList) -> None:
+    def __init__(
+        self,
+        settings: HttpProxySettings,
+        context: WorkerContext,
+        rules: AccessList,
+        names: Names,
+        max_turned_away: int,
+    ) -> None:
         self._rules = rules
+        self._max_turned_away = max_turned_away
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
         self._own = OwnPlaces(
             frozenset({settings.port, settings.proxy.runtime.admin_port}),
             partial(seen, settings.proxy.interface),
         )
-        self._resolver = Resolver(settings.names, context.registry)
+        self._resolver = names
         deadlines = Deadlines(context.loop)
-        judge = Judge(
+        access = AccessControl(
             context.loop,
             self._resolver,
             self._own,
             settings.connect_ports,
             report_only=settings.report_only,
         )
-        judge.apply(rules)
-        ledger = Ledger(context.registry, access_log=settings.proxy.access_log)
+        access.apply(rules)
+        accounting = Accounting(context.registry, AccessLog(everything=settings.proxy.access_log), SYSTEM)
         self._plane = DataPlane(context.loop)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
-        self._plane.count(context.registry, ledger.sent, ledger.received)
-        self._site = Site(
+        self._plane.count(context.registry, accounting.sent, accounting.received)
+        self._worker = WorkerState(
             loop=context.loop,
             poller=context.poller,
             plane=self._plane,
             deadlines=deadlines,
             relay=relay,
-            judge=judge,
-            ledger=ledger,
+            access=access,
+            accounting=accounting,
             limits=settings.limits,
             limiter=context.limiter,
-            pool=Pool(deadlines, settings.limits.keepalive_seconds),
-            vigil=Vigil(deadlines),
-            own_connections=OwnConnections(SYSTEM),
+            pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
+            client_watch=ClientWatch(deadlines),
+            own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
+            clock=SYSTEM,
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
-        self._turned_away: set[Farewell] = set()
+        self._turned_away: set[LingeringClose] = set()
         self._listening: tuple[int, ...] = ()
 
     def apply(self, rules: AccessList) -> None:
         """Decide by these rules; what is open and no longer allowed has the drain time to end."""
         self._rules = rules
-        self._site.judge.apply(rules)
-        for each in self._site.connections:
+        self._worker.access.apply(rules)
+        for each in self._worker.connections:
             if each.is_denied():
-                self._site.deadlines.add(self._drain_seconds, each.end_if_denied)
+                self._worker.deadlines.add(self._drain_seconds, each.end_if_denied)
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
@@ -119,56 +147,56 @@ class HttpProxyServer:
         """Accept no more; connections without a request under way are closed."""
         self._acceptor.stop()
         self._listening = ()
-        self._site.draining = True
-        for each in list(self._site.connections):
+        self._worker.draining = True
+        for each in list(self._worker.connections):
             each.drain()
-        self._site.pool.close()
+        self._worker.pool.close()
 
     def open_connections(self) -> int:
         """How many client connections are open."""
-        return len(self._site.connections)
+        return len(self._worker.connections)
 
     def close_all(self) -> None:
         """Close every connection now."""
-        for each in list(self._site.connections):
+        for each in list(self._worker.connections):
             each.close_now()
-        for farewell in list(self._turned_away):
-            farewell.close()
-        self._site.pool.close()
+        for closing in list(self._turned_away):
+            closing.close()
+        self._worker.pool.close()
         self._resolver.close()
         self._plane.close()
-        self._site.deadlines.close()
+        self._worker.deadlines.close()
 
     def status(self) -> dict[str, Json]:
         """What a person wants to see of this worker."""
-        ledger = self._site.ledger
+        accounting = self._worker.accounting
         return {
-            "rules": ledger.rule_hits(self._rules.rules),
-            "denied": ledger.latest_denied(),
+            "rules": accounting.rule_hits(self._rules.rules),
+            "denied": accounting.latest_denied(),
             "upstreams": [],
             "listeners": list(self._listening),
         }
 
-    def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
+    def _accepted(self, sock: socket.socket, client: str, client_port: int, port: int) -> None:
+        who = Who(client, client_port, port)
         limit = self._limiter.enter(client)
         if limit is None:
-            own = self._site.own_connections.accepted(sock)
-            session = Session(self._site, sock, client, own=own)
-            self._site.connections.add(session)
-            session.read_head()
+            connection = ClientConnection(self._worker, sock, who)
+            self._worker.connections.add(connection)
+            connection.read_head()
         else:
-            self._turn_away(sock, client, _OVER_LIMIT[limit])
+            self._turn_away(sock, who, _OVER_LIMIT[limit])
 
-    def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
-        site = self._site
-        site.ledger.refused(client, reply.status, reply.reason)
-        answer = reply.encoded(site.date())
-        if len(self._turned_away) >= _MOST_TURNED_AWAY:
+    def _turn_away(self, sock: socket.socket, who: Who, reply: Reply) -> None:
+        worker = self._worker
+        worker.accounting.refused(who, reply.status, reply.reason)
+        answer = reply.encoded(worker.date())
+        if len(self._turned_away) >= self._max_turned_away:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
                 sock.send(answer)
-                sock.recv(MOST_RECEIVED)
+                sock.recv(MAX_RECEIVED)
             sock.close()
             return
-        wire = Wire(sock, site.poller, nothing)
-        farewell = Farewell(site, wire, answer, SILENCE, lambda: self._turned_away.discard(farewell))
-        self._turned_away.add(farewell)
+        wire = BufferedSocket(sock, worker.poller, nothing)
+        closing = LingeringClose(worker, wire, answer, SILENCE, lambda: self._turned_away.discard(closing))
+        self._turned_away.add(closing)

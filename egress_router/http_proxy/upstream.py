@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.relay.buffered_socket import BufferedSocket, nothing
 
 if TYPE_CHECKING:
     import socket
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
-_MOST_FOR_ONE = 256  # idle connections of one client address to one destination
-_MOST = 1_000  # of all clients together
+_MAX_FOR_ONE = 256  # idle connections of one client address to one destination
+_MAX = 1_000  # of all clients together
 
 # Client address, and authority of the target: bytes remember their hash, addresses work it out each time. A
 # pod may share connections with itself, but not with others: bytes that one client makes an origin send too
@@ -23,7 +23,7 @@ _MOST = 1_000  # of all clients together
 Key = tuple[str, bytes]
 
 
-class Upstream(Wire):
+class Upstream(BufferedSocket):
     """A connection to an origin.
 
     `reused` once it has carried an answer, `persistent` if that answer said so, `bound` if it stands for the
@@ -33,7 +33,7 @@ class Upstream(Wire):
     __slots__ = ("_look", "address", "bound", "idle_before", "key", "persistent", "pool", "reused")
 
     def __init__(
-        self, pool: Pool, key: Key, sock: socket.socket, poller: Poller, address: IPAddress, most: int
+        self, pool: UpstreamPool, key: Key, sock: socket.socket, poller: Poller, address: IPAddress, most: int
     ) -> None:
         super().__init__(sock, poller, nothing, most)
         self.pool = pool
@@ -47,7 +47,7 @@ class Upstream(Wire):
 
     def is_quiet(self) -> bool:
         """Ask the kernel whether nothing has come: events tell only what came before they were fetched."""
-        if self._look is None:  # a third of what a read that finds nothing costs, which is an exception
+        if self._look is None:  # costs a third of a read that finds nothing, which raises an exception
             self._look = select.poll()
             self._look.register(self.sock.fileno(), select.POLLIN)
         return not self._look.poll(0)
@@ -58,7 +58,7 @@ class Upstream(Wire):
             self.pool.drop(self)
 
 
-class Pool:
+class UpstreamPool:
     """The idle connections of one worker, each for at least `seconds` and at most twice as long."""
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
@@ -84,7 +84,7 @@ class Pool:
     def put(self, upstream: Upstream) -> None:
         """Keep a connection whose answer is complete."""
         idle = self._idle.get(upstream.key)
-        if self._count >= _MOST or (idle is not None and len(idle) >= _MOST_FOR_ONE):
+        if self._count >= _MAX or (idle is not None and len(idle) >= _MAX_FOR_ONE):
             upstream.close()
             return
         if idle is None:
@@ -119,12 +119,12 @@ class Pool:
         self._sweeper = self._deadlines.add(self._seconds, self._sweep) if self._idle else None
 
 
-class Kept:
+class ClientUpstreams:
     """The idle connections that one client connection may use: the one bound to it, and the pool's."""
 
     __slots__ = ("_bound", "_pool")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: UpstreamPool) -> None:
         self._pool = pool
         self._bound: Upstream | None = None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
 from egress_router.kernel import sysctl
-from egress_router.kernel.tables import attributes, rows
+from egress_router.net.netlink_dump import attributes, rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,9 +29,16 @@ _GET = (1 << 8) | 1  # subsystem ctnetlink, IPCTNL_MSG_CT_GET
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
 _TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 2, 1, 2
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
-_PROTOCOL_INFO, _TCP_INFO, _TCP_STATE = 4, 1, 1  # CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE
-_TCP = b"\x06"
-_ESTABLISHED = 3  # enum tcp_conntrack; the states behind it are those of closing
+_TCP_NUMBER = b"\x06"
+_PROTOCOL_INFO, _TCP, _TCP_STATE = 4, 1, 1
+# ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK of enum tcp_conntrack (linux/netfilter/nf_conntrack_tcp.h)
+_OPEN_STATES = range(3, 7)
+_SYN_SENT = 1
+_ESTABLISHED = 3
+_STATUS, _DST_NAT = 3, 0x20  # linux/netfilter/nf_conntrack_common.h: this router's own queries lack it
+_TIMEOUT = 7
+_SYN_SENT_SECONDS = 120  # the kernel's default
+_ANSWER_SECONDS = 3
 
 
 def usage() -> tuple[int, int] | None:
@@ -41,16 +48,32 @@ def usage() -> tuple[int, int] | None:
     return None if count is None or most is None else (count, most)
 
 
-def source_ports(sources: Collection[IPAddress]) -> Counter[Destination]:
-    """Return how many source ports of these addresses are in use towards each destination.
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The source ports in use towards each destination, and how many redirected connections are open.
+
+    A port stays in use for a while after its connection has ended (TIME_WAIT), and while one is tried.
+    `waiting` are TCP connections that may still be accepted: their SYN was sent less than three seconds ago.
+    """
+
+    source_ports: Counter[Destination]
+    open: int
+    waiting: int
+
+
+def connections(sources: Collection[IPAddress]) -> Connections:
+    """Return what connection tracking has of connections that leave with these addresses.
 
     Raises:
         RefusedError: the kernel does not let this process look.
     """
     found: Counter[Destination] = Counter()
+    opened = waiting = 0
+    longest = sysctl.read("net/netfilter/nf_conntrack_tcp_timeout_syn_sent") or _SYN_SENT_SECONDS
     packed = {address.packed for address in sources}
     try:
-        for reply in _replies():
+        for entry in _entries():
+            reply = attributes(entry.get(_TUPLE_REPLY, b""))
             addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
             if len(addresses) != 2 or addresses[1] not in packed:
                 continue
@@ -58,9 +81,14 @@ def source_ports(sources: Collection[IPAddress]) -> Counter[Destination]:
             port = fields.get(_SOURCE_PORT)
             if port is not None:
                 found[fields[_NUMBER][0], ip_address(addresses[0]), int.from_bytes(port, "big")] += 1
+                state = _tcp_state(entry)
+                redirected = int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT
+                opened += bool(redirected) and (state is None or state in _OPEN_STATES)
+                left = int.from_bytes(entry.get(_TIMEOUT, b""), "big")
+                waiting += state == _SYN_SENT and longest - left < _ANSWER_SECONDS
     except OSError as error:
         raise RefusedError(f"cannot read connection tracking ({error.strerror})", "grant NET_ADMIN") from None
-    return found
+    return Connections(found, opened, waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +112,11 @@ def outgoing(sources: Collection[IPAddress]) -> list[Outgoing]:
             addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
             fields = attributes(reply.get(_TUPLE_PROTO, b""))
             source = by_bytes.get(addresses[1]) if len(addresses) == 2 else None
-            if source is None or fields.get(_NUMBER) != _TCP:
+            if source is None or fields.get(_NUMBER) != _TCP_NUMBER:
                 continue
-            state = attributes(attributes(entry.get(_PROTOCOL_INFO, b"")).get(_TCP_INFO, b"")).get(_TCP_STATE)
-            ports = (int.from_bytes(fields[each], "big") for each in (_DESTINATION_PORT, _SOURCE_PORT))
-            own, theirs = ports
-            is_open = state is not None and state[0] <= _ESTABLISHED
+            own, theirs = (int.from_bytes(fields[each], "big") for each in (_DESTINATION_PORT, _SOURCE_PORT))
+            state = _tcp_state(entry)
+            is_open = state is None or state <= _ESTABLISHED
             found.append(Outgoing(source, own, ip_address(addresses[0]), theirs, is_open))
     except OSError:
         return []
@@ -97,12 +124,11 @@ def outgoing(sources: Collection[IPAddress]) -> list[Outgoing]:
 
 
 def _entries() -> Iterator[dict[int, bytes]]:
-    """Yield the attributes of every entry."""
     for row in rows(_NETLINK_NETFILTER, _GET, bytes(_FAMILY_HEADER)):
         yield attributes(row, _FAMILY_HEADER)
 
 
-def _replies() -> Iterator[dict[int, bytes]]:
-    """Yield the reply tuple of every entry: who answers, and to which address."""
-    for entry in _entries():
-        yield attributes(entry.get(_TUPLE_REPLY, b""))
+def _tcp_state(entry: dict[int, bytes]) -> int | None:
+    """Return the state of a TCP connection; other protocols have none."""
+    tcp = attributes(entry.get(_PROTOCOL_INFO, b"")).get(_TCP)
+    return None if tcp is None else attributes(tcp).get(_TCP_STATE, b"\0")[0]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
-from egress_router.kernel.netlink import Netlink
+from egress_router.kernel.netlink import MAIN_TABLE, Netlink
+from egress_router.kernel.routing import REPLY_TABLE, versions
 
 if TYPE_CHECKING:
-    from egress_router.kernel.messages import Link
+    from egress_router.kernel.rtnl_types import Link
     from egress_router.settings.setup import SetupSettings
 
 _HOST = Path("/proc/1/ns/net")
@@ -36,6 +37,50 @@ def ensure_interface(own: Netlink, settings: SetupSettings) -> Link:
     if not link.is_up:
         own.set_up(link)
     return link
+
+
+def parent_outside(own: Netlink, settings: SetupSettings) -> Link | None:
+    """Return the parent of the egress interface where it is in the pod's own namespace; None elsewhere.
+
+    It is on the outside network as its macvlan is. Not so where it is the pod's first interface: clients come
+    in by it, too.
+
+    Raises:
+        RefusedError: there is no parent to create the egress interface on.
+    """
+    links = own.links()
+    known = next((link for link in links if link.name == settings.interface), None)
+    if known is not None:
+        parent = next((link for link in links if _stands_on(known, link)), None)
+    else:
+        parent = _parent(own, settings) if _parent_netns(own, settings) is None else None
+    if parent is None or not _is_first(own, parent, settings):
+        return parent
+    _log.warning(
+        "the parent interface is the pod's first one: clients and the outside network come in by it alike",
+        parent=parent.name,
+    )
+    return None
+
+
+def _is_first(own: Netlink, parent: Link, settings: SetupSettings) -> bool:
+    """Say whether clients come in by the parent: it is the only other one, or has (had) the default route."""
+    aside = {"lo", settings.interface, parent.name}
+    if not any(link.is_up and link.name not in aside for link in own.links()):
+        return True
+    if settings.parent_interface == parent.name:
+        return False
+    return any(
+        route.destination is None and route.index == parent.index
+        for version in versions()
+        for table in (MAIN_TABLE, REPLY_TABLE)
+        for route in own.routes(version, table)
+    )
+
+
+def _stands_on(link: Link, other: Link) -> bool:
+    # The "parent" of a veth is its other end.
+    return link.kind != "veth" and link.parent == other.index != link.index
 
 
 def _create(own: Netlink, settings: SetupSettings) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
-from egress_router.kernel.messages import (
+from egress_router.kernel.rtnl_types import (
     FAMILIES,
     NOPREFIXROUTE,
     new_route_fields,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.kernel.messages import Address, Link, Route
+    from egress_router.kernel.rtnl_types import Address, Link, Route
 
 MAIN_TABLE = 254
 _NODAD = 0x02  # IFA_F_NODAD: the probe was ours

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.kernel import sysctl
-from egress_router.kernel.messages import Route
 from egress_router.kernel.nat.plan import REPLY_MARK
+from egress_router.kernel.rtnl_types import Route
+from egress_router.settings.cluster import covers_public_space
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from egress_router.grammar.address import IPAddress, IPNetwork
-    from egress_router.kernel.messages import Link
     from egress_router.kernel.netlink import Netlink
+    from egress_router.kernel.rtnl_types import Link
     from egress_router.settings.setup import Source
 
 REPLY_TABLE = 9797
@@ -61,13 +62,16 @@ def plan_family(
     the first interface.
     """
     inside = [route for route in main if route.index != egress]
+    # What somebody on the first interface advertised as being on its link is for replies only.
+    advertised = [route for route in inside if route.is_advertised and route.destination is not None]
     theirs = [route for route in inside if not route.is_ours]
     defaults = [route for route in theirs if route.destination is None]
     # On a second run the old default route is already in the reply table only.
     old = defaults or [route for route in saved if route.destination is None and route.index != egress]
     others = [route for route in theirs if route.destination is not None]
     egress_routes = () if source is None else _egress_routes(source, egress)
-    networks = _to_keep(kept, source, others, egress_routes)
+    lasting = [route for route in others if route not in advertised]
+    networks = _to_keep(kept, source, lasting, egress_routes)
     keep = [replace(old[0], destination=each, metric=0, is_ours=True) for each in networks] if old else []
     outside = [route for route in main if route.index == egress and not _is_link_local(route.destination)]
     earlier = [*(route for route in inside if route.is_ours), *outside]
@@ -75,9 +79,25 @@ def plan_family(
         reply=(*_near_first([*others, *_displaced(saved, others, egress, egress_routes)]), *keep, *old),
         keep=_missing(keep, inside),
         egress=_missing(egress_routes, outside),
-        removed=(*defaults, *_missing(earlier, [*keep, *egress_routes])),
+        removed=(*defaults, *advertised, *_missing(earlier, [*keep, *egress_routes])),
         lost=() if old else tuple(networks),
     )
+
+
+def cluster_networks(
+    main: Sequence[Route], outside: Collection[int], kept: Sequence[IPNetwork]
+) -> tuple[IPNetwork, ...]:
+    """Return the networks that the pod reaches by its other interfaces than those on the outside network.
+
+    Those of the routes that are there, and those that are kept. A route that covers public space is none of a
+    cluster, nor is what a router advertised, as any neighbour may be that router.
+    """
+    routes = [
+        route.destination
+        for route in main
+        if route.index not in outside and route.destination is not None and not route.is_advertised
+    ]
+    return tuple(dict.fromkeys((*(each for each in routes if not covers_public_space([each])), *kept)))
 
 
 def needs_route(name_server: IPAddress) -> bool:
@@ -182,7 +202,7 @@ def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept:
         for route in plan.egress:
             _step("route by the egress interface", route)
             netlink.replace_route(route, version)
-        _loosen_reverse_path(netlink, version, plan)
+        _settle_interfaces(netlink, version, plan)
 
 
 def versions() -> tuple[int, ...]:
@@ -204,15 +224,19 @@ def _ensure_reply_table(netlink: Netlink, version: int, plan: FamilyRoutes, save
         netlink.add_mark_rule(version, REPLY_MARK, REPLY_TABLE, _RULE_PRIORITY)
 
 
-def _loosen_reverse_path(netlink: Netlink, version: int, plan: FamilyRoutes) -> None:
-    """Let packets in from clients whose way back is only in the reply table (rp_filter 1 would drop them)."""
+def _settle_interfaces(netlink: Netlink, version: int, plan: FamilyRoutes) -> None:
+    """Let packets in from clients whose way back is only in the reply table; take no routes from the wire.
+
+    rp_filter 1 would drop those packets.
+    """
     for index in {route.index for route in plan.reply}:
         name = next((each.name for each in netlink.links() if each.index == index), None)
         if name is None:
             continue
         if version == 6:
-            # A router advertisement must not bring a default route back.
-            sysctl.ensure(f"net/ipv6/conf/{name}/accept_ra_defrtr", 0)
+            # Any neighbour can advertise routes and prefixes; where this is refused, the rules drop it.
+            for setting in ("accept_ra", "autoconf"):
+                sysctl.ensure(f"net/ipv6/conf/{name}/{setting}", 0)
             continue
         # The kernel uses the higher of the two (Documentation/networking/ip-sysctl).
         values = [sysctl.read(f"net/ipv4/conf/{each}/rp_filter") for each in ("all", name)]

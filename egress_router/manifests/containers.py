@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
-from egress_router.manifests import nodes
+from egress_router.manifests import egress_policy, egress_router, nodes
 from egress_router.manifests.objects import PREFIX, Object, Text, objects
 
 if TYPE_CHECKING:
@@ -39,19 +39,30 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """What a file holds: the containers that can be checked, and what is wrong with all the rest."""
+    """What files hold: the containers that can be checked, and what is wrong with all the rest.
+
+    `others` are egress policies and EgressRouters, which nothing has read yet.
+    """
 
     containers: tuple[Container, ...]
+    others: tuple[Object, ...]
     problems: tuple[Problem, ...]
 
 
-def read(file: str, text: str) -> Manifests:
-    """Return every container with EGRESS_* variables in the manifests of a file.
+def read(*files: tuple[str, str]) -> Manifests:
+    """Return every container with EGRESS_* variables in the manifests of files, each a name and its text.
+
+    A ConfigMap counts for all files that are given together.
 
     Raises:
-        ConfigError: it is no YAML.
+        ConfigError: one is no YAML.
     """
-    all_objects, problems = objects(file, text)
+    all_objects: list[Object] = []
+    problems: list[Problem] = []
+    for file, text in files:
+        more, wrong = objects(file, text)
+        all_objects += more
+        problems += wrong
     maps = {(each.namespace, each.name): each for each in all_objects if each.kind == "ConfigMap"}
     found = []
     for each in all_objects:
@@ -62,7 +73,8 @@ def read(file: str, text: str) -> Manifests:
                     found.append(container)
         problems += each.oversights()
     found += [_variables(each) for each in maps.values() if not each.is_used and _names(each)]
-    return Manifests(tuple(found), tuple(problems))
+    others = tuple(each for each in all_objects if each.kind in {*egress_policy.KINDS, egress_router.KIND})
+    return Manifests(tuple(found), others, tuple(problems))
 
 
 def rules(file: str, text: str, variable: str) -> list[Text]:
@@ -72,7 +84,7 @@ def rules(file: str, text: str, variable: str) -> list[Text]:
         ConfigError: it is no YAML.
     """
     found = []
-    for container in read(file, text).containers:
+    for container in read((file, text)).containers:
         path = container.values.get(f"{variable}_FILE")
         given = container.values.get(variable) if path is None else container.files.get(path.text.strip())
         if given is not None:

@@ -180,6 +180,8 @@ def documents(name: str, text: str) -> list[tuple[int, Node]]:
     """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError([Problem(name, None, None, f"is longer than {MAX_CHARACTERS} characters")])
+    if text.lstrip().startswith(("{", "[")):
+        text = text.replace("\t", " ")  # JSON is indented with tabs, too, which YAML allows in no place
     composer = _Composer()
     try:
         for event in yaml.parse(text, Loader=_LOADER):

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
-import signal
-import threading
-import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from egress_router import log, setup
 from egress_router.admin.app import serve
+from egress_router.clock import SYSTEM
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
-from egress_router.kernel import claim, conntrack
+from egress_router.kernel import acd, conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
-from egress_router.redirect.traffic import Line, Publication, RuleTable
-from egress_router.service import output, process_metrics
-from egress_router.service.file_watch import changes
-from egress_router.service.gateway_monitor import GatewayMonitor
+from egress_router.names.resolver import Resolver
+from egress_router.redirect.flow_log import FlowLog
+from egress_router.redirect.names import LineNames
+from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
+from egress_router.redirect.updates import NameUpdates
+from egress_router.redirect.usable import Usable
+from egress_router.service import output, process_metrics, signals
+from egress_router.service.router_state import RouterState
+from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
-from egress_router.service.tasks import run_until
+from egress_router.service.tasks import in_daemon_thread, run_until
+from egress_router.standby.agent import DRAIN_SECONDS, Agent
+from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Sequence
 
     from egress_router.grammar.redirect import Redirects
     from egress_router.metrics import Snapshot
+    from egress_router.redirect.lines import Departure, Resolved
     from egress_router.service.mode import Json
     from egress_router.settings.setup import SetupSettings
     from egress_router.settings.variables import RulesSource
@@ -56,7 +60,9 @@ class RedirectRules:
         return tuple(redirect.printed(redirects).splitlines())
 
 
-def stay(settings: SetupSettings, source: RulesSource, established: setup.Established) -> None:
+def stay(
+    settings: SetupSettings, source: RulesSource, established: setup.Established, claimed: setup.Claimed
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -67,7 +73,11 @@ def stay(settings: SetupSettings, source: RulesSource, established: setup.Establ
     output.start(settings.runtime, registry)
     process_metrics.register(registry)
     rule_store = RuleStore(RedirectRules(settings), source, registry, established.rules_text)
-    asyncio.run(RedirectServer(settings, source, established, registry, rule_store).run())
+
+    async def main() -> None:
+        await RedirectServer(settings, source, established, claimed, registry, rule_store).run()
+
+    asyncio.run(main())
 
 
 class RedirectServer:
@@ -78,51 +88,74 @@ class RedirectServer:
         settings: SetupSettings,
         source: RulesSource,
         established: setup.Established,
+        claimed: setup.Claimed,
         registry: Registry,
         rule_store: RuleStore[Redirects],
     ) -> None:
         self._settings = settings
-        self._source = source
         self._established = established
+        self._claimed = claimed
         self._registry = registry
         self._rule_store = rule_store
-        self._gateway_monitor = GatewayMonitor(settings.interface)
-        self._publication = Publication(registry)
+        self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
+        self._follower = RuleFollower(rule_store, source.paths, self._put_in_force)
+        self._updates = NameUpdates(
+            self._put, self._move, lambda: rule_store.rules, registry, established.resolved
+        )
+        resolver = Resolver(settings.names, registry)
+        for line, addresses in established.resolved.items():
+            if addresses:
+                resolver.remember(line.name, addresses)
+        self._names = LineNames(
+            resolver,
+            UpstreamReport(registry, _log),
+            Usable(settings.router, settings.interface, lambda: rule_store.rules),
+            self._updates.changed,
+        )
+        self._metrics = RedirectMetrics(registry)
         self._table = RuleTable(rule_store.rules, rule_store.text)
-        self._lines: list[Line] = []
+        self._lines: list[LineTraffic] = []
         self._network_problem: str | None = None
-        self._started = time.time()
-        self._ended = asyncio.Event()
+        stand = claimed.stand
+        self._agent = None if stand is None else Agent(stand.place, stand.fence)
         process_metrics.describe(registry, "redirect", self.ready)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_end)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signals.handle(asyncio.get_running_loop(), self._end_asked, self._follower.reload)
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
+        tasks = [*self._state.monitors(), *self._follower.tasks()]
+        tasks += [self._announce(), self._count(), self._updates.run(self._names)]
+        if self._settings.access_log:
+            flows = FlowLog(self._registry, lambda *key: self._current_table().text_of(*key), SYSTEM)
+            tasks.append(flows.run([source.address for source in self._settings.sources]))
+        if self._agent is not None:
+            self._agent.start()
+            tasks.append(self._agent.until_failure())
         try:
-            await run_until(self._ended, self._tasks(), self._end)
+            await run_until(self._state.ended, tasks, self._end)
         finally:
+            self._names.close()
             if endpoint is not None:
                 await endpoint.close()
 
-    def _asked_to_end(self) -> None:
-        if self._ended.is_set():
+    def _end_asked(self, name: str) -> None:
+        if self._state.ended.is_set():
             os._exit(0)  # asyncio would wait for threads, which may wait for the kernel
-        self._ended.set()
+        _log.info("asked to end", signal=name)
+        self._state.ended.set()
+        if self._agent is not None:
+            self._agent.leave(DRAIN_SECONDS)
 
     async def _end(self) -> None:
-        self._ended.set()
-        _log.info("ended; rules and address stay until the pod goes")
-
-    def _tasks(self) -> list[Coroutine[None, None, None]]:
-        tasks = [self._gateway_monitor.watch(), self._announce(), self._count()]
-        if self._source.path is not None:
-            tasks.append(self._watch())
-        return tasks
+        self._state.ended.set()
+        self._follower.stop()
+        if self._agent is not None:
+            await asyncio.to_thread(self._agent.ended.wait)
+            _log.info("ended; the gate is closed")
+        else:
+            _log.info("ended; rules and address stay until the pod goes")
 
     def health(self) -> tuple[str, ...]:
         """See `View`: this process holds nothing that a restart would repair."""
@@ -130,9 +163,7 @@ class RedirectServer:
 
     def ready(self) -> tuple[str, ...]:
         """See `View`."""
-        ending = ("the router is ending",) if self._ended.is_set() else ()
-        network = () if self._network_problem is None else (self._network_problem,)
-        return ending + network + self._gateway_monitor.problems()
+        return self._state.problems(*(() if self._network_problem is None else (self._network_problem,)))
 
     def snapshot(self) -> Snapshot:
         """See `View`."""
@@ -141,49 +172,54 @@ class RedirectServer:
     async def status(self) -> dict[str, Json]:
         """See `View`."""
         return {
-            "mode": "redirect",
-            "version": version("egress-router"),
-            "started": self._started,
-            "health": list(self.health()),
-            "ready": list(self.ready()),
-            "interface": self._gateway_monitor.status(),
+            **self._state.status(self.health(), self.ready()),
             "workers": [],
             "ports": [],
-            "reload": self._rule_store.status(),
             "rules": [_shown(line) for line in self._lines],
             "denied": [],
-            "upstreams": [],
+            "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
         }
 
-    async def _watch(self) -> None:
-        if self._source.path is not None:
-            async for _ in changes(self._source.path):
-                self._reload()
+    async def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
+        await self._updates.put_in_force(self._names, redirects)
 
-    def _reload(self) -> None:
-        before = self._rule_store.rules
-        self._rule_store.reload(self._put_in_force)
-        if self._rule_store.rules is not before:
-            self._table = RuleTable(self._rule_store.rules, self._rule_store.text)
+    async def _put(self, redirects: Redirects, resolved: Resolved) -> None:
+        await in_daemon_thread(
+            lambda: setup.put_in_force(self._settings, redirects, self._established, resolved)
+        )
 
-    def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
-        setup.put_in_force(self._settings, redirects, self._established.apply)
+    async def _move(self, departed: Sequence[Departure]) -> None:
+        """End the UDP flows to addresses that names have no longer; their next packets begin new ones."""
+        found = [flows.UdpFlows(each.line.first, each.line.last, each.address) for each in departed]
+
+        def move() -> None:
+            count = flows.forget(found)
+            _log.info("UDP flows are moved to the addresses that their names have now", flows=count)
+
+        await in_daemon_thread(move)
 
     async def _announce(self) -> None:
-        """Once a minute announce the address, and repair routes and addresses that somebody took away."""
+        """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
+        await asyncio.sleep(acd.ANNOUNCE_INTERVAL)
+        if self._claimed.addresses:
+            await self._keep(lambda: setup.announce_again(self._claimed))
         while True:
             await asyncio.sleep(ANNOUNCE_INTERVAL)
-            try:
-                await _in_daemon(self._keep_network)
-            except RefusedError as error:
-                self._network_problem = str(error)
-                _log.error("the network is not as it should be", error=str(error))
-            else:
-                self._network_problem = None
+            await self._keep(self._keep_network)
+
+    async def _keep(self, work: Callable[[], None]) -> None:
+        try:
+            await in_daemon_thread(work)
+        except RefusedError as error:
+            self._network_problem = str(error)
+            _log.error("the network is not as it should be", error=str(error))
+        else:
+            self._network_problem = None
 
     def _keep_network(self) -> None:
         link, _ = setup.ensure_network(self._settings)
-        claim.announce(link, [source.address for source in self._settings.sources])
+        if self._settings.standby is None:  # else whoever is active does it
+            acd.announce(link, [source.address for source in self._settings.sources])
 
     async def _count(self) -> None:
         """Read the kernel's counters now and then."""
@@ -193,47 +229,36 @@ class RedirectServer:
             _log.info("traffic is not counted by line: that needs nftables")
         while True:
             try:
-                if has_counters:
-                    self._show(await asyncio.to_thread(counters.read))
-                used = await asyncio.to_thread(conntrack.source_ports, sources)
+                counts = await asyncio.to_thread(counters.read) if has_counters else None
+                tracked = await asyncio.to_thread(conntrack.connections, sources)
             except RefusedError as error:
                 _log.warning("no counters", error=str(error))
             else:
-                self._publication.source_ports(self._table, used)
-            self._publication.tracking(conntrack.usage())
+                self._show(counts, tracked)
+            self._metrics.tracking(conntrack.usage())
             await asyncio.sleep(COUNT_INTERVAL)
 
-    def _show(self, counts: counters.Counts) -> None:
-        self._lines = self._table.lines(counts)
-        self._publication.traffic(self._lines)
+    def _current_table(self) -> RuleTable:
+        if self._table.redirects is not self._rule_store.rules:
+            self._table = RuleTable(self._rule_store.rules, self._rule_store.text)
+        return self._table
+
+    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
+        if counts is not None:
+            self._lines = self._current_table().lines(counts)
+            self._metrics.traffic(self._lines, tracked.waiting)
+        table = self._current_table()
+        table.lead(self._names.destinations())
+        self._metrics.tracked(table, tracked)
 
 
-def _in_daemon(work: Callable[[], None]) -> asyncio.Future[None]:
-    """Do what `asyncio.to_thread` does, in a thread that does not hold the process when it ends.
-
-    The address's owner may be waited for as long as EGRESS_CLAIM_TIMEOUT.
-    """
-    outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
-    outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 (raised again, where it is awaited)
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=run, name="network", daemon=True).start()
-    return asyncio.wrap_future(outcome)
-
-
-def _shown(line: Line) -> Json:
+def _shown(line: LineTraffic) -> Json:
     traffic = line.traffic
     return {
         "line": line.number,
         "text": line.text,
         "hits": traffic.connections,
+        "failures": traffic.failures,
         "packets": traffic.sent_packets + traffic.received_packets,
         "sent_bytes": traffic.sent_bytes,
         "received_bytes": traffic.received_bytes,

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 from egress_router.grammar.address import printed
 from egress_router.grammar.lines import rule_lines
 from egress_router.kernel.nat.counters import Traffic
+from egress_router.redirect.lines import destination
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Sequence
 
-    from egress_router.grammar.redirect import Redirect, Redirects
-    from egress_router.kernel.conntrack import Destination
+    from egress_router.grammar.redirect import NamedRedirect, Redirect, Redirects
+    from egress_router.kernel.conntrack import Connections, Destination
     from egress_router.kernel.nat.counters import Counts
     from egress_router.metrics import Registry
+    from egress_router.redirect.lines import Resolved
 
 _MAX_RULES = 1000  # with samples of their own; the traffic of others is counted in the sums only
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
@@ -24,7 +25,7 @@ _NOTHING = Traffic()
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LineTraffic:
     """One line of the rules with what went through it."""
 
     number: int
@@ -40,17 +41,23 @@ class RuleTable:
     """
 
     def __init__(self, redirects: Redirects, text: str) -> None:
+        self.redirects = redirects
         self._lines: list[tuple[int, str]] = []
         self._by_port: dict[tuple[str, int, int], int] = {}
         self._fallbacks: dict[int, int] = {}
         self.destinations: dict[Destination, str] = {}
-        rules = iter(redirects.rules)
+        self.named: dict[Destination, str] = {}
+        rules = {rule.line: rule for rule in redirects.rules}
+        names = {rule.line: rule for rule in redirects.names}
         for index, line in enumerate(rule_lines(text)):
-            self._lines.append((line.number, line.text))
-            if len(line.text.split()) > 1:
-                self._add(index, next(rules))
+            # However many blanks stand in the file: the text is a label of metrics.
+            self._lines.append((line.number, " ".join(line.text.split())))
+            if line.number in rules:
+                self._add(index, rules[line.number])
+            elif line.number in names:
+                self._add_name(index, names[line.number])
             else:
-                self._fallbacks[6 if ":" in line.text else 4] = index
+                self._fallbacks[6 if ":" in line.text.split()[0] else 4] = index
 
     def _add(self, index: int, rule: Redirect) -> None:
         protocol, target = rule.protocol.value, rule.target
@@ -61,7 +68,26 @@ class RuleTable:
             if key not in self.destinations:
                 self.destinations[key] = f"{printed(target, remote)}/{protocol}"
 
-    def lines(self, counts: Counts) -> list[Line]:
+    def _add_name(self, index: int, rule: NamedRedirect) -> None:
+        for port in range(rule.first, rule.last + 1):
+            for version in (4, 6):
+                self._by_port[rule.protocol.value, version, port] = index
+
+    def text_of(self, protocol: str, version: int, port: int) -> str | None:
+        """Return the text of the line that redirects a protocol, family and port."""
+        index = self._by_port.get((protocol, version, port), self._fallbacks.get(version))
+        return None if index is None else self._lines[index][1]
+
+    def lead(self, resolved: Resolved) -> None:
+        """Note where the lines with names lead now, so that source ports towards there have a name, too."""
+        self.named = {
+            (_NUMBERS[rule.protocol.value], address, rule.target_port or port): destination(rule)
+            for rule, addresses in resolved.items()
+            for address in addresses
+            for port in range(rule.first, rule.last + 1)
+        }
+
+    def lines(self, counts: Counts) -> list[LineTraffic]:
         """Return all lines, each with its traffic."""
         totals: dict[int, Traffic] = {}
         for (protocol, version, port), traffic in counts.items():
@@ -69,43 +95,45 @@ class RuleTable:
             if index is not None:
                 totals[index] = totals.get(index, _NOTHING).plus(traffic)
         return [
-            Line(number, text, totals.get(index, _NOTHING))
+            LineTraffic(number, text, totals.get(index, _NOTHING))
             for index, (number, text) in enumerate(self._lines)
         ]
 
 
-class Publication:
+class RedirectMetrics:
     """The metrics of redirect mode, set from the kernel's counters."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._connections = registry.counter(
-            "connections_total", "Connections that were redirected.", result="connected"
-        )
+        meaning = "Redirected connections, by whether the destination accepted them."
+        self._connected = registry.counter("connections_total", meaning, result="connected")
+        self._failed = registry.counter("connections_total", meaning, result="failed")
         meaning = "Bytes of redirected connections: sent to the destination, received from it."
         self._sent = registry.counter("bytes_total", meaning, direction="sent")
         self._received = registry.counter("bytes_total", meaning, direction="received")
-        self._open = registry.gauge("connections_open", "Connections in connection tracking that leave here.")
+        self._open = registry.gauge("connections_open", "Redirected connections that are open.")
         self._entries = registry.gauge("conntrack_entries", "Entries in connection tracking.")
         self._most = registry.gauge("conntrack_entries_limit", "Entries that connection tracking may have.")
 
-    def traffic(self, lines: Sequence[Line]) -> None:
-        """Publish what went through each line."""
+    def traffic(self, lines: Sequence[LineTraffic], waiting: int) -> None:
+        """Publish what went through each line; `waiting` connections may still be accepted."""
         total = Traffic()
         for line in lines:
             total = total.plus(line.traffic)
-        self._connections.value = total.connections
+        self._connected.value = total.connections
+        # What is counted and what waits are read one after the other, so the difference may go back a little.
+        self._failed.value = max(self._failed.value, total.failures - waiting)
         self._sent.value, self._received.value = total.sent_bytes, total.received_bytes
         self._registry.forget("rule_connections_total")
         self._registry.forget("rule_bytes_total")
         self._registry.forget("rule_packets_total")
-        busy = [line for line in lines if line.traffic.connections][:_MAX_RULES]
+        busy = [line for line in lines if line.traffic.begun][:_MAX_RULES]
         for line in busy:
             self._rule(line)
 
-    def _rule(self, line: Line) -> None:
+    def _rule(self, line: LineTraffic) -> None:
         traffic, counter = line.traffic, self._registry.counter
-        rule = " ".join(line.text.split())  # however many blanks stand in the file
+        rule = line.text
         meaning = "Connections that this line redirected."
         counter("rule_connections_total", meaning, rule=rule).value = traffic.connections
         for direction, packets, size in (
@@ -121,12 +149,12 @@ class Publication:
         if usage is not None:
             self._entries.value, self._most.value = usage
 
-    def source_ports(self, table: RuleTable, used: Counter[Destination]) -> None:
-        """Publish the source ports in use towards the destinations that the rules name."""
-        self._open.value = used.total()
+    def tracked(self, table: RuleTable, tracked: Connections) -> None:
+        """Publish open connections, and the source ports in use towards the destinations of the rules."""
+        self._open.value = tracked.open
         self._registry.forget("snat_ports_in_use")
-        for key, count in used.items():
-            destination = table.destinations.get(key)
-            if destination is not None:
+        for key, count in tracked.source_ports.items():
+            leads_to = table.destinations.get(key) or table.named.get(key)
+            if leads_to is not None:
                 meaning = "Source ports in use towards a destination, of about 64,000."
-                self._registry.gauge("snat_ports_in_use", meaning, destination=destination).value = count
+                self._registry.gauge("snat_ports_in_use", meaning, destination=leads_to).value = count

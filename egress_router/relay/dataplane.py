@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from egress_router.errors import RefusedError
@@ -16,19 +17,37 @@ except ImportError as error:  # a checkout whose environment is older than the s
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    import socket
+    from collections.abc import Callable, Sequence
 
     from egress_router.metrics import Registry
-    from egress_router.relay._plane import Failures, Target
+    from egress_router.relay._plane import Closed, Connected, Failures, Target, Wanted
 
 Pair = _plane.Pair
+Forwarding = _plane.Line
 
 # Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
 QUIET: Final = 30.0
 # News of one turn of the loop; the loop has other things to do.
 _MOST: Final = 512
+_UNLIMITED: Final = (1 << 31) - 1
 _ADDRESS = struct.Struct("=16s2s2x")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Identity(NamedTuple):
+    """What tells an accepted connection from others, and its end towards the upstream.
+
+    `source` is empty where there was no connection, or where the line was not told to say it.
+    """
+
+    number: int
+    client_port: int
+    source: str
+    source_port: int
+
+
+UNKNOWN: Final = Identity(0, 0, "", 0)
 
 
 class End(NamedTuple):
@@ -42,6 +61,18 @@ class End(NamedTuple):
     seconds: float
     failures: Failures
     given: int
+    identity: Identity = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many connections may be open: in all processes that share `counts`, in this one, for one client."""
+
+    maximum: int
+    possible: int
+    maximum_per_client: int | None
+    counts: memoryview
+    slot: int
 
 
 class Connection(Protocol):
@@ -51,10 +82,24 @@ class Connection(Protocol):
         """Hear of the end; called once."""
 
 
+class Line(Connection, Protocol):
+    """Where the connections of a listening port go; a subclass of `Forwarding`."""
+
+    def connected(
+        self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
+    ) -> None:
+        """Hear that a client has its connection; its end will be told, too."""
+
+    def wanted(self) -> None:
+        """Hear that a client waits for targets, until the next call of `DataPlane.aim`."""
+
+
 class DataPlane:
     """The data plane of this process, and its news in the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, quiet: float = QUIET) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limits: Limits | None = None, quiet: float = QUIET
+    ) -> None:
         """Start the thread; it ends with `close`.
 
         Raises:
@@ -62,29 +107,71 @@ class DataPlane:
         """
         self._loop = loop
         try:
-            self._plane = _plane.Plane(bytearray(4), 0, 1 << 30, 1 << 30, 0, quiet)
+            self._plane = _started(limits, quiet)
         except OSError as error:
             what = f"cannot start the data plane ({error.strerror})"
             raise RefusedError(what, "raise the limits of open files and threads") from None
         self._sent = self._received = Number()
         self._known = (0, 0)
+        self._pauses, self._paused = 0, False
+        self._on_pause: Callable[[int], None] = _nothing
         loop.add_reader(self._plane.fileno(), self._news)
 
     @property
     def pipes_lent(self) -> int:
         """How many pipes carry bulk data now."""
-        return self._plane.counts()[5]
+        return self._plane.counts()[6]
 
     def count(self, registry: Registry, sent: Number, received: Number) -> None:
         """Have the bytes of all connections added to these, to upstreams and to clients, as they go."""
         self._sent, self._received = sent, received
-        registry.before_snapshot(self._refresh)
+        registry.before_snapshot(self.catch_up)
 
-    def _refresh(self) -> None:
-        _, sent, received, _, _, _ = self._plane.counts()
+    def catch_up(self) -> None:
+        """Tell everything that has happened until now, and count its bytes."""
+        self._plane.settle()
+        while self._read():
+            pass
+        self._tell_pauses()
+        self._count()
+
+    def _count(self) -> None:
+        _, sent, received, _, _, _, _ = self._plane.counts()
         self._sent.value += sent - self._known[0]
         self._received.value += received - self._known[1]
         self._known = (sent, received)
+
+    def open_connections(self) -> int:
+        """Return how many connections and dials are open."""
+        return self._plane.counts()[0]
+
+    def tell_pauses(self, on_pause: Callable[[int], None]) -> None:
+        """Have this called with an `errno` when accepting pauses, with 0 when it goes on."""
+        self._on_pause = on_pause
+
+    def listen(self, listener: socket.socket, line: Forwarding) -> None:
+        """Accept on a non-blocking socket, for a line; a socket may change its line."""
+        self._plane.listen(listener.fileno(), line)
+
+    def stop_listening(self, listener: socket.socket) -> None:
+        """Take in what the accept queue holds, and close the socket; all is done when this returns."""
+        self._plane.stop_listening(listener.detach())
+        self._plane.settle()
+
+    def aim(self, line: Forwarding, targets: tuple[Target, ...], good: int, refuses: int = 0) -> None:
+        """Have the next connections of a line go to these targets: the first `good` in turn, then the others.
+
+        Without any, clients that wait are closed; later ones, too, where `refuses` is a reason.
+        """
+        self._plane.aim(line, targets, _addresses(targets), good, refuses)
+
+    def end_line(self, line: Forwarding) -> None:
+        """Close every connection of a line."""
+        self._plane.end_line(line)
+
+    def release_line(self, line: Forwarding) -> None:
+        """Forget a line, when its last connection has ended; it is not used any more."""
+        self._plane.release_line(line)
 
     def relay(
         self,
@@ -109,25 +196,60 @@ class DataPlane:
         """End the thread and every connection; what they have to say is said before this returns."""
         self._loop.remove_reader(self._plane.fileno())
         self._plane.stop()
-        while self._read():
-            pass
-        self._refresh()
+        self.catch_up()
 
     def _news(self) -> None:
+        self._tell_pauses()
         if self._read() == _MOST:
             self._loop.call_soon(self._news)
+
+    def _tell_pauses(self) -> None:
+        _, _, _, pauses, paused, error, _ = self._plane.counts()
+        for _ in range(pauses - self._pauses):
+            self._on_pause(error)
+        if pauses != self._pauses or (self._paused and not paused):
+            if not paused:
+                self._on_pause(0)
+            self._pauses, self._paused = pauses, paused
 
     def _read(self) -> int:
         records = self._plane.collect(_MOST)
         for record in records:
             try:
-                if len(record) == 10:
-                    told: Connection = record[0]  # type: ignore[assignment]
-                    told.ended(End(*record[2:]))
+                _tell(record)
             except Exception as error:  # noqa: BLE001 - the others' news come only once
                 context = {"message": "news of the data plane were not understood", "exception": error}
                 self._loop.call_exception_handler(context)
         return len(records)
+
+
+def _tell(record: Closed | Connected | Wanted) -> None:
+    if len(record) == 2:
+        waiting: Line = record[0]  # type: ignore[assignment] # what came back is what was given
+        waiting.wanted()
+    elif len(record) == 7:
+        line: Line = record[0]  # type: ignore[assignment]
+        line.connected(*record[2:6], Identity(*record[6]))
+    else:
+        connection: Connection = record[0]  # type: ignore[assignment]
+        connection.ended(End(*record[2:10], Identity(*record[10])))
+
+
+def _started(limits: Limits | None, quiet: float) -> _plane.Plane:
+    if limits is None:
+        return _plane.Plane(bytearray(4), 0, _UNLIMITED, _UNLIMITED, 0, quiet)
+    return _plane.Plane(
+        limits.counts,
+        limits.slot,
+        limits.maximum,
+        limits.possible,
+        limits.maximum_per_client or 0,
+        quiet,
+    )
+
+
+def _nothing(_: int) -> None:
+    """Do nothing: nobody wants to hear of pauses."""
 
 
 def _addresses(targets: Sequence[Target]) -> bytes:

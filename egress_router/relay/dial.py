@@ -37,7 +37,7 @@ class DialReason(enum.Enum):
 
 # The numbers of plane.h.
 _CUT: Final = 4
-_REASONS: Final = dict(enumerate(DialReason, start=6))
+REASONS: Final = dict(enumerate(DialReason, start=6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,9 @@ class Dial(Pair):
             if end.given >= 0:
                 os.close(end.given)
             return
-        failures = tuple(DialFailure(*target, _REASONS[reason]) for target, reason in end.failures)
+        failures = tuple(DialFailure(*target, REASONS[reason]) for target, reason in end.failures)
         if end.target is None:
-            on_done(DialError(_REASONS[end.reason], failures))
+            on_done(DialError(REASONS[end.reason], failures))
             return
         address, port = end.target
         family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6

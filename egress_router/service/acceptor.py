@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,27 @@ _MAX_WAITING = 10_000
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _PAUSE_SECONDS = 0.25
 _MAPPED = "::ffff:"
+_PAUSES = "Times that accepting paused because descriptors or memory ran out."
 _log = log.get("service")
 
 
+class Pauses:
+    """Counts the pauses of a data plane that accepts, and says when they begin and end."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._pauses = registry.counter("accept_pauses_total", _PAUSES)
+
+    def __call__(self, error: int) -> None:
+        """Accepting pauses because of this error number; 0: it goes on."""
+        if error:
+            self._pauses.value += 1
+            _log.warning("accepting pauses", reason=os.strerror(error))
+        else:
+            _log.info("accepting goes on")
+
+
 class Acceptor:
-    """Hands every accepted connection to `on_connection`: socket, client address, local listening port.
+    """Hands every accepted connection to `on_connection`: socket, client address, its port, listening port.
 
     The socket is non-blocking and without Nagle's delay. While the process has no
     descriptor left, accepting pauses: clients wait in the accept queue instead of being turned away, and the
@@ -36,16 +53,14 @@ class Acceptor:
         self,
         loop: asyncio.AbstractEventLoop,
         registry: Registry,
-        on_connection: Callable[[socket.socket, str, int], None],
+        on_connection: Callable[[socket.socket, str, int, int], None],
     ) -> None:
         self._loop = loop
         self._on_connection = on_connection
         self._listeners: dict[int, socket.socket] = {}
         self._paused = False
         self._retry: asyncio.TimerHandle | None = None
-        self._pauses = registry.counter(
-            "accept_pauses_total", "Times that accepting paused because descriptors or memory ran out."
-        )
+        self._pauses = registry.counter("accept_pauses_total", _PAUSES)
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these non-blocking sockets, by port; close those that are not named any more."""
@@ -109,7 +124,7 @@ class Acceptor:
         sock.setblocking(False)
         host: str = address[0]
         client = host[len(_MAPPED) :] if host.startswith(_MAPPED) and "." in host else host
-        self._on_connection(sock, client, port)
+        self._on_connection(sock, client, address[1], port)
         return True
 
     def _pause(self, error: OSError) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+from array import array
 from typing import TYPE_CHECKING
 
+from egress_router.relay.dataplane import Limits
 from egress_router.service.connection_counts import ConnectionCounts
 
 if TYPE_CHECKING:
@@ -46,6 +48,18 @@ class ConnectionLimiter:
             for limit in ConnectionLimit
         }
 
+    @property
+    def limits(self) -> Limits:
+        """What holds, for a data plane that counts by itself."""
+        counts = self._counts
+        if not isinstance(counts, memoryview):
+            counts = memoryview(array("i", counts))
+        return Limits(self._maximum, self._possible, self._maximum_per_client, counts, self._slot)
+
+    def refused(self, limit: ConnectionLimit) -> None:
+        """Count a connection that met a limit elsewhere."""
+        self._hits[limit].value += 1
+
     def enter(self, client: str) -> ConnectionLimit | None:
         """Let in a connection of this client address and return None, or the limit that it meets."""
         if self._open >= self._possible:
@@ -76,5 +90,5 @@ class ConnectionLimiter:
                 del self._by_client[client]
 
     def _refuse(self, limit: ConnectionLimit) -> ConnectionLimit:
-        self._hits[limit].value += 1
+        self.refused(limit)
         return limit

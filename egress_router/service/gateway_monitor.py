@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from egress_router.kernel import gateway
+from egress_router.net import gateway
 
 if TYPE_CHECKING:
     from egress_router.service.mode import Json
@@ -70,6 +70,7 @@ class GatewayMonitor:
         return {
             "name": seen.name,
             "up": seen.is_up,
-            "addresses": [str(each) for each in seen.addresses],
+            # Nothing leaves the node with a link-local address.
+            "addresses": [str(each) for each in seen.addresses if not each.is_link_local],
             "gateways": [{"address": str(each), "answers": each not in silent} for each in seen.gateways],
         }

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from egress_router import log
+from egress_router.clock import SYSTEM
 from egress_router.errors import ConfigError, EgressRouterError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from egress_router.clock import Clock
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
-    from egress_router.settings.variables import RulesSource
+    from egress_router.settings.variables import Source
 
 Rules = TypeVar("Rules")
+if TYPE_CHECKING:
+    PutInForce = Callable[[Rules, frozenset[int]], Awaitable[None]]
 _MAX_LINES = 200  # of one difference in the log
 _log = log.get("service")
 
@@ -45,8 +48,14 @@ class RuleStore(Generic[Rules]):
     """
 
     def __init__(
-        self, reader: Reader[Rules], source: RulesSource, registry: Registry, in_force: str | None = None
+        self,
+        reader: Reader[Rules],
+        source: Source,
+        registry: Registry,
+        in_force: str | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._clock = clock
         self._reader = reader
         self._source = source
         self._reloads = registry.counter("reloads_total", "Changed rules that were put in force.")
@@ -62,7 +71,7 @@ class RuleStore(Generic[Rules]):
         self.errors: tuple[str, ...] = ()
         self._refused_at: float | None = None
         self._may_pass = False  # the last refusal: rules are not the reason, but what was not to be had
-        self._loaded.value = time.time()
+        self._loaded.value = self._clock.time()
         self._valid.value = 1
 
     @property
@@ -75,23 +84,23 @@ class RuleStore(Generic[Rules]):
         """The text of the rules in force."""
         return self._text
 
-    def reload(self, put_in_force: Callable[[Rules, frozenset[int]], None]) -> None:
+    async def reload(self, put_in_force: PutInForce[Rules]) -> None:
         """Read the source again; where its rules are other ones and valid, put them in force.
 
         `put_in_force` gets the rules and their ports, and raises RefusedError where a port cannot be had.
         Whatever is wrong is logged and counted, and the rules so far stay.
         """
-        self._reload(put_in_force, known=())
+        await self._reload(put_in_force, known=())
 
-    def retry(self, put_in_force: Callable[[Rules, frozenset[int]], None]) -> None:
+    async def retry(self, put_in_force: PutInForce[Rules]) -> None:
         """Try refused rules again where what they need may be had by now: a port, the source itself.
 
         The same reason once more is neither logged nor counted.
         """
         if self._may_pass:
-            self._reload(put_in_force, known=self.errors)
+            await self._reload(put_in_force, known=self.errors)
 
-    def _reload(self, put_in_force: Callable[[Rules, frozenset[int]], None], known: tuple[str, ...]) -> None:
+    async def _reload(self, put_in_force: PutInForce[Rules], known: tuple[str, ...]) -> None:
         text = None
         try:
             text = self._source.read()
@@ -99,14 +108,14 @@ class RuleStore(Generic[Rules]):
                 self._accept()
                 return
             rules = self._reader.parse(self._source.name, text)
-            put_in_force(rules, self._reader.ports(rules))
+            await put_in_force(rules, self._reader.ports(rules))
         except EgressRouterError as error:
             self._refuse(error, known)
             self._may_pass = text is None or isinstance(error, RefusedError)
             return
         before, self._text, self.rules = self.rules, text, rules
         self._reloads.value += 1
-        self._loaded.value = time.time()
+        self._loaded.value = self._clock.time()
         self._accept()
         self._log_difference(self._reader.summary(before), self._reader.summary(rules))
 
@@ -125,7 +134,7 @@ class RuleStore(Generic[Rules]):
 
     def _refuse(self, error: EgressRouterError, known: tuple[str, ...]) -> None:
         problems = error.problems if isinstance(error, ConfigError) else (error,)
-        self.errors, self._refused_at = tuple(str(each) for each in problems), time.time()
+        self.errors, self._refused_at = tuple(str(each) for each in problems), self._clock.time()
         if self.errors == known:
             return
         self._refusals.value += 1

@@ -1,17 +1,33 @@
-"""Signals that come before somebody can act on them wait, instead of being lost or ending the process."""
+"""The signals of a router that stays: SIGTERM and SIGINT end it, SIGHUP has it read its rules again."""
 
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
 
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def hold() -> None:
-    """Let these signals wait. As process 1 of a container the kernel drops those that nobody handles."""
+    """Let these signals wait, so that none is lost before somebody can act on it.
+
+    As process 1 of a container the kernel drops those that nobody handles.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
 def release() -> None:
     """Take those that wait, and from now on all of them at once."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+
+
+def handle(loop: asyncio.AbstractEventLoop, end: Callable[[str], None], reload: Callable[[], None]) -> None:
+    """Call `end` with the signal's name, and `reload`, from now on; what was held comes at once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number.name)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    release()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router import log
+from egress_router.clock import SYSTEM
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
 from egress_router.service import limits, output, process_metrics, signals
-from egress_router.service.file_watch import changes
-from egress_router.service.gateway_monitor import GatewayMonitor
+from egress_router.service.router_state import RouterState
+from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.sockets import Listening
 from egress_router.service.tasks import run_until
@@ -22,19 +20,19 @@ from egress_router.service.worker_pool import WorkerPool
 from egress_router.settings.catalogue import warn_of_unknown
 
 if TYPE_CHECKING:
+    from egress_router.clock import Clock
     from egress_router.metrics import Snapshot
     from egress_router.service.mode import Json, Mode
     from egress_router.service.view import ServeAdministration
     from egress_router.settings.common import ProxySettings
-    from egress_router.settings.variables import RulesSource
+    from egress_router.settings.variables import Source
 
 Rules = TypeVar("Rules")
-_RETRY_SECONDS = 3.0  # after rules were refused that may be had later
 _log = log.get("service")
 
 
 def run(
-    mode: Mode[Rules], settings: ProxySettings, source: RulesSource, administration: ServeAdministration
+    mode: Mode[Rules], settings: ProxySettings, source: Source, administration: ServeAdministration
 ) -> int:
     """Run a proxy until SIGTERM or SIGINT has ended it in order; return the exit status.
 
@@ -63,36 +61,33 @@ class Supervisor(Generic[Rules]):
         self,
         name: str,
         settings: ProxySettings,
-        source: RulesSource,
+        source: Source,
         registry: Registry,
         rule_store: RuleStore[Rules],
+        clock: Clock = SYSTEM,
     ) -> None:
-        self._name = name
         self._settings = settings
         self._source = source
         self._registry = registry
         self._rule_store = rule_store
+        self._state = RouterState(name, settings.interface, rule_store, clock)
+        self._follower = RuleFollower(rule_store, source.paths, self._put_in_force)
         by_client = settings.max_connections_per_client is not None
         self._listening = Listening(settings.workers, by_client=by_client)
-        self._pool = WorkerPool(settings.workers, self._listening, registry)
-        self._gateway_monitor = GatewayMonitor(settings.interface)
-        self._started = time.time()
-        self._ended = asyncio.Event()
+        self._pool = WorkerPool(settings.workers, self._listening, registry, clock)
         process_metrics.describe(registry, name, self.ready)
 
     async def run(self, administration: ServeAdministration) -> None:
         """Serve until a signal says to end, then finish what is open."""
-        self._handle_signals()
+        signals.handle(asyncio.get_running_loop(), self._end_asked, self._follower.reload)
         self._listen(self._rule_store.ports)
         port = self._settings.runtime.admin_port
         endpoint = await administration(self, port) if port else None
         self._pool.start(self._rule_store.rules, self._rule_store.ports)
-        _log.info("started", mode=self._name, pid=os.getpid(), workers=self._settings.workers)
-        tasks = [self._gateway_monitor.watch()]
-        if self._source.path is not None:
-            tasks += [self._watch_rules(), self._retry_rules()]
+        _log.info("started", mode=self._state.mode, pid=os.getpid(), workers=self._settings.workers)
+        tasks = [*self._state.monitors(), self._pool.watch(), *self._follower.tasks()]
         try:
-            await run_until(self._ended, tasks, self._end)
+            await run_until(self._state.ended, tasks, self._end)
         finally:
             if endpoint is not None:
                 await endpoint.close()
@@ -103,9 +98,7 @@ class Supervisor(Generic[Rules]):
 
     def ready(self) -> tuple[str, ...]:
         """See `View`."""
-        if self._ended.is_set():
-            return ("the router is ending",)
-        return self._pool.absent() + self._pool.silent() + self._gateway_monitor.problems()
+        return self._state.problems(*self._pool.absent(), *self._pool.silent())
 
     def snapshot(self) -> Snapshot:
         """See `View`."""
@@ -115,36 +108,23 @@ class Supervisor(Generic[Rules]):
     async def status(self) -> dict[str, Json]:
         """See `View`."""
         return {
-            "mode": self._name,
-            "version": version("egress-router"),
-            "started": self._started,
-            "health": list(self.health()),
-            "ready": list(self.ready()),
-            "interface": self._gateway_monitor.status(),
+            **self._state.status(self.health(), self.ready()),
             "workers": self._pool.processes(),
             "ports": [*sorted(self._rule_store.ports)],
-            "reload": self._rule_store.status(),
             **await self._pool.status(),
         }
 
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end_asked, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signals.release()
-
-    def _end_asked(self, number: int) -> None:
-        name = signal.Signals(number).name
-        if self._ended.is_set():
+    def _end_asked(self, name: str) -> None:
+        if self._state.ended.is_set():
             _log.warning("asked again to end: every connection is cut", signal=name)
             self._pool.kill()
         else:
             _log.info("asked to end", signal=name, seconds=self._settings.runtime.drain_seconds)
-            self._ended.set()
+            self._state.ended.set()
 
     async def _end(self) -> None:
-        self._ended.set()
+        self._state.ended.set()
+        self._follower.stop()
         # An accept queue without a worker has one that empties it before the end.
         self._pool.complete()
         # Close here first: what comes in until a worker empties its accept queue is still served, and no
@@ -153,22 +133,7 @@ class Supervisor(Generic[Rules]):
         await self._pool.end(self._settings.runtime.drain_seconds)
         _log.info("ended")
 
-    async def _watch_rules(self) -> None:
-        if self._source.path is not None:
-            async for _ in changes(self._source.path):
-                self._reload()
-
-    async def _retry_rules(self) -> None:
-        while True:
-            await asyncio.sleep(_RETRY_SECONDS)
-            if not self._ended.is_set():
-                self._rule_store.retry(self._put_in_force)
-
-    def _reload(self) -> None:
-        if not self._ended.is_set():
-            self._rule_store.reload(self._put_in_force)
-
-    def _put_in_force(self, rules: Rules, ports: frozenset[int]) -> None:
+    async def _put_in_force(self, rules: Rules, ports: frozenset[int]) -> None:
         new_ports = self._listen(ports)
         self._pool.serve(rules, ports, new_ports)
 

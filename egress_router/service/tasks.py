@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import threading
 from typing import TYPE_CHECKING
 
 from egress_router import log
@@ -37,6 +39,26 @@ async def run_until(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def in_daemon_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Do what `asyncio.to_thread` does, in a thread that does not hold the process when it ends.
+
+    What waits for the kernel or the network may take as long as EGRESS_CLAIM_TIMEOUT.
+    """
+    outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
+    outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 (raised again, where it is awaited)
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="kernel", daemon=True).start()
+    return asyncio.wrap_future(outcome)
 
 
 def log_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

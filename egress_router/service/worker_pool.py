@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.metrics import Snapshot, added, lasting
-from egress_router.service import connection_counts, process
+from egress_router.service import connection_counts, process, watchdog
 from egress_router.service.control import (
     MAX_DESCRIPTORS,
     Assigned,
@@ -26,12 +25,14 @@ from egress_router.service.control import (
     StatusReport,
     ToWorker,
 )
+from egress_router.service.watchdog import Watchdog
 from egress_router.service.worker_status import WorkerStatuses
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Mapping
 
+    from egress_router.clock import Clock
     from egress_router.metrics import Registry
     from egress_router.service.control import Message
     from egress_router.service.mode import Json
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # seconds before a dead worker's replacement starts
 _SETTLED_SECONDS = 60.0  # a worker that lived so long did not die of its start
-_SILENT_SECONDS = 30.0  # a report comes each second
+_LOST_SECONDS = 30.0  # a worker that is silent for so long could not even be killed
 _CLOSE_SECONDS = 2.0
 _REMEDY = "raise the limits of open files, processes and memory, or lower EGRESS_WORKERS"
 _log = log.get("service")
@@ -53,7 +54,6 @@ class WorkerSlot:
     pid: int = 0
     channel: Channel | None = None
     started: float = 0.0  # monotonic
-    heard: float = 0.0  # monotonic
     serves: bool = False
     delay: float = _FIRST_DELAY
     snapshot: Snapshot = field(default_factory=dict)
@@ -62,7 +62,9 @@ class WorkerSlot:
 class WorkerPool:
     """The worker processes. Each gets its own sockets of `listening`, and the rules given last."""
 
-    def __init__(self, count: int, listening: Listening, registry: Registry) -> None:
+    def __init__(self, count: int, listening: Listening, registry: Registry, clock: Clock) -> None:
+        self._clock = clock
+        self._watchdog = Watchdog(clock)
         self._loop = asyncio.get_running_loop()
         self._slots = tuple(WorkerSlot(index) for index in range(count))
         self._listening = listening
@@ -74,7 +76,7 @@ class WorkerPool:
         self._of_the_dead: Snapshot = {}
         self._restarts = registry.counter("worker_restarts_total", "Workers that died and were replaced.")
         self._serving = registry.gauge("workers_serving", "Workers that have rules and listen.")
-        self._statuses = WorkerStatuses()
+        self._statuses = WorkerStatuses(clock)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     def start(self, rules: object, ports: frozenset[int]) -> None:
@@ -122,13 +124,24 @@ class WorkerPool:
             if slot.pid:
                 os.kill(slot.pid, signal.SIGKILL)
 
+    async def watch(self) -> None:
+        """Replace workers that hang (stopped, in an endless loop): clients of their queues wait for them."""
+        while True:
+            await asyncio.sleep(watchdog.INTERVAL)
+            if self._ending:
+                continue
+            for index, seconds in self._watchdog.overdue().items():
+                pid = self._slots[index].pid
+                _log.error(
+                    "worker does not report and is replaced", worker=index, pid=pid, seconds=round(seconds)
+                )
+                os.kill(pid, signal.SIGKILL)
+
     def silent(self) -> tuple[str, ...]:
-        """Say which workers hang: they run and do not report."""
-        limit = time.monotonic() - _SILENT_SECONDS
+        """Say which workers hang although they were killed: only a restart of the container may help."""
+        silent = self._watchdog.silent(_LOST_SECONDS, watchdog.STARTING_SECONDS + _LOST_SECONDS)
         return tuple(
-            f"worker {slot.index} has not reported for {time.monotonic() - slot.heard:.0f} s"
-            for slot in self._slots
-            if slot.pid and slot.heard < limit
+            f"worker {slot} has not reported for {seconds:.0f} s" for slot, seconds in silent.items()
         )
 
     def absent(self) -> tuple[str, ...]:
@@ -148,7 +161,7 @@ class WorkerPool:
 
     def processes(self) -> list[Json]:
         """Return the workers as a person wants to see them."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         return [
             {
                 "index": slot.index,
@@ -184,7 +197,8 @@ class WorkerPool:
 
     def _spawn(self, slot: WorkerSlot) -> None:
         slot.pid, sock = process.start()
-        slot.started = slot.heard = time.monotonic()
+        slot.started = self._clock.monotonic()
+        self._watchdog.started(slot.index)
         slot.channel = Channel(
             self._loop, sock, lambda message, _: self._received(slot, message), lambda: self._lost(slot)
         )
@@ -215,7 +229,6 @@ class WorkerPool:
             self._all_gone.set()
 
     def _received(self, slot: WorkerSlot, message: Message) -> None:
-        slot.heard = time.monotonic()
         match message:
             case Serving():
                 slot.serves = True
@@ -228,6 +241,7 @@ class WorkerPool:
                 self._statuses.answered(slot.index, number, status)
             case _:
                 raise AssertionError(f"a worker sent {message!r}")
+        self._watchdog.heard(slot.index, serves=slot.serves)
 
     def _lost(self, slot: WorkerSlot) -> None:
         """The worker closed its end: it is dying, and its exit status comes with SIGCHLD."""
@@ -249,6 +263,7 @@ class WorkerPool:
 
     def _died(self, slot: WorkerSlot, code: int) -> None:
         pid, slot.pid = slot.pid, 0
+        self._watchdog.ended(slot.index)
         if slot.channel is not None:
             slot.channel.close()
         self._lost(slot)
@@ -260,7 +275,7 @@ class WorkerPool:
             if not any(each.pid for each in self._slots):
                 self._all_gone.set()
             return
-        if time.monotonic() - slot.started >= _SETTLED_SECONDS:
+        if self._clock.monotonic() - slot.started >= _SETTLED_SECONDS:
             slot.delay = _FIRST_DELAY
         self._restarts.value += 1
         seconds = self._fill_later(slot)

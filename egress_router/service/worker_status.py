@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from egress_router.service.control import StatusRequest
@@ -12,6 +11,7 @@ from egress_router.service.merge import PastWorkers, merged
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from egress_router.clock import Clock
     from egress_router.service.control import Channel
     from egress_router.service.mode import Json
 
@@ -22,7 +22,8 @@ _REFRESH_SECONDS = 10.0  # so much of a worker's hits may be lost with it
 class WorkerStatuses:
     """The latest status of the worker in each slot."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._latest: dict[int, dict[str, Json]] = {}
         self._heard: dict[int, float] = {}  # monotonic
         self._past = PastWorkers()
@@ -48,13 +49,13 @@ class WorkerStatuses:
 
     def refresh(self, slot: int, channel: Channel) -> None:
         """Ask a worker that nobody asked for a while, so that little is lost when it dies."""
-        if time.monotonic() - self._heard.get(slot, 0.0) >= _REFRESH_SECONDS:
+        if self._clock.monotonic() - self._heard.get(slot, 0.0) >= _REFRESH_SECONDS:
             channel.send(StatusRequest(0))
 
     def answered(self, slot: int, number: int, status: dict[str, Json]) -> None:
         """Take an answer."""
         self._latest[slot] = status
-        self._heard[slot] = time.monotonic()
+        self._heard[slot] = self._clock.monotonic()
         if number in self._answers:
             self._answers[number].put_nowait(slot)
 

@@ -7,15 +7,19 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from egress_router.settings.chart import CHART_VALUES
-from egress_router.settings.variables import Environment, Variable, flag, one_of, seconds, whole
+from egress_router.settings.table import group, read, setting, variables
+from egress_router.settings.variables import Variable, flag, one_of, seconds, whole
 
 if TYPE_CHECKING:
     from egress_router.log import LogFormat
+    from egress_router.settings.variables import Environment
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
+LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error")
 _MAX_WORKERS = 8
 # Of what the kernel takes (IFNAMSIZ is 16 with the closing NUL) only what means itself everywhere: in nft
 # `*` matches other interfaces and a quotation mark ends the name, `%d` is a counter, `:` an alias, and
@@ -68,13 +72,6 @@ def interface_name(text: str) -> str:
     return text
 
 
-LOG_FORMAT = Variable("EGRESS_LOG_FORMAT", "`text` or `json`", "text", one_of("text", "json"))
-LOG_LEVEL = Variable(
-    "EGRESS_LOG_LEVEL",
-    "least level that is logged: `debug`, `info`, `warning`, `error`",
-    "info",
-    one_of("debug", "info", "warning", "error"),
-)
 ACCESS_LOG = Variable("EGRESS_ACCESS_LOG", "1: every connection or request is logged to stdout", "0", flag)
 ADMIN_PORT = Variable(
     "EGRESS_ADMIN_PORT",
@@ -88,81 +85,71 @@ INTERFACE = Variable(
 DRAIN_SECONDS = Variable(
     "EGRESS_DRAIN_SECONDS", "how long connections in flight may go on after SIGTERM", "25", seconds
 )
-WORKERS = Variable(
-    "EGRESS_WORKERS",
-    "processes that share the ports; `auto`: the CPUs that the container may use, at most 8",
-    "auto",
-    _workers,
-)
-MAX_CONNECTIONS = Variable(
-    "EGRESS_MAX_CONNECTIONS", "connections of the pod in all", "10000", whole(1, 10_000_000)
-)
-MAX_CONNECTIONS_PER_CLIENT = Variable(
-    "EGRESS_MAX_CONNECTIONS_PER_CLIENT", "connections of one client address, or `none`", "none", _limit
-)
-
-RUNTIME_VARIABLES = (LOG_FORMAT, LOG_LEVEL, ADMIN_PORT, CHART_VALUES)
-PROXY_VARIABLES = (
-    ACCESS_LOG,
-    INTERFACE,
-    WORKERS,
-    MAX_CONNECTIONS,
-    MAX_CONNECTIONS_PER_CLIENT,
-    DRAIN_SECONDS,
-    *RUNTIME_VARIABLES,
-)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSettings:
-    """What every mode that stays needs to know."""
+    """What every mode that stays needs to know; `chart_values` is told with errors."""
 
-    log_format: LogFormat
-    log_level: LogLevel
-    admin_port: int
+    log_format: LogFormat = setting(
+        Variable("EGRESS_LOG_FORMAT", "`text` or `json`", "text", one_of(*LOG_FORMATS))
+    )
+    log_level: LogLevel = setting(
+        Variable(
+            "EGRESS_LOG_LEVEL",
+            "least level that is logged: `debug`, `info`, `warning`, `error`",
+            "info",
+            one_of(*LOG_LEVELS),
+        )
+    )
+    admin_port: int = setting(ADMIN_PORT)
+    chart_values: dict[str, str] = setting(CHART_VALUES)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings(RuntimeSettings):
     """What a mode with connections of its own needs to know beside that."""
 
-    drain_seconds: float
+    drain_seconds: float = setting(DRAIN_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
     """What both proxies need to know."""
 
-    runtime: ServiceSettings
-    access_log: bool
-    interface: str
-    workers: int
-    max_connections: int
-    max_connections_per_client: int | None
+    runtime: ServiceSettings = group(ServiceSettings)
+    access_log: bool = setting(ACCESS_LOG)
+    interface: str = setting(INTERFACE)
+    workers: int = setting(
+        Variable(
+            "EGRESS_WORKERS",
+            "processes that share the ports; `auto`: the CPUs that the container may use, at most 8",
+            "auto",
+            _workers,
+        )
+    )
+    max_connections: int = setting(
+        Variable("EGRESS_MAX_CONNECTIONS", "connections of the pod in all", "10000", whole(1, 10_000_000))
+    )
+    max_connections_per_client: int | None = setting(
+        Variable(
+            "EGRESS_MAX_CONNECTIONS_PER_CLIENT",
+            "connections of one client address, or `none`",
+            "none",
+            _limit,
+        )
+    )
+
+
+RUNTIME_VARIABLES = variables(RuntimeSettings)
+PROXY_VARIABLES = variables(ProxySettings)
 
 
 def read_runtime(environment: Environment) -> RuntimeSettings | None:
     """Read what every mode shares; None where something of it is wrong, which `finish` reports."""
-    log_format = environment.read(LOG_FORMAT)
-    log_level = environment.read(LOG_LEVEL)
-    admin_port = environment.read(ADMIN_PORT)
-    if log_format is None or log_level is None or admin_port is None:
-        return None
-    return RuntimeSettings(cast("LogFormat", log_format), cast("LogLevel", log_level), admin_port)
+    return read(RuntimeSettings, environment)
 
 
 def read_proxy(environment: Environment) -> ProxySettings | None:
     """Read what both proxies share; None where something of it is wrong, which `finish` reports."""
-    runtime = read_runtime(environment)
-    drain = environment.read(DRAIN_SECONDS)
-    access_log = environment.read(ACCESS_LOG)
-    interface = environment.read(INTERFACE)
-    workers = environment.read(WORKERS)
-    most = environment.read(MAX_CONNECTIONS)
-    per_client = environment.read(MAX_CONNECTIONS_PER_CLIENT)
-    if runtime is None or drain is None or access_log is None or interface is None:
-        return None
-    if workers is None or most is None:
-        return None
-    service = ServiceSettings(runtime.log_format, runtime.log_level, runtime.admin_port, drain)
-    return ProxySettings(service, access_log, interface, workers, most, per_client)
+    return read(ProxySettings, environment)

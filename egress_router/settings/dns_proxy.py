@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 from egress_router.grammar import forward
 from egress_router.settings import common
-from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.names import NamesSettings
+from egress_router.settings.policy import POLICY
+from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
+from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -22,35 +25,51 @@ from egress_router.settings.variables import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from egress_router.grammar.address import IPAddress
     from egress_router.grammar.forward import Forwards
 
 RULES = RulesVariable("EGRESS_DNS_PROXY_DESTINATION", "forwarding lines")
-IDLE_SECONDS = Variable(
-    "EGRESS_DNS_PROXY_IDLE_SECONDS", "a connection without a byte for so long is closed", "3600", seconds
-)
-CONNECT_SECONDS = Variable(
-    "EGRESS_DNS_PROXY_CONNECT_SECONDS", "time for all connection attempts to a destination", "10", seconds
-)
-DEBUG = Variable(
-    "EGRESS_DNS_PROXY_DEBUG",
-    "any value: a line on stdout for every connection, resolution change and health change",
-    "",
-    non_empty,
-)
-
-VARIABLES = (RULES, IDLE_SECONDS, CONNECT_SECONDS, DEBUG, *NAMES_VARIABLES, *common.PROXY_VARIABLES)
 
 
 @dataclass(frozen=True, slots=True)
 class DnsProxySettings:
-    """Everything that the TCP forwarder is told by its environment."""
+    """Everything that the TCP forwarder is told by its environment.
 
-    proxy: common.ProxySettings
-    names: NamesSettings
-    rules: RulesSource
-    idle_seconds: float
-    connect_seconds: float
-    debug: bool
+    `sources` are the router's addresses, of which lines may name one.
+    """
+
+    proxy: common.ProxySettings = group(common.ProxySettings)
+    names: NamesSettings = group(NamesSettings)
+    rules: RulesSource = rules(RULES)
+    policy: RulesSource | None = optional_rules(POLICY)
+    idle_seconds: float = setting(
+        Variable(
+            "EGRESS_DNS_PROXY_IDLE_SECONDS",
+            "a connection without a byte for so long is closed",
+            "3600",
+            seconds,
+        )
+    )
+    connect_seconds: float = setting(
+        Variable(
+            "EGRESS_DNS_PROXY_CONNECT_SECONDS",
+            "time for all connection attempts to a destination",
+            "10",
+            seconds,
+        )
+    )
+    debug: bool = setting(
+        Variable(
+            "EGRESS_DNS_PROXY_DEBUG",
+            "any value: a line on stdout for every connection, resolution change and health change",
+            "",
+            non_empty,
+        )
+    )
+    sources: tuple[IPAddress, ...] = setting(OPTIONAL_SOURCE)
+
+
+VARIABLES = variables(DnsProxySettings)
 
 
 def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
@@ -60,19 +79,15 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
         ConfigError: with everything that is missing or wrong.
     """
     environment = Environment(environ)
-    proxy = common.read_proxy(environment)
-    names = read_names(environment)
-    rules = environment.read_rules(RULES)
-    idle = environment.read(IDLE_SECONDS)
-    connect = environment.read(CONNECT_SECONDS)
-    debug = non_empty(environ.get(DEBUG.name, ""))
-    return environment.finish(
-        lambda: DnsProxySettings(
-            required(proxy), required(names), required(rules), required(idle), required(connect), debug
-        )
-    )
+    settings = read(DnsProxySettings, environment)
+    return environment.finish(lambda: required(settings))
 
 
 def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Forwards]:
     """Return how forwarding lines are read beside as much of this environment as is right by itself."""
-    return functools.partial(forward.parse, admin_port=Environment(environ).read(common.ADMIN_PORT) or 0)
+    environment = Environment(environ)
+    return functools.partial(
+        forward.parse,
+        admin_port=environment.read(common.ADMIN_PORT) or 0,
+        sources=known_sources(environment),
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
@@ -10,7 +11,10 @@ from egress_router.grammar import acl
 from egress_router.grammar.address import parse_port
 from egress_router.settings import common
 from egress_router.settings.memory import memory_limit
-from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.names import NamesSettings
+from egress_router.settings.policy import POLICY
+from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
+from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from egress_router.grammar.acl import AccessList
+    from egress_router.grammar.address import IPAddress
 
 
 def _connect_ports(text: str) -> frozenset[int] | None:
@@ -51,110 +56,113 @@ def _held_bytes(text: str) -> int:
 
 RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
 PORT = Variable("EGRESS_HTTP_PROXY_PORT", "listening port, IPv4 and IPv6", "8080", whole(1, 65535))
-CONNECT_PORTS = Variable(
-    "EGRESS_HTTP_PROXY_CONNECT_PORTS",
-    "ports that CONNECT may name (`443,8443`), or `any`",
-    "any",
-    _connect_ports,
-)
-REPORT_ONLY = Variable(
-    "EGRESS_HTTP_PROXY_REPORT_ONLY",
-    "any value: allow what the list would deny, log and count it as such",
-    "",
-    non_empty,
-)
-IDLE_SECONDS = Variable(
-    "EGRESS_HTTP_PROXY_IDLE_SECONDS",
-    "a tunnel, or an answer that has begun, without a byte for so long is closed",
-    "3600",
-    seconds,
-)
-HEAD_BYTES = Variable(
-    "EGRESS_HTTP_PROXY_HEAD_BYTES", "largest head of a request or answer", "65536", whole(1024, 1_048_576)
-)
-HEAD_FIELDS = Variable("EGRESS_HTTP_PROXY_HEAD_FIELDS", "most fields in a head", "200", whole(10, 10_000))
-HEAD_SECONDS = Variable(
-    "EGRESS_HTTP_PROXY_HEAD_SECONDS", "time in which a head must be complete", "10", seconds
-)
-CONNECT_SECONDS = Variable(
-    "EGRESS_HTTP_PROXY_CONNECT_SECONDS", "time for the look-up and all connection attempts", "10", seconds
-)
-KEEPALIVE_SECONDS = Variable(
-    "EGRESS_HTTP_PROXY_KEEPALIVE_SECONDS",
-    "an idle connection between requests is closed after",
-    "60",
-    seconds,
-)
-ANSWER_SECONDS = Variable(
-    "EGRESS_HTTP_PROXY_ANSWER_SECONDS", "time to the first byte of an answer", "300", seconds
-)
-LINGER_SECONDS = Variable(
-    "EGRESS_HTTP_PROXY_LINGER_SECONDS",
-    "how long the rest of a refused request is read and dropped, for its answer to arrive",
-    "30",
-    seconds,
-)
-BUFFER_BYTES = Variable(
-    "EGRESS_HTTP_PROXY_BUFFER_BYTES",
-    "body bytes held for a slow reader, each direction",
-    "262144",
-    whole(16_384, 16_777_216),
-)
-HELD_BYTES = Variable(
-    "EGRESS_HTTP_PROXY_HELD_BYTES",
-    "bytes of unfinished heads and bodies that all connections together may hold; "
-    "`auto`: a quarter of the container's memory limit, 256 MiB where it has none",
-    "auto",
-    _held_bytes,
-)
-
-VARIABLES = (
-    RULES,
-    PORT,
-    CONNECT_PORTS,
-    REPORT_ONLY,
-    IDLE_SECONDS,
-    HEAD_BYTES,
-    HEAD_FIELDS,
-    HEAD_SECONDS,
-    CONNECT_SECONDS,
-    KEEPALIVE_SECONDS,
-    ANSWER_SECONDS,
-    LINGER_SECONDS,
-    BUFFER_BYTES,
-    HELD_BYTES,
-    *NAMES_VARIABLES,
-    *common.PROXY_VARIABLES,
-)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
     """Bounds that hold for every request; bytes and seconds. `held_bytes` is what one worker may hold."""
 
-    head_bytes: int
-    head_fields: int
-    head_seconds: float
-    connect_seconds: float
-    keepalive_seconds: float
-    answer_seconds: float
-    idle_seconds: float
-    linger_seconds: float
-    buffer_bytes: int
-    held_bytes: int
+    head_bytes: int = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_HEAD_BYTES",
+            "largest head of a request or answer",
+            "65536",
+            whole(1024, 1_048_576),
+        )
+    )
+    head_fields: int = setting(
+        Variable("EGRESS_HTTP_PROXY_HEAD_FIELDS", "most fields in a head", "200", whole(10, 10_000))
+    )
+    head_seconds: float = setting(
+        Variable("EGRESS_HTTP_PROXY_HEAD_SECONDS", "time in which a head must be complete", "10", seconds)
+    )
+    connect_seconds: float = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_CONNECT_SECONDS",
+            "time for the look-up and all connection attempts",
+            "10",
+            seconds,
+        )
+    )
+    keepalive_seconds: float = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_KEEPALIVE_SECONDS",
+            "an idle connection between requests is closed after",
+            "60",
+            seconds,
+        )
+    )
+    answer_seconds: float = setting(
+        Variable("EGRESS_HTTP_PROXY_ANSWER_SECONDS", "time to the first byte of an answer", "300", seconds)
+    )
+    idle_seconds: float = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_IDLE_SECONDS",
+            "a tunnel, or an answer that has begun, without a byte for so long is closed",
+            "3600",
+            seconds,
+        )
+    )
+    linger_seconds: float = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_LINGER_SECONDS",
+            "how long the rest of a refused request is read and dropped, for its answer to arrive",
+            "30",
+            seconds,
+        )
+    )
+    buffer_bytes: int = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_BUFFER_BYTES",
+            "body bytes held for a slow reader, each direction",
+            "262144",
+            whole(16_384, 16_777_216),
+        )
+    )
+    held_bytes: int = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_HELD_BYTES",
+            "bytes of unfinished heads and bodies that all connections together may hold; "
+            "`auto`: a quarter of the container's memory limit, 256 MiB where it has none",
+            "auto",
+            _held_bytes,
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class HttpProxySettings:
-    """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port."""
+    """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port.
 
-    proxy: common.ProxySettings
-    names: NamesSettings
-    rules: RulesSource
-    port: int
-    connect_ports: frozenset[int] | None
-    report_only: bool
-    limits: HttpLimits
+    `sources` are the router's addresses, of which rules may name one.
+    """
+
+    proxy: common.ProxySettings = group(common.ProxySettings)
+    names: NamesSettings = group(NamesSettings)
+    rules: RulesSource = rules(RULES)
+    policy: RulesSource | None = optional_rules(POLICY)
+    port: int = setting(PORT)
+    connect_ports: frozenset[int] | None = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_CONNECT_PORTS",
+            "ports that CONNECT may name (`443,8443`), or `any`",
+            "any",
+            _connect_ports,
+        )
+    )
+    report_only: bool = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_REPORT_ONLY",
+            "any value: allow what the list would deny, log and count it as such",
+            "",
+            non_empty,
+        )
+    )
+    limits: HttpLimits = group(HttpLimits)
+    sources: tuple[IPAddress, ...] = setting(OPTIONAL_SOURCE)
+
+
+VARIABLES = variables(HttpProxySettings)
 
 
 def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
@@ -164,49 +172,20 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
         ConfigError: with everything that is missing or wrong.
     """
     environment = Environment(environ)
-    proxy = common.read_proxy(environment)
-    names = read_names(environment)
-    rules = environment.read_rules(RULES)
-    port = environment.read(PORT)
-    connect_ports = environment.read(CONNECT_PORTS)
-    report_only = non_empty(environ.get(REPORT_ONLY.name, ""))
-    head_bytes = environment.read(HEAD_BYTES)
-    head_fields = environment.read(HEAD_FIELDS)
-    times = [environment.read(each) for each in (HEAD_SECONDS, CONNECT_SECONDS, KEEPALIVE_SECONDS)]
-    times += [environment.read(each) for each in (ANSWER_SECONDS, IDLE_SECONDS, LINGER_SECONDS)]
-    buffer_bytes = environment.read(BUFFER_BYTES)
-    held_bytes = environment.read(HELD_BYTES)
-    if proxy is not None and port == proxy.runtime.admin_port:
+    settings = read(HttpProxySettings, environment)
+    port, admin_port = environment.peek(PORT), environment.peek(common.ADMIN_PORT)
+    if port is not None and port == admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
 
     def complete() -> HttpProxySettings:
-        head, connect, keepalive, answer, idle, linger = (required(each) for each in times)
-        limits = HttpLimits(
-            head_bytes=required(head_bytes),
-            head_fields=required(head_fields),
-            head_seconds=head,
-            connect_seconds=connect,
-            keepalive_seconds=keepalive,
-            answer_seconds=answer,
-            idle_seconds=idle,
-            linger_seconds=linger,
-            buffer_bytes=required(buffer_bytes),
-            held_bytes=required(held_bytes) // required(proxy).workers,
-        )
-        return HttpProxySettings(
-            required(proxy),
-            required(names),
-            required(rules),
-            required(port),
-            connect_ports,
-            report_only,
-            limits,
-        )
+        whole_pod = required(settings)
+        held_bytes = whole_pod.limits.held_bytes // whole_pod.proxy.workers
+        return replace(whole_pod, limits=replace(whole_pod.limits, held_bytes=held_bytes))
 
     return environment.finish(complete)
 
 
-def rules_parser(_: Mapping[str, str]) -> Callable[[str, str], AccessList]:
-    """Return how allow/deny lists are read; no other setting changes what they mean."""
-    return acl.parse
+def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], AccessList]:
+    """Return how allow/deny lists are read beside as much of this environment as is right by itself."""
+    return functools.partial(acl.parse, sources=known_sources(Environment(environ)))

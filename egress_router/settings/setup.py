@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egress_router.errors import Problem
+from egress_router.errors import ConfigError, Problem
 from egress_router.grammar import redirect
-from egress_router.grammar.address import AddressError, IPNetwork, parse_network
+from egress_router.grammar.egress_policy import DnsName
 from egress_router.grammar.redirect import Router
+from egress_router.manifests import egress_policy
 from egress_router.settings import common
+from egress_router.settings.cluster import CLUSTER_CIDRS
+from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
+from egress_router.settings.policy import POLICY
+from egress_router.settings.standby import STANDBY_VARIABLES, StandbySettings, read_standby
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
 from egress_router.settings.variables import (
@@ -20,7 +25,6 @@ from egress_router.settings.variables import (
     RulesSource,
     RulesVariable,
     Variable,
-    each,
     non_empty,
     one_of,
     required,
@@ -30,6 +34,8 @@ from egress_router.settings.variables import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from egress_router.grammar.address import IPNetwork
+    from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.grammar.redirect import Redirects
 
 
@@ -56,19 +62,6 @@ class RouterMode(enum.Enum):
         return self.redirects or self is RouterMode.NETWORK
 
 
-def _network(text: str) -> IPNetwork:
-    network = parse_network(text)
-    if not network.prefixlen:
-        # It would be the default route of the pod's first interface again, past EGRESS_SOURCE.
-        raise AddressError(f"{text!r} is everything; expected the networks of the cluster")
-    return network
-
-
-def _networks(text: str) -> tuple[IPNetwork, ...]:
-    given = text.strip(", ")
-    return tuple(each(given, _network)) if given else ()
-
-
 def _optional_interface(text: str) -> str | None:
     return None if text == "auto" else common.interface_name(text)
 
@@ -81,6 +74,7 @@ def _optional_path(text: str) -> Path | None:
     return Path(text)
 
 
+_FOLLOWED = "in mode init nothing stays that could follow a name"
 MODE = Variable(
     "EGRESS_ROUTER_MODE",
     "`init`: network and NAT, then exit; `legacy`: the same, then stay;"
@@ -110,12 +104,6 @@ MACVLAN_MODE = Variable(
     "bridge",
     one_of("bridge", "private", "vepa", "passthru"),
 )
-CLUSTER_CIDRS = Variable(
-    "EGRESS_CLUSTER_CIDRS",
-    "extra networks that stay on the pod's first interface, separated by commas",
-    "",
-    _networks,
-)
 NAT_BACKEND = Variable(
     "EGRESS_NAT_BACKEND",
     "`auto`: nftables, iptables where the kernel has no nf_tables; `nftables`; `iptables`",
@@ -132,6 +120,7 @@ VARIABLES = (
     GATEWAY,
     MODE,
     RULES,
+    POLICY,
     common.INTERFACE,
     PARENT_INTERFACE,
     PARENT_NETNS,
@@ -140,6 +129,9 @@ VARIABLES = (
     NAT_BACKEND,
     CLAIM_TIMEOUT,
     DEBUG,
+    *STANDBY_VARIABLES,
+    *NAMES_VARIABLES,
+    common.ACCESS_LOG,
     *common.RUNTIME_VARIABLES,
 )
 
@@ -160,6 +152,10 @@ class SetupSettings:
     claim_timeout: float
     debug: bool
     runtime: common.RuntimeSettings
+    access_log: bool
+    names: NamesSettings
+    policy: RulesSource | None = None
+    standby: StandbySettings | None = None
 
     def parse_rules(self, source: str, text: str) -> Redirects:
         """Read redirect rules that shall work in this router; `source` names them in errors.
@@ -167,8 +163,14 @@ class SetupSettings:
         Raises:
             ConfigError: with every error of the text.
         """
+        return redirect.parse(source, text, self.router)
+
+    @property
+    def router(self) -> Router:
+        """What of this router decides whether a line, or an address of its name, can work in it."""
         addresses = frozenset(source.address for source in self.sources)
-        return redirect.parse(source, text, Router(addresses, self.runtime.admin_port))
+        follows_names = self.mode is RouterMode.LEGACY
+        return Router(addresses, self.runtime.admin_port, self.cluster_cidrs, follows_names)
 
 
 def read_setup(environ: Mapping[str, str]) -> SetupSettings:
@@ -181,6 +183,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     mode_text = environment.read(MODE)
     sources = read_sources(environment)
     destinations = environment.read_rules(RULES)
+    policy = environment.read_rules(POLICY)
     interface = environment.read(common.INTERFACE)
     parent_interface = environment.read(PARENT_INTERFACE)
     parent_netns = environment.read(PARENT_NETNS)
@@ -189,6 +192,9 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
+    access_log = environment.read(common.ACCESS_LOG)
+    standby = read_standby(environment)
+    names = read_names(environment)
     _require_destinations(environment, mode_text, environ)
 
     def complete() -> SetupSettings:
@@ -206,6 +212,10 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             claim_timeout=required(claim_timeout),
             debug=non_empty(environ.get(DEBUG.name, "")),
             runtime=required(runtime),
+            access_log=required(access_log),
+            names=required(names),
+            policy=policy,
+            standby=standby,
         )
 
     return environment.finish(complete)
@@ -222,7 +232,27 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] 
         return None
     addresses, admin_port = environment.read(SOURCE), environment.read(common.ADMIN_PORT)
     known = None if addresses is None else frozenset(address for address, _ in addresses)
-    return functools.partial(redirect.parse, router=Router(known, admin_port or 0))
+    follows_names = mode is None or RouterMode(mode) is RouterMode.LEGACY
+    router = Router(known, admin_port or 0, environment.read(CLUSTER_CIDRS) or (), follows_names)
+    return functools.partial(redirect.parse, router=router)
+
+
+def policy_parser(environ: Mapping[str, str]) -> Callable[[str, str], EgressPolicy]:
+    """Return how an egress policy is read in this environment: names need a process that follows them."""
+    mode = Environment(environ).read(MODE)
+    return egress_policy.parse if mode != RouterMode.INIT.value else _policy_without_names
+
+
+def _policy_without_names(source: str, text: str) -> EgressPolicy:
+    policy = egress_policy.parse(source, text)
+    problems = [
+        Problem(source, each.line, None, f"entry {each.number}: dnsName needs mode legacy: {_FOLLOWED}")
+        for each in policy.entries
+        if isinstance(each.selector, DnsName)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return policy
 
 
 def _require_destinations(environment: Environment, mode: str | None, environ: Mapping[str, str]) -> None:

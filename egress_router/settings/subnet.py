@@ -77,6 +77,10 @@ def _sources(text: str) -> tuple[tuple[IPAddress, int], ...]:
     return tuple(found)
 
 
+def _addresses(text: str) -> tuple[IPAddress, ...]:
+    return tuple(address for address, _ in _sources(text))
+
+
 def _gateways(text: str) -> tuple[IPAddress, ...]:
     if "/" in text:
         raise AddressError("expected an address without a length")
@@ -97,12 +101,19 @@ SOURCE = Variable(
     None,
     _sources,
 )
+# In the proxies, whose rules may say with which of them a connection leaves.
+OPTIONAL_SOURCE = Variable(SOURCE.name, SOURCE.meaning, "", lambda text: _addresses(text) if text else ())
 GATEWAY = Variable(
     "EGRESS_GATEWAY",
     "next hop for everything outside the cluster; comma-separated IPv6 second",
     None,
     _gateways,
 )
+
+
+def known_sources(environment: Environment) -> tuple[IPAddress, ...] | None:
+    """Return the addresses of EGRESS_SOURCE for `check`, which may not know them; None: it does not."""
+    return environment.read(OPTIONAL_SOURCE) or None
 
 
 def read_sources(environment: Environment) -> tuple[Source, ...]:

@@ -5,14 +5,18 @@ A `Variable` is both the line in `--help` and the way to read it, so neither can
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from egress_router.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import TypeAlias
+
+    # How rules are read beside the rest of an environment; None: not at all in this one.
+    RulesParser: TypeAlias = Callable[[Mapping[str, str]], Callable[[str, str], object] | None]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -45,6 +49,21 @@ class RulesVariable:
         return f"{self.name}_FILE"
 
 
+class Source(Protocol):
+    """Where rules come from, whatever they are made of; `paths` are the files that may change."""
+
+    @property
+    def name(self) -> str:
+        """How errors name this source."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read; none where the rules are inline and never change."""
+
+    def read(self) -> str:
+        """Return the rules' text as it is now, or raise ConfigError."""
+
+
 @dataclass(frozen=True, slots=True)
 class RulesSource:
     """Where rules come from: inline text, or a file that may change while the program runs."""
@@ -52,6 +71,11 @@ class RulesSource:
     variable: str
     text: str
     path: Path | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, where there is one."""
+        return () if self.path is None else (self.path,)
 
     def read(self) -> str:
         """Return the rules' text as it is now.
@@ -84,12 +108,18 @@ class Environment:
         self._environ = environ
         self._problems: list[Problem] = []
 
+    @property
+    def problem_count(self) -> int:
+        """How many things were found wrong so far."""
+        return len(self._problems)
+
     def read(self, variable: Variable[T]) -> T | None:
         """Return the parsed value; None where it is missing or wrong, which `finish` reports.
 
         An empty value counts as not set: manifests often write `value: ""` for "use the default".
         """
-        text = self._environ.get(variable.name, "").strip() or variable.default
+        given = self._environ.get(variable.name, "")
+        text = given if variable.parse is non_empty else given.strip() or variable.default
         if text is None:
             self._problems.append(Problem(variable.name, None, None, f"is not set ({variable.meaning})"))
             return None
@@ -98,6 +128,10 @@ class Environment:
         except ValueError as error:
             self._problems.append(Problem(variable.name, None, text, str(error)))
             return None
+
+    def peek(self, variable: Variable[T]) -> T | None:
+        """Return a value that is read elsewhere, to compare it; None where it is missing or wrong."""
+        return Environment(self._environ).read(variable)
 
     def read_rules(self, variable: RulesVariable) -> RulesSource | None:
         """Return where the rules are; None where they are not given at all."""
@@ -133,13 +167,12 @@ class Environment:
 def read_with_rules(
     environ: Mapping[str, str],
     read: Callable[[Mapping[str, str]], T],
-    variable: RulesVariable,
-    parser: Callable[[Mapping[str, str]], Callable[[str, str], object] | None],
+    *rules: tuple[RulesVariable, RulesParser],
 ) -> T:
     """Return `read(environ)`; where that is wrong, look for errors of the rules too, to tell all at once.
 
-    Where it is right, the rules are left to whoever needs them. `parser` says how they are read in this
-    environment; None: not at all.
+    Where it is right, the rules are left to whoever needs them. With each variable of rules stands how they
+    are read in this environment; None: not at all.
 
     Raises:
         ConfigError: with everything that is wrong with settings and rules.
@@ -147,14 +180,14 @@ def read_with_rules(
     try:
         return read(environ)
     except ConfigError as error:
-        source, parse = Environment(environ).read_rules(variable), parser(environ)
-        if source is None or parse is None:
-            raise
         problems = [*error.problems]
-    try:
-        parse(source.name, source.read())
-    except ConfigError as error:
-        problems += error.problems
+    for variable, parser in rules:
+        source, parse = Environment(environ).read_rules(replace(variable, required=False)), parser(environ)
+        if source is not None and parse is not None:
+            try:
+                parse(source.name, source.read())
+            except ConfigError as error:
+                problems += error.problems
     raise ConfigError(problems)
 
 
@@ -216,12 +249,16 @@ def non_empty(text: str) -> bool:
     return bool(text)
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
+Word = TypeVar("Word", bound=str)
+
+
+def one_of(*choices: Word) -> Callable[[str], Word]:
     """Read one of a few words."""
 
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"expected one of {', '.join(choices)}")
-        return text
+    def parse(text: str) -> Word:
+        for choice in choices:
+            if text == choice:
+                return choice
+        raise ValueError(f"expected one of {', '.join(choices)}")
 
     return parse

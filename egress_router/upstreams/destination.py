@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import printed
+from egress_router.net.route import has_route
 from egress_router.upstreams.followed import FollowedName, Names
 from egress_router.upstreams.pool import Pool, Target
-from egress_router.upstreams.route import has_route
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,7 +40,7 @@ class Destination:
         self._is_up = is_up
         self._forbidden = forbidden
         self._on_change = on_change
-        self._pool = Pool(random.randrange(1 << 16))  # noqa: S311 - only spreads
+        self._pool = Pool()
         self._name = FollowedName(host, names, self._answered) if isinstance(host, str) else None
         self._addresses: tuple[IPAddress, ...] = ()
         self._waiting: set[Callable[[], None]] = set()
@@ -71,9 +70,10 @@ class Destination:
         self.arrange()
         self._release()
 
-    def next(self) -> tuple[Target, ...]:
-        """Return the targets in the order in which a new connection should try them; empty: none is known."""
-        return self._pool.next()
+    @property
+    def good(self) -> int:
+        """How many of the targets are up; they come first."""
+        return self._pool.good
 
     def wait(self, callback: Callable[[], None]) -> None:
         """Have a callback called when the name was asked for once more, whatever came of it."""

@@ -40,14 +40,15 @@ class Health:
 
 
 class Pool:
-    """The addresses of one destination, served in turn."""
+    """The addresses of one destination: `targets` in the order in which they serve, the first `good` in turn.
 
-    def __init__(self, turn: int = 0) -> None:
-        """Begin the rotation at `turn`, so that several processes do not all begin with the same address."""
+    What is up comes first. What is down comes last: it costs nothing while another one answers, and when all
+    are down, one may be back before a check has noticed.
+    """
+
+    def __init__(self) -> None:
         self.targets: tuple[Target, ...] = ()
-        self._good: tuple[Target, ...] = ()
-        self._bad: tuple[Target, ...] = ()
-        self._turn = turn
+        self.good = 0
 
     def arrange(
         self,
@@ -55,28 +56,13 @@ class Pool:
         is_up: Callable[[Target], bool],
         has_route: Callable[[IPAddress], bool],
     ) -> None:
-        """Serve these targets from now on; the rotation goes on where it was.
+        """Serve these targets from now on.
 
         Targets without a route are left out, unless none has one: then trying says best what is wrong. They
         are sorted, because name servers rotate their answers: two rotations may cancel each other out.
         """
         known = sorted(targets, key=lambda target: (target[0].version, int(target[0]), target[1]))
-        self.targets = tuple(target for target in known if has_route(target[0])) or tuple(known)
-        self._good = tuple(target for target in self.targets if is_up(target))
-        self._bad = tuple(target for target in self.targets if not is_up(target))
-
-    def next(self) -> tuple[Target, ...]:
-        """Return the targets in the order in which a new connection should try them.
-
-        What is up comes first, beginning with the next in turn. What is down comes last: it costs nothing
-        while another one answers, and when all are down, one may be back before a check has noticed.
-        """
-        self._turn += 1
-        good, bad = self._good, self._bad
-        if good:
-            first = self._turn % len(good)
-            return good[first:] + good[:first] + bad
-        if bad:
-            first = self._turn % len(bad)
-            return bad[first:] + bad[:first]
-        return ()
+        routed = [target for target in known if has_route(target[0])] or known
+        good = tuple(target for target in routed if is_up(target))
+        self.good = len(good)
+        self.targets = good + tuple(target for target in routed if not is_up(target))

@@ -85,6 +85,15 @@ def test_lines_of_redirect_mode_have_the_kernels_counts(page: Page, view: FakeVi
     assert page.complaints == []
 
 
+def test_rules_that_are_not_shown_are_mentioned(page: Page, view: FakeView) -> None:
+    assert page.evaluate("document.getElementById('more-rules').hidden") is True
+    view.answer["rules"] = [
+        {"line": line, "text": f"{line}.example.com", "hits": 0} for line in range(1, 261)
+    ]
+    page.wait("document.querySelectorAll('#rules tbody tr').length === 200")
+    assert text(page, "more-rules").startswith("The first 200 of 260 rules; ")
+
+
 def test_it_is_live_without_being_loaded_again(page: Page, view: FakeView) -> None:
     page.evaluate("window.same = true")
     view.ready_problems = ("gateway 192.168.12.1 does not answer on macvlan0",)

@@ -38,7 +38,7 @@ def test_a_pod_without_the_interface_has_no_gateway_to_ask(lab: Laboratory) -> N
 
 NEIGHBOURS = """
 import json
-from egress_router.kernel.gateway import neighbours
+from egress_router.net.own import neighbours
 print(json.dumps(sorted(map(str, neighbours("macvlan0")))))
 """
 

@@ -34,7 +34,9 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
     lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
     lab.node.run("nft", "-f", "-", input=_HAIRPIN)
     lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
-    environment = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_SOURCE": SOURCE}
+    # A worker knows the connections that it made itself: with several, the loop ends at the second time that
+    # one of them gets its own, and where that is, the kernel's choice of workers decides.
+    environment = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_SOURCE": SOURCE, "EGRESS_WORKERS": "1"}
     with (
         lab.proxy("http-proxy", environment, 8080),
         lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire,
@@ -47,4 +49,4 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
             heads.append(_head(wire))
         assert b"HTTP/1.1 502 " in heads[-1]
         assert b"proxy_loop_detected" in heads[-1]
-        assert len(heads) <= 4  # the first level may be another worker's
+        assert len(heads) == 3

@@ -29,6 +29,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
+from tests.record_schema import check_record
 from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -623,13 +624,98 @@ def test_legacy_follows_the_link_swap_of_a_config_map(lab: Laboratory, tmp_path:
     assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.26"
 
 
+def test_legacy_follows_its_file_while_its_second_announcement_waits(lab: Laboratory, tmp_path: Path) -> None:
+    lab.serve()
+    rules = tmp_path / "rules"
+    rules.write_text("80 tcp 203.0.113.25\n")
+    process = _changed(
+        lab,
+        "from egress_router.kernel import acd; acd.ANNOUNCE_INTERVAL = 3600",
+        {"EGRESS_DESTINATION_FILE": str(rules), "EGRESS_DESTINATION": ""},
+    )
+    assert process.stderr is not None
+    rules.write_text("80 tcp 203.0.113.26\n")
+    assert any("changed rules are in force" in line for line in process.stderr)
+    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.26"
+
+
+def test_legacy_tries_again_what_the_kernel_refused(lab: Laboratory, tmp_path: Path) -> None:
+    rules, refusing = tmp_path / "rules", tmp_path / "refusing"
+    rules.write_text("80 tcp 203.0.113.25\n")
+    nft = tmp_path / "nft"
+    nft.write_text(
+        f'#!/bin/sh\n[ -e {refusing} ] && {{ echo "no memory" >&2; exit 1; }}\nPATH={os.environ["PATH"]} exec nft "$@"\n'
+    )
+    nft.chmod(0o755)
+    process = _changed(
+        lab,
+        "pass",
+        {
+            "EGRESS_DESTINATION_FILE": str(rules),
+            "EGRESS_DESTINATION": "",
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        },
+    )
+    assert process.stderr is not None
+    refusing.touch()
+    rules.write_text("81 tcp 203.0.113.25\n")
+    assert any("the old ones stay in force" in line for line in process.stderr)
+    refusing.unlink()
+    assert any("changed rules are in force" in line for line in process.stderr)
+    assert "203.0.113.25 . 81" in lab.router.run("nft", "list", "ruleset").stdout
+
+
+def test_legacy_logs_connections_with_both_their_ends(lab: Laboratory) -> None:
+    lab.serve()
+    process = lab.setup(
+        {
+            "EGRESS_ROUTER_MODE": "legacy",
+            "EGRESS_DESTINATION": "80 tcp 203.0.113.25\n81 tcp 203.0.113.25 9\n53 udp 203.0.113.25",
+            "EGRESS_ACCESS_LOG": "1",
+            "EGRESS_LOG_FORMAT": "json",
+        }
+    )
+    assert process.stderr is not None
+    assert process.stdout is not None
+    assert any("network is set up" in line for line in process.stderr)
+    assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.connect((ROUTER, 80))
+        client_port = wire.getsockname()[1]
+        assert b"203.0.113.25" in wire.recv(1000)
+        wire.sendall(b"x" * 1000)
+    with pytest.raises(ConnectionRefusedError):
+        lab.ask_tcp(lab.client, ROUTER, 81)
+    records = [json.loads(process.stdout.readline()) for _ in range(2)]
+    for each in records:
+        check_record(each)
+    served = next(each for each in records if each["local_port"] == 80)
+    refused = next(each for each in records if each["local_port"] == 81)
+    assert {
+        "event": "connection", "client": "10.128.0.10", "client_port": client_port, "protocol": "tcp",
+        "address": "203.0.113.25", "port": 80, "source": SOURCE, "rule": "80 tcp 203.0.113.25",
+        "verdict": "allowed",
+    }.items() <= served.items()  # fmt: skip
+    assert served["reason"] in {"finished", "reset"}
+    assert served["sent"] > 1000
+    assert served["received"] > 0
+    assert 0 <= served["seconds"] < 60
+    assert served["id"] != refused["id"]
+    assert (refused["reason"], refused["port"]) == ("refused", 9)
+
+
 def test_legacy_answers_questions(lab: Laboratory) -> None:
     lab.serve()
-    rules = "80 tcp 203.0.113.25  # the bank\n\n5000-5100 tcp 203.0.113.28\n203.0.113.27\n"
+    # Nobody has 203.0.113.99.
+    rules = (
+        "80   tcp 203.0.113.25  # the bank\n81 tcp 203.0.113.99\n5000-5100 tcp 203.0.113.28\n203.0.113.27\n"
+    )
     process = lab.setup({"EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION": rules})
     assert process.stderr is not None
     assert any("network is set up" in line for line in process.stderr)
     assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
+    with pytest.raises(OSError, match=r"route to host|timed out"):
+        lab.ask_tcp(lab.client, ROUTER, 81)
     for port in (80, 80, 5000, 5001, 7777):
         lab.ask_tcp(lab.client, ROUTER, port)
 
@@ -637,13 +723,21 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
         status: dict[str, list[dict[str, int]]] = json.loads(_fetch(lab, "/status")[1])
         return {each["line"]: each["hits"] for each in status["rules"]}
 
-    assert eventually(lambda: hits() == {1: 2, 3: 2, 4: 1}), hits()
+    assert eventually(lambda: hits() == {1: 2, 2: 0, 3: 2, 4: 1}), hits()
     # The sources' ports are read after the counters.
     ports = 'egress_router_snat_ports_in_use{destination="203.0.113.25:80/tcp"} 2.0'
     assert eventually(lambda: ports in _fetch(lab, "/metrics")[1])
     _, metrics = _fetch(lab, "/metrics")
     assert 'egress_router_rule_connections_total{rule="80 tcp 203.0.113.25"} 2.0' in metrics
     assert 'egress_router_connections_total{result="connected"} 5.0' in metrics
+    # However often its SYN was sent again; it counts when nobody can answer any more.
+    failed = 'egress_router_connections_total{result="failed"} 1.0'
+    assert eventually(lambda: failed in _fetch(lab, "/metrics")[1])
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.connect((ROUTER, 80))
+        assert eventually(lambda: "egress_router_connections_open 1.0" in _fetch(lab, "/metrics")[1])
+    addresses = json.loads(_fetch(lab, "/status")[1])["interface"]["addresses"]
+    assert addresses == [SOURCE], "the kernel's own link-local address is nobody's source"
     assert "egress_router_conntrack_entries " in metrics
 
     wiring.set_down(lab.router, "macvlan0")
@@ -695,10 +789,12 @@ def _drain(capture: socket.socket) -> list[bytes]:
 
 def _impatient(lab: Laboratory) -> subprocess.Popen[str]:
     """Start `setup` in mode legacy; it looks after its network twice a second instead of once a minute."""
-    program = (
-        "from egress_router import cli; from egress_router.redirect import server;"
-        " server.ANNOUNCE_INTERVAL = 0.5; cli.main(['setup'])"
-    )
+    return _changed(lab, "from egress_router.redirect import server; server.ANNOUNCE_INTERVAL = 0.5", {})
+
+
+def _changed(lab: Laboratory, change: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start `setup` in mode legacy after a change to the program, and wait until the network is set up."""
+    program = f"from egress_router import cli; {change}; cli.main(['setup'])"
     process = lab.router.start(
         [sys.executable, "-c", program],
         {
@@ -707,6 +803,7 @@ def _impatient(lab: Laboratory) -> subprocess.Popen[str]:
             "EGRESS_SOURCE": SOURCE,
             "EGRESS_GATEWAY": GATEWAY,
             "EGRESS_PARENT_NETNS": str(lab.node.path),
+            **environment,
         },
     )
     assert process.stderr is not None

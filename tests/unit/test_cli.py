@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from egress_router.cli import main
+from egress_router.manual import pages
 from egress_router.settings import dns_proxy, http_proxy, setup
 from egress_router.settings.variables import RulesVariable
 
@@ -49,7 +52,7 @@ def test_help_says_what_no_value_means(capsys: pytest.CaptureFixture[str]) -> No
     text = " ".join(capsys.readouterr().out.split())
     assert "separated by commas (default: none)" in text
     assert "say every step and every rule (default: off)" in text
-    assert "required in modes init and legacy EGRESS_INTERFACE" in text
+    assert "required in modes init and legacy EGRESS_POLICY" in text
 
 
 def test_every_variable_that_the_package_names_is_described() -> None:
@@ -270,7 +273,7 @@ def test_what_never_acts_is_a_warning_and_with_strict_an_error() -> None:
     assert done.returncode == 0
     assert done.stdout.startswith(b"LINE")
     assert done.stderr.startswith(
-        b"warning: EGRESS_HTTP_PROXY_DESTINATION line 2: 'www.example.com': never acts"
+        b"stdin:2: warning: EGRESS_HTTP_PROXY_DESTINATION line 2: 'www.example.com': never acts"
     )
     assert check("--strict", "http-proxy", "-", given=text).returncode == 1
     assert check("--strict", "http-proxy", "-", given=b"*.example.com\n").returncode == 0
@@ -288,3 +291,222 @@ def test_no_input_steers_the_terminal() -> None:
     for kind in ("redirect", "http-proxy", "dns-proxy"):
         done = check(kind, "-", given=b"80 \x1b[2J\x9b 1.2.3.4\n")
         assert b"\x1b" not in done.stdout + done.stderr
+
+
+def test_errors_begin_with_file_and_line_as_those_of_compilers_do(tmp_path: Path) -> None:
+    rules, other, pod = tmp_path / "rules", tmp_path / "other", tmp_path / "pod.yaml"
+    rules.write_text("80 tcp 1.2.3.4\n81 tcpp 1.2.3.4\n")
+    other.write_text("x\n")
+    pod.write_text(
+        "kind: Pod\nspec:\n  containers:\n    - name: c\n      env:\n"
+        "        - {name: EGRESS_DNS_PROXY_DESTINATION, value: '80 x'}\n"
+    )
+    done = check("redirect", str(rules), str(other), str(tmp_path / "none"))
+    assert done.returncode == 1
+    lines = done.stderr.decode().splitlines()
+    assert lines[0].startswith(f"{tmp_path}/none: cannot be read")
+    assert lines[1].startswith(f"{rules}:2: EGRESS_DESTINATION line 2: '81 tcpp 1.2.3.4': unknown protocol")
+    assert lines[2].startswith(f"{other}:1: EGRESS_DESTINATION line 1: 'x': ")
+    (line,) = check(str(pod)).stderr.decode().splitlines()
+    assert line.startswith(
+        f"{pod}:6: document 1 (Pod ) container c EGRESS_DNS_PROXY_DESTINATION line 6: '80 x'"
+    )
+
+
+def test_several_files_of_rules_are_tables_with_their_names(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_text("80 1.2.3.4\n")
+    second.write_text("81 1.2.3.4\n")
+    text = check("dns-proxy", str(first), str(second)).stdout.decode()
+    assert f"{first}\nLOCAL PORT  DESTINATION\n80          1.2.3.4:80\n\n{second}\n" in text
+
+
+def test_a_config_map_may_be_in_another_file(tmp_path: Path) -> None:
+    pod, rules = tmp_path / "pod.yaml", tmp_path / "rules.yaml"
+    pod.write_text(
+        "kind: Pod\nspec: {containers: [{name: c, env: [{name: EGRESS_DNS_PROXY_DESTINATION,"
+        " valueFrom: {configMapKeyRef: {name: m, key: k}}}]}]}\n"
+    )
+    rules.write_text("kind: ConfigMap\nmetadata: {name: m}\ndata:\n  k: |\n    80 1.2.3.4\n    81 x\n")
+    assert b"not checked" in check(str(pod)).stdout
+    done = check(str(pod), str(rules))
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(f"{rules}:6: document 1 (ConfigMap m) key k line 6: '81 x'")
+
+
+def test_json_holds_results_warnings_and_errors() -> None:
+    text = b"*.example.com\nwww.example.com:443\n"
+    done = check("--output", "json", "http-proxy", "-", given=text)
+    found = json.loads(done.stdout)
+    assert found["rules"][1] == {
+        "line": "2",
+        "verdict": "allow",
+        "destination": "www.example.com",
+        "port": "443",
+    }
+    assert found["errors"] == []
+    (warning,) = found["warnings"]
+    assert (warning["source"], warning["line"]) == ("EGRESS_HTTP_PROXY_DESTINATION", 2)
+    done = check("--output=json", "redirect", "-", given=b"80 tcpp 1.2.3.4\n")
+    assert done.returncode == 1
+    (error,) = json.loads(done.stdout)["errors"]
+    assert error == {
+        "file": "-",
+        "source": "EGRESS_DESTINATION",
+        "line": 1,
+        "text": "80 tcpp 1.2.3.4",
+        "message": "unknown protocol 'tcpp' (tcp, udp or sctp)",
+    }
+    assert b"unknown protocol" in done.stderr
+
+
+def test_explain_exits_as_asked_and_answers_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, policy = tmp_path / "list", tmp_path / "policy.json"
+    path.write_text("192.0.2.0/24\nb.example\n10.0.0.0/8:1\n")
+    policy.write_text(
+        '{"kind": "EgressNetworkPolicy", "apiVersion": "v1", "spec": {"egress": ['
+        '{"type": "Deny", "to": {"cidrSelector": "192.0.2.128/25"}}]}}'
+    )
+    asked = ["explain", str(path)]
+    assert outcome(*asked, "192.0.2.200", "--exit-code") == 0
+    assert outcome(*asked, "198.51.100.1") == 0
+    assert outcome(*asked, "198.51.100.1", "--exit-code") == 1
+    assert outcome(*asked, "a.example:1", "--exit-code") == 1  # nobody knows: its addresses decide
+    assert outcome(*asked, "192.0.2.200", "--exit-code", "--policy", str(policy)) == 1
+    capsys.readouterr()
+    assert outcome(*asked, "192.0.2.200", "--policy", str(policy), "--output=json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["target"], found["outcome"], found["addresses"]) == ("192.0.2.200:443", "denied", [])
+    assert found["explanation"][0] == (
+        "192.0.2.200:443 is denied: policy entry 1 (Deny 192.0.2.128/25) denies it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "environ"),
+    [
+        ("dns-proxy", {"EGRESS_DNS_PROXY_DESTINATION": "8000 203.0.113.25"}),
+        ("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": "*"}),
+        (
+            "setup",
+            {
+                "EGRESS_SOURCE": "192.0.2.9/24",
+                "EGRESS_GATEWAY": "192.0.2.1",
+                "EGRESS_DESTINATION": "203.0.113.1",
+            },
+        ),
+    ],
+)
+def test_errors_of_a_policy_are_told_with_all_others(command: str, environ: dict[str, str]) -> None:
+    given = {
+        **environ,
+        "EGRESS_POLICY": "kind: EgressNetworkPolicy\napiVersion: v2\n",
+        "EGRESS_ADMIN_PORT": "x",
+    }
+    run = [sys.executable, "-m", "egress_router", command]
+    done = subprocess.run(run, env={**os.environ, **given}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "EGRESS_ADMIN_PORT: 'x'" in done.stderr
+    assert (
+        "EGRESS_POLICY line 2: has the apiVersion 'v2'; expected v1 or network.openshift.io/v1" in done.stderr
+    )
+
+
+def test_a_converted_router_passes_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "tests/unit/manifests/openshift-egress-router.yaml"
+    assert outcome("check", str(path)) == 0
+    assert "EGRESS_DESTINATION       8080 tcp 203.0.113.26 80" in capsys.readouterr().out
+    assert outcome("convert", str(path), "--to", "manifest") == 0
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(capsys.readouterr().out)
+    assert outcome("check", "--strict", str(manifest)) == 0
+    assert capsys.readouterr().out.count("setup") == 3  # two containers, one of them of that name
+    assert outcome("convert", str(manifest)) == 1
+    assert "holds no EgressRouter of OpenShift 4" in capsys.readouterr().err
+
+
+def test_a_policy_that_would_not_be_enforced_is_refused(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"kind": "EgressNetworkPolicy", "apiVersion": "v1", "spec": {"egress": []}}')
+    given = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_POLICY_FILE": str(policy)}
+    run = [sys.executable, "-m", "egress_router", "http-proxy"]
+    done = subprocess.run(run, env={**os.environ, **given}, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith(
+        "EGRESS_POLICY_FILE is set, and http-proxy does not enforce an egress policy"
+    )
+
+
+def test_check_says_with_which_address_a_line_leaves() -> None:
+    text = b"443 tcp db.example.com 8443 from 192.168.12.99\n80 tcp 203.0.113.25\n203.0.113.27 from *\n"
+    shown = check("redirect", "-", given=text).stdout.decode().splitlines()
+    assert [line.split("  ")[-1].strip() for line in shown[:4]] == [
+        "LEAVES WITH",
+        "192.168.12.99",
+        "203.0.113.25:80",
+        "every address in turn",
+    ]
+    assert "db.example.com:8443" in shown[1]
+
+
+@pytest.mark.parametrize("service", ["setup", "http-proxy", "dns-proxy"])
+def test_a_tool_may_follow_the_service_that_an_image_names(service: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "egress_router", service, "check", "redirect", "-"],
+        input=b"80 tcp 203.0.113.25\n",
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"LOCAL PORT")
+
+
+def completed(*words: str) -> set[str]:
+    """What bash offers for the last of these words."""
+    script = subprocess.run(
+        [sys.executable, "-m", "egress_router", "completion", "bash"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    line = " ".join(f"'{each}'" for each in ("egress-router", *words))
+    asked = (
+        f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _egress_router; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    done = subprocess.run(["bash", "-c", script + asked], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_bash_completes_commands_options_and_kinds() -> None:
+    assert {"check", "explain", "setup", "--help"} <= completed("")
+    assert completed("ex") == {"explain"}
+    assert completed("explain", "--ex") == {"--exit-code"}
+    assert {"redirect", "http-proxy", "--strict", "json"} <= completed("check", "")
+    assert completed("check", "re") == {"redirect"}
+    assert "--worker" not in completed("http-proxy", "--")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_a_script_that_names_every_command(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome("completion", shell) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in (*VARIABLES, "check", "explain", "convert", "status"))
+
+
+def test_manual_pages_hold_what_help_holds() -> None:
+    found = pages()
+    for command, group in VARIABLES.items():
+        page = found[f"egress-router-{command}.1"]
+        for variable in group:
+            assert f"\\fB{variable.name}\\fR" in page
+    assert "\\-\\-exit\\-code" in found["egress-router-explain.1"]
+    assert len(found) == 1 + len(VARIABLES) + 6
+    for text in found.values():
+        # No line begins as a request of roff does but those that are one.
+        starts = {line.split()[0] for line in text.splitlines() if line.startswith((".", "'"))}
+        assert starts <= {".TH", ".SH", ".TP"}
+        assert text.isascii()

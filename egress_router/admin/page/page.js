@@ -124,6 +124,8 @@ function showRules(rules) {
       ? [[each.packets, "number"], [bytes(each.sent_bytes), "number"], [bytes(each.received_bytes), "number"]]
       : []),
   ]), "none");
+  byId("more-rules").hidden = rules.length <= MAX_ROWS;
+  put("more-rules", `The first ${MAX_ROWS} of ${rules.length} rules; all of them are in the status as JSON.`);
 }
 
 function showTables(status) {

@@ -11,17 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
+from egress_router.kernel.nat.counting import KINDS, PROTOCOLS
 from egress_router.kernel.nat.source_ports import TABLE
-from egress_router.kernel.tables import attributes, nested, rows
+from egress_router.net.netlink_dump import attributes, nested, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROTOCOLS = ("tcp", "udp", "sctp")
-# Earlier versions had their counters here.
-OLD_TABLE = "egress_router_counts"
 _VERSIONS = (4, 6)
-_KINDS = ("connections", "sent", "received")
 
 # linux/netfilter/nf_tables.h, nfnetlink.h
 _NETLINK_NETFILTER, _INET = 12, 1
@@ -37,13 +34,23 @@ _ATTRIBUTE = struct.Struct("=HH")
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went through: connections begun, and packets and bytes to the destination and back."""
+    """What went through: connections, and packets and bytes to the destination and back.
+
+    `begun` counts every connection once, however often its first packet is sent again; `connections` those
+    that the destination accepted (TCP), or all (UDP and SCTP, where no packet of the kernel's says so).
+    """
 
     connections: int = 0
     sent_packets: int = 0
     sent_bytes: int = 0
     received_packets: int = 0
     received_bytes: int = 0
+    begun: int = 0
+
+    @property
+    def failures(self) -> int:
+        """Connections that were not accepted, among them those that still wait for it."""
+        return max(0, self.begun - self.connections)
 
     def plus(self, other: Traffic) -> Traffic:
         """Return the sum."""
@@ -53,25 +60,13 @@ class Traffic:
             self.sent_bytes + other.sent_bytes,
             self.received_packets + other.received_packets,
             self.received_bytes + other.received_bytes,
+            self.begun + other.begun,
         )
 
 
 # Traffic by protocol, family and local port.
 Counts = dict[tuple[str, int, int], Traffic]
 _NOTHING = Traffic()
-
-
-def declarations(version: int) -> Iterator[str]:
-    """Yield the sets of a family."""
-    for kind in _KINDS:
-        for protocol in PROTOCOLS:
-            # As large as there are ports, so that a scan cannot fill them.
-            yield f"set {kind}_{protocol}{version} {{ type inet_service; size 65536; flags dynamic; }}"
-
-
-def count(kind: str, protocol: str, version: int) -> str:
-    """Return the statement that counts a packet for the local port that it came to."""
-    return f"add @{kind}_{protocol}{version} {{ ct original proto-dst counter }}"
 
 
 def read() -> Counts:
@@ -84,11 +79,11 @@ def read() -> Counts:
     seen = False
     for version in _VERSIONS:
         for protocol in PROTOCOLS:
-            for kind in _KINDS:
+            for kind in KINDS:
                 try:
                     for port, packets, size in _elements(f"{kind}_{protocol}{version}"):
                         key = (protocol, version, port)
-                        found[key] = found.get(key, _NOTHING).plus(_counted(kind, packets, size))
+                        found[key] = found.get(key, _NOTHING).plus(_counted(kind, protocol, packets, size))
                 except OSError as error:
                     if error.errno != errno.ENOENT:  # a family without a source has none
                         raise RefusedError(
@@ -101,8 +96,10 @@ def read() -> Counts:
     return found
 
 
-def _counted(kind: str, packets: int, size: int) -> Traffic:
-    if kind == "connections":
+def _counted(kind: str, protocol: str, packets: int, size: int) -> Traffic:
+    if kind == "begun":
+        return Traffic(begun=packets, connections=0 if protocol == "tcp" else packets)
+    if kind == "accepted":
         return Traffic(connections=packets)
     if kind == "sent":
         return Traffic(sent_packets=packets, sent_bytes=size)

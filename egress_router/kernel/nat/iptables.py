@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from egress_router import log
 from egress_router.errors import RefusedError
+from egress_router.grammar.leaving import Spread
 from egress_router.grammar.redirect import Protocol
-from egress_router.kernel.nat.plan import REPLY_MARK, Every
+from egress_router.kernel.nat.plan import REPLY_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan, SourceChoice
+    from egress_router.grammar.leaving import Leaving
+    from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
 
 # A rule as python-iptables spells it: matches, protocol and interfaces by name, and the target.
 Rule: TypeAlias = "dict[str, str | dict[str, str] | dict[str, dict[str, str]]]"
@@ -30,6 +32,7 @@ _TIMEOUT = 120  # seconds; 0.7 ms a rule
 _MARK = f"{REPLY_MARK:#x}/{REPLY_MARK:#x}"
 _ESTABLISHED: dict[str, str] = {"ctstate": "RELATED,ESTABLISHED"}
 _NEIGHBOURS = ("133", "134", "135", "136")  # RFC 4861: router and neighbour solicitation, advertisement
+_ROUTES = ("134", "137")  # router advertisement, redirect
 _log = log.get("kernel")
 
 
@@ -41,10 +44,10 @@ def rules(plan: NatPlan, version: int) -> Tables:
         "connmark": {"mark": _MARK},
         "target": {"MARK": {"set-xmark": _MARK}},
     }
+    aside: list[Rule] = [{"in-interface": each, "target": "RETURN"} for each in (*plan.outside, "lo")]
     remember: list[Rule] = [
         restore,
-        {"in-interface": plan.interface, "target": "RETURN"},
-        {"in-interface": "lo", "target": "RETURN"},
+        *aside,
         {"conntrack": {"ctstate": "NEW"}, "target": {"CONNMARK": {"set-xmark": _MARK}}},
     ]
     return {
@@ -68,10 +71,13 @@ def rules(plan: NatPlan, version: int) -> Tables:
 def _redirect(plan: NatPlan, family: FamilyPlan | None) -> Iterator[Rule]:
     if not plan.redirects or family is None:
         return
-    for interface in (plan.interface, "lo"):
+    for interface in (*plan.outside, "lo"):
         yield {"in-interface": interface, "target": "RETURN"}
     if plan.admin_port:
         yield {"protocol": "tcp", "tcp": {"dport": str(plan.admin_port)}, "target": "RETURN"}
+    if plan.surroundings.standby_port:
+        port = str(plan.surroundings.standby_port)
+        yield {"protocol": "udp", "udp": {"dport": port}, "target": "RETURN"}
     for line in sorted(family.lines, key=lambda each: each.is_range):
         yield _redirect_rule(line)
     if family.fallback is not None:
@@ -108,21 +114,21 @@ def _sources(plan: NatPlan, family: FamilyPlan) -> Iterator[Rule]:
     outside: Rule = {"out-interface": plan.interface}
     own = [{**outside, "src": str(source), "target": "RETURN"} for source in family.sources]
     yield from own
-    if any(line.source is not None for line in family.lines) or family.fallback_source is not None:
+    if any(line.leaving is not None for line in family.lines) or family.fallback_leaving is not None:
         for line in sorted(family.lines, key=lambda each: each.is_range):
             match: Rule = {
                 **outside,
                 "protocol": line.protocol.value,
                 "conntrack": {"ctstate": "DNAT", "ctorigdstport": _ports(line)},
             }
-            yield from _snat(family, match, line.source, is_tcp=line.protocol is Protocol.TCP)
+            yield from _snat(family, match, line.leaving, is_tcp=line.protocol is Protocol.TCP)
     for is_tcp in (True, False):
         match = {**outside, "protocol": "tcp"} if is_tcp else outside
-        yield from _snat(family, match, family.fallback_source, is_tcp=is_tcp)
+        yield from _snat(family, match, family.fallback_leaving, is_tcp=is_tcp)
 
 
-def _snat(family: FamilyPlan, match: Rule, choice: SourceChoice, *, is_tcp: bool) -> Iterator[Rule]:
-    chosen = family.sources if choice is Every.SOURCE else (choice if choice is not None else family.source,)
+def _snat(family: FamilyPlan, match: Rule, choice: Leaving, *, is_tcp: bool) -> Iterator[Rule]:
+    chosen = family.sources if choice is Spread.ALL else (choice if choice is not None else family.source,)
     for rest, source in zip(range(len(chosen), 0, -1), chosen, strict=True):
         turn: Rule = {"statistic": {"mode": "nth", "every": str(rest), "packet": "0"}} if rest > 1 else {}
         target = {"to-source": str(source)} | ({} if is_tcp else {"random-fully": ""})
@@ -137,13 +143,23 @@ def _neighbours(version: int) -> Iterator[Rule]:
 
 
 def _input(plan: NatPlan, version: int) -> Iterator[Rule]:
+    # Nobody on a wire changes the pod's routes, also where /proc/sys is read-only.
+    if version == 4:
+        yield {"protocol": "icmp", "icmp": {"icmp-type": "redirect"}, "target": "DROP"}
+    else:
+        for kind in _ROUTES:
+            yield {"protocol": "icmpv6", "icmp6": {"icmpv6-type": kind}, "target": "DROP"}
     yield {"conntrack": _ESTABLISHED, "target": "ACCEPT"}
     yield from _neighbours(version)
-    yield {"in-interface": plan.interface, "target": "DROP"}
+    for interface in plan.outside:
+        yield {"in-interface": interface, "target": "DROP"}
     if plan.redirects:
         yield {"in-interface": "lo", "target": "ACCEPT"}
         if plan.admin_port:
             yield {"protocol": "tcp", "tcp": {"dport": str(plan.admin_port)}, "target": "ACCEPT"}
+        if plan.surroundings.standby_port:
+            port = str(plan.surroundings.standby_port)
+            yield {"protocol": "udp", "udp": {"dport": port}, "target": "ACCEPT"}
         yield {"protocol": "icmp" if version == 4 else "icmpv6", "target": "ACCEPT"}
         yield {"protocol": "tcp", "target": {"REJECT": {"reject-with": "tcp-reset"}}}
         unreachable = "icmp-port-unreachable" if version == 4 else "icmp6-port-unreachable"
@@ -154,14 +170,24 @@ def _forward(plan: NatPlan) -> Iterator[Rule]:
     if plan.redirects:
         yield {"conntrack": {"ctstate": "INVALID"}, "target": "DROP"}
         yield {"in-interface": plan.interface, "conntrack": _ESTABLISHED, "target": "ACCEPT"}
-        yield {"in-interface": plan.interface, "target": "DROP"}
+        for interface in plan.outside:
+            yield {"in-interface": interface, "target": "DROP"}
         yield {"out-interface": plan.interface, "conntrack": {"ctstate": "DNAT"}, "target": "ACCEPT"}
     yield {"target": "DROP"}
 
 
 def _output(plan: NatPlan, version: int) -> Iterator[Rule]:
+    """See nftables: the pod itself reaches the cluster by its other interfaces, and nothing else."""
     yield from _outgoing_neighbours(plan, version)
     yield {"out-interface": plan.interface, "conntrack": {"ctstate": "INVALID"}, "target": "DROP"}
+    for interface in (plan.interface, "lo"):
+        yield {"out-interface": interface, "target": "RETURN"}
+    yield {"conntrack": {"ctdir": "REPLY"}, "target": "RETURN"}
+    yield {"conntrack": {"ctstate": "RELATED"}, "target": "RETURN"}
+    near = ("fe80::/10", "ff02::/16") if version == 6 else ()
+    for network in (*near, *plan.surroundings.networks(version)):
+        yield {"dst": str(network), "target": "RETURN"}
+    yield {"target": "DROP"}
 
 
 def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[Rule]:
@@ -174,6 +200,8 @@ def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[R
     """
     outgoing: Rule = {"out-interface": plan.interface, "target": "DROP"}
     yield from _outgoing_neighbours(plan, version)
+    if plan.surroundings.parent is not None:
+        yield {"out-interface": plan.surroundings.parent, "target": "DROP"}
     if family is None:
         yield outgoing
         return
@@ -198,7 +226,8 @@ def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[R
 
 
 def _outgoing_neighbours(plan: NatPlan, version: int) -> Iterator[Rule]:
-    yield from ({**rule, "out-interface": plan.interface} for rule in _neighbours(version))
+    for interface in plan.outside:
+        yield from ({**rule, "out-interface": interface} for rule in _neighbours(version))
 
 
 def apply(plan: NatPlan) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import conntrack
-from egress_router.kernel.nat import counters, nft, rules, source_ports
+from egress_router.kernel.nat import counting, nft, rules, source_ports
 from egress_router.kernel.nat.source_ports import TABLE
 
 if TYPE_CHECKING:
@@ -23,37 +24,38 @@ _TIMEOUTS = (
 )
 
 
+# What this process put in force last, so that only what differs has to be told to the kernel.
+_in_force: dict[str, NatPlan] = {}
+
+
 def apply(plan: NatPlan) -> None:
     """Put the plan in force, all of it or nothing.
+
+    Where only the addresses of lines are others than the last time, that is one transaction of element
+    updates: new connections meet either the old addresses or the new ones, and as many of a line's as can be
+    stay in their places. What the kernel has learned, counts and source ports, stays also with other lines.
 
     Raises:
         RefusedError: there is no `nft`, no permission, or no nf_tables in this kernel.
     """
     is_there = nft.run("list", "set", "inet", TABLE, rules.layout(plan)).returncode == 0
-    text = rules.render_again(plan) if is_there else _render(plan)
-    _nft(text)
+    # Where the kernel refuses, somebody else may have changed the table: the next time it is told everything.
+    before = _in_force.pop(TABLE, None)
+    text, plan = _text(before, plan) if is_there else (_render(plan), plan)
+    if text:
+        _nft(text)
+    _in_force[TABLE] = plan
     if _log.tells_debug:
         for line in _spoken(text):
             _log.debug("nftables", line=line)
 
 
-def update(before: NatPlan, after: NatPlan) -> NatPlan:
-    """Change the addresses of lines, and nothing else, in one transaction; return the plan now in force.
-
-    `before` is what was put in force last (by `apply` or by this), `after` is the same plan with other
-    `Line.addresses` (`plan.with_addresses` makes it). Each line keeps as many addresses in their places as
-    can be, so the plan returned is `after` with some lines' addresses in another order: pass that one as
-    `before` the next time. New connections meet either the old addresses or the new ones; connections that
-    conntrack knows are not touched. Nothing is sent to the kernel where no line changes.
-
-    Raises:
-        RefusedError: the kernel refuses; `before` is still in force.
-        ValueError: something else than addresses differs.
-    """
-    text, settled = rules.update(before, after)
-    if text:
-        _nft(text)
-    return settled
+def _text(before: NatPlan | None, plan: NatPlan) -> tuple[str, NatPlan]:
+    """Return the change to a plan where the table has its layout already, and the plan in force then."""
+    if before is not None:
+        with contextlib.suppress(ValueError):
+            return rules.update(before, plan)
+    return rules.render_again(plan), plan
 
 
 def _render(plan: NatPlan) -> str:
@@ -77,7 +79,7 @@ def remove() -> list[str]:
         listed = nft.run("list", "tables").stdout.splitlines()
     except RefusedError:
         return []
-    mine = [line for line in listed if line in {f"table inet {TABLE}", f"table inet {counters.OLD_TABLE}"}]
+    mine = [line for line in listed if line in {f"table inet {TABLE}", f"table inet {counting.OLD_TABLE}"}]
     if mine:
         _nft("".join(f"delete {line}\n" for line in mine))
     return mine

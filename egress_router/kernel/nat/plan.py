@@ -5,28 +5,19 @@ Both backends put the same plan in force. Nothing in here knows a kernel, so rul
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from egress_router.grammar.address import IPAddress
-    from egress_router.grammar.redirect import Protocol, Redirects
+    from egress_router.grammar.address import IPAddress, IPNetwork
+    from egress_router.grammar.leaving import Leaving
+    from egress_router.grammar.redirect import NamedRedirect, Protocol, Redirect, Redirects
 
 # The bit of the connection mark that says: came in through the pod's first interface, so replies leave by it.
 # One bit under a mask, because network plug-ins use others (Calico and Cilium the upper and lower ones).
 REPLY_MARK = 0x00100000
-
-
-class Every(enum.Enum):
-    """In the place of one source address: all of the family's, in turn."""
-
-    SOURCE = "*"
-
-
-SourceChoice: TypeAlias = "IPAddress | Every | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +25,7 @@ class Line:
     """Local ports `first` to `last` of one protocol and family, and where their connections go now.
 
     `target_port` is None where the port stays the same. New connections are spread evenly over `addresses`;
-    without any they are rejected at once. `source` is the address that they leave with: one of the family's,
+    without any they are rejected at once. `leaving` is the address that they leave with: one of the family's,
     all of them in turn, or None for the family's first.
     """
 
@@ -43,7 +34,7 @@ class Line:
     last: int
     target_port: int | None
     addresses: tuple[IPAddress, ...]
-    source: SourceChoice = None
+    leaving: Leaving = None
 
     @property
     def is_range(self) -> bool:
@@ -59,12 +50,30 @@ class FamilyPlan:
     sources: tuple[IPAddress, ...]
     lines: tuple[Line, ...]
     fallback: IPAddress | None
-    fallback_source: SourceChoice = None
+    fallback_leaving: Leaving = None
 
     @property
     def source(self) -> IPAddress:
         """The address that everything leaves with that asks for no other."""
         return self.sources[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What else there is in the pod.
+
+    `parent` is the macvlan's parent where it is in the pod's own namespace, so on the outside network, too.
+    `cluster` are the networks that the pod itself may reach by its other interfaces. `standby_port` (UDP, 0:
+    none) is where another router of the group speaks to this one: it is never redirected, either.
+    """
+
+    parent: str | None = None
+    cluster: tuple[IPNetwork, ...] = ()
+    standby_port: int = 0
+
+    def networks(self, version: int) -> tuple[IPNetwork, ...]:
+        """Return the networks of one family."""
+        return tuple(network for network in self.cluster if network.version == version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,54 +88,63 @@ class NatPlan:
     admin_port: int
     redirects: bool
     families: tuple[FamilyPlan, ...]
+    surroundings: Surroundings = Surroundings()
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The interfaces on the outside network."""
+        parent = self.surroundings.parent
+        return (self.interface,) if parent is None else (self.interface, parent)
 
     def family(self, version: int) -> FamilyPlan | None:
         """Return the rules of one family; None where the router has no source address in it."""
         return next((family for family in self.families if family.version == version), None)
 
 
-def with_addresses(plan: NatPlan, addresses: Mapping[tuple[int, int], tuple[IPAddress, ...]]) -> NatPlan:
-    """Return the plan with other addresses for some lines, each named by its family's version and its index.
-
-    A line that goes to a name has one `Line` in each family that the router has a source in, with the
-    addresses of that family. The others keep what they have.
-    """
-    return replace(
-        plan,
-        families=tuple(
-            replace(
-                family,
-                lines=tuple(
-                    replace(line, addresses=addresses[family.version, index])
-                    if (family.version, index) in addresses
-                    else line
-                    for index, line in enumerate(family.lines)
-                ),
-            )
-            for family in plan.families
-        ),
-    )
-
-
 def make_plan(
-    redirects: Redirects | None, sources: Sequence[IPAddress], interface: str, admin_port: int
+    redirects: Redirects | None,
+    sources: Sequence[IPAddress],
+    interface: str,
+    admin_port: int,
+    surroundings: Surroundings = Surroundings(),
+    resolved: Mapping[NamedRedirect, tuple[IPAddress, ...]] | None = None,
 ) -> NatPlan:
-    """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses."""
-    versions = dict.fromkeys(source.version for source in sources)
+    """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses.
+
+    `resolved` says what the names of lines lead to at the moment; a line that is not in it leads nowhere.
+    """
+    by_version: dict[int, list[IPAddress]] = {}
+    for source in sources:
+        by_version.setdefault(source.version, []).append(source)
     families = tuple(
-        _family(redirects, version, tuple(each for each in sources if each.version == version))
-        for version in versions
+        _family(redirects, resolved or {}, version, tuple(each)) for version, each in by_version.items()
     )
-    return NatPlan(interface, admin_port, redirects is not None, families)
+    return NatPlan(interface, admin_port, redirects is not None, families, surroundings)
 
 
-def _family(redirects: Redirects | None, version: int, sources: tuple[IPAddress, ...]) -> FamilyPlan:
+def _family(
+    redirects: Redirects | None,
+    resolved: Mapping[NamedRedirect, tuple[IPAddress, ...]],
+    version: int,
+    sources: tuple[IPAddress, ...],
+) -> FamilyPlan:
     if redirects is None:
         return FamilyPlan(version, sources, (), None)
-    lines = (
-        Line(rule.protocol, rule.first, rule.last, rule.target_port, (rule.target,))
-        for rule in redirects.rules
-        if rule.target.version == version
+    is_four = version == 4
+    return FamilyPlan(
+        version=version,
+        sources=sources,
+        lines=(
+            *(_line(rule, (rule.target,)) for rule in redirects.rules if rule.target.version == version),
+            *(
+                _line(named, tuple(each for each in resolved.get(named, ()) if each.version == version))
+                for named in redirects.names
+            ),
+        ),
+        fallback=redirects.fallback_v4 if is_four else redirects.fallback_v6,
+        fallback_leaving=redirects.fallback_v4_leaving if is_four else redirects.fallback_v6_leaving,
     )
-    fallback = redirects.fallback_v4 if version == 4 else redirects.fallback_v6
-    return FamilyPlan(version, sources, tuple(lines), fallback)
+
+
+def _line(rule: Redirect | NamedRedirect, addresses: tuple[IPAddress, ...]) -> Line:
+    return Line(rule.protocol, rule.first, rule.last, rule.target_port, addresses, rule.leaving)

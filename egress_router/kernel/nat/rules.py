@@ -11,14 +11,16 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from egress_router.kernel.nat import counters, elements, source_ports
-from egress_router.kernel.nat.plan import REPLY_MARK, Every
+from egress_router.grammar.leaving import Spread
+from egress_router.kernel.nat import counting, elements, source_ports
+from egress_router.kernel.nat.plan import REPLY_MARK
 from egress_router.kernel.nat.source_ports import TABLE, chain, dispatch, keyword
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan, SourceChoice
+    from egress_router.grammar.leaving import Leaving
+    from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
 
 # Without these an interface cannot find or keep its IPv6 neighbours and routers (RFC 4861).
 _NEIGHBOURS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, nd-router-solicit }"
@@ -51,7 +53,7 @@ def render(plan: NatPlan, *, has_timeouts: bool = True, remembered: Iterable[str
     that fill sets.
     """
     # Adding before deleting makes deleting succeed on a machine that never had the table.
-    head = (f"add table inet {name}\ndelete table inet {name}" for name in (TABLE, counters.OLD_TABLE))
+    head = (f"add table inet {name}\ndelete table inet {name}" for name in (TABLE, counting.OLD_TABLE))
     body = [*_frame(plan), *_lasting(plan, has_timeouts=has_timeouts)]
     marker = f"set {layout(plan)} {{ type mark; }}"
     text = [*head, *_table([*body, marker]), *_filling(plan), *remembered, ""]
@@ -83,7 +85,7 @@ def _frame(plan: NatPlan) -> Iterator[str]:
     if plan.redirects:
         for family in plan.families:
             yield from elements.declarations(family.version)
-            yield from counters.declarations(family.version)
+            yield from counting.declarations(family.version)
             yield from source_ports.declarations(family)
             yield from (
                 f"map {name} {{ type inet_service : verdict; flags interval; }}"
@@ -144,7 +146,7 @@ def _filling(plan: NatPlan) -> Iterator[str]:
 def update(before: NatPlan, after: NatPlan) -> tuple[str, NatPlan]:
     """Return the transaction that changes the addresses of lines, and the plan that it leaves in force.
 
-    The text is empty where nothing changes. See `nftables.update`.
+    The text is empty where nothing changes. Connections that conntrack knows are not touched.
 
     Raises:
         ValueError: something else than addresses differs.
@@ -177,7 +179,7 @@ def _settled(line: Line, wanted: Line) -> tuple[Line, Line]:
 
 def _place(line: Line) -> tuple[object, ...]:
     """Return everything of a line but its addresses."""
-    return line.protocol, line.first, line.last, line.target_port, line.source
+    return line.protocol, line.first, line.last, line.target_port, line.leaving
 
 
 def _changes(version: int, pairs: Sequence[tuple[Line, Line]]) -> list[str]:
@@ -205,9 +207,11 @@ def _map_names(plan: NatPlan) -> Iterator[str]:
 def _destinations(plan: NatPlan) -> Iterator[str]:
     if not plan.redirects:
         return
-    yield f'iifname {{ "{plan.interface}", "lo" }} accept'
+    yield f"iifname {_interfaces(*plan.outside, 'lo')} accept"
     if plan.admin_port:
         yield f"tcp dport {plan.admin_port} accept"
+    if plan.surroundings.standby_port:
+        yield f"udp dport {plan.surroundings.standby_port} accept"
     for family in plan.families:
         yield from elements.translations(family.version, family.lines)
         if family.fallback is not None:
@@ -217,6 +221,12 @@ def _destinations(plan: NatPlan) -> Iterator[str]:
 
 def _sources(plan: NatPlan) -> Iterator[str]:
     yield f'oifname != "{plan.interface}" accept'
+    if plan.redirects:
+        # A chain of type nat sees the first packet of a connection only, and not when it is sent again.
+        for family in plan.families:
+            for protocol in counting.PROTOCOLS:
+                counted = counting.count("begun", protocol, family.version)
+                yield f"{_of(plan, family, protocol)} ct status dnat {counted}"
     for family in plan.families:
         version, ip = family.version, keyword(family.version)
         # Neighbour discovery speaks from link-local addresses and must not be translated.
@@ -225,31 +235,35 @@ def _sources(plan: NatPlan) -> Iterator[str]:
         if not plan.redirects:
             yield f"meta nfproto ipv{version} snat {ip} to {family.source} fully-random"
             continue
-        for protocol in counters.PROTOCOLS if len(family.sources) > 1 else ():
+        for protocol in counting.PROTOCOLS if len(family.sources) > 1 else ():
             key = f"meta nfproto ipv{version} meta l4proto {protocol} ct original proto-dst"
             yield f"{key} vmap @from_{protocol}{version}"
-        yield f"meta nfproto ipv{version} {_to_source(family, family.fallback_source)}"
+        yield f"meta nfproto ipv{version} {_to_source(family, family.fallback_leaving)}"
+
+
+def _interfaces(*names: str) -> str:
+    return _one_or_set([f'"{name}"' for name in names])
 
 
 def _one_or_set(addresses: list[str]) -> str:
     return addresses[0] if len(addresses) == 1 else f"{{ {', '.join(addresses)} }}"
 
 
-def _to_source(family: FamilyPlan, choice: SourceChoice) -> str:
+def _to_source(family: FamilyPlan, choice: Leaving) -> str:
     version = family.version
-    if choice is Every.SOURCE and len(family.sources) > 1:
+    if choice is Spread.ALL and len(family.sources) > 1:
         cases = (f"{index} : goto source{version}_{index}" for index in range(len(family.sources)))
         return f"numgen inc mod {len(family.sources)} vmap {{ {', '.join(cases)} }}"
     return f"goto source{version}_{_index(family, choice)}"
 
 
-def _index(family: FamilyPlan, choice: SourceChoice) -> int:
-    return 0 if choice is None or isinstance(choice, Every) else family.sources.index(choice)
+def _index(family: FamilyPlan, choice: Leaving) -> int:
+    return 0 if choice is None or isinstance(choice, Spread) else family.sources.index(choice)
 
 
 def _from_maps(family: FamilyPlan) -> Iterator[str]:
     if len(family.sources) > 1:
-        yield from (f"from_{protocol}{family.version}" for protocol in counters.PROTOCOLS)
+        yield from (f"from_{protocol}{family.version}" for protocol in counting.PROTOCOLS)
 
 
 def _from_elements(family: FamilyPlan) -> Iterator[str]:
@@ -258,13 +272,13 @@ def _from_elements(family: FamilyPlan) -> Iterator[str]:
         return
     version = family.version
     every = f"every{version}"
-    yield from _whole_chain(chain(every, _to_source(family, Every.SOURCE)))
+    yield from _whole_chain(chain(every, _to_source(family, Spread.ALL)))
     found: dict[str, dict[str, str]] = {name: {} for name in _from_maps(family)}
     for line in family.lines:
-        if line.source is None and family.fallback_source is None:
+        if line.leaving is None and family.fallback_leaving is None:
             continue
         ports = f"{line.first}-{line.last}" if line.is_range else str(line.first)
-        way = every if line.source is Every.SOURCE else f"source{version}_{_index(family, line.source)}"
+        way = every if line.leaving is Spread.ALL else f"source{version}_{_index(family, line.leaving)}"
         found[f"from_{line.protocol.value}{version}"][ports] = f"goto {way}"
     yield from elements.added(found)
 
@@ -274,6 +288,11 @@ def _leaks(plan: NatPlan) -> Iterator[str]:
 
     NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
     """
+    if plan.surroundings.parent is not None:
+        # What the macvlan sends goes past this hook; the parent's own stack has nothing to say out there.
+        parent = f'oifname "{plan.surroundings.parent}"'
+        yield f"{parent} {_NEIGHBOURS} accept"
+        yield f"{parent} drop"
     yield f'oifname != "{plan.interface}" accept'
     for family in plan.families:
         yield f"{keyword(family.version)} saddr {_one_or_set([str(each) for each in family.sources])} accept"
@@ -285,7 +304,10 @@ def _leaks(plan: NatPlan) -> Iterator[str]:
 
 
 def _input(plan: NatPlan) -> Iterator[str]:
-    outside = f'iifname "{plan.interface}"'
+    outside = f"iifname {_interfaces(*plan.outside)}"
+    # Nobody on a wire changes the pod's routes, also where /proc/sys is read-only.
+    yield "icmpv6 type { nd-router-advert, nd-redirect } drop"
+    yield "icmp type redirect drop"
     yield f"{_KNOWN} accept"
     yield f"{outside} {_NEIGHBOURS} accept"
     yield f"{outside} drop"
@@ -294,6 +316,8 @@ def _input(plan: NatPlan) -> Iterator[str]:
         yield 'iifname "lo" accept'
         if plan.admin_port:
             yield f"tcp dport {plan.admin_port} accept"
+        if plan.surroundings.standby_port:
+            yield f"udp dport {plan.surroundings.standby_port} accept"
         yield "meta l4proto { icmp, ipv6-icmp } accept"
         yield "meta l4proto tcp reject with tcp reset"
         yield "reject with icmpx port-unreachable"
@@ -306,7 +330,7 @@ def _forward(plan: NatPlan) -> Iterator[str]:
     outside = f'"{plan.interface}"'
     yield f"oifname {outside} {_KNOWN} goto sent"
     yield f"iifname {outside} {_KNOWN} goto received"
-    yield f"iifname {outside} drop"
+    yield f"iifname {_interfaces(*plan.outside)} drop"
     # Conntrack does not translate what it cannot place; it would leave with the client's own address.
     yield "ct state invalid drop"
     yield f"oifname {outside} ct status dnat goto begin"
@@ -317,12 +341,8 @@ def _begin(plan: NatPlan) -> Iterator[str]:
     yield _REMEMBER
     yield "jump brief"
     for family in plan.families:
-        for protocol in counters.PROTOCOLS:
-            yield f"{_of(plan, family, protocol)} {counters.count('sent', protocol, family.version)}"
-    yield "ct status confirmed accept"
-    for family in plan.families:
-        for protocol in counters.PROTOCOLS:
-            yield f"{_of(plan, family, protocol)} {counters.count('connections', protocol, family.version)}"
+        for protocol in counting.PROTOCOLS:
+            yield f"{_of(plan, family, protocol)} {counting.count('sent', protocol, family.version)}"
     yield "accept"
 
 
@@ -334,7 +354,7 @@ def _of(plan: NatPlan, family: FamilyPlan, protocol: str) -> str:
 
 def _sent(plan: NatPlan) -> Iterator[str]:
     for family in plan.families:
-        counted = counters.count("sent", "tcp", family.version)
+        counted = counting.count("sent", "tcp", family.version)
         yield f"{_of(plan, family, 'tcp')} {counted} tcp flags & (fin | rst) == 0 accept"
     for family in plan.families:
         yield f"{_of(plan, family, 'tcp')} {dispatch(family, 'rest_out')}"
@@ -344,23 +364,35 @@ def _sent(plan: NatPlan) -> Iterator[str]:
 
 def _received(plan: NatPlan) -> Iterator[str]:
     for family in plan.families:
-        counted = counters.count("received", "tcp", family.version)
+        counted = counting.count("received", "tcp", family.version)
         yield f"{_of(plan, family, 'tcp')} {counted} tcp flags & (fin | syn | rst) == 0 accept"
     for family in plan.families:
         yield f"{_of(plan, family, 'tcp')} tcp flags & (fin | rst) != 0 {dispatch(family, 'rest_in')}"
-        yield f"{_of(plan, family, 'tcp')} tcp flags & (syn | rst) == syn {dispatch(family, 'hold')}"
+        answered = f"tcp flags & (syn | ack) == syn | ack {counting.count('accepted', 'tcp', family.version)}"
+        yield f"{_of(plan, family, 'tcp')} {answered} {dispatch(family, 'hold')}"
     yield from _others(plan, "received")
     yield "accept"
 
 
 def _others(plan: NatPlan, what: str) -> Iterator[str]:
     for family in plan.families:
-        for protocol in counters.PROTOCOLS:
+        for protocol in counting.PROTOCOLS:
             if protocol != "tcp":
-                yield f"{_of(plan, family, protocol)} {counters.count(what, protocol, family.version)}"
+                yield f"{_of(plan, family, protocol)} {counting.count(what, protocol, family.version)}"
 
 
 def _output(plan: NatPlan) -> Iterator[str]:
-    outside = f'oifname "{plan.interface}"'
-    yield f"{outside} {_NEIGHBOURS} accept"
-    yield f"{outside} ct state invalid drop"
+    """The pod itself reaches the cluster by its other interfaces, and nothing else, whatever its routes say.
+
+    Answers go back to any client. Link-local IPv6 is neighbour discovery's; of IPv4's only what a route names
+    is the cluster's, as clouds have their metadata services there.
+    """
+    yield f"oifname {_interfaces(*plan.outside)} {_NEIGHBOURS} accept"
+    yield f'oifname "{plan.interface}" ct state invalid drop'
+    yield f"oifname {_interfaces(plan.interface, 'lo')} accept"
+    yield "ct direction reply accept"
+    yield "ct state related accept"
+    yield from (f"ip daddr {network} accept" for network in plan.surroundings.networks(4))
+    near = ("fe80::/10", "ff02::/16")
+    yield from (f"ip6 daddr {network} accept" for network in (*near, *plan.surroundings.networks(6)))
+    yield "drop"

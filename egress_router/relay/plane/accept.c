@@ -137,7 +137,8 @@ static void pause_accepting(struct plane *plane, int error) {
         for (struct listener *each = plane->listeners; each; each = each->next)
             epoll_ctl(plane->epoll, EPOLL_CTL_DEL, each->fd, NULL);
     plane->resume = plane->now + RETRY;
-    if (!atomic_exchange(&plane->paused, error)) {
+    plane->shortage_error = error;
+    if (!atomic_exchange(&plane->paused, 1)) {
         atomic_fetch_add(&plane->pauses, 1);
         plane->unrung++;
         plane->urgent = true;
@@ -191,7 +192,9 @@ static bool take(struct plane *plane, struct listener *listener) {
     pair->line = listener->line;
     pair->line->refs++;
     pair->idle = pair->line->idle;
+    pair->number = ++plane->accepted;
     pair->client = from.sin6_addr;
+    pair->client_port = from.sin6_port; /* where AF_INET has it, too */
     if (from.sin6_family == AF_INET) {
         memset(&pair->client, 0, 10);
         memset(&pair->client.s6_addr[10], 0xff, 2);
@@ -221,7 +224,17 @@ void listener_ready(struct plane *plane, struct listener *listener) {
     }
 }
 
+/* A socket that is listened on already leads to another line from now on. */
 void listener_add(struct plane *plane, struct listener *listener) {
+    for (struct listener *each = plane->listeners; each; each = each->next)
+        if (each->fd == listener->fd) {
+            line_release(plane, each->line);
+            each->line = listener->line;
+            each->line->refs++;
+            free(listener);
+            return;
+        }
+    listener->line->refs++;
     /* Accepted sockets inherit it. */
     setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     listener->next = plane->listeners;
@@ -245,5 +258,7 @@ void listener_end(struct plane *plane, int fd) {
     epoll_ctl(plane->epoll, EPOLL_CTL_DEL, fd, NULL);
     close(fd);
     line_release(plane, listener->line);
-    free(listener);
+    listener->fd = -1;
+    listener->next = plane->ended; /* events of this batch may lead here */
+    plane->ended = listener;
 }

@@ -13,6 +13,7 @@ enum what {
     COMMAND_AIM,            /* with: a line; also: its targets, or null; number: why it refuses without any, or 0 */
     COMMAND_END_LINE,       /* with: a line, whose connections end */
     COMMAND_RELEASE_LINE,   /* with: a line that Python needs no more */
+    COMMAND_NOTHING,        /* only to be waited for */
     COMMAND_STOP,
 };
 

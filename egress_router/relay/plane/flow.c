@@ -142,10 +142,8 @@ static enum step through_pipe(struct plane *plane, struct flow *flow, struct pee
                              SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
         if (got < 0)
             return errno == EAGAIN ? WAIT : SOURCE_LOST;
-        if (!got) {
-            flow->ended = true;
-            return ENDED;
-        }
+        if (!got) /* the end, or an urgent mark with the end somewhere behind it: a read can tell */
+            return copy(plane, flow, source, sink, 0);
         flow->pipe->holds += (size_t)got;
         enum step step = flush(plane, flow, sink);
         if (step != ENDED)
@@ -178,16 +176,15 @@ enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint3
     struct peer *source = &pair->peers[direction], *sink = &pair->peers[!direction];
     uint64_t before = moved(flow);
     enum step step = ENDED;
-    if (events & EPOLLPRI) /* splice(2) does not get past an urgent mark, a read does */
-        flow->run = 0;
     if (flow_blocked(flow)) {
         step = flush(plane, flow, sink);
         events = 0;
     }
     if (step == ENDED) {
-        if (flow->run >= BULK && !flow->pipe)
+        bool bulk = flow->run >= BULK && !flow->urgent;
+        if (bulk && !flow->pipe)
             flow->pipe = pipe_take(plane);
-        step = flow->run >= BULK && flow->pipe ? through_pipe(plane, flow, source, sink)
+        step = bulk && flow->pipe ? through_pipe(plane, flow, source, sink)
                                               : copy(plane, flow, source, sink, events);
         if (flow->pipe && !flow->pipe->holds) {
             pipe_give_back(plane, flow->pipe);

@@ -108,6 +108,8 @@ void pair_relay(struct plane *plane, struct pair *pair) {
 
 /* Acts on an edge of the socket of one side: the source of its own flow, and the sink of the other. */
 void pair_ready(struct plane *plane, struct pair *pair, int side, uint32_t events) {
+    if (events & EPOLLPRI)
+        pair->flows[side].urgent = true;
     if (flow_blocked(&pair->flows[!side]) && events & WRITABLE) {
         pair->timer.due = plane->now + pair->period;
         act(plane, pair, !side, flow_pump(plane, pair, !side, 0));
@@ -128,10 +130,10 @@ void pair_ready(struct plane *plane, struct pair *pair, int side, uint32_t event
 
 /* The next turn of what was not through after the last. */
 void pair_repeat(struct plane *plane, struct pair *pair) {
+    bool repeats[] = {pair->repeats[CLIENT], pair->repeats[UPSTREAM]};
+    pair->repeats[CLIENT] = pair->repeats[UPSTREAM] = false; /* out of the list: each may enter it again */
     for (int side = CLIENT; side <= UPSTREAM; side++) {
-        bool repeats = pair->repeats[side];
-        pair->repeats[side] = false;
-        if (repeats && pair->state == RELAYING && !flow_blocked(&pair->flows[side]) && !pair->flows[side].ended) {
+        if (repeats[side] && pair->state == RELAYING && !flow_blocked(&pair->flows[side]) && !pair->flows[side].ended) {
             pair->timer.due = plane->now + pair->period;
             act(plane, pair, side, flow_pump(plane, pair, side, 0));
         }
@@ -173,7 +175,8 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     admission_leave(plane, pair);
     atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
     plane->unread++;
-    report(plane, &pair->node, NEWS_CLOSED, !pair->line);
+    /* Somebody waits for the end of a dial, and of what he cut. */
+    report(plane, &pair->node, NEWS_CLOSED, (!relayed && !pair->line) || reason == CUT);
 }
 
 /* Python has read its news. */

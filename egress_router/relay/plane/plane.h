@@ -43,7 +43,7 @@ enum reason {
     TIMEOUT,
     NO_DESCRIPTOR,
     NO_ADDRESS,
-    LOOP,
+    FORBIDDEN,
     FULL,
     CLIENT_FULL,
 };
@@ -83,6 +83,7 @@ struct flow {
     uint32_t held_from, held_to;
     uint32_t run; /* moved without a pause */
     bool ended;   /* the source sent its end, and everything before it is on its way */
+    bool urgent;  /* the source sends urgent data: splice(2) does not get past its mark, a read does */
 };
 
 struct address {
@@ -107,6 +108,7 @@ struct line {
     enum reason refuses; /* without targets: at once with this reason; 0: ask Python */
     struct targets *targets;
     nanoseconds connect, idle;
+    bool tells_source; /* with the news of its connections */
     _Atomic uint64_t hits; /* Python reads it */
 };
 
@@ -147,6 +149,9 @@ struct pair {
     struct targets *targets;
     struct dial *dial;
     struct in6_addr client;
+    uint64_t number;           /* of those that this process accepted */
+    in_port_t client_port;     /* in network byte order */
+    struct sockaddr_in6 source; /* of the upstream's connection, where the line tells it; may be of AF_INET */
     nanoseconds started, connected, ended, idle, period;
     int target, given; /* given: a socket for Python, or -1 */
     uint8_t state, reason;
@@ -182,12 +187,13 @@ struct plane {
     struct pipe *free_pipes;
     atomic_int lent; /* Python reads it */
     int pipes;
-    struct listener *listeners;
+    struct listener *listeners, *ended;
+    uint64_t accepted;
     int unread;
     nanoseconds resume; /* 0: accepting does not pause */
     bool shortage;
     /* Python reads these. */
-    atomic_int open, paused;
+    atomic_int open, paused, shortage_error;
     _Atomic uint64_t pauses, relayed[2];
     /* Admission. */
     int32_t *seats;

@@ -93,6 +93,8 @@ static void obey(struct plane *plane, struct command *command) {
     case COMMAND_RELEASE_LINE:
         line_release(plane, command->with);
         break;
+    case COMMAND_NOTHING:
+        break;
     case COMMAND_STOP:
         plane->stopping = true;
         break;
@@ -100,10 +102,16 @@ static void obey(struct plane *plane, struct command *command) {
     plane->obeyed++;
 }
 
-/* Does what Python wants, in its order, and frees what it has read. Only between two batches of events: none of
- * them leads to what is gone. */
+/* Does what Python wants, in its order, and frees what it has read. Called between fetching a batch of events and
+ * acting on it: what was commanded before a client came decides on that client, and no event leads to what is
+ * freed here, because it was closed before the batch was fetched. */
 static void commands(struct plane *plane) {
     struct dial *dial;
+    struct listener *listener;
+    while ((listener = plane->ended)) {
+        plane->ended = listener->next;
+        free(listener);
+    }
     while ((dial = plane->garbage)) {
         plane->garbage = dial->garbage;
         free(dial);
@@ -168,7 +176,7 @@ static void dispatch(struct plane *plane, uint8_t *what, uint32_t events) {
         break;
     }
     case LISTENER:
-        if (!plane->resume)
+        if (!plane->resume && OWNER_OF(what, struct listener, kind)->fd >= 0)
             listener_ready(plane, OWNER_OF(what, struct listener, kind));
         break;
     case BELL:
@@ -209,6 +217,7 @@ void *plane_run(void *given) {
         atomic_store(&plane->asleep, false);
         plane->now = monotonic();
         plane->batch++;
+        commands(plane);
         for (int i = 0; i < count; i++)
             dispatch(plane, events[i].data.ptr, events[i].events);
         if (plane->repeats)
@@ -216,7 +225,6 @@ void *plane_run(void *given) {
         timers_expire(plane);
         if (plane->resume && plane->now >= plane->resume)
             accepting_resume(plane);
-        commands(plane);
         ring(plane);
     }
     end(plane);

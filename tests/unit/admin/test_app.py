@@ -8,7 +8,6 @@ import json
 import re
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,7 +41,7 @@ def port(view: FakeView, clock: ManualClock) -> Iterator[int]:
 
 def exchange(port: int, request: bytes) -> bytes:
     """Send bytes and return everything that comes until the other side closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         sock.sendall(request)
         answer = b""
         while chunk := received(sock):
@@ -103,19 +102,19 @@ def test_all_who_ask_while_a_status_is_made_get_that_one(
 
     async def slow() -> dict[str, Json]:
         asked.release()
-        await asyncio.to_thread(made.wait, 20)
+        await asyncio.to_thread(made.wait, 60)
         return {"mode": "slow"}
 
     monkeypatch.setattr(view, "status", slow)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         first = pool.submit(get, port, "/status")
-        assert asked.acquire(timeout=20)
+        assert asked.acquire(timeout=60)
         others = [pool.submit(get, port, "/status") for _ in range(4)]
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as leaving:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as leaving:
             leaving.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
         assert get(port, "/healthz")[0] == 200
         made.set()
-        assert all('"slow"' in each.result(20)[2] for each in (first, *others))
+        assert all('"slow"' in each.result(60)[2] for each in (first, *others))
     assert not asked.acquire(blocking=False), "one status was made twice"
 
 
@@ -189,8 +188,9 @@ def test_unknown_paths_are_not_found(port: int) -> None:
 def test_bad_requests_do_no_harm(
     port: int, request_bytes: bytes, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "_CONNECTION_SECONDS", 0.3)
-    answer = exchange(port, request_bytes)
+    with monkeypatch.context() as patched:
+        patched.setattr(app, "_CONNECTION_SECONDS", 0.3)  # some of them wait for more
+        answer = exchange(port, request_bytes)
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
     assert get(port, "/healthz")[0] == 200
     assert capfd.readouterr().err == ""
@@ -205,20 +205,24 @@ def test_a_head_that_never_ends_is_cut(port: int, sent: bytes, monkeypatch: pyte
 def test_one_connection_too_many_ends_the_oldest_that_asks_nothing(
     view: FakeView, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked, made = threading.Event(), threading.Event()
+
     async def slow() -> dict[str, Json]:
-        await asyncio.sleep(1)
+        asked.set()
+        await asyncio.to_thread(made.wait, 60)
         return {}
 
     monkeypatch.setattr(app, "_MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(app, "_CONNECTION_SECONDS", 600)
     monkeypatch.setattr(view, "status", slow)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as asking:
         asking.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
-        idle = []
-        for _ in range(4):
-            idle.append(socket.create_connection(("127.0.0.1", port), timeout=20))
-            time.sleep(0.05)
+        assert asked.wait(60)
+        # They are taken out of the accept queue in their order.
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(4)]
         assert [get(port, "/healthz")[0] for _ in range(2)] == [200, 200], "idle connections keep probes out"
         assert all(received(each) == b"" for each in idle[:3])
+        made.set()
         assert asking.recv(12) == b"HTTP/1.1 200"
         for each in idle:
             each.close()
@@ -236,7 +240,7 @@ def test_a_fault_of_ours_is_500_and_the_rest_goes_on(
 
 
 def test_it_serves_ipv6(port: int) -> None:
-    with socket.create_connection(("::1", port), timeout=20) as sock:
+    with socket.create_connection(("::1", port), timeout=60) as sock:
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.unit.service.routers import ROOT, free_port, until
+from tests.unit.service.routers import PATIENCE, ROOT, free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def exposed(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def fetched(port: int, path: str) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
             found: bytes = answer.read()
             return found.decode()
     except OSError:
@@ -97,7 +97,7 @@ def provoke(port: int) -> None:
     """Leave traces of a client's words wherever they could end up."""
     request = f"BREW{CHOSEN} http://{CHOSEN}.bad.example/{CHOSEN} HTTP/1.1\r\nHost: {CHOSEN}\r\n\r\n"
     for text in (request.replace(f"BREW{CHOSEN}", "GET"), request):
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
             client.sendall(text.encode())
             try:
                 client.recv(1000)

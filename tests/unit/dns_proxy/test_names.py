@@ -178,6 +178,8 @@ def test_a_name_does_not_lead_to_what_only_this_pod_can_reach(tmp_path: Path) ->
         status = running.call(running.server.status)["upstreams"]
         assert isinstance(status, list)
         reasons = [each["reason"] for each in status if isinstance(each, dict) and "reason" in each]
+        destination = f"b.example.com:{target.port}"
+        assert metric(running, "upstream_up", destination=destination, address="") == 0
         assert reasons == ["the name has a loopback, link-local or metadata address that no line names"] * 2
 
 

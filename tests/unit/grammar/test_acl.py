@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
 from egress_router.grammar.acl import AccessList, Domain, Everything, Rule, Subject, parse, printed
+from egress_router.grammar.leaving import Spread
 
 SOURCE = "EGRESS_HTTP_PROXY_DESTINATION"
 
@@ -116,3 +117,29 @@ def test_any_text_is_rules_or_a_configuration_error(text: str) -> None:
         parse(SOURCE, text)
     except ConfigError:
         return
+
+
+def test_what_allows_may_say_with_which_address_it_leaves() -> None:
+    text = "!bad.example.com\n*.example.com:443 from 192.168.12.99\n192.0.2.0/24 from *\n[2001:db8::]/32:443 from 2001:db8:12::99\n* from *\n"
+    sources = [ip_address("192.168.12.99"), ip_address("2001:db8:12::99")]
+    parsed = parse(SOURCE, text, sources)
+    assert [rule.leaving for rule in parsed.rules] == [None, sources[0], Spread.ALL, sources[1], Spread.ALL]
+    assert printed(parsed) == text
+    assert parsed.rules[1].text == "*.example.com:443 from 192.168.12.99"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("!a.example.com from *", "what is denied leaves with no address; take `from` out"),
+        ("a.example.com from", "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it"),
+        ("from", "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it"),
+        ("a.example.com from 192.168.12.7", "it is not one of EGRESS_SOURCE (192.168.12.99)"),
+        ("2001:db8::/32 from 192.168.12.99", "it is IPv4, and 2001:db8:: is IPv6"),
+        ("a.example.com to *", "expected NAME, *.DOMAIN"),
+    ],
+)
+def test_a_wrong_from_says_why(line: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(SOURCE, line, [ip_address("192.168.12.99")])
+    assert reason in str(caught.value)

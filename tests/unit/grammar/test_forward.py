@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
 from egress_router.grammar.forward import Forward, Forwards, parse, printed
+from egress_router.grammar.leaving import Spread
 
 SOURCE = "EGRESS_DNS_PROXY_DESTINATION"
 
@@ -46,6 +47,8 @@ def test_every_form_of_a_line() -> None:
         ("80 tcp 203.0.113.25 80", "expected PORT ADDRESS"),
         ("http example.com", "invalid port 'http'"),
         ("80 example.com 0", "invalid port '0'"),
+        ("80 db.example.com from", "`from` ends a line"),
+        ("80 203.0.113.25 from 2001:db8::99", "it is IPv6, and 203.0.113.25 is IPv4"),
         ("80 intranet", "the name 'intranet' has no dot"),
         ("80 127.1", "ambiguous IPv4 spelling"),
         ("80 exa_mple..com", "is not a host name"),
@@ -99,3 +102,24 @@ def test_any_text_is_lines_or_a_configuration_error(text: str) -> None:
         parse(SOURCE, text)
     except ConfigError:
         return
+
+
+def test_a_line_may_say_with_which_address_it_leaves() -> None:
+    text = "80 db.example.com 80 from 192.168.12.99\n81 203.0.113.25 443 from *\n82 203.0.113.25 82\n"
+    sources = (ip_address("192.168.12.99"),)
+    parsed = parse(SOURCE, text, sources=sources)
+    assert [line.leaving for line in parsed.lines] == [sources[0], Spread.ALL, None]
+    assert printed(parsed) == text
+
+
+@pytest.mark.parametrize(
+    ("sources", "reason"),
+    [
+        ([], "`from` needs EGRESS_SOURCE in the environment, and it is not set"),
+        (["192.168.12.99"], "`from 192.168.12.7`: it is not one of EGRESS_SOURCE (192.168.12.99)"),
+    ],
+)
+def test_the_address_is_one_of_this_router(sources: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(SOURCE, "80 db.example.com from 192.168.12.7", sources=[ip_address(each) for each in sources])
+    assert str(caught.value).endswith(f": {reason}")

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
-from egress_router.grammar.redirect import Protocol, Redirect, Redirects, Router, parse, printed
+from egress_router.grammar.leaving import Spread
+from egress_router.grammar.redirect import (
+    NamedRedirect,
+    Protocol,
+    Redirect,
+    Redirects,
+    Router,
+    parse,
+    printed,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -66,9 +75,23 @@ def test_every_form_of_a_line() -> None:
         ("80 tcp 10.4.5.6 http", "invalid port 'http' (a number from 1 to 65535)"),
         ("90-80 tcp 10.4.5.6", "the range '90-80' ends before it begins"),
         ("80-90 tcp 10.4.5.6 80", "a range goes to the same ports; leave out the remote port"),
+        ("80 tcp bank", "the name 'bank' has no dot; expected a full name such as db.example.com"),
         (
-            "80 tcp bank.example.com",
-            "'bank.example.com' is not an IP address (redirect rules need an IPv4 or IPv6 address)",
+            "80 tcp 10.4.5",
+            "ambiguous IPv4 spelling '10.4.5' (four decimal numbers from 0 to 255 without leading zeros)",
+        ),
+        ("80 tcp 10.4.5.6 from", "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it"),
+        (
+            "80 tcp 10.4.5.6 from 1.2.3.4 80",
+            "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it",
+        ),
+        (
+            "80 tcp 10.4.5.6 from me",
+            "`from`: 'me' is not an IP address; expected an address of EGRESS_SOURCE, or `*`",
+        ),
+        (
+            "80 tcp 10.4.5.6 from 2001:db8::99",
+            "`from 2001:db8::99`: it is IPv6, and 10.4.5.6 is IPv4",
         ),
         ("80 tcp 127.0.0.1", "'127.0.0.1' is not the address of an external server (loopback)"),
         ("80 tcp ::1", "'::1' is not the address of an external server (loopback)"),
@@ -84,13 +107,69 @@ def test_a_wrong_line_says_what_and_why(line: str, reason: str) -> None:
     assert errors(f"# first\n\n{line}") == [f"line 3: {line!r}: {reason}"]
 
 
+def test_a_target_may_be_a_name() -> None:
+    text = "443 tcp DB.example.com.\n8443 tcp db.example.com 443\n514 udp logs.example.net\n5000-5100 tcp c.example\n1.2.3.4\n"
+    parsed = parse(SOURCE, text)
+    assert parsed.rules == ()
+    assert parsed.names == (
+        NamedRedirect(Protocol.TCP, 443, 443, "db.example.com", None),
+        NamedRedirect(Protocol.TCP, 8443, 8443, "db.example.com", 443),
+        NamedRedirect(Protocol.UDP, 514, 514, "logs.example.net", None),
+        NamedRedirect(Protocol.TCP, 5000, 5100, "c.example", None),
+    )
+    assert [rule.line for rule in parsed.names] == [1, 2, 3, 4]
+
+
+def test_a_name_needs_a_router_that_stays() -> None:
+    (error,) = errors("80 tcp db.example.com", Router(follows_names=False))
+    assert error == (
+        "line 1: '80 tcp db.example.com': a name needs EGRESS_ROUTER_MODE=legacy, because somebody has to follow it;"
+        " give an address, or change the mode"
+    )
+
+
+@pytest.mark.parametrize("other", ["80 tcp 1.2.3.4", "80 tcp 2001:db8::1", "80 tcp other.example.com"])
+def test_a_name_may_have_both_families_so_its_port_is_taken_in_both(other: str) -> None:
+    for text in (f"80 tcp db.example.com\n{other}", f"{other}\n80 tcp db.example.com"):
+        (error,) = errors(text)
+        assert "localport 80 is already used for tcp on line 1" in error
+
+
+V4, V6 = IPv4Address("192.168.12.99"), IPv6Address("2001:db8:12::99")
+DUAL = Router(frozenset({V4, IPv4Address("192.168.12.100"), V6}))
+
+
+def test_every_line_may_say_with_which_address_it_leaves() -> None:
+    text = (
+        "80 tcp 1.2.3.4 from 192.168.12.99\n81 tcp 1.2.3.4 80 from *\n82-83 udp 2001:db8::1 from 2001:db8:12::99\n"
+        "84 tcp db.example.com from 192.168.12.100\n85 tcp 1.2.3.4\n1.2.3.5 FROM *\n2001:db8::5 from 2001:db8:12::99"
+    )
+    parsed = parse(SOURCE, text, DUAL)
+    assert [rule.leaving for rule in parsed.rules] == [V4, Spread.ALL, V6, None]
+    assert [rule.leaving for rule in parsed.names] == [IPv4Address("192.168.12.100")]
+    assert (parsed.fallback_v4_leaving, parsed.fallback_v6_leaving) == (Spread.ALL, V6)
+    assert printed(parsed) == text.replace("FROM", "from") + "\n"
+
+
+@pytest.mark.parametrize("line", ["80 tcp 1.2.3.4", "80 tcp db.example.com", "1.2.3.4"])
+def test_a_line_leaves_with_an_address_of_this_router(line: str) -> None:
+    (error,) = errors(f"{line} from 192.168.12.7", Router(frozenset({V4})))
+    assert error.endswith(": `from 192.168.12.7`: it is not one of EGRESS_SOURCE (192.168.12.99)")
+    parse(SOURCE, f"{line} from 192.168.12.7")  # who does not know the router cannot say
+
+
+def test_a_wrong_fallback_says_only_that() -> None:
+    assert len(errors("1.2.3.4\n2001:db8::1 from nowhere")) == 1
+
+
 @pytest.mark.parametrize(
     "line", ["80 tcp", "80 tcp 1.2.3.4 80 90", "80", "80-90", "tcp", "1.2.3", "10.0.0.0/8", "example.com"]
 )
 def test_what_is_no_rule_at_all_is_told_the_forms(line: str) -> None:
     (error,) = errors(line)
     assert error.endswith(
-        "expected PORT PROTOCOL ADDRESS [REMOTE_PORT], FIRST-LAST PROTOCOL ADDRESS, or a fallback ADDRESS"
+        "expected PORT PROTOCOL TARGET [REMOTE_PORT], FIRST-LAST PROTOCOL TARGET, or a fallback ADDRESS"
+        " (TARGET: an address or a full name; `from SOURCE` may end a line)"
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from egress_router.http_proxy import server
 from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import read_http_proxy
 from tests.serving import serving
 
@@ -256,8 +257,14 @@ def know(monkeypatch: pytest.MonkeyPatch, *, slow: bool = False, **names: str | 
     Known.asked = []
     Known.clients = []
     Known.search = {}
-    monkeypatch.setattr(server, "Resolver", Known)
+    monkeypatch.setattr(_Names, "made", Known)
     return Known
+
+
+class _Names:
+    """What resolves names in the proxies of a test: the real resolver, unless `know` says otherwise."""
+
+    made: ClassVar[server.MakeNames] = Resolver
 
 
 def _noted(faults: list[object], _loop: object, context: object) -> None:
@@ -267,7 +274,7 @@ def _noted(faults: list[object], _loop: object, context: object) -> None:
 @contextlib.contextmanager
 def proxy(
     rules: str = LOOPBACK, *, loop: str = "own", most: int = 10_000, per_client: int | None = None,
-    drain_seconds: float = 25.0, faulty: bool = False, **settings: str,
+    drain_seconds: float = 25.0, faulty: bool = False, max_turned_away: int = server.MAX_TURNED_AWAY, access_log: str = "1", **settings: str,
 ) -> Iterator[tuple[Running[AccessList], int]]:  # fmt: skip
     """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_.
 
@@ -275,8 +282,12 @@ def proxy(
     """
     environ = {f"EGRESS_HTTP_PROXY_{name}": value for name, value in settings.items()}
     # A limit for the pod is shared by its workers, of which only one is here.
-    environ |= {"EGRESS_HTTP_PROXY_DESTINATION": rules, "EGRESS_ACCESS_LOG": "1", "EGRESS_WORKERS": "1"}
-    mode = server.mode(read_http_proxy(environ))
+    environ |= {
+        "EGRESS_HTTP_PROXY_DESTINATION": rules,
+        "EGRESS_ACCESS_LOG": access_log,
+        "EGRESS_WORKERS": "1",
+    }
+    mode = server.mode(read_http_proxy(environ), names=_Names.made, max_turned_away=max_turned_away)
     with serving(
         mode, rules, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
     ) as running:

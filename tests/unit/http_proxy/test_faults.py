@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.http_proxy import connects, heads, reach, session
-from egress_router.http_proxy.judge import Judge
+from egress_router.http_proxy import connection, upstream_connector
+from egress_router.http_proxy.access_control import AccessControl
+from egress_router.http_proxy.http1 import heads, known_connects
 from tests.unit.http_proxy.origin import OK, Client, answering, counted, eventually, know, origin, proxy
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.policy import Decision
+    from egress_router.policy.access_list import Decision
 
 
 def fail(*_: object, **__: object) -> Decision:
@@ -23,7 +24,12 @@ GET = "GET http://{0}/ HTTP/1.1\r\nHost: x\r\n\r\n"
 CONNECT = "CONNECT {0} HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-EVERYWHERE = [(Judge, "at_once"), (Judge, "by_addresses"), (reach, "Dial"), (connects, "parse_request")]
+EVERYWHERE = [
+    (AccessControl, "at_once"),
+    (AccessControl, "by_addresses"),
+    (upstream_connector, "Dial"),
+    (known_connects, "parse_request"),
+]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +37,7 @@ EVERYWHERE = [(Judge, "at_once"), (Judge, "by_addresses"), (reach, "Dial"), (con
     [
         *[(*place, text) for place in EVERYWHERE for text in (GET, CONNECT)],
         (heads, "parse_response", GET),
-        (session, "OpenTunnel", CONNECT),
+        (connection, "ProxyTunnel", CONNECT),
     ],
 )
 def test_a_fault_closes_its_session(

@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from egress_router import log
+from egress_router.clock import SYSTEM
 from egress_router.grammar.locality import Locality, locality
-from egress_router.http_proxy import own, policy
+from egress_router.http_proxy import connection as connection_module
+from egress_router.http_proxy import own_places
 from egress_router.http_proxy import server as server_module
-from egress_router.http_proxy import session as session_module
-from egress_router.http_proxy.farewell import Farewell
-from egress_router.http_proxy.own import OwnPlaces
-from egress_router.http_proxy.policy import Own
-from egress_router.http_proxy.wire import Wire, nothing
+from egress_router.http_proxy.lingering_close import LingeringClose
+from egress_router.http_proxy.own_places import OwnPlaces
 from egress_router.names.answer import Failure
+from egress_router.policy import access_list
+from egress_router.policy.access_list import Own
+from egress_router.relay.buffered_socket import BufferedSocket, nothing
 from egress_router.relay.deadlines import Deadlines
 from egress_router.settings.http_proxy import read_http_proxy
 from tests.manual_clock import ManualClock
+from tests.record_schema import check_record
 from tests.serving import LOOPS
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
 
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.http_proxy.site import Site
+    from egress_router.http_proxy.worker_state import WorkerState
     from tests.unit.http_proxy.origin import Origin
 
 
@@ -202,9 +205,9 @@ def test_silent_destinations_time_out(records: list[dict[str, object]]) -> None:
         assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
     request = records[0]
-    assert (request["address"], request["failure"]) == ("127.0.0.1", "timeout")
-    assert isinstance(request["connect_ms"], float)
-    assert request["connect_ms"] >= 300
+    assert (request["address"], request["reason"]) == ("127.0.0.1", "timeout")
+    assert isinstance(request["connect_seconds"], float)
+    assert request["connect_seconds"] >= 0.3
 
 
 def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
@@ -226,7 +229,7 @@ def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
             eventually(lambda: running.call(running.server.open_connections) == 0)
             assert time.monotonic() < before + 2
     assert [(each["event"], each["reason"]) for each in records[1::2]] == [("closed", "abandoned")] * 2
-    assert [each["failure"] for each in records[::2]] == ["abandoned"] * 2
+    assert [each["reason"] for each in records[::2]] == ["abandoned"] * 2
 
 
 def test_a_client_that_ends_its_stream_while_a_connection_is_made_is_not_forgotten() -> None:
@@ -253,11 +256,8 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
         assert counted(running, "limit_hits_total", limit="connections_per_client") == 1
 
 
-def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(server_module, "_MOST_TURNED_AWAY", 1)
-    with proxy(most=1) as (running, port), Client(port):
+def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for() -> None:
+    with proxy(most=1, max_turned_away=1) as (running, port), Client(port):
         eventually(lambda: running.call(running.server.open_connections) == 1)
         with Client(port) as second, Client(port) as third:
             for client in (second, third):
@@ -297,9 +297,9 @@ def test_last_words_wait_for_a_slow_reader() -> None:
         while True:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
-    site = cast("Site", SimpleNamespace(deadlines=deadlines))
-    wire = Wire(ours, poller, nothing)
-    Farewell(site, wire, b"words", 30.0, lambda: closed.set_result(None))
+    worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines, clock=SYSTEM))
+    wire = BufferedSocket(ours, poller, nothing)
+    LingeringClose(worker, wire, b"words", 30.0, lambda: closed.set_result(None))
 
     def read() -> bytes:
         data = b""
@@ -370,7 +370,7 @@ def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.
     def place(address: IPAddress) -> Locality:
         return Locality.REMOTE if str(address) == "127.0.0.5" else locality(address)
 
-    monkeypatch.setattr(policy, "locality", place)
+    monkeypatch.setattr(access_list, "locality", place)
     know(monkeypatch, a_example="127.0.0.1 127.0.0.5", b_example="127.0.0.1")
     with (
         origin(answering(OK), "127.0.0.5") as remote,
@@ -423,6 +423,9 @@ def test_the_status_of_a_long_list_holds_the_rules_that_decided() -> None:
         assert hits == [{"line": 259, "text": "!10.1.2.0/24", "hits": 1}]
 
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 @pytest.fixture
 def records() -> Iterator[list[dict[str, object]]]:
     found: list[dict[str, object]] = []
@@ -442,7 +445,7 @@ def test_one_record_for_the_decision_and_one_for_the_end(
     know(monkeypatch)
     with origin(answering(OK)) as server, proxy("127.0.0.0/8\na.example\n") as (_, port):
         with Client(port) as client:
-            client.send(get(server, "Connection: close"))
+            client.send(get(server, "Connection: close", f"traceparent: {TRACE}"))
             client.rest()
         with Client(port) as client:
             client.send("CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -460,22 +463,46 @@ def test_one_record_for_the_decision_and_one_for_the_end(
         (denied_end, 403, "no_rule"), (refused_end, 400, "malformed"), (unknown_end, 502, "no_such_name"),
     ):  # fmt: skip
         assert {"status": status, "sent": 0, "received": 0, "reason": reason}.items() <= closed.items()
-    assert {"method": "CONNECT", "host": "192.0.2.1", "port": 443}.items() <= denied_end.items()
-    assert {"verdict": "undecided", "reason": None, "failure": "no_such_name"}.items() <= unknown.items()
+    assert {"method": "CONNECT", "address": "192.0.2.1", "port": 443}.items() <= denied_end.items()
+    assert {"verdict": "undecided", "reason": "no_such_name", "name": "a.example"}.items() <= unknown.items()
     assert decision["event"] == denied["event"] == refused["event"] == "request"
-    expected = {"client": "127.0.0.1", "method": "GET", "host": "127.0.0.1", "port": server.port}
+    expected = {"client": "127.0.0.1", "method": "GET", "address": "127.0.0.1", "port": server.port}
     assert expected.items() <= decision.items()
     assert {
-        "address": "127.0.0.1",
         "verdict": "allowed",
-        "rule": 1,
+        "rule": "127.0.0.0/8",
         "reason": "rule",
+        "source": "127.0.0.1",
+        "local_port": 8080,
     }.items() <= decision.items()
-    assert {"dns_ms", "connect_ms"} <= decision.keys()
+    assert {"dns_seconds", "connect_seconds", "client_port", "source_port"} <= decision.keys()
+    ids = [each["id"] for each in records]
+    assert ids[::2] == ids[1::2]
+    assert len(set(ids)) == 4
+    for each in records:
+        check_record(each)
     assert end["event"] == "closed"
+    assert (decision["traceparent"], end["traceparent"]) == (TRACE, TRACE)
     assert {**expected, "status": 200, "sent": 0, "received": 2}.items() <= end.items()
-    assert {"verdict": "denied", "rule": None, "reason": "no_rule", "address": None}.items() <= denied.items()
+    assert {"verdict": "denied", "reason": "no_rule", "address": "192.0.2.1"}.items() <= denied.items()
+    assert "rule" not in denied
     assert {"verdict": "refused", "reason": "malformed"}.items() <= refused.items()
+
+
+def test_what_is_denied_is_written_without_being_asked_for(records: list[dict[str, object]]) -> None:
+    with origin(answering(OK)) as server, proxy("127.0.0.0/8\n", access_log="0") as (_, port):
+        for request in (
+            get(server, "Connection: close"),
+            "CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+        ):
+            with Client(port) as client:
+                client.send(request)
+                client.rest()
+        eventually(lambda: len(records) == 2)
+    assert [(each["event"], each["verdict"]) for each in records] == [
+        ("request", "denied"),
+        ("closed", "denied"),
+    ]
 
 
 @pytest.mark.parametrize("failure", list(Failure))
@@ -519,7 +546,7 @@ def test_own_addresses_are_those_that_ip_lists() -> None:
     listed = json.loads(subprocess.run(["ip", "-json", "address"], capture_output=True, check=True).stdout)
     addresses = {ip_address(each["local"]) for link in listed for each in link["addr_info"]}
     assert ip_address("127.0.0.1") in addresses
-    assert own.seen("macvlan0").addresses == addresses
+    assert own_places.seen("macvlan0").addresses == addresses
 
 
 def test_own_places_are_read_again() -> None:
@@ -559,7 +586,7 @@ def test_the_mode_says_what_it_is() -> None:
 
 
 def test_a_head_of_more_reads_than_a_turn_has_comes_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "TURNS", 1)
+    monkeypatch.setattr(connection_module, "TURNS", 1)
     with (
         origin(answering(OK)) as server,
         proxy(BUFFER_BYTES="16384") as (running, port),
@@ -585,8 +612,8 @@ def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
                     client.send(ask)
                     client.head()
             eventually(lambda: running.call(running.server.open_connections) == 0)
-            vigil = cast("Site", running.server._site).vigil  # type: ignore[attr-defined]
-            eventually(lambda: not vigil._waiting)
+            client_watch = cast("WorkerState", running.server._worker).client_watch  # type: ignore[attr-defined]
+            eventually(lambda: not client_watch._waiting)
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             left = [type(each) for each in gc.garbage if type(each).__module__.startswith("egress_router.")]

@@ -7,9 +7,9 @@ import pytest
 
 from egress_router.grammar.acl import parse
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.errors import Fault, MessageError
-from egress_router.http_proxy.policy import Decision, Reason, Verdict
+from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.names.answer import Failure
+from egress_router.policy.access_list import Decision, Reason, Verdict
 from egress_router.relay.dial import DialError, DialFailure, DialReason
 
 DATE = b"Tue, 24 Nov 2026 00:00:00 GMT"

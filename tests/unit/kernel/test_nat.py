@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from egress_router.errors import RefusedError
 from egress_router.grammar.redirect import parse
 from egress_router.kernel.nat import iptables, nftables, rules
 from egress_router.kernel.nat.counters import Traffic
-from egress_router.kernel.nat.plan import NatPlan, make_plan
+from egress_router.kernel.nat.plan import NatPlan, Surroundings, make_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 V4, V6 = ip_address("192.168.12.99"), ip_address("2001:db8:12::99")
@@ -33,7 +33,14 @@ PLANS = {
     "v4": make_plan(parse("x", "80 tcp 203.0.113.25\n"), [V4], "macvlan0", 9797),
     "dual-fallback": make_plan(parse("x", RULES + FALLBACKS), [V4, V6], "macvlan0", 9797),
     "v6-no-admin": make_plan(parse("x", "443 tcp 2001:db8::25\n"), [V6], "net1", 0),
-    "proxy": make_plan(None, [V4], "macvlan0", 9797),
+    "proxy": make_plan(None, [V4], "macvlan0", 9797, Surroundings(None, (ip_network("10.128.0.0/24"),))),
+    "parent-inside": make_plan(
+        parse("x", "80 tcp 203.0.113.25\n"),
+        [V4],
+        "macvlan0",
+        9797,
+        Surroundings("net1", (ip_network("10.128.0.0/24"), ip_network("fd00:128::/64"))),
+    ),
 }
 
 
@@ -126,7 +133,9 @@ def test_thirty_thousand_lines_are_one_transaction() -> None:
 
 def test_counters_are_read_from_the_kernel() -> None:
     elements = {
-        "connections_tcp4": "80 counter packets 2 bytes 120",
+        "begun_tcp4": "80 counter packets 3 bytes 180",
+        "accepted_tcp4": "80 counter packets 2 bytes 120",
+        "begun_udp6": "53 counter packets 1 bytes 60",
         "sent_tcp4": "80 counter packets 9 bytes 900, 443 counter packets 1 bytes 60",
         "received_tcp4": "80 counter packets 7 bytes 700",
         "sent_udp6": "53 counter packets 3 bytes 4000000000000",
@@ -140,9 +149,9 @@ def test_counters_are_read_from_the_kernel() -> None:
     )
     assert done.stdout.strip() == str(
         [
-            (("tcp", 4, 80), Traffic(2, 9, 900, 7, 700)),
+            (("tcp", 4, 80), Traffic(2, 9, 900, 7, 700, 3)),
             (("tcp", 4, 443), Traffic(0, 1, 60)),
-            (("udp", 6, 53), Traffic(0, 3, 4_000_000_000_000)),
+            (("udp", 6, 53), Traffic(1, 3, 4_000_000_000_000, 0, 0, 1)),
         ]
     ), done.stderr
 

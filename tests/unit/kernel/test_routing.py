@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.kernel.messages import Route
-from egress_router.kernel.routing import FamilyRoutes, needs_route, plan_family
+from egress_router.kernel.routing import FamilyRoutes, cluster_networks, needs_route, plan_family
+from egress_router.kernel.rtnl_types import Route
 from egress_router.settings.setup import Source
 
 if TYPE_CHECKING:
@@ -222,3 +222,29 @@ def test_a_second_run_never_finds_anything_to_do(
     main: list[Route], source: Source | None, kept: list[IPNetwork]
 ) -> None:
     settled(main, source, kept)
+
+
+ADVERTISED = Route(ip_network("2001:db8:113::/64"), None, ETH0, is_advertised=True)
+
+
+def test_an_advertised_prefix_is_for_replies_only() -> None:
+    plan = plan_family([ADVERTISED, POD_NETWORK], [], MACVLAN, None, [])
+    assert plan.removed == (ADVERTISED,)
+    assert ADVERTISED in plan.reply
+
+
+def test_an_advertised_prefix_that_is_the_clusters_is_kept_by_a_route_of_ours() -> None:
+    default = Route(None, ip_address("fe80::1"), ETH0)
+    assert ADVERTISED.destination is not None
+    plan = plan_family([ADVERTISED, default], [], MACVLAN, None, [ADVERTISED.destination])
+    assert [route.destination for route in plan.keep] == [ADVERTISED.destination]
+
+
+def test_the_cluster_is_what_the_first_interface_leads_to_and_what_is_kept() -> None:
+    outside = Route(ip_network("192.168.12.0/24"), None, MACVLAN)
+    half = Route(ip_network("0.0.0.0/1"), ip_address("10.128.0.1"), ETH0)
+    main = [OLD_DEFAULT, POD_NETWORK, outside, half, ADVERTISED]
+    assert cluster_networks(main, {MACVLAN}, [FAR, ip_network("10.128.0.0/24")]) == (
+        ip_network("10.128.0.0/24"),
+        FAR,
+    )

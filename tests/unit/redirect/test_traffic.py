@@ -5,15 +5,16 @@ from ipaddress import ip_address
 
 from egress_router.admin.exposition import exposition
 from egress_router.grammar.redirect import parse
+from egress_router.kernel.conntrack import Connections
 from egress_router.kernel.nat.counters import Traffic
 from egress_router.metrics import Registry
-from egress_router.redirect.traffic import Publication, RuleTable
+from egress_router.redirect.traffic import RedirectMetrics, RuleTable
 from egress_router.service import process_metrics
 from tests.unit.admin import test_metrics_lint as lint
 
 TEXT = """\
 # the bank
-80 tcp 203.0.113.25
+80   tcp	203.0.113.25
 
 5000-5100 tcp 203.0.113.28  # a range
 5000 udp 203.0.113.28
@@ -23,13 +24,13 @@ TEXT = """\
 """
 TABLE = RuleTable(parse("R", TEXT), TEXT)
 COUNTS = {
-    ("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000),
-    ("tcp", 4, 5000): Traffic(1, 1, 1, 1, 1),
-    ("tcp", 4, 5100): Traffic(1, 1, 1, 1, 1),
-    ("tcp", 4, 5101): Traffic(5, 1, 1, 1, 1),
-    ("udp", 4, 5000): Traffic(7, 1, 1, 1, 1),
-    ("tcp", 6, 80): Traffic(3, 1, 1, 1, 1),
-    ("sctp", 6, 80): Traffic(4, 1, 1, 1, 1),
+    ("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=2),
+    ("tcp", 4, 5000): Traffic(1, 1, 1, 1, 1, begun=1),
+    ("tcp", 4, 5100): Traffic(1, 1, 1, 1, 1, begun=1),
+    ("tcp", 4, 5101): Traffic(5, 1, 1, 1, 1, begun=5),
+    ("udp", 4, 5000): Traffic(7, 1, 1, 1, 1, begun=7),
+    ("tcp", 6, 80): Traffic(3, 1, 1, 1, 1, begun=3),
+    ("sctp", 6, 80): Traffic(4, 1, 1, 1, 1, begun=4),
 }
 
 
@@ -46,10 +47,34 @@ def test_traffic_belongs_to_the_line_that_names_its_port() -> None:
     }
 
 
+def test_lines_with_names_have_the_traffic_of_both_families() -> None:
+    text = "81 tcp db.example.com from *\n80 tcp 203.0.113.25\n203.0.113.27 from *\n"
+    counts = {
+        ("tcp", 4, 81): Traffic(1, 1, 1, 1, 1),
+        ("tcp", 6, 81): Traffic(2, 1, 1, 1, 1),
+        ("tcp", 4, 80): Traffic(4, 1, 1, 1, 1),
+        ("udp", 4, 81): Traffic(8, 1, 1, 1, 1),
+    }
+    lines = RuleTable(parse("R", text), text).lines(counts)
+    assert [(line.number, line.traffic.connections) for line in lines] == [(1, 3), (2, 4), (3, 8)]
+
+
+def test_source_ports_towards_an_address_of_a_name_have_its_name() -> None:
+    text, registry = "8443 tcp db.example.com 443\n", Registry()
+    redirects = parse("R", text)
+    table = RuleTable(redirects, text)
+    address = ip_address("203.0.113.25")
+    table.lead({redirects.names[0]: (address,)})
+    RedirectMetrics(registry).tracked(table, Connections(Counter({(6, address, 443): 3}), 3, 0))
+    numbers = registry.snapshot()["snat_ports_in_use"].numbers
+    assert numbers == {(("destination", "db.example.com:443/tcp"),): 3}
+
+
 def test_labels_hold_no_blanks_of_the_file() -> None:
     text, registry = "80  \t tcp   203.0.113.25\n", Registry()
     table = RuleTable(parse("R", text), text)
-    Publication(registry).traffic(table.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
+    traffic = Traffic(2, 10, 1000, 8, 4000, begun=2)
+    RedirectMetrics(registry).traffic(table.lines({("tcp", 4, 80): traffic}), waiting=0)
     for name in ("rule_connections_total", "rule_bytes_total", "rule_packets_total"):
         assert {dict(labels)["rule"] for labels in registry.snapshot()[name].numbers} == {
             "80 tcp 203.0.113.25"
@@ -58,15 +83,20 @@ def test_labels_hold_no_blanks_of_the_file() -> None:
 
 def test_metrics_name_rules_with_traffic_only() -> None:
     registry = Registry()
-    publication = Publication(registry)
-    publication.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000)}))
+    metrics = RedirectMetrics(registry)
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=5)}), waiting=1)
     snapshot = registry.snapshot()
     assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 2}
     assert snapshot["bytes_total"].numbers == {
         (("direction", "sent"),): 1000,
         (("direction", "received"),): 4000,
     }
-    assert snapshot["connections_total"].numbers == {(("result", "connected"),): 2}
+    assert snapshot["connections_total"].numbers == {
+        (("result", "connected"),): 2,
+        (("result", "failed"),): 2,
+    }
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(4, 10, 1000, 8, 4000, begun=5)}), waiting=0)
+    assert registry.snapshot()["connections_total"].numbers[("result", "failed"),] == 2, "a counter went back"
 
 
 def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
@@ -75,23 +105,23 @@ def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
     used = Counter(
         {(6, bank, 80): 40, (17, bank, 80): 1, (6, stranger, 80): 2, (6, ip_address("203.0.113.28"), 5001): 3}
     )
-    Publication(registry).source_ports(TABLE, used)
+    RedirectMetrics(registry).tracked(TABLE, Connections(used, 44, 1))
     snapshot = registry.snapshot()
     assert snapshot["snat_ports_in_use"].numbers == {
         (("destination", "203.0.113.25:80/tcp"),): 40,
         (("destination", "203.0.113.28:5001/tcp"),): 3,
     }
-    assert snapshot["connections_open"].numbers == {(): 46}
+    assert snapshot["connections_open"].numbers == {(): 44}
 
 
 def test_its_metrics_pass_the_lint_of_the_others() -> None:
     registry = Registry()
     process_metrics.register(registry)
     process_metrics.describe(registry, "redirect", tuple)
-    publication = Publication(registry)
-    publication.traffic(TABLE.lines(COUNTS))
-    publication.tracking((5, 262144))
-    publication.source_ports(TABLE, Counter({(6, ip_address("203.0.113.25"), 80): 40}))
+    metrics = RedirectMetrics(registry)
+    metrics.traffic(TABLE.lines(COUNTS), waiting=0)
+    metrics.tracking((5, 262144))
+    metrics.tracked(TABLE, Connections(Counter({(6, ip_address("203.0.113.25"), 80): 40}), 1, 0))
     text = exposition(registry.snapshot()).decode()
     assert "egress_router_snat_ports_in_use" in text
     lint.test_every_family_has_help_and_type_once_and_in_front(text)

@@ -44,12 +44,13 @@ class Room:
         self.thread = threading.Thread(target=loop.run_forever)
         self.thread.start()
         self.closings: list[Closing] = []
+        self.closed: dict[Tunnel, Closing] = {}
         self._tunnels: list[Tunnel] = []
         self._peers: list[socket.socket] = []
         self.inner: tuple[int, int] = (-1, -1)
         self.poller = poller
         self.deadlines = self.call(lambda: Deadlines(loop, tick=0.1))
-        self.plane = self.call(lambda: DataPlane(loop, quiet))
+        self.plane = self.call(lambda: DataPlane(loop, quiet=quiet))
         self.relay = self.call(lambda: Relay(self.plane, self.poller))
         self.registry = Registry()
         self.sent, self.received = Number(), Number()
@@ -62,7 +63,12 @@ class Room:
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
 
     def tunnel(
-        self, idle: float = 60.0, *, to_upstream: bytes = b"", to_client: bytes = b""
+        self,
+        idle: float = 60.0,
+        *,
+        to_upstream: bytes = b"",
+        to_client: bytes = b"",
+        room_bytes: int | None = None,
     ) -> tuple[socket.socket, socket.socket, Tunnel]:
         """Return the client, the server and the tunnel between them."""
         client, inner_client = pair()
@@ -70,15 +76,17 @@ class Room:
         self._peers += [client, server]
         for sock in (inner_client, inner_server):
             sock.setblocking(False)
+            if room_bytes is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room_bytes)
         self.inner = (inner_client.fileno(), inner_server.fileno())
+
+        def ended(closing: Closing) -> None:
+            self.closings.append(closing)
+            self.closed[tunnel] = closing
+
         tunnel = self.call(
             lambda: self.relay.start(
-                inner_client,
-                inner_server,
-                idle,
-                self.closings.append,
-                to_upstream=to_upstream,
-                to_client=to_client,
+                inner_client, inner_server, idle, ended, to_upstream=to_upstream, to_client=to_client
             )
         )
         self._tunnels.append(tunnel)

@@ -96,8 +96,8 @@ def test_bytes_go_both_ways_and_are_counted(room: Room) -> None:
     assert read_exactly(server, 8) == b"question"
     server.sendall(b"the answer")
     assert read_exactly(client, 10) == b"the answer"
-    assert room.call(lambda: (tunnel.sent, tunnel.received)) == (8, 10)
     room.call(room.registry.snapshot)
+    assert room.call(lambda: (tunnel.sent, tunnel.received)) == (8, 10)
     assert (room.sent.value, room.received.value) == (8, 10)
     client.close()
     assert server.recv(1) == b""
@@ -255,6 +255,23 @@ def test_urgent_data_does_not_stall_what_follows(room: Room) -> None:
         client.send(b"!", socket.MSG_OOB)
         client.sendall(b"def")
         assert read_exactly(server, 6) == b"abcdef"
+
+
+def test_urgent_data_in_the_middle_of_bulk_stalls_and_cuts_nothing(room: Room) -> None:
+    """splice(2) does not get past an urgent mark, and takes it for the end where that is behind it."""
+    for _ in range(5):
+        client, server, _ = room.tunnel()
+
+        def send() -> None:
+            client.sendall(b"a" * (5 * MIB))  # noqa: B023
+            client.send(b"!", socket.MSG_OOB)  # noqa: B023
+            client.sendall(b"b" * (5 * MIB))  # noqa: B023
+            client.shutdown(socket.SHUT_WR)  # noqa: B023
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert len(read_all(server)) == 10 * MIB
+        sender.join(10)
 
 
 def test_an_idle_tunnel_ends(room: Room) -> None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, cast
 from egress_router import log
 from egress_router.cli import exit_with, run_service
 from egress_router.grammar.lines import Problems, rule_lines
-from egress_router.service import worker_pool
 from egress_router.service.mode import Json, Mode, WorkerContext
 from egress_router.settings.common import read_proxy
 from egress_router.settings.variables import Environment, RulesSource, required
@@ -58,6 +57,9 @@ class Echo(asyncio.Protocol):
         self.transport.write(self.greeting)
 
     def data_received(self, data: bytes) -> None:
+        if data == b"hang\n":
+            while True:
+                pass
         self.server.echoed.value += len(data)
         self.transport.write(data)
 
@@ -131,7 +133,6 @@ class EchoServer:
 
 
 def main(arguments: list[str]) -> int:
-    worker_pool._SILENT_SECONDS = float(os.environ.get("ECHO_SILENT_SECONDS", "30"))
     environment = Environment(os.environ)
     proxy = read_proxy(environment)
     settings = environment.finish(lambda: required(proxy))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("echo_mode.py")
-PATIENCE = 15.0  # seconds, of every wait; a pass needs a fraction of it
+PATIENCE = 60.0  # seconds, of every wait; a pass needs a fraction of it, on a busy machine too
 
 
 # Below the ports that the kernel gives to outgoing connections, which would take one again; a stretch of its
@@ -58,6 +58,17 @@ def descriptors_below(limit: int, pid: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def connections_at(port: int) -> int:
+    """Return how many connections to a port of this machine its server has not closed yet."""
+    at = f":{port:04X}"
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()
+    ]
+    return sum(row[1].endswith(at) and row[3] in {"01", "08"} for row in rows)  # ESTABLISHED, CLOSE_WAIT
 
 
 def lowest_free_descriptor(pid: int) -> int:
@@ -102,7 +113,7 @@ class Router:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from array import array
+
 from egress_router.metrics import Registry
 from egress_router.service.connection_counts import ConnectionCounts
 from egress_router.service.connection_limiter import ConnectionLimit, ConnectionLimiter
@@ -29,7 +31,7 @@ def test_the_limit_of_one_client_leaves_room_for_others() -> None:
 
 
 def test_the_limit_in_all_counts_every_worker_and_what_this_one_can_hold() -> None:
-    counts = [0, 0]
+    counts = memoryview(array("i", [0, 0]))
     first, second = (
         ConnectionLimiter(
             Registry(), maximum=3, maximum_per_client=1, counts=ConnectionCounts(counts, slot), possible=2
@@ -38,11 +40,11 @@ def test_the_limit_in_all_counts_every_worker_and_what_this_one_can_hold() -> No
     )
     assert [first.enter(client) for client in "abc"] == [None, None, ConnectionLimit.TOTAL]
     assert [second.enter(client) for client in "ab"] == [None, ConnectionLimit.TOTAL]
-    assert counts == [2, 1]
+    assert counts.tolist() == [2, 1]
     first.leave("a")
     assert second.enter("a") is ConnectionLimit.PER_CLIENT
     assert second.enter("b") is None
-    assert counts == [1, 2]
+    assert counts.tolist() == [1, 2]
 
 
 def test_of_two_workers_that_take_the_last_place_at_once_not_both_have_it() -> None:

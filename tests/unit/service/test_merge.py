@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import time
 from typing import TYPE_CHECKING
 
 from egress_router.metrics import Registry, added, lasting
 from egress_router.service.merge import PastWorkers, merged
 from egress_router.service.rule_store import difference
-from egress_router.service.sockets import Listening
-from egress_router.service.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     from egress_router.service.mode import Json
@@ -100,16 +95,3 @@ def test_of_a_dead_worker_its_counts_last_and_its_state_does_not() -> None:
     registry.gauge("connections_open", "c").value = 3
     registry.flag("upstream_up", "u").value = 0
     assert set(lasting(registry.snapshot())) == {"requests_total", "connect_seconds"}
-
-
-def test_a_worker_that_runs_and_does_not_report_is_unhealthy() -> None:
-    async def scenario() -> None:
-        worker_pool = WorkerPool(2, Listening(2, by_client=False), Registry())
-        assert worker_pool.absent() == ("worker 0 does not serve", "worker 1 does not serve")
-        slot = worker_pool._slots[1]
-        slot.pid, slot.heard = os.getpid(), time.monotonic() - 29
-        assert worker_pool.silent() == ()
-        slot.heard -= 2
-        assert worker_pool.silent() == ("worker 1 has not reported for 31 s",)
-
-    asyncio.run(scenario())

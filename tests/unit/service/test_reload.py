@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,6 @@ from tests.unit.service.routers import (
 
 if TYPE_CHECKING:
     import pytest
-
-_CLOCK_TICK = 0.02  # seconds; a file system's clock may be as coarse as the kernel's tick
 
 
 def test_a_file_changed_in_place_takes_effect_in_all_workers(tmp_path: Path) -> None:
@@ -225,15 +222,26 @@ def test_a_signature_differs_when_size_and_time_are_set_back_or_the_mode_changes
     overwrite_as_cp_p(path, "two")
     seen.add(signature(path))
     values.append(watched.value(10.0))
-    time.sleep(_CLOCK_TICK)
+    let_clock_tick(path)
     path.chmod(0)
     seen.add(signature(path))
     assert len(seen) == 3
     assert values == ["one", "two"]
 
 
+def let_clock_tick(path: Path) -> None:
+    """Wait until a change of now has another time than the last one: a file system's clock is coarse."""
+    probe = path.with_name("probe")
+
+    def ticked() -> bool:
+        probe.write_text("")
+        return probe.stat().st_ctime_ns > path.stat().st_ctime_ns
+
+    until(ticked, "the next tick of the file system's clock")
+
+
 def overwrite_as_cp_p(path: Path, text: str) -> None:
     times = path.stat()
-    time.sleep(_CLOCK_TICK)
+    let_clock_tick(path)
     path.write_text(text)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

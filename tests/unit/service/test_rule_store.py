@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
-
-import pytest
 
 from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.metrics import Registry
@@ -13,35 +12,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+async def _accept(_: str, __: frozenset[int]) -> None:
+    """Put rules in force."""
+
+
 def test_what_may_pass_is_tried_again_and_told_when_the_reason_changes(tmp_path: Path) -> None:
     path, registry = tmp_path / "rules", Registry()
     path.write_text("80 one\n")
     rule_store = RuleStore(Reader(), RulesSource("RULES", "", path), registry)
     attempts: list[str] = []
 
-    def refuse(text: str, _: frozenset[int]) -> None:
+    async def refuse(text: str, _: frozenset[int]) -> None:
         attempts.append(text)
         raise RefusedError("cannot listen", "port taken" if len(attempts) < 4 else "too many open files")
 
     def refusals() -> float:
         return registry.snapshot()["reload_errors_total"].numbers[()]
 
-    rule_store.retry(refuse)
+    asyncio.run(rule_store.retry(refuse))
     assert not attempts, "nothing was refused"
     path.write_text("81 two\n")
-    rule_store.reload(refuse)
+    asyncio.run(rule_store.reload(refuse))
     for _ in range(4):
-        rule_store.retry(refuse)
+        asyncio.run(rule_store.retry(refuse))
     assert attempts == ["81 two\n"] * 5
     assert refusals() == 2, "one for each reason"
     path.unlink()
-    rule_store.retry(refuse)
+    asyncio.run(rule_store.retry(refuse))
     path.write_text("wrong")
-    rule_store.retry(refuse)
+    asyncio.run(rule_store.retry(refuse))
     assert (len(attempts), refusals()) == (5, 4)
-    rule_store.retry(lambda *_: pytest.fail("wrong rules are not tried again"))
+    asyncio.run(rule_store.retry(refuse))
+    assert len(attempts) == 5, "wrong rules are not tried again"
     path.write_text("81 two\n")
-    rule_store.reload(lambda *_: None)
+    asyncio.run(rule_store.reload(_accept))
     assert (rule_store.rules, rule_store.errors) == ("81 two\n", ())
 
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from egress_router.service.control import Channel, Serve
@@ -18,6 +17,7 @@ from tests.unit.service.routers import (
     PROGRAM,
     ROOT,
     Router,
+    connections_at,
     descriptors_below,
     free_port,
     lowest_free_descriptor,
@@ -106,7 +106,7 @@ def test_a_worker_without_room_for_new_sockets_is_replaced_by_one_that_has_them(
 def test_without_a_free_descriptor_a_new_port_is_refused_and_the_old_rules_stay(tmp_path: Path) -> None:
     with router(tmp_path) as running:
         pid, more = running.process.pid, free_port()
-        time.sleep(0.3)  # what the question for readiness had opened is closed
+        until(lambda: not connections_at(running.admin), "the end of the question for readiness")
         running.rules.write_text(f"{running.port} two\n{more} more\n")
         with descriptors_below(lowest_free_descriptor(pid) + 1, pid), running.connect() as old:
             running.process.send_signal(signal.SIGHUP)

@@ -39,15 +39,16 @@ def test_a_fault_of_a_callback_is_one_event_and_the_tasks_go_on(
 
         async def duty() -> None:
             asyncio.get_running_loop().call_soon(breaks)
-            await asyncio.sleep(0.01)
+            while not events.getvalue():  # noqa: ASYNC110 (until the callback has had its turn)
+                await asyncio.sleep(0)
             done.append(True)
             ended.set()
-            await asyncio.sleep(10)
+            await asyncio.Event().wait()
 
         await run_until(ended, [duty()], lambda: asyncio.sleep(0))
 
     asyncio.run(main())
     event = json.loads(events.getvalue())
-    assert (event["level"], event["room"], done) == ("error", "service", [True])
+    assert (event["level"], event["component"], done) == ("error", "service", [True])
     assert "ZeroDivisionError: ours" in event["traceback"]
     assert capfd.readouterr().err == ""

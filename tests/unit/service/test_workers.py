@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.service.routers import (
     PATIENCE,
+    Client,
     Router,
     free_port,
     router,
@@ -99,15 +100,31 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Pa
         assert delays == ["0.1", "0.2", "0.4"]
 
 
-def test_a_worker_that_hangs_is_neither_healthy_nor_ready(tmp_path: Path) -> None:
-    with router(tmp_path, ECHO_SILENT_SECONDS="3") as running:
-        (worker,) = running.workers()
-        os.kill(worker, signal.SIGSTOP)
-        for path in ("/healthz", "/readyz"):
-            until(lambda path=path: running.get(path)[0] == 503, "the silence")  # type: ignore[misc]
-            assert running.get(path)[1].startswith("worker 0 has not reported for ")
-        os.kill(worker, signal.SIGCONT)
-        until(lambda: running.get("/readyz")[0] == 200, "reports again")
+def client_of(running: Router, worker: int) -> Client:
+    """Return a connection that the kernel gave to this worker."""
+    for _ in range(200):
+        client = running.connect()
+        if client.pid == worker:
+            return client
+        client.close()
+    pytest.fail("200 connections came to the other worker")
+
+
+@pytest.mark.parametrize("how", ["stopped", "in an endless loop"])
+def test_a_worker_that_hangs_is_replaced_and_nobody_else_is_touched(tmp_path: Path, how: str) -> None:
+    with router(tmp_path, EGRESS_WORKERS="2") as running:
+        frozen, other = running.workers()
+        with client_of(running, other) as bystander, client_of(running, frozen) as victim:
+            if how == "stopped":
+                os.kill(frozen, signal.SIGSTOP)
+            else:
+                victim.sock.sendall(b"hang\n")
+            until(lambda: len(running.workers()) == 2 and frozen not in running.workers(), "a replacement")
+            assert f"worker does not report and is replaced worker=0 pid={frozen}" in running.said()
+            assert other in running.workers()
+            assert bystander.echo("still here") == "still here"
+            assert victim.ended()
+        assert running.metric("worker_restarts_total") == 1
 
 
 def test_a_worker_that_a_nameless_signal_ended_is_replaced(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from egress_router.errors import ConfigError
 from egress_router.redirect.server import RedirectRules
-from egress_router.settings.setup import RouterMode, Source, read_setup
+from egress_router.settings.setup import RouterMode, Source, read_setup, rules_parser
 
 BASE = {
     "EGRESS_SOURCE": "192.168.12.99/24",
@@ -101,12 +101,20 @@ def test_everything_missing_is_said_at_once() -> None:
         ("EGRESS_GATEWAY", "255.255.255.255", "cannot be an address on a subnet (broadcast)"),
         ("EGRESS_GATEWAY", "2001:db8::1", "has no IPv4 gateway"),
         ("EGRESS_GATEWAY", "192.168.12.1,2001:db8::1", "has no address of that family"),
-        ("EGRESS_ROUTER_MODE", "inti", "expected one of init, legacy, http-proxy, dns-proxy"),
+        ("EGRESS_ROUTER_MODE", "inti", "expected one of init, legacy, network, http-proxy, dns-proxy"),
         ("EGRESS_INTERFACE", "a-name-that-is-too-long", "1 to 15 letters"),
         ("EGRESS_MACVLAN_MODE", "bridged", "expected one of bridge"),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33", "not from 0 to 32"),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/8, 0.0.0.0/0", "'0.0.0.0/0' is everything"),
         ("EGRESS_CLUSTER_CIDRS", "::/0", "'::/0' is everything"),
+        ("EGRESS_CLUSTER_CIDRS", "0.0.0.0/1,128.0.0.0/1", "together cover public addresses"),
+        ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/8,64.0.0.0/2", "together cover public addresses"),
+        ("EGRESS_CLUSTER_CIDRS", "2000::/4", "together cover public addresses"),
+        (
+            "EGRESS_CLUSTER_CIDRS",
+            ",".join(f"{first}.0.0.0/8" for first in range(1, 200, 2)),
+            "together cover public addresses",
+        ),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33,x/8", "'x' is not an IP address"),
         ("EGRESS_NAT_BACKEND", "nft", "expected one of auto, nftables, iptables"),
         ("EGRESS_CLAIM_TIMEOUT", "soon", "expected a number of seconds"),
@@ -196,3 +204,24 @@ def test_what_the_settings_allow_is_allowed() -> None:
         }
     )
     assert len(settings.parse_rules("FILE", LINES).rules) == 2
+
+
+def test_networks_that_a_cluster_may_have_are_taken() -> None:
+    given = (
+        "10.0.0.0/8,11.0.0.0/8,30.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fc00::/7,2001:db8::/32"
+    )
+    assert len(read_setup({**BASE, "EGRESS_CLUSTER_CIDRS": given}).cluster_cidrs) == 8
+
+
+@pytest.mark.parametrize("lines", ["80 tcp 203.0.113.25", "203.0.113.25", "1-9 udp 203.0.113.25"])
+def test_a_destination_in_the_cluster_is_refused(lines: str) -> None:
+    settings = read_setup({**BASE, "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16,203.0.113.0/24"})
+    with pytest.raises(ConfigError) as raised:
+        settings.parse_rules("EGRESS_DESTINATION", f"22 tcp 198.51.100.1\n{lines}\n")
+    (problem,) = raised.value.problems
+    assert "line 2" in str(problem)
+    assert "203.0.113.25 is in 203.0.113.0/24 of EGRESS_CLUSTER_CIDRS" in str(problem)
+    parse = rules_parser({**BASE, "EGRESS_CLUSTER_CIDRS": "203.0.113.0/24"})
+    assert parse is not None
+    with pytest.raises(ConfigError):
+        parse("x", lines)

@@ -20,64 +20,43 @@ def arranged(
     pool.arrange(serving, lambda target: target not in down, lambda address: (address, 80) not in unrouted)
 
 
-def test_connections_take_turns_and_have_the_others_to_fall_back_on() -> None:
-    pool = Pool(turn=-1)
-    arranged(pool, A, B, C)
-    assert [pool.next() for _ in range(4)] == [(A, B, C), (B, C, A), (C, A, B), (A, B, C)]
-
-
-def test_what_is_down_is_tried_last() -> None:
-    pool = Pool(turn=-1)
+def test_what_is_down_comes_last() -> None:
+    pool = Pool()
     arranged(pool, A, B, C, down=(A,))
-    assert [pool.next() for _ in range(3)] == [(B, C, A), (C, B, A), (B, C, A)]
+    assert (pool.targets, pool.good) == ((B, C, A), 2)
 
 
-def test_when_all_are_down_all_are_tried_in_turn() -> None:
-    pool = Pool(turn=-1)
+def test_when_all_are_down_all_serve() -> None:
+    pool = Pool()
     arranged(pool, A, B, down=(A, B))
-    assert [pool.next() for _ in range(3)] == [(A, B), (B, A), (A, B)]
+    assert (pool.targets, pool.good) == ((A, B), 0)
 
 
 def test_an_address_without_route_is_left_out() -> None:
     pool = Pool()
     arranged(pool, A, D, unrouted=(D,))
-    assert pool.targets == (A,)
-    assert {pool.next() for _ in range(3)} == {(A,)}
+    assert (pool.targets, pool.good) == ((A,), 1)
 
 
 def test_when_none_has_a_route_they_are_tried_all_the_same() -> None:
     pool = Pool()
     arranged(pool, D, unrouted=(D,))
-    assert pool.next() == (D,)
+    assert pool.targets == (D,)
 
 
 def test_without_addresses_there_is_nothing_to_try() -> None:
     pool = Pool()
-    assert pool.next() == ()
     arranged(pool, A)
     arranged(pool)
-    assert pool.next() == ()
-
-
-def test_the_turn_goes_on_when_the_addresses_change() -> None:
-    pool = Pool(turn=-1)
-    many = targets(*(f"192.0.2.{number}" for number in range(1, 61)))
-    arranged(pool, *many)
-    assert [pool.next()[0] for _ in range(60)] == many
-    arranged(pool, A)
-    assert pool.next() == (A,)
-    arranged(pool, A, B)
-    assert {pool.next()[0], pool.next()[0]} == {A, B}
+    assert (pool.targets, pool.good) == ((), 0)
 
 
 def test_answers_that_rotate_do_not_cancel_the_turns_out() -> None:
     """One connection for each answer, and each answer begins with another address."""
-    pool = Pool(turn=-1)
-    first = []
-    for answer in ((A, B), (B, A)) * 2:
+    pool = Pool()
+    for answer in ((A, B), (B, A)):
         arranged(pool, *answer)
-        first.append(pool.next()[0])
-    assert first == [A, B, A, B]
+        assert pool.targets == (A, B)
 
 
 @pytest.mark.parametrize(

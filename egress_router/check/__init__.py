@@ -1,0 +1,8 @@
+"""`egress-router check`: rules and manifests as tables, or every error; what can never act is a warning."""
+
+from egress_router.check.manifests import manifests
+from egress_router.check.report import Finding, as_json, as_text
+from egress_router.check.rules import checked
+from egress_router.check.run import run
+
+__all__ = ["Finding", "as_json", "as_text", "checked", "manifests", "run"]

@@ -1,0 +1,74 @@
+"""What is counted and said about client connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
+from egress_router.records import Ids, RecordLog
+
+if TYPE_CHECKING:
+    from egress_router.metrics import Number, Registry
+    from egress_router.records import Record
+    from egress_router.relay.tunnel import Closing
+
+CONNECTED = "connected"
+NO_ADDRESS = "no_address"
+LIMIT = "limit"
+CLOSED = "closed"
+
+_TOTAL = "Client connections by what became of them; all but `connected` were closed at once."
+
+
+class AccessLog:
+    """Metrics always, lines on stdout where the settings ask for them."""
+
+    def __init__(self, registry: Registry, *, access_log: bool, debug: bool) -> None:
+        self._registry = registry
+        self._results: dict[str, Number] = {}
+        self._debug = debug
+        self.ids = Ids()
+        self._records = RecordLog(everything=access_log or debug)
+        self.tells_source = self._records.everything
+        self._connect_seconds = registry.histogram(
+            "connect_seconds", "Time until an upstream connection was there, in seconds.", LATENCY_BUCKETS
+        )
+        self._connection_seconds = registry.histogram(
+            "connection_seconds", "Lifetime of client connections that were relayed.", DURATION_BUCKETS
+        )
+        self.open = registry.gauge("connections_open", "Client connections that are open.")
+        meaning = "Bytes relayed: sent to upstreams, received from them."
+        self.sent = registry.counter("bytes_total", meaning, direction="sent")
+        self.received = registry.counter("bytes_total", meaning, direction="received")
+
+    def decided(self, result: str) -> None:
+        """Count what became of a client connection: `CONNECTED`, or why it was not relayed."""
+        number = self._results.get(result)
+        if number is None:
+            number = self._results[result] = self._registry.counter(
+                "connections_total", _TOTAL, result=result
+            )
+        number.value += 1
+
+    def connected(self, record: Record, seconds: float) -> None:
+        """An upstream answered after `seconds`."""
+        self.decided(CONNECTED)
+        self._connect_seconds.observe(seconds)
+        if self._debug:
+            record.event = "connected"
+            record.connect_seconds = round(seconds, 6)
+            self._records.write(record)
+
+    def refused(self, record: Record, result: str) -> None:
+        """A client was closed without ever having been connected."""
+        self.decided(result)
+        record.reason = result
+        self._records.write(record)
+
+    def closed(self, record: Record, closing: Closing) -> None:
+        """A relayed connection ended."""
+        self._connection_seconds.observe(closing.seconds)
+        record.reason = closing.reason.value
+        record.sent, record.received = closing.sent, closing.received
+        record.seconds = round(closing.seconds, 6)
+        self._records.write(record)

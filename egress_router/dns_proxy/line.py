@@ -1,0 +1,152 @@
+"""One line of the rules: where its connections go now, and what the data plane says of them."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+from egress_router.dns_proxy import access_log
+from egress_router.grammar.forward import printed_forward
+from egress_router.records import ALLOWED, Record
+from egress_router.relay.dataplane import Forwarding
+from egress_router.relay.dial import REASONS as DIAL_REASONS
+from egress_router.relay.dial import DialReason
+from egress_router.relay.tunnel import REASONS as CLOSE_REASONS
+from egress_router.relay.tunnel import Closing
+from egress_router.service.connection_limiter import ConnectionLimit
+
+if TYPE_CHECKING:
+    from egress_router.dns_proxy.access_log import AccessLog
+    from egress_router.grammar.forward import Forward
+    from egress_router.relay._plane import Failures
+    from egress_router.relay.dataplane import DataPlane, End, Identity
+    from egress_router.service.connection_limiter import ConnectionLimiter
+    from egress_router.settings.dns_proxy import DnsProxySettings
+    from egress_router.upstreams.destination import Destination
+    from egress_router.upstreams.health import Checks
+    from egress_router.upstreams.places import Place
+    from egress_router.upstreams.pool import Target
+
+    Aim = tuple[tuple[Target, ...], int, Place | None]
+
+# Numbers of plane.h.
+_NO_ADDRESS: Final = 10
+_FORBIDDEN: Final = 11
+_LIMITS: Final = {12: ConnectionLimit.TOTAL, 13: ConnectionLimit.PER_CLIENT}
+# What became of a client that was never connected.
+_REFUSALS: Final = {
+    **{number: reason.value for number, reason in enumerate(CLOSE_REASONS)},
+    **{number: reason.value for number, reason in DIAL_REASONS.items()},
+    **dict.fromkeys(_LIMITS, access_log.LIMIT),
+}
+
+
+class Tools:
+    """What all lines of a forwarder have in common."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        checks: Checks,
+        log: AccessLog,
+        limiter: ConnectionLimiter,
+        settings: DnsProxySettings,
+    ) -> None:
+        self.plane = plane
+        self.checks = checks
+        self.log = log
+        self.limiter = limiter
+        self.connect_seconds = settings.connect_seconds
+        self.idle_seconds = settings.idle_seconds
+
+
+class Line(Forwarding):
+    """A line in force, or one that is gone and whose connections have a while to end."""
+
+    __slots__ = ("_aim", "_tools", "destination", "forward")
+
+    def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
+        # Several processes shall not all begin with the same address.
+        turn = random.randrange(1 << 16)  # noqa: S311 - only spreads
+        super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_source)
+        self._tools = tools
+        self.forward = forward
+        self.destination = destination
+        self._aim: Aim = ((), 0, None)
+
+    def aim(self) -> None:
+        """Have the next connections go where the destination is now, if that has changed."""
+        destination = self.destination
+        aim = (destination.targets, destination.good, destination.left_out)
+        if aim != self._aim:
+            self._take(aim)
+
+    def end(self) -> None:
+        """Close its connections, and forget it."""
+        self.destination.leave(self._asked)
+        self._tools.plane.end_line(self)
+        self._tools.plane.release_line(self)
+
+    def wanted(self) -> None:
+        """Ask for the name at once: a client waits."""
+        if self.destination.targets or self.destination.left_out is not None:
+            self._asked()
+        else:
+            self.destination.wait(self._asked)
+
+    def connected(
+        self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
+    ) -> None:
+        """Write down that a client has its connection."""
+        self._observe(failures)
+        self._tools.checks.observe(target, answered=True)
+        self._tools.log.connected(self._record(client, identity, target), seconds)
+
+    def ended(self, end: End) -> None:
+        """Write down the end of a connection, or why there was none."""
+        record = self._record(end.client, end.identity, end.target)
+        if end.target is not None:
+            closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds)
+            self._tools.log.closed(record, closing)
+            return
+        self._observe(end.failures)
+        if end.reason in _LIMITS:
+            self._tools.limiter.refused(_LIMITS[end.reason])
+        result = _REFUSALS.get(end.reason)
+        if result is None:
+            place = self.destination.left_out
+            result = access_log.NO_ADDRESS if place is None else place.value
+        self._tools.log.refused(record, result)
+
+    def _record(self, client: str, identity: Identity, target: Target | None) -> Record:
+        """Return what is known of a connection of this line; `target`: where it was connected to."""
+        forward, host = self.forward, self.destination.host
+        return Record(
+            event="connection",
+            id=self._tools.log.ids.of(identity.number),
+            client=client,
+            client_port=identity.client_port,
+            local_port=forward.port,
+            name=host if isinstance(host, str) else None,
+            address=None if target is None else str(target[0]),
+            port=forward.target_port,
+            source=identity.source or None,
+            source_port=identity.source_port or None,
+            verdict=ALLOWED,
+            rule=printed_forward(forward),
+        )
+
+    def _asked(self) -> None:
+        """Go on with those who wait, whatever came of the question."""
+        destination = self.destination
+        self._take((destination.targets, destination.good, destination.left_out))
+
+    def _take(self, aim: Aim) -> None:
+        self._aim = aim
+        targets, good, left_out = aim
+        self._tools.plane.aim(self, targets, good, 0 if left_out is None else _FORBIDDEN)
+
+    def _observe(self, failures: Failures) -> None:
+        for target, number in failures:
+            if DIAL_REASONS[number] is not DialReason.NO_DESCRIPTOR:  # which says nothing of the address
+                self._tools.checks.observe(target, answered=False)

@@ -1,0 +1,68 @@
+"""`from ADDRESS` and `from *` at the end of a line: the router's address with which its connections leave."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from egress_router.grammar.address import AddressError, IPAddress, parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+
+class Spread(enum.Enum):
+    """Connections are spread over several addresses."""
+
+    ALL = "*"
+
+
+# None: the first address that the router holds.
+Leaving = IPAddress | Spread | None
+_WORD = "from"
+
+
+def split_leaving(words: Sequence[str]) -> tuple[Sequence[str], Leaving]:
+    """Split `from ADDRESS` off the end of a line's words.
+
+    Raises:
+        ValueError: what follows `from` is not one address and not `*`.
+    """
+    if len(words) >= 2 and words[-2].lower() == _WORD:
+        if words[-1] == Spread.ALL.value:
+            return words[:-2], Spread.ALL
+        try:
+            return words[:-2], parse_address(words[-1])
+        except AddressError as error:
+            raise ValueError(f"`from`: {error}; expected an address of EGRESS_SOURCE, or `*`") from None
+    if any(word.lower() == _WORD for word in words):
+        raise ValueError("`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it")
+    return words, None
+
+
+def misplaced(
+    leaving: Leaving, sources: Collection[IPAddress] | None, target: IPAddress | None
+) -> str | None:
+    """Say why connections cannot leave so; None where they can.
+
+    `sources` are the addresses of EGRESS_SOURCE; None: they are not known. `target` is where the connections
+    go, where that is an address.
+    """
+    if leaving is None:
+        return None
+    if sources is not None and not sources:
+        return "`from` needs EGRESS_SOURCE in the environment, and it is not set"
+    if isinstance(leaving, Spread):
+        return None
+    if sources is not None and leaving not in sources:
+        return f"`from {leaving}`: it is not one of EGRESS_SOURCE ({', '.join(map(str, sources))})"
+    if target is not None and target.version != leaving.version:
+        return f"`from {leaving}`: it is IPv{leaving.version}, and {target} is IPv{target.version}"
+    return None
+
+
+def printed_leaving(leaving: Leaving) -> str:
+    """Write it as it stands at the end of a line, with the space before it."""
+    if leaving is None:
+        return ""
+    return f" {_WORD} {leaving.value if isinstance(leaving, Spread) else leaving}"

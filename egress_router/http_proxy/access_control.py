@@ -1,0 +1,130 @@
+"""Decides on targets: brings the rules, the addresses of a name and those of the pod together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.policy.access_list import DENIED, AccessPolicy, connect_port, on_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.grammar.acl import AccessList
+    from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.own_places import OwnPlaces
+    from egress_router.policy.access_list import Decision
+
+Addresses = tuple["IPAddress", ...]
+
+
+class Names(Protocol):
+    """What resolves names; see `egress_router.names.resolver.Resolver`."""
+
+    def cached(self, name: str) -> Answer | None:
+        """Return the addresses of a name if they are known, without waiting."""
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """Return the absolute names that are tried for a name, in order."""
+
+    async def resolve(self, name: str, *, client: str) -> Answer:
+        """Return the addresses of a name; raises ResolveError."""
+
+    def close(self) -> None:
+        """Give up what is being looked up."""
+
+
+class AccessControl:
+    """Decides by the rules that are in force; `lists` counts how many lists have been."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        resolver: Names,
+        own: OwnPlaces,
+        connect_ports: frozenset[int] | None,
+        *,
+        report_only: bool,
+    ) -> None:
+        self._loop = loop
+        self._resolver = resolver
+        self._own = own
+        self._connect_ports = connect_ports
+        self._report_only = report_only
+        self._policy: AccessPolicy
+        self.lists = 0
+
+    def apply(self, rules: AccessList) -> None:
+        """Decide by these rules from now on."""
+        self._policy = AccessPolicy(rules)
+        self.lists += 1
+
+    def at_once(self, target: Target) -> Decision | None:
+        """Decide without waiting; None where the name has to be looked up first."""
+        early = self._early(target)
+        if early is not None and not self._report_only:
+            return early
+        asked = target.asked
+        if isinstance(asked, str):
+            answer = self._resolver.cached(asked)
+            return None if answer is None else self._on(early, target, answer.addresses, answer.name)
+        return self._on(early, target, (asked,))
+
+    def by_addresses(self, target: Target, addresses: Addresses, name: str | None) -> Decision:
+        """Decide on a target whose addresses are known; `name` is the absolute name that has them."""
+        return self._on(self._early(target), target, addresses, name)
+
+    def by_failure(self, target: Target) -> Decision | None:
+        """Decide on a target whose name has no addresses; None where some could have been allowed."""
+        return None if self._report_only else self._early(target)
+
+    def still_allows(self, target: Target, address: IPAddress, name: str | None) -> bool:
+        """Say whether a connection that is open would be made today, too."""
+        return self.by_addresses(target, (address,), name).verdict is not DENIED
+
+    def look_up(
+        self, name: str, client: str, seconds: float, on_done: Callable[[Answer | Failure], None]
+    ) -> asyncio.Task[None]:
+        """Resolve a name within `seconds` and call back, unless the task is cancelled.
+
+        Look-ups are bounded for each client; one that nobody waits for any more ends.
+        """
+        return self._loop.create_task(self._looked_up(name, client, seconds, on_done))
+
+    async def _looked_up(
+        self, name: str, client: str, seconds: float, on_done: Callable[[Answer | Failure], None]
+    ) -> None:
+        found: Answer | Failure
+        try:
+            async with asyncio.timeout(seconds):
+                found = await self._resolver.resolve(name, client=client)
+        except TimeoutError:
+            found = Failure.TIMEOUT
+        except ResolveError as error:
+            found = error.failure
+        except Exception as error:  # noqa: BLE001 - a fault of ours, but the request must not wait for ever
+            context = {"message": "a look-up failed", "exception": error}
+            self._loop.call_exception_handler(context)
+            found = Failure.SERVER_FAILURE
+        on_done(found)
+
+    def _early(self, target: Target) -> Decision | None:
+        if target.tunnel:
+            decision = connect_port(target.port, self._connect_ports)
+            if decision is not None:
+                return decision
+        host, asked = target.host, target.asked
+        if not isinstance(host, str) or not isinstance(asked, str):
+            return None
+        if "." in asked:
+            return self._policy.by_name(host, target.port)
+        return self._policy.by_candidates(host, target.port, self._resolver.candidates(asked))
+
+    def _on(
+        self, early: Decision | None, target: Target, addresses: Addresses, name: str | None = None
+    ) -> Decision:
+        own = self._own.current()
+        decision = early or self._policy.by_addresses(target.host, target.port, addresses, own, name)
+        return on_trial(decision, addresses, own) if self._report_only else decision

@@ -1,0 +1,42 @@
+"""Notices clients that leave while their connection to the origin is still being made.
+
+Their sockets are not watched until there is one: most are there within a millisecond, and to watch a client
+before costs a wake-up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from egress_router.relay.deadlines import Deadline, Deadlines
+
+_SECONDS = 0.25
+
+
+class Waiting(Protocol):
+    """Who waits for a connection."""
+
+    def still_waiting(self) -> None:
+        """Watch the client from now on, unless the wait is over."""
+
+
+class ClientWatch:
+    """Watches every client that has waited for a quarter of a second; one timer for all of them."""
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._waiting: list[Waiting] = []
+        self._look: Deadline | None = None
+
+    def add(self, waiting: Waiting) -> None:
+        """Watch this client soon, if it still waits then."""
+        self._waiting.append(waiting)
+        if self._look is None:
+            self._look = self._deadlines.add(_SECONDS, self._looked)
+
+    def _looked(self) -> None:
+        self._look = None
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.still_waiting()

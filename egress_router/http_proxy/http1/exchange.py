@@ -1,0 +1,310 @@
+"""One request and its answer, without I/O: bytes of either peer in, bytes for the other one out.
+
+    exchange = Exchange(head, target, limits, date)   # raises MessageError for what cannot be forwarded
+    to_origin = exchange.begin(b"...")                # the head, and what of the body is here
+    to_origin = exchange.from_client(data)
+    to_client = exchange.from_origin(data)
+
+After each call `end` says whether the exchange is over, and how; nothing may be fed to one that is. What was
+not taken of the bytes stands in `unread` (of the client's) and `rest` (of the origin's): it is to be fed
+again, since its pieces are so small that others should have their turn in between, or it is behind the end.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from egress_router.http_proxy.http1.body import body_of
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.forwarding import (
+    is_wanted_switch,
+    request_bytes,
+    response_bytes,
+    wanted_upgrade,
+)
+from egress_router.http_proxy.http1.head import NO_BODY, UNTIL_CLOSE, authenticates_connection
+from egress_router.http_proxy.http1.heads import AnswerHeads
+from egress_router.http_proxy.http1.state import (
+    INTO_ANSWER_BODY,
+    INTO_ANSWER_DONE,
+    INTO_REQUEST_BODY,
+    INTO_REQUEST_DONE,
+    INTO_SWITCHED,
+    INTO_WAITING,
+    AnswerState,
+    RequestState,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.http_proxy.http1.body import Body
+    from egress_router.http_proxy.http1.head import RequestHead, ResponseHead
+    from egress_router.http_proxy.http1.target import Target
+    from egress_router.settings.http_proxy import HttpLimits
+
+# RFC 9110 9.2.2, without those that may carry a body.
+_REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
+# Bound once: in CPython 3.11 an enum's member costs as much as two calls.
+_WAITING: Final = RequestState.WAITING
+_AWAITED: Final = AnswerState.AWAITED
+_ANSWER_BODY: Final = AnswerState.BODY
+_ANSWERED: Final = AnswerState.DONE
+
+
+class Ending(enum.Enum):
+    """How an exchange is over, and so what becomes of its two connections.
+
+    FINISHED: the client has the whole answer. REPEATED: nothing came over an idle connection, which ended;
+    the request is to be sent over a new one. SWITCHED: both go on as a tunnel. REFUSED: the body of the
+    request is wrong, and nothing was answered yet. BAD_ANSWER, NO_ANSWER, TOO_LATE: the client is to be told
+    in the origin's place. CUT: both peers must see that their message ends half-way.
+    """
+
+    FINISHED = "finished"
+    REPEATED = "repeated"
+    SWITCHED = "switched"
+    REFUSED = "refused"
+    BAD_ANSWER = "bad_answer"
+    NO_ANSWER = "no_answer"
+    TOO_LATE = "too_late"
+    CUT = "cut"
+
+
+class End(NamedTuple):
+    """The end of an exchange; `reason` is for metrics and records, `error` says what a peer did wrong."""
+
+    ending: Ending
+    reason: str
+    error: MessageError | None = None
+
+
+FINISHED: Final = End(Ending.FINISHED, "finished")
+_REPEATED: Final = End(Ending.REPEATED, "repeated")
+_SWITCHED: Final = End(Ending.SWITCHED, "switched")
+_NO_ANSWER: Final = End(Ending.NO_ANSWER, "incomplete")
+_TOO_LATE: Final = End(Ending.TOO_LATE, "no_answer")
+
+
+class Exchange:
+    """Made for each request that is not CONNECT.
+
+    `request_done` says whether the whole request has gone on, `repeatable` whether it may be sent twice: an
+    idle connection may end just when it is used (RFC 9112 9.3.1). `persists` says whether the client's
+    connection goes on after the answer, `origin_persists` whether the origin's does, `binds_origin` whether
+    that one stands for the user of this client connection from now on. `surplus`: the origin has sent more
+    than its answer. `sent` and `received` count bytes of bodies.
+    """
+
+    __slots__ = ("_answer", "_date", "_head", "_heads", "_last", "_lost", "_request", "_request_state",
+        "_reused", "_started", "_upgrade", "answer_state", "binds_origin", "end", "origin_persists",
+        "persists", "received", "repeatable", "request_done", "rest", "sent", "status", "surplus",
+        "unread")  # fmt: skip
+
+    def __init__(
+        self, head: RequestHead, target: Target, limits: HttpLimits, date: Callable[[], bytes]
+    ) -> None:
+        """Prepare the request; `date` gives the value of a Date field that an origin left out.
+
+        Raises:
+            MessageError: the head asks for what cannot be forwarded.
+        """
+        self._head = head
+        self._date = date
+        self._upgrade = wanted_upgrade(head)
+        self._started = request_bytes(head, target, self._upgrade)
+        self._request = body_of(head.framing, head.length)
+        self.request_done = self._request.done
+        self._request_state = _WAITING
+        self._heads = AnswerHeads(limits, head.method)
+        self._answer: Body | None = None
+        self.answer_state = _AWAITED
+        self._last = False
+        self._lost = False
+        self._reused = False
+        self.repeatable = head.framing is NO_BODY and head.method in _REPEATABLE
+        self.persists = head.persistent
+        self.origin_persists = self.binds_origin = self.surplus = False
+        self.status = self.sent = self.received = 0
+        self.unread = self.rest = b""
+        self.end: End | None = None
+
+    # What the shell asks
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer has begun and not ended."""
+        return self.answer_state is _ANSWER_BODY
+
+    @property
+    def held(self) -> int:
+        """How many bytes of an unfinished head of an answer are here."""
+        return self._heads.size
+
+    # From the client
+
+    def begin(self, data: bytes, *, reused: bool) -> bytes:
+        """Return the head for the origin, with as much of the body as there is in `data`.
+
+        `reused` says that the connection has carried an answer before. Once it has ended as REPEATED, an
+        exchange may begin again.
+        """
+        if self._request_state is not _WAITING:
+            self._request_state = INTO_WAITING[self._request_state]
+            self.end = None
+        self._reused = reused
+        self.unread = data
+        if self.request_done:
+            self._request_state = INTO_REQUEST_DONE[_WAITING]
+            return self._started
+        self._request_state = INTO_REQUEST_BODY[_WAITING]
+        if not data:
+            return self._started
+        passed = self.from_client(data)
+        return b"" if self.end is not None else self._started + passed
+
+    def from_client(self, data: bytes) -> bytes:
+        """Return what goes to the origin of these bytes of the body."""
+        try:
+            passed, self.unread = self._request.feed(data)
+        except MessageError as error:
+            self.unread = b""
+            self.end = End(Ending.REFUSED if self._answer is None else Ending.CUT, "bad_request", error)
+            return b""
+        self.sent += len(passed)
+        if self._request.done:
+            self.request_done = True
+            self._request_state = INTO_REQUEST_DONE[self._request_state]
+            if self.answer_state is _ANSWERED:
+                self.end = FINISHED
+        return passed
+
+    def client_ended(self) -> None:
+        """The client's stream has ended before its request: who has the answer needs to say no more."""
+        self.end = FINISHED if self.answer_state is _ANSWERED else End(Ending.CUT, "request_incomplete")
+
+    # From the origin
+
+    def from_origin(self, data: bytes) -> bytes:
+        """Return what goes to the client of these bytes of the origin."""
+        if self._answer is None:
+            return self._answer_head(data)
+        if self.answer_state is _ANSWERED:  # it says what nobody asked for
+            self.surplus = True
+            self.end = FINISHED
+            return b""
+        try:
+            return self._fed(self._answer, data)
+        except MessageError as error:
+            self.end = End(Ending.CUT, "bad_answer", error)
+            return b""
+
+    def origin_ended(self, *, lost: bool) -> None:
+        """The origin's stream has ended; `lost`: by a reset."""
+        answer = self._answer
+        if answer is None:
+            repeats = self._reused and self._heads.untouched and self.repeatable
+            self.end = _REPEATED if repeats else _NO_ANSWER
+        elif self.answer_state is _ANSWERED:
+            self.surplus = True
+            self.end = FINISHED
+        elif lost or not answer.ends_with_connection():
+            self.end = End(Ending.CUT, "answer_incomplete")
+        else:
+            self._answered()
+
+    def origin_lost(self) -> None:
+        """Nothing more can be sent to the origin; its answer may be here all the same."""
+        self._lost = True
+        if self.answer_state is _ANSWERED:
+            self.end = FINISHED
+
+    # From the shell
+
+    def last(self) -> None:
+        """Let the client's connection end with this answer, where that has not begun."""
+        self._last = True
+
+    def late(self, *, begun: bool) -> bool:
+        """Give up an answer that does not begin, or has `begun` and does not go on; say whether it is so.
+
+        Neither may the rest of a request take for ever that goes on behind its answer.
+        """
+        if begun is not self.answering or self.end is not None:
+            return False
+        if begun:
+            self.end = End(Ending.CUT, "late")
+        else:
+            self.end = _TOO_LATE if self._answer is None else FINISHED
+        return True
+
+    def _answer_head(self, data: bytes) -> bytes:
+        """Read heads of the answer: interim ones, and the final one with what of the body came along."""
+        out = b""
+        try:
+            while True:
+                head, data = self._heads.next(data)
+                if head is None:
+                    return out
+                if not head.interim:
+                    return out + self._begin_answer(head, data)
+                if self._head.minor == 1:
+                    out += response_bytes(head, chunked=False, closing=False, date=self._date)
+        except MessageError as error:
+            self.end = End(Ending.BAD_ANSWER, "bad_answer", error)
+            return out
+
+    def _begin_answer(self, head: ResponseHead, rest: bytes) -> bytes:
+        if head.status == 101:
+            return self._switch(head, rest)
+        modern = self._head.minor == 1
+        self._seen(head)
+        self.persists = self.persists and head.framing is not UNTIL_CLOSE and not self._last
+        body = body_of(head.framing, head.length, framed=modern)
+        out = response_bytes(head, chunked=modern, closing=not self.persists, date=self._date)
+        if rest:
+            out += self._passed(body, rest)
+        self._answer = body
+        if body.done:
+            self._answered()
+        else:
+            self.answer_state = INTO_ANSWER_BODY[self.answer_state]
+        return out
+
+    def _seen(self, head: ResponseHead) -> None:
+        self.status = head.status
+        self.origin_persists = head.persistent
+        self.binds_origin = authenticates_connection(self._head) or authenticates_connection(head)
+
+    def _switch(self, head: ResponseHead, rest: bytes) -> bytes:
+        """101: both connections go on as a tunnel (RFC 9110 7.8)."""
+        if not is_wanted_switch(self._upgrade, head):
+            sentence = "it switches to a protocol that nobody asked for (an unsolicited 101)"
+            raise MessageError(502, sentence, Fault.UNSOLICITED_SWITCH)
+        self._seen(head)
+        self.answer_state = INTO_SWITCHED[self.answer_state]
+        self.end = _SWITCHED
+        return response_bytes(head, chunked=False, closing=False, date=self._date) + rest
+
+    def _fed(self, body: Body, data: bytes) -> bytes:
+        passed = self._passed(body, data)
+        if body.done:
+            self._answered()
+        return passed
+
+    def _passed(self, body: Body, data: bytes) -> bytes:
+        """Return what goes on of the answer's body; what is behind its end is surplus."""
+        passed, rest = body.feed(data)
+        self.received += len(passed)
+        if body.done:
+            self.surplus = bool(rest)
+        else:
+            self.rest = rest
+        return passed
+
+    def _answered(self) -> None:
+        """The answer is complete: the end, unless the origin takes the rest of the request; errors do not."""
+        self.answer_state = INTO_ANSWER_DONE[self.answer_state]
+        if self.request_done or self.status >= 400 or not self.origin_persists or self._lost:
+            self.end = FINISHED

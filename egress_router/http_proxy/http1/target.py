@@ -1,0 +1,139 @@
+"""Request targets: the authority of CONNECT, and the absolute form of every other method. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from egress_router.grammar.address import AddressError, parse_host, parse_port, printed, split_port
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+
+if TYPE_CHECKING:
+    from egress_router.grammar.address import Host
+
+# A name has 253 characters at most; brackets, a port and a trailing dot come on top.
+_AUTHORITY_LIMIT = 270
+_ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
+_SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
+_HTTP_PORT = 80
+
+
+# A value, though not frozen (see the heads): one is made for each request, or shared by those of one CONNECT.
+@dataclass(slots=True)
+class Target:
+    """Where a request goes: host and port, and the target in origin form (empty for CONNECT: a `tunnel`).
+
+    `asked` is the host as name servers are asked for it: a short name that was sent with a dot keeps it.
+    `authority` are host and port as the Host field has them; the same place always has the same one.
+    """
+
+    host: Host
+    port: int
+    origin_form: bytes
+    asked: Host
+    authority: bytes
+    tunnel: bool
+
+
+@lru_cache(maxsize=1024)
+def connect_target(target: bytes) -> Target:
+    """Read the target of CONNECT, `host:port`; there is no default port (RFC 9110 9.3.6).
+
+    Raises:
+        MessageError: it is anything else.
+    """
+    host, port = parse_authority(target)
+    if port is None:
+        raise MessageError(400, "the target of CONNECT is host:port; the port is missing")
+    return Target(host, port, b"", as_asked(host, target), _authority(host, port), tunnel=True)
+
+
+def absolute_target(method: bytes, target: bytes) -> Target:
+    """Read a target in absolute form, `http://host[:port]/path?query`.
+
+    Raises:
+        MessageError: it has another form or another scheme, or its authority is not a host with a port.
+    """
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise _other_form(target)
+    scheme, authority, rest = match.groups()
+    if scheme != b"http" and scheme.lower() != b"http":
+        raise _other_scheme(scheme)
+    if b"#" in rest:
+        raise MessageError(400, "the target has a fragment, which never leaves a client")
+    host, port, asked, normalised = _place(authority)
+    return Target(host, port, _origin_form(method, rest), asked, normalised, False)
+
+
+@lru_cache(maxsize=1024)
+def _place(authority: bytes) -> tuple[Host, int, Host, bytes]:
+    """Return what the authority of an http URL says: all of a target but its origin form."""
+    host, port = parse_authority(authority)
+    port = port or _HTTP_PORT
+    return host, port, as_asked(host, authority), _authority(host, port)
+
+
+def _authority(host: Host, port: int) -> bytes:
+    return printed(host, port).removesuffix(f":{_HTTP_PORT}").encode("ascii")
+
+
+def as_asked(host: Host, authority: bytes) -> Host:
+    """Return a host with the dot that makes a short name absolute: no search list for it."""
+    if isinstance(host, str) and "." not in host and b"." in authority:
+        return f"{host}."
+    return host
+
+
+def _origin_form(method: bytes, rest: bytes) -> bytes:
+    if rest[:1] == b"/":
+        return rest
+    # RFC 9112 3.2.4: OPTIONS without path and query asks about the server as a whole.
+    return b"*" if method == b"OPTIONS" and not rest else b"/" + rest
+
+
+def _other_form(target: bytes) -> MessageError:
+    if target[:1] == b"/" or target == b"*":
+        return MessageError(
+            400, "this is a forward proxy: the target of a request is a whole URL, http://host/path"
+        )
+    scheme = _SCHEME.match(target)
+    if scheme is not None and scheme[1].lower() not in {b"http", b"https"}:
+        return _other_scheme(scheme[1])
+    return MessageError(400, "the request target is not a URL")
+
+
+def _other_scheme(scheme: bytes) -> MessageError:
+    if scheme.lower() == b"https":
+        sentence = "https goes through this proxy as a tunnel: use CONNECT host:443"
+    else:
+        sentence = "only http URLs and CONNECT go through this proxy"
+    return MessageError(400, sentence, Fault.UNSUPPORTED)
+
+
+@lru_cache(maxsize=1024)
+def parse_authority(authority: bytes) -> tuple[Host, int | None]:
+    """Return the host and the port, if there is one, of `host[:port]`.
+
+    Raises:
+        MessageError: it is no host, has credentials (`user@`), or the port is none.
+    """
+    if len(authority) > _AUTHORITY_LIMIT:
+        raise MessageError(400, "the host is longer than a host name can be")
+    if b"@" in authority:
+        raise MessageError(400, "the target has credentials before the host, which RFC 9110 4.2.4 forbids")
+    if not authority.isascii():
+        raise MessageError(400, "the host is not ASCII; internationalised names are sent as A-labels")
+    host_text, port_text = split_port(authority.decode("ascii"))
+    if ":" in host_text and not host_text.startswith("["):
+        raise MessageError(400, "an IPv6 address in a target stands in brackets")
+    try:
+        port = None if port_text is None else parse_port(port_text)
+    except AddressError:
+        raise MessageError(400, "the port is not a number from 1 to 65535") from None
+    try:
+        return parse_host(host_text), port
+    except AddressError:
+        raise MessageError(400, "the host is neither a host name nor an unambiguous address") from None

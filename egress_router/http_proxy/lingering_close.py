@@ -1,0 +1,79 @@
+"""Closes after a last answer so that it arrives: closing while bytes are unread resets a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from egress_router.relay.buffered_socket import TURNS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.buffered_socket import BufferedSocket
+
+SILENCE = 2.0  # seconds in which neither does the client send nor take anything
+
+
+class LingeringClose:
+    """Sends an answer, ends the stream, and closes once the client has, or is silent, or goes on too long.
+
+    Many clients read an answer only when they have sent their whole request: the rest of it is read, and
+    dropped (RFC 9112 9.6). `on_closed` is called once, never from inside `__init__`.
+    """
+
+    __slots__ = ("_deadline", "_ends", "_on_closed", "_open", "_wire", "_worker")
+
+    def __init__(
+        self,
+        worker: WorkerState,
+        wire: BufferedSocket,
+        answer: bytes,
+        seconds: float,
+        on_closed: Callable[[], None],
+    ) -> None:
+        """Take over the wire, for `seconds` at most; `answer` may be empty where everything has been said."""
+        self._worker = worker
+        self._wire = wire
+        self._open = True
+        self._on_closed = on_closed
+        self._ends = worker.clock.monotonic() + seconds
+        self._deadline = worker.deadlines.add(min(SILENCE, seconds), self.close)
+        wire.held = b""
+        wire.on_ready = self._drain
+        if answer:
+            wire.send(answer)
+        if not wire.out:
+            self._end_stream()
+        wire.watch_anew()
+
+    def close(self) -> None:
+        """Close now."""
+        if self._open:
+            self._open = False
+            self._deadline.cancel()
+            self._wire.close()
+            self._on_closed()
+
+    def _drain(self) -> None:
+        if self._wire.out and self._wire.flush():
+            self._end_stream()
+        for _ in range(TURNS):
+            data = self._wire.receive()
+            if data is None:
+                return
+            if not data:
+                self.close()
+                return
+            self._deadline.touch()
+            if self._deadline.due > self._ends + self._deadline.seconds:
+                self._worker.accounting.limit("linger_seconds")
+                self.close()
+                return
+        self._wire.again()
+
+    def _end_stream(self) -> None:
+        with contextlib.suppress(OSError):  # the client has reset the connection; reading will tell
+            self._wire.sock.shutdown(socket.SHUT_WR)

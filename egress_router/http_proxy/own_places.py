@@ -1,0 +1,51 @@
+"""What is this pod's own or next to it, where the proxy is not to be led."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from egress_router.clock import SYSTEM
+from egress_router.net.own import addresses, neighbours
+from egress_router.policy.access_list import Own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.clock import Clock
+
+_FRESH_SECONDS = 5.0
+
+
+def seen(egress: str) -> Own:
+    """Return what this network namespace holds; `egress` is its outside interface.
+
+    Raises:
+        OSError: the kernel cannot be asked.
+    """
+    return Own(addresses(), frozenset(), neighbours(egress))
+
+
+class OwnPlaces:
+    """What `look` says of addresses and neighbours, not older than a few seconds, with the proxy's ports."""
+
+    def __init__(self, ports: frozenset[int], look: Callable[[], Own], clock: Clock = SYSTEM) -> None:
+        self._look = look
+        self._clock = clock
+        self._own = replace(look(), ports=ports)
+        self._until = clock.monotonic() + _FRESH_SECONDS
+
+    def add_ports(self, ports: frozenset[int]) -> None:
+        """Count these ports, too, as those on which the pod serves."""
+        self._own = replace(self._own, ports=self._own.ports | ports)
+
+    def current(self) -> Own:
+        """Return the addresses and ports."""
+        now = self._clock.monotonic()
+        if now >= self._until:
+            # Without a descriptor left to read them with, those known last have to do.
+            with contextlib.suppress(OSError):
+                self._own = replace(self._look(), ports=self._own.ports)
+            self._until = now + _FRESH_SECONDS
+        return self._own

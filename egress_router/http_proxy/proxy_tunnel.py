@@ -1,0 +1,84 @@
+"""A client's connection that has become a tunnel: the data plane moves the bytes, this counts them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egress_router.http_proxy.guard import guarded
+from egress_router.relay.tunnel import CloseReason
+
+if TYPE_CHECKING:
+    import socket
+
+    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.tunnel import Closing
+
+
+class ProxyTunnel:
+    """The connection of a client to an origin, after a CONNECT or an answer 101.
+
+    Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
+    """
+
+    __slots__ = ("_info", "_tunnel", "_worker")
+
+    def __init__(
+        self,
+        worker: WorkerState,
+        info: RequestInfo,
+        client: socket.socket,
+        upstream: socket.socket,
+        *,
+        to_upstream: bytes,
+        to_client: bytes,
+    ) -> None:
+        """Begin to relay; `to_upstream` and `to_client` go out first."""
+        self._worker = worker
+        self._info = info
+        self._tunnel = worker.relay.start(
+            client,
+            upstream,
+            worker.limits.idle_seconds,
+            self._closed,
+            to_upstream=to_upstream,
+            to_client=to_client,
+        )
+        worker.accounting.tunnels.value += 1
+        worker.connections.add(self)
+
+    @property
+    def client(self) -> str:
+        """The client's address."""
+        return self._info.client
+
+    def is_denied(self) -> bool:
+        """Say whether the present rules would deny the tunnel."""
+        return self._worker.denies(self._info)
+
+    @guarded
+    def end_if_denied(self) -> None:
+        """Close if the present rules do not allow it."""
+        if self.is_denied():
+            self.close_now()
+
+    def drain(self) -> None:
+        """Go on: a tunnel ends when its client or its origin wants it to."""
+
+    def close_now(self) -> None:
+        """Close both sides; each sees that its stream is cut short."""
+        self._tunnel.close()
+
+    def fault(self, error: Exception) -> None:
+        """Close, because of something that must not happen."""
+        self._worker.fault(error)
+        self.close_now()
+
+    def _closed(self, closing: Closing) -> None:
+        worker, info = self._worker, self._info
+        worker.left(self)
+        worker.accounting.tunnels.value -= 1
+        if closing.reason is CloseReason.IDLE:
+            worker.accounting.idle_end("idle_seconds")
+        status = 200 if info.method == b"CONNECT" else 101
+        worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)

@@ -1,0 +1,155 @@
+"""Makes the connection that a request needs: decides, looks the name up, decides on addresses, dials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from egress_router.http_proxy import replies
+from egress_router.http_proxy.guard import guarded_result
+from egress_router.names.answer import Answer, Failure
+from egress_router.policy.access_list import DENIED
+from egress_router.relay.dial import Dial, DialError, DialReason
+
+if TYPE_CHECKING:
+    from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.policy.access_list import Decision
+    from egress_router.relay.dial import Dialled
+
+_LEAST_SECONDS = 0.05  # to dial, after a look-up that took nearly all there was
+
+
+class Owner(Protocol):
+    """Whose request it is; one of these is called, once."""
+
+    def reuse(self, info: RequestInfo) -> bool:
+        """Go on over a connection that is open, and say whether there was one to an allowed address."""
+
+    def connected(self, info: RequestInfo, dialled: Dialled) -> None:
+        """Go on over a new connection."""
+
+    def answer_and_close(self, reply: Reply) -> None:
+        """Send this answer, and end."""
+
+    def fault(self, error: Exception) -> None:
+        """End, because of something that must not happen."""
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> object: ...
+
+
+class UpstreamConnector:
+    """Does so for one request."""
+
+    __slots__ = ("_list", "_owner", "_waiting", "_worker", "began", "info")
+
+    def __init__(self, worker: WorkerState, owner: Owner, info: RequestInfo) -> None:
+        self._worker = worker
+        self._owner = owner
+        self.info = info
+        self.began = 0.0  # to dial, by the monotonic clock
+        self._list = 0  # the one that decided, as AccessControl.lists counts them
+        self._waiting: _Cancellable | None = None
+
+    def begin(self) -> None:
+        """Decide, at once where nothing has to be looked up."""
+        target = self.info.target
+        decision = self._worker.access.at_once(target)
+        if decision is not None:
+            self._decided(decision)
+        elif isinstance(target.asked, str):
+            seconds = self._worker.limits.connect_seconds
+            self._waiting = self._worker.access.look_up(
+                target.asked, self.info.client, seconds, self._looked_up
+            )
+
+    def dial(self) -> None:
+        """Connect to the addresses that were decided on."""
+        port = self.info.target.port
+        targets = [(address, port) for address in self.info.decision.addresses]
+        seconds = max(_LEAST_SECONDS, self._worker.limits.connect_seconds - self.info.dns_seconds)
+        self.began = self._worker.clock.monotonic()
+        self._waiting = Dial(self._worker.plane, targets, seconds, self._dialled)
+
+    def cancel(self) -> None:
+        """Give up; the owner is not called."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def fail(self, reply: Reply) -> None:
+        """End the request with this answer while it waits."""
+        self.cancel()
+        self._worker.accounting.given_up(self.info, reply)
+        self._end(reply)
+
+    def fault(self, error: Exception) -> None:
+        """End the client's connection, because of something that must not happen."""
+        self._owner.fault(error)
+
+    @guarded_result
+    def _looked_up(self, found: Answer | Failure) -> None:
+        self._waiting = None
+        self.info.dns_seconds = self._worker.clock.monotonic() - self.info.started
+        if not isinstance(found, Failure):
+            self._decided(self._worker.access.by_addresses(self.info.target, found.addresses, found.name))
+            return
+        if found is Failure.TIMEOUT:
+            self._worker.accounting.limit("connect_seconds")
+        decision = self._worker.access.by_failure(self.info.target)
+        if decision is None:
+            reply = replies.unresolved(found)
+            self._worker.accounting.undecided(self.info, reply)
+            self._end(reply)
+        else:
+            self._decided(decision)
+
+    def _decided(self, decision: Decision) -> None:
+        self._list = self._worker.access.lists
+        self._worker.accounting.decided(self.info, decision)
+        if decision.verdict is DENIED:
+            self._end(replies.denied(decision))
+        elif self.info.target.tunnel or not self._owner.reuse(self.info):
+            self.dial()
+
+    @guarded_result
+    def _dialled(self, result: Dialled | DialError) -> None:
+        self._waiting = None
+        if isinstance(result, DialError):
+            self.info.connect_seconds = self._worker.clock.monotonic() - self.began
+            if result.failures:
+                self.info.address = result.failures[-1].address  # the one that was tried last
+            if result.reason is DialReason.TIMEOUT:
+                self._worker.accounting.limit("connect_seconds")
+            self._fail(replies.unreached(result))
+            return
+        if self._list != self._worker.access.lists and not self._still_allowed(result):
+            return
+        self.info.address = result.address
+        self.info.connect_seconds = result.seconds
+        try:
+            self._worker.accounting.connected(self.info, result.sock)
+            self._owner.connected(self.info, result)
+        except Exception:  # nobody owns it
+            result.sock.close()
+            raise
+
+    def _still_allowed(self, dialled: Dialled) -> bool:
+        """Decide again, because the list has changed during the dial; act on what is decided now."""
+        before = self.info.decision
+        decision = self._worker.access.by_addresses(self.info.target, before.addresses, before.full_name)
+        if dialled.address in decision.addresses:
+            return True
+        dialled.sock.close()
+        self._decided(decision)
+        return False
+
+    def _fail(self, reply: Reply) -> None:
+        self._worker.accounting.failed(self.info, reply)
+        self._end(reply)
+
+    def _end(self, reply: Reply) -> None:
+        self._worker.accounting.closed(self.info, reply.status, 0, 0, reply.reason)
+        self._owner.answer_and_close(reply)

@@ -1,0 +1,108 @@
+"""What all connections of one worker share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Protocol
+
+from egress_router.http_proxy.held_bytes import HeldBytes
+from egress_router.http_proxy.http1.known_connects import KnownConnects
+from egress_router.relay.buffered_socket import MAX_RECEIVED
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from egress_router.clock import Clock
+    from egress_router.http_proxy.access_control import AccessControl
+    from egress_router.http_proxy.accounting import Accounting
+    from egress_router.http_proxy.client_watch import ClientWatch
+    from egress_router.http_proxy.own_connections import OwnConnections
+    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.http_proxy.upstream import UpstreamPool
+    from egress_router.relay.dataplane import DataPlane
+    from egress_router.relay.deadlines import Deadlines
+    from egress_router.relay.poller import Poller
+    from egress_router.relay.tunnel import Relay
+    from egress_router.service.connection_limiter import ConnectionLimiter
+    from egress_router.settings.http_proxy import HttpLimits
+
+
+class Connection(Protocol):
+    """A client's connection: a ClientConnection, or the ProxyTunnel that it has become."""
+
+    @property
+    def client(self) -> str:
+        """The client's address."""
+
+    def is_denied(self) -> bool:
+        """Say whether the present rules would deny it."""
+
+    def end_if_denied(self) -> None:
+        """Close if the present rules do not allow it."""
+
+    def drain(self) -> None:
+        """Close if nothing is under way; nothing new shall begin."""
+
+    def close_now(self) -> None:
+        """Close whatever is under way."""
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """The tools and the limits of every connection; `draining` once no new connections come in.
+
+    `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    poller: Poller
+    plane: DataPlane
+    deadlines: Deadlines
+    relay: Relay
+    access: AccessControl
+    accounting: Accounting
+    limits: HttpLimits
+    limiter: ConnectionLimiter
+    pool: UpstreamPool
+    client_watch: ClientWatch
+    own_connections: OwnConnections
+    clock: Clock
+    connections: set[Connection] = field(default_factory=set)
+    draining: bool = False
+    most_received: int = field(init=False)
+    connects: KnownConnects = field(init=False)
+    held: HeldBytes = field(init=False)
+    _date: bytes = b""
+    _date_second: int = -1
+
+    def __post_init__(self) -> None:
+        self.connects = KnownConnects(self.limits.head_fields)
+        self.held = HeldBytes(self.limits.held_bytes, self.poller.soon)
+        self.most_received = min(MAX_RECEIVED, self.limits.buffer_bytes)
+
+    def date(self) -> bytes:
+        """Return the time of day as a Date field has it."""
+        now = int(self.clock.time())
+        if now != self._date_second:
+            self._date_second = now
+            self._date = formatdate(now, usegmt=True).encode("ascii")
+        return self._date
+
+    def fault(self, error: Exception) -> None:
+        """Count and report a fault of ours, for which a connection is closed."""
+        self.accounting.fault()
+        context = {"message": "a connection failed, and was closed", "exception": error}
+        self.loop.call_exception_handler(context)
+
+    def denies(self, info: RequestInfo) -> bool:
+        """Say whether the present rules would deny the connection of a request."""
+        address = info.address
+        return address is not None and not self.access.still_allows(
+            info.target, address, info.decision.full_name
+        )
+
+    def left(self, connection: Connection) -> None:
+        """Forget a connection that has closed."""
+        self.connections.discard(connection)
+        self.limiter.leave(connection.client)

@@ -1,0 +1,1 @@
+"""What anybody may see of this network namespace, without privilege."""

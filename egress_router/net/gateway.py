@@ -1,0 +1,61 @@
+"""Whether the gateway on the egress interface answers, seen without privilege."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.net.rtnetlink import addresses, default_routes, links, neighbours
+
+if TYPE_CHECKING:
+    from egress_router.grammar.address import IPAddress
+
+# linux/neighbour.h: REACHABLE STALE DELAY PROBE NOARP PERMANENT
+_ANSWERED = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
+_UP = 0x1
+_DISCARD = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface with its addresses, the gateways of its default routes, and those that do not answer."""
+
+    name: str
+    index: int
+    is_up: bool
+    addresses: tuple[IPAddress, ...]
+    gateways: tuple[IPAddress, ...]
+    silent: tuple[IPAddress, ...]
+
+
+def look(name: str) -> Interface | None:
+    """Return what the kernel knows of an interface of this network namespace; None where there is none.
+
+    A gateway that the kernel never had to ask counts as silent: `provoke` makes it ask.
+    """
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError:
+        return None
+    up = any(number == index and flags & _UP for number, flags in links())
+    own = tuple(address for number, address in addresses() if number == index)
+    gateways = tuple(gateway for number, gateway in default_routes() if number == index)
+    answered = {address for number, address, state in neighbours() if number == index and state & _ANSWERED}
+    return Interface(name, index, up, own, gateways, tuple(each for each in gateways if each not in answered))
+
+
+def provoke(interface: Interface, gateway: IPAddress) -> None:
+    """Send a datagram to the gateway's discard port, so that the kernel has to find out who it is."""
+    family = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        # Refusals (no route, interface down) show in the tables; nothing is to be said here.
+        with contextlib.suppress(OSError):
+            where = (
+                (str(gateway), _DISCARD)
+                if gateway.version == 4
+                else (str(gateway), _DISCARD, 0, interface.index)
+            )
+            sender.sendto(b"", where)

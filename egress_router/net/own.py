@@ -1,0 +1,53 @@
+"""What of the network is this pod's own, or next to it: the one place that says so."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_network
+from typing import TYPE_CHECKING
+
+from egress_router.net import rtnetlink
+from egress_router.net.route import source_towards
+
+if TYPE_CHECKING:
+    from egress_router.grammar.address import IPAddress, IPNetwork
+
+
+def addresses() -> frozenset[IPAddress]:
+    """Return every address of this network namespace.
+
+    Raises:
+        OSError: the kernel cannot be asked.
+    """
+    return frozenset(address for _, address in rtnetlink.addresses())
+
+
+def is_own(address: IPAddress) -> bool:
+    """Return whether an address is one of this pod's: it would be spoken to from itself."""
+    if address.is_loopback or address.is_unspecified:
+        return True
+    try:
+        return source_towards(address) == str(address)
+    except OSError:
+        return False
+
+
+def neighbours(egress: str) -> frozenset[IPNetwork]:
+    """Return what is on the links of the pod's other interfaces: their networks and their gateways.
+
+    A gateway there is the node, which serves more than routes. Without the egress interface there is no such
+    side: everything is reached through one interface then.
+    """
+    try:
+        outside = socket.if_nametoindex(egress)
+    except OSError:
+        return frozenset()
+    found: set[IPNetwork] = set()
+    for index, network, gateway in rtnetlink.routes():
+        if index == outside:
+            continue
+        if gateway is not None:
+            found.add(ip_network(gateway))
+        elif network is not None:
+            found.add(network)
+    return frozenset(found)

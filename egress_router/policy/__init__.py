@@ -1,0 +1,1 @@
+"""Decisions of all modes. Pure: no socket, no clock, no environment."""

@@ -1,0 +1,91 @@
+"""Settings as tables: a field of a frozen dataclass names the variable that it is read from, once.
+
+The value, `--help`, the check of manifests and the test of docs/operating.md all come from that field, so a
+new setting is one edit, and its row in the manual.
+
+    @dataclass(frozen=True, slots=True)
+    class Limits:
+        workers: int = setting(Variable("EGRESS_WORKERS", "processes", "1", whole(1, 64)))
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from _typeshed import DataclassInstance
+
+    from egress_router.settings.variables import Environment, RulesSource, RulesVariable, Variable
+
+T = TypeVar("T")
+_KEY = "egress_router"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading(Generic[T]):
+    """How a field is read, and from which variables."""
+
+    read: Callable[[Environment], T | None]
+    variables: tuple[Variable[object] | RulesVariable, ...]
+
+
+def setting(variable: Variable[T]) -> T:
+    """Declare a field that is read from this variable, and has its default where a table is made by hand."""
+    reading = _Reading(lambda environment: environment.read(variable), (variable,))
+    default = variable.default
+    return _field(reading, None if default is None else lambda: variable.parse(default))
+
+
+def rules(variable: RulesVariable) -> RulesSource:
+    """Declare a field for required rules, which come inline or from a file."""
+    return cast("RulesSource", optional_rules(variable))
+
+
+def optional_rules(variable: RulesVariable) -> RulesSource | None:
+    """Declare a field for rules that may be missing where the variable is not required."""
+    return _field(_Reading(lambda environment: environment.read_rules(variable), (variable,)))
+
+
+def group(table: type[T]) -> T:
+    """Declare a field that is a table of its own."""
+    return _field(_Reading(lambda environment: read(table, environment), variables(table)))
+
+
+def derived(read_it: Callable[[Environment], T | None], *sources: Variable[Any] | RulesVariable) -> T:
+    """Declare a field that several variables make together; `read_it` notes what does not fit."""
+    return _field(_Reading(read_it, sources))
+
+
+def read(table: type[T], environment: Environment) -> T | None:
+    """Return a table as the environment has it; None where something is wrong, which `finish` reports."""
+    found = environment.problem_count
+    values = {each.name: reading.read(environment) for each, reading in _readings(table)}
+    return None if environment.problem_count > found else table(**values)
+
+
+def variables(table: type[object]) -> tuple[Variable[object] | RulesVariable, ...]:
+    """Return the variables of a table, in the order of its fields, those of groups last; each once."""
+    readings = sorted((reading for _, reading in _readings(table)), key=lambda each: len(each.variables) > 1)
+    found = (variable for reading in readings for variable in reading.variables)
+    return tuple({variable.name: variable for variable in found}.values())
+
+
+def _field(reading: _Reading[T], default: Callable[[], T] | None = None) -> T:
+    # As `dataclasses.field` does, this says to a type checker that it returns what the field holds.
+    made: Any = field(
+        default_factory=MISSING if default is None else default,
+        kw_only=True,
+        metadata={_KEY: reading},
+    )
+    return cast("T", made)
+
+
+def _readings(table: type[object]) -> Iterator[tuple[Field[Any], _Reading[Any]]]:
+    for each in fields(cast("type[DataclassInstance]", table)):
+        reading = each.metadata.get(_KEY)
+        if isinstance(reading, _Reading):
+            yield each, reading

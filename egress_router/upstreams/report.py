@@ -1,0 +1,77 @@
+"""What is said and shown of names that are followed and of addresses that are checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.grammar.address import printed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.log import Log
+    from egress_router.metrics import Registry
+    from egress_router.names.answer import ResolveError
+    from egress_router.upstreams.pool import Target
+
+_UP = "1 where every worker sees this address answer; 0 without an address: the name has none."
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One address of a destination for people; without an address, `reason` says why the name has none."""
+
+    destination: str
+    address: str
+    up: bool
+    reason: str = ""
+
+    def shown(self) -> dict[str, bool | int | float | str | None]:
+        """Return it as the status shows it."""
+        shown: dict[str, bool | int | float | str | None] = {
+            "destination": self.destination,
+            "address": self.address,
+            "up": self.up,
+        }
+        return {**shown, "reason": self.reason} if self.reason else shown
+
+
+class UpstreamReport:
+    """Events of names and addresses, and the gauge of which address is up."""
+
+    def __init__(self, registry: Registry, logger: Log) -> None:
+        self._registry = registry
+        self._log = logger
+
+    def show(self, upstreams: Callable[[], Iterable[Upstream]]) -> None:
+        """Show those that `upstreams` tells whenever somebody asks: names may change many times between."""
+        self._registry.before_snapshot(lambda: self._set(upstreams()))
+
+    def resolved(self, name: str, addresses: Sequence[IPAddress], failure: ResolveError | None) -> None:
+        """The addresses of a name changed, or it began to fail, or to fail no more."""
+        listed = ", ".join(map(str, addresses))
+        if failure is None:
+            self._log.info("name resolved", name=name, addresses=listed)
+        else:
+            self._log.warning("name does not resolve", name=name, reason=failure, serving=listed or "nothing")
+
+    def left_out(self, destination: str, reason: str) -> None:
+        """A destination has an address that nobody is connected to."""
+        self._log.warning("an address of the destination is left out", destination=destination, reason=reason)
+
+    def health(self, target: Target, *, up: bool) -> None:
+        """An address began or ceased to answer."""
+        if up:
+            self._log.info("upstream answers again", address=printed(*target))
+        else:
+            self._log.warning("upstream does not answer", address=printed(*target))
+
+    def _set(self, upstreams: Iterable[Upstream]) -> None:
+        self._registry.forget("upstream_up")
+        for each in upstreams:
+            gauge = self._registry.flag(
+                "upstream_up", _UP, destination=each.destination, address=each.address
+            )
+            gauge.value = int(each.up)

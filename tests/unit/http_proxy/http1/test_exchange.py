@@ -1,0 +1,385 @@
+"""Whole exchanges as bytes in, bytes out: no socket, no loop, no time. Whole, and byte by byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.exchange import End, Ending, Exchange
+from egress_router.http_proxy.http1.head import parse_request
+from egress_router.http_proxy.http1.heads import RequestHeads
+from egress_router.http_proxy.http1.state import IllegalTransitionError
+from egress_router.http_proxy.http1.target import absolute_target
+from egress_router.settings.http_proxy import HttpLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LIMITS = HttpLimits(head_bytes=4096, head_fields=50)
+SIZES = [1 << 20, 1]  # whole, and byte by byte
+VIA = b"Via: 1.1 egress-router\r\n"
+
+
+def date() -> bytes:
+    return b"now"
+
+
+@dataclass
+class Talk:
+    """What went to the client, what went over each request's connection to the origin, and how each ended."""
+
+    to_client: bytes = b""
+    to_origin: list[bytes] = field(default_factory=list)
+    ends: list[End | None] = field(default_factory=list)
+    left: bytes = b""
+    persists: bool = True
+
+
+class Stream:
+    """The bytes of one peer, in pieces; after them its stream ends."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self.data = data
+        self.size = size
+
+    def piece(self) -> bytes:
+        taken, self.data = self.data[: self.size], self.data[self.size :]
+        return taken
+
+    def give_back(self, data: bytes) -> None:
+        self.data = data + self.data
+
+
+def talk(
+    sent: bytes, answers: Sequence[bytes], size: int, *, early: bool = False, reused: bool = False
+) -> Talk:
+    """Do what the connection does with two sockets; `early` answers come before the body of the request."""
+    client, said, heads = Stream(sent, size), Talk(), RequestHeads(LIMITS)
+    for answer in answers:
+        text = behind = b""
+        while not text:
+            data = client.piece()
+            if not data:
+                return said
+            text, behind = heads.next(data)
+        client.give_back(behind)
+        head = parse_request(text, LIMITS.head_fields)
+        exchange = Exchange(head, absolute_target(head.method, head.target), LIMITS, date)
+        said.to_origin.append(exchange.begin(b"" if early else client.piece(), reused=reused))
+        client.give_back(exchange.unread)
+        origin = Stream(answer, size)
+        steps = [(_answer, origin), (_request, client)] if early else [(_request, client), (_answer, origin)]
+        for step, stream in steps:
+            step(exchange, said, stream)
+        said.ends.append(exchange.end)
+        said.persists = exchange.persists and exchange.request_done
+        if exchange.end is None or exchange.end.ending is not Ending.FINISHED or not said.persists:
+            break
+    said.left = client.data
+    return said
+
+
+def _request(exchange: Exchange, said: Talk, client: Stream) -> None:
+    while not exchange.request_done and exchange.end is None:
+        data = client.piece()
+        if not data:
+            exchange.client_ended()
+            return
+        said.to_origin[-1] += exchange.from_client(data)
+        client.give_back(exchange.unread)
+
+
+def _answer(exchange: Exchange, said: Talk, origin: Stream) -> None:
+    while exchange.end is None:
+        data = origin.piece()
+        if not data:
+            if exchange.request_done:
+                exchange.origin_ended(lost=False)
+            return
+        said.to_client += exchange.from_origin(data)
+        origin.give_back(exchange.rest)
+        exchange.rest = b""
+
+
+def get(path: str = "/", *fields: str, method: str = "GET", version: str = "1.1") -> bytes:
+    lines = [f"{method} http://a.example{path} HTTP/{version}", "Host: a.example", *fields, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
+PASSED_OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n" + VIA + b"\r\nok"
+HEAD = b"GET / HTTP/1.1\r\nHost: a.example\r\n" + VIA + b"\r\n"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_request_and_its_answer(size: int) -> None:
+    said = talk(get(), [OK], size)
+    assert (said.to_client, said.to_origin) == (PASSED_OK, [HEAD])
+    assert said.ends == [End(Ending.FINISHED, "finished")]
+    assert said.persists
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pipelined_requests_are_answered_in_their_order(size: int) -> None:
+    first = b"HTTP/1.1 204 No Content\r\nDate: x\r\n\r\n"
+    post = get("/b", "Content-Length: 3", method="POST") + b"abc"
+    said = talk(get("/a") + post + get("/c") + get("/d"), [first, OK, OK], size)
+    assert [head.split(b" ")[1] for head in said.to_origin] == [b"/a", b"/b", b"/c"]
+    assert said.to_origin[1].endswith(b"\r\n\r\nabc")
+    assert said.to_client == first[:-2] + VIA + b"\r\n" + PASSED_OK * 2
+    assert said.left == get("/d")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("request_", "answer", "persists"),
+    [
+        (get("/", "Connection: close"), OK, False),
+        (get(version="1.0"), OK, False),
+        (get(), b"HTTP/1.1 200 OK\r\nDate: x\r\n\r\nuntil the end", False),
+        (get(), OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), True),
+        (get(), b"HTTP/1.1 304 Not Modified\r\nDate: x\r\nContent-Length: 9\r\n\r\n", True),
+        (get(method="HEAD"), b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 9\r\n\r\n", True),
+    ],
+)
+def test_who_keeps_a_connection(request_: bytes, answer: bytes, persists: bool, size: int) -> None:
+    said = talk(request_ + get("/next"), [answer], size)
+    assert said.ends == [End(Ending.FINISHED, "finished")]
+    assert said.persists is persists
+    assert (b"Connection: close" in said.to_client) is not persists
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_100_continue_is_passed_on_and_the_body_follows(size: int) -> None:
+    post = get("/", "Content-Length: 4", "Expect: 100-continue", method="POST") + b"body"
+    said = talk(post, [b"HTTP/1.1 100 Continue\r\n\r\n" + OK], size)
+    assert said.to_client == b"HTTP/1.1 100 Continue\r\n" + VIA + b"\r\n" + PASSED_OK
+    assert b"Expect: 100-continue" in said.to_origin[0]
+    assert said.to_origin[0].endswith(b"body")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_chunks_are_written_anew_both_ways(size: int) -> None:
+    chunks, clean = (
+        b"005;x\r\nhello\r\n0\r\nSum: 1\r\nCookie: x\r\n\r\n",
+        b"5\r\nhello\r\n0\r\nSum: 1\r\n\r\n",
+    )
+    post = get("/", "Transfer-Encoding: chunked", method="POST") + chunks
+    answer = b"HTTP/1.1 200 OK\r\nDate: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    said = talk(post + get(), [answer + chunks, OK], size)
+    assert said.to_origin[0].endswith(b"\r\n\r\n" + clean)
+    assert said.to_client == answer[:-2] + VIA + b"\r\n" + clean + PASSED_OK
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_upgrade_ends_the_exchange_with_what_is_behind_the_answer(size: int) -> None:
+    fields = ("Connection: Upgrade", "Upgrade: websocket")
+    answer = b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    said = talk(get("/", *fields) + b"frame", [answer + b"first"], size)
+    assert said.ends == [End(Ending.SWITCHED, "switched")]
+    assert b"Upgrade: websocket\r\n" in said.to_client
+    assert said.to_client.endswith(b"first" if size > 1 else b"\r\n\r\n")
+    assert said.left == b"frame"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("answer", "left", "persists"),
+    [
+        (OK, b"", True),  # below 400 the rest goes on
+        (OK.replace(b"200 OK", b"413 No"), b"body", False),
+        (OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), b"body", False),
+    ],
+)
+def test_answers_that_come_before_the_body(answer: bytes, left: bytes, persists: bool, size: int) -> None:
+    said = talk(get("/", "Content-Length: 4", method="POST") + b"body", [answer], size, early=True)
+    assert said.ends == [End(Ending.FINISHED, "finished")]
+    assert said.left == left
+    assert said.persists is persists
+    assert said.to_client.endswith(b"ok")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("sent", "answer", "end"),
+    [
+        (get("/", "Content-Length: 9", method="POST") + b"half", OK, End(Ending.CUT, "request_incomplete")),
+        (get(), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", End(Ending.CUT, "answer_incomplete")),
+        (get(), b"HTTP/1.1 200 OK\r\nContent-Le", End(Ending.NO_ANSWER, "incomplete")),
+        (get(), b"", End(Ending.NO_ANSWER, "incomplete")),
+        (get(), b"HTTP/1.1 100 Continue\r\n\r\n", End(Ending.NO_ANSWER, "incomplete")),
+    ],
+)
+def test_messages_that_stop_half_way(sent: bytes, answer: bytes, end: End, size: int) -> None:
+    assert talk(sent, [answer], size).ends == [end]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (b"nonsense\r\n\r\n", Fault.MALFORMED),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", Fault.MALFORMED),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 5000, Fault.HEAD_TOO_LARGE),
+        (b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", Fault.UNSOLICITED_SWITCH),
+        (b"HTTP/1.1 103 Hints\r\n\r\n" * 40, Fault.MALFORMED),
+    ],
+)
+def test_bad_answers_of_which_nothing_has_gone_on(answer: bytes, fault: Fault, size: int) -> None:
+    said = talk(get(), [answer], size)
+    (end,) = said.ends
+    assert end is not None
+    assert (end.ending, end.error and end.error.fault) == (Ending.BAD_ANSWER, fault)
+    assert not said.to_client.replace(b"HTTP/1.1 103 Hints\r\n" + VIA + b"\r\n", b"")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_bad_body_of_an_answer_cuts_it(size: int) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nDate: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"
+    said = talk(get(), [answer + b"xx\r\n"], size)
+    (end,) = said.ends
+    assert end is not None
+    # Seen at once, it is answered; what has begun can only be cut.
+    assert end.ending is (Ending.BAD_ANSWER if size > 1 else Ending.CUT)
+    assert said.to_client.endswith(b"" if size > 1 else b"2\r\nok\r\n")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_bad_body_of_a_request_is_refused(size: int) -> None:
+    said = talk(get("/", "Transfer-Encoding: chunked", method="POST") + b"2\r\nok\r\nxx\r\n", [OK], size)
+    (end,) = said.ends
+    assert end is not None
+    assert end.ending is Ending.REFUSED
+    assert not said.to_client
+    assert b"0\r\n\r\n" not in said.to_origin[0]
+    assert (said.to_origin[0] == b"") is (size > 1)
+
+
+def test_bytes_behind_an_answer_are_no_answer() -> None:
+    said = talk(get(), [OK + b"HTTP/1.1 200 OK\r\n\r\n"], 1 << 20)
+    assert said.to_client == PASSED_OK
+    head = parse_request(get(), 50)
+    exchange = Exchange(head, absolute_target(head.method, head.target), LIMITS, date)
+    exchange.begin(b"", reused=False)
+    exchange.from_origin(OK + b"more")
+    assert exchange.surplus
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "answer", "ending"),
+    [
+        ("GET", (), b"", Ending.REPEATED),
+        ("GET", (), b"HTTP", Ending.NO_ANSWER),
+        ("GET", (), b"HTTP/1.1 100 Continue\r\n\r\n", Ending.NO_ANSWER),
+        ("POST", ("Content-Length: 0",), b"", Ending.NO_ANSWER),
+    ],
+)
+def test_what_an_idle_connection_that_ends_means(
+    method: str, fields: tuple[str, ...], answer: bytes, ending: Ending
+) -> None:
+    said = talk(get("/", *fields, method=method), [answer], 1 << 20, reused=True)
+    assert [end and end.ending for end in said.ends] == [ending]
+
+
+def made(sent: bytes = b"") -> Exchange:
+    head = parse_request(sent or get(), 50)
+    return Exchange(head, absolute_target(head.method, head.target), LIMITS, date)
+
+
+def test_a_request_is_sent_again_after_an_idle_connection_ended_and_not_otherwise() -> None:
+    exchange = made()
+    first = exchange.begin(b"", reused=True)
+    exchange.origin_ended(lost=False)
+    assert exchange.begin(b"", reused=False) == first
+    assert exchange.from_origin(OK) == PASSED_OK
+    half = made(get("/", "Content-Length: 4", method="POST"))
+    half.begin(b"", reused=False)
+    with pytest.raises(IllegalTransitionError):
+        half.begin(b"", reused=False)
+
+
+def test_times_that_are_over() -> None:
+    exchange = made()
+    exchange.begin(b"", reused=False)
+    assert not exchange.late(begun=True)
+    assert exchange.late(begun=False)
+    assert exchange.end == End(Ending.TOO_LATE, "no_answer")
+    exchange = made()
+    exchange.begin(b"", reused=False)
+    exchange.from_origin(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+    assert not exchange.late(begun=False)
+    assert exchange.late(begun=True)
+    assert exchange.end == End(Ending.CUT, "late")
+    exchange = made(get("/", "Content-Length: 4", method="POST"))
+    exchange.begin(b"", reused=False)
+    exchange.from_origin(OK)
+    assert exchange.end is None  # the origin takes the rest of the request
+    assert exchange.late(begun=False)
+    assert exchange.end == End(Ending.FINISHED, "finished")
+
+
+def test_the_last_answer_says_so() -> None:
+    exchange = made()
+    exchange.begin(b"", reused=False)
+    exchange.last()
+    assert b"Connection: close" in exchange.from_origin(OK)
+    assert not exchange.persists
+
+
+@pytest.mark.parametrize("sent", [get("/", "Expect: x"), get("/", "Max-Forwards: x", method="TRACE")])
+def test_what_cannot_be_forwarded_is_no_exchange(sent: bytes) -> None:
+    with pytest.raises(MessageError):
+        made(sent)
+
+
+PIECES = st.sampled_from(
+    [
+        get(),
+        get("/", "Content-Length: 3", method="POST") + b"abc",
+        get("/", "Transfer-Encoding: chunked", method="PUT") + b"1\r\na\r\n0\r\n\r\n",
+        get("/", "Transfer-Encoding: chunked", method="PUT") + b"1\r\nab",
+        b"\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01",
+        b"x" * 100,
+    ]
+)
+ANSWERS = st.lists(
+    st.sampled_from(
+        [
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nDate: x\r\n",
+            b"Content-Length: 2\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"\r\n",
+            b"ok",
+            b"2\r\nok\r\n0\r\n\r\n",
+            b"\x00",
+            b"HTTP/1.1 101 Go\r\nUpgrade: x\r\n\r\n",
+        ]
+    ),
+    max_size=6,
+).map(b"".join)
+
+
+@given(st.lists(PIECES, max_size=4).map(b"".join), st.lists(ANSWERS, max_size=4), st.booleans())
+def test_whatever_comes_ends_as_documented_whole_and_byte_by_byte(
+    sent: bytes,
+    answers: list[bytes],
+    early: bool,
+) -> None:
+    seen = []
+    for size in SIZES:
+        try:
+            seen.append(talk(sent, answers, size, early=early))
+        except MessageError:
+            return
+    whole, bytewise = seen
+    finished = [end for end in whole.ends if end is not None and end.ending is Ending.FINISHED]
+    if not early and len(finished) == len(whole.ends) == len(bytewise.ends):
+        assert (whole.to_client, whole.to_origin) == (bytewise.to_client, bytewise.to_origin)

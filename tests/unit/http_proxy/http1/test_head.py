@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.head import Framing, parse_request, parse_response
+from egress_router.http_proxy.http1.heads import AnswerHeads, RequestHeads
+from egress_router.http_proxy.http1.known_connects import KnownConnects
+from egress_router.http_proxy.http1.target import absolute_target, connect_target, parse_authority
+from egress_router.settings.http_proxy import HttpLimits
+
+MAX = 100
+GET = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
+POST = "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
+
+
+def request(text: str) -> bytes:
+    return f"{text}\r\n".encode("latin-1")
+
+
+def refusal(head: bytes) -> MessageError:
+    with pytest.raises(MessageError) as caught:
+        parse_request(head, MAX)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        # request line
+        ("GET http://a.example/\r\nHost: a\r\n", 400),
+        ("GET  http://a.example/ HTTP/1.1\r\nHost: a\r\n", 400),
+        ("GET http://a.example/a b HTTP/1.1\r\nHost: a\r\n", 400),
+        ("GET http://a.example/\xe4 HTTP/1.1\r\nHost: a\r\n", 400),
+        ("GET http://a.example/ HTTP/1.1 \r\nHost: a\r\n", 400),
+        ("GET http://a.example/ http/1.1\r\nHost: a\r\n", 400),
+        ("GET http://a.example/ HTTP/1.1\nHost: a\r\n", 400),
+        ("GET http://a.example/ HTTP/11\r\nHost: a\r\n", 400),
+        ("G\x01T http://a.example/ HTTP/1.1\r\nHost: a\r\n", 400),
+        ("GET http://a.example/ HTTP/2.0\r\nHost: a\r\n", 505),
+        ("GET http://a.example/ HTTP/1.2\r\nHost: a\r\n", 505),
+        ("GET http://a.example/ HTTP/0.9\r\nHost: a\r\n", 505),
+        ("PRI * HTTP/2.0\r\n", 505),
+        ("BREW http://a.example/ HTTP/1.1\r\nHost: a\r\n", 501),
+        ("get http://a.example/ HTTP/1.1\r\nHost: a\r\n", 501),
+        # Host
+        ("GET http://a.example/ HTTP/1.1\r\n", 400),
+        ("GET http://a.example/ HTTP/1.1\r\nHost: a\r\nHost: a\r\n", 400),
+        ("GET http://a.example/ HTTP/1.0\r\nHost: a\r\nHost: b\r\n", 400),
+        ("GET http://a.example/ HTTP/1.1\r\nHost: a, b\r\n", 400),
+        ("GET http://a.example/ HTTP/1.1\r\nHost: u@a\r\n", 400),
+        ("GET http://a.example/ HTTP/1.1\r\nHost: a/b\r\n", 400),
+        ("GET http://a.example/ HTTP/1.1\r\nHost: a#b\r\n", 400),
+        # fields
+        (GET + "A : b\r\n", 400),
+        (GET + ": b\r\n", 400),
+        (GET + "A\r\n", 400),
+        (GET + "A: b\r\n folded\r\n", 400),
+        (GET + " A: b\r\n", 400),
+        (GET + "A: b\rc\r\n", 400),
+        (GET + "A: b\nC: d\r\n", 400),
+        (GET + "A: b\x00c\r\n", 400),
+        (GET + "A: b\x0bc\r\n", 400),
+        (GET + "A\xe4: b\r\n", 400),
+        (GET + "".join(f"A{number}: b\r\n" for number in range(MAX)), 431),
+        # framing
+        (POST + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", 400),
+        (POST + "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", 400),
+        (POST + "Content-Length: 3\r\nContent-Length: 3\r\n", 400),
+        (POST + "Content-Length: 3\r\nContent-Length: 4\r\n", 400),
+        (POST + "Content-Length: 3, 3\r\n", 400),
+        (POST + "Content-Length: +3\r\n", 400),
+        (POST + "Content-Length: -3\r\n", 400),
+        (POST + "Content-Length: 0x3\r\n", 400),
+        (POST + "Content-Length: 1_0\r\n", 400),
+        (POST + "Content-Length: \r\n", 400),
+        (POST + "Content-Length: 3 3\r\n", 400),
+        (POST + "Content-Length: 99999999999999999999999\r\n", 400),
+        (POST + "Content-Length: 9999999999999999999\r\n", 400),
+        (POST + "Transfer-Encoding: chunked, identity\r\n", 400),
+        (POST + "Transfer-Encoding: identity\r\n", 400),
+        (POST + "Transfer-Encoding: xchunked\r\n", 400),
+        (POST + "Transfer-Encoding: \r\n", 400),
+        (POST + "Transfer-Encoding: gzip, chunked\r\n", 501),
+        (POST + "Transfer-Encoding: chunked,\r\n", 400),
+        (POST + "Transfer-Encoding: \x0bchunked\r\n", 400),
+        (POST + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
+        (POST + "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("POST http://a.example/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("GET http://a.example/ HTTP/1.0\r\nContent-Length: 3\r\n", 400),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n", 400),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("TRACE http://a.example/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n", 400),
+    ],
+)
+def test_what_is_malformed_or_ambiguous_is_refused(text: str, status: int) -> None:
+    error = refusal(request(text))
+    assert error.status == status
+    assert error.sentence.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "framing", "length", "persistent"),
+    [
+        (GET, Framing.NONE, 0, True),
+        (GET + "Connection: close\r\n", Framing.NONE, 0, False),
+        (GET + "Connection: x, Close\r\n", Framing.NONE, 0, False),
+        (GET + "Content-Length: 3\r\n", Framing.LENGTH, 3, True),
+        (POST + "Content-Length: 0\r\n", Framing.LENGTH, 0, True),
+        (POST + "Content-Length: 007 \r\n", Framing.LENGTH, 7, True),
+        (POST + "Transfer-Encoding: Chunked\r\n", Framing.CHUNKED, 0, True),
+        ("GET http://a.example/ HTTP/1.0\r\n", Framing.NONE, 0, False),
+        ("GET http://a.example/ HTTP/1.0\r\nConnection: keep-alive\r\n", Framing.NONE, 0, False),
+        ("POST http://a.example/ HTTP/1.0\r\nContent-Length: 3\r\n", Framing.LENGTH, 3, False),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nContent-Length: 0\r\n", Framing.LENGTH, 0, True),
+    ],
+)  # fmt: skip
+def test_framing_of_requests(text: str, framing: Framing, length: int, persistent: bool) -> None:
+    head = parse_request(request(text), MAX)
+    assert (head.framing, head.length, head.persistent) == (framing, length, persistent)
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "framing", "length", "persistent"),
+    [
+        (b"GET", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", Framing.LENGTH, 5, True),
+        (b"GET", "HTTP/1.1 200\r\nContent-Length: 5\r\n", Framing.LENGTH, 5, True),
+        (b"GET", "HTTP/1.1 200 OK\r\n", Framing.UNTIL_CLOSE, -1, False),
+        (b"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Framing.CHUNKED, -1, True),
+        (b"GET", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n", Framing.LENGTH, 5, False),
+        (b"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", Framing.NONE, 5, True),
+        (b"HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Framing.NONE, -1, True),
+        (b"GET", "HTTP/1.1 204 No\r\nContent-Length: 5\r\n", Framing.NONE, 5, True),
+        (b"GET", "HTTP/1.1 304 No\r\nContent-Length: 5\r\n", Framing.NONE, 5, True),
+        (b"GET", "HTTP/1.1 100 Go on\r\n", Framing.NONE, -1, True),
+        (b"GET", "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: x\r\n", Framing.NONE, -1, True),
+        (b"GET", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n", Framing.LENGTH, 5, False),
+    ],
+)
+def test_framing_of_answers(
+    method: bytes, text: str, framing: Framing, length: int, persistent: bool
+) -> None:
+    head = parse_response(request(text), method, MAX)
+    assert (head.framing, head.length, head.persistent) == (framing, length, persistent)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HTTP/2 200 OK\r\n",
+        "HTTP/1.1 99 OK\r\n",
+        "HTTP/1.1 2000 OK\r\n",
+        "HTTP/1.1 200 O\x00K\r\n",
+        "ICY 200 OK\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: +3\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n",
+        "HTTP/1.1 304 No\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+        "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n",
+        "HTTP/1.1 200 OK\r\nA: b\rc\r\n",
+        "HTTP/1.1 200 OK\nA: b\r\n",
+        "HTTP/1.1 200 OK\r\n" + "A: b\r\n" * (MAX + 1),
+    ],
+)
+def test_answers_that_are_malformed_or_ambiguous_are_refused(text: str) -> None:
+    with pytest.raises(MessageError):
+        parse_response(request(text), b"GET", MAX)
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "port", "origin_form"),
+    [
+        (b"http://a.example", "a.example", 80, b"/"),
+        (b"HTTP://A.Example./x?y", "a.example", 80, b"/x?y"),
+        (b"http://a.example:8080?y", "a.example", 8080, b"/?y"),
+        (b"http://192.0.2.1/%41//..", "192.0.2.1", 80, b"/%41//.."),
+        (b"http://[2001:DB8::1]:81/", "2001:db8::1", 81, b"/"),
+        (b"http://[::ffff:192.0.2.1]/", "192.0.2.1", 80, b"/"),
+    ],
+)
+def test_absolute_targets(target: bytes, host: str, port: int, origin_form: bytes) -> None:
+    read = absolute_target(b"GET", target)
+    assert (str(read.host), read.port, read.origin_form) == (host, port, origin_form)
+
+
+def test_options_about_the_whole_server() -> None:
+    assert absolute_target(b"OPTIONS", b"http://a.example").origin_form == b"*"
+    assert absolute_target(b"OPTIONS", b"http://a.example/").origin_form == b"/"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (b"/", "forward proxy"),
+        (b"*", "forward proxy"),
+        (b"a.example", "not a URL"),
+        (b"https://a.example/", "use CONNECT"),
+        (b"ftp://a.example/", "only http"),
+        (b"urn:isbn:1", "only http"),
+        (b"gopher://a.example/", "only http"),
+        (b"http:/a.example/", "not a URL"),
+        (b"http:///path", "neither a host name"),
+        (b"http://user:word@a.example/", "credentials"),
+        (b"http://a.example@b.example/", "credentials"),
+        (b"http://a.example/#b", "fragment"),
+        (b"http://a.example#b.example/", "fragment"),
+        (b"http://a.example,b.example/", "neither a host name"),
+        (b"http://a.example\\b.example/", "neither a host name"),
+        (b"http://a..example/", "neither a host name"),
+        (b"http://.a.example/", "neither a host name"),
+        (b"http://%61.example/", "neither a host name"),
+        (b"http://a.example:0/", "not a number"),
+        (b"http://a.example:/", "not a number"),
+        (b"http://a.example:65536/", "not a number"),
+        (b"http://a.example:80:80/", "in brackets"),
+        (b"http://2001:db8::1/", "in brackets"),
+        (b"http://[2001:db8::1/", "neither a host name"),
+        (b"http://[192.0.2.1]/", "neither a host name"),
+        (b"http://[fe80::1%25eth0]/", "neither a host name"),
+        (b"http://127.1/", "neither a host name"),
+        (b"http://0x7f000001/", "neither a host name"),
+        (b"http://2130706433/", "neither a host name"),
+        (b"http://0177.0.0.1/", "neither a host name"),
+        (b"http://" + b"a" * 300 + b"/", "longer"),
+    ],
+)
+def test_targets_that_are_refused(target: bytes, words: str) -> None:
+    with pytest.raises(MessageError, match=words):
+        absolute_target(b"GET", target)
+
+
+def test_connect_targets() -> None:
+    read = connect_target(b"A.example:443")
+    assert (read.host, read.port) == ("a.example", 443)
+    assert str(connect_target(b"[2001:db8::1]:443").host) == "2001:db8::1"
+    for wrong in (
+        b"a.example",
+        b"http://a.example:443/",
+        b"a.example:443/",
+        b"u@a.example:443",
+        b":443",
+        b"/",
+    ):
+        with pytest.raises(MessageError):
+            connect_target(wrong)
+
+
+AGAIN = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nUser-Agent: x\r\n"
+
+
+def test_a_connect_that_is_known_says_what_it_said() -> None:
+    connects = KnownConnects(MAX)
+    first = connects.read(request(AGAIN))
+    assert connects.read(request(AGAIN)) is first
+    assert first == parse_request(request(AGAIN), MAX)
+    other = connects.read(request(AGAIN.replace("443", "444")))
+    assert (first.target, other.target) == (b"a.example:443", b"a.example:444")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{AGAIN}Proxy-Authorization: Basic eDp5\r\n",
+        f"{AGAIN}authorization: Bearer x\r\n",
+        f"{AGAIN}Cookie: a=b\r\n",
+        f"{AGAIN}X-Api-Key: secret\r\n",
+        f"{AGAIN}Accept: {'x' * 1000}\r\n",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n",
+    ],
+)
+def test_other_heads_are_not_kept(text: str) -> None:
+    connects = KnownConnects(MAX)
+    assert connects.read(request(text)) is not connects.read(request(text))
+    assert len(connects) == 0
+
+
+def test_wrong_heads_are_refused_again_and_again() -> None:
+    connects = KnownConnects(MAX)
+    for _ in range(2):
+        with pytest.raises(MessageError):
+            connects.read(request("CONNECT a.example:443 HTTP/1.1\r\nUser-Agent: x\r\n"))
+
+
+def test_only_so_many_heads_are_kept() -> None:
+    connects = KnownConnects(MAX)
+    for port in range(1, 1000):
+        connects.read(request(AGAIN.replace("443", str(port))))
+        assert len(connects) <= 256
+
+
+def limits(head_bytes: int) -> HttpLimits:
+    return HttpLimits(head_bytes=head_bytes, head_fields=MAX)
+
+
+@pytest.mark.parametrize("before", [b"", b"\r\n", b"\r\n\r\n\r\n"])
+def test_heads_are_collected_up_to_their_limit(before: bytes) -> None:
+    whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
+    assert RequestHeads(limits(len(whole))).feed(before + whole + b"rest") == (whole, b"rest")
+    piecewise = RequestHeads(limits(len(whole)))
+    for byte in (before + whole)[:-1]:
+        assert piecewise.feed(bytes([byte])) == (b"", b"")
+    assert piecewise.begun
+    assert piecewise.feed(b"\nrest") == (whole, b"rest")
+    assert not piecewise.begun
+
+
+def collected(pieces: list[bytes]) -> tuple[bytes, bytes] | None:
+    buffer, head, rest = RequestHeads(limits(60)), b"", b""
+    for piece in pieces:
+        if head:
+            rest += piece
+        else:
+            try:
+                head, rest = buffer.feed(piece)
+            except MessageError:
+                return None
+    # Collected whole, what cannot begin a request is left to the parser.
+    return (head, rest) if re.match(rb"\Z|[Ax/GET]+ ", head) else None
+
+
+@given(st.lists(st.sampled_from([b"GET / HTTP/1.1", b"A: b", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"x" * 30])))
+def test_heads_whole_and_byte_by_byte_are_the_same(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    assert collected([data]) == collected([bytes([byte]) for byte in data])
+
+
+def test_heads_beyond_their_limit_are_refused() -> None:
+    whole = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
+    for data in (whole, b"GET / HTTP/1.1\r\n" + b"x" * 10):
+        with pytest.raises(MessageError) as caught:
+            RequestHeads(limits(len(whole) - 1)).feed(data)
+        assert (caught.value.status, caught.value.fault) == (431, Fault.HEAD_TOO_LARGE)
+
+
+@pytest.mark.parametrize("behind", [b"", b" HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_target_beyond_the_limit_is_named_as_that(behind: bytes) -> None:
+    data = b"GET http://a.example/" + b"x" * 2000 + behind
+    for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
+        heads = RequestHeads(limits(1024))
+        with pytest.raises(MessageError) as caught:
+            list(map(heads.feed, pieces))
+        assert (caught.value.status, caught.value.fault) == (414, Fault.TARGET_TOO_LONG)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x00", b"\x80", b"\n", b"\r\r", b" ", b"\r\n ", b"(", b"GET\t", b"G\x00", b"SSH-2.0:", b"x" * 65, b"\x05\x01\x00"],
+)  # fmt: skip
+def test_what_no_method_can_begin_with_is_refused_at_once(data: bytes) -> None:
+    with pytest.raises(MessageError, match="METHOD TARGET"):
+        RequestHeads(limits(1024)).feed(data)
+
+
+@pytest.mark.parametrize("data", [b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+def test_tls_is_named_as_that(data: bytes) -> None:
+    for read in (RequestHeads(limits(1024)).feed, lambda text: parse_request(text + b"\r\n\r\n", MAX)):
+        with pytest.raises(MessageError, match="https_proxy=http://") as caught:
+            read(data)
+        assert caught.value.fault is Fault.TLS
+
+
+@pytest.mark.parametrize("data", [b"", b"\r", b"\r\n", b"G", b"GET", b"GET ", b"M-SEARCH", b"\r\n\r\nG"])
+def test_what_may_begin_a_request_is_waited_for(data: bytes) -> None:
+    assert RequestHeads(limits(1024)).feed(data) == (b"", b"")
+
+
+def test_an_empty_line_before_an_answer_is_a_fault() -> None:
+    head, _ = AnswerHeads(limits(100), b"GET").feed(b"\r\nHTTP/1.1 200 OK\r\n\r\n")
+    with pytest.raises(MessageError):
+        parse_response(head, b"GET", MAX)
+
+
+VALID = [
+    request(GET + "User-Agent: x\r\nConnection: close, x\r\nVia: 1.0 a\r\nCookie: a=b\r\n"),
+    request(POST + "Content-Length: 12\r\nExpect: 100-continue\r\n"),
+    request(POST + "Transfer-Encoding: chunked\r\nTrailer: x\r\n"),
+    request("CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n"),
+    request("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: a=b\r\n"),
+]
+
+
+def only_documented_errors(head: bytes) -> None:
+    for parse in (parse_request, lambda text, most: parse_response(text, b"GET", most)):
+        try:
+            parse(head, MAX)
+        except MessageError as error:
+            if not error.sentence.isprintable():
+                pytest.fail("a sentence repeats what was sent")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_head_or_a_message_error(noise: bytes) -> None:
+    only_documented_errors(noise + b"\r\n\r\n")
+    for read in (parse_authority, connect_target, lambda text: absolute_target(b"GET", text)):
+        with contextlib.suppress(MessageError):
+            read(noise)
+
+
+def test_mutated_heads_are_heads_or_message_errors() -> None:
+    dice = random.Random(20261124)
+    for _ in range(4000):
+        head = bytearray(dice.choice(VALID))
+        for _ in range(dice.randint(1, 4)):
+            place = dice.randrange(len(head))
+            head[place : place + dice.randint(0, 2)] = dice.choice(
+                [b"\r", b"\n", b"\x00", b" ", b":", b"\r\n", b",", b"\xff", b"0", b"chunked", b"\t"]
+            )
+        only_documented_errors(bytes(head))

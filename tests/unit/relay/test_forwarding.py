@@ -1,0 +1,242 @@
+"""What the data plane does by itself for a listening port: admit, choose, connect, and tell."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from array import array
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.relay.dataplane import DataPlane, End, Forwarding, Identity, Limits
+from tests.serving import LOOPS, listening
+from tests.unit.relay.room import Room, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.relay._plane import Failures, Target
+
+REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL = 6, 10, 11, 12, 13
+
+
+class Line(Forwarding):
+    def __init__(self, connect_seconds: float = 10.0) -> None:
+        super().__init__(connect_seconds, 60.0, 0)
+        self.asked = 0
+        self.heard: list[tuple[str, Target, Failures]] = []
+        self.ends: list[End] = []
+
+    def wanted(self) -> None:
+        self.asked += 1
+
+    def connected(
+        self, client: str, target: Target, _seconds: float, failures: Failures, _: Identity
+    ) -> None:
+        self.heard.append((client, target, failures))
+
+    def ended(self, end: End) -> None:
+        self.ends.append(end)
+
+
+class Router:
+    """A data plane that listens on one port, and servers on three addresses of one more."""
+
+    def __init__(self, room: Room, limits: Limits | None = None) -> None:
+        self.room = room
+        self.stack = contextlib.ExitStack()
+        self.plane = room.plane if limits is None else room.call(lambda: DataPlane(room.loop, limits))
+        self.servers = {"127.0.0.1": self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))}
+        self.port = self.servers["127.0.0.1"].getsockname()[1]
+        for host in ("127.0.0.2", "127.0.0.3"):
+            self.servers[host] = self.stack.enter_context(socket.create_server((host, self.port)))
+        self.listener = listening()
+        self.address = ("127.0.0.1", self.listener.getsockname()[1])
+        self.limited = limits is not None
+
+    def targets(self, *hosts: str) -> tuple[Target, ...]:
+        return tuple((ip_address(host), self.port) for host in hosts)
+
+    def listen(self, line: Line, *hosts: str, good: int = -1) -> None:
+        good = len(hosts) if good < 0 else good
+        self.room.call(lambda: self.plane.aim(line, self.targets(*hosts), good))
+        self.room.call(lambda: self.plane.listen(self.listener, line))
+
+    def client(self, source: str = "127.0.0.1") -> socket.socket:
+        return self.stack.enter_context(socket.create_connection(self.address, 10, (source, 0)))
+
+    def served_by(self) -> str:
+        """Connect, and return the address that a client came to."""
+        with self.client() as client:
+            client.sendall(b"x")
+            return self.accepted()
+
+    def accepted(self) -> str:
+        while True:
+            for host, server in self.servers.items():
+                server.settimeout(0.01)
+                with contextlib.suppress(TimeoutError):
+                    server.accept()[0].close()
+                    return host
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.room.call(lambda: self.plane.stop_listening(self.listener))
+        if self.limited:
+            self.room.call(self.plane.close)
+        self.stack.close()
+
+
+@pytest.fixture
+def router(room: Room) -> Iterator[Router]:
+    with contextlib.closing(Router(room)) as made:
+        yield made
+
+
+def test_connections_take_turns(router: Router) -> None:
+    line = Line()
+    router.listen(line, "127.0.0.1", "127.0.0.2", "127.0.0.3")
+    first = [router.served_by() for _ in range(6)]
+    assert sorted(first[:3]) == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    assert first[3:] == first[:3]
+    assert line.hits == 6
+    eventually(lambda: [str(target[0]) for _, target, _ in line.heard] == first)
+    assert {client for client, _, _ in line.heard} == {"127.0.0.1"}
+
+
+def test_what_is_down_is_tried_last(router: Router) -> None:
+    line = Line()
+    router.listen(line, "127.0.0.1", "127.0.0.2", "127.0.0.3", good=1)
+    assert {router.served_by() for _ in range(4)} == {"127.0.0.1"}
+    router.servers.pop("127.0.0.1").close()
+    assert router.served_by() == "127.0.0.2"
+    eventually(lambda: len(line.heard) == 5)
+    assert line.heard[4][2] == (((ip_address("127.0.0.1"), router.port), REFUSED),)
+
+
+def test_when_all_are_down_all_are_tried_in_turn(router: Router) -> None:
+    router.listen(Line(), "127.0.0.1", "127.0.0.2", good=0)
+    assert {router.served_by(), router.served_by()} == {"127.0.0.1", "127.0.0.2"}
+
+
+def test_nobody_answers(router: Router) -> None:
+    line = Line()
+    router.listen(line, "127.0.0.1", "127.0.0.2")
+    for server in router.servers.values():
+        server.close()
+    assert router.client().recv(1) == b""
+    eventually(lambda: line.ends)
+    assert (line.ends[0].reason, line.ends[0].target) == (REFUSED, None)
+    assert [reason for _, reason in line.ends[0].failures] == [REFUSED, REFUSED]
+
+
+def test_who_waits_for_a_name_goes_on_with_its_addresses(router: Router) -> None:
+    line = Line()
+    router.listen(line)
+    client = router.client()
+    client.sendall(b"early")
+    eventually(lambda: line.asked == 1)
+    router.room.call(lambda: router.plane.aim(line, router.targets("127.0.0.2"), 1))
+    server, _ = router.servers["127.0.0.2"].accept()
+    with server:
+        assert server.recv(5) == b"early"
+
+
+def test_who_waits_in_vain_is_closed(router: Router) -> None:
+    line = Line()
+    router.listen(line)
+    client = router.client()
+    eventually(lambda: line.asked == 1)
+    router.room.call(lambda: router.plane.aim(line, (), 0))
+    assert client.recv(1) == b""
+    eventually(lambda: [end.reason for end in line.ends] == [NO_ADDRESS])
+
+
+def test_nobody_waits_longer_than_the_time_to_connect(router: Router) -> None:
+    line = Line(connect_seconds=0.2)
+    router.listen(line)
+    assert router.client().recv(1) == b""
+    eventually(lambda: [end.reason for end in line.ends] == [NO_ADDRESS])
+    assert line.ends[0].seconds >= 0.2
+
+
+def test_a_line_that_refuses_asks_nobody(router: Router) -> None:
+    line = Line()
+    router.room.call(lambda: router.plane.aim(line, (), 0, FORBIDDEN))
+    router.room.call(lambda: router.plane.listen(router.listener, line))
+    assert router.client().recv(1) == b""
+    eventually(lambda: [end.reason for end in line.ends] == [FORBIDDEN])
+    assert line.asked == 0
+
+
+def test_a_socket_changes_its_line_and_the_old_ones_connections_end_when_told(router: Router) -> None:
+    old, new = Line(), Line()
+    router.listen(old, "127.0.0.1")
+    before = router.client()
+    with router.servers["127.0.0.1"].accept()[0]:
+        router.listen(new, "127.0.0.2")
+        assert router.served_by() == "127.0.0.2"
+        assert (old.hits, new.hits) == (1, 1)
+        before.sendall(b"still there")
+        router.room.call(lambda: router.plane.end_line(old))
+        router.room.call(lambda: router.plane.release_line(old))
+        with pytest.raises(ConnectionResetError):
+            before.recv(1)
+    eventually(lambda: len(old.ends) == 1)
+
+
+def test_limits_hold_over_processes_and_for_one_client(room: Room) -> None:
+    counts = memoryview(array("i", [0, 2]))
+    limits = Limits(maximum=5, possible=10, maximum_per_client=2, counts=counts, slot=0)
+    with contextlib.closing(Router(room, limits)) as router:
+        line = Line()
+        router.listen(line, "127.0.0.1")
+        inside = [router.client(), router.client()]
+        assert router.client().recv(1) == b""
+        inside.append(router.client("127.0.0.9"))
+        eventually(lambda: counts[0] == 3)
+        assert router.client("127.0.0.10").recv(1) == b""
+        eventually(lambda: [end.reason for end in line.ends] == [CLIENT_FULL, FULL])
+        assert [end.client for end in line.ends] == ["127.0.0.1", "127.0.0.10"]
+        inside[0].close()
+        router.servers["127.0.0.1"].accept()[0].close()
+        eventually(lambda: counts[0] == 2)
+        again = router.client()
+        eventually(lambda: counts[0] == 3)
+        again.sendall(b"x")
+
+
+def test_what_one_process_can_hold_is_a_limit_too(room: Room) -> None:
+    limits = Limits(5, possible=1, maximum_per_client=None, counts=memoryview(array("i", [0])), slot=0)
+    with contextlib.closing(Router(room, limits)) as router:
+        line = Line()
+        router.listen(line, "127.0.0.1")
+        first = router.client()
+        assert router.client().recv(1) == b""
+        first.close()
+
+
+def test_the_accept_queue_is_taken_in_before_the_socket_closes(router: Router) -> None:
+    line = Line()
+    router.room.call(lambda: router.plane.aim(line, router.targets("127.0.0.1"), 1))
+    waiting = [router.client() for _ in range(20)]
+
+    def begin_and_end() -> int:
+        router.plane.listen(router.listener, line)
+        router.plane.stop_listening(router.listener)
+        return router.plane.open_connections()
+
+    assert router.room.call(begin_and_end) == len(waiting)
+
+
+def test_lines_and_targets_are_let_go() -> None:
+    """What the data plane holds of Python's comes back when nothing leads there any more."""
+    with contextlib.closing(Room(*LOOPS["own"]())) as room:
+        line = Line()
+        room.call(lambda: room.plane.aim(line, ((ip_address("127.0.0.1"), 9),), 1))
+        room.call(lambda: room.plane.release_line(line))
+        room.call(room.plane.catch_up)
+        with pytest.raises(TypeError):
+            room.call(lambda: room.plane.end_line(line))
