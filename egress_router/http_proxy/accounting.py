@@ -37,6 +37,13 @@ _LIMITS = {
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
+_MAX_ENTRIES = 100  # of the egress policy that have a counter of their own
+
+
+def _deciding(decision: Decision) -> str | None:
+    if decision.entry is not None:
+        return f"policy entry {decision.entry.number}: {decision.entry}"
+    return None if decision.rule is None else f"line {decision.rule.line}: {decision.rule.text}"
 
 
 class Accounting:
@@ -89,6 +96,8 @@ class Accounting:
             self._allowed.value += 1  # without hashing two members of enums, which is done in Python
         else:
             self._verdicts[decision.verdict, decision.reason].value += 1
+        if decision.entry is not None:
+            self._denied_by_policy(decision.entry.number)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
@@ -98,11 +107,17 @@ class Accounting:
                     "time": self._clock.time(),
                     "client": info.client,
                     "target": printed(info.target.host, info.target.port),
-                    "rule": None if rule is None else f"line {rule.line}: {rule.text}",
+                    "rule": _deciding(decision),
                     "reason": decision.reason.value,
                 }
             )
             self._log.request(info, None)
+
+    def _denied_by_policy(self, number: int) -> None:
+        label = str(number) if number <= _MAX_ENTRIES else "other"
+        self._registry.counter(
+            "policy_denied_total", "Requests that an entry of the egress policy denied.", entry=label
+        ).value += 1
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""

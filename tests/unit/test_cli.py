@@ -430,12 +430,12 @@ def test_a_converted_router_passes_the_check(tmp_path: Path, capsys: pytest.Capt
 def test_a_policy_that_would_not_be_enforced_is_refused(tmp_path: Path) -> None:
     policy = tmp_path / "policy.json"
     policy.write_text('{"kind": "EgressNetworkPolicy", "apiVersion": "v1", "spec": {"egress": []}}')
-    given = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_POLICY_FILE": str(policy)}
-    run = [sys.executable, "-m", "egress_router", "http-proxy"]
+    given = {"EGRESS_DNS_PROXY_DESTINATION": "8000 203.0.113.25", "EGRESS_POLICY_FILE": str(policy)}
+    run = [sys.executable, "-m", "egress_router", "dns-proxy"]
     done = subprocess.run(run, env={**os.environ, **given}, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert done.stderr.startswith(
-        "EGRESS_POLICY_FILE is set, and http-proxy does not enforce an egress policy"
+        "EGRESS_POLICY_FILE is set, and dns-proxy does not enforce an egress policy"
     )
 
 
