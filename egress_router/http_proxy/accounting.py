@@ -176,6 +176,11 @@ class Accounting:
         """Count that a limit turned something away; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
+    def sni_mismatch(self, action: str) -> None:
+        """Count a tunnel whose ClientHello names another host than its CONNECT."""
+        meaning = "CONNECT tunnels whose ClientHello names another host."
+        self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
+
     def fault(self) -> None:
         """Count a connection that was closed because of a fault of ours."""
         self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1

@@ -126,6 +126,7 @@ class HttpProxyServer:
             client_watch=ClientWatch(deadlines),
             own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
             clock=SYSTEM,
+            sni=settings.sni,
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[LingeringClose] = set()
