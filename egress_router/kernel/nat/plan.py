@@ -5,8 +5,10 @@ Both backends put the same plan in force. Nothing in here knows a kernel, so rul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from egress_router.grammar.leaving import Spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,19 +133,32 @@ def _family(
     if redirects is None:
         return FamilyPlan(version, sources, (), None)
     is_four = version == 4
+    fallback = redirects.fallback_v4 if is_four else redirects.fallback_v6
+    fallback_leaving = redirects.fallback_v4_leaving if is_four else redirects.fallback_v6_leaving
+    lines = (
+        *(_line(rule, (rule.target,)) for rule in redirects.rules if rule.target.version == version),
+        *(
+            _line(named, tuple(each for each in resolved.get(named, ()) if each.version == version))
+            for named in redirects.names
+        ),
+    )
     return FamilyPlan(
         version=version,
         sources=sources,
-        lines=(
-            *(_line(rule, (rule.target,)) for rule in redirects.rules if rule.target.version == version),
-            *(
-                _line(named, tuple(each for each in resolved.get(named, ()) if each.version == version))
-                for named in redirects.names
-            ),
-        ),
-        fallback=redirects.fallback_v4 if is_four else redirects.fallback_v6,
-        fallback_leaving=redirects.fallback_v4_leaving if is_four else redirects.fallback_v6_leaving,
+        lines=tuple(line if _leaves(line.leaving, sources) else _nowhere(line) for line in lines),
+        fallback=fallback if _leaves(fallback_leaving, sources) else None,
+        fallback_leaving=fallback_leaving if _leaves(fallback_leaving, sources) else None,
     )
+
+
+def _leaves(leaving: Leaving, sources: tuple[IPAddress, ...]) -> bool:
+    """Say whether the router has the address that is asked for."""
+    return leaving is None or leaving is Spread.ALL or leaving in sources
+
+
+def _nowhere(line: Line) -> Line:
+    """Return the line for as long as another station has its address: its connections are rejected."""
+    return replace(line, addresses=(), leaving=None)
 
 
 def _line(rule: Redirect | NamedRedirect, addresses: tuple[IPAddress, ...]) -> Line:
