@@ -13,14 +13,18 @@ from egress_router.http_proxy.http1.exchange import Exchange
 from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.http1.heads import RequestHeads
 from egress_router.http_proxy.http1.state import CONNECTION, ConnectionState, followed
-from egress_router.http_proxy.http1.target import absolute_target, connect_target
+from egress_router.http_proxy.http1.target import absolute_target, connect_target, origin_target
 from egress_router.http_proxy.ledger import RequestInfo
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.timeouts import Timeouts
+from egress_router.http_proxy.tls_connection import TlsConnection
+from egress_router.http_proxy.tunnel_start import TunnelStart
 from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
+from egress_router.settings.http_proxy import SniMode
+from egress_router.tls.client_hello import TLS_RECORD
 
 if TYPE_CHECKING:
     import socket
@@ -40,19 +44,27 @@ LINGERING: Final = ConnectionState.LINGERING
 TUNNEL: Final = ConnectionState.TUNNEL
 CLOSED: Final = ConnectionState.CLOSED
 _OVER: Final = frozenset({TUNNEL, CLOSED})
+_NOT_UPSTREAM: Final = frozenset({Fault.HTTP2.value, Fault.LOOP.value, Fault.UNSUPPORTED.value})
 
 
 class ClientConnection:
-    """Serves one client connection until it closes; runs in callbacks of the poller."""
+    """Serves one client connection until it closes; runs in callbacks of the poller.
 
-    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_own", "_served", "_tunnel",
-        "client", "holds", "kept", "state", "timeouts", "wire", "worker")  # fmt: skip
+    On a transparent port clients speak as if this were the origin: `origin_port` is where their requests go.
+    """
 
-    def __init__(self, worker: WorkerState, sock: socket.socket, client: str) -> None:
+    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_origin_port", "_own",
+        "_served", "_start_of_tunnel", "_tunnel", "client", "holds", "kept", "state", "timeouts", "wire",
+        "worker")  # fmt: skip
+
+    def __init__(
+        self, worker: WorkerState, sock: socket.socket, client: str, origin_port: int | None
+    ) -> None:
         self.worker = worker
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.client = client
         self._accepted = worker.clock.monotonic()
+        self._origin_port = origin_port
         self._own = False  # the proxy itself made it, by way of an address that leads back here
         self.state = HEAD
         self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
@@ -63,6 +75,7 @@ class ClientConnection:
         self._forwarder: Forwarder | None = None
         self.kept = ClientUpstreams(worker.pool)
         self._served = False
+        self._start_of_tunnel: TunnelStart | None = None
         self._tunnel: ProxyTunnel | None = None
         self._ending: LingeringClose | None = None
 
@@ -93,6 +106,13 @@ class ClientConnection:
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
+        if (
+            self._origin_port is not None
+            and data[:1] == TLS_RECORD
+            and not (self._served or self._heads.begun)
+        ):
+            self._speak_tls(data, self._origin_port)
+            return True
         try:
             text, behind = self._heads.next(data)
             if not text:
@@ -113,7 +133,10 @@ class ClientConnection:
         connect = head.method == b"CONNECT"
         if connect and self._own:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
-        target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
+        if self._origin_port is not None:
+            target = origin_target(head.method, head.target, head.host, self._origin_port)
+        else:
+            target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
         info = RequestInfo(self.client, head.method, target, self.worker.clock.monotonic())
@@ -130,6 +153,18 @@ class ClientConnection:
         self._connector.begin()
         if self.state is CONNECTING:
             self.worker.client_watch.add(self)
+
+    def _is_first(self) -> bool:
+        """Say whether nothing of the client has been read yet."""
+        return not (self._served or self._heads.begun)
+
+    def _speak_tls(self, data: bytes, origin_port: int) -> None:
+        """Hand the connection over to who reads TLS."""
+        wire = self.wire
+        wire.held = data
+        self._end(TUNNEL)
+        self.worker.connections.discard(self)
+        TlsConnection(self.worker, wire, self.client, origin_port, self._accepted).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
@@ -175,7 +210,22 @@ class ClientConnection:
             seconds = self.worker.clock.monotonic() - self._connector.began
             self.worker.own_connections.made(dialled.sock, seconds)
         self.wire.send(replies.ESTABLISHED)
-        self.open_tunnel(info, dialled.sock, self.wire.out)
+        if self.worker.sni is SniMode.OFF:
+            self.open_tunnel(info, dialled.sock, self.wire.out)
+            return
+        self._start_of_tunnel = TunnelStart(self.worker, self, info, self.wire, dialled.sock)
+        self._start_of_tunnel.begin()
+
+    def begin_tunnel(self, info: RequestInfo, upstream: socket.socket, to_upstream: bytes) -> None:
+        """Relay from now on, these first bytes of the client first."""
+        self.wire.held = to_upstream
+        self.open_tunnel(info, upstream, self.wire.out)
+
+    def refuse_tunnel(self, info: RequestInfo, upstream: socket.socket, reason: str) -> None:
+        """Close both sides of a tunnel in which nothing has gone to the origin yet."""
+        upstream.close()
+        self.worker.ledger.closed(info, 200, 0, 0, reason)
+        self.abort()
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""
@@ -286,6 +336,8 @@ class ClientConnection:
 
     def answer_and_close(self, reply: Reply) -> None:
         """Answer with the proxy's own words and close; whatever else it is, an answer to HEAD has no body."""
+        if self._origin_port is not None and (reply.status < 500 or reply.reason in _NOT_UPSTREAM):
+            self.worker.ledger.transparent_refused(reply.reason)
         self._say(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
 
     def _say(self, last_words: bytes) -> None:
@@ -321,6 +373,8 @@ class ClientConnection:
         if self._connector is not None:
             self._connector.cancel()
             self.worker.ledger.left(self._connector.info)
+        if self._start_of_tunnel is not None:
+            self._start_of_tunnel.cancel()
         self._end(CLOSED)
         self.worker.left(self)
 
@@ -330,7 +384,7 @@ class ClientConnection:
         self.timeouts.end()
         self.kept.close()
         # These and the connection refer to each other; without this they would wait for the collector.
-        self._connector = self._forwarder = self._ending = None
+        self._connector = self._forwarder = self._ending = self._start_of_tunnel = None
 
     def _forget_bytes(self) -> None:
         if self.holds:

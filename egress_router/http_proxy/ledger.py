@@ -179,6 +179,16 @@ class Ledger:
         meaning = "Connections that were closed because nothing went on in them."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
 
+    def transparent_refused(self, reason: str) -> None:
+        """Count a connection or request to a transparent port that was refused."""
+        meaning = "Refused on transparent ports, by reason."
+        self._registry.counter("transparent_refused_total", meaning, reason=reason).value += 1
+
+    def sni_mismatch(self, action: str) -> None:
+        """Count a ClientHello in a tunnel that is not for the host of the CONNECT."""
+        meaning = "ClientHellos in tunnels that were not for the host of the CONNECT, by what was done."
+        self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
+
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from egress_router.relay.tunnel import Closing
 
 
+# What the client was told by the proxy; otherwise it was an origin's answer 101.
+_STATUS = {b"CONNECT": 200, b"TLS": 0}
+
+
 class ProxyTunnel:
     """The connection of a client to an origin, after a CONNECT or an answer 101.
 
@@ -80,5 +84,5 @@ class ProxyTunnel:
         worker.ledger.tunnels.value -= 1
         if closing.reason is CloseReason.IDLE:
             worker.ledger.idle_end("idle_seconds")
-        status = 200 if info.method == b"CONNECT" else 101
+        status = _STATUS.get(info.method, 101)
         worker.ledger.closed(info, status, closing.sent, closing.received, closing.reason.value)

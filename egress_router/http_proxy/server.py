@@ -49,7 +49,7 @@ def mode(settings: HttpProxySettings) -> Mode[AccessList]:
     return Mode(
         name="http-proxy",
         parse=partial(acl.parse, sources=settings.sources),
-        ports=lambda _: frozenset({settings.port}),
+        ports=lambda _: frozenset({settings.port, *dict(settings.transparent_ports)}),
         build=lambda context, rules: HttpProxyServer(settings, context, rules),
         summary=lambda rules: tuple(rule.text for rule in rules.rules),
     )
@@ -62,8 +62,9 @@ class HttpProxyServer:
         self._rules = rules
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
+        self._transparent = dict(settings.transparent_ports)
         self._own = OwnPlaces(
-            frozenset({settings.port, settings.proxy.runtime.admin_port}),
+            frozenset({settings.port, settings.proxy.runtime.admin_port, *self._transparent}),
             partial(seen, settings.proxy.interface),
         )
         self._resolver = Resolver(settings.names, context.registry)
@@ -94,6 +95,7 @@ class HttpProxyServer:
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
             client_watch=ClientWatch(deadlines),
             own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
+            sni=settings.sni,
             clock=SYSTEM,
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
@@ -150,10 +152,10 @@ class HttpProxyServer:
             "listeners": list(self._listening),
         }
 
-    def _accepted(self, sock: socket.socket, client: str, _port: int) -> None:
+    def _accepted(self, sock: socket.socket, client: str, port: int) -> None:
         limit = self._limiter.enter(client)
         if limit is None:
-            session = ClientConnection(self._worker, sock, client)
+            session = ClientConnection(self._worker, sock, client, self._transparent.get(port))
             self._worker.connections.add(session)
             session.read_head()
         else:

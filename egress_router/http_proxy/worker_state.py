@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
     from egress_router.service.connection_limiter import ConnectionLimiter
-    from egress_router.settings.http_proxy import HttpLimits
+    from egress_router.settings.http_proxy import HttpLimits, SniMode
 
 
 class Connection(Protocol):
@@ -66,6 +66,7 @@ class WorkerState:
     pool: UpstreamPool
     client_watch: ClientWatch
     own_connections: OwnConnections
+    sni: SniMode
     clock: Clock
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False

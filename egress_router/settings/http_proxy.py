@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from egress_router.settings.variables import (
     Variable,
     each,
     non_empty,
+    one_of,
     required,
     seconds,
     whole,
@@ -54,8 +56,47 @@ def _held_bytes(text: str) -> int:
     return _WITHOUT_LIMIT if limit is None else max(_LEAST_HELD, limit // 4)
 
 
+class SniMode(enum.Enum):
+    """What becomes of a CONNECT tunnel whose ClientHello is not for the host of the CONNECT."""
+
+    REPORT = "report"
+    ENFORCE = "enforce"
+    OFF = "off"
+
+
+def _sni_mode(text: str) -> SniMode:
+    return SniMode(one_of(*(mode.value for mode in SniMode))(text))
+
+
+def _port_pair(text: str) -> tuple[int, int]:
+    here, colon, there = text.partition(":")
+    return parse_port(here), parse_port(there if colon else here)
+
+
+def _transparent_ports(text: str) -> tuple[tuple[int, int], ...]:
+    if not text:
+        return ()
+    try:
+        pairs = each(text, _port_pair)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected ports separated by commas, such as 443,8443:443") from None
+    here = [pair[0] for pair in pairs]
+    twice = next((port for port in here if here.count(port) > 1), None)
+    if twice is not None:
+        raise ValueError(f"port {twice} stands twice")
+    return tuple(pairs)
+
+
 RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
 PORT = Variable("EGRESS_HTTP_PROXY_PORT", "listening port, IPv4 and IPv6", "8080", whole(1, 65535))
+
+TRANSPARENT_PORTS = Variable(
+    "EGRESS_HTTP_PROXY_TRANSPARENT_PORTS",
+    "ports on which clients speak TLS or HTTP/1 as if the router were the server (`443,80`;"
+    " `8443:443` for another port at the origin)",
+    "",
+    _transparent_ports,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +175,8 @@ class HttpLimits:
 class HttpProxySettings:
     """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port.
 
+    `transparent_ports` are pairs of a port of this router and the port at the origin.
+
     `sources` are the router's addresses, of which rules may name one.
     """
 
@@ -158,6 +201,16 @@ class HttpProxySettings:
             non_empty,
         )
     )
+    transparent_ports: tuple[tuple[int, int], ...] = setting(TRANSPARENT_PORTS)
+    sni: SniMode = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_SNI",
+            "what becomes of a CONNECT tunnel whose ClientHello is for another host: `report`, `enforce`"
+            " (close it before a byte has reached the origin) or `off`",
+            "report",
+            _sni_mode,
+        )
+    )
     limits: HttpLimits = group(HttpLimits)
     sources: tuple[IPAddress, ...] = setting(OPTIONAL_SOURCE)
 
@@ -177,6 +230,11 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     if port is not None and port == admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
+    for here, _ in environment.peek(TRANSPARENT_PORTS) or ():
+        taken = {port: PORT.name, admin_port: common.ADMIN_PORT.name}.get(here)
+        if taken is not None:
+            reason = f"port {here} is that of {taken} too; choose another one"
+            environment.reject(Problem(TRANSPARENT_PORTS.name, None, str(here), reason))
 
     def complete() -> HttpProxySettings:
         whole_pod = required(settings)

@@ -23,7 +23,8 @@ class ConnectionState(enum.IntEnum):
 
     HEAD: it reads the head of a request. CONNECTING: the request is decided on, its name looked up, a
     connection to the origin made. EXCHANGE: request and answer go through. LINGERING: the last answer is
-    sent, and the rest of what the client sends is dropped. TUNNEL: the connection is handed over.
+    sent, and the rest of what the client sends is dropped. TUNNEL: the connection is handed over, to a tunnel
+    or, where it begins with TLS, to who reads that.
     """
 
     HEAD = 0
@@ -55,7 +56,12 @@ _State = TypeVar("_State", ConnectionState, RequestState, AnswerState)
 
 # By state, the states that may follow it.
 CONNECTION: Final = (
-    {ConnectionState.CONNECTING, ConnectionState.LINGERING, ConnectionState.CLOSED},
+    {
+        ConnectionState.CONNECTING,
+        ConnectionState.TUNNEL,
+        ConnectionState.LINGERING,
+        ConnectionState.CLOSED,
+    },
     {
         ConnectionState.EXCHANGE,
         ConnectionState.TUNNEL,
