@@ -10,7 +10,7 @@ import sys
 
 from egress_router.service import signals
 
-if sys.argv[1:2] in (["http-proxy"], ["dns-proxy"]):
+if sys.argv[1:2] in (["http-proxy"], ["dns-proxy"]) and not "".join(sys.argv[2:3]).isalpha():
     signals.hold()  # first of all: what follows takes a tenth of a second to load
 
 # isort: split
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 Rules = TypeVar("Rules")
 DONE, CONFIGURATION_ERROR, REFUSED = 0, 1, 3
+_TOOLS = frozenset({"check", "explain", "convert", "status", "demo", "completion"})
 _KINDS = ("redirect", "http-proxy", "dns-proxy")
 _CHECK_EXAMPLES = """\
 Examples:
@@ -56,9 +57,17 @@ Exit status: 0 all is right, 1 something is wrong, or there was nothing to check
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that `argv` (default: the process's arguments) names, and exit with its status."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(_asked(sys.argv[1:] if argv is None else argv))
     run: Callable[[argparse.Namespace], int] = arguments.run
     exit_with(lambda: run(arguments))
+
+
+def _asked(words: Sequence[str]) -> Sequence[str]:
+    """Return the words without a service before a tool.
+
+    An image's entry point names its service; `docker run IMAGE check FILE` asks for the tool.
+    """
+    return words[1:] if words[:1] and words[0] in VARIABLES and not _TOOLS.isdisjoint(words[1:2]) else words
 
 
 def exit_with(run: Callable[[], int]) -> None:
@@ -90,7 +99,8 @@ def _complain(error: EgressRouterError) -> None:
     say(with_chart_values(str(error), chart_values(os.environ)), sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = _Parser(
         prog="egress-router",
         description="Gives pods one fixed source address towards the outside.",
@@ -172,6 +182,10 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="exit status 3 only where the router is not healthy, for the health check of a container engine",
     )
+    completion = _add(
+        commands, "completion", "print what a shell reads to complete this command line", _completion
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
     _add(commands, "demo", "build a small network on this machine and show the modes in it", _demo)
 
 
@@ -329,6 +343,13 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     path: str = arguments.file
     say(convert.converted(path, _read(path), convert.Form(arguments.to)), end="")
+    return DONE
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from egress_router import completion  # noqa: PLC0415
+
+    say(completion.script(arguments.shell, make_parser(), _KINDS), end="")
     return DONE
 
 

@@ -20,13 +20,15 @@ from egress_router.grammar.address import unmapped
 from egress_router.kernel import acd, sysctl
 from egress_router.kernel.addresses import ensure_addresses, keep_to_itself, refuse_elsewhere
 from egress_router.kernel.link import ensure_interface, parent_outside
-from egress_router.kernel.nat import backend
+from egress_router.kernel.nat import backend, nftables
 from egress_router.kernel.nat.plan import Surroundings, make_plan
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.routing import cluster_networks, ensure_routes, needs_route, versions
 from egress_router.names.resolv_conf import name_servers
 from egress_router.net import gateway
 from egress_router.net.own import addresses as own_addresses
+from egress_router.redirect.first import first_addresses
+from egress_router.redirect.usable import Usable
 from egress_router.settings.setup import RouterMode
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.redirect import Redirects
     from egress_router.kernel.nat.plan import NatPlan
     from egress_router.kernel.rtnl_types import Link
+    from egress_router.redirect.lines import Resolved
     from egress_router.settings.setup import SetupSettings
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -44,11 +47,15 @@ _log = log.get("setup")
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects."""
+    """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects.
+
+    `resolved` is what the names of redirects led to.
+    """
 
     apply: Callable[[NatPlan], None]
     surroundings: Surroundings
     rules_text: str
+    resolved: Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +78,11 @@ def run(settings: SetupSettings) -> tuple[Established, Claimed]:
     _require_forwarding(settings)
     refuse_elsewhere(settings.interface, settings.sources)
     apply = backend.choose(settings.nat_backend)
+    _require_nftables(redirects, apply)
     with Netlink() as netlink:
-        established = Established(apply, _surroundings(netlink, settings), rules_text)
-    put_in_force(settings, redirects, established)
+        surroundings = _surroundings(netlink, settings)
+    established = Established(apply, surroundings, rules_text, _resolved(settings, redirects))
+    put_in_force(settings, redirects, established, established.resolved)
     backend.remove_other(apply)
     link, claimed = ensure_network(settings)
     _forward(settings)
@@ -104,15 +113,35 @@ def _end_when_asked() -> None:
         signal.signal(number, end)
 
 
-def put_in_force(settings: SetupSettings, redirects: Redirects | None, established: Established) -> None:
-    """Make the NAT rules what the redirects say, in one transaction.
+def _require_nftables(redirects: Redirects | None, apply: Callable[[NatPlan], None]) -> None:
+    if redirects is not None and redirects.names and apply is not nftables.apply:
+        line = redirects.names[0]
+        raise RefusedError(
+            f"names need nftables, and line {line.line} leads to {line.name}",
+            "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or give addresses",
+        )
+
+
+def _resolved(settings: SetupSettings, redirects: Redirects | None) -> Resolved:
+    if redirects is None:
+        return {}
+    return first_addresses(
+        settings.names, redirects.names, Usable(settings.router, settings.interface, lambda: redirects)
+    )
+
+
+def put_in_force(
+    settings: SetupSettings, redirects: Redirects | None, established: Established, resolved: Resolved
+) -> None:
+    """Make the NAT rules what the redirects, and the addresses of their names, say, in one transaction.
 
     Raises:
         RefusedError: the kernel refuses.
     """
+    _require_nftables(redirects, established.apply)
     sources = [source.address for source in settings.sources]
     admin_port = settings.runtime.admin_port
-    plan = make_plan(redirects, sources, settings.interface, admin_port, established.surroundings)
+    plan = make_plan(redirects, sources, settings.interface, admin_port, established.surroundings, resolved)
     established.apply(plan)
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
 

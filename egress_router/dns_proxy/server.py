@@ -212,7 +212,7 @@ class Forwarder:
             addresses = [address for address, _ in destination.targets]
             self._report.resolved(destination.host, addresses, destination.failure)
         if destination.left_out is not None:
-            self._report.left_out(destination.text, destination.left_out)
+            self._report.left_out(destination.text, destination.left_out.reason)
         self._update_soon()
 
     def _health_changed(self, target: Target) -> None:

@@ -16,6 +16,8 @@ import dns.rrset
 from dns.rdatatype import RdataType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from egress_router.grammar.address import IPAddress
 
 _UDP_WITHOUT_EDNS = 512
@@ -53,7 +55,8 @@ _CODES = {
 class Entry:
     """What is known of one name, and how questions for it are answered.
 
-    `ttl` and `delay` are seconds; `only` keeps delay and misbehaviour to one type of record.
+    `ttl` and `delay` are seconds; `only` keeps delay and misbehaviour to one type of record. Where there are
+    `turns`, each question is answered with one of them, by its random id, instead of with `addresses`.
     """
 
     addresses: tuple[IPAddress, ...]
@@ -62,6 +65,11 @@ class Entry:
     delay: float
     behaviour: Behaviour
     only: RdataType | None
+    turns: tuple[tuple[IPAddress, ...], ...] = ()
+
+    def addresses_for(self, query: dns.message.Message) -> tuple[IPAddress, ...]:
+        """Return the addresses that this query is answered with."""
+        return self.turns[query.id % len(self.turns)] if self.turns else self.addresses
 
 
 Zone = dict[str, Entry]
@@ -75,6 +83,7 @@ def entry(
     delay: float = 0.0,
     behaviour: str = "honest",
     only: str | None = None,
+    turns: Sequence[Sequence[str]] = (),
 ) -> Entry:
     """Return an entry from text, as it stands in a zone file.
 
@@ -83,7 +92,8 @@ def entry(
         DNSException: the type is none.
     """
     kind = None if only is None else RdataType.from_text(only)
-    return Entry(tuple(map(ip_address, addresses)), alias, ttl, delay, Behaviour(behaviour), kind)
+    in_turn = tuple(tuple(map(ip_address, each)) for each in turns)
+    return Entry(tuple(map(ip_address, addresses)), alias, ttl, delay, Behaviour(behaviour), kind, in_turn)
 
 
 def parse_zone(text: str) -> Zone:
@@ -175,7 +185,7 @@ def _truth(zone: Zone, query: dns.message.Message, negative_ttl: int | None) -> 
         # One set for each record: sets of several are shuffled when they are written.
         reply.answer += [
             dns.rrset.from_text(f"{name}.", known.ttl, "IN", kind, str(address))
-            for address in known.addresses
+            for address in known.addresses_for(query)
             if _KINDS[address.version] is kind
         ]
     if negative_ttl is not None and (known is None or not reply.answer):

@@ -83,6 +83,12 @@ class Resolver:
             return (name.removesuffix("."),)
         return tuple(self._conf(now).candidates(name))
 
+    def remember(self, name: str, addresses: tuple[IPAddress, ...]) -> None:
+        """Take these as the last good addresses of a name; it is asked for all the same."""
+        now = self._clock.monotonic()
+        answer = Answer(addresses, now, stale=False, name=name)
+        self._cache.put(name, Entry(now, now, answer, now + self._settings.stale_seconds))
+
     def cached(self, name: str) -> Answer | None:
         """Return the addresses of `name` if they are known, without waiting.
 

@@ -6,6 +6,7 @@ double the memory of a proxy's pod. Sources: netlink(7), rtnetlink(7).
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")
 _REQUEST_DUMP = 0x1 | 0x300  # NLM_F_REQUEST | NLM_F_DUMP
+_REQUEST_ACK = 0x1 | 0x4  # NLM_F_REQUEST | NLM_F_ACK
 _ERROR, _DONE = 2, 3
 _TYPE = 0x3FFF  # without the flags for nested and for byte order
 _BUFFER = 262_144
@@ -43,6 +45,22 @@ def rows(protocol: int, kind: int, question: bytes) -> Iterator[bytes]:
                     raise OSError(code, "the kernel refused a netlink dump")
                 yield data[offset + _HEADER.size : offset + length]
                 offset += _aligned(length)
+
+
+def request(protocol: int, kind: int, question: bytes) -> None:
+    """Have the kernel do one thing, and wait until it has.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as netlink:
+        netlink.settimeout(_TIMEOUT)
+        netlink.send(_HEADER.pack(_HEADER.size + len(question), kind, _REQUEST_ACK, 1, 0) + question)
+        data = netlink.recv(_BUFFER)
+        # NLMSG_ERROR with the number 0 is the acknowledgement.
+        code = -struct.unpack_from("=i", data, _HEADER.size)[0]
+        if code:
+            raise OSError(code, os.strerror(code))
 
 
 def attributes(body: bytes, start: int = 0) -> dict[int, bytes]:

@@ -11,21 +11,27 @@ from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
-from egress_router.kernel import acd, conntrack
+from egress_router.kernel import acd, conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
+from egress_router.names.resolver import Resolver
+from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
+from egress_router.redirect.updates import NameUpdates
+from egress_router.redirect.usable import Usable
 from egress_router.service import output, process_metrics, signals
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
+from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from egress_router.grammar.redirect import Redirects
     from egress_router.metrics import Snapshot
+    from egress_router.redirect.lines import Departure, Resolved
     from egress_router.service.mode import Json
     from egress_router.settings.setup import SetupSettings
     from egress_router.settings.variables import RulesSource
@@ -91,6 +97,19 @@ class RedirectServer:
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
         self._follower = RuleFollower(rule_store, source.path, self._put_in_force)
+        self._updates = NameUpdates(
+            self._put, self._move, lambda: rule_store.rules, registry, established.resolved
+        )
+        resolver = Resolver(settings.names, registry)
+        for line, addresses in established.resolved.items():
+            if addresses:
+                resolver.remember(line.name, addresses)
+        self._names = LineNames(
+            resolver,
+            UpstreamReport(registry, _log),
+            Usable(settings.router, settings.interface, lambda: rule_store.rules),
+            self._updates.changed,
+        )
         self._metrics = RedirectMetrics(registry)
         self._table = RuleTable(rule_store.rules, rule_store.text)
         self._lines: list[LineTraffic] = []
@@ -103,10 +122,11 @@ class RedirectServer:
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
         tasks = [self._state.gateway_monitor.watch(), *self._follower.tasks()]
-        tasks += [self._announce(), self._count()]
+        tasks += [self._announce(), self._count(), self._updates.run(self._names)]
         try:
             await run_until(self._state.ended, tasks, self._end)
         finally:
+            self._names.close()
             if endpoint is not None:
                 await endpoint.close()
 
@@ -141,11 +161,26 @@ class RedirectServer:
             "ports": [],
             "rules": [_shown(line) for line in self._lines],
             "denied": [],
-            "upstreams": [],
+            "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
         }
 
     async def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
-        await in_daemon_thread(lambda: setup.put_in_force(self._settings, redirects, self._established))
+        await self._updates.put_in_force(self._names, redirects)
+
+    async def _put(self, redirects: Redirects, resolved: Resolved) -> None:
+        await in_daemon_thread(
+            lambda: setup.put_in_force(self._settings, redirects, self._established, resolved)
+        )
+
+    async def _move(self, departed: Sequence[Departure]) -> None:
+        """End the UDP flows to addresses that names have no longer; their next packets begin new ones."""
+        found = [flows.UdpFlows(each.line.first, each.line.last, each.address) for each in departed]
+
+        def move() -> None:
+            count = flows.forget(found)
+            _log.info("UDP flows are moved to the addresses that their names have now", flows=count)
+
+        await in_daemon_thread(move)
 
     async def _announce(self) -> None:
         """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""

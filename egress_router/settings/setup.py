@@ -15,6 +15,7 @@ from egress_router.grammar.redirect import Router
 from egress_router.manifests import egress_policy
 from egress_router.settings import common
 from egress_router.settings.cluster import CLUSTER_CIDRS
+from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
 from egress_router.settings.policy import POLICY
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
@@ -127,6 +128,7 @@ VARIABLES = (
     NAT_BACKEND,
     CLAIM_TIMEOUT,
     DEBUG,
+    *NAMES_VARIABLES,
     *common.RUNTIME_VARIABLES,
 )
 
@@ -147,6 +149,7 @@ class SetupSettings:
     claim_timeout: float
     debug: bool
     runtime: common.RuntimeSettings
+    names: NamesSettings
     policy: RulesSource | None = None
 
     def parse_rules(self, source: str, text: str) -> Redirects:
@@ -155,10 +158,14 @@ class SetupSettings:
         Raises:
             ConfigError: with every error of the text.
         """
+        return redirect.parse(source, text, self.router)
+
+    @property
+    def router(self) -> Router:
+        """What of this router decides whether a line, or an address of its name, can work in it."""
         addresses = frozenset(source.address for source in self.sources)
         follows_names = self.mode is RouterMode.LEGACY
-        router = Router(addresses, self.runtime.admin_port, self.cluster_cidrs, follows_names)
-        return redirect.parse(source, text, router)
+        return Router(addresses, self.runtime.admin_port, self.cluster_cidrs, follows_names)
 
 
 def read_setup(environ: Mapping[str, str]) -> SetupSettings:
@@ -180,6 +187,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
+    names = read_names(environment)
     _require_destinations(environment, mode_text, environ)
 
     def complete() -> SetupSettings:
@@ -197,6 +205,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             claim_timeout=required(claim_timeout),
             debug=non_empty(environ.get(DEBUG.name, "")),
             runtime=required(runtime),
+            names=required(names),
             policy=policy,
         )
 

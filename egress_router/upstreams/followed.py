@@ -42,19 +42,25 @@ class FollowedName:
     """The addresses of one name, now.
 
     `on_answer` is called after each time that the name was asked for, whatever came of it, with whether it is
-    news that it fails or does so no more. `failure` says why the last time brought no addresses.
+    news that it fails or does so no more. `failure` says why the last time brought no addresses. `known` are
+    addresses that it had a moment ago.
     """
 
     def __init__(
-        self, name: str, names: Names, on_answer: Callable[[bool], None], clock: Clock = SYSTEM
+        self,
+        name: str,
+        names: Names,
+        on_answer: Callable[[bool], None],
+        clock: Clock = SYSTEM,
+        known: tuple[IPAddress, ...] = (),
     ) -> None:
         self.name = name
-        self.addresses: tuple[IPAddress, ...] = ()
+        self.addresses = known
         self.failure: ResolveError | None = None
         self._names = names
         self._on_answer = on_answer
         self._clock = clock
-        self._good_until = 0.0
+        self._good_until = clock.monotonic() + HOLD_SECONDS if known else 0.0
         self._wanted = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from egress_router.log import Log
     from egress_router.metrics import Registry
     from egress_router.names.answer import ResolveError
-    from egress_router.upstreams.places import Place
     from egress_router.upstreams.pool import Target
 
 _UP = "1 where every worker sees this address answer; 0 without an address: the name has none."
@@ -54,11 +53,9 @@ class UpstreamReport:
         else:
             self._log.warning("name does not resolve", name=name, reason=failure, serving=listed or "nothing")
 
-    def left_out(self, destination: str, place: Place) -> None:
+    def left_out(self, destination: str, reason: str) -> None:
         """A destination has an address that nobody is connected to."""
-        self._log.warning(
-            "an address of the destination is left out", destination=destination, reason=place.reason
-        )
+        self._log.warning("an address of the destination is left out", destination=destination, reason=reason)
 
     def health(self, target: Target, *, up: bool) -> None:
         """An address began or ceased to answer."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
 from egress_router.grammar.redirect import parse as parse_redirects
+from egress_router.settings.catalogue import VARIABLES, names
 from egress_router.settings.chart import chart_values
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.http_proxy import read_http_proxy
@@ -92,7 +96,13 @@ def rendered(values: Mapping[str, object]) -> list[dict[str, object]]:
 
 
 def the(kind: str, values: Mapping[str, object]) -> dict[str, object]:
-    return next(document for document in rendered(values) if document["kind"] == kind)
+    return next(each for each in rendered(values) if each["kind"] == kind and not is_check(each))
+
+
+def is_check(document: dict[str, object]) -> bool:
+    """Whether an object is one of those that check the rules before anything is changed."""
+    annotations = json.loads(json.dumps(document))["metadata"].get("annotations", {})
+    return "pre-upgrade" in annotations.get("helm.sh/hook", "")
 
 
 def containers(values: Mapping[str, object], which: str = "containers") -> list[dict[str, object]]:
@@ -369,7 +379,7 @@ def test_where_nothing_needs_privilege_there_is_no_container_before_the_router()
 def every_container(values: Mapping[str, object]) -> Iterator[Json]:
     """Every container of every pod that the chart makes, that of the test too."""
     for document in json.loads(json.dumps(rendered(values))):
-        if document["kind"] in {"Deployment", "Pod"}:
+        if document["kind"] in {"Deployment", "Pod", "Job"}:
             pod = document["spec"].get("template", document)["spec"]
             yield from (*pod.get("initContainers", ()), *pod["containers"])
 
@@ -675,17 +685,14 @@ def notes(values: Mapping[str, object]) -> str:
     return text
 
 
-def test_the_readme_lists_every_value_with_its_default() -> None:
-    def leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                yield from leaves(inner, f"{path}.{key}" if path else key)
-        else:
-            yield path, json.dumps(value)
-
-    readme = (CHART / "README.md").read_text()
-    listed = re.findall(r"^\| `([\w.]+)` \| `(.*?)` \| .+ \|$", readme, re.MULTILINE)
-    assert listed == list(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
+def test_the_readme_holds_the_table_that_the_comments_give() -> None:
+    readme = CHART / "README.md"
+    before = readme.read_text()
+    try:
+        subprocess.run([sys.executable, CHART.parents[1] / "scripts" / "chart-readme"], check=True)
+        assert readme.read_text() == before, "run scripts/chart-readme"
+    finally:
+        readme.write_text(before)
 
 
 def test_the_program_understands_the_environment_that_the_chart_gives() -> None:
@@ -699,3 +706,199 @@ def test_the_program_understands_the_environment_that_the_chart_gives() -> None:
 
 def test_notes_say_how_clients_connect() -> None:
     assert "https_proxy=http://db-egress-router.egress.svc:8080/" in notes(HTTP)
+
+
+ROUTERS: dict[str, object] = {
+    "gateway": "192.168.12.1",
+    "env": {"EGRESS_LOG_FORMAT": "json"},
+    "routers": {
+        "bank": {"source": "192.168.12.99/24", "destinations": "80 tcp 203.0.113.25"},
+        "shop": {
+            "source": "192.168.12.98/24",
+            "mode": "http-proxy",
+            "destinations": "*",
+            "env": {"EGRESS_LOG_LEVEL": "debug"},
+        },
+    },
+    **{key: value for key, value in EVERYTHING.items() if key not in {"sysctls", "env"}},
+}
+
+
+def test_a_release_may_have_several_routers_that_no_selector_mixes_up() -> None:
+    documents = json.loads(json.dumps(rendered(ROUTERS)))
+    names = [(each["kind"], each["metadata"]["name"]) for each in documents]
+    assert len(set(names)) == len(names)
+    deployments = {
+        each["metadata"]["name"]: each["spec"] for each in documents if each["kind"] == "Deployment"
+    }
+    assert deployments.keys() == {"db-egress-router-bank", "db-egress-router-shop"}
+    (router,) = deployments["db-egress-router-bank"]["template"]["spec"]["containers"]
+    (proxy,) = deployments["db-egress-router-shop"]["template"]["spec"]["containers"]
+    assert environment(router)["EGRESS_SOURCE"] == "192.168.12.99/24"
+    assert environment(proxy)["EGRESS_LOG_FORMAT"] == "json"  # of the release
+    assert environment(proxy)["EGRESS_LOG_LEVEL"] == "debug"  # of this one
+    labels = [spec["template"]["metadata"]["labels"] for spec in deployments.values()]
+    services = [each["metadata"]["labels"] for each in documents if each["kind"] == "Service"]
+    for document in documents:
+        chosen = services if document["kind"] == "ServiceMonitor" else labels
+        for selector in selectors(document):
+            assert sum(selector.items() <= each.items() for each in chosen) == 1, document["metadata"]
+
+
+def test_what_is_wrong_with_one_of_several_routers_is_told_with_its_name() -> None:
+    with pytest.raises(HelmError, match=r"routers\.bank: source: '': expected the address"):
+        rendered({"gateway": "192.168.12.1", "routers": {"bank": {"destinations": "80 tcp 203.0.113.25"}}})
+    with pytest.raises(HelmError, match=r"routers\.bank: destinations line 1: '80 tcpp x': unknown protocol"):
+        rendered({**BASE, "routers": {"bank": {"destinations": "80 tcpp x"}}})
+    with pytest.raises(HelmError, match="sauce"):
+        rendered({**BASE, "routers": {"bank": {"sauce": "x"}}})
+
+
+@pytest.mark.parametrize("values", [REDIRECT, HTTP, DNS])
+def test_rules_are_checked_before_anything_is_changed(values: dict[str, object], tmp_path: Path) -> None:
+    documents = [each for each in json.loads(json.dumps(rendered(values))) if is_check(each)]
+    rules, job = documents
+    assert (rules["kind"], job["kind"]) == ("ConfigMap", "Job")
+    weights = [int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in documents]
+    assert weights == sorted(weights)
+    assert rules["data"]["destinations"] == values["destinations"]
+    pod = job["spec"]["template"]["spec"]
+    assert "serviceAccountName" not in pod
+    (container,) = pod["containers"]
+    assert is_restricted(container["securityContext"])
+    program, check, kind, path = container["command"]
+    assert (program, check, path) == ("egress-router", "check", "/rules/destinations")
+    file = tmp_path / "destinations"
+    for text, status in ((rules["data"]["destinations"], 0), ("9797 x", 1)):
+        file.write_text(text)
+        command = [sys.executable, "-m", "egress_router", check, kind, str(file)]
+        given = {**os.environ, **environment(container)}
+        assert subprocess.run(command, env=given, capture_output=True, check=False).returncode == status
+
+
+def test_rules_of_an_existing_config_map_are_checked_where_they_are() -> None:
+    (job,) = [
+        each for each in json.loads(json.dumps(rendered(MATRIX["existing-config-map"]))) if is_check(each)
+    ]
+    (volume,) = job["spec"]["template"]["spec"]["volumes"]
+    assert volume["configMap"] == {
+        "name": "egress-routes",
+        "items": [{"key": "destination", "path": "destinations"}],
+    }
+    assert not [each for each in rendered({**HTTP, "checkRules": {"enabled": False}}) if is_check(each)]
+
+
+def test_the_schema_knows_every_variable_of_the_program_and_refuses_others() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    known = schema["definitions"]["variable"]["anyOf"][1]["enum"]
+    assert known == sorted(frozenset().union(*map(names, VARIABLES.values())))
+    for values in (
+        {"env": {"EGRESS_MAX_CONNECTION": "1"}},
+        {"setup": {"env": {"EGRESS_CLAIM_TIME": "1"}}},
+        {"extraEnv": [{"name": "EGRESS_LOG_FORMATS", "value": "json"}]},
+    ):
+        with pytest.raises(HelmError):
+            rendered({**HTTP, **values})
+    (proxy,) = containers({**HTTP, "env": {"PYTHONASYNCIODEBUG": "1"}})
+    assert environment(proxy)["PYTHONASYNCIODEBUG"] == "1"
+
+
+def test_values_of_the_schema_and_of_the_file_are_the_same() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert schema["properties"].keys() == values.keys() | {"global"}
+    assert schema["definitions"]["router"]["properties"].keys() == values.keys() - {"routers", "extraObjects"}
+
+
+POLICY = "kind: EgressNetworkPolicy\napiVersion: v1\nspec: {egress: [{type: Deny, to: {cidrSelector: 0.0.0.0/0}}]}\n"
+
+
+@pytest.mark.parametrize("values", [REDIRECT, MATRIX["redirect-init"], HTTP, DNS])
+def test_a_policy_reaches_what_judges_and_is_checked_before(values: dict[str, object]) -> None:
+    given = {**values, "policy": {"inline": POLICY}}
+    documents = json.loads(json.dumps(rendered(given)))
+    (stored,) = [each for each in documents if each["metadata"]["name"] == "db-egress-router-policy"]
+    assert stored["data"] == {"policy": POLICY}
+    judges = [
+        each
+        for each in (*containers(given), *containers(given, "initContainers"))
+        if "EGRESS_POLICY_FILE" in environment({"env": [], **each})
+    ]
+    (judge,) = json.loads(json.dumps(judges))
+    folder = environment(judge)["EGRESS_POLICY_FILE"].rpartition("/")[0]
+    assert folder in {each["mountPath"] for each in judge["volumeMounts"]}
+    (job,) = [each for each in documents if each["kind"] == "Job"]
+    commands = [each["command"] for each in job["spec"]["template"]["spec"]["containers"]]
+    assert ["egress-router", "check", "/policy/policy"] in commands
+    with pytest.raises(HelmError, match=r"give either inline or existingConfigMap\.name"):
+        rendered({**values, "policy": {"inline": POLICY, "existingConfigMap": {"name": "x"}}})
+    pod = json.loads(
+        json.dumps(the("Deployment", {**values, "policy": {"existingConfigMap": {"name": "theirs"}}}))
+    )["spec"]["template"]["spec"]
+    assert "theirs" in {each["configMap"]["name"] for each in pod["volumes"] if "configMap" in each}
+
+
+def test_what_people_add_stands_where_it_belongs() -> None:
+    volume = {"name": "ca", "secret": {"secretName": "ca"}}
+    mount = {"name": "ca", "mountPath": "/ca"}
+    container = {"name": "sidecar", "image": "r.example/sidecar"}
+    values = {
+        **HTTP,
+        "extraVolumes": [volume],
+        "extraVolumeMounts": [mount],
+        "extraContainers": [container],
+        "extraInitContainers": [{**container, "name": "first"}],
+        "extraEnv": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        "extraObjects": [
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "{{ .Release.Name }}-x"}},
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: y}\n",
+        ],
+        "serviceAccount": {"create": False, "name": "theirs"},
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["192.0.2.53"]},
+        "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["a.example"]}],
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", "1"]}}},
+        "probes": {"readiness": {"periodSeconds": 7}},
+        "commonLabels": {"team": "bank"},
+        "commonAnnotations": {"owner": "bank"},
+        "podSecurityContext": {"fsGroup": 1},
+        "service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8"]},
+        "global": {"imagePullSecrets": [{"name": "g"}]},
+        "images": {"pullSecrets": [{"name": "own"}]},
+        "fullnameOverride": "short",
+        "serviceMonitor": {"enabled": True, "relabelings": [{"action": "drop"}], "scrapeTimeout": "5s"},
+    }
+    documents = json.loads(json.dumps(rendered(values)))
+    for document in documents:
+        if not document["apiVersion"].startswith("monitoring"):
+            kubernetes_validate.validate(document, KUBERNETES[1], strict=True)
+    kinds = {(each["kind"], each["metadata"]["name"]): each for each in documents}
+    assert {("Secret", "db-x"), ("Secret", "y")} <= kinds.keys()
+    assert "ServiceAccount" not in {kind for kind, _ in kinds}
+    own = [each for (kind, _), each in kinds.items() if kind != "Secret"]
+    assert all(each["metadata"]["labels"]["team"] == "bank" for each in own)
+    deployment = kinds["Deployment", "short"]
+    assert deployment["metadata"]["annotations"] == {"owner": "bank"}
+    pod = deployment["spec"]["template"]["spec"]
+    proxy, sidecar = pod["containers"]
+    assert sidecar == container
+    assert [each["name"] for each in pod["initContainers"]] == ["setup", "first"]
+    assert volume in pod["volumes"]
+    assert mount in proxy["volumeMounts"]
+    assert proxy["env"][-1]["valueFrom"] == {"secretKeyRef": {"name": "s", "key": "k"}}
+    assert (pod["serviceAccountName"], pod["dnsPolicy"]) == ("theirs", "None")
+    assert proxy["readinessProbe"]["periodSeconds"] == 7
+    assert proxy["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "admin"}
+    assert pod["securityContext"]["fsGroup"] == 1
+    assert [each["name"] for each in pod["imagePullSecrets"]] == ["g", "own"]
+    assert kinds["Service", "short"]["spec"]["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
+    (endpoint,) = kinds["ServiceMonitor", "short"]["spec"]["endpoints"]
+    assert (endpoint["relabelings"], endpoint["scrapeTimeout"]) == ([{"action": "drop"}], "5s")
+
+
+def test_a_line_that_names_its_source_opens_the_same_ports() -> None:
+    lines = (
+        "443 tcp db.example.com 8443 from 192.168.12.99\n80 tcp 203.0.113.25 from *\n203.0.113.27 from *\n"
+    )
+    assert [port for _, port, _ in service_ports({**BASE, "destinations": lines})] == [443, 80]
+    assert [port for _, port, _ in service_ports({**DNS, "destinations": "80 203.0.113.25 from *"})] == [80]

@@ -77,7 +77,7 @@ def await_port(sandbox: Sandbox, port: int) -> None:
                 wire.settimeout(2)
                 wire.connect((sandbox.address, port))
                 return
-        except OSError:
+        except OSError as error:
             if time.monotonic() > deadline:
-                raise
+                raise OSError(f"port {port} of the pod: {error}\n{sandbox.logs()}") from error
             time.sleep(0.1)

@@ -184,6 +184,12 @@ class Sandbox:
         (folder / f"{key}.new").write_text(text)
         (folder / f"{key}.new").rename(folder / key)
 
+    def logs(self) -> str:
+        """What every container said, for a test that failed."""
+        names = self.podman("ps", "--all", "--format={{.Names}}").split()
+        done = [(name, self.node.engine(self.host, ["logs", name])) for name in names]
+        return "\n".join(f"{name}: {each.stdout}{each.stderr}" for name, each in done)
+
     def remove_pods(self) -> None:
         """Remove every pod and container, and what was mounted."""
         self.podman("pod", "rm", "--all", "--force", "--time", "2")
@@ -196,7 +202,7 @@ def prepared(thing: Object, images: Images) -> Object:
     if thing["kind"] == "ConfigMap":
         return thing
     copy = json.loads(json.dumps(thing))
-    if copy["kind"] in {"Deployment", "ReplicationController"}:
+    if copy["kind"] in {"Deployment", "ReplicationController", "Job"}:
         template = copy["spec"]["template"]
         name = copy["metadata"]["name"]
         copy = {"apiVersion": "v1", "kind": "Pod", "metadata": {**template["metadata"], "name": name}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -25,8 +25,8 @@ REDIRECT: dict[str, object] = {
 }
 
 
-def rendered(sandbox: Sandbox, values: dict[str, object]) -> list[Object]:
-    """Render what makes a pod: ConfigMap and Deployment."""
+def rendered(sandbox: Sandbox, values: dict[str, object], *, hooks: bool = False) -> list[Object]:
+    """Render what makes a pod: ConfigMap and Deployment; or what runs before anything is changed."""
     images = sandbox.node.images
     named = {
         key: {"repository": image.partition(":")[0], "tag": "test"}
@@ -40,7 +40,13 @@ def rendered(sandbox: Sandbox, values: dict[str, object]) -> list[Object]:
     with Chart.load(CHART) as chart:
         files = chart.render(values={**values, "images": named}, name="bank", namespace="egress")
     documents = [each for text in files.values() for each in _documents(text)]
-    return [each for each in documents if each["kind"] in {"ConfigMap", "Deployment"}]
+    kinds = {"ConfigMap", "Job"} if hooks else {"ConfigMap", "Deployment"}
+    return [each for each in documents if each["kind"] in kinds and _is_hook(each) is hooks]
+
+
+def _is_hook(document: Object) -> bool:
+    metadata: Any = document["metadata"]
+    return "helm.sh/hook" in metadata.get("annotations", {})
 
 
 def _documents(text: str) -> list[Object]:
@@ -105,6 +111,17 @@ def test_http_proxy(sandbox: Sandbox) -> None:
     reply = get(sandbox, "http://www.example.org:8000/")
     assert (reply.status, reply.source) == (200, SOURCE)
     assert get(sandbox, "http://www.example.com:8000/").status == 403
+
+
+@pytest.mark.parametrize(("rules", "status"), [("80 tcp 203.0.113.25\n", "0"), ("80 tcp 203.0.113\n", "1")])
+def test_the_check_before_an_upgrade_fails_where_the_rules_are_wrong(
+    sandbox: Sandbox, rules: str, status: str
+) -> None:
+    values = {**REDIRECT, "destinations": rules}
+    sandbox.play(*rendered(sandbox, values, hooks=True))
+    name = "bank-egress-router-check-rules"
+    sandbox.podman("wait", name)
+    assert sandbox.podman("inspect", "--format={{.State.ExitCode}}", name).strip() == status, sandbox.logs()
 
 
 def test_dns_proxy(sandbox: Sandbox) -> None:

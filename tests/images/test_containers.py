@@ -53,9 +53,22 @@ def test_what_an_image_says_of_itself(
     (told,) = json.loads(bare_sandbox.podman("image", "inspect", getattr(bare_sandbox.node.images, image)))
     assert told["Config"]["Entrypoint"] == ["egress-router", command]
     assert told["User"] == user
-    assert told["Healthcheck"]["Test"] == ["CMD", "egress-router", "status"]
+    assert told["Healthcheck"]["Test"] == ["CMD", "egress-router", "status", "--health"]
     assert told["Labels"]["org.opencontainers.image.title"] == title
     assert told["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("image", ["router", "http_proxy", "dns_proxy"])
+def test_every_image_runs_the_tools_too(bare_sandbox: Sandbox, image: str, tmp_path: Path) -> None:
+    """`docker run IMAGE check …`: the entry point's own command makes way for the one that is asked for."""
+    rules = tmp_path / "rules"
+    rules.write_text("*.example.com\n")
+    name = getattr(bare_sandbox.node.images, image)
+    options = ("--rm", "--network=host", "--ulimit=host", f"--volume={rules}:/rules:ro")
+    shown = bare_sandbox.podman("run", *options, name, "check", "http-proxy", "/rules")
+    assert "example.com and all names below it" in shown
+    with pytest.raises(RuntimeError, match="expected PORT"):
+        bare_sandbox.podman("run", *options, name, "check", "redirect", "/rules")
 
 
 def test_all_images_share_the_layers_of_one_first_stage() -> None:

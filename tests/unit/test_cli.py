@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from egress_router.cli import main
+from egress_router.manual import pages
 from egress_router.settings import dns_proxy, http_proxy, setup
 from egress_router.settings.variables import RulesVariable
 
@@ -448,3 +449,63 @@ def test_check_says_with_which_address_a_line_leaves() -> None:
         "every address in turn",
     ]
     assert "db.example.com:8443" in shown[1]
+
+
+@pytest.mark.parametrize("service", ["setup", "http-proxy", "dns-proxy"])
+def test_a_tool_may_follow_the_service_that_an_image_names(service: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "egress_router", service, "check", "redirect", "-"],
+        input=b"80 tcp 203.0.113.25\n",
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"LOCAL PORT")
+
+
+def completed(*words: str) -> set[str]:
+    """What bash offers for the last of these words."""
+    script = subprocess.run(
+        [sys.executable, "-m", "egress_router", "completion", "bash"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    line = " ".join(f"'{each}'" for each in ("egress-router", *words))
+    asked = (
+        f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _egress_router; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    done = subprocess.run(["bash", "-c", script + asked], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_bash_completes_commands_options_and_kinds() -> None:
+    assert {"check", "explain", "setup", "--help"} <= completed("")
+    assert completed("ex") == {"explain"}
+    assert completed("explain", "--ex") == {"--exit-code"}
+    assert {"redirect", "http-proxy", "--strict", "json"} <= completed("check", "")
+    assert completed("check", "re") == {"redirect"}
+    assert "--worker" not in completed("http-proxy", "--")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_a_script_that_names_every_command(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome("completion", shell) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in (*VARIABLES, "check", "explain", "convert", "status"))
+
+
+def test_manual_pages_hold_what_help_holds() -> None:
+    found = pages()
+    for command, group in VARIABLES.items():
+        page = found[f"egress-router-{command}.1"]
+        for variable in group:
+            assert f"\\fB{variable.name}\\fR" in page
+    assert "\\-\\-exit\\-code" in found["egress-router-explain.1"]
+    assert len(found) == 1 + len(VARIABLES) + 6
+    for text in found.values():
+        # No line begins as a request of roff does but those that are one.
+        starts = {line.split()[0] for line in text.splitlines() if line.startswith((".", "'"))}
+        assert starts <= {".TH", ".SH", ".TP"}

@@ -23,7 +23,9 @@ FLOORS = (
     {"admin"},
     {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain", "convert"},
     {"lab"},
+    {"completion"},
     {"cli", "__main__"},
+    {"manual"},
 )
 
 IO_MODULES = {"asyncio", "socket", "subprocess", "os", "pyroute2", "select", "ssl", "threading"}

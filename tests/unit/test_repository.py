@@ -56,3 +56,13 @@ def test_every_job_of_a_workflow_has_a_time_limit() -> None:
     for path in (ROOT / ".github" / "workflows").glob("*.yml"):
         for name, job in yaml.safe_load(path.read_text())["jobs"].items():
             assert "timeout-minutes" in job, f"{path.name}: {name}"
+
+
+def test_a_published_chart_asks_for_the_images_that_are_published() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    assert "tags: ${{ env.NAME }}:${{ steps.version.outputs.version }}" in text
+    assert 'version=${GITHUB_REF_NAME#v}"' in text
+    (pattern,) = re.findall(r"s,(\^  registry: localhost\$),", text)
+    values = (ROOT / "charts" / "egress-router" / "values.yaml").read_text()
+    assert len(re.findall(pattern, values, re.MULTILINE)) == 1
+    assert yaml.safe_load(values)["images"]["registry"] == "localhost"

@@ -1,27 +1,98 @@
-{{- define "egress-router.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{/*
+One release may have several routers. Each is rendered with values of its own: those of the release, under those of
+routers.NAME. What is included gets them as .Values, and the router's name (empty: the only one) as .router.
+.[0] is the chart's root, .[1] the name of what is rendered for each of them.
+*/}}
+{{- define "egress-router.each" -}}
+{{- $root := index . 0 -}}
+{{- $what := index . 1 -}}
+{{- $separator := "---" -}}
+{{- if gt (len .) 2 }}{{ $separator = index . 2 }}{{ end -}}
+{{- $shared := dict "Release" $root.Release "Chart" $root.Chart "Capabilities" $root.Capabilities "Files" $root.Files -}}
+{{- range $name := keys ($root.Values.routers | default (dict "" dict)) | sortAlpha -}}
+{{- $values := omit $root.Values "routers" | deepCopy -}}
+{{- $own := get ($root.Values.routers | default dict) $name | default dict | deepCopy -}}
+{{- $router := merge (dict "Values" (mustMergeOverwrite $values $own) "router" $name) $shared -}}
+{{- include "egress-router.validate" $router }}
+{{ $separator }}
+{{ include $what $router }}
+{{ end -}}
 {{- end -}}
+
+{{/* Refuse values: .[0] says whose they are, .[1] why. */}}
+{{- define "egress-router.refuse" -}}
+{{- $router := (index . 0).router -}}
+{{- fail (printf "%s%s" (ternary (printf "routers.%s: " $router) "" (ne $router "")) (index . 1)) -}}
+{{- end -}}
+
+{{- define "egress-router.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "egress-router.fullname" -}}
+{{- $name := include "egress-router.name" . -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full = .Values.fullnameOverride | default $full -}}
+{{- ternary (printf "%s-%s" $full .router) $full (ne .router "") | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "egress-router.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ include "egress-router.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- with .router }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
 {{- end -}}
 
-{{/* The labels of the test's pod: no selector of the router's may match it, or clients are sent to it. */}}
+{{/* The labels of pods that are no router: no selector of the router's may match them, or clients are sent there. */}}
 {{- define "egress-router.testSelector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/name: {{ include "egress-router.name" . | trunc 58 }}-test
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- with .router }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{- define "egress-router.labels" -}}
 {{ include "egress-router.selector" . }}
+{{ include "egress-router.commonLabels" . }}
+{{- end -}}
+
+{{- define "egress-router.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: egress-router
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What stands in the metadata of every object: its name, labels and annotations; .[1] is added to the name. */}}
+{{- define "egress-router.metadata" -}}
+{{- $router := index . 0 -}}
+{{- $suffix := index . 1 -}}
+name: {{ printf "%s%s" (include "egress-router.fullname" $router | trunc (sub 63 (len $suffix) | int) | trimSuffix "-") $suffix }}
+namespace: {{ $router.Release.Namespace }}
+labels:
+  {{- include "egress-router.labels" $router | nindent 2 }}
+{{- with $router.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "egress-router.serviceAccountName" -}}
+{{- $own := include "egress-router.fullname" . -}}
+{{- .Values.serviceAccount.name | default (ternary $own "default" .Values.serviceAccount.create) -}}
+{{- end -}}
+
+{{- define "egress-router.pullSecrets" -}}
+{{- $secrets := concat ((.Values.global | default dict).imagePullSecrets | default list) .Values.images.pullSecrets -}}
+{{- with $secrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -84,4 +155,21 @@ takes protocols that no policy can name), and who reads the metrics (nobody, or 
   {{- range include "egress-router.open" . | fromYamlArray }}{{ if .fallback }}{{ $fallback = true }}{{ end }}{{ end -}}
   {{- if not $fallback }}true{{ end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The security context of a container that needs nothing at all; Pod Security's level `restricted` admits it. */}}
+{{- define "egress-router.restricted" -}}
+runAsNonRoot: true
+{{- if and (eq .Values.mode "redirect") (not (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}
+# The router's image names root. On OpenShift the restricted SCC chooses a user, and refuses any other.
+runAsUser: 65534
+{{- end }}
+readOnlyRootFilesystem: true
+allowPrivilegeEscalation: false
+capabilities: { drop: [ALL] }
+seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{- define "egress-router.hasPolicy" -}}
+{{- if or .Values.policy.inline .Values.policy.existingConfigMap.name }}true{{ end -}}
 {{- end -}}

@@ -30,6 +30,10 @@
 {{- if has .kind (list "init" "legacy") }}
 - name: EGRESS_DESTINATION_FILE
   value: /etc/egress-router/destinations
+{{- if include "egress-router.hasPolicy" .root }}
+- name: EGRESS_POLICY_FILE
+  value: /etc/egress-router-policy/policy
+{{- end }}
 {{- end }}
 {{- if eq .kind "legacy" }}
 {{ include "egress-router.longRunningEnv" (dict "root" .root "env" (merge dict $values.env $values.setup.env)) }}
@@ -57,6 +61,7 @@ terminationMessagePolicy: FallbackToLogsOnError
 env:
   {{- include "egress-router.setupEnv" . | nindent 2 }}
   {{- include "egress-router.chartValues" (include "egress-router.setupEnv" .) | nindent 2 }}
+  {{- with ternary .root.Values.extraEnv .root.Values.setup.extraEnv (eq .kind "legacy") }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end -}}
 
 {{/* Whether this container of setup makes the interface; one that stays finds it made, and has nothing of the node. */}}
@@ -103,27 +108,34 @@ ports:
     containerPort: {{ .Values.admin.port | int64 }}
 # Ready within a second of serving; and liveness is nobody's business while setup waits for the address.
 startupProbe:
-  httpGet: { path: /healthz, port: admin }
-  periodSeconds: 1
-  failureThreshold: {{ ternary (add 60 .Values.setup.claimTimeoutSeconds) 60 (eq .Values.mode "redirect") }}
+  {{- $startup := dict "httpGet" (dict "path" "/healthz" "port" "admin") "periodSeconds" 1 "failureThreshold" (ternary (add 60 .Values.setup.claimTimeoutSeconds) 60 (eq .Values.mode "redirect")) }}
+  {{- merge dict .Values.probes.startup $startup | toYaml | nindent 2 }}
 livenessProbe:
-  httpGet: { path: /healthz, port: admin }
-  periodSeconds: 10
-  failureThreshold: 6
-  timeoutSeconds: 5
-  terminationGracePeriodSeconds: {{ .Values.livenessGraceSeconds | int64 }}
+  {{- $liveness := dict "httpGet" (dict "path" "/healthz" "port" "admin") "periodSeconds" 10 "failureThreshold" 6 "timeoutSeconds" 5 "terminationGracePeriodSeconds" (.Values.livenessGraceSeconds | int64) }}
+  {{- merge dict .Values.probes.liveness $liveness | toYaml | nindent 2 }}
 readinessProbe:
-  httpGet: { path: /readyz, port: admin }
-  periodSeconds: 1
-  failureThreshold: 3
-  timeoutSeconds: 5
+  {{- $readiness := dict "httpGet" (dict "path" "/readyz" "port" "admin") "periodSeconds" 1 "failureThreshold" 3 "timeoutSeconds" 5 }}
+  {{- merge dict .Values.probes.readiness $readiness | toYaml | nindent 2 }}
+{{- with .Values.lifecycle }}
+lifecycle: {{- toYaml . | nindent 2 }}
+{{- end }}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
 volumeMounts:
-  # The folder, not one file (subPath): only a folder follows changes of the ConfigMap.
-  - name: destinations
-    mountPath: /etc/egress-router
-    readOnly: true
+  {{- include "egress-router.ruleMounts" . | nindent 2 }}
+  {{- with .Values.extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end -}}
+
+{{- define "egress-router.ruleMounts" -}}
+# The folder, not one file (subPath): only a folder follows changes of the ConfigMap.
+- name: destinations
+  mountPath: /etc/egress-router
+  readOnly: true
+{{- if include "egress-router.hasPolicy" . }}
+- name: policy
+  mountPath: /etc/egress-router-policy
+  readOnly: true
+{{- end }}
 {{- end -}}
 
 {{- define "egress-router.proxyContainer" -}}
@@ -139,6 +151,7 @@ terminationMessagePolicy: FallbackToLogsOnError
 env:
   {{- include "egress-router.proxyEnv" . | nindent 2 }}
   {{- include "egress-router.chartValues" (include "egress-router.proxyEnv" .) | nindent 2 }}
+  {{- with .Values.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
 {{ include "egress-router.longRunning" . }}
 {{- end -}}
 
@@ -146,6 +159,10 @@ env:
 {{- $http := eq .Values.mode "http-proxy" -}}
 - name: {{ ternary "EGRESS_HTTP_PROXY" "EGRESS_DNS_PROXY" $http }}_DESTINATION_FILE
   value: /etc/egress-router/destinations
+{{- if include "egress-router.hasPolicy" . }}
+- name: EGRESS_POLICY_FILE
+  value: /etc/egress-router-policy/policy
+{{- end }}
 - name: EGRESS_INTERFACE
   value: {{ .Values.interface.name | quote }}
 - name: EGRESS_ADMIN_PORT

@@ -10,12 +10,14 @@ do with local ports is left to it (`egress-router check`).
 {{- range $index, $raw := splitList "\n" .Values.destinations -}}
   {{- $blanks := regexReplaceAll "[\\s\\v\\pZ]+" $raw " " -}}
   {{- $text := regexReplaceAll "(^| )#.*" $blanks "" | trim -}}
+  {{- /* With which address a line leaves says nothing of its local ports. */ -}}
+  {{- $text = regexReplaceAll " from [^ ]+$" $text "" -}}
   {{- $words := splitList " " $text -}}
   {{- if and $redirect $text (eq (len $words) 1) -}}
     {{- $fallback = true -}}
   {{- else if $text -}}
     {{- $line := printf "destinations line %d: '%s'" (add $index 1) $text -}}
-    {{- $rule := include "egress-router.rule" (dict "line" $line "words" $words "redirect" $redirect "admin" (int $.Values.admin.port)) -}}
+    {{- $rule := include "egress-router.rule" (dict "line" $line "words" $words "redirect" $redirect "admin" (int $.Values.admin.port) "router" $.router) -}}
     {{- /* An IPv4 and an IPv6 line may share their ports. */ -}}
     {{- if not (hasKey $seen $rule) }}
 - { {{ $rule }}, line: {{ $line | quote }} }
@@ -31,26 +33,26 @@ do with local ports is left to it (`egress-router check`).
 {{/* Protocol and local ports of one line, given as .words; .line says in errors which one it is. */}}
 {{- define "egress-router.rule" -}}
 {{- if lt (len .words) (ternary 3 2 .redirect) -}}
-  {{- fail (printf "%s: expected %s" .line (ternary "PORT PROTOCOL ADDRESS [REMOTE_PORT]" "PORT HOST [REMOTE_PORT]" .redirect)) -}}
+  {{- include "egress-router.refuse" (list $ (printf "%s: expected %s" .line (ternary "PORT PROTOCOL ADDRESS [REMOTE_PORT]" "PORT HOST [REMOTE_PORT]" .redirect))) -}}
 {{- end -}}
 {{- $protocol := ternary (index .words 1) "tcp" .redirect -}}
 {{- if not (has (lower $protocol) (list "tcp" "udp" "sctp")) -}}
-  {{- fail (printf "%s: unknown protocol '%s' (tcp, udp or sctp)" .line $protocol) -}}
+  {{- include "egress-router.refuse" (list $ (printf "%s: unknown protocol '%s' (tcp, udp or sctp)" .line $protocol)) -}}
 {{- end -}}
 {{- $ends := splitn "-" (ternary 2 1 .redirect) (first .words) -}}
 {{- range $ends -}}
   {{- if not (and (regexMatch "^[0-9]{1,5}$" .) (ge (atoi .) 1) (le (atoi .) 65535)) -}}
-    {{- fail (printf "%s: invalid port '%s' (a number from 1 to 65535)" $.line .) -}}
+    {{- include "egress-router.refuse" (list $ (printf "%s: invalid port '%s' (a number from 1 to 65535)" $.line .)) -}}
   {{- end -}}
 {{- end -}}
 {{- /* atoi reads decimal numbers, zeros in front or not; int would read those as octal. */ -}}
 {{- $first := atoi $ends._0 -}}
 {{- $last := atoi ($ends._1 | default $ends._0) -}}
 {{- if lt $last $first -}}
-  {{- fail (printf "%s: the range ends before it begins" .line) -}}
+  {{- include "egress-router.refuse" (list $ (printf "%s: the range ends before it begins" .line)) -}}
 {{- end -}}
 {{- if and (eq (lower $protocol) "tcp") (le $first .admin) (ge $last .admin) -}}
-  {{- fail (printf "%s: local port %d is that of the administration endpoint; give admin.port another one" .line .admin) -}}
+  {{- include "egress-router.refuse" (list $ (printf "%s: local port %d is that of the administration endpoint; give admin.port another one" .line .admin)) -}}
 {{- end -}}
 protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- end -}}
@@ -80,7 +82,7 @@ protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
   {{- range $open := include "egress-router.open" . | fromYamlArray -}}
     {{- if not .fallback -}}
       {{- if gt (sub .last .first) 99 -}}
-        {{- fail (printf "%s: a range of over 100 ports is too wide for a Service; list the ports that it shall offer in ports" .line) -}}
+        {{- include "egress-router.refuse" (list $ (printf "%s: a range of over 100 ports is too wide for a Service; list the ports that it shall offer in ports" .line)) -}}
       {{- end -}}
       {{- range untilStep (int .first) (add .last 1 | int) 1 -}}
         {{- $name := printf "%s-%d" (lower $open.protocol) . -}}

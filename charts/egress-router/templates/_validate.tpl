@@ -5,7 +5,7 @@
 {{- include "egress-router.validateRules" . -}}
 {{- include "egress-router.validateEnv" . -}}
 {{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) -}}
-  {{- fail "prometheusRule needs serviceMonitor: its alerts are about the metrics that the monitor has scraped" -}}
+  {{- include "egress-router.refuse" (list $ "prometheusRule needs serviceMonitor: its alerts are about the metrics that the monitor has scraped") -}}
 {{- end -}}
 {{- end -}}
 
@@ -13,10 +13,10 @@
 {{- $multus := .Values.interface.multus -}}
 {{- if eq .Values.interface.provider "multus" -}}
   {{- if and (not $multus.create) (not $multus.network) -}}
-    {{- fail "interface.provider is multus: name the network in interface.multus.network, or set interface.multus.create" -}}
+    {{- include "egress-router.refuse" (list $ "interface.provider is multus: name the network in interface.multus.network, or set interface.multus.create") -}}
   {{- end -}}
   {{- if and $multus.create (contains "/" $multus.network) -}}
-    {{- fail (printf "interface.multus.network: '%s' names a namespace, but interface.multus.create makes the network in the release's own; leave the namespace out" $multus.network) -}}
+    {{- include "egress-router.refuse" (list $ (printf "interface.multus.network: '%s' names a namespace, but interface.multus.create makes the network in the release's own; leave the namespace out" $multus.network)) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -28,41 +28,44 @@
 {{- $source := printf "^(%s(/([1-9]|[12][0-9]|3[0-2]))?|%s(/([1-9][0-9]?|1[01][0-9]|12[0-8]))?)$" $ipv4 $ipv6 -}}
 {{- range splitList "," .Values.source -}}
   {{- if not (regexMatch $source (trim .)) -}}
-    {{- fail (printf "source: '%s': expected the address that the router claims, such as 192.168.12.99/24 (a second one, IPv6, after a comma)" (trim .)) -}}
+    {{- include "egress-router.refuse" (list $ (printf "source: '%s': expected the address that the router claims, such as 192.168.12.99/24 (a second one, IPv6, after a comma)" (trim .))) -}}
   {{- end -}}
 {{- end -}}
 {{- range splitList "," .Values.gateway -}}
   {{- if not (regexMatch (printf "^(%s|%s)$" $ipv4 $ipv6) (trim .)) -}}
-    {{- fail (printf "gateway: '%s': expected the next hop for everything outside the cluster, such as 192.168.12.1 (a second one, IPv6, after a comma)" (trim .)) -}}
+    {{- include "egress-router.refuse" (list $ (printf "gateway: '%s': expected the next hop for everything outside the cluster, such as 192.168.12.1 (a second one, IPv6, after a comma)" (trim .))) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "egress-router.validateRules" -}}
+{{- if and .Values.policy.inline .Values.policy.existingConfigMap.name -}}
+  {{- include "egress-router.refuse" (list $ "policy: give either inline or existingConfigMap.name, not both") -}}
+{{- end -}}
 {{- if and .Values.destinations .Values.existingConfigMap.name -}}
-  {{- fail "give either destinations or existingConfigMap.name, not both" -}}
+  {{- include "egress-router.refuse" (list $ "give either destinations or existingConfigMap.name, not both") -}}
 {{- end -}}
 {{- if not (or .Values.destinations .Values.existingConfigMap.name) -}}
-  {{- fail "no rules: give destinations, or existingConfigMap.name" -}}
+  {{- include "egress-router.refuse" (list $ "no rules: give destinations, or existingConfigMap.name") -}}
 {{- end -}}
 {{- if eq .Values.mode "http-proxy" -}}
   {{- if .Values.ports -}}
-    {{- fail "ports: mode http-proxy has one port, which httpProxy.port names; leave ports empty" -}}
+    {{- include "egress-router.refuse" (list $ "ports: mode http-proxy has one port, which httpProxy.port names; leave ports empty") -}}
   {{- end -}}
   {{- if eq (int .Values.httpProxy.port) (int .Values.admin.port) -}}
-    {{- fail (printf "httpProxy.port and admin.port are both %d; give one of them another port" (int .Values.admin.port)) -}}
+    {{- include "egress-router.refuse" (list $ (printf "httpProxy.port and admin.port are both %d; give one of them another port" (int .Values.admin.port))) -}}
   {{- end -}}
 {{- end -}}
 {{- /* Read even where `ports` says what the Service offers, for what is wrong with them. */ -}}
 {{- $_ := include "egress-router.open" . -}}
 {{- if not (include "egress-router.ports" . | trim) -}}
-  {{- fail "the rules name no single local port for the Service (a fallback or an existing ConfigMap): list them in ports" -}}
+  {{- include "egress-router.refuse" (list $ "the rules name no single local port for the Service (a fallback or an existing ConfigMap): list them in ports") -}}
 {{- end -}}
 {{- if and (eq .Values.mode "redirect") (not (include "egress-router.privileged" .)) -}}
   {{- range splitList "," .Values.source -}}
     {{- $name := ternary "net.ipv6.conf.all.forwarding" "net.ipv4.ip_forward" (contains ":" .) -}}
     {{- if not (has (dict "name" $name "value" "1") $.Values.sysctls) -}}
-      {{- fail (printf "redirect mode needs IP forwarding for source %s: give { name: %s, value: \"1\" } in sysctls, or set setup.privileged" (trim .) $name) -}}
+      {{- include "egress-router.refuse" (list $ (printf "redirect mode needs IP forwarding for source %s: give { name: %s, value: \"1\" } in sysctls, or set setup.privileged" (trim .) $name)) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
@@ -91,18 +94,23 @@ EGRESS_HTTP_PROXY_REPORT_ONLY: httpProxy.reportOnly
 EGRESS_DNS_PROXY_DESTINATION: destinations
 EGRESS_DNS_PROXY_DESTINATION_FILE: destinations
 EGRESS_DNS_PROXY_DEBUG: dnsProxy.debug
+EGRESS_POLICY: policy.inline
+EGRESS_POLICY_FILE: policy.inline
 {{- end -}}
 
 {{/* A variable that stands twice in a container has whichever value the API server keeps. */}}
 {{- define "egress-router.validateEnv" -}}
 {{- $own := include "egress-router.valueNames" . | fromYaml -}}
-{{- range $where, $env := dict "env" .Values.env "setup.env" .Values.setup.env -}}
+{{- $given := dict "env" .Values.env "setup.env" .Values.setup.env "extraEnv" dict "setup.extraEnv" dict -}}
+{{- range .Values.extraEnv }}{{ $_ := set (get $given "extraEnv") .name "" }}{{ end -}}
+{{- range .Values.setup.extraEnv }}{{ $_ := set (get $given "setup.extraEnv") .name "" }}{{ end -}}
+{{- range $where, $env := $given -}}
   {{- if hasKey $env "EGRESS_CHART_VALUES" -}}
-    {{- fail (printf "%s: the chart sets EGRESS_CHART_VALUES itself; leave it out" $where) -}}
+    {{- include "egress-router.refuse" (list $ (printf "%s: the chart sets EGRESS_CHART_VALUES itself; leave it out" $where)) -}}
   {{- end -}}
   {{- range $name, $_ := $env -}}
     {{- with get $own $name -}}
-      {{- fail (printf "%s: the chart sets %s itself; use the value %s" $where $name .) -}}
+      {{- include "egress-router.refuse" (list $ (printf "%s: the chart sets %s itself; use the value %s" $where $name .)) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

@@ -16,7 +16,8 @@ from egress_router.kernel.nat.plan import REPLY_MARK
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from egress_router.grammar.redirect import Redirect
+    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.redirect import NamedRedirect, Redirect
     from egress_router.kernel.nat.plan import FamilyPlan, NatPlan
 
 TABLE = "egress_router"
@@ -106,6 +107,7 @@ def _redirect(plan: NatPlan) -> list[str]:
         rules.append(f"tcp dport {plan.admin_port} accept")
     for family in plan.families:
         prefix, ip = f"meta nfproto ipv{family.version}", _keyword(family)
+        rules += [f"{prefix} {_named(ip, line, addresses)}" for line, addresses in family.named]
         if family.single:
             rules.append(f"{prefix} dnat {ip} to meta l4proto . th dport map @ports{family.version}")
         if family.ranges:
@@ -113,6 +115,17 @@ def _redirect(plan: NatPlan) -> list[str]:
         if family.fallback is not None:
             rules.append(f"{prefix} meta l4proto != {{ icmp, ipv6-icmp }} dnat {ip} to {family.fallback}")
     return rules
+
+
+def _named(ip: str, line: NamedRedirect, addresses: Sequence[IPAddress]) -> str:
+    """Return the rule of a line with a name; without addresses the router rejects its packets."""
+    ports = f"{line.first}-{line.last}" if line.is_range else str(line.first)
+    match = f"{line.protocol.value} dport {ports}"
+    if not addresses:
+        return f"{match} accept"
+    port = "" if line.is_range else f" . {line.target_port or line.first}"
+    targets = ", ".join(f"{number} : {address}{port}" for number, address in enumerate(addresses))
+    return f"{match} dnat {ip} to numgen random mod {len(addresses)} map {{ {targets} }}"
 
 
 def _source(plan: NatPlan) -> list[str]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress, IPNetwork
-    from egress_router.grammar.redirect import Redirect, Redirects
+    from egress_router.grammar.redirect import NamedRedirect, Redirect, Redirects
 
 # The bit of the connection mark that says: came in through the pod's first interface, so replies leave by it.
 # One bit under a mask, because network plug-ins use others (Calico and Cilium the upper and lower ones).
@@ -21,13 +21,18 @@ REPLY_MARK = 0x00100000
 
 @dataclass(frozen=True, slots=True)
 class FamilyPlan:
-    """The rules of one address family; `source` is the address that everything leaves with."""
+    """The rules of one address family; `source` is the address that everything leaves with.
+
+    `named` are the lines with names, each with the addresses of this family that its new connections are
+    spread over; without any they are rejected.
+    """
 
     version: int
     source: IPAddress
     single: tuple[Redirect, ...]
     ranges: tuple[Redirect, ...]
     fallback: IPAddress | None
+    named: tuple[tuple[NamedRedirect, tuple[IPAddress, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,19 @@ def make_plan(
     interface: str,
     admin_port: int,
     surroundings: Surroundings = Surroundings(),
+    resolved: Mapping[NamedRedirect, tuple[IPAddress, ...]] | None = None,
 ) -> NatPlan:
-    """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses."""
-    families = tuple(_family(redirects, source) for source in sources)
+    """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses.
+
+    `resolved` says what the names of lines lead to at the moment; a line that is not in it leads nowhere.
+    """
+    families = tuple(_family(redirects, resolved or {}, source) for source in sources)
     return NatPlan(interface, admin_port, redirects is not None, families, surroundings)
 
 
-def _family(redirects: Redirects | None, source: IPAddress) -> FamilyPlan:
+def _family(
+    redirects: Redirects | None, resolved: Mapping[NamedRedirect, tuple[IPAddress, ...]], source: IPAddress
+) -> FamilyPlan:
     if redirects is None:
         return FamilyPlan(source.version, source, (), (), None)
     rules = [rule for rule in redirects.rules if rule.target.version == source.version]
@@ -93,4 +104,8 @@ def _family(redirects: Redirects | None, source: IPAddress) -> FamilyPlan:
         single=tuple(rule for rule in rules if not rule.is_range),
         ranges=tuple(rule for rule in rules if rule.is_range),
         fallback=redirects.fallback_v4 if source.version == 4 else redirects.fallback_v6,
+        named=tuple(
+            (line, tuple(each for each in resolved.get(line, ()) if each.version == source.version))
+            for line in redirects.names
+        ),
     )

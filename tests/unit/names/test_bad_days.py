@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import threading
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,6 +212,35 @@ def test_the_last_good_answer_serves_while_the_server_fails(lab: Lab) -> None:
 def _addresses(resolver: Resolver) -> list[str]:
     answer = resolver.cached(NAME)
     return [] if answer is None else [str(address) for address in answer.addresses]
+
+
+def test_what_was_known_before_serves_while_the_server_fails(lab: Lab) -> None:
+    with in_thread(behaving("servfail")) as server:
+        resolver = lab.resolver(server.port)
+        resolver.remember(NAME, (ip_address("192.0.2.7"),))
+        assert resolver.cached(NAME) is None  # it is asked for all the same
+        answer = lab.run(resolver.resolve(NAME))
+        assert ([str(address) for address in answer.addresses], answer.stale) == (["192.0.2.7"], True)
+        lab.clock.advance(NamesSettings().stale_seconds)
+        assert failure_of(lab, resolver) is Failure.SERVER_FAILURE
+
+
+def test_a_name_server_that_is_silent_for_a_day(lab: Lab) -> None:
+    lab.time_out = 0.01
+    with in_thread(GOOD) as server:
+        resolver = lab.resolver(server.port, NamesSettings(stale_wait_seconds=10.0))
+        lab.resolve(resolver, NAME)
+        server.zone = behaving("silent")
+        asked = len(server.asked)
+        for hour in range(1, 24):
+            lab.clock.advance(3600.0)
+            answer = lab.run(resolver.resolve(NAME))
+            assert (answer.stale, len(answer.addresses)) == (True, 1), hour
+        assert len(server.asked) <= asked + 2 * 23
+        lab.clock.advance(3601.0)
+        assert failure_of(lab, resolver) is Failure.TIMEOUT
+        server.zone = GOOD
+        lab.become(resolver, NAME, "192.0.2.1")
 
 
 def test_nobody_waits_long_for_a_silent_server_while_there_is_a_last_good_answer(lab: Lab) -> None:

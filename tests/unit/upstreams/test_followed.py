@@ -7,37 +7,20 @@ from ipaddress import ip_address
 
 import pytest
 
-from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.names.answer import Failure
 from egress_router.upstreams.followed import DENIAL_SECONDS, HOLD_SECONDS, FollowedName
 from tests.manual_clock import ManualClock
+from tests.unit.upstreams.scripted import ScriptedNames
 
 NAME = "db.example.com"
 ADDRESSES = (ip_address("192.0.2.1"),)
 
 
-class Names:
-    """A resolver that says what the test wants, and notes what it was asked."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        self.clock = clock
-        self.ttl: float = 30.0
-        self.failure: Failure | None = None
-        self.asked: list[tuple[str, float | None]] = []
-
-    async def resolve(self, name: str, *, denial_seconds: float | None = None) -> Answer:
-        self.asked.append((name, denial_seconds))
-        if self.failure is not None:
-            raise ResolveError(self.failure, f"{name}: {self.failure.value}")
-        return Answer(ADDRESSES, self.clock.monotonic() + self.ttl, stale=False, name=name)
-
-    def close(self) -> None:
-        pass
-
-
 class Follow:
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.names = Names(self.clock)
+        self.names = ScriptedNames(self.clock)
+        self.names.known[NAME] = ("192.0.2.1",)
         self.news: list[bool] = []
         self.name = FollowedName(NAME, self.names, self.news.append, self.clock)
 
@@ -65,12 +48,12 @@ def test_a_name_is_asked_for_again_when_its_answer_ends_or_routes_may_have_chang
 def test_a_name_that_does_not_resolve_is_asked_for_every_second_and_a_denial_is_believed_for_5_s(
     follow: Follow,
 ) -> None:
-    follow.names.failure = Failure.NO_SUCH_NAME
+    del follow.names.known[NAME]
     assert [follow.ask(), follow.ask()] == [1.0, 1.0]
     assert follow.names.asked == [(NAME, DENIAL_SECONDS)] * 2
     assert DENIAL_SECONDS == 5.0
     assert follow.news == [True, False]
-    follow.names.failure = None
+    follow.names.known[NAME] = ("192.0.2.1",)
     follow.ask()
     assert follow.news == [True, False, True]
 
@@ -78,7 +61,7 @@ def test_a_name_that_does_not_resolve_is_asked_for_every_second_and_a_denial_is_
 @pytest.mark.parametrize("failure", [Failure.NO_SUCH_NAME, Failure.SERVER_FAILURE])
 def test_the_last_addresses_are_held_for_a_while(follow: Follow, failure: Failure) -> None:
     follow.ask()
-    follow.names.failure = failure
+    follow.names.known[NAME] = failure
     follow.clock.advance(HOLD_SECONDS - 0.1)
     follow.ask()
     assert follow.texts() == ["192.0.2.1"]
@@ -90,7 +73,7 @@ def test_the_last_addresses_are_held_for_a_while(follow: Follow, failure: Failur
 
 def test_a_name_that_is_wanted_is_asked_for_at_once(follow: Follow) -> None:
     async def play() -> None:
-        follow.names.failure = Failure.NO_SUCH_NAME
+        del follow.names.known[NAME]
         answered = asyncio.Event()
         name = FollowedName(NAME, follow.names, lambda _: answered.set(), follow.clock)
         name.start(asyncio.get_running_loop())

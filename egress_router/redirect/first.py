@@ -1,0 +1,56 @@
+"""What the names of lines resolve to before anybody follows them: rules must not begin without addresses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from egress_router.metrics import Registry
+from egress_router.names.answer import ResolveError
+from egress_router.names.resolver import Resolver
+from egress_router.redirect.lines import Resolved, in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.redirect import NamedRedirect
+    from egress_router.settings.names import NamesSettings
+
+_SECONDS = 2.0  # a router that starts anew keeps its lines; one whose name servers are silent has to begin
+
+
+def first_addresses(
+    settings: NamesSettings,
+    lines: Sequence[NamedRedirect],
+    unusable: Callable[[NamedRedirect, IPAddress], str | None],
+    seconds: float = _SECONDS,
+) -> Resolved:
+    """Return what the lines' names resolve to within so many seconds; whoever follows them asks on."""
+    names = {line.name for line in lines}
+    found = asyncio.run(_asked(settings, names, seconds)) if names else {}
+    return {
+        line: in_order(each for each in found.get(line.name, ()) if unusable(line, each) is None)
+        for line in lines
+    }
+
+
+async def _asked(
+    settings: NamesSettings, names: set[str], seconds: float
+) -> dict[str, tuple[IPAddress, ...]]:
+    resolver = Resolver(settings, Registry())
+    found: dict[str, tuple[IPAddress, ...]] = {}
+
+    async def ask(name: str) -> None:
+        try:
+            found[name] = (await resolver.resolve(name)).addresses
+        except ResolveError:
+            return  # it is said by who follows the name
+
+    tasks = [asyncio.create_task(ask(name)) for name in names]
+    await asyncio.wait(tasks, timeout=seconds)
+    resolver.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return found

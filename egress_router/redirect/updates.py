@@ -1,0 +1,114 @@
+"""Keeps the kernel's rules and what names resolve to together: one change at a time, retried if refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.clock import SYSTEM
+from egress_router.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from egress_router.clock import Clock
+    from egress_router.grammar.redirect import Redirects
+    from egress_router.metrics import Registry
+    from egress_router.redirect.lines import Departure, Resolved
+    from egress_router.redirect.names import LineNames
+
+RETRY_SECONDS = 3.0
+_TICK_SECONDS = 1.0
+# How long changed rules wait for the first answers about their names, so that no line begins with a reject.
+_ANSWER_SECONDS = 2.0
+_log = log.get("redirect")
+
+
+class NameUpdates:
+    """Puts rules and addresses in force together.
+
+    `put` makes the kernel's rules what redirects and addresses say, in one transaction; `move` ends the UDP
+    flows to addresses that a name has no longer; both raise RefusedError. `rules` returns the rules in force.
+    """
+
+    def __init__(
+        self,
+        put: Callable[[Redirects, Resolved], Awaitable[None]],
+        move: Callable[[Sequence[Departure]], Awaitable[None]],
+        rules: Callable[[], Redirects],
+        registry: Registry,
+        in_force: Resolved,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._put = put
+        self._move = move
+        self._rules = rules
+        self._in_force = in_force
+        self._clock = clock
+        self._failures = registry.counter(
+            "name_update_errors_total", "Changed addresses of names that the kernel refused."
+        )
+        self._changed = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._not_before = 0.0
+        self.problem: str | None = None
+
+    def changed(self) -> None:
+        """Look soon whether a line leads elsewhere now."""
+        self._changed.set()
+
+    async def put_in_force(self, names: LineNames, redirects: Redirects) -> None:
+        """Put other rules in force, with what is known of their names within a moment.
+
+        Raises:
+            RefusedError: the kernel refuses; what was in force stays.
+        """
+        async with self._one_at_a_time:
+            names.follow(redirects.names)
+            await names.answered(redirects.names, _ANSWER_SECONDS)
+            resolved = names.resolved(redirects.names)
+            await self._put(redirects, resolved)
+            self._in_force = resolved
+
+    async def run(self, names: LineNames) -> None:
+        """Follow the names of the rules in force."""
+        names.follow(self._rules().names, self._in_force)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._changed.wait()
+            self._changed.clear()
+            async with self._one_at_a_time:
+                await self.update(names)
+
+    async def update(self, names: LineNames) -> None:
+        """Put in force what changed, and move the flows whose time has come."""
+        redirects = self._rules()
+        names.keep(redirects.names)
+        resolved = names.resolved(redirects.names)
+        if self._clock.monotonic() < self._not_before:
+            return
+        try:
+            if resolved != self._in_force:
+                await self._put(redirects, resolved)
+                self._in_force = resolved
+            departed = names.departed(resolved)
+            if departed:
+                await self._move(departed)
+                names.moved(departed)
+        except RefusedError as error:
+            self._refused(str(error))
+        else:
+            if self.problem is not None:
+                _log.info("changed addresses of names are in force")
+            self.problem = None
+
+    def _refused(self, problem: str) -> None:
+        """Note that the kernel refused; what was in force stays, and it is tried again after a while."""
+        self._not_before = self._clock.monotonic() + RETRY_SECONDS
+        self._failures.value += 1
+        if problem != self.problem:
+            _log.error("changed addresses of names are not in force, the old ones stay", error=problem)
+        self.problem = problem

@@ -1,0 +1,75 @@
+"""Which addresses of a line's name are of use: not this router, not its neighbours, not its own services."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from egress_router.clock import SYSTEM
+from egress_router.net import own
+from egress_router.upstreams.places import forbidden_place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egress_router.clock import Clock
+    from egress_router.grammar.address import IPAddress, IPNetwork
+    from egress_router.grammar.redirect import NamedRedirect, Redirects, Router
+
+# Of a family that the router has no address in, or that a line does not leave with: many names have both, and
+# there is nothing to say about it.
+SILENT: Final = ""
+_NEIGHBOURS_SECONDS = 10.0
+_LOOP = "it is this router itself"
+_NEIGHBOUR = "it is on the network of the pod's first interface, which no line leads to"
+
+
+class Usable:
+    """Says why an address of a line's name is left out, for `LineNames`; `rules` returns those in force."""
+
+    def __init__(
+        self,
+        router: Router,
+        interface: str,
+        rules: Callable[[], Redirects],
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._router = router
+        self._interface = interface
+        self._rules = rules
+        self._clock = clock
+        self._neighbours: frozenset[IPNetwork] = frozenset()
+        self._look_again = 0.0
+
+    def __call__(self, line: NamedRedirect, address: IPAddress) -> str | None:
+        """Return why the address is left out; None: it is not."""
+        if not self._has_family(line, address.version):
+            return SILENT
+        misfit = self._router.misfit(address)
+        if misfit is not None:
+            return misfit
+        if own.is_own(address) and not address.is_loopback:
+            return _LOOP
+        port = line.target_port or line.first
+        place = forbidden_place(
+            line.name,
+            (address, port),
+            named={rule.target for rule in self._rules().rules},
+            ports=frozenset(),
+            admin_port=0,
+            is_own=own.is_own,
+        )
+        if place is not None:
+            return place.reason
+        return _NEIGHBOUR if self._is_neighbour(address) else None
+
+    def _has_family(self, line: NamedRedirect, version: int) -> bool:
+        sources = self._router.addresses or ()
+        leaving = getattr(line.leaving, "version", None)
+        return any(each.version == version for each in sources) and leaving in {None, version}
+
+    def _is_neighbour(self, address: IPAddress) -> bool:
+        now = self._clock.monotonic()
+        if now >= self._look_again:
+            self._neighbours = own.neighbours(self._interface)
+            self._look_again = now + _NEIGHBOURS_SECONDS
+        return any(network.version == address.version and address in network for network in self._neighbours)
