@@ -31,15 +31,22 @@ test: venv network-tools test-tools ## all tests that need no container engine: 
 	@scripts/in-namespaces $(BIN)/pytest --numprocesses 6 --dist loadgroup
 	@scripts/test-sanitized $(VENV) --quiet --numprocesses 2 tests/unit/relay -k 'not standard and not uvloop'
 
+.PHONY: test-standby
+test-standby: venv network-tools ## two routers, one address: a million simulated schedules, a thousand real fail-overs (hours)
+	@$(BIN)/python -m tests.unit.standby.simulation $(or $(SCHEDULES),1000000)
+	@scripts/in-namespaces $(BIN)/python -m egress_router.lab.failover $(or $(TRIALS),1000)
+
 .PHONY: test-page
 test-page: venv ## the status page in headless Chromium: content, live update, escaping, phone, dark mode
 	@scripts/need chromium:chromium
 	@$(BIN)/pytest tests/browser
 
 .PHONY: bench
-bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy and haproxy (about 20 minutes)
-	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy
+bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy, haproxy and nginx (about 30 minutes)
+	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy nginx:nginx-light \
+	  /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
 	@$(BIN)/python -m benchmarks.proxies http dns
+	@$(BIN)/python -m benchmarks.responsiveness
 	@$(BIN)/python -m benchmarks.redirect
 
 .PHONY: soak

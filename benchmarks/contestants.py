@@ -71,6 +71,31 @@ LogLevel Critical
 """
 
 
+NGINX = f"""\
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 20000;
+error_log stderr crit;
+pid {{folder}}/nginx.pid;
+events {{{{
+    worker_connections 16384;
+}}}}
+stream {{{{
+    proxy_timeout 1m;
+    tcp_nodelay on;
+    server {{{{
+        listen 127.0.0.1:{FORWARD_PORT};
+        proxy_pass 127.0.0.1:{ORIGIN_PORT};
+    }}}}
+    server {{{{
+        listen 127.0.0.1:{FORWARD_ECHO_PORT};
+        proxy_pass 127.0.0.1:{ECHO_PORT};
+    }}}}
+}}}}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Contestant:
     """One program: its name in the tables, the command for a folder, extra environment, and its port."""
@@ -113,6 +138,16 @@ def haproxy() -> Contestant:
     return Contestant("haproxy", command, {}, FORWARD_PORT)
 
 
+def nginx_stream() -> Contestant:
+    """Nginx as a TCP forwarder, with one worker."""
+
+    def command(folder: Path) -> list[str]:
+        (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
+        return ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+    return Contestant("nginx stream", command, {}, FORWARD_PORT)
+
+
 def http_proxy(rules: str = "127.0.0.0/8", name: str = "egress-router", workers: int = 1) -> Contestant:
     """Our HTTP proxy."""
 
@@ -150,8 +185,9 @@ def _common(workers: int) -> dict[str, str]:
 class Running:
     """A started contestant; its figures are those of the whole process tree."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._pid = process.pid
 
     def cpu_seconds(self) -> float:
         """Return the user and system time used so far, also by threads that have ended (proc(5), stat)."""
@@ -172,6 +208,18 @@ class Running:
         return total
 
 
+def answers(port: int, seconds: float) -> bool:
+    """Return whether a contestant answers a request: a supervisor that listens does not serve yet."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), seconds) as client:
+            client.settimeout(seconds)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")
+            return bool(client.recv(1))
+    except OSError:
+        time.sleep(0.002)
+        return False
+
+
 def _listed(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
@@ -190,7 +238,15 @@ def _tree(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def running(contestant: Contestant) -> Iterator[Running]:
-    """Start a contestant, wait until it accepts, and end it with the block."""
+    """Start a contestant, wait until it serves, and end it with the block."""
+    with process_of(contestant) as process:
+        _await_port(process.process, contestant)
+        yield process
+
+
+@contextlib.contextmanager
+def process_of(contestant: Contestant) -> Iterator[Running]:
+    """Start a contestant, and end it with the block."""
     with tempfile.TemporaryDirectory(prefix="bench-") as text:
         folder = Path(text)
         folder.chmod(0o755)  # squid reads its file as another user
@@ -203,8 +259,7 @@ def running(contestant: Contestant) -> Iterator[Running]:
             text=True,
         )
         try:
-            _await_port(process, contestant)
-            yield Running(process.pid)
+            yield Running(process)
         finally:
             process.terminate()
             try:
@@ -222,11 +277,7 @@ def _await_port(process: subprocess.Popen[str], contestant: Contestant) -> None:
         if process.poll() is not None:
             said = "" if process.stderr is None else process.stderr.read()
             raise SystemExit(f"{contestant.name} ended at once: {said}")
-        try:
-            socket.create_connection(("127.0.0.1", contestant.port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
+        if answers(contestant.port, 1.0):
             time.sleep(0.5)  # health checks and warm-up of all contestants alike
             return
     raise SystemExit(f"{contestant.name} does not listen on port {contestant.port}")

@@ -55,10 +55,13 @@ def main() -> None:
             _http(made, rounds)
         if "dns" in sys.argv:
             entries = _compare(
-                made, DNS, [contestants.dns_proxy(), contestants.haproxy(), made.floor()], rounds
+                made,
+                DNS,
+                [contestants.dns_proxy(), contestants.haproxy(), contestants.nginx_stream(), made.floor()],
+                rounds,
             )
             entries += _direct(made, DNS, rounds)
-            keep("dns_proxy", "DNS proxy mode beside haproxy, one thread each", entries)
+            keep("dns_proxy", "DNS proxy mode beside haproxy and nginx, one thread each", entries)
 
 
 def _http(made: Tools, rounds: int) -> None:

@@ -95,6 +95,7 @@ def machine() -> dict[str, str]:
         "squid": ["squid", "-v"],
         "haproxy": ["haproxy", "-v"],
         "tinyproxy": ["tinyproxy", "-v"],
+        "nginx": ["nginx", "-v"],
     }
     model = next(
         (
@@ -113,5 +114,5 @@ def machine() -> dict[str, str]:
         if shutil.which(name) is None:
             continue
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        facts[name] = done.stdout.partition("\n")[0].strip()
+        facts[name] = (done.stdout or done.stderr).partition("\n")[0].strip()
     return facts

@@ -59,7 +59,7 @@ class Tools:
     """The compiled load generator and origin."""
 
     def __init__(self, folder: Path) -> None:
-        for name in ("load", "origin", "floor"):
+        for name in ("load", "origin", "floor", "openloop"):
             subprocess.run(
                 ["cc", "-O2", "-D_GNU_SOURCE", "-o", str(folder / name), str(_SOURCES / f"{name}.c")],
                 check=True,
@@ -130,6 +130,15 @@ class Tools:
         finally:
             process.kill()
             process.wait()
+
+    def open_loop(self, port: int, connections: int, rate: int, seconds: int) -> dict[str, float]:
+        """Send `rate` messages a second at fixed times; return latencies, counted from when they were due."""
+        numbers = map(str, (port, connections, rate, seconds))
+        done = subprocess.run(
+            [str(self._folder / "openloop"), *numbers], capture_output=True, text=True, check=True
+        )
+        said: dict[str, float] = json.loads(done.stdout)
+        return said
 
     def _idle(self, workload: Workload, port: int, contestant: Running | None) -> Result:
         before = 0 if contestant is None else contestant.memory_kib()

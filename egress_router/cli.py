@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from egress_router.service.mode import Mode
     from egress_router.settings.common import ProxySettings
-    from egress_router.settings.variables import RulesSource, Variable
+    from egress_router.settings.variables import Source, Variable
 
 Rules = TypeVar("Rules")
 DONE, CONFIGURATION_ERROR, REFUSED = 0, 1, 3
@@ -177,6 +177,7 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
     )
     status.add_argument("--watch", action="store_true", help="refresh every 2 s until interrupted")
+    _add_output(status)
     status.add_argument(
         "--health",
         action="store_true",
@@ -256,6 +257,10 @@ def _setup(_: argparse.Namespace) -> int:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
         stay(settings, settings.destinations, established, claimed)
+    elif claimed.stand is not None:
+        from egress_router.standby import server  # noqa: PLC0415
+
+        server.stay(claimed.stand)
     else:
         setup.finish(claimed)
     return DONE
@@ -288,7 +293,7 @@ def _dns_proxy(arguments: argparse.Namespace) -> int:
 
 
 def run_service(
-    mode: Mode[Rules], settings: ProxySettings, rules: RulesSource, worker_descriptor: int | None
+    mode: Mode[Rules], settings: ProxySettings, rules: Source, worker_descriptor: int | None
 ) -> int:
     """Be the supervisor of a mode, or, where a control descriptor is given, one of its workers."""
     if worker_descriptor is not None:
@@ -369,7 +374,9 @@ def _read(path: str) -> str:
 def _status(arguments: argparse.Namespace) -> int:
     from egress_router import status  # noqa: PLC0415
 
-    return status.show(arguments.url, watch=arguments.watch, health_only=arguments.health)
+    return status.show(
+        arguments.url, watch=arguments.watch, health_only=arguments.health, as_json=arguments.output == "json"
+    )
 
 
 def _demo(_: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Events: one line each, stable field names, as text or JSON.
 
-Every room logs through `get(room)`: a short fixed sentence plus named fields. What varies goes into fields,
-so that lines can be counted and searched.
+Every part of the program logs through `get(component)`: a short fixed sentence plus named fields. What varies
+goes into fields, so that lines can be counted and searched.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MARKS = frozenset(' "=')  # what would make a bare value ambiguous
 
 
 class Log:
-    """The events of one room."""
+    """The events of one component."""
 
     __slots__ = ("_logger",)
 
@@ -61,9 +61,9 @@ class Log:
             self._logger.log(level, event, extra={_FIELDS: fields})
 
 
-def get(room: str) -> Log:
-    """Return the log of a room, named as its folder (`setup`, `http_proxy`)."""
-    return Log(logging.getLogger(f"{_ROOT}.{room}"))
+def get(component: str) -> Log:
+    """Return the log of a component, named as its folder (`setup`, `http_proxy`)."""
+    return Log(logging.getLogger(f"{_ROOT}.{component}"))
 
 
 def records() -> Log:
@@ -91,12 +91,14 @@ class EventFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the event as one line of text."""
         fields: Mapping[str, Field] = getattr(record, _FIELDS, {})
-        room = record.name.removeprefix(_ROOT + ".").removeprefix("egress_")
+        component = record.name.removeprefix(_ROOT + ".").removeprefix("egress_")
         trace = self.formatException(record.exc_info) if record.exc_info else None
         if trace is not None:
             fields = {**fields, "traceback": trace}
         render = _as_json if self._json else _as_text
-        return render(_timestamp(record.created), record.levelname.lower(), room, record.getMessage(), fields)
+        return render(
+            _timestamp(record.created), record.levelname.lower(), component, record.getMessage(), fields
+        )
 
 
 def _timestamp(seconds: float) -> str:
@@ -104,14 +106,14 @@ def _timestamp(seconds: float) -> str:
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
 
 
-def _as_json(when: str, level: str, room: str, event: str, fields: Mapping[str, Field]) -> str:
-    head = {"time": when, "level": level, "room": room, "event": event}
+def _as_json(when: str, level: str, component: str, event: str, fields: Mapping[str, Field]) -> str:
+    head = {"time": when, "level": level, "component": component, "event": event}
     return json.dumps({**head, **fields}, default=str)
 
 
-def _as_text(when: str, level: str, room: str, event: str, fields: Mapping[str, Field]) -> str:
+def _as_text(when: str, level: str, component: str, event: str, fields: Mapping[str, Field]) -> str:
     pairs = "".join(f" {name}={_printable(value)}" for name, value in fields.items() if value is not None)
-    return f"{when} {level} {room}: {event}{pairs}"
+    return f"{when} {level} {component}: {event}{pairs}"
 
 
 def _printable(value: Field) -> str:

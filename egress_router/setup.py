@@ -30,6 +30,7 @@ from egress_router.net.own import addresses as own_addresses
 from egress_router.redirect.first import first_addresses
 from egress_router.redirect.usable import Usable
 from egress_router.settings.setup import RouterMode
+from egress_router.standby import network as standby_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.rtnl_types import Link
     from egress_router.redirect.lines import Resolved
     from egress_router.settings.setup import SetupSettings
+    from egress_router.standby.network import Stand
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 _log = log.get("setup")
@@ -60,10 +62,14 @@ class Established:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The addresses of the link that no earlier run had claimed: they want another announcement."""
+    """The addresses of the link that no earlier run had claimed: they want another announcement.
+
+    `stand` is set where the router is one of a group: then nothing is claimed, but a fence is up.
+    """
 
     link: Link
     addresses: tuple[IPAddress, ...]
+    stand: Stand | None = None
 
 
 def run(settings: SetupSettings) -> tuple[Established, Claimed]:
@@ -84,11 +90,13 @@ def run(settings: SetupSettings) -> tuple[Established, Claimed]:
     established = Established(apply, surroundings, rules_text, _resolved(settings, redirects))
     put_in_force(settings, redirects, established, established.resolved)
     backend.remove_other(apply)
+    stand = _put_up_fence(settings)
     link, claimed = ensure_network(settings)
     _forward(settings)
     if settings.mode is RouterMode.DNS_PROXY:
         _lower_first_port()
-    _announce(link, settings, claimed)
+    if stand is None:
+        _announce(link, settings, claimed)
     _log.info(
         "network is set up",
         mode=settings.mode.value,
@@ -97,7 +105,7 @@ def run(settings: SetupSettings) -> tuple[Established, Claimed]:
         interface=link.name,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return established, Claimed(link, claimed)
+    return established, Claimed(link, claimed, stand)
 
 
 def _end_when_asked() -> None:
@@ -155,7 +163,17 @@ def _surroundings(netlink: Netlink, settings: SetupSettings) -> Surroundings:
     return Surroundings(
         None if parent is None else parent.name,
         cluster_networks(main, outside, kept),
+        0 if settings.standby is None else settings.standby.port,
     )
+
+
+def _put_up_fence(settings: SetupSettings) -> Stand | None:
+    """Where the router is one of a group, have nothing leave the interface before it has an address."""
+    if settings.standby is None:
+        return None
+    with Netlink() as netlink:
+        link = ensure_interface(netlink, settings)
+    return standby_network.put_up(link, settings, settings.standby)
 
 
 def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]]:
@@ -169,7 +187,11 @@ def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]
         for each in (link, parent_outside(netlink, settings)):
             if each is not None:
                 keep_to_itself(each)
-        claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
+        if settings.standby is not None:
+            standby_network.ensure_addresses(netlink, link, settings.sources)
+            claimed: tuple[IPAddress, ...] = ()
+        else:
+            claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
         ensure_routes(netlink, link, settings.sources, (*_kept_name_servers(), *settings.cluster_cidrs))
     return link, claimed
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from egress_router.errors import RefusedError
 from egress_router.settings.common import ADMIN_PORT
@@ -17,24 +19,26 @@ from egress_router.settings.variables import Environment, required
 from egress_router.terminal import say, table, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from egress_router.service.mode import Json
 
 _INTERVAL = 2.0  # seconds
 _PATIENCE = 5.0  # seconds
 _MAX_BYTES = 64_000_000
-_CLEAR = "\x1b[H\x1b[2J"
+# xterm's: a screen of its own and back (1049), to the first line, erase what is below.
+_ENTER, _LEAVE, _CLEAR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H\x1b[J"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through http_proxy
 _DONE, _NOT_AS_IT_SHOULD_BE = 0, 3
 
 
-def show(url: str | None, *, watch: bool, health_only: bool = False) -> int:
+def show(url: str | None, *, watch: bool, health_only: bool = False, as_json: bool = False) -> int:
     """Print the status of the router at `url` (default: this machine's, at EGRESS_ADMIN_PORT).
 
     With `watch` again each two seconds, until interrupted; a router that does not answer then is no end.
     Return the exit status: 3 where the router is not ready or not healthy; with `health_only` only where it
     is not healthy. That is for an engine's health check: a restart does not help a router that is not ready.
+    `as_json` prints what the endpoint says as it is, with a list `errors`; nobody there is one, too.
 
     Raises:
         RefusedError: nobody answers there, or no egress router.
@@ -43,18 +47,46 @@ def show(url: str | None, *, watch: bool, health_only: bool = False) -> int:
     if address is None:
         say("EGRESS_ADMIN_PORT is 0: the administration endpoint is off, so nothing is known of the router")
         return _DONE
-    while watch:
+    if watch:
+        with _screen() as clear:
+            _watch(address, clear)
+    try:
+        status = _fetch(address)
+    except RefusedError as error:
+        if as_json:
+            problem = {"source": address, "line": None, "text": None, "message": str(error)}
+            say(json.dumps({"errors": [problem]}, indent=2))
+        raise
+    say(json.dumps({**status, "errors": []}, indent=2) if as_json else render(status).rstrip("\n"))
+    problems = _list(status, "health") + ([] if health_only else _list(status, "ready"))
+    return _NOT_AS_IT_SHOULD_BE if problems else _DONE
+
+
+@contextlib.contextmanager
+def _screen() -> Iterator[str]:
+    """Take a screen of the terminal's own, so that what stood there comes back; yield what clears it.
+
+    Where a pipe or a file is written there is no screen, and nothing that only a terminal understands.
+    """
+    if not sys.stdout.isatty():
+        yield ""
+        return
+    print(_ENTER, end="", flush=True)
+    try:
+        yield _CLEAR
+    finally:
+        print(_LEAVE, end="", flush=True)
+
+
+def _watch(address: str, clear: str) -> NoReturn:
+    while True:
         try:
             text = render(_fetch(address))
         except RefusedError as error:
             text = f"{error}\n"
-        print(_CLEAR, end="")
-        say(text, end="")
+        print(clear, end="")
+        say(text)
         time.sleep(_INTERVAL)
-    status = _fetch(address)
-    say(render(status), end="")
-    problems = _list(status, "health") + ([] if health_only else _list(status, "ready"))
-    return _NOT_AS_IT_SHOULD_BE if problems else _DONE
 
 
 def _address(url: str | None) -> str | None:

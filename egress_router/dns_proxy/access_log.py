@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router import log
-from egress_router.grammar.address import printed
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
+from egress_router.records import Ids, RecordLog
 
 if TYPE_CHECKING:
     from egress_router.metrics import Number, Registry
+    from egress_router.records import Record
     from egress_router.relay.tunnel import Closing
-    from egress_router.upstreams.pool import Target
 
 CONNECTED = "connected"
 NO_ADDRESS = "no_address"
@@ -28,8 +27,9 @@ class AccessLog:
         self._registry = registry
         self._results: dict[str, Number] = {}
         self._debug = debug
-        self._closings = access_log or debug
-        self._records = log.records()
+        self.ids = Ids()
+        self._records = RecordLog(everything=access_log or debug)
+        self.tells_source = self._records.everything
         self._connect_seconds = registry.histogram(
             "connect_seconds", "Time until an upstream connection was there, in seconds.", LATENCY_BUCKETS
         )
@@ -50,38 +50,25 @@ class AccessLog:
             )
         number.value += 1
 
-    def connected(self, client: str, port: int, destination: str, target: Target, seconds: float) -> None:
+    def connected(self, record: Record, seconds: float) -> None:
         """An upstream answered after `seconds`."""
         self.decided(CONNECTED)
         self._connect_seconds.observe(seconds)
         if self._debug:
-            self._records.info(
-                "connected",
-                client=client,
-                port=port,
-                destination=destination,
-                address=printed(*target),
-                connect_seconds=round(seconds, 4),
-            )
+            record.event = "connected"
+            record.connect_seconds = round(seconds, 6)
+            self._records.write(record)
 
-    def refused(self, client: str, port: int, destination: str | None, result: str) -> None:
+    def refused(self, record: Record, result: str) -> None:
         """A client was closed without ever having been connected."""
         self.decided(result)
-        if self._closings:
-            self._records.info("connection", client=client, port=port, destination=destination, result=result)
+        record.reason = result
+        self._records.write(record)
 
-    def closed(self, client: str, port: int, destination: str, target: Target, closing: Closing) -> None:
+    def closed(self, record: Record, closing: Closing) -> None:
         """A relayed connection ended."""
         self._connection_seconds.observe(closing.seconds)
-        if self._closings:
-            self._records.info(
-                "connection",
-                client=client,
-                port=port,
-                destination=destination,
-                address=printed(*target),
-                result=closing.reason.value,
-                sent=closing.sent,
-                received=closing.received,
-                seconds=round(closing.seconds, 3),
-            )
+        record.reason = closing.reason.value
+        record.sent, record.received = closing.sent, closing.received
+        record.seconds = round(closing.seconds, 6)
+        self._records.write(record)

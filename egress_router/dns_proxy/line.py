@@ -6,6 +6,8 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from egress_router.dns_proxy import access_log
+from egress_router.grammar.forward import printed_forward
+from egress_router.records import ALLOWED, Record
 from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.dial import REASONS as DIAL_REASONS
 from egress_router.relay.dial import DialReason
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from egress_router.dns_proxy.access_log import AccessLog
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
-    from egress_router.relay.dataplane import DataPlane, End
+    from egress_router.relay.dataplane import DataPlane, End, Identity
     from egress_router.service.connection_limiter import ConnectionLimiter
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.upstreams.destination import Destination
@@ -66,7 +68,7 @@ class Line(Forwarding):
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
         # Several processes shall not all begin with the same address.
         turn = random.randrange(1 << 16)  # noqa: S311 - only spreads
-        super().__init__(tools.connect_seconds, tools.idle_seconds, turn)
+        super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_source)
         self._tools = tools
         self.forward = forward
         self.destination = destination
@@ -92,19 +94,20 @@ class Line(Forwarding):
         else:
             self.destination.wait(self._asked)
 
-    def connected(self, client: str, target: Target, seconds: float, failures: Failures) -> None:
+    def connected(
+        self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
+    ) -> None:
         """Write down that a client has its connection."""
         self._observe(failures)
         self._tools.checks.observe(target, answered=True)
-        forward = self.forward
-        self._tools.log.connected(client, forward.port, self.destination.text, target, seconds)
+        self._tools.log.connected(self._record(client, identity, target), seconds)
 
     def ended(self, end: End) -> None:
         """Write down the end of a connection, or why there was none."""
-        port, text = self.forward.port, self.destination.text
+        record = self._record(end.client, end.identity, end.target)
         if end.target is not None:
             closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds)
-            self._tools.log.closed(end.client, port, text, end.target, closing)
+            self._tools.log.closed(record, closing)
             return
         self._observe(end.failures)
         if end.reason in _LIMITS:
@@ -113,7 +116,25 @@ class Line(Forwarding):
         if result is None:
             place = self.destination.left_out
             result = access_log.NO_ADDRESS if place is None else place.value
-        self._tools.log.refused(end.client, port, text, result)
+        self._tools.log.refused(record, result)
+
+    def _record(self, client: str, identity: Identity, target: Target | None) -> Record:
+        """Return what is known of a connection of this line; `target`: where it was connected to."""
+        forward, host = self.forward, self.destination.host
+        return Record(
+            event="connection",
+            id=self._tools.log.ids.of(identity.number),
+            client=client,
+            client_port=identity.client_port,
+            local_port=forward.port,
+            name=host if isinstance(host, str) else None,
+            address=None if target is None else str(target[0]),
+            port=forward.target_port,
+            source=identity.source or None,
+            source_port=identity.source_port or None,
+            verdict=ALLOWED,
+            rule=printed_forward(forward),
+        )
 
     def _asked(self) -> None:
         """Go on with those who wait, whatever came of the question."""

@@ -79,6 +79,8 @@ class Forwarder:
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._plane.tell_pauses(Pauses(context.registry))
         context.registry.before_snapshot(self._show)
+        # After what the data plane has told, which may have changed an address's health.
+        self._report.show(self._upstreams)
         self._checks = Checks(context.loop, self._health_changed)
         self._tools = Tools(self._plane, self._checks, self._access_log, context.limiter, settings)
         self._listeners: dict[int, socket.socket] = {}
@@ -233,7 +235,6 @@ class Forwarder:
         for line in self._lines.values():
             line.aim()
         self._checks.watch(target for each in self._destinations.values() for target in each.targets)
-        self._report.upstreams(self._upstreams())
 
     def _upstreams(self) -> Iterator[Upstream]:
         for destination in self._destinations.values():

@@ -12,9 +12,16 @@ from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.exchange import Exchange
 from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
 from egress_router.http_proxy.http1.heads import RequestHeads
-from egress_router.http_proxy.http1.state import CONNECTION, ConnectionState, followed
+from egress_router.http_proxy.http1.state import (
+    INTO_CLOSED,
+    INTO_CONNECTING,
+    INTO_EXCHANGE,
+    INTO_HEAD,
+    INTO_LINGERING,
+    INTO_TUNNEL,
+    ConnectionState,
+)
 from egress_router.http_proxy.http1.target import absolute_target, connect_target, origin_target
-from egress_router.http_proxy.ledger import RequestInfo
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.timeouts import Timeouts
@@ -30,7 +37,9 @@ if TYPE_CHECKING:
     import socket
 
     from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.state import Into
     from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.dial import Dialled
 
@@ -40,11 +49,8 @@ _log = log.get("http_proxy")
 HEAD: Final = ConnectionState.HEAD
 CONNECTING: Final = ConnectionState.CONNECTING
 EXCHANGE: Final = ConnectionState.EXCHANGE
-LINGERING: Final = ConnectionState.LINGERING
-TUNNEL: Final = ConnectionState.TUNNEL
-CLOSED: Final = ConnectionState.CLOSED
-_OVER: Final = frozenset({TUNNEL, CLOSED})
 _NOT_UPSTREAM: Final = frozenset({Fault.HTTP2.value, Fault.LOOP.value, Fault.UNSUPPORTED.value})
+_OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 
 
 class ClientConnection:
@@ -54,15 +60,14 @@ class ClientConnection:
     """
 
     __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_origin_port", "_own",
-        "_served", "_start_of_tunnel", "_tunnel", "client", "holds", "kept", "state", "timeouts", "wire",
-        "worker")  # fmt: skip
+        "_served", "_start_of_tunnel", "_tunnel", "client", "holds", "kept", "state", "timeouts", "who",
+        "wire", "worker")  # fmt: skip
 
-    def __init__(
-        self, worker: WorkerState, sock: socket.socket, client: str, origin_port: int | None
-    ) -> None:
+    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who, origin_port: int | None) -> None:
         self.worker = worker
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
-        self.client = client
+        self.who = who
+        self.client = who.client
         self._accepted = worker.clock.monotonic()
         self._origin_port = origin_port
         self._own = False  # the proxy itself made it, by way of an address that leads back here
@@ -106,11 +111,7 @@ class ClientConnection:
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
-        if (
-            self._origin_port is not None
-            and data[:1] == TLS_RECORD
-            and not (self._served or self._heads.begun)
-        ):
+        if self._origin_port is not None and data[:1] == TLS_RECORD and self._is_first():
             self._speak_tls(data, self._origin_port)
             return True
         try:
@@ -121,7 +122,7 @@ class ClientConnection:
             self.wire.held = behind
             self._request(head)
         except MessageError as error:
-            self.worker.ledger.met_limit(error)
+            self.worker.accounting.met_limit(error)
             self._refuse(replies.refused(error))
         return True
 
@@ -139,11 +140,11 @@ class ClientConnection:
             target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
-        info = RequestInfo(self.client, head.method, target, self.worker.clock.monotonic())
+        info = self.worker.accounting.begun(self.who, head, target)
         if not connect:
             if head.special and forwards_left(head) == 0:
                 status, answer = replies.as_final_recipient(head.method, self.worker.date())
-                self.worker.ledger.refused(self.client, status, "final_recipient")
+                self.worker.accounting.refused(self.who, status, "final_recipient")
                 self._say(answer)
                 return
             exchange = Exchange(head, target, self.worker.limits, self.worker.date)
@@ -162,13 +163,13 @@ class ClientConnection:
         """Hand the connection over to who reads TLS."""
         wire = self.wire
         wire.held = data
-        self._end(TUNNEL)
+        self._end(INTO_TUNNEL)
         self.worker.connections.discard(self)
-        TlsConnection(self.worker, wire, self.client, origin_port, self._accepted).read()
+        TlsConnection(self.worker, wire, self.who, origin_port, self._accepted).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
-        self.state = followed(CONNECTION, self.state, CONNECTING)
+        self.state = INTO_CONNECTING[self.state]
         self.wire.on_ready = self._client_moved
         if self.holds or self.wire.held:
             self.account()
@@ -194,7 +195,7 @@ class ClientConnection:
         if upstream is None:
             return False
         info.address = upstream.address
-        self.worker.ledger.reused(info)
+        self.worker.accounting.reused(info, upstream.sock)
         self._start(self._forwarder, upstream)
         return True
 
@@ -224,7 +225,7 @@ class ClientConnection:
     def refuse_tunnel(self, info: RequestInfo, upstream: socket.socket, reason: str) -> None:
         """Close both sides of a tunnel in which nothing has gone to the origin yet."""
         upstream.close()
-        self.worker.ledger.closed(info, 200, 0, 0, reason)
+        self.worker.accounting.closed(info, 200, 0, 0, reason)
         self.abort()
 
     def dial_again(self) -> None:
@@ -235,7 +236,7 @@ class ClientConnection:
             self.worker.client_watch.add(self)
 
     def _start(self, forwarder: Forwarder, upstream: Upstream) -> None:
-        self.state = followed(CONNECTION, self.state, EXCHANGE)
+        self.state = INTO_EXCHANGE[self.state]
         self.timeouts.await_answer()
         forwarder.start(upstream)
         if self.holds or upstream.out:
@@ -249,7 +250,7 @@ class ClientConnection:
             self.account()
         unread = self.wire.held or self.wire.readable
         if persists and not self.worker.draining:
-            self.state = followed(CONNECTION, self.state, HEAD)
+            self.state = INTO_HEAD[self.state]
             self.wire.on_ready = self.read_head
             self.timeouts.await_request()
             if unread:
@@ -265,7 +266,7 @@ class ClientConnection:
         self._tunnel = ProxyTunnel(
             self.worker, info, wire.sock, upstream, to_upstream=wire.held, to_client=to_client
         )
-        self._end(TUNNEL)
+        self._end(INTO_TUNNEL)
         wire.on_ready = nothing
         self.worker.connections.discard(self)
 
@@ -282,7 +283,7 @@ class ClientConnection:
     @guarded
     def give_way(self) -> None:
         """End what is under way: all connections together hold too much, and this one most of it."""
-        self.worker.ledger.limit("held_bytes")
+        self.worker.accounting.limit("held_bytes")
         if self.state is CONNECTING and self._connector is not None:
             self._connector.fail(replies.TOO_MUCH_HELD)
         elif self.state is EXCHANGE and self._forwarder is not None:
@@ -327,7 +328,7 @@ class ClientConnection:
             self.close()
 
     def _refuse(self, reply: Reply) -> None:
-        self.worker.ledger.refused(self.client, reply.status, reply.reason)
+        self.worker.accounting.refused(self.who, reply.status, reply.reason)
         if reply.reason == Fault.TLS.value:
             _log.warning(
                 "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
@@ -337,11 +338,11 @@ class ClientConnection:
     def answer_and_close(self, reply: Reply) -> None:
         """Answer with the proxy's own words and close; whatever else it is, an answer to HEAD has no body."""
         if self._origin_port is not None and (reply.status < 500 or reply.reason in _NOT_UPSTREAM):
-            self.worker.ledger.transparent_refused(reply.reason)
+            self.worker.accounting.transparent_refused(reply.reason)
         self._say(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
 
     def _say(self, last_words: bytes) -> None:
-        self.state = followed(CONNECTION, self.state, LINGERING)
+        self.state = INTO_LINGERING[self.state]
         self._forget_bytes()
         self.timeouts.stop()
         self.kept.close()
@@ -372,14 +373,14 @@ class ClientConnection:
     def _left(self) -> None:
         if self._connector is not None:
             self._connector.cancel()
-            self.worker.ledger.left(self._connector.info)
+            self.worker.accounting.left(self._connector.info)
         if self._start_of_tunnel is not None:
             self._start_of_tunnel.cancel()
-        self._end(CLOSED)
+        self._end(INTO_CLOSED)
         self.worker.left(self)
 
-    def _end(self, state: ConnectionState) -> None:
-        self.state = followed(CONNECTION, self.state, state)
+    def _end(self, into: Into[ConnectionState]) -> None:
+        self.state = into[self.state]
         self._forget_bytes()
         self.timeouts.end()
         self.kept.close()
@@ -400,17 +401,17 @@ class ClientConnection:
         if self.state is not HEAD:
             return
         if self._heads.begun:
-            self.worker.ledger.limit("head_seconds")
+            self.worker.accounting.limit("head_seconds")
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
-            self.worker.ledger.idle_end("head_seconds")
+            self.worker.accounting.idle_end("head_seconds")
             self.close()
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.state is HEAD and not self._heads.begun:
-            self.worker.ledger.idle_end("keepalive_seconds")
+            self.worker.accounting.idle_end("keepalive_seconds")
             self.close()
 
     @guarded

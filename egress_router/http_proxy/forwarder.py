@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
 
     from egress_router.http_proxy.http1.exchange import End, Exchange
-    from egress_router.http_proxy.ledger import RequestInfo
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.timeouts import Timeouts
     from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
     from egress_router.http_proxy.worker_state import WorkerState
@@ -56,22 +56,21 @@ class Owner(Protocol):
 
 
 class Forwarder:
-    """Made for each request that is not CONNECT; `start` begins it when there is a connection."""
+    """Made for each request that is not CONNECT; `start` begins it when there is a connection.
 
-    __slots__ = ("_client", "_exchange", "_info", "_over", "_owner", "_upstream")
+    `repeatable` says whether the request may be sent over an idle connection, which may end just then.
+    """
+
+    __slots__ = ("_client", "_exchange", "_info", "_over", "_owner", "_upstream", "repeatable")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
         self._owner = owner
         self._client = owner.wire
         self._info = info
         self._exchange = exchange
+        self.repeatable = exchange.repeatable
         self._over = False
         self._upstream: Upstream
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the request may be sent over an idle connection, which may end just then."""
-        return self._exchange.repeatable
 
     @property
     def held(self) -> int:
@@ -119,7 +118,7 @@ class Forwarder:
         """Give up an answer that does not begin, or has `begun` and does not go on."""
         exchange = self._exchange
         if exchange.late(begun=begun) and exchange.end is not None:
-            self._owner.worker.ledger.limit("idle_seconds" if begun else "answer_seconds")
+            self._owner.worker.accounting.limit("idle_seconds" if begun else "answer_seconds")
             self._ended(exchange.end)
 
     def give_way(self) -> None:
@@ -165,11 +164,15 @@ class Forwarder:
                 break
         else:
             client.again()
-        if not self._ended_otherwise() and exchange.sent != before:
+        end = exchange.end
+        if end is not None and end is not FINISHED:  # that one waits until the client has its answer
+            self._ended(end)
+        elif exchange.sent != before:
             self._touch()
 
     def _pump_answer(self) -> None:
-        client, upstream, exchange = self._client, self._upstream, self._exchange
+        client, upstream = self._client, self._upstream
+        end = self._exchange.end
         for _ in range(TURNS):
             if client.out and not client.flush():
                 self._hold_back(upstream.readable)
@@ -177,23 +180,24 @@ class Forwarder:
             if client.lost:
                 self.abort("client_gone")
                 return
-            if exchange.end is not None:
-                self._ended(exchange.end)
+            if end is not None:
+                self._ended(end)
                 return
             data = upstream.receive()
             if data is None:
                 return
-            if data:
-                self._came(data)
-            else:
-                exchange.origin_ended(lost=upstream.lost)
-            if self._ended_otherwise():
+            end = self._came(data)
+            if end is not None and end is not FINISHED:
+                self._ended(end)
                 return
         upstream.again()
 
-    def _came(self, data: bytes) -> None:
-        """Pass on what the origin sent."""
+    def _came(self, data: bytes) -> End | None:
+        """Pass on what the origin sent; return the end of the exchange, where it is over."""
         exchange = self._exchange
+        if not data:
+            exchange.origin_ended(lost=self._upstream.lost)
+            return exchange.end
         begun = exchange.status
         passed = exchange.from_origin(data)
         if exchange.rest:
@@ -202,10 +206,13 @@ class Forwarder:
             self._answer_begun()
         if passed:
             self._client.send(passed)
-        if exchange.status and exchange.end is None:
-            self._touch()
-        elif exchange.held:
-            self._owner.account()
+        end = exchange.end
+        if end is None:
+            if exchange.status:
+                self._touch()
+            else:
+                self._owner.account()  # for a part of a head
+        return end
 
     def _answer_begun(self) -> None:
         upstream, exchange = self._upstream, self._exchange
@@ -213,8 +220,8 @@ class Forwarder:
         upstream.persistent = exchange.origin_persists
         if exchange.binds_origin:
             upstream.bound = True
-        ledger = self._owner.worker.ledger
-        ledger.first_byte.observe(self._owner.worker.clock.monotonic() - self._info.started)
+        accounting = self._owner.worker.accounting
+        accounting.first_byte.observe(self._owner.worker.clock.monotonic() - self._info.started)
 
     def _touch(self) -> None:
         """Note that something moves, but for interim answers: they could put the real one off for ever."""
@@ -227,22 +234,15 @@ class Forwarder:
         """Count a reader that is slower than its writer."""
         self._owner.account()
         if more:
-            self._owner.worker.ledger.limit("buffer_bytes")
+            self._owner.worker.accounting.limit("buffer_bytes")
 
     # The end
 
-    def _ended_otherwise(self) -> bool:
-        """Act on an end that does not wait until the client has taken its answer."""
-        end = self._exchange.end
-        if end is None or end is FINISHED:
-            return False
-        self._ended(end)
-        return True
-
     def _ended(self, end: End) -> None:
+        if end is FINISHED:
+            self._finish()
+            return
         match end.ending:
-            case Ending.FINISHED:
-                self._finish()
             case Ending.REPEATED:
                 self._over = True
                 self._upstream.close()
@@ -253,7 +253,7 @@ class Forwarder:
                 self._owner.open_tunnel(self._info, self._upstream.sock, self._client.out)
             case Ending.CUT:
                 if end.reason == "bad_request" and end.error is not None:
-                    self._owner.worker.ledger.count_refusal(replies.refused(end.error).reason)
+                    self._owner.worker.accounting.count_refusal(replies.refused(end.error).reason)
                 self.abort(end.reason)
             case Ending.REFUSED if end.error is not None:
                 self._refuse(replies.refused(end.error), end.reason)
@@ -273,18 +273,18 @@ class Forwarder:
 
     def _refuse(self, reply: replies.Reply, reason: str) -> None:
         """Answer what is no fault of the origin's; it must not take what it got for the whole request."""
-        self._owner.worker.ledger.count_refusal(reply.reason)
+        self._owner.worker.accounting.count_refusal(reply.reason)
         self._answer_instead(reply, reason)
 
     def _fail(self, end: End) -> None:
         """Answer instead of the origin."""
-        ledger = self._owner.worker.ledger
+        accounting = self._owner.worker.accounting
         if end.error is not None:
-            ledger.met_limit(end.error)
+            accounting.met_limit(end.error)
             reply = replies.bad_answer(end.error)
         else:
             reply = replies.NO_ANSWER if end.ending is Ending.TOO_LATE else replies.NO_WHOLE_ANSWER
-        ledger.failed(self._info, reply)
+        accounting.failed(self._info, reply)
         self._answer_instead(reply, reply.reason)
 
     def _answer_instead(self, reply: replies.Reply, reason: str) -> None:
@@ -294,7 +294,7 @@ class Forwarder:
 
     def _close(self, status: int, reason: str) -> None:
         self._over = True
-        ledger, exchange = self._owner.worker.ledger, self._exchange
-        ledger.sent.value += exchange.sent
-        ledger.received.value += exchange.received
-        ledger.closed(self._info, status, exchange.sent, exchange.received, reason)
+        accounting, exchange = self._owner.worker.accounting, self._exchange
+        accounting.sent.value += exchange.sent
+        accounting.received.value += exchange.received
+        accounting.closed(self._info, status, exchange.sent, exchange.received, reason)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from typing import TYPE_CHECKING
 
 from egress_router.relay.buffered_socket import TURNS
@@ -40,7 +39,7 @@ class LingeringClose:
         self._wire = wire
         self._open = True
         self._on_closed = on_closed
-        self._ends = time.monotonic() + seconds
+        self._ends = worker.clock.monotonic() + seconds
         self._deadline = worker.deadlines.add(min(SILENCE, seconds), self.close)
         wire.held = b""
         wire.on_ready = self._drain
@@ -70,7 +69,7 @@ class LingeringClose:
                 return
             self._deadline.touch()
             if self._deadline.due > self._ends + self._deadline.seconds:
-                self._worker.ledger.limit("linger_seconds")
+                self._worker.accounting.limit("linger_seconds")
                 self.close()
                 return
         self._wire.again()

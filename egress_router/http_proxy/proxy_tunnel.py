@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from egress_router.http_proxy.accounting import TLS_METHOD
 from egress_router.http_proxy.guard import guarded
 from egress_router.relay.tunnel import CloseReason
 
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.ledger import RequestInfo
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.tunnel import Closing
 
 
 # What the client was told by the proxy; otherwise it was an origin's answer 101.
-_STATUS = {b"CONNECT": 200, b"TLS": 0}
+_STATUS = {b"CONNECT": 200, TLS_METHOD: 0}
 
 
 class ProxyTunnel:
@@ -48,7 +49,7 @@ class ProxyTunnel:
             to_upstream=to_upstream,
             to_client=to_client,
         )
-        worker.ledger.tunnels.value += 1
+        worker.accounting.tunnels.value += 1
         worker.connections.add(self)
 
     @property
@@ -81,8 +82,8 @@ class ProxyTunnel:
     def _closed(self, closing: Closing) -> None:
         worker, info = self._worker, self._info
         worker.left(self)
-        worker.ledger.tunnels.value -= 1
+        worker.accounting.tunnels.value -= 1
         if closing.reason is CloseReason.IDLE:
-            worker.ledger.idle_end("idle_seconds")
+            worker.accounting.idle_end("idle_seconds")
         status = _STATUS.get(info.method, 101)
-        worker.ledger.closed(info, status, closing.sent, closing.received, closing.reason.value)
+        worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)

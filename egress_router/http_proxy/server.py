@@ -10,12 +10,14 @@ from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.access_control import AccessControl
+from egress_router.http_proxy.access_log import AccessLog
+from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.client_watch import ClientWatch
 from egress_router.http_proxy.connection import ClientConnection
-from egress_router.http_proxy.ledger import Ledger
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.own_places import OwnPlaces, seen
+from egress_router.http_proxy.request_info import Who
 from egress_router.http_proxy.upstream import UpstreamPool
 from egress_router.http_proxy.worker_state import WorkerState
 from egress_router.names.resolver import Resolver
@@ -77,11 +79,11 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         access.apply(rules)
-        ledger = Ledger(context.registry, access_log=settings.proxy.access_log)
+        accounting = Accounting(context.registry, AccessLog(everything=settings.proxy.access_log), SYSTEM)
         self._plane = DataPlane(context.loop)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
-        self._plane.count(context.registry, ledger.sent, ledger.received)
+        self._plane.count(context.registry, accounting.sent, accounting.received)
         self._worker = WorkerState(
             loop=context.loop,
             poller=context.poller,
@@ -89,7 +91,7 @@ class HttpProxyServer:
             deadlines=deadlines,
             relay=relay,
             access=access,
-            ledger=ledger,
+            accounting=accounting,
             limits=settings.limits,
             limiter=context.limiter,
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
@@ -135,8 +137,8 @@ class HttpProxyServer:
         """Close every connection now."""
         for each in list(self._worker.connections):
             each.close_now()
-        for answer_and_close in list(self._turned_away):
-            answer_and_close.close()
+        for closing in list(self._turned_away):
+            closing.close()
         self._worker.pool.close()
         self._resolver.close()
         self._plane.close()
@@ -144,26 +146,27 @@ class HttpProxyServer:
 
     def status(self) -> dict[str, Json]:
         """What a person wants to see of this worker."""
-        ledger = self._worker.ledger
+        accounting = self._worker.accounting
         return {
-            "rules": ledger.rule_hits(self._rules.rules),
-            "denied": ledger.latest_denied(),
+            "rules": accounting.rule_hits(self._rules.rules),
+            "denied": accounting.latest_denied(),
             "upstreams": [],
             "listeners": list(self._listening),
         }
 
-    def _accepted(self, sock: socket.socket, client: str, port: int) -> None:
+    def _accepted(self, sock: socket.socket, client: str, client_port: int, port: int) -> None:
+        who = Who(client, client_port, port)
         limit = self._limiter.enter(client)
         if limit is None:
-            session = ClientConnection(self._worker, sock, client, self._transparent.get(port))
-            self._worker.connections.add(session)
-            session.read_head()
+            connection = ClientConnection(self._worker, sock, who, self._transparent.get(port))
+            self._worker.connections.add(connection)
+            connection.read_head()
         else:
-            self._turn_away(sock, client, _OVER_LIMIT[limit])
+            self._turn_away(sock, who, _OVER_LIMIT[limit])
 
-    def _turn_away(self, sock: socket.socket, client: str, reply: Reply) -> None:
+    def _turn_away(self, sock: socket.socket, who: Who, reply: Reply) -> None:
         worker = self._worker
-        worker.ledger.refused(client, reply.status, reply.reason)
+        worker.accounting.refused(who, reply.status, reply.reason)
         answer = reply.encoded(worker.date())
         if len(self._turned_away) >= _MAX_TURNED_AWAY:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
@@ -172,7 +175,5 @@ class HttpProxyServer:
             sock.close()
             return
         wire = BufferedSocket(sock, worker.poller, nothing)
-        answer_and_close = LingeringClose(
-            worker, wire, answer, SILENCE, lambda: self._turned_away.discard(answer_and_close)
-        )
-        self._turned_away.add(answer_and_close)
+        closing = LingeringClose(worker, wire, answer, SILENCE, lambda: self._turned_away.discard(closing))
+        self._turned_away.add(closing)

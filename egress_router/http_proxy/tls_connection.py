@@ -8,7 +8,6 @@ from egress_router import log
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.target import tls_target
-from egress_router.http_proxy.ledger import RequestInfo
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
@@ -20,12 +19,12 @@ from egress_router.tls.server_name import NameFault, server_name
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.buffered_socket import BufferedSocket
     from egress_router.relay.dial import Dialled
     from egress_router.tls.client_hello import ClientHello
 
-TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _log = log.get("http_proxy")
 
 
@@ -33,15 +32,16 @@ class TlsConnection:
     """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
 
     __slots__ = ("_accepted", "_connector", "_deadline", "_ending", "_origin_port", "_over", "_reader",
-        "_tunnel", "_wire", "_worker", "client")  # fmt: skip
+        "_tunnel", "_who", "_wire", "_worker", "client")  # fmt: skip
 
     def __init__(
-        self, worker: WorkerState, wire: BufferedSocket, client: str, origin_port: int, accepted: float
+        self, worker: WorkerState, wire: BufferedSocket, who: Who, origin_port: int, accepted: float
     ) -> None:
         """Take over the wire; what it holds is read first. `accepted` is when, by the monotonic clock."""
         self._worker = worker
         self._wire = wire
-        self.client = client
+        self._who = who
+        self.client = who.client
         self._origin_port = origin_port
         self._accepted = accepted
         self._reader = ClientHelloReader()
@@ -96,7 +96,7 @@ class TlsConnection:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
         target = tls_target(name, self._origin_port)
-        info = RequestInfo(self.client, TLS_METHOD, target, self._worker.clock.monotonic())
+        info = self._worker.accounting.begun_tls(self._who, target)
         self._connector = UpstreamConnector(self._worker, self, info)
         self._connector.begin()
         if self._connector is not None:
@@ -114,13 +114,13 @@ class TlsConnection:
 
     @guarded
     def _late(self) -> None:
-        self._worker.ledger.limit("head_seconds")
+        self._worker.accounting.limit("head_seconds")
         self._refuse(Alert.HANDSHAKE_FAILURE, "head_too_slow")
 
     @guarded
     def give_way(self) -> None:
         """End: all connections together hold too much, and this one most of it."""
-        self._worker.ledger.limit("held_bytes")
+        self._worker.accounting.limit("held_bytes")
         self._refuse(Alert.INTERNAL_ERROR, "held_bytes")
 
     # What the connector says
@@ -145,7 +145,7 @@ class TlsConnection:
         """Refuse with an alert: the client expects no HTTP here."""
         self._connector = None
         if reply.status == 403:
-            self._worker.ledger.transparent_refused(reply.reason)
+            self._worker.accounting.transparent_refused(reply.reason)
         self._say(Alert.ACCESS_DENIED if reply.status == 403 else Alert.INTERNAL_ERROR)
 
     def fault(self, error: Exception) -> None:
@@ -176,9 +176,9 @@ class TlsConnection:
             self._left()
 
     def _refuse(self, alert: Alert, reason: str) -> None:
-        ledger = self._worker.ledger
-        ledger.transparent_refused(reason)
-        ledger.refused(self.client, 0, reason)
+        accounting = self._worker.accounting
+        accounting.transparent_refused(reason)
+        accounting.refused(self._who, 0, reason)
         _log.warning(
             "TLS to a transparent port is refused", client=self.client, reason=reason, port=self._origin_port
         )
@@ -197,6 +197,6 @@ class TlsConnection:
         self._worker.held.hold(self, 0)
         if self._connector is not None:
             self._connector.cancel()
-            self._worker.ledger.left(self._connector.info)
+            self._worker.accounting.left(self._connector.info)
         self._connector = self._ending = None
         self._worker.left(self)

@@ -22,7 +22,7 @@ from egress_router.tls.server_name import SniMatch, compare, server_name
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.ledger import RequestInfo
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.buffered_socket import BufferedSocket
     from egress_router.tls.client_hello import ClientHello
@@ -104,7 +104,7 @@ class TunnelStart:
     @guarded
     def give_way(self) -> None:
         """End: all connections together hold too much, and this one most of it."""
-        self._worker.ledger.limit("held_bytes")
+        self._worker.accounting.limit("held_bytes")
         self._refuse("held_bytes")
 
     def cancel(self) -> None:
@@ -150,7 +150,7 @@ class TunnelStart:
 
     def _mismatch(self, reason: str) -> None:
         enforced = self._worker.sni is SniMode.ENFORCE
-        self._worker.ledger.sni_mismatch("closed" if enforced else "reported")
+        self._worker.accounting.sni_mismatch("closed" if enforced else "reported")
         target = self._info.target
         _log.warning(
             "a ClientHello in a tunnel is not for the host of the CONNECT",
@@ -183,7 +183,7 @@ class TunnelStart:
     @guarded
     def _silent(self) -> None:
         if self._client_first:
-            self._worker.ledger.idle_end("idle_seconds")
+            self._worker.accounting.idle_end("idle_seconds")
             self._refuse("idle")
         else:
             self._pass()

@@ -11,8 +11,8 @@ from egress_router.policy.access_list import DENIED
 from egress_router.relay.dial import Dial, DialError, DialReason
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.ledger import RequestInfo
     from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.policy.access_list import Decision
     from egress_router.relay.dial import Dialled
@@ -82,7 +82,7 @@ class UpstreamConnector:
     def fail(self, reply: Reply) -> None:
         """End the request with these words while it waits."""
         self.cancel()
-        self._worker.ledger.given_up(self.info, reply)
+        self._worker.accounting.given_up(self.info, reply)
         self._end(reply)
 
     def fault(self, error: Exception) -> None:
@@ -97,18 +97,18 @@ class UpstreamConnector:
             self._decided(self._worker.access.by_addresses(self.info.target, found.addresses, found.name))
             return
         if found is Failure.TIMEOUT:
-            self._worker.ledger.limit("connect_seconds")
+            self._worker.accounting.limit("connect_seconds")
         decision = self._worker.access.by_failure(self.info.target)
         if decision is None:
             reply = replies.unresolved(found)
-            self._worker.ledger.undecided(self.info, reply)
+            self._worker.accounting.undecided(self.info, reply)
             self._end(reply)
         else:
             self._decided(decision)
 
     def _decided(self, decision: Decision) -> None:
         self._list = self._worker.access.lists
-        self._worker.ledger.decided(self.info, decision)
+        self._worker.accounting.decided(self.info, decision)
         if decision.verdict is DENIED:
             self._end(replies.denied(decision))
         elif self.info.target.tunnel or not self._owner.reuse(self.info):
@@ -122,7 +122,7 @@ class UpstreamConnector:
             if result.failures:
                 self.info.address = result.failures[-1].address  # the one that was tried last
             if result.reason is DialReason.TIMEOUT:
-                self._worker.ledger.limit("connect_seconds")
+                self._worker.accounting.limit("connect_seconds")
             self._fail(replies.unreached(result))
             return
         if self._list != self._worker.access.lists and not self._still_allowed(result):
@@ -130,7 +130,7 @@ class UpstreamConnector:
         self.info.address = result.address
         self.info.connect_seconds = result.seconds
         try:
-            self._worker.ledger.connected(self.info)
+            self._worker.accounting.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
         except Exception:  # nobody owns it
             result.sock.close()
@@ -147,9 +147,9 @@ class UpstreamConnector:
         return False
 
     def _fail(self, reply: Reply) -> None:
-        self._worker.ledger.failed(self.info, reply)
+        self._worker.accounting.failed(self.info, reply)
         self._end(reply)
 
     def _end(self, reply: Reply) -> None:
-        self._worker.ledger.closed(self.info, reply.status, 0, 0, reply.reason)
+        self._worker.accounting.closed(self.info, reply.status, 0, 0, reply.reason)
         self._owner.answer_and_close(reply)

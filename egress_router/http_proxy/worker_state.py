@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from egress_router.clock import Clock
     from egress_router.http_proxy.access_control import AccessControl
+    from egress_router.http_proxy.accounting import Accounting
     from egress_router.http_proxy.client_watch import ClientWatch
-    from egress_router.http_proxy.ledger import Ledger, RequestInfo
     from egress_router.http_proxy.own_connections import OwnConnections
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane
     from egress_router.relay.deadlines import Deadlines
@@ -60,7 +61,7 @@ class WorkerState:
     deadlines: Deadlines
     relay: Relay
     access: AccessControl
-    ledger: Ledger
+    accounting: Accounting
     limits: HttpLimits
     limiter: ConnectionLimiter
     pool: UpstreamPool
@@ -91,7 +92,7 @@ class WorkerState:
 
     def fault(self, error: Exception) -> None:
         """Count and report a fault of ours, for which a session is closed."""
-        self.ledger.fault()
+        self.accounting.fault()
         context = {"message": "a session failed, and was closed", "exception": error}
         self.loop.call_exception_handler(context)
 

@@ -20,6 +20,7 @@ import json
 import socket
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -160,6 +161,18 @@ class Laboratory:
         if process.returncode:
             raise RuntimeError(f"setup ended with {process.returncode}: {errors.strip()}")
         return errors
+
+    @contextlib.contextmanager
+    def staying(self, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+        """Run a redirect router that stays, from when its network is set up to the end of the block."""
+        process = self.setup({**environment, "EGRESS_ROUTER_MODE": "legacy"})
+        said: list[str] = []
+        reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
+        reader.start()
+        self._await(lambda: any("network is set up" in line for line in said), "setup", process)
+        yield process
+        process.terminate()
+        process.wait(_START_SECONDS)
 
     def name(self, zone: Mapping[str, object]) -> None:
         """Have the cluster's name server know these names; call it again to change them while it runs."""

@@ -154,23 +154,15 @@ class AccessPolicy:
 
         `full_name` is the name that has these addresses: for a short one, that is one of its candidates.
         """
-        if full_name == host:
+        if full_name is not None and full_name == host:
             full_name = None
-        decision = self._by_addresses(host, port, addresses, own, full_name)
-        if full_name is not None:
-            decision.full_name = full_name
-        return decision
-
-    def _by_addresses(
-        self, host: Host, port: int, addresses: Sequence[IPAddress], own: Own, full_name: str | None
-    ) -> Decision:
         by_name = self._first_by_name(host, full_name, port) if isinstance(host, str) else NONE
         may_be_own = port in own.ports
         denying = dialled = NONE
         allowed: list[IPAddress] = []
         for address in addresses:
             if may_be_own and own.is_own_port(address, port):
-                return Decision(Verdict.DENIED, Reason.OWN_PORT)
+                return Decision(Verdict.DENIED, Reason.OWN_PORT, None, (), full_name)
             index = self._first(by_name, address, port, own)
             if index == NONE:
                 continue
@@ -180,12 +172,12 @@ class AccessPolicy:
                 dialled = index if not allowed else dialled
                 allowed.append(address)
         if denying != NONE:
-            return Decision(Verdict.DENIED, Reason.RULE, self.rules[denying])
+            return Decision(Verdict.DENIED, Reason.RULE, self.rules[denying], (), full_name)
         if allowed:
-            return Decision(ALLOWED, BY_RULE, self.rules[dialled], tuple(allowed))
+            return Decision(ALLOWED, BY_RULE, self.rules[dialled], tuple(allowed), full_name)
         if self._everything != NONE:
-            return Decision(Verdict.DENIED, Reason.NOT_REMOTE)
-        return Decision(Verdict.DENIED, Reason.NO_RULE)
+            return Decision(Verdict.DENIED, Reason.NOT_REMOTE, None, (), full_name)
+        return Decision(Verdict.DENIED, Reason.NO_RULE, None, (), full_name)
 
     def name_rule(self, name: str, port: int, full_name: str | None = None) -> Rule | None:
         """Return the first rule that names this host, or what it stands for, or covers everything."""

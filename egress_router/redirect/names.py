@@ -49,6 +49,7 @@ class LineNames:
     ) -> None:
         self._names = names
         self._report = report
+        report.show(self.upstreams)
         self._unusable = unusable
         self._on_change = on_change
         self._clock = clock
@@ -58,12 +59,14 @@ class LineNames:
         self._followed: dict[str, FollowedName] = {}
         self._answered: dict[str, asyncio.Event] = {}
         self._addresses: dict[NamedRedirect, tuple[IPAddress, ...]] = {}
+        self._lines: dict[str, set[NamedRedirect]] = {}
         self._left_out: dict[NamedRedirect, str | None] = {}
 
     def follow(self, lines: Iterable[NamedRedirect], known: Resolved | None = None) -> None:
         """Follow the names of these lines, too; `known` is where they lead until they were asked for."""
         for line in lines:
             self._addresses.setdefault(line, (known or {}).get(line, ()))
+            self._lines.setdefault(line.name, set()).add(line)
             if line.name in self._followed:
                 self._arrange(line)
                 continue
@@ -74,7 +77,6 @@ class LineNames:
             self._followed[line.name] = name
             name.start(self._loop)
         self._watch()
-        self._report.upstreams(self.upstreams())
 
     def keep(self, lines: Iterable[NamedRedirect]) -> None:
         """Follow the names of these lines only."""
@@ -83,12 +85,12 @@ class LineNames:
         for line in gone:
             del self._addresses[line]
             self._left_out.pop(line, None)
-        for name in self._followed.keys() - {line.name for line in wanted}:
-            self._followed.pop(name).stop()
-            del self._answered[name]
+            self._lines[line.name].discard(line)
+            if not self._lines[line.name]:
+                del self._lines[line.name], self._answered[line.name]
+                self._followed.pop(line.name).stop()
         if gone:
             self._watch()
-            self._report.upstreams(self.upstreams())
 
     async def answered(self, lines: Iterable[NamedRedirect], seconds: float) -> None:
         """Wait until the names of these lines were asked for once, but no longer than so many seconds."""
@@ -102,6 +104,11 @@ class LineNames:
     def resolved(self, lines: Iterable[NamedRedirect]) -> Resolved:
         """Return where each of these lines leads now; nowhere: to no address."""
         return {line: serving(line, self._addresses.get(line, ()), self._checks.is_up) for line in lines}
+
+    @property
+    def has_departed(self) -> bool:
+        """Whether an address has left the answer of a UDP line's name, and its flows wait to be moved."""
+        return bool(self._departures)
 
     def departed(self, resolved: Resolved) -> list[Departure]:
         """Return the addresses whose UDP flows are to be moved now, these lines being in force."""
@@ -140,7 +147,7 @@ class LineNames:
             if followed is None:
                 return
             self._answered[name].set()
-            before = {line: self._addresses[line] for line in self._addresses if line.name == name}
+            before = {line: self._addresses[line] for line in self._lines[name]}
             for line in before:
                 self._arrange(line)
             changed = any(self._addresses[line] != addresses for line, addresses in before.items())
@@ -148,8 +155,7 @@ class LineNames:
                 self._report.resolved(name, in_order(followed.addresses), followed.failure)
             if changed:
                 self._watch()
-            if changed or news:
-                self._changed()
+                self._on_change()
 
         return answered
 
@@ -185,8 +191,4 @@ class LineNames:
 
     def _health_changed(self, target: Target) -> None:
         self._report.health(target, up=self._checks.is_up(target))
-        self._changed()
-
-    def _changed(self) -> None:
-        self._report.upstreams(self.upstreams())
         self._on_change()

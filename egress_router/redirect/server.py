@@ -24,6 +24,7 @@ from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
+from egress_router.standby.agent import DRAIN_SECONDS, Agent
 from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class RedirectServer:
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
-        self._follower = RuleFollower(rule_store, source.path, self._put_in_force)
+        self._follower = RuleFollower(rule_store, source.paths, self._put_in_force)
         self._updates = NameUpdates(
             self._put, self._move, lambda: rule_store.rules, registry, established.resolved
         )
@@ -114,6 +115,8 @@ class RedirectServer:
         self._table = RuleTable(rule_store.rules, rule_store.text)
         self._lines: list[LineTraffic] = []
         self._network_problem: str | None = None
+        stand = claimed.stand
+        self._agent = None if stand is None else Agent(stand.place, stand.fence)
         process_metrics.describe(registry, "redirect", self.ready)
 
     async def run(self) -> None:
@@ -121,8 +124,11 @@ class RedirectServer:
         signals.handle(asyncio.get_running_loop(), self._end_asked, self._follower.reload)
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
-        tasks = [self._state.gateway_monitor.watch(), *self._follower.tasks()]
+        tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names)]
+        if self._agent is not None:
+            self._agent.start()
+            tasks.append(self._agent.until_failure())
         try:
             await run_until(self._state.ended, tasks, self._end)
         finally:
@@ -135,11 +141,17 @@ class RedirectServer:
             os._exit(0)  # asyncio would wait for threads, which may wait for the kernel
         _log.info("asked to end", signal=name)
         self._state.ended.set()
+        if self._agent is not None:
+            self._agent.leave(DRAIN_SECONDS)
 
     async def _end(self) -> None:
         self._state.ended.set()
         self._follower.stop()
-        _log.info("ended; rules and address stay until the pod goes")
+        if self._agent is not None:
+            await asyncio.to_thread(self._agent.ended.wait)
+            _log.info("ended; the gate is closed")
+        else:
+            _log.info("ended; rules and address stay until the pod goes")
 
     def health(self) -> tuple[str, ...]:
         """See `View`: this process holds nothing that a restart would repair."""
@@ -202,7 +214,8 @@ class RedirectServer:
 
     def _keep_network(self) -> None:
         link, _ = setup.ensure_network(self._settings)
-        acd.announce(link, [source.address for source in self._settings.sources])
+        if self._settings.standby is None:  # else whoever is active does it
+            acd.announce(link, [source.address for source in self._settings.sources])
 
     async def _count(self) -> None:
         """Read the kernel's counters now and then."""
@@ -227,6 +240,7 @@ class RedirectServer:
         if counts is not None:
             self._lines = self._table.lines(counts)
             self._metrics.traffic(self._lines, tracked.waiting)
+        self._table.lead(self._names.destinations())
         self._metrics.tracked(self._table, tracked)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from egress_router.grammar.address import printed
 from egress_router.grammar.lines import rule_lines
 from egress_router.kernel.nat.counters import Traffic
+from egress_router.redirect.lines import destination
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.conntrack import Connections, Destination
     from egress_router.kernel.nat.counters import Counts
     from egress_router.metrics import Registry
+    from egress_router.redirect.lines import Resolved
 
 _MAX_RULES = 1000  # with samples of their own; the traffic of others is counted in the sums only
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
@@ -44,6 +46,7 @@ class RuleTable:
         self._by_port: dict[tuple[str, int, int], int] = {}
         self._fallbacks: dict[int, int] = {}
         self.destinations: dict[Destination, str] = {}
+        self.named: dict[Destination, str] = {}
         rules = {rule.line: rule for rule in redirects.rules}
         names = {rule.line: rule for rule in redirects.names}
         for index, line in enumerate(rule_lines(text)):
@@ -69,6 +72,15 @@ class RuleTable:
         for port in range(rule.first, rule.last + 1):
             for version in (4, 6):
                 self._by_port[rule.protocol.value, version, port] = index
+
+    def lead(self, resolved: Resolved) -> None:
+        """Note where the lines with names lead now, so that source ports towards there have a name, too."""
+        self.named = {
+            (_NUMBERS[rule.protocol.value], address, rule.target_port or port): destination(rule)
+            for rule, addresses in resolved.items()
+            for address in addresses
+            for port in range(rule.first, rule.last + 1)
+        }
 
     def lines(self, counts: Counts) -> list[LineTraffic]:
         """Return all lines, each with its traffic."""
@@ -137,7 +149,7 @@ class RedirectMetrics:
         self._open.value = tracked.open
         self._registry.forget("snat_ports_in_use")
         for key, count in tracked.source_ports.items():
-            destination = table.destinations.get(key)
-            if destination is not None:
+            leads_to = table.destinations.get(key) or table.named.get(key)
+            if leads_to is not None:
                 meaning = "Source ports in use towards a destination, of about 64,000."
-                self._registry.gauge("snat_ports_in_use", meaning, destination=destination).value = count
+                self._registry.gauge("snat_ports_in_use", meaning, destination=leads_to).value = count

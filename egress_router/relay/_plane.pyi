@@ -8,10 +8,12 @@ from egress_router.grammar.address import IPAddress
 
 Target: TypeAlias = tuple[IPAddress, int]
 Failures: TypeAlias = tuple[tuple[Target, int], ...]
-# Object, kind of news, client, target, seconds of the dial, attempts that failed.
-Connected: TypeAlias = tuple[object, int, str, Target, float, Failures]
-# Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1.
-Closed: TypeAlias = tuple[object, int, str, Target | None, int, int, int, float, Failures, int]
+# Number of an accepted one, the client's port, source address and port towards the upstream ("", 0: unknown).
+Identity: TypeAlias = tuple[int, int, str, int]
+# Object, kind of news, client, target, seconds of the dial, attempts that failed, identity.
+Connected: TypeAlias = tuple[object, int, str, Target, float, Failures, Identity]
+# Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity.
+Closed: TypeAlias = tuple[object, int, str, Target | None, int, int, int, float, Failures, int, Identity]
 Wanted: TypeAlias = tuple[object, int]
 
 class Pair:
@@ -21,7 +23,9 @@ class Pair:
     def received(self) -> int: ...
 
 class Line:
-    def __init__(self, connect_seconds: float, idle_seconds: float, turn: int, /) -> None: ...
+    def __init__(
+        self, connect_seconds: float, idle_seconds: float, turn: int, tells_source: bool = False, /
+    ) -> None: ...
     @property
     def hits(self) -> int: ...
 

@@ -35,6 +35,21 @@ _ADDRESS = struct.Struct("=16s2s2x")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
+class Identity(NamedTuple):
+    """What tells an accepted connection from others, and its end towards the upstream.
+
+    `source` is empty where there was no connection, or where the line was not told to say it.
+    """
+
+    number: int
+    client_port: int
+    source: str
+    source_port: int
+
+
+UNKNOWN: Final = Identity(0, 0, "", 0)
+
+
 class End(NamedTuple):
     """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1."""
 
@@ -46,6 +61,7 @@ class End(NamedTuple):
     seconds: float
     failures: Failures
     given: int
+    identity: Identity = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,9 @@ class Connection(Protocol):
 class Line(Connection, Protocol):
     """Where the connections of a listening port go; a subclass of `Forwarding`."""
 
-    def connected(self, client: str, target: Target, seconds: float, failures: Failures) -> None:
+    def connected(
+        self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
+    ) -> None:
         """Hear that a client has its connection; its end will be told, too."""
 
     def wanted(self) -> None:
@@ -206,15 +224,15 @@ class DataPlane:
 
 
 def _tell(record: Closed | Connected | Wanted) -> None:
-    if len(record) == 10:
-        connection: Connection = record[0]  # type: ignore[assignment] # what came back is what was given
-        connection.ended(End(*record[2:]))
-        return
-    line: Line = record[0]  # type: ignore[assignment]
-    if len(record) == 6:
-        line.connected(*record[2:])
+    if len(record) == 2:
+        waiting: Line = record[0]  # type: ignore[assignment] # what came back is what was given
+        waiting.wanted()
+    elif len(record) == 7:
+        line: Line = record[0]  # type: ignore[assignment]
+        line.connected(*record[2:6], Identity(*record[6]))
     else:
-        line.wanted()
+        connection: Connection = record[0]  # type: ignore[assignment]
+        connection.ended(End(*record[2:10], Identity(*record[10])))
 
 
 def _started(limits: Limits | None, quiet: float) -> _plane.Plane:

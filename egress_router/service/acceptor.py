@@ -42,7 +42,7 @@ class Pauses:
 
 
 class Acceptor:
-    """Hands every accepted connection to `on_connection`: socket, client address, local listening port.
+    """Hands every accepted connection to `on_connection`: socket, client address, its port, listening port.
 
     The socket is non-blocking and without Nagle's delay. While the process has no
     descriptor left, accepting pauses: clients wait in the accept queue instead of being turned away, and the
@@ -53,7 +53,7 @@ class Acceptor:
         self,
         loop: asyncio.AbstractEventLoop,
         registry: Registry,
-        on_connection: Callable[[socket.socket, str, int], None],
+        on_connection: Callable[[socket.socket, str, int, int], None],
     ) -> None:
         self._loop = loop
         self._on_connection = on_connection
@@ -124,7 +124,7 @@ class Acceptor:
         sock.setblocking(False)
         host: str = address[0]
         client = host[len(_MAPPED) :] if host.startswith(_MAPPED) and "." in host else host
-        self._on_connection(sock, client, port)
+        self._on_connection(sock, client, address[1], port)
         return True
 
     def _pause(self, error: OSError) -> None:

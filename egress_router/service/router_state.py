@@ -7,8 +7,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router.service.gateway_monitor import GatewayMonitor
+from egress_router.service.standby_monitor import StandbyMonitor
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from egress_router.clock import Clock
     from egress_router.service.mode import Json
     from egress_router.service.rule_store import RuleStore
@@ -23,14 +26,20 @@ class RouterState(Generic[Rules]):
         self.mode = mode
         self.ended = asyncio.Event()
         self.gateway_monitor = GatewayMonitor(interface)
+        self.standby_monitor = StandbyMonitor()
         self._rule_store = rule_store
         self._started = clock.time()
+
+    def monitors(self) -> list[Coroutine[None, None, None]]:
+        """Return what has to run so that `problems` and `status` are true."""
+        return [self.gateway_monitor.watch(), self.standby_monitor.watch()]
 
     def problems(self, *others: str) -> tuple[str, ...]:
         """Return why the router cannot do its job; `others` are the mode's own reasons."""
         if self.ended.is_set():
             return ("the router is ending",)
-        return (*others, *self.gateway_monitor.problems())
+        # Behind a closed fence no gateway answers, which is as it should be.
+        return (*others, *(self.standby_monitor.problems() or self.gateway_monitor.problems()))
 
     def status(self, health: tuple[str, ...], ready: tuple[str, ...]) -> dict[str, Json]:
         """Return what `/status` says in all modes."""
@@ -41,5 +50,6 @@ class RouterState(Generic[Rules]):
             "health": list(health),
             "ready": list(ready),
             "interface": self.gateway_monitor.status(),
+            "standby": self.standby_monitor.status(),
             "reload": self._rule_store.status(),
         }

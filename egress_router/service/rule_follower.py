@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from egress_router.service.file_watch import changes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from pathlib import Path
 
     from egress_router.service.rule_store import RuleStore
@@ -26,12 +26,12 @@ class RuleFollower(Generic[Rules]):
     def __init__(
         self,
         store: RuleStore[Rules],
-        path: Path | None,
+        paths: Sequence[Path],
         put_in_force: Callable[[Rules, frozenset[int]], Awaitable[None]],
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._store = store
-        self._path = path
+        self._paths = paths
         self._put_in_force = put_in_force
         self._retry_seconds = retry_seconds
         self._asked = asyncio.Event()
@@ -41,7 +41,8 @@ class RuleFollower(Generic[Rules]):
     def tasks(self) -> list[Coroutine[None, None, None]]:
         """Return what must run beside the service."""
         tasks = [self._when_asked()]
-        return tasks if self._path is None else [*tasks, self._watch(self._path), self._retry()]
+        watches = [self._watch(each) for each in self._paths]
+        return [*tasks, *watches, self._retry()] if watches else tasks
 
     def reload(self) -> None:
         """Read the source again soon."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from egress_router.clock import Clock
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
-    from egress_router.settings.variables import RulesSource
+    from egress_router.settings.variables import Source
 
 Rules = TypeVar("Rules")
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class RuleStore(Generic[Rules]):
     def __init__(
         self,
         reader: Reader[Rules],
-        source: RulesSource,
+        source: Source,
         registry: Registry,
         in_force: str | None = None,
         clock: Clock = SYSTEM,

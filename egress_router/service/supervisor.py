@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json, Mode
     from egress_router.service.view import ServeAdministration
     from egress_router.settings.common import ProxySettings
-    from egress_router.settings.variables import RulesSource
+    from egress_router.settings.variables import Source
 
 Rules = TypeVar("Rules")
 _log = log.get("service")
 
 
 def run(
-    mode: Mode[Rules], settings: ProxySettings, source: RulesSource, administration: ServeAdministration
+    mode: Mode[Rules], settings: ProxySettings, source: Source, administration: ServeAdministration
 ) -> int:
     """Run a proxy until SIGTERM or SIGINT has ended it in order; return the exit status.
 
@@ -61,7 +61,7 @@ class Supervisor(Generic[Rules]):
         self,
         name: str,
         settings: ProxySettings,
-        source: RulesSource,
+        source: Source,
         registry: Registry,
         rule_store: RuleStore[Rules],
         clock: Clock = SYSTEM,
@@ -71,7 +71,7 @@ class Supervisor(Generic[Rules]):
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState(name, settings.interface, rule_store, clock)
-        self._follower = RuleFollower(rule_store, source.path, self._put_in_force)
+        self._follower = RuleFollower(rule_store, source.paths, self._put_in_force)
         by_client = settings.max_connections_per_client is not None
         self._listening = Listening(settings.workers, by_client=by_client)
         self._pool = WorkerPool(settings.workers, self._listening, registry, clock)
@@ -85,7 +85,7 @@ class Supervisor(Generic[Rules]):
         endpoint = await administration(self, port) if port else None
         self._pool.start(self._rule_store.rules, self._rule_store.ports)
         _log.info("started", mode=self._state.mode, pid=os.getpid(), workers=self._settings.workers)
-        tasks = [self._state.gateway_monitor.watch(), self._pool.watch(), *self._follower.tasks()]
+        tasks = [*self._state.monitors(), self._pool.watch(), *self._follower.tasks()]
         try:
             await run_until(self._state.ended, tasks, self._end)
         finally:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from egress_router.errors import RefusedError
+from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.manifests import egress_policy
 from egress_router.settings.variables import RulesVariable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.settings.variables import RulesSource
 
+Rules = TypeVar("Rules")
 POLICY = RulesVariable(
     "EGRESS_POLICY",
     "egress policy: an EgressNetworkPolicy or an EgressFirewall, as JSON or YAML",
@@ -24,6 +28,65 @@ POLICY = RulesVariable(
 def policy_parser(_: Mapping[str, str]) -> Callable[[str, str], EgressPolicy]:
     """Return how an egress policy is read; no other setting changes what it means."""
     return egress_policy.parse
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded(Generic[Rules]):
+    """Rules and the egress policy that stands before them; None: there is none."""
+
+    rules: Rules
+    policy: EgressPolicy | None
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedSource:
+    """Where rules and their policy come from: one text out of both, so that they change as one."""
+
+    rules: RulesSource
+    policy: RulesSource | None
+
+    @property
+    def name(self) -> str:
+        """How errors name this source."""
+        return self.rules.name if self.policy is None else f"{self.rules.name}, {self.policy.name}"
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that may change."""
+        return (*self.rules.paths, *(() if self.policy is None else self.policy.paths))
+
+    def read(self) -> str:
+        """Return both texts as one.
+
+        Raises:
+            ConfigError: one of them cannot be read.
+        """
+        rules = self.rules.read()
+        return f"{len(rules)}\n{rules}{'' if self.policy is None else self.policy.read()}"
+
+    def parser(self, parse: Callable[[str, str], Rules]) -> Callable[[str, str], Guarded[Rules]]:
+        """Return what reads the one text; `parse` reads the rules in it."""
+        return functools.partial(_parse_guarded, self, parse)
+
+
+def _parse_guarded(
+    source: GuardedSource, parse: Callable[[str, str], Rules], _: str, text: str
+) -> Guarded[Rules]:
+    length, _, both = text.partition("\n")
+    problems: list[Problem] = []
+    rules = policy = None
+    try:
+        rules = parse(source.rules.name, both[: int(length)])
+    except ConfigError as error:
+        problems += error.problems
+    if source.policy is not None:
+        try:
+            policy = egress_policy.parse(source.policy.name, both[int(length) :])
+        except ConfigError as error:
+            problems += error.problems
+    if problems or rules is None:
+        raise ConfigError(problems)
+    return Guarded(rules, policy)
 
 
 def refuse_unenforced(policy: RulesSource | None, mode: str) -> None:

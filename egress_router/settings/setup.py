@@ -17,6 +17,7 @@ from egress_router.settings import common
 from egress_router.settings.cluster import CLUSTER_CIDRS
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
 from egress_router.settings.policy import POLICY
+from egress_router.settings.standby import STANDBY_VARIABLES, StandbySettings, read_standby
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
 from egress_router.settings.variables import (
@@ -128,6 +129,7 @@ VARIABLES = (
     NAT_BACKEND,
     CLAIM_TIMEOUT,
     DEBUG,
+    *STANDBY_VARIABLES,
     *NAMES_VARIABLES,
     *common.RUNTIME_VARIABLES,
 )
@@ -151,6 +153,7 @@ class SetupSettings:
     runtime: common.RuntimeSettings
     names: NamesSettings
     policy: RulesSource | None = None
+    standby: StandbySettings | None = None
 
     def parse_rules(self, source: str, text: str) -> Redirects:
         """Read redirect rules that shall work in this router; `source` names them in errors.
@@ -187,6 +190,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
+    standby = read_standby(environment)
     names = read_names(environment)
     _require_destinations(environment, mode_text, environ)
 
@@ -207,6 +211,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             runtime=required(runtime),
             names=required(names),
             policy=policy,
+            standby=standby,
         )
 
     return environment.finish(complete)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from egress_router.errors import ConfigError, Problem
 
@@ -49,6 +49,21 @@ class RulesVariable:
         return f"{self.name}_FILE"
 
 
+class Source(Protocol):
+    """Where rules come from, whatever they are made of; `paths` are the files that may change."""
+
+    @property
+    def name(self) -> str:
+        """How errors name this source."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read; none where the rules are inline and never change."""
+
+    def read(self) -> str:
+        """Return the rules' text as it is now, or raise ConfigError."""
+
+
 @dataclass(frozen=True, slots=True)
 class RulesSource:
     """Where rules come from: inline text, or a file that may change while the program runs."""
@@ -56,6 +71,11 @@ class RulesSource:
     variable: str
     text: str
     path: Path | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, where there is one."""
+        return () if self.path is None else (self.path,)
 
     def read(self) -> str:
         """Return the rules' text as it is now.

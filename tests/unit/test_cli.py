@@ -509,3 +509,4 @@ def test_manual_pages_hold_what_help_holds() -> None:
         # No line begins as a request of roff does but those that are one.
         starts = {line.split()[0] for line in text.splitlines() if line.startswith((".", "'"))}
         assert starts <= {".TH", ".SH", ".TP"}
+        assert text.isascii()

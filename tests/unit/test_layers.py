@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "egress_router"
 
 # From the bottom to the top; a room may import rooms of its own floor and of the floors below it.
 FLOORS = (
-    {"errors", "log", "metrics", "clock", "terminal"},
+    {"errors", "log", "metrics", "clock", "terminal", "records"},
     {"grammar"},
     {"policy"},
     {"manifests"},
@@ -21,7 +21,7 @@ FLOORS = (
     {"upstreams"},
     {"service"},
     {"admin"},
-    {"http_proxy", "dns_proxy", "setup", "redirect", "status", "check", "explain", "convert"},
+    {"http_proxy", "dns_proxy", "setup", "redirect", "standby", "status", "check", "explain", "convert"},
     {"lab"},
     {"completion"},
     {"cli", "__main__"},
@@ -39,6 +39,10 @@ PURE = {
     "names/cache.py": "a day without name servers is simulated, not waited for",
     "tls": "hostile bytes are split at every byte and fuzzed, without a socket",
     "upstreams/pool.py": "fail-over order is tested as data, without time and without a network",
+    "standby/machine.py": "a million schedules of loss, freezes and cuts are simulated, not waited for",
+    "standby/witness.py": "as the machine that uses it",
+    "standby/peers.py": "as the machine that uses it",
+    "standby/codec.py": "hostile bytes are tested without a socket",
     "kernel/nat/plan.py": "the rule set is golden-tested as data, without a kernel",
 }
 

@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import pty
+import signal
 import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -127,6 +134,49 @@ def test_watch_goes_on_when_the_router_is_gone(
     with pytest.raises(KeyboardInterrupt):
         status.show(None, watch=True)
     assert "Connection refused" in shown[1]
+
+
+def test_watch_has_a_screen_of_its_own_and_writes_none_into_a_pipe(url: str) -> None:
+    command = [sys.executable, "-m", "egress_router", "status", "--watch", "--url", url]
+
+    def first_of(output: int, process: subprocess.Popen[bytes]) -> bytes:
+        seen = b""
+        while seen.count(b"workers") < 1:
+            seen += os.read(output, 4096)
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        with contextlib.suppress(OSError):  # EIO: the last one who had the terminal open has gone
+            while more := os.read(output, 4096):
+                seen += more
+        return seen
+
+    leader, follower = pty.openpty()
+    with subprocess.Popen(command, stdout=follower) as process:
+        os.close(follower)
+        seen = first_of(leader, process)
+    os.close(leader)
+    assert seen.startswith(b"\x1b[?1049h\x1b[H\x1b[J")
+    assert seen.rstrip().endswith(b"\x1b[?1049l")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"\x1b" not in first_of(process.stdout.fileno(), process)
+
+
+def test_json_is_what_the_endpoint_says_and_errors(
+    view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view.answer["denied"] = [{"target": "\x1b[2J"}]
+    assert status.show(url, watch=False, as_json=True) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    found = json.loads(text)
+    assert (found["mode"], found["errors"]) == ("http-proxy", [])
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(RefusedError):
+        status.show(f"http://127.0.0.1:{port}", watch=False, as_json=True)
+    (error,) = json.loads(capsys.readouterr().out)["errors"]
+    assert "cannot ask" in error["message"]
 
 
 def test_nobody_there_is_one_line() -> None:

@@ -25,7 +25,16 @@ from egress_router.http_proxy.http1.forwarding import (
 )
 from egress_router.http_proxy.http1.head import NO_BODY, UNTIL_CLOSE, authenticates_connection
 from egress_router.http_proxy.http1.heads import AnswerHeads
-from egress_router.http_proxy.http1.state import ANSWER, REQUEST, AnswerState, RequestState, followed
+from egress_router.http_proxy.http1.state import (
+    INTO_ANSWER_BODY,
+    INTO_ANSWER_DONE,
+    INTO_REQUEST_BODY,
+    INTO_REQUEST_DONE,
+    INTO_SWITCHED,
+    INTO_WAITING,
+    AnswerState,
+    RequestState,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +48,6 @@ if TYPE_CHECKING:
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
 # Bound once: in CPython 3.11 an enum's member costs as much as two calls.
 _WAITING: Final = RequestState.WAITING
-_REQUEST_BODY: Final = RequestState.BODY
-_SENT: Final = RequestState.DONE
 _AWAITED: Final = AnswerState.AWAITED
 _ANSWER_BODY: Final = AnswerState.BODY
 _ANSWERED: Final = AnswerState.DONE
@@ -83,16 +90,17 @@ _TOO_LATE: Final = End(Ending.TOO_LATE, "no_answer")
 class Exchange:
     """Made for each request that is not CONNECT.
 
-    `repeatable` says whether the request may be sent twice: an idle connection may end just when it is used
-    (RFC 9112 9.3.1). `persists` says whether the client's connection goes on after the answer,
-    `origin_persists` whether the origin's does, `binds_origin` whether that one stands for the user of this
-    client connection from now on. `surplus`: the origin has sent more than its answer. `sent` and `received`
-    count bytes of bodies.
+    `request_done` says whether the whole request has gone on, `repeatable` whether it may be sent twice: an
+    idle connection may end just when it is used (RFC 9112 9.3.1). `persists` says whether the client's
+    connection goes on after the answer, `origin_persists` whether the origin's does, `binds_origin` whether
+    that one stands for the user of this client connection from now on. `surplus`: the origin has sent more
+    than its answer. `sent` and `received` count bytes of bodies.
     """
 
     __slots__ = ("_answer", "_date", "_head", "_heads", "_last", "_lost", "_request", "_request_state",
         "_reused", "_started", "_upgrade", "answer_state", "binds_origin", "end", "origin_persists",
-        "persists", "received", "repeatable", "rest", "sent", "status", "surplus", "unread")  # fmt: skip
+        "persists", "received", "repeatable", "request_done", "rest", "sent", "status", "surplus",
+        "unread")  # fmt: skip
 
     def __init__(
         self, head: RequestHead, target: Target, limits: HttpLimits, date: Callable[[], bytes]
@@ -107,6 +115,7 @@ class Exchange:
         self._upgrade = wanted_upgrade(head)
         self._started = request_bytes(head, target, self._upgrade)
         self._request = body_of(head.framing, head.length)
+        self.request_done = self._request.done
         self._request_state = _WAITING
         self._heads = AnswerHeads(limits, head.method)
         self._answer: Body | None = None
@@ -122,11 +131,6 @@ class Exchange:
         self.end: End | None = None
 
     # What the shell asks
-
-    @property
-    def request_done(self) -> bool:
-        """Whether the whole request has gone on."""
-        return self._request.done
 
     @property
     def answering(self) -> bool:
@@ -147,14 +151,14 @@ class Exchange:
         exchange may begin again.
         """
         if self._request_state is not _WAITING:
-            self._request_state = followed(REQUEST, self._request_state, _WAITING)
+            self._request_state = INTO_WAITING[self._request_state]
             self.end = None
         self._reused = reused
         self.unread = data
-        if self._request.done:
-            self._request_state = followed(REQUEST, _WAITING, _SENT)
+        if self.request_done:
+            self._request_state = INTO_REQUEST_DONE[_WAITING]
             return self._started
-        self._request_state = followed(REQUEST, _WAITING, _REQUEST_BODY)
+        self._request_state = INTO_REQUEST_BODY[_WAITING]
         if not data:
             return self._started
         passed = self.from_client(data)
@@ -170,7 +174,8 @@ class Exchange:
             return b""
         self.sent += len(passed)
         if self._request.done:
-            self._request_state = followed(REQUEST, _REQUEST_BODY, _SENT)
+            self.request_done = True
+            self._request_state = INTO_REQUEST_DONE[self._request_state]
             if self.answer_state is _ANSWERED:
                 self.end = FINISHED
         return passed
@@ -258,13 +263,14 @@ class Exchange:
         self.persists = self.persists and head.framing is not UNTIL_CLOSE and not self._last
         body = body_of(head.framing, head.length, framed=modern)
         out = response_bytes(head, chunked=modern, closing=not self.persists, date=self._date)
-        passed = self._passed(body, rest) if rest else b""
+        if rest:
+            out += self._passed(body, rest)
         self._answer = body
         if body.done:
             self._answered()
         else:
-            self.answer_state = followed(ANSWER, _AWAITED, _ANSWER_BODY)
-        return out + passed
+            self.answer_state = INTO_ANSWER_BODY[self.answer_state]
+        return out
 
     def _seen(self, head: ResponseHead) -> None:
         self.status = head.status
@@ -277,7 +283,7 @@ class Exchange:
             sentence = "it switches to a protocol that nobody asked for (an unsolicited 101)"
             raise MessageError(502, sentence, Fault.UNSOLICITED_SWITCH)
         self._seen(head)
-        self.answer_state = followed(ANSWER, _AWAITED, AnswerState.SWITCHED)
+        self.answer_state = INTO_SWITCHED[self.answer_state]
         self.end = _SWITCHED
         return response_bytes(head, chunked=False, closing=False, date=self._date) + rest
 
@@ -299,6 +305,6 @@ class Exchange:
 
     def _answered(self) -> None:
         """The answer is complete: the end, unless the origin takes the rest of the request; errors do not."""
-        self.answer_state = followed(ANSWER, self.answer_state, _ANSWERED)
-        if self._request.done or self.status >= 400 or not self.origin_persists or self._lost:
+        self.answer_state = INTO_ANSWER_DONE[self.answer_state]
+        if self.request_done or self.status >= 400 or not self.origin_persists or self._lost:
             self.end = FINISHED

@@ -52,52 +52,42 @@ class AnswerState(enum.IntEnum):
     SWITCHED = 3
 
 
-_State = TypeVar("_State", ConnectionState, RequestState, AnswerState)
-
-# By state, the states that may follow it.
-CONNECTION: Final = (
-    {
-        ConnectionState.CONNECTING,
-        ConnectionState.TUNNEL,
-        ConnectionState.LINGERING,
-        ConnectionState.CLOSED,
-    },
-    {
-        ConnectionState.EXCHANGE,
-        ConnectionState.TUNNEL,
-        ConnectionState.LINGERING,
-        ConnectionState.CLOSED,
-    },
-    {
-        ConnectionState.HEAD,
-        ConnectionState.CONNECTING,
-        ConnectionState.TUNNEL,
-        ConnectionState.LINGERING,
-        ConnectionState.CLOSED,
-    },
-    {ConnectionState.CLOSED},
-    set[ConnectionState](),
-    set[ConnectionState](),
-)
-REQUEST: Final = (
-    {RequestState.BODY, RequestState.DONE},
-    {RequestState.DONE},
-    {RequestState.WAITING},
-)
-ANSWER: Final = (
-    {AnswerState.BODY, AnswerState.DONE, AnswerState.SWITCHED},
-    {AnswerState.DONE},
-    set[AnswerState](),
-    set[AnswerState](),
-)
+_State = TypeVar("_State", bound=enum.IntEnum)
 
 
-def followed(table: tuple[set[_State], ...], before: _State, after: _State) -> _State:
-    """Return the state `after`.
+class Into(dict[_State, _State]):
+    """The way into a state: `state = INTO_DONE[state]` is that state, where it may follow the present one.
 
-    Raises:
-        IllegalTransitionError: by the table it cannot follow `before`.
+    One look-up, which Python does without a call: there are five of them in each exchange.
     """
-    if after not in table[before]:
-        raise IllegalTransitionError(before, after)
-    return after
+
+    def __init__(self, after: _State, *before: _State) -> None:
+        super().__init__(dict.fromkeys(before, after))
+        self.after = after
+
+    def __missing__(self, before: _State) -> _State:
+        """Refuse a state that this one cannot follow.
+
+        Raises:
+            IllegalTransitionError: always.
+        """
+        raise IllegalTransitionError(before, self.after)
+
+
+_C = ConnectionState
+INTO_HEAD: Final = Into(_C.HEAD, _C.EXCHANGE)
+INTO_CONNECTING: Final = Into(_C.CONNECTING, _C.HEAD, _C.EXCHANGE)
+INTO_EXCHANGE: Final = Into(_C.EXCHANGE, _C.CONNECTING)
+INTO_TUNNEL: Final = Into(_C.TUNNEL, _C.HEAD, _C.CONNECTING, _C.EXCHANGE)
+INTO_LINGERING: Final = Into(_C.LINGERING, _C.HEAD, _C.CONNECTING, _C.EXCHANGE)
+INTO_CLOSED: Final = Into(_C.CLOSED, _C.HEAD, _C.CONNECTING, _C.EXCHANGE, _C.LINGERING)
+
+_R = RequestState
+INTO_WAITING: Final = Into(_R.WAITING, _R.DONE)
+INTO_REQUEST_BODY: Final = Into(_R.BODY, _R.WAITING)
+INTO_REQUEST_DONE: Final = Into(_R.DONE, _R.WAITING, _R.BODY)
+
+_A = AnswerState
+INTO_ANSWER_BODY: Final = Into(_A.BODY, _A.AWAITED)
+INTO_ANSWER_DONE: Final = Into(_A.DONE, _A.AWAITED, _A.BODY)
+INTO_SWITCHED: Final = Into(_A.SWITCHED, _A.AWAITED)

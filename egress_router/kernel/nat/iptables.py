@@ -73,6 +73,9 @@ def _redirect(plan: NatPlan, family: FamilyPlan | None) -> Iterator[Rule]:
         yield {"in-interface": interface, "target": "RETURN"}
     if plan.admin_port:
         yield {"protocol": "tcp", "tcp": {"dport": str(plan.admin_port)}, "target": "RETURN"}
+    if plan.surroundings.standby_port:
+        port = str(plan.surroundings.standby_port)
+        yield {"protocol": "udp", "udp": {"dport": port}, "target": "RETURN"}
     for rule in (*family.single, *family.ranges):
         yield _redirect_rule(rule)
     if family.fallback is not None:
@@ -127,6 +130,9 @@ def _input(plan: NatPlan, version: int) -> Iterator[Rule]:
         yield {"in-interface": "lo", "target": "ACCEPT"}
         if plan.admin_port:
             yield {"protocol": "tcp", "tcp": {"dport": str(plan.admin_port)}, "target": "ACCEPT"}
+        if plan.surroundings.standby_port:
+            port = str(plan.surroundings.standby_port)
+            yield {"protocol": "udp", "udp": {"dport": port}, "target": "ACCEPT"}
         yield {"protocol": "icmp" if version == 4 else "icmpv6", "target": "ACCEPT"}
         yield {"protocol": "tcp", "target": {"REJECT": {"reject-with": "tcp-reset"}}}
         unreachable = "icmp-port-unreachable" if version == 4 else "icmp6-port-unreachable"

@@ -105,6 +105,8 @@ def _redirect(plan: NatPlan) -> list[str]:
     rules = [f"iifname {_set(*plan.outside, 'lo')} accept"]
     if plan.admin_port:
         rules.append(f"tcp dport {plan.admin_port} accept")
+    if plan.surroundings.standby_port:
+        rules.append(f"udp dport {plan.surroundings.standby_port} accept")
     for family in plan.families:
         prefix, ip = f"meta nfproto ipv{family.version}", _keyword(family)
         rules += [f"{prefix} {_named(ip, line, addresses)}" for line, addresses in family.named]
@@ -179,6 +181,8 @@ def _input(plan: NatPlan) -> list[str]:
     ]
     if plan.redirects:
         admin = [f"tcp dport {plan.admin_port} accept"] if plan.admin_port else []
+        if plan.surroundings.standby_port:
+            admin.append(f"udp dport {plan.surroundings.standby_port} accept")
         rules += [
             'iifname "lo" accept',
             *admin,

@@ -40,11 +40,13 @@ class Surroundings:
     """What else there is in the pod.
 
     `parent` is the macvlan's parent where it is in the pod's own namespace, so on the outside network, too.
-    `cluster` are the networks that the pod itself may reach by its other interfaces.
+    `cluster` are the networks that the pod itself may reach by its other interfaces. `standby_port` (UDP, 0:
+    none) is where another router of the group speaks to this one: it is never redirected, either.
     """
 
     parent: str | None = None
     cluster: tuple[IPNetwork, ...] = ()
+    standby_port: int = 0
 
     def networks(self, version: int) -> tuple[IPNetwork, ...]:
         """Return the networks of one family."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from egress_router.lab.demo.table import Row, observed, show, unanswered
-from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, ROUTER_V6, SOURCE, SOURCE_V6
+from egress_router.lab.network import GATEWAY, GATEWAY_V6, PORTS, ROUTER, ROUTER_V6, SOURCE, SOURCE_V6
 
 if TYPE_CHECKING:
     from egress_router.lab.network import Laboratory
@@ -17,11 +18,14 @@ RULES = """\
 5000-5100 tcp 203.0.113.28
 443  tcp 2001:db8:113::25
 """
+NAME, DEAD = "db.example.com", "203.0.113.99"
+FIRST, SECOND = ("203.0.113.25", DEAD, "203.0.113.27"), ("203.0.113.28",)
+_SETTLE_SECONDS = 30.0
 
 
 def run(lab: Laboratory) -> bool:
     """Set the router up and ask through it; return whether everything was as promised."""
-    lab.serve()
+    lab.serve([*PORTS, "5432"])
     print("\nRedirect mode. EGRESS_DESTINATION:\n")
     print("".join(f"    {line}\n" for line in RULES.splitlines()))
     print("Setting up: another owner of the address is looked for, and it is announced twice, 2 s apart …")
@@ -52,4 +56,43 @@ def run(lab: Laboratory) -> bool:
             TimeoutError,
         ),
     ]
-    return show("What was asked, and what the external servers saw:", rows)
+    right = show("What was asked, and what the external servers saw:", rows)
+    return _names(lab) and right
+
+
+def _names(lab: Laboratory) -> bool:
+    """Let a line lead to a name: one of its addresses is dead, and then it has others."""
+    lab.name({NAME: {"addresses": list(FIRST), "ttl": 1}})
+    line = f"5432 tcp {NAME}"
+    print(f"\nMode legacy, which stays. EGRESS_DESTINATION:\n\n    {line}\n")
+    print(f"{NAME} is {', '.join(FIRST)}, of which {DEAD} is dead: three checks find out.")
+    with lab.staying(
+        {
+            "EGRESS_SOURCE": f"{SOURCE},{SOURCE_V6}",
+            "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}",
+            "EGRESS_DESTINATION": line,
+        }
+    ):
+        alive = {address for address in FIRST if address != DEAD}
+        right = _settles(lab, alive, "What was asked, and what the external servers saw:")
+        lab.name({NAME: {"addresses": list(SECOND), "ttl": 1}})
+        print(f"\nThe name server now says {SECOND[0]}; new connections follow, nothing is restarted.")
+        return _settles(lab, set(SECOND), "After the change:") and right
+
+
+def _settles(lab: Laboratory, servers: set[str], title: str) -> bool:
+    """Ask until these servers answer, each of them, and no other; show the last round."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        rows = [
+            observed(
+                f"client -> router port 5432, number {number}",
+                lambda: lab.ask_tcp(lab.client, ROUTER, 5432, timeout=1),
+                SOURCE,
+            )
+            for number in range(1, 7)
+        ]
+        found = {row.answered.partition(" ")[0] for row in rows}
+        settled = found == servers and all(row.is_right for row in rows)
+        if settled or time.monotonic() > deadline:
+            return show(title, rows) and settled

@@ -192,7 +192,9 @@ static bool take(struct plane *plane, struct listener *listener) {
     pair->line = listener->line;
     pair->line->refs++;
     pair->idle = pair->line->idle;
+    pair->number = ++plane->accepted;
     pair->client = from.sin6_addr;
+    pair->client_port = from.sin6_port; /* where AF_INET has it, too */
     if (from.sin6_family == AF_INET) {
         memset(&pair->client, 0, 10);
         memset(&pair->client.s6_addr[10], 0xff, 2);

@@ -136,6 +136,8 @@ static void connected(struct plane *plane, struct pair *pair, struct attempt *at
     upstream->room_watched = true;
     pair->target = attempt->target;
     pair->connected = plane->now;
+    if (pair->line && pair->line->tells_source)
+        getsockname(upstream->fd, (struct sockaddr *)&pair->source, &(socklen_t){sizeof pair->source});
     bool first = attempt == pair->dial->attempts;
     attempt->fd = -1;
     dial_stop(plane, pair);

@@ -184,7 +184,8 @@ static PyObject *pair_moved(Pair *self, void *direction) {
 static int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double connect, idle;
     unsigned turn;
-    if (!PyArg_ParseTuple(arguments, "ddI", &connect, &idle, &turn))
+    int tells_source = 0;
+    if (!PyArg_ParseTuple(arguments, "ddI|p", &connect, &idle, &turn, &tells_source))
         return -1;
     if (self->line || !(self->line = calloc(1, sizeof *self->line))) {
         PyErr_NoMemory();
@@ -195,6 +196,7 @@ static int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)
     self->line->connect = from_seconds(connect);
     self->line->idle = from_seconds(idle);
     self->line->turn = turn;
+    self->line->tells_source = tells_source;
     self->line->object = Py_NewRef((PyObject *)self);
     return 0;
 }
@@ -292,19 +294,32 @@ static PyObject *failures_of(const struct pair *pair) {
     return failures;
 }
 
+/* What tells a connection from others: its number, the client's port, and the source address and port towards
+   the upstream (empty and 0: not known). */
+static PyObject *identity_of(const struct pair *pair) {
+    char text[INET6_ADDRSTRLEN] = "";
+    bool old = pair->source.sin6_family == AF_INET;
+    if (pair->source.sin6_family)
+        inet_ntop(old ? AF_INET : AF_INET6,
+                  old ? (const void *)&((const struct sockaddr_in *)&pair->source)->sin_addr : &pair->source.sin6_addr,
+                  text, sizeof text);
+    return Py_BuildValue("(Kisi)", (unsigned long long)pair->number, (int)ntohs(pair->client_port), text,
+                         (int)ntohs(pair->source.sin6_port));
+}
+
 static PyObject *connected(const struct pair *pair, PyObject *object) {
-    return Py_BuildValue("(OiNNdN)", object, NEWS_CONNECTED, client_text(pair), value_of(pair, pair->target),
-                         to_seconds(pair->connected - pair->started), failures_of(pair));
+    return Py_BuildValue("(OiNNdNN)", object, NEWS_CONNECTED, client_text(pair), value_of(pair, pair->target),
+                         to_seconds(pair->connected - pair->started), failures_of(pair), identity_of(pair));
 }
 
 static PyObject *closed(const struct pair *pair, PyObject *object) {
     bool had_target = pair->connected && pair->targets;
     bool dialled = pair->reason == CONNECTED || !pair->connected;
-    return Py_BuildValue("(OiNNiKKdNi)", object, NEWS_CLOSED, client_text(pair),
+    return Py_BuildValue("(OiNNiKKdNiN)", object, NEWS_CLOSED, client_text(pair),
                          had_target ? value_of(pair, pair->target) : Py_NewRef(Py_None), (int)pair->reason,
                          (unsigned long long)pair->flows[CLIENT].moved, (unsigned long long)pair->flows[UPSTREAM].moved,
                          to_seconds(pair->ended - (dialled ? pair->started : pair->connected)), failures_of(pair),
-                         pair->given);
+                         pair->given, identity_of(pair));
 }
 
 static bool append(PyObject *list, PyObject *record) {

@@ -175,7 +175,8 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     admission_leave(plane, pair);
     atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
     plane->unread++;
-    report(plane, &pair->node, NEWS_CLOSED, !pair->line);
+    /* Somebody waits for the end of a dial, and of what he cut. */
+    report(plane, &pair->node, NEWS_CLOSED, (!relayed && !pair->line) || reason == CUT);
 }
 
 /* Python has read its news. */

@@ -108,6 +108,7 @@ struct line {
     enum reason refuses; /* without targets: at once with this reason; 0: ask Python */
     struct targets *targets;
     nanoseconds connect, idle;
+    bool tells_source; /* with the news of its connections */
     _Atomic uint64_t hits; /* Python reads it */
 };
 
@@ -148,6 +149,9 @@ struct pair {
     struct targets *targets;
     struct dial *dial;
     struct in6_addr client;
+    uint64_t number;           /* of those that this process accepted */
+    in_port_t client_port;     /* in network byte order */
+    struct sockaddr_in6 source; /* of the upstream's connection, where the line tells it; may be of AF_INET */
     nanoseconds started, connected, ended, idle, period;
     int target, given; /* given: a socket for Python, or -1 */
     uint8_t state, reason;
@@ -184,6 +188,7 @@ struct plane {
     atomic_int lent; /* Python reads it */
     int pipes;
     struct listener *listeners, *ended;
+    uint64_t accepted;
     int unread;
     nanoseconds resume; /* 0: accepting does not pause */
     bool shortage;

@@ -9,6 +9,7 @@ import pytest
 
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
+from tests.record_schema import check_record
 from tests.serving import LOOPS, listening
 from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, forwarding, greeting, metric
 from tests.unit.relay.room import eventually
@@ -123,7 +124,7 @@ def test_an_idle_connection_ends(tmp_path: Path, records: Lines) -> None:
         greeting(client)
         assert client.recv(1) == b""
         eventually(lambda: records.events("connection"))
-    assert records.events("connection")[0]["result"] == "idle"
+    assert records.events("connection")[0]["reason"] == "idle"
 
 
 def test_the_access_log_has_one_line_for_each_connection(tmp_path: Path, records: Lines) -> None:
@@ -136,13 +137,19 @@ def test_the_access_log_has_one_line_for_each_connection(tmp_path: Path, records
         ask(running, 80)
         ask(running, 81)
         eventually(lambda: len(records.seen) == 2)
-    by_port = {line["port"]: line for line in records.seen}
+    by_port = {line["local_port"]: line for line in records.seen}
     relayed, refused = by_port[80], by_port[81]
     assert relayed["event"] == refused["event"] == "connection"
     assert relayed["client"] == "127.0.0.1"
-    assert relayed["address"] == relayed["destination"] == f"127.0.0.1:{target.port}"
-    assert (relayed["sent"], relayed["received"]) == (0, 10)
-    assert refused["result"] == "refused"
+    assert (relayed["address"], relayed["port"], relayed["rule"]) == (
+        "127.0.0.1", target.port, f"80 127.0.0.1 {target.port}",
+    )  # fmt: skip
+    assert (relayed["source"], relayed["sent"], relayed["received"]) == ("127.0.0.1", 0, 10)
+    assert 0 not in {relayed["client_port"], relayed["source_port"], refused["client_port"]}
+    assert (refused["reason"], refused["rule"]) == ("refused", "81 127.0.0.1 9")
+    assert relayed["id"] != refused["id"]
+    for each in records.seen:
+        check_record(each)
 
 
 def test_without_a_setting_nothing_goes_to_stdout(tmp_path: Path, records: Lines) -> None:
@@ -162,7 +169,9 @@ def test_debug_says_connections_and_health(tmp_path: Path, records: Lines) -> No
             eventually(lambda: records.events("upstream does not answer"))
             assert [line["address"] for line in records.events("upstream does not answer")] == ["127.0.0.1:9"]
             eventually(lambda: len(records.events("connection")) == 4)
-    assert [line["port"] for line in records.events("connected")] == [80]
+    assert [line["local_port"] for line in records.events("connected")] == [80]
+    (ended,) = [line for line in records.events("connection") if line["local_port"] == 80]
+    assert records.events("connected")[0]["id"] == ended["id"]
 
 
 @both_loops

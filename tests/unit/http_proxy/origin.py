@@ -267,7 +267,7 @@ def _noted(faults: list[object], _loop: object, context: object) -> None:
 @contextlib.contextmanager
 def proxy(
     rules: str = LOOPBACK, *, loop: str = "own", most: int = 10_000, per_client: int | None = None,
-    drain_seconds: float = 25.0, faulty: bool = False, **settings: str,
+    drain_seconds: float = 25.0, faulty: bool = False, access_log: str = "1", **settings: str,
 ) -> Iterator[tuple[Running[AccessList], int]]:  # fmt: skip
     """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_.
 
@@ -275,7 +275,11 @@ def proxy(
     """
     environ = {f"EGRESS_HTTP_PROXY_{name}": value for name, value in settings.items()}
     # A limit for the pod is shared by its workers, of which only one is here.
-    environ |= {"EGRESS_HTTP_PROXY_DESTINATION": rules, "EGRESS_ACCESS_LOG": "1", "EGRESS_WORKERS": "1"}
+    environ |= {
+        "EGRESS_HTTP_PROXY_DESTINATION": rules,
+        "EGRESS_ACCESS_LOG": access_log,
+        "EGRESS_WORKERS": "1",
+    }
     mode = server.mode(read_http_proxy(environ))
     with serving(
         mode, rules, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,7 @@ def test_answers_for_slow_readers_are_bounded_in_all() -> None:
         # What is left of a read where the client's buffer is full: some ten KiB each.
         clients = [Client(port) for _ in range(160)]
         for client in clients:
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
         eventually(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 5)
         for client in clients:

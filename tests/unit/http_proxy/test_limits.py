@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from egress_router import log
+from egress_router.clock import SYSTEM
 from egress_router.grammar.locality import Locality, locality
 from egress_router.http_proxy import connection as connection_module
 from egress_router.http_proxy import own_places
@@ -29,6 +30,7 @@ from egress_router.relay.buffered_socket import BufferedSocket, nothing
 from egress_router.relay.deadlines import Deadlines
 from egress_router.settings.http_proxy import read_http_proxy
 from tests.manual_clock import ManualClock
+from tests.record_schema import check_record
 from tests.serving import LOOPS
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
 
@@ -203,9 +205,9 @@ def test_silent_destinations_time_out(records: list[dict[str, object]]) -> None:
         assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
     request = records[0]
-    assert (request["address"], request["failure"]) == ("127.0.0.1", "timeout")
-    assert isinstance(request["connect_ms"], float)
-    assert request["connect_ms"] >= 300
+    assert (request["address"], request["reason"]) == ("127.0.0.1", "timeout")
+    assert isinstance(request["connect_seconds"], float)
+    assert request["connect_seconds"] >= 0.3
 
 
 def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
@@ -227,7 +229,7 @@ def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
             eventually(lambda: running.call(running.server.open_connections) == 0)
             assert time.monotonic() < before + 2
     assert [(each["event"], each["reason"]) for each in records[1::2]] == [("closed", "abandoned")] * 2
-    assert [each["failure"] for each in records[::2]] == ["abandoned"] * 2
+    assert [each["reason"] for each in records[::2]] == ["abandoned"] * 2
 
 
 def test_a_client_that_ends_its_stream_while_a_connection_is_made_is_not_forgotten() -> None:
@@ -298,7 +300,7 @@ def test_last_words_wait_for_a_slow_reader() -> None:
         while True:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
-    worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines))
+    worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines, clock=SYSTEM))
     wire = BufferedSocket(ours, poller, nothing)
     LingeringClose(worker, wire, b"words", 30.0, lambda: closed.set_result(None))
 
@@ -424,6 +426,9 @@ def test_the_status_of_a_long_list_holds_the_rules_that_decided() -> None:
         assert hits == [{"line": 259, "text": "!10.1.2.0/24", "hits": 1}]
 
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 @pytest.fixture
 def records() -> Iterator[list[dict[str, object]]]:
     found: list[dict[str, object]] = []
@@ -443,7 +448,7 @@ def test_one_record_for_the_decision_and_one_for_the_end(
     know(monkeypatch)
     with origin(answering(OK)) as server, proxy("127.0.0.0/8\na.example\n") as (_, port):
         with Client(port) as client:
-            client.send(get(server, "Connection: close"))
+            client.send(get(server, "Connection: close", f"traceparent: {TRACE}"))
             client.rest()
         with Client(port) as client:
             client.send("CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -461,22 +466,46 @@ def test_one_record_for_the_decision_and_one_for_the_end(
         (denied_end, 403, "no_rule"), (refused_end, 400, "malformed"), (unknown_end, 502, "no_such_name"),
     ):  # fmt: skip
         assert {"status": status, "sent": 0, "received": 0, "reason": reason}.items() <= closed.items()
-    assert {"method": "CONNECT", "host": "192.0.2.1", "port": 443}.items() <= denied_end.items()
-    assert {"verdict": "undecided", "reason": None, "failure": "no_such_name"}.items() <= unknown.items()
+    assert {"method": "CONNECT", "address": "192.0.2.1", "port": 443}.items() <= denied_end.items()
+    assert {"verdict": "undecided", "reason": "no_such_name", "name": "a.example"}.items() <= unknown.items()
     assert decision["event"] == denied["event"] == refused["event"] == "request"
-    expected = {"client": "127.0.0.1", "method": "GET", "host": "127.0.0.1", "port": server.port}
+    expected = {"client": "127.0.0.1", "method": "GET", "address": "127.0.0.1", "port": server.port}
     assert expected.items() <= decision.items()
     assert {
-        "address": "127.0.0.1",
         "verdict": "allowed",
-        "rule": 1,
+        "rule": "127.0.0.0/8",
         "reason": "rule",
+        "source": "127.0.0.1",
+        "local_port": 8080,
     }.items() <= decision.items()
-    assert {"dns_ms", "connect_ms"} <= decision.keys()
+    assert {"dns_seconds", "connect_seconds", "client_port", "source_port"} <= decision.keys()
+    ids = [each["id"] for each in records]
+    assert ids[::2] == ids[1::2]
+    assert len(set(ids)) == 4
+    for each in records:
+        check_record(each)
     assert end["event"] == "closed"
+    assert (decision["traceparent"], end["traceparent"]) == (TRACE, TRACE)
     assert {**expected, "status": 200, "sent": 0, "received": 2}.items() <= end.items()
-    assert {"verdict": "denied", "rule": None, "reason": "no_rule", "address": None}.items() <= denied.items()
+    assert {"verdict": "denied", "reason": "no_rule", "address": "192.0.2.1"}.items() <= denied.items()
+    assert "rule" not in denied
     assert {"verdict": "refused", "reason": "malformed"}.items() <= refused.items()
+
+
+def test_what_is_denied_is_written_without_being_asked_for(records: list[dict[str, object]]) -> None:
+    with origin(answering(OK)) as server, proxy("127.0.0.0/8\n", access_log="0") as (_, port):
+        for request in (
+            get(server, "Connection: close"),
+            "CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+        ):
+            with Client(port) as client:
+                client.send(request)
+                client.rest()
+        eventually(lambda: len(records) == 2)
+    assert [(each["event"], each["verdict"]) for each in records] == [
+        ("request", "denied"),
+        ("closed", "denied"),
+    ]
 
 
 @pytest.mark.parametrize("failure", list(Failure))

@@ -59,6 +59,17 @@ def test_lines_with_names_have_the_traffic_of_both_families() -> None:
     assert [(line.number, line.traffic.connections) for line in lines] == [(1, 3), (2, 4), (3, 8)]
 
 
+def test_source_ports_towards_an_address_of_a_name_have_its_name() -> None:
+    text, registry = "8443 tcp db.example.com 443\n", Registry()
+    redirects = parse("R", text)
+    table = RuleTable(redirects, text)
+    address = ip_address("203.0.113.25")
+    table.lead({redirects.names[0]: (address,)})
+    RedirectMetrics(registry).tracked(table, Connections(Counter({(6, address, 443): 3}), 3, 0))
+    numbers = registry.snapshot()["snat_ports_in_use"].numbers
+    assert numbers == {(("destination", "db.example.com:443/tcp"),): 3}
+
+
 def test_labels_hold_no_blanks_of_the_file() -> None:
     text, registry = "80  \t tcp   203.0.113.25\n", Registry()
     table = RuleTable(parse("R", text), text)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dataplane import DataPlane, End, Forwarding, Limits
+from egress_router.relay.dataplane import DataPlane, End, Forwarding, Identity, Limits
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room, eventually
 
@@ -32,7 +32,9 @@ class Line(Forwarding):
     def wanted(self) -> None:
         self.asked += 1
 
-    def connected(self, client: str, target: Target, _seconds: float, failures: Failures) -> None:
+    def connected(
+        self, client: str, target: Target, _seconds: float, failures: Failures, _: Identity
+    ) -> None:
         self.heard.append((client, target, failures))
 
     def ended(self, end: End) -> None:

@@ -12,7 +12,7 @@ import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from egress_router.relay.dataplane import End, Forwarding
+from egress_router.relay.dataplane import End, Forwarding, Identity
 from egress_router.relay.tunnel import REASONS, CloseReason, Closing
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room, eventually
@@ -150,7 +150,7 @@ class Maker(Forwarding):
         room.call(lambda: room.plane.aim(self, (target,), 1))
         room.call(lambda: room.plane.listen(self.listener, self))
 
-    def connected(self, client: str, target: Target, seconds: float, failures: Failures) -> None:
+    def connected(self, client: str, target: Target, seconds: float, failures: Failures, _: Identity) -> None:
         assert (str(target[0]), failures) == ("127.0.0.1", ())
         assert seconds < 60
         assert client.startswith("127.")

@@ -24,7 +24,7 @@ class Door:
     def __init__(self, room: Room) -> None:
         self.room = room
         self.registry = Registry()
-        self.entered: list[tuple[socket.socket, str, int]] = []
+        self.entered: list[tuple[socket.socket, str, int, int]] = []
         self.acceptor = Acceptor(room.loop, self.registry, lambda *each: self.entered.append(each))
 
     def listen(self, **listeners: socket.socket) -> None:
@@ -33,7 +33,7 @@ class Door:
 
     def close(self) -> None:
         self.room.call(self.acceptor.stop)
-        for sock, _, _ in self.entered:
+        for sock, *_ in self.entered:
             sock.close()
         self.room.close()
 
@@ -64,10 +64,10 @@ def port_of(listener: socket.socket) -> int:
 def test_a_connection_comes_ready_for_the_relay(door: Door, host: str) -> None:
     listener = listening()
     door.listen(p8080=listener)
-    with socket.create_connection((host, port_of(listener))):
+    with socket.create_connection((host, port_of(listener))) as peer:
         eventually(lambda: door.entered)
-        sock, client, port = door.entered[0]
-        assert (client, port) == (host, 8080)
+        sock, client, client_port, port = door.entered[0]
+        assert (client, client_port, port) == (host, peer.getsockname()[1], 8080)
         assert not sock.getblocking()
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -82,7 +82,7 @@ def test_ports_come_and_go_without_touching_the_others(door: Door) -> None:
         socket.create_connection(("127.0.0.1", ports[0]))
     for port in ports[1:]:
         socket.create_connection(("127.0.0.1", port)).close()
-    eventually(lambda: [port for _, _, port in door.entered] == [2, 3])
+    eventually(lambda: [port for *_, port in door.entered] == [2, 3])
 
 
 def test_a_new_socket_for_a_known_port_replaces_the_old_one(door: Door) -> None:

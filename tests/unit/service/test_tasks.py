@@ -49,6 +49,6 @@ def test_a_fault_of_a_callback_is_one_event_and_the_tasks_go_on(
 
     asyncio.run(main())
     event = json.loads(events.getvalue())
-    assert (event["level"], event["room"], done) == ("error", "service", [True])
+    assert (event["level"], event["component"], done) == ("error", "service", [True])
     assert "ZeroDivisionError: ours" in event["traceback"]
     assert capfd.readouterr().err == ""

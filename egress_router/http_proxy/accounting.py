@@ -1,28 +1,32 @@
-"""What is counted and written down: verdicts, reasons, times, bytes, and two records for each request."""
+"""What is counted of requests: verdicts, reasons, times and bytes, the latest denials; and the access log."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from egress_router import log
 from egress_router.grammar.address import printed
+from egress_router.http_proxy.access_log import traceparent
 from egress_router.http_proxy.http1.errors import Fault
+from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
-from egress_router.policy.access_list import ALLOWED, DENIED, Decision, Reason, Verdict
+from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
+    from egress_router.clock import Clock
     from egress_router.grammar.acl import Rule
-    from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.errors import MessageError
+    from egress_router.http_proxy.http1.head import RequestHead
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
+    from egress_router.policy.access_list import Decision
     from egress_router.service.mode import Json
 
 _LIMITS = {
@@ -30,38 +34,19 @@ _LIMITS = {
     Fault.TARGET_TOO_LONG: "head_bytes",
     Fault.TOO_MANY_FIELDS: "head_fields",
 }
+TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
-# Stands for the decision of a request whose name could not be resolved.
-UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 
-@dataclass(slots=True)
-class RequestInfo:
-    """One request on its way: what it wants, what was decided, where it went. Times are in seconds.
+class Accounting:
+    """Metrics, the latest denials and the access log of one worker."""
 
-    `recorded` and `ended` say which of its two records have been written.
-    """
-
-    client: str
-    method: bytes
-    target: Target
-    started: float
-    decision: Decision = UNDECIDED
-    address: IPAddress | None = None
-    dns_seconds: float = 0.0
-    connect_seconds: float = 0.0
-    recorded: bool = False
-    ended: bool = False
-
-
-class Ledger:
-    """Metrics, records and the latest denials of one worker."""
-
-    def __init__(self, registry: Registry, *, access_log: bool) -> None:
+    def __init__(self, registry: Registry, access_log: AccessLog, clock: Clock) -> None:
         self._registry = registry
-        self._records = log.records() if access_log else None
+        self._log = access_log
+        self._clock = clock
         self._verdicts = {
             (verdict, reason): registry.counter(
                 "requests_total", _REQUESTS, verdict=verdict.value, reason=reason.value
@@ -86,6 +71,29 @@ class Ledger:
         self._hits: Counter[str] = Counter()
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
+    def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
+        """Return what is known of a request whose head has come."""
+        return RequestInfo(
+            client=who.client,
+            method=head.method,
+            target=target,
+            started=self._clock.monotonic(),
+            client_port=who.client_port,
+            local_port=who.local_port,
+            traceparent=traceparent(head) if self._log.everything else None,
+        )
+
+    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+        """Return what is known of a TLS connection whose ClientHello has come."""
+        return RequestInfo(
+            client=who.client,
+            method=TLS_METHOD,
+            target=target,
+            started=self._clock.monotonic(),
+            client_port=who.client_port,
+            local_port=who.local_port,
+        )
+
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
         info.decision = decision
@@ -99,50 +107,49 @@ class Ledger:
         if decision.verdict is DENIED:
             self._denied.append(
                 {
-                    "time": time.time(),
+                    "time": self._clock.time(),
                     "client": info.client,
                     "target": printed(info.target.host, info.target.port),
                     "rule": None if rule is None else f"line {rule.line}: {rule.text}",
                     "reason": decision.reason.value,
                 }
             )
-            self._record(info, None)
+            self._log.request(info, None)
 
-    def connected(self, info: RequestInfo) -> None:
+    def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
-        self._record(info, None)
+        if self._log.everything:
+            self._log.connected(info, sock)
 
-    def reused(self, info: RequestInfo) -> None:
+    def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
         self._dns.observe(info.dns_seconds)
-        self._record(info, None)
+        if self._log.everything:
+            self._log.connected(info, sock)
 
     def undecided(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
         reason = reply.reason
         self._registry.counter("requests_total", _REQUESTS, verdict="undecided", reason=reason).value += 1
-        self._record(info, reason)
+        self._log.request(info, reason)
 
     def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
-        self._record(info, reply.reason)
+        self._log.request(info, reply.reason)
 
-    def refused(self, client: str, status: int, reason: str) -> None:
+    def refused(self, who: Who, status: int, reason: str) -> None:
         """Count a request that is not understood, not admitted, or answered here; this is its end."""
         self.count_refusal(reason)
-        if self._records is not None:
-            self._records.info("request", client=client, verdict="refused", reason=reason)
-            self._records.info(
-                "closed", client=client, status=status, sent=0, received=0, seconds=0.0, reason=reason
-            )
+        if self._log.everything:
+            self._log.refused(who, status, reason)
 
     def given_up(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that is refused while it waits for its connection."""
         self.count_refusal(reply.reason)
-        self._record(info, reply.reason)
+        self._log.request(info, reply.reason)
 
     def count_refusal(self, reason: str) -> None:
         """Count a request that is refused, before or behind its head."""
@@ -152,27 +159,16 @@ class Ledger:
     def left(self, info: RequestInfo) -> None:
         """Write down a request whose client left, or was closed, before it had a connection."""
         if not info.ended:
-            self._record(info, "abandoned")
+            self._log.request(info, "abandoned")
             self.closed(info, 0, 0, 0, "abandoned")
 
     def closed(self, info: RequestInfo, status: int, sent: int, received: int, reason: str) -> None:
         """Count the end of a request; `sent` went to the origin, `received` to the client."""
         info.ended = True
-        seconds = time.monotonic() - info.started
+        seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
-        if self._records is not None:
-            self._records.info(
-                "closed",
-                client=info.client,
-                method=info.method.decode("ascii"),
-                host=str(info.target.host),
-                port=info.target.port,
-                status=status,
-                sent=sent,
-                received=received,
-                seconds=round(seconds, 6),
-                reason=reason,
-            )
+        if self._log.everything or info.decision.verdict is DENIED:
+            self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:
         """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""
@@ -219,23 +215,3 @@ class Ledger:
     def _failure(self, reply: Reply) -> None:
         meaning = "Requests that got no connection, or no answer over it, by reason."
         self._registry.counter("upstream_failures_total", meaning, reason=reply.reason).value += 1
-
-    def _record(self, info: RequestInfo, failure: str | None) -> None:
-        if self._records is None or info.recorded:
-            return
-        info.recorded = True
-        decision = info.decision
-        self._records.info(
-            "request",
-            client=info.client,
-            method=info.method.decode("ascii"),
-            host=str(info.target.host),
-            port=info.target.port,
-            address=None if info.address is None else str(info.address),
-            verdict="undecided" if decision is UNDECIDED else decision.verdict.value,
-            rule=None if decision.rule is None else decision.rule.line,
-            reason=None if decision is UNDECIDED else decision.reason.value,
-            failure=failure,
-            dns_ms=round(info.dns_seconds * 1000, 3),
-            connect_ms=round(info.connect_seconds * 1000, 3),
-        )

@@ -1,0 +1,100 @@
+"""The access log: two records for each request, one of its decision and one of its end."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from egress_router.http_proxy.request_info import UNDECIDED
+from egress_router.records import Ids, Record, RecordLog
+
+if TYPE_CHECKING:
+    import socket
+
+    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.request_info import RequestInfo, Who
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def traceparent(head: RequestHead) -> str | None:
+    """Return the client's `traceparent` where it is one (W3C Trace Context, 3.2.2)."""
+    for name, _, value in head.fields:
+        if name == b"traceparent" and _TRACEPARENT.fullmatch(value):
+            return value.decode("ascii")
+    return None
+
+
+class AccessLog:
+    """Writes the records of requests: all of them, or those of denials only."""
+
+    def __init__(self, *, everything: bool) -> None:
+        self._ids = Ids()
+        self._records = RecordLog(everything=everything)
+        self.everything = everything
+
+    def connected(self, info: RequestInfo, sock: socket.socket) -> None:
+        """Write down which way a request went, with the source address, which costs a system call."""
+        with contextlib.suppress(OSError):  # the connection is gone already
+            info.source = sock.getsockname()[:2]
+        self.request(info, None)
+
+    def request(self, info: RequestInfo, failure: str | None) -> None:
+        """Write down what was decided and where the request went, unless that has been done."""
+        decision = info.decision
+        verdict = "undecided" if decision is UNDECIDED else decision.verdict.value
+        if info.recorded or not self._records.wants(verdict):
+            return
+        info.recorded = True
+        reason = failure or (None if decision is UNDECIDED else decision.reason.value)
+        self._records.write(self._made("request", info, reason))
+
+    def closed(
+        self, info: RequestInfo, status: int, sent: int, received: int, seconds: float, reason: str
+    ) -> None:
+        """Write down the end of a request."""
+        made = self._made("closed", info, reason)
+        made.status, made.sent, made.received = status, sent, received
+        made.seconds = round(seconds, 6)
+        self._records.write(made)
+
+    def refused(self, who: Who, status: int, reason: str) -> None:
+        """Write down a request of which nothing is known but that it was refused."""
+        made = Record(
+            event="request",
+            id=self._ids.next(),
+            client=who.client,
+            client_port=who.client_port,
+            local_port=who.local_port,
+            verdict="refused",
+            reason=reason,
+        )
+        self._records.write(made)
+        self._records.write(replace(made, event="closed", status=status, sent=0, received=0, seconds=0.0))
+
+    def _made(self, event: str, info: RequestInfo, reason: str | None) -> Record:
+        if not info.id:  # most requests are never written down
+            info.id = self._ids.next()
+        decision, host = info.decision, info.target.host
+        address = info.address if isinstance(host, str) or info.address is not None else host
+        return Record(
+            event=event,
+            id=info.id,
+            client=info.client,
+            client_port=info.client_port,
+            local_port=info.local_port,
+            method=info.method.decode("ascii"),
+            name=host if isinstance(host, str) else None,
+            address=None if address is None else str(address),
+            port=info.target.port,
+            source=None if info.source is None else info.source[0],
+            source_port=None if info.source is None else info.source[1],
+            verdict="undecided" if decision is UNDECIDED else decision.verdict.value,
+            rule=None if decision.rule is None else decision.rule.text,
+            reason=reason,
+            dns_seconds=round(info.dns_seconds, 6),
+            connect_seconds=round(info.connect_seconds, 6),
+            traceparent=info.traceparent,
+        )

@@ -1,0 +1,63 @@
+"""Whether this pod is the active one of its group, asked of the process that keeps its fence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from egress_router.service.mode import Json
+
+DOOR = "\0egress-router-standby"
+HAND_OVER = b"hand over"
+_INTERVAL = 0.25  # seconds
+_SILENCE = 2.0  # seconds without an answer after which the process has gone
+_MOST_BYTES = 65536
+
+
+class StandbyMonitor:
+    """What that process says; a pod that has none is no router of a group, and always the active one."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, Json] | None = None
+        self._heard = 0.0
+
+    async def watch(self) -> None:
+        """Keep what is known up to date."""
+        while True:
+            said = await asyncio.to_thread(ask)
+            self.take(said, asyncio.get_running_loop().time())
+            await asyncio.sleep(_INTERVAL)
+
+    def take(self, said: dict[str, Json] | None, now: float) -> None:
+        """Take an answer in, or that there was none."""
+        if said is not None:
+            self._said, self._heard = said, now
+        elif self._said is not None and now > self._heard + _SILENCE:
+            self._said = {"problems": ["the process that keeps the fence does not answer"]}
+
+    def problems(self) -> tuple[str, ...]:
+        """Return why this pod is not the active one; nothing where it is, or has no group."""
+        said = None if self._said is None else self._said.get("problems")
+        return tuple(str(each) for each in said) if isinstance(said, list) else ()
+
+    def status(self) -> Json:
+        """Return the same for people; None where the pod has no group."""
+        return cast("Json", self._said)
+
+
+def ask(request: bytes = b"") -> dict[str, Json] | None:
+    """Return what the process says now; None where there is none, or it is busy."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as wire,
+    ):
+        wire.settimeout(0.1)
+        wire.connect(DOOR)
+        wire.send(request or b"?")
+        said = json.loads(wire.recv(_MOST_BYTES))
+        return cast("dict[str, Json]", said) if isinstance(said, dict) else None
+    return None

@@ -1,0 +1,86 @@
+"""EGRESS_STANDBY and what belongs to it: two pods, one source address."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router.errors import Problem
+from egress_router.settings.variables import Variable, one_of, whole
+
+if TYPE_CHECKING:
+    from egress_router.settings.variables import Environment
+
+# RFC 1123 labels for a namespace, sub-domains for a name, as the API server checks them.
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectName:
+    """An object of the cluster."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class StandbySettings:
+    """What a router of a group needs to know beside what every router does."""
+
+    lease: ObjectName | None
+    service: ObjectName | None
+    port: int
+
+
+def _object(text: str) -> ObjectName | None:
+    if not text:
+        return None
+    namespace, slash, name = text.partition("/")
+    if not slash or not _NAMESPACE.fullmatch(namespace) or not _NAME.fullmatch(name):
+        raise ValueError("expected NAMESPACE/NAME of an object of the cluster, such as egress/router-a")
+    return ObjectName(namespace, name)
+
+
+STANDBY = Variable(
+    "EGRESS_STANDBY",
+    "`on`: of all routers with this EGRESS_SOURCE on the wire exactly one is active, and setup stays in any"
+    " mode; `off`",
+    "off",
+    one_of("on", "off"),
+)
+STANDBY_LEASE = Variable(
+    "EGRESS_STANDBY_LEASE",
+    "NAMESPACE/NAME of the Lease that decides when the routers cannot hear each other",
+    "",
+    _object,
+)
+STANDBY_SERVICE = Variable(
+    "EGRESS_STANDBY_SERVICE",
+    "NAMESPACE/NAME of the EndpointSlice that is kept pointing at the active pod",
+    "",
+    _object,
+)
+STANDBY_PORT = Variable(
+    "EGRESS_STANDBY_PORT",
+    "UDP port on which the routers hear each other on the pod network; never redirected",
+    "9798",
+    whole(1, 65535),
+)
+STANDBY_VARIABLES = (STANDBY, STANDBY_LEASE, STANDBY_SERVICE, STANDBY_PORT)
+
+
+def read_standby(environment: Environment) -> StandbySettings | None:
+    """Read the settings; None where EGRESS_STANDBY is off, or something is wrong, which `finish` reports."""
+    switch, port = environment.read(STANDBY), environment.read(STANDBY_PORT)
+    lease, service = environment.read(STANDBY_LEASE), environment.read(STANDBY_SERVICE)
+    if switch == "off":
+        for variable, value in ((STANDBY_LEASE, lease), (STANDBY_SERVICE, service)):
+            if value is not None:
+                reason = "is set, but EGRESS_STANDBY is off; set EGRESS_STANDBY=on, or leave it out"
+                environment.reject(Problem(variable.name, None, str(value), reason))
+    return StandbySettings(lease, service, port) if switch == "on" and port is not None else None

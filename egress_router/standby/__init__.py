@@ -1,0 +1,1 @@
+"""Two routers, one source address: exactly one of them sends. docs/decisions/standby.md has the reasoning."""

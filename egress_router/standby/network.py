@@ -1,0 +1,116 @@
+"""The network of a standby router: fence first, then addresses and routes; nobody on the wire notices."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.errors import RefusedError
+from egress_router.kernel import sysctl
+from egress_router.kernel.fence import Fence
+from egress_router.kernel.nat.plan import REPLY_MARK
+from egress_router.net import rtnetlink
+from egress_router.standby.agent import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.kernel.netlink import Netlink
+    from egress_router.kernel.rtnl_types import Link
+    from egress_router.settings.setup import SetupSettings, Source
+    from egress_router.settings.standby import StandbySettings
+
+_LOCAL, _GROUP = 0x02, 0x01  # IEEE 802 8.2: the two lowest bits of the first octet
+_log = log.get("standby")
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """What the agent of a standby router needs: the fence, up and closed, and the place."""
+
+    fence: Fence
+    place: Place
+
+
+def put_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> Stand:
+    """Put the fence up before the interface has an address.
+
+    Raises:
+        RefusedError: the kernel refuses.
+    """
+    sources = tuple(source.address for source in settings.sources)
+    shared_mac = _shared_mac(sources[0])
+    place = Place(
+        interface=link.name,
+        index=link.index,
+        sources=sources,
+        gateways=tuple(dict.fromkeys(source.gateway for source in settings.sources)),
+        shared_mac=None if shared_mac is None else bytes.fromhex(shared_mac.replace(":", "")),
+        own_mac=_own_mac(link, shared_mac),
+        pod_address=pod_address(link.name),
+        port=standby.port,
+        mark=REPLY_MARK,
+        claim_timeout=settings.claim_timeout,
+    )
+    return Stand(Fence(link.name, sources, shared_mac), place)
+
+
+def _shared_mac(source: IPAddress) -> str | None:
+    octets = bytearray(hashlib.sha256(b"egress-router " + source.packed).digest()[:6])
+    octets[0] = (octets[0] | _LOCAL) & ~_GROUP
+    return octets.hex(":")
+
+
+def _own_mac(link: Link, shared: str | None) -> bytes:
+    """Return the hardware address that the interface has while this router is not active."""
+    if link.mac and link.mac != shared:
+        return bytes.fromhex(link.mac.replace(":", ""))
+    octets = bytearray(secrets.token_bytes(6))
+    octets[0] = (octets[0] | _LOCAL) & ~_GROUP
+    return bytes(octets)
+
+
+def pod_address(interface: str) -> IPAddress | None:
+    """Return the pod's own address, on another interface than the egress one; IPv4 first."""
+    found = [
+        address
+        for index, address in rtnetlink.addresses()
+        if socket.if_indextoname(index) not in {interface, "lo"} and not address.is_link_local
+    ]
+    return min(found, key=lambda address: address.version, default=None)
+
+
+def ensure_addresses(netlink: Netlink, link: Link, sources: Sequence[Source]) -> None:
+    """Make the interface hold the source addresses, behind the fence; whoever is active has them too.
+
+    Raises:
+        RefusedError: a CNI plug-in gave the interface the address, or the kernel refuses.
+    """
+    if any(source.address.version == 6 for source in sources) and not sysctl.ensure(
+        f"net/ipv6/conf/{link.name}/disable_ipv6", 0
+    ):
+        raise RefusedError(
+            f"IPv6 is off on {link.name} and /proc/sys is read-only",
+            "enable IPv6 in the pod, or leave the IPv6 address out of EGRESS_SOURCE",
+        )
+    wanted = {(source.address, source.prefix) for source in sources}
+    addresses = {source.address for source in sources}
+    held = netlink.addresses(link.index)
+    for known in held:
+        if known.address in addresses and not known.is_ours:
+            raise RefusedError(
+                f"{known.address} was given to {link.name} before there was a fence",
+                "have the CNI plug-in make the interface without an address, or leave it to setup",
+            )
+        if known.is_ours and (known.address, known.prefix) not in wanted:
+            _log.info("address of an earlier run removed", address=known.address, interface=link.name)
+            netlink.delete_address(link.index, known)
+    present = {(known.address, known.prefix) for known in held}
+    for source in sources:
+        if (source.address, source.prefix) not in present:
+            netlink.add_address(link.index, source.address, source.prefix)

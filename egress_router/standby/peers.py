@@ -1,0 +1,90 @@
+"""What is known of the other routers of the group. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egress_router.standby.role import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.standby.actions import Message
+
+_MOST = 8  # a group has two, three while it is rolled out; more can only be hostile
+
+
+class Peer:
+    """One other router: its last message, and the last question of ours that it answered with a promise."""
+
+    __slots__ = ("heard", "last", "promised")
+
+    def __init__(self, message: Message, now: float) -> None:
+        self.last = message
+        self.heard = now
+        self.promised = 0
+
+
+class Peers:
+    """All other routers, by their number."""
+
+    __slots__ = ("_by_id", "_forget", "_silent")
+
+    def __init__(self, silent: float, forget: float) -> None:
+        self._by_id: dict[int, Peer] = {}
+        self._silent = silent
+        self._forget = forget
+
+    def hear(self, message: Message, now: float) -> Peer | None:
+        """Take a message in; None where it is nothing new: the other channel's copy, or overtaken by a later.
+
+        A message that was overtaken is dropped with its promise: the later one says the same or more.
+        """
+        peer = self._by_id.get(message.sender)
+        if peer is None:
+            if len(self._by_id) >= _MOST:
+                del self._by_id[min(self._by_id, key=lambda number: self._by_id[number].heard)]
+            peer = self._by_id[message.sender] = Peer(message, now)
+        elif message.seq <= peer.last.seq:
+            return None
+        peer.last = message
+        peer.heard = now
+        return peer
+
+    def drop(self, number: int) -> None:
+        """Forget one that has said goodbye."""
+        self._by_id.pop(number, None)
+
+    def get(self, number: int) -> Peer | None:
+        """Return one of them."""
+        return self._by_id.get(number)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._by_id.values())
+
+    def live(self, now: float) -> list[Peer]:
+        """Return those that were heard lately."""
+        since = now - self._silent
+        return [peer for peer in self._by_id.values() if peer.heard > since]
+
+    def is_live(self, number: int, now: float) -> bool:
+        """Say whether one of them was heard lately."""
+        peer = self._by_id.get(number)
+        return peer is not None and peer.heard > now - self._silent
+
+    def excuse(self, seconds: float, now: float) -> None:
+        """Count no silence for a time in which we ourselves stood still and could hear nobody."""
+        for peer in self._by_id.values():
+            peer.heard = min(now, peer.heard + seconds)
+
+    def forget(self, now: float) -> None:
+        """Drop those that were silent for very long."""
+        for number in [each for each, peer in self._by_id.items() if peer.heard < now - self._forget]:
+            del self._by_id[number]
+
+    def active(self, now: float) -> Peer | None:
+        """Return the active one, if one was heard lately."""
+        return next((peer for peer in self.live(now) if peer.last.role is Role.ACTIVE), None)

@@ -1,0 +1,68 @@
+"""The pod network as a second way between the routers. A thin shell."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Self
+
+from egress_router import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.grammar.address import IPAddress
+
+_SO_MARK = 36
+_MOST_A_TURN = 64
+_log = log.get("standby")
+
+
+class PodNetwork:
+    """A datagram socket on the pod's own address; without one it sends and receives nothing."""
+
+    def __init__(self, address: IPAddress | None, port: int, mark: int) -> None:
+        """Open it; `mark` makes the kernel use the routes of the pod's first interface."""
+        self.address = address
+        self.port = port
+        self._socket: socket.socket | None = None
+        if address is None:
+            return
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        made = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            made.setblocking(False)
+            made.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+            made.bind((str(address), port))
+        except OSError as error:
+            made.close()
+            _log.warning("no second way to the peer", address=address, port=port, error=error.strerror)
+        else:
+            self._socket = made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+    def fileno(self) -> int | None:
+        """Return the descriptor to wait for."""
+        return None if self._socket is None else self._socket.fileno()
+
+    def send(self, data: bytes, address: IPAddress, port: int) -> None:
+        """Send a datagram; whether it arrives is for the protocol to find out."""
+        if self._socket is not None and self.address is not None and address.version == self.address.version:
+            with contextlib.suppress(OSError):
+                self._socket.sendto(data, (str(address), port))
+
+    def receive(self) -> Iterator[tuple[bytes, IPAddress]]:
+        """Yield what came in, a bounded number of datagrams."""
+        for _ in range(_MOST_A_TURN if self._socket is not None else 0):
+            try:
+                data, where = self._socket.recvfrom(2048) if self._socket is not None else (b"", ("",))
+            except OSError:
+                return
+            yield data, ip_address(where[0])

@@ -1,0 +1,173 @@
+"""What a router knows of the witness: which routers may open their gates at all. Pure.
+
+The witness holds the members of the group, at most two, and changes only by compare-and-swap. A router has
+the right to send as the only member, while its last write is young enough, or as one of two members, while
+the other one promises. So whoever is to be left out has lost its right before another one can have one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from egress_router.standby.actions import Ask
+
+if TYPE_CHECKING:
+    from egress_router.standby.actions import Answer, Members
+    from egress_router.standby.timing import Timing
+
+
+class Witness:
+    """The last known state of the witness, and the question that is on its way.
+
+    `bound` is until when others surely respect the members as they are known here; `floor` is the first term
+    in which promises of ours may still count: one who tried to leave another out promises it nothing more.
+    """
+
+    __slots__ = (
+        "_alone",
+        "_doubt",
+        "_me",
+        "_next",
+        "_timing",
+        "_token",
+        "alone_slot",
+        "alone_until",
+        "bound",
+        "checked",
+        "floor",
+        "fresh",
+        "members",
+        "pending",
+        "renewed",
+        "since",
+        "term",
+        "version",
+    )
+
+    def __init__(self, me: int, timing: Timing) -> None:
+        self._me = me
+        self._alone = frozenset({me})
+        self._timing = timing
+        self._token = 0
+        self._doubt = ""  # the version that a write of unknown outcome would replace
+        self._next = -math.inf
+        self.members: Members | None = None
+        self.version: str | None = None
+        self.term = 0
+        self.floor = 0
+        self.since = 0.0  # when this version was first seen
+        self.checked = -math.inf
+        self.renewed = -math.inf
+        self.bound = math.inf
+        self.alone_slot = 0
+        self.alone_until = -math.inf
+        self.pending: tuple[Ask, int, float] | None = None
+        self.fresh = False  # whether `version` may be the base of a write
+
+    def may_ask(self, now: float) -> bool:
+        """Say whether a question may be asked now; one that was not answered in time never will be."""
+        if self.pending is not None:
+            if now < self.pending[2] + self._timing.ask:
+                return False
+            self._unknown(now)
+        return now >= self._next
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a write of unknown outcome may still come true."""
+        return self._doubt != "" and self._doubt == self.version
+
+    def is_member(self) -> bool:
+        """Say whether this router is one of the members, as far as it knows."""
+        return self.members is not None and self._me in self.members
+
+    def partner(self) -> int:
+        """Return the other member; 0 without one."""
+        if self.members is None or self._me not in self.members or len(self.members) < 2:
+            return 0
+        return next(each for each in self.members if each != self._me)
+
+    def is_stale(self, now: float) -> bool:
+        """Say whether the members have shown no sign of life at the witness for too long."""
+        if self.members is None or self.version is None:
+            return False
+        if not self.members:
+            return True
+        limit = self._timing.stale_alone if len(self.members) == 1 else self._timing.stale_pair
+        return now - self.since > limit
+
+    def read(self, now: float) -> Ask:
+        """Ask for the state."""
+        return self._ask(None, self.term, 0, now)
+
+    def write(self, members: Members, slot: int, now: float) -> Ask:
+        """Ask for a change of the members, or, with the same members, for a sign of life.
+
+        `slot` is the question whose timer runs for the write; a right that follows from it ends with that.
+        """
+        term = self.term if members == self.members else self.term + 1
+        self.floor = max(self.floor, term)
+        if self.members == self._alone and members != self.members:
+            self.bound = self.alone_until
+            self.alone_slot, self.alone_until = 0, -math.inf
+            if self._me in members:
+                # If the answer gets lost, the partner's promises are needed from here on.
+                self.members = members
+        elif members == self._alone and self.partner():
+            self.bound = now + self._timing.alone
+        return self._ask(members, term, slot, now)
+
+    def _ask(self, members: Members | None, term: int, slot: int, now: float) -> Ask:
+        self._token += 1
+        ask = Ask(self._token, members, term, self.version or "")
+        self.pending = (ask, slot, now)
+        self.checked = now
+        return ask
+
+    def adopt(self, members: Members, term: int) -> None:
+        """Take over what a member says of the members, until the witness was read."""
+        self.members, self.term, self.fresh = members, term, False
+        self.bound = math.inf
+
+    def answer(self, answer: Answer, now: float) -> None:
+        """Take an answer in; one that nobody waits for any more is none."""
+        if self.pending is None or self.pending[0].token != answer.token:
+            return
+        ask, slot, asked = self.pending
+        if not answer.applied and (answer.members is None or answer.version is None):
+            self._unknown(now)
+            return
+        self.pending, self.fresh = None, True
+        if answer.applied and ask.members is not None:
+            self._applied(ask, slot, asked, answer, now)
+        else:
+            self._seen(answer, now)
+
+    def _applied(self, ask: Ask, slot: int, asked: float, answer: Answer, now: float) -> None:
+        self.members, self.term, self.version = ask.members, ask.term, answer.version
+        self.floor, self._doubt = ask.term, ""
+        self.since = now
+        self.bound = math.inf
+        if self.members == self._alone and slot:
+            self.renewed = asked
+            self.alone_slot, self.alone_until = slot, asked + self._timing.alone
+
+    def _seen(self, answer: Answer, now: float) -> None:
+        if answer.version != self.version or self.members != answer.members:
+            self.since = now
+        self.members, self.term, self.version = answer.members, answer.term, answer.version
+        if not self.in_doubt:
+            self.floor, self._doubt = answer.term, ""
+            if self.partner():
+                self.bound = math.inf
+        if self.members != self._alone:
+            self.alone_slot, self.alone_until = 0, -math.inf
+
+    def _unknown(self, now: float) -> None:
+        """Note that a question was not answered: a write may come true now, later, or never."""
+        if self.pending is not None and self.pending[0].members is not None:
+            self._doubt = self.pending[0].version
+        self.pending = None
+        self.fresh = False
+        self._next = now + self._timing.retry

@@ -1,0 +1,41 @@
+"""Bytes move while Python does something else: the data plane never needs the interpreter's lock."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import subprocess
+import sys
+import time
+
+from tests.serving import LOOPS
+from tests.unit.relay.room import Room
+
+# In a process of its own, with an interpreter of its own.
+PEERS = """
+import socket, sys, time
+client, server = (socket.socket(fileno=int(each)) for each in sys.argv[1:3])
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    began = time.monotonic()
+    client.sendall(b"x")
+    server.recv(1)
+    print(began, time.monotonic(), flush=True)
+"""
+
+
+def test_bytes_move_while_the_interpreter_is_held() -> None:
+    holding = ctypes.PyDLL(None)  # calls into it keep the interpreter's lock
+    with contextlib.closing(Room(*LOOPS["own"]())) as room:
+        client, server, _ = room.tunnel()
+        descriptors = [client.fileno(), server.fileno()]
+        command = [sys.executable, "-c", PEERS, *map(str, descriptors)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=descriptors, text=True) as peers:
+            assert peers.stdout is not None
+            assert peers.stdout.readline()
+            held = time.monotonic()
+            holding.usleep(1_000_000)
+            released = time.monotonic()
+            trips = [[float(each) for each in line.split()] for line in peers.stdout]
+    assert released - held >= 1
+    assert any(held < began and ended < released for began, ended in trips)
