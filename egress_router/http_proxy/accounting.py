@@ -12,6 +12,7 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
+from egress_router.upstreams.policy_names import count_denial
 
 if TYPE_CHECKING:
     import socket
@@ -38,6 +39,12 @@ TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
+
+
+def _deciding(decision: Decision) -> str | None:
+    if decision.entry is not None:
+        return f"policy entry {decision.entry.number}: {decision.entry}"
+    return None if decision.rule is None else f"line {decision.rule.line}: {decision.rule.text}"
 
 
 class Accounting:
@@ -101,6 +108,8 @@ class Accounting:
             self._allowed.value += 1  # without hashing two members of enums, which is done in Python
         else:
             self._verdicts[decision.verdict, decision.reason].value += 1
+        if decision.entry is not None:
+            count_denial(self._registry, decision.entry.number)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
@@ -110,7 +119,7 @@ class Accounting:
                     "time": self._clock.time(),
                     "client": info.client,
                     "target": printed(info.target.host, info.target.port),
-                    "rule": None if rule is None else f"line {rule.line}: {rule.text}",
+                    "rule": _deciding(decision),
                     "reason": decision.reason.value,
                 }
             )
@@ -190,7 +199,7 @@ class Accounting:
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
     def fault(self) -> None:
-        """Count a session that was closed because of a fault of ours."""
+        """Count a connection that was closed because of a fault of ours."""
         self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
 
     def met_limit(self, error: MessageError) -> None:

@@ -145,7 +145,7 @@ class ClientConnection:
             if head.special and forwards_left(head) == 0:
                 status, answer = replies.as_final_recipient(head.method, self.worker.date())
                 self.worker.accounting.refused(self.who, status, "final_recipient")
-                self._say(answer)
+                self._linger(answer)
                 return
             exchange = Exchange(head, target, self.worker.limits, self.worker.date)
             self._forwarder = Forwarder(self, info, exchange)
@@ -181,7 +181,7 @@ class ClientConnection:
 
     @guarded
     def _client_moved(self) -> None:
-        if self.wire.gone:  # reset; the end of its stream alone is none of its wish
+        if self.wire.gone:  # reset; a client that has only ended its sending side still wants its answer
             self.close()
 
     # With a connection
@@ -256,7 +256,7 @@ class ClientConnection:
             if unread:
                 self.worker.poller.soon(self.read_head)
         elif unread or not complete:
-            self._say(b"")
+            self._linger(b"")
         else:
             self.close()
 
@@ -294,7 +294,7 @@ class ClientConnection:
     # The end
 
     def is_denied(self) -> bool:
-        """Say whether the connection that is open now would be denied by the rules of now."""
+        """Say whether the present rules would deny the connection that is open."""
         return (
             self._connector is not None
             and self.state is EXCHANGE
@@ -303,14 +303,14 @@ class ClientConnection:
 
     @guarded
     def end_if_denied(self) -> None:
-        """Close what the rules of now would not allow."""
-        if self._tunnel is not None:  # since this was arranged
+        """Close what the present rules do not allow."""
+        if self._tunnel is not None:  # it has become one since the rules changed
             self._tunnel.end_if_denied()
         elif self.is_denied():
             self.close_now()
 
     def drain(self) -> None:
-        """Close if idle after a request; one that has only been accepted still gets its first answer."""
+        """Close if idle between requests; one without a request so far still gets its first answer."""
         if self.state is HEAD and self._served and not self._heads.begun:
             self.close()
         elif self.state is EXCHANGE and self._forwarder is not None:
@@ -336,18 +336,18 @@ class ClientConnection:
         self.answer_and_close(reply)
 
     def answer_and_close(self, reply: Reply) -> None:
-        """Answer with the proxy's own words and close; whatever else it is, an answer to HEAD has no body."""
+        """Send an answer of the proxy's own and close; an answer to HEAD has no body."""
         if self._origin_port is not None and (reply.status < 500 or reply.reason in _NOT_UPSTREAM):
             self.worker.accounting.transparent_refused(reply.reason)
-        self._say(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
+        self._linger(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
 
-    def _say(self, last_words: bytes) -> None:
+    def _linger(self, answer: bytes) -> None:
         self.state = INTO_LINGERING[self.state]
         self._forget_bytes()
         self.timeouts.stop()
         self.kept.close()
         self._ending = LingeringClose(
-            self.worker, self.wire, last_words, self.worker.limits.linger_seconds, self._left
+            self.worker, self.wire, answer, self.worker.limits.linger_seconds, self._left
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What is left of a session once it relays: the bytes in between are the relay's, what they count is here."""
+"""A client's connection that has become a tunnel: the data plane moves the bytes, this counts them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STATUS = {b"CONNECT": 200, TLS_METHOD: 0}
 class ProxyTunnel:
     """The connection of a client to an origin, after a CONNECT or an answer 101.
 
-    Many stay open for days without a byte, so it takes the place of its session, which is much larger.
+    Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
     """
 
     __slots__ = ("_info", "_tunnel", "_worker")
@@ -58,12 +58,12 @@ class ProxyTunnel:
         return self._info.client
 
     def is_denied(self) -> bool:
-        """Say whether the tunnel would be denied by the rules of now."""
+        """Say whether the present rules would deny the tunnel."""
         return self._worker.denies(self._info)
 
     @guarded
     def end_if_denied(self) -> None:
-        """Close what the rules of now would not allow."""
+        """Close if the present rules do not allow it."""
         if self.is_denied():
             self.close_now()
 

@@ -1,4 +1,4 @@
-"""What all sessions of one worker share."""
+"""What all connections of one worker share."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 class Connection(Protocol):
-    """A client's connection: a session, and from then on the tunnel that it becomes."""
+    """A client's connection: a ClientConnection, or the ProxyTunnel that it has become."""
 
     @property
     def client(self) -> str:
         """The client's address."""
 
     def is_denied(self) -> bool:
-        """Say whether it leads where the rules of now would not let it."""
+        """Say whether the present rules would deny it."""
 
     def end_if_denied(self) -> None:
-        """Close what the rules of now would not allow."""
+        """Close if the present rules do not allow it."""
 
     def drain(self) -> None:
         """Close if nothing is under way; nothing new shall begin."""
@@ -50,7 +50,7 @@ class Connection(Protocol):
 
 @dataclass(slots=True)
 class WorkerState:
-    """The tools and the limits of every session; `draining` once no new connections come in.
+    """The tools and the limits of every connection; `draining` once no new connections come in.
 
     `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
     """
@@ -91,13 +91,13 @@ class WorkerState:
         return self._date
 
     def fault(self, error: Exception) -> None:
-        """Count and report a fault of ours, for which a session is closed."""
+        """Count and report a fault of ours, for which a connection is closed."""
         self.accounting.fault()
-        context = {"message": "a session failed, and was closed", "exception": error}
+        context = {"message": "a connection failed, and was closed", "exception": error}
         self.loop.call_exception_handler(context)
 
     def denies(self, info: RequestInfo) -> bool:
-        """Say whether the connection of a request would be denied by the rules of now."""
+        """Say whether the present rules would deny the connection of a request."""
         address = info.address
         return address is not None and not self.access.still_allows(
             info.target, address, info.decision.full_name

@@ -13,7 +13,7 @@ from egress_router.grammar.address import parse_port
 from egress_router.settings import common
 from egress_router.settings.memory import memory_limit
 from egress_router.settings.names import NamesSettings
-from egress_router.settings.policy import POLICY
+from egress_router.settings.policy import POLICY, GuardedSource
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
 from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
 from egress_router.settings.variables import (
@@ -213,6 +213,11 @@ class HttpProxySettings:
     )
     limits: HttpLimits = group(HttpLimits)
     sources: tuple[IPAddress, ...] = setting(OPTIONAL_SOURCE)
+
+    @property
+    def source(self) -> GuardedSource:
+        """Where the rules come from, and the egress policy that stands before them."""
+        return GuardedSource(self.rules, self.policy)
 
 
 VARIABLES = variables(HttpProxySettings)

@@ -239,7 +239,7 @@ def test_every_port_that_a_line_names_is_offered_once(lines: str, expected: list
         ("80- tcp 203.0.113.25", "invalid port ''"),
         ("80-90-99 tcp 203.0.113.25", "invalid port '90-99'"),
         ("90-80 tcp 203.0.113.25", "ends before it begins"),
-        ("80 203.0.113.25", "expected PORT PROTOCOL ADDRESS [REMOTE_PORT]"),
+        ("80 203.0.113.25", "expected PORT PROTOCOL DESTINATION [REMOTE_PORT]"),
         ("5000-5100 tcp 203.0.113.28", "over 100 ports is too wide for a Service; list the ports"),
         ("9797 tcp 203.0.113.25", "local port 9797 is that of the administration endpoint; give admin.port"),
         ("9000-9999 TCP 203.0.113.25", "local port 9797 is that of the administration endpoint"),
@@ -250,6 +250,19 @@ def test_a_line_whose_ports_cannot_be_offered_is_named(line: str, words: str) ->
         rendered({**BASE, "destinations": f"# first\n  {line}   # remark\n"})
     assert f"destinations line 2: '{line}': " in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_a_name_needs_a_router_that_stays() -> None:
+    lines = (
+        "443 tcp db.example.com\n8443 tcp DB.example.com 443 from *\n80 tcp 2001:db8::25\n81 tcp 203.0.113.25"
+    )
+    assert len(service_ports({**BASE, "destinations": lines})) == 4
+    with pytest.raises(
+        HelmError, match=r"line 1: '443 tcp db\.example\.com': a name needs redirect\.live: true"
+    ):
+        rendered({**BASE, "destinations": lines, "redirect": {"live": False}})
+    by_address = "\n".join(lines.splitlines()[2:])
+    assert len(service_ports({**BASE, "destinations": by_address, "redirect": {"live": False}})) == 2
 
 
 def test_a_wide_range_needs_the_ports_that_the_service_shall_offer() -> None:

@@ -17,7 +17,7 @@ do with local ports is left to it (`egress-router check`).
     {{- $fallback = true -}}
   {{- else if $text -}}
     {{- $line := printf "destinations line %d: '%s'" (add $index 1) $text -}}
-    {{- $rule := include "egress-router.rule" (dict "line" $line "words" $words "redirect" $redirect "admin" (int $.Values.admin.port) "router" $.router) -}}
+    {{- $rule := include "egress-router.rule" (dict "line" $line "words" $words "redirect" $redirect "admin" (int $.Values.admin.port) "live" $.Values.redirect.live "router" $.router) -}}
     {{- /* An IPv4 and an IPv6 line may share their ports. */ -}}
     {{- if not (hasKey $seen $rule) }}
 - { {{ $rule }}, line: {{ $line | quote }} }
@@ -33,7 +33,7 @@ do with local ports is left to it (`egress-router check`).
 {{/* Protocol and local ports of one line, given as .words; .line says in errors which one it is. */}}
 {{- define "egress-router.rule" -}}
 {{- if lt (len .words) (ternary 3 2 .redirect) -}}
-  {{- include "egress-router.refuse" (list $ (printf "%s: expected %s" .line (ternary "PORT PROTOCOL ADDRESS [REMOTE_PORT]" "PORT HOST [REMOTE_PORT]" .redirect))) -}}
+  {{- include "egress-router.refuse" (list $ (printf "%s: expected %s" .line (ternary "PORT PROTOCOL DESTINATION [REMOTE_PORT]" "PORT HOST [REMOTE_PORT]" .redirect))) -}}
 {{- end -}}
 {{- $protocol := ternary (index .words 1) "tcp" .redirect -}}
 {{- if not (has (lower $protocol) (list "tcp" "udp" "sctp")) -}}
@@ -53,6 +53,9 @@ do with local ports is left to it (`egress-router check`).
 {{- end -}}
 {{- if and (eq (lower $protocol) "tcp") (le $first .admin) (ge $last .admin) -}}
   {{- include "egress-router.refuse" (list $ (printf "%s: local port %d is that of the administration endpoint; give admin.port another one" .line .admin)) -}}
+{{- end -}}
+{{- if and .redirect (not .live) (regexMatch "[a-zA-Z]" (index .words 2)) (not (contains ":" (index .words 2))) -}}
+  {{- include "egress-router.refuse" (list $ (printf "%s: a name needs redirect.live: true, because somebody has to follow it" .line)) -}}
 {{- end -}}
 protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- end -}}

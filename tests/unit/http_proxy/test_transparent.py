@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from egress_router.grammar.acl import AccessList
+    from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
 OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
@@ -41,7 +42,7 @@ def echo(peer: Peer) -> None:
 
 def transparent(
     server: Origin, rules: str = RULES, *, head_seconds: str = "", held_bytes: str = "", report_only: str = ""
-) -> AbstractContextManager[tuple[Running[AccessList], int]]:
+) -> AbstractContextManager[tuple[Running[Guarded[AccessList]], int]]:
     ports = f"1443:{server.port}"
     return proxy(
         rules,
@@ -52,7 +53,7 @@ def transparent(
     )
 
 
-def port_of(running: Running[AccessList]) -> int:
+def port_of(running: Running[Guarded[AccessList]]) -> int:
     return running.ports[1443]
 
 
