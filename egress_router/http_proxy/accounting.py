@@ -189,14 +189,14 @@ class Accounting:
         meaning = "Refused on transparent ports, by reason."
         self._registry.counter("transparent_refused_total", meaning, reason=reason).value += 1
 
-    def sni_mismatch(self, action: str) -> None:
-        """Count a ClientHello in a tunnel that is not for the host of the CONNECT."""
-        meaning = "ClientHellos in tunnels that were not for the host of the CONNECT, by what was done."
-        self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
-
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
+
+    def sni_mismatch(self, action: str) -> None:
+        """Count a tunnel whose ClientHello names another host than its CONNECT."""
+        meaning = "CONNECT tunnels whose ClientHello names another host."
+        self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
 
     def fault(self) -> None:
         """Count a connection that was closed because of a fault of ours."""

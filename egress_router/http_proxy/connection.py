@@ -17,6 +17,7 @@ from egress_router.http_proxy.http1.state import (
     INTO_CONNECTING,
     INTO_EXCHANGE,
     INTO_HEAD,
+    INTO_HELLO,
     INTO_LINGERING,
     INTO_TUNNEL,
     ConnectionState,
@@ -24,13 +25,13 @@ from egress_router.http_proxy.http1.state import (
 from egress_router.http_proxy.http1.target import absolute_target, connect_target, origin_target
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
+from egress_router.http_proxy.sni_check import SniCheck
 from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.tls_connection import TlsConnection
-from egress_router.http_proxy.tunnel_start import TunnelStart
 from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
-from egress_router.settings.http_proxy import SniMode
+from egress_router.tls.alert import Alert, fatal
 from egress_router.tls.client_hello import TLS_RECORD
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _log = log.get("http_proxy")
 # Bound once: in CPython 3.11 an enum's member costs as much as two calls.
 HEAD: Final = ConnectionState.HEAD
 CONNECTING: Final = ConnectionState.CONNECTING
+HELLO: Final = ConnectionState.HELLO
 EXCHANGE: Final = ConnectionState.EXCHANGE
 _NOT_UPSTREAM: Final = frozenset({Fault.HTTP2.value, Fault.LOOP.value, Fault.UNSUPPORTED.value})
 _OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
@@ -60,8 +62,8 @@ class ClientConnection:
     """
 
     __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_origin_port", "_own",
-        "_served", "_start_of_tunnel", "_tunnel", "client", "holds", "kept", "state", "timeouts", "who",
-        "wire", "worker")  # fmt: skip
+        "_served", "_sni_check", "_tunnel", "client", "holds", "kept", "state", "timeouts", "who", "wire",
+        "worker")  # fmt: skip
 
     def __init__(self, worker: WorkerState, sock: socket.socket, who: Who, origin_port: int | None) -> None:
         self.worker = worker
@@ -80,7 +82,7 @@ class ClientConnection:
         self._forwarder: Forwarder | None = None
         self.kept = ClientUpstreams(worker.pool)
         self._served = False
-        self._start_of_tunnel: TunnelStart | None = None
+        self._sni_check: SniCheck | None = None
         self._tunnel: ProxyTunnel | None = None
         self._ending: LingeringClose | None = None
 
@@ -211,22 +213,30 @@ class ClientConnection:
             seconds = self.worker.clock.monotonic() - self._connector.began
             self.worker.own_connections.made(dialled.sock, seconds)
         self.wire.send(replies.ESTABLISHED)
-        if self.worker.sni is SniMode.OFF:
+        if self.worker.sni == "off":
             self.open_tunnel(info, dialled.sock, self.wire.out)
             return
-        self._start_of_tunnel = TunnelStart(self.worker, self, info, self.wire, dialled.sock)
-        self._start_of_tunnel.begin()
+        self.state = INTO_HELLO[self.state]
+        origin = BufferedSocket(dialled.sock, self.worker.poller, nothing)
+        self._sni_check = SniCheck(self.worker, self, info, self.wire, origin)
+        self._sni_check.begin()
+        if self.state is HELLO and (self.holds or self._sni_check.held):
+            self.account()
 
-    def begin_tunnel(self, info: RequestInfo, upstream: socket.socket, to_upstream: bytes) -> None:
-        """Relay from now on, these first bytes of the client first."""
-        self.wire.held = to_upstream
-        self.open_tunnel(info, upstream, self.wire.out)
+    def first_bytes_pass(self, data: bytes) -> None:
+        """Go on as a tunnel; `data` goes to the origin first."""
+        check = self._sni_check
+        if check is not None and self._connector is not None:
+            self.wire.held = data
+            self.open_tunnel(self._connector.info, check.origin.sock, self.wire.out)
 
-    def refuse_tunnel(self, info: RequestInfo, upstream: socket.socket, reason: str) -> None:
-        """Close both sides of a tunnel in which nothing has gone to the origin yet."""
-        upstream.close()
-        self.worker.accounting.closed(info, 200, 0, 0, reason)
-        self.abort()
+    def first_bytes_refused(self) -> None:
+        """End with the alert of a TLS server; nothing may go to the origin."""
+        check, self._sni_check = self._sni_check, None
+        if check is not None and self._connector is not None:
+            check.origin.close()
+            self.worker.accounting.closed(self._connector.info, 200, 0, 0, "sni_mismatch")
+            self._linger(fatal(Alert.ACCESS_DENIED))
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""
@@ -277,6 +287,8 @@ class ClientConnection:
         size = self._heads.size + len(self.wire.held) + len(self.wire.out)
         if self.state is EXCHANGE and self._forwarder is not None:
             size += self._forwarder.held
+        elif self._sni_check is not None:
+            size += self._sni_check.held
         self.holds = size > 0
         self.worker.held.hold(self, size)
 
@@ -288,6 +300,8 @@ class ClientConnection:
             self._connector.fail(replies.TOO_MUCH_HELD)
         elif self.state is EXCHANGE and self._forwarder is not None:
             self._forwarder.give_way()
+        elif self.state is HELLO:
+            self.abort()
         elif self.state is HEAD:
             self._refuse(replies.TOO_MUCH_HELD)
 
@@ -297,7 +311,7 @@ class ClientConnection:
         """Say whether the present rules would deny the connection that is open."""
         return (
             self._connector is not None
-            and self.state is EXCHANGE
+            and self.state in {HELLO, EXCHANGE}
             and self.worker.denies(self._connector.info)
         )
 
@@ -324,6 +338,8 @@ class ClientConnection:
             self._ending.close()
         elif self._forwarder is not None and self.state is EXCHANGE:
             self._forwarder.abort("closed")
+        elif self.state is HELLO:
+            self.abort()
         else:
             self.close()
 
@@ -371,11 +387,12 @@ class ClientConnection:
             self.abort()
 
     def _left(self) -> None:
+        if self._sni_check is not None:
+            self._sni_check.stop()
+            self._sni_check.origin.abort()
         if self._connector is not None:
             self._connector.cancel()
             self.worker.accounting.left(self._connector.info)
-        if self._start_of_tunnel is not None:
-            self._start_of_tunnel.cancel()
         self._end(INTO_CLOSED)
         self.worker.left(self)
 
@@ -385,7 +402,7 @@ class ClientConnection:
         self.timeouts.end()
         self.kept.close()
         # These and the connection refer to each other; without this they would wait for the collector.
-        self._connector = self._forwarder = self._ending = self._start_of_tunnel = None
+        self._connector = self._forwarder = self._sni_check = self._ending = None
 
     def _forget_bytes(self) -> None:
         if self.holds:

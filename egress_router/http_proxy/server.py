@@ -126,8 +126,8 @@ class HttpProxyServer:
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
             client_watch=ClientWatch(deadlines),
             own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
-            sni=settings.sni,
             clock=SYSTEM,
+            sni=settings.sni,
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[LingeringClose] = set()

@@ -67,8 +67,8 @@ class WorkerState:
     pool: UpstreamPool
     client_watch: ClientWatch
     own_connections: OwnConnections
-    sni: SniMode
     clock: Clock
+    sni: SniMode
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
@@ -81,6 +81,11 @@ class WorkerState:
         self.connects = KnownConnects(self.limits.head_fields)
         self.held = HeldBytes(self.limits.held_bytes, self.poller.soon)
         self.most_received = min(MAX_RECEIVED, self.limits.buffer_bytes)
+
+    @property
+    def enforces_sni(self) -> bool:
+        """Whether a tunnel must name the host of its CONNECT."""
+        return self.sni == "enforce"
 
     def date(self) -> bytes:
         """Return the time of day as a Date field has it."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from egress_router.errors import Problem
 from egress_router.grammar import acl
@@ -45,27 +44,11 @@ def _connect_ports(text: str) -> frozenset[int] | None:
         raise ValueError(f"{error}; expected ports separated by commas, or `any`") from None
 
 
-_WITHOUT_LIMIT = 256 << 20
-_LEAST_HELD = 16 << 20
+SniMode = Literal["report", "enforce", "off"]
 
 
-def _held_bytes(text: str) -> int:
-    if text != "auto":
-        return whole(1 << 20, 1 << 40)(text)
-    limit = memory_limit()
-    return _WITHOUT_LIMIT if limit is None else max(_LEAST_HELD, limit // 4)
-
-
-class SniMode(enum.Enum):
-    """What becomes of a CONNECT tunnel whose ClientHello is not for the host of the CONNECT."""
-
-    REPORT = "report"
-    ENFORCE = "enforce"
-    OFF = "off"
-
-
-def _sni_mode(text: str) -> SniMode:
-    return SniMode(one_of(*(mode.value for mode in SniMode))(text))
+def _sni(text: str) -> SniMode:
+    return cast("SniMode", one_of("report", "enforce", "off")(text))
 
 
 def _port_pair(text: str) -> tuple[int, int]:
@@ -87,9 +70,19 @@ def _transparent_ports(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
+_WITHOUT_LIMIT = 256 << 20
+_LEAST_HELD = 16 << 20
+
+
+def _held_bytes(text: str) -> int:
+    if text != "auto":
+        return whole(1 << 20, 1 << 40)(text)
+    limit = memory_limit()
+    return _WITHOUT_LIMIT if limit is None else max(_LEAST_HELD, limit // 4)
+
+
 RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
 PORT = Variable("EGRESS_HTTP_PROXY_PORT", "listening port, IPv4 and IPv6", "8080", whole(1, 65535))
-
 TRANSPARENT_PORTS = Variable(
     "EGRESS_HTTP_PROXY_TRANSPARENT_PORTS",
     "ports on which clients speak TLS or HTTP/1 as if the router were the server (`443,80`;"
@@ -175,8 +168,6 @@ class HttpLimits:
 class HttpProxySettings:
     """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port.
 
-    `transparent_ports` are pairs of a port of this router and the port at the origin.
-
     `sources` are the router's addresses, of which rules may name one.
     """
 
@@ -205,10 +196,9 @@ class HttpProxySettings:
     sni: SniMode = setting(
         Variable(
             "EGRESS_HTTP_PROXY_SNI",
-            "what becomes of a CONNECT tunnel whose ClientHello is for another host: `report`, `enforce`"
-            " (close it before a byte has reached the origin) or `off`",
+            "what becomes of a CONNECT tunnel whose TLS name is another host's: `report`, `enforce` or `off`",
             "report",
-            _sni_mode,
+            _sni,
         )
     )
     limits: HttpLimits = group(HttpLimits)
