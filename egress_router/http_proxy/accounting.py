@@ -12,6 +12,7 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
+from egress_router.upstreams.policy_names import count_denial
 
 if TYPE_CHECKING:
     import socket
@@ -37,7 +38,6 @@ _LIMITS = {
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
-_MAX_ENTRIES = 100  # of the egress policy that have a counter of their own
 
 
 def _deciding(decision: Decision) -> str | None:
@@ -97,7 +97,7 @@ class Accounting:
         else:
             self._verdicts[decision.verdict, decision.reason].value += 1
         if decision.entry is not None:
-            self._denied_by_policy(decision.entry.number)
+            count_denial(self._registry, decision.entry.number)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
@@ -112,12 +112,6 @@ class Accounting:
                 }
             )
             self._log.request(info, None)
-
-    def _denied_by_policy(self, number: int) -> None:
-        label = str(number) if number <= _MAX_ENTRIES else "other"
-        self._registry.counter(
-            "policy_denied_total", "Requests that an entry of the egress policy denied.", entry=label
-        ).value += 1
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
@@ -181,6 +175,11 @@ class Accounting:
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
+
+    def sni_mismatch(self, action: str) -> None:
+        """Count a tunnel whose ClientHello names another host than its CONNECT."""
+        meaning = "CONNECT tunnels whose ClientHello names another host."
+        self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
 
     def fault(self) -> None:
         """Count a connection that was closed because of a fault of ours."""

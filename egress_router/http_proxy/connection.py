@@ -17,6 +17,7 @@ from egress_router.http_proxy.http1.state import (
     INTO_CONNECTING,
     INTO_EXCHANGE,
     INTO_HEAD,
+    INTO_HELLO,
     INTO_LINGERING,
     INTO_TUNNEL,
     ConnectionState,
@@ -24,10 +25,12 @@ from egress_router.http_proxy.http1.state import (
 from egress_router.http_proxy.http1.target import absolute_target, connect_target
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
+from egress_router.http_proxy.sni_check import SniCheck
 from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
+from egress_router.tls.alert import Alert, fatal
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +47,7 @@ _log = log.get("http_proxy")
 # Bound once: in CPython 3.11 an enum's member costs as much as two calls.
 HEAD: Final = ConnectionState.HEAD
 CONNECTING: Final = ConnectionState.CONNECTING
+HELLO: Final = ConnectionState.HELLO
 EXCHANGE: Final = ConnectionState.EXCHANGE
 _OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 
@@ -51,7 +55,8 @@ _OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 class ClientConnection:
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_own", "_served", "_tunnel",
+    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_own", "_served",
+        "_sni_check", "_tunnel",
         "client", "holds", "kept", "state", "timeouts", "who", "wire", "worker")  # fmt: skip
 
     def __init__(self, worker: WorkerState, sock: socket.socket, who: Who) -> None:
@@ -70,6 +75,7 @@ class ClientConnection:
         self._forwarder: Forwarder | None = None
         self.kept = ClientUpstreams(worker.pool)
         self._served = False
+        self._sni_check: SniCheck | None = None
         self._tunnel: ProxyTunnel | None = None
         self._ending: LingeringClose | None = None
 
@@ -182,7 +188,30 @@ class ClientConnection:
             seconds = self.worker.clock.monotonic() - self._connector.began
             self.worker.own_connections.made(dialled.sock, seconds)
         self.wire.send(replies.ESTABLISHED)
-        self.open_tunnel(info, dialled.sock, self.wire.out)
+        if self.worker.sni == "off":
+            self.open_tunnel(info, dialled.sock, self.wire.out)
+            return
+        self.state = INTO_HELLO[self.state]
+        origin = BufferedSocket(dialled.sock, self.worker.poller, nothing)
+        self._sni_check = SniCheck(self.worker, self, info, self.wire, origin)
+        self._sni_check.begin()
+        if self.state is HELLO and (self.holds or self._sni_check.held):
+            self.account()
+
+    def first_bytes_pass(self, data: bytes) -> None:
+        """Go on as a tunnel; `data` goes to the origin first."""
+        check = self._sni_check
+        if check is not None and self._connector is not None:
+            self.wire.held = data
+            self.open_tunnel(self._connector.info, check.origin.sock, self.wire.out)
+
+    def first_bytes_refused(self) -> None:
+        """End with the alert of a TLS server; nothing may go to the origin."""
+        check, self._sni_check = self._sni_check, None
+        if check is not None and self._connector is not None:
+            check.origin.close()
+            self.worker.accounting.closed(self._connector.info, 200, 0, 0, "sni_mismatch")
+            self._linger(fatal(Alert.ACCESS_DENIED))
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""
@@ -233,6 +262,8 @@ class ClientConnection:
         size = self._heads.size + len(self.wire.held) + len(self.wire.out)
         if self.state is EXCHANGE and self._forwarder is not None:
             size += self._forwarder.held
+        elif self._sni_check is not None:
+            size += self._sni_check.held
         self.holds = size > 0
         self.worker.held.hold(self, size)
 
@@ -244,6 +275,8 @@ class ClientConnection:
             self._connector.fail(replies.TOO_MUCH_HELD)
         elif self.state is EXCHANGE and self._forwarder is not None:
             self._forwarder.give_way()
+        elif self.state is HELLO:
+            self.abort()
         elif self.state is HEAD:
             self._refuse(replies.TOO_MUCH_HELD)
 
@@ -253,7 +286,7 @@ class ClientConnection:
         """Say whether the present rules would deny the connection that is open."""
         return (
             self._connector is not None
-            and self.state is EXCHANGE
+            and self.state in {HELLO, EXCHANGE}
             and self.worker.denies(self._connector.info)
         )
 
@@ -280,6 +313,8 @@ class ClientConnection:
             self._ending.close()
         elif self._forwarder is not None and self.state is EXCHANGE:
             self._forwarder.abort("closed")
+        elif self.state is HELLO:
+            self.abort()
         else:
             self.close()
 
@@ -325,6 +360,9 @@ class ClientConnection:
             self.abort()
 
     def _left(self) -> None:
+        if self._sni_check is not None:
+            self._sni_check.stop()
+            self._sni_check.origin.abort()
         if self._connector is not None:
             self._connector.cancel()
             self.worker.accounting.left(self._connector.info)
@@ -337,7 +375,7 @@ class ClientConnection:
         self.timeouts.end()
         self.kept.close()
         # These and the connection refer to each other; without this they would wait for the collector.
-        self._connector = self._forwarder = self._ending = None
+        self._connector = self._forwarder = self._sni_check = self._ending = None
 
     def _forget_bytes(self) -> None:
         if self.holds:

@@ -74,15 +74,7 @@ def mode(
         build=lambda context, rules: HttpProxyServer(
             settings, context, rules, names(settings.names, context.registry), max_turned_away
         ),
-        summary=_summary,
-    )
-
-
-def _summary(guarded: Guarded[AccessList]) -> tuple[str, ...]:
-    entries = () if guarded.policy is None else guarded.policy.entries
-    return (
-        *(rule.text for rule in guarded.rules.rules),
-        *(f"policy entry {entry.number}: {entry}" for entry in entries),
+        summary=lambda guarded: (*(rule.text for rule in guarded.rules.rules), *guarded.policy_lines()),
     )
 
 
@@ -134,6 +126,7 @@ class HttpProxyServer:
             client_watch=ClientWatch(deadlines),
             own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
             clock=SYSTEM,
+            sni=settings.sni,
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[LingeringClose] = set()

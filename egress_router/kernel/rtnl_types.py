@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress, IPNetwork
 
+# The alias of an interface that `setup` made; a later run knows it by it.
+MADE = "made by egress-router"
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOPREFIXROUTE = 0x200  # IFA_F_NOPREFIXROUTE: routes are set explicitly
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
@@ -31,7 +33,8 @@ _METRICS = ("mtu", "advmss")
 class Link:
     """One interface; `kind` is empty for a physical one.
 
-    `parent` is the index of the interface that it stands on, where that is in the same namespace.
+    `parent` is the index of the interface that it stands on, where that is in the same namespace;
+    `macvlan_mode` is empty for what is no macvlan.
     """
 
     index: int
@@ -42,6 +45,8 @@ class Link:
     is_up: bool
     has_carrier: bool
     parent: int | None = None
+    macvlan_mode: str = ""
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +81,19 @@ def read_link(message: object) -> Link:
     """Read an interface."""
     get = message.get_attr  # type: ignore[attr-defined]
     info = get("IFLA_LINKINFO")
+    data = None if info is None else info.get_attr("IFLA_INFO_DATA")
+    kind = "" if info is None else info.get_attr("IFLA_INFO_KIND") or ""
     return Link(
         index=message["index"],  # type: ignore[index]
         name=get("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
+        kind=kind,
         mtu=get("IFLA_MTU"),
         mac=get("IFLA_ADDRESS") or "",
         is_up=bool(message["flags"] & _IFF_UP),  # type: ignore[index]
         has_carrier=bool(message["flags"] & _IFF_LOWER_UP),  # type: ignore[index]
         parent=None if get("IFLA_LINK_NETNSID") is not None else get("IFLA_LINK"),
+        macvlan_mode=(data.get_attr("IFLA_MACVLAN_MODE") or "") if kind == "macvlan" and data else "",
+        alias=get("IFLA_IFALIAS") or "",
     )
 
 

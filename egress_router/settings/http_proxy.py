@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from egress_router.errors import Problem
 from egress_router.grammar import acl
@@ -22,6 +22,7 @@ from egress_router.settings.variables import (
     Variable,
     each,
     non_empty,
+    one_of,
     required,
     seconds,
     whole,
@@ -41,6 +42,13 @@ def _connect_ports(text: str) -> frozenset[int] | None:
         return frozenset(each(text, parse_port))
     except ValueError as error:
         raise ValueError(f"{error}; expected ports separated by commas, or `any`") from None
+
+
+SniMode = Literal["report", "enforce", "off"]
+
+
+def _sni(text: str) -> SniMode:
+    return cast("SniMode", one_of("report", "enforce", "off")(text))
 
 
 _WITHOUT_LIMIT = 256 << 20
@@ -156,6 +164,14 @@ class HttpProxySettings:
             "any value: allow what the list would deny, log and count it as such",
             "",
             non_empty,
+        )
+    )
+    sni: SniMode = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_SNI",
+            "what becomes of a CONNECT tunnel whose TLS name is another host's: `report`, `enforce` or `off`",
+            "report",
+            _sni,
         )
     )
     limits: HttpLimits = group(HttpLimits)

@@ -15,6 +15,7 @@ from egress_router.grammar.redirect import Router
 from egress_router.manifests import egress_policy
 from egress_router.settings import common
 from egress_router.settings.cluster import CLUSTER_CIDRS
+from egress_router.settings.hardware import MAC_ADDRESS, MacChoice
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
 from egress_router.settings.policy import POLICY
 from egress_router.settings.standby import STANDBY_VARIABLES, StandbySettings, read_standby
@@ -125,6 +126,7 @@ VARIABLES = (
     PARENT_INTERFACE,
     PARENT_NETNS,
     MACVLAN_MODE,
+    MAC_ADDRESS,
     CLUSTER_CIDRS,
     NAT_BACKEND,
     CLAIM_TIMEOUT,
@@ -147,6 +149,7 @@ class SetupSettings:
     parent_interface: str | None
     parent_netns: Path | None
     macvlan_mode: str
+    mac_address: MacChoice | str
     cluster_cidrs: tuple[IPNetwork, ...]
     nat_backend: str
     claim_timeout: float
@@ -188,6 +191,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     parent_interface = environment.read(PARENT_INTERFACE)
     parent_netns = environment.read(PARENT_NETNS)
     macvlan_mode = environment.read(MACVLAN_MODE)
+    mac_address = environment.read(MAC_ADDRESS)
     cluster_cidrs = environment.read(CLUSTER_CIDRS)
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
@@ -207,6 +211,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             parent_interface=parent_interface,
             parent_netns=parent_netns,
             macvlan_mode=required(macvlan_mode),
+            mac_address=mac_address or MacChoice.AUTO,
             cluster_cidrs=required(cluster_cidrs),
             nat_backend=required(nat_backend),
             claim_timeout=required(claim_timeout),

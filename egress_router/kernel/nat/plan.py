@@ -90,7 +90,11 @@ def make_plan(
 
     `resolved` says what the names of lines lead to at the moment; a line that is not in it leads nowhere.
     """
-    families = tuple(_family(redirects, resolved or {}, source) for source in sources)
+    first = {source.version: source for source in reversed(sources)}
+    families = tuple(
+        _family(redirects, resolved or {}, first[each])
+        for each in dict.fromkeys(source.version for source in sources)
+    )
     return NatPlan(interface, admin_port, redirects is not None, families, surroundings)
 
 
