@@ -285,10 +285,9 @@ def _dns_proxy(arguments: argparse.Namespace) -> int:
         (dns_settings.RULES, dns_settings.rules_parser),
         (POLICY, policy_parser),
     )
-    refuse_unenforced(settings.policy, "dns-proxy")
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
 
 
 def run_service(

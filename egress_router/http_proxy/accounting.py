@@ -12,6 +12,7 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
+from egress_router.upstreams.policy_names import count_denial
 
 if TYPE_CHECKING:
     import socket
@@ -34,10 +35,10 @@ _LIMITS = {
     Fault.TARGET_TOO_LONG: "head_bytes",
     Fault.TOO_MANY_FIELDS: "head_fields",
 }
+TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
-_MAX_ENTRIES = 100  # of the egress policy that have a counter of their own
 
 
 def _deciding(decision: Decision) -> str | None:
@@ -89,6 +90,17 @@ class Accounting:
             traceparent=traceparent(head) if self._log.everything else None,
         )
 
+    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+        """Return what is known of a TLS connection whose ClientHello has come."""
+        return RequestInfo(
+            client=who.client,
+            method=TLS_METHOD,
+            target=target,
+            started=self._clock.monotonic(),
+            client_port=who.client_port,
+            local_port=who.local_port,
+        )
+
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
         info.decision = decision
@@ -97,7 +109,7 @@ class Accounting:
         else:
             self._verdicts[decision.verdict, decision.reason].value += 1
         if decision.entry is not None:
-            self._denied_by_policy(decision.entry.number)
+            count_denial(self._registry, decision.entry.number)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
@@ -112,12 +124,6 @@ class Accounting:
                 }
             )
             self._log.request(info, None)
-
-    def _denied_by_policy(self, number: int) -> None:
-        label = str(number) if number <= _MAX_ENTRIES else "other"
-        self._registry.counter(
-            "policy_denied_total", "Requests that an entry of the egress policy denied.", entry=label
-        ).value += 1
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
@@ -178,9 +184,19 @@ class Accounting:
         meaning = "Connections that were closed because nothing went on in them."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
 
+    def transparent_refused(self, reason: str) -> None:
+        """Count a connection or request to a transparent port that was refused."""
+        meaning = "Refused on transparent ports, by reason."
+        self._registry.counter("transparent_refused_total", meaning, reason=reason).value += 1
+
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
+
+    def sni_mismatch(self, action: str) -> None:
+        """Count a tunnel whose ClientHello names another host than its CONNECT."""
+        meaning = "CONNECT tunnels whose ClientHello names another host."
+        self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
 
     def fault(self) -> None:
         """Count a connection that was closed because of a fault of ours."""

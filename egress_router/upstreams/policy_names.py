@@ -12,8 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import IPAddress
+    from egress_router.metrics import Registry
     from egress_router.policy.egress_policy import NamesOf
     from egress_router.upstreams.followed import Names
+
+
+_MAX_ENTRIES = 100  # that have a counter of their own
+
+
+def count_denial(registry: Registry, entry: int) -> None:
+    """Count what an entry of the egress policy denied."""
+    label = str(entry) if entry <= _MAX_ENTRIES else "other"
+    registry.counter(
+        "policy_denied_total", "Connections that an entry of the egress policy denied.", entry=label
+    ).value += 1
 
 
 class PolicyNames:
