@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.names.answer import Answer, Failure, ResolveError
-from egress_router.policy.access_list import DENIED, AccessPolicy, connect_port, guarded, on_trial
+from egress_router.policy.access_list import ALLOWED, DENIED, AccessPolicy, connect_port, guarded, on_trial
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 
 if TYPE_CHECKING:
@@ -94,6 +94,11 @@ class AccessControl:
     def still_allows(self, target: Target, address: IPAddress, name: str | None) -> bool:
         """Say whether a connection that is open would be made today, too."""
         return self.by_addresses(target, (address,), name).verdict is not DENIED
+
+    def allows_name(self, name: str, port: int, address: IPAddress) -> bool:
+        """Say whether the list allows this name at this address."""
+        own = self._own.current()
+        return self._policy.by_addresses(name, port, (address,), own).verdict is ALLOWED
 
     def look_up(
         self, name: str, client: str, seconds: float, on_done: Callable[[Answer | Failure], None]

@@ -35,6 +35,7 @@ _LIMITS = {
     Fault.TARGET_TOO_LONG: "head_bytes",
     Fault.TOO_MANY_FIELDS: "head_fields",
 }
+TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
@@ -87,6 +88,17 @@ class Accounting:
             client_port=who.client_port,
             local_port=who.local_port,
             traceparent=traceparent(head) if self._log.everything else None,
+        )
+
+    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+        """Return what is known of a TLS connection whose ClientHello has come."""
+        return RequestInfo(
+            client=who.client,
+            method=TLS_METHOD,
+            target=target,
+            started=self._clock.monotonic(),
+            client_port=who.client_port,
+            local_port=who.local_port,
         )
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
@@ -172,9 +184,19 @@ class Accounting:
         meaning = "Connections that were closed because nothing went on in them."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
 
+    def transparent_refused(self, reason: str) -> None:
+        """Count a connection or request to a transparent port that was refused."""
+        meaning = "Refused on transparent ports, by reason."
+        self._registry.counter("transparent_refused_total", meaning, reason=reason).value += 1
+
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
+
+    def sni_mismatch(self, action: str) -> None:
+        """Count a tunnel whose ClientHello names another host than its CONNECT."""
+        meaning = "CONNECT tunnels whose ClientHello names another host."
+        self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
 
     def fault(self) -> None:
         """Count a connection that was closed because of a fault of ours."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
     from egress_router.service.connection_limiter import ConnectionLimiter
-    from egress_router.settings.http_proxy import HttpLimits
+    from egress_router.settings.http_proxy import HttpLimits, SniMode
 
 
 class Connection(Protocol):
@@ -68,6 +68,7 @@ class WorkerState:
     client_watch: ClientWatch
     own_connections: OwnConnections
     clock: Clock
+    sni: SniMode
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
@@ -80,6 +81,11 @@ class WorkerState:
         self.connects = KnownConnects(self.limits.head_fields)
         self.held = HeldBytes(self.limits.held_bytes, self.poller.soon)
         self.most_received = min(MAX_RECEIVED, self.limits.buffer_bytes)
+
+    @property
+    def enforces_sni(self) -> bool:
+        """Whether a tunnel must name the host of its CONNECT."""
+        return self.sni == "enforce"
 
     def date(self) -> bytes:
         """Return the time of day as a Date field has it."""
