@@ -36,6 +36,7 @@ _LIMITS = {
     Fault.TARGET_TOO_LONG: "head_bytes",
     Fault.TOO_MANY_FIELDS: "head_fields",
 }
+TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
@@ -89,6 +90,17 @@ class Accounting:
             client_port=who.client_port,
             local_port=who.local_port,
             traceparent=traceparent(head) if self._log.everything else None,
+        )
+
+    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+        """Return what is known of a TLS connection whose ClientHello has come."""
+        return RequestInfo(
+            client=who.client,
+            method=TLS_METHOD,
+            target=target,
+            started=self._clock.monotonic(),
+            client_port=who.client_port,
+            local_port=who.local_port,
         )
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
@@ -183,6 +195,11 @@ class Accounting:
         """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""
         meaning = "Connections that were closed because nothing went on in them."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
+
+    def transparent_refused(self, reason: str) -> None:
+        """Count a connection or request to a transparent port that was refused."""
+        meaning = "Refused on transparent ports, by reason."
+        self._registry.counter("transparent_refused_total", meaning, reason=reason).value += 1
 
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
