@@ -56,7 +56,7 @@ soak: venv ## mixed load, reloads, killed workers, dead destinations, for SOAK_S
 
 .PHONY: fuzz
 fuzz: venv ## hostile requests, hostile answers and random schedules of sockets, ten minutes each
-	@FUZZ_SECONDS=600 $(BIN)/pytest --timeout 700 -k mutated tests/unit/http_proxy
+	@FUZZ_SECONDS=600 $(BIN)/pytest --timeout 700 -k mutated tests/unit/http_proxy tests/unit/names
 	@FUZZ_SECONDS=600 scripts/test-sanitized $(VENV) --timeout 700 tests/unit/relay/test_schedules.py
 
 .PHONY: bench-redirect
@@ -68,7 +68,8 @@ bench-dns: venv ## what reading one DNS answer costs, honest ones and hostile on
 	@$(BIN)/python -m benchmarks.dns_answers
 
 .PHONY: test-chart
-test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas
+test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas; its alerts, by promtool
+	@scripts/need promtool:prometheus
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
 	@$(BIN)/pytest tests/chart
 
@@ -76,9 +77,9 @@ test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes sc
 man: venv ## manual pages of all commands: build/man
 	@$(BIN)/python -m egress_router.manual build/man
 
-.PHONY: chart-readme
-chart-readme: venv ## the table of values in the chart's README, out of the comments of values.yaml
-	@$(BIN)/python scripts/chart-readme
+.PHONY: chart-tables
+chart-tables: venv ## what the chart has from elsewhere: its README's table of values, the variables that its schema knows
+	@$(BIN)/python scripts/chart-tables
 
 .PHONY: images
 images: ## build the three images with docker or podman, and print their sizes (BASE=…: another base)

@@ -252,17 +252,17 @@ def _setup(_: argparse.Namespace) -> int:
     warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
-    established, claimed = setup.run(settings)
+    established = setup.run(settings)
     if settings.mode is setup_settings.RouterMode.LEGACY and settings.destinations is not None:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
-        stay(settings, settings.destinations, established, claimed)
-    elif claimed.stand is not None and settings.standby is not None:
+        stay(settings, settings.destinations, established)
+    elif established.stand is not None and settings.standby is not None:
         from egress_router.standby import server  # noqa: PLC0415
 
-        server.stay(claimed.stand, settings.standby)
-    else:
-        setup.finish(claimed)
+        server.stay(established.stand, settings.standby)
+    elif established.holdings is not None:
+        setup.finish(established.holdings)
     return DONE
 
 
@@ -273,10 +273,9 @@ def _http_proxy(arguments: argparse.Namespace) -> int:
         (http_settings.RULES, http_settings.rules_parser),
         (POLICY, policy_parser),
     )
-    refuse_unenforced(settings.policy, "http-proxy")
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
 
 
 def _dns_proxy(arguments: argparse.Namespace) -> int:
@@ -286,10 +285,9 @@ def _dns_proxy(arguments: argparse.Namespace) -> int:
         (dns_settings.RULES, dns_settings.rules_parser),
         (POLICY, policy_parser),
     )
-    refuse_unenforced(settings.policy, "dns-proxy")
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.rules, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
 
 
 def run_service(

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import signal
 import time
-from dataclasses import dataclass
-from ipaddress import ip_network
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.grammar.address import unmapped
-from egress_router.kernel import acd, sysctl
+from egress_router.kernel import sysctl, wire
 from egress_router.kernel.addresses import ensure_addresses, keep_to_itself, refuse_elsewhere
 from egress_router.kernel.link import ensure_interface, parent_outside
 from egress_router.kernel.nat import backend, nftables
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.redirect import Redirects
+    from egress_router.kernel.addresses import Holdings
     from egress_router.kernel.nat.plan import NatPlan
     from egress_router.kernel.rtnl_types import Link
     from egress_router.redirect.lines import Resolved
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from egress_router.standby.network import Stand
 
 RESOLV_CONF = Path("/etc/resolv.conf")
+ANNOUNCE_INTERVAL = 2.0  # seconds (RFC 5227 1.1)
+_REPEAT_SECONDS = 0.1
+_ANSWER_SECONDS = 1.2  # the kernel asks a second time after 1 s
+_POLL_SECONDS = 0.01
 _log = log.get("setup")
 
 
@@ -51,28 +56,24 @@ _log = log.get("setup")
 class Established:
     """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects.
 
-    `resolved` is what the names of redirects led to.
+    `resolved` is what the names of redirects led to. `stand` is set where the router is one of a group: then
+    nothing is claimed, but a fence is up.
     """
 
     apply: Callable[[NatPlan], None]
     surroundings: Surroundings
     rules_text: str
     resolved: Resolved
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The addresses of the link that no earlier run had claimed: they want another announcement.
-
-    `stand` is set where the router is one of a group: then nothing is claimed, but a fence is up.
-    """
-
-    link: Link
-    addresses: tuple[IPAddress, ...]
+    holdings: Holdings | None = None
     stand: Stand | None = None
 
+    @property
+    def sources(self) -> tuple[IPAddress, ...]:
+        """The source addresses that the router holds."""
+        return () if self.holdings is None else self.holdings.held
 
-def run(settings: SetupSettings) -> tuple[Established, Claimed]:
+
+def run(settings: SetupSettings) -> Established:
     """Set everything up.
 
     Raises:
@@ -88,24 +89,27 @@ def run(settings: SetupSettings) -> tuple[Established, Claimed]:
     with Netlink() as netlink:
         surroundings = _surroundings(netlink, settings)
     established = Established(apply, surroundings, rules_text, _resolved(settings, redirects))
-    put_in_force(settings, redirects, established, established.resolved)
+
+    def hold(after: Established) -> None:
+        put_in_force(settings, redirects, after, after.resolved)
+
+    _apply(settings, redirects, established, [source.address for source in settings.sources])
     backend.remove_other(apply)
-    stand = _put_up_fence(settings)
-    link, claimed = ensure_network(settings)
+    established = replace(established, stand=_put_up_fence(settings))
+    established = keep_network(settings, redirects, established, hold)
     _forward(settings)
     if settings.mode is RouterMode.DNS_PROXY:
         _lower_first_port()
-    if stand is None:
-        _announce(link, settings, claimed)
     _log.info(
         "network is set up",
         mode=settings.mode.value,
-        source=", ".join(str(source.address) for source in settings.sources),
-        gateway=", ".join(str(source.gateway) for source in settings.sources),
-        interface=link.name,
+        source=", ".join(map(str, established.sources)),
+        gateway=", ".join(dict.fromkeys(str(source.gateway) for source in settings.sources)),
+        interface=settings.interface,
+        mac=None if established.holdings is None else established.holdings.link.mac,
         rules=None if redirects is None else len(redirects.rules),
     )
-    return established, Claimed(link, claimed, stand)
+    return established
 
 
 def _end_when_asked() -> None:
@@ -147,9 +151,18 @@ def put_in_force(
         RefusedError: the kernel refuses.
     """
     _require_nftables(redirects, established.apply)
-    sources = [source.address for source in settings.sources]
+    _apply(settings, redirects, replace(established, resolved=resolved), established.sources)
+
+
+def _apply(
+    settings: SetupSettings,
+    redirects: Redirects | None,
+    established: Established,
+    sources: Sequence[IPAddress],
+) -> None:
     admin_port = settings.runtime.admin_port
-    plan = make_plan(redirects, sources, settings.interface, admin_port, established.surroundings, resolved)
+    around, resolved = established.surroundings, established.resolved
+    plan = make_plan(redirects, sources, settings.interface, admin_port, around, resolved)
     established.apply(plan)
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
 
@@ -176,8 +189,16 @@ def _put_up_fence(settings: SetupSettings) -> Stand | None:
     return standby_network.put_up(link, settings, settings.standby)
 
 
-def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]]:
-    """Make interface, addresses and routes what they shall be; return the link and what was claimed now.
+def keep_network(
+    settings: SetupSettings,
+    redirects: Redirects | None,
+    established: Established,
+    hold: Callable[[Established], None],
+) -> Established:
+    """Make interface, addresses and routes what they shall be, and announce; return what holds then.
+
+    `hold` puts the rules in force where the router holds other addresses than before. Of a group of routers
+    whoever is active announces.
 
     Raises:
         RefusedError: the kernel or the network refuses.
@@ -188,12 +209,27 @@ def ensure_network(settings: SetupSettings) -> tuple[Link, tuple[IPAddress, ...]
             if each is not None:
                 keep_to_itself(each)
         if settings.standby is not None:
-            standby_network.ensure_addresses(netlink, link, settings.sources)
-            claimed: tuple[IPAddress, ...] = ()
+            holdings = standby_network.ensure_addresses(netlink, link, settings.sources)
         else:
-            claimed = ensure_addresses(netlink, link, settings.sources, settings.claim_timeout)
-        ensure_routes(netlink, link, settings.sources, (*_kept_name_servers(), *settings.cluster_cidrs))
-    return link, claimed
+            holdings = ensure_addresses(netlink, link, settings, _needed(redirects))
+        held = [source for source in settings.sources if source.address in holdings.held]
+        after = replace(established, holdings=holdings)
+        before = established.sources or tuple(source.address for source in settings.sources)
+        if after.sources != before:
+            hold(after)
+        ensure_routes(netlink, holdings.link, held, (*_kept_name_servers(), *settings.cluster_cidrs))
+    if settings.standby is None:
+        _announce(holdings)
+    return after
+
+
+def _needed(redirects: Redirects | None) -> frozenset[IPAddress]:
+    """Return the source addresses that a line names: without them the router cannot do its job."""
+    if redirects is None:
+        return frozenset()
+    leavings = {rule.leaving for rule in redirects.rules} | {rule.leaving for rule in redirects.names}
+    leavings |= {redirects.fallback_v4_leaving, redirects.fallback_v6_leaving}
+    return frozenset(each for each in leavings if isinstance(each, IPv4Address | IPv6Address))
 
 
 def _kept_name_servers() -> tuple[IPNetwork, ...]:
@@ -249,36 +285,60 @@ def _lower_first_port() -> None:
         )
 
 
-def _announce(link: Link, settings: SetupSettings, claimed: Sequence[IPAddress]) -> None:
-    acd.announce(link, [source.address for source in settings.sources])
-    outside = gateway.look(link.name) if claimed else None
+def _announce(holdings: Holdings) -> None:
+    wire.announce(holdings.link, holdings.held)
+    if holdings.new:
+        _ask_gateways(holdings.link)
+
+
+def _ask_gateways(link: Link) -> gateway.Interface | None:
+    """Have the kernel ask the gateways who they are: a gateway that is asked learns who asks."""
+    outside = gateway.look(link.name)
     if outside is not None:
         for each in outside.gateways:
             gateway.provoke(outside, each)
+    return outside
 
 
-def announce_again(claimed: Claimed) -> None:
+def announce_again(holdings: Holdings) -> None:
     """Announce what was claimed once more: the first time may be lost while a switch still learns the port.
 
-    To be called `acd.ANNOUNCE_INTERVAL` after `run`. Says so, too, if the gateway has not answered by then.
+    To be called `ANNOUNCE_INTERVAL` after `run` by a process that stays. Says so, too, if the gateway has not
+    answered by then.
     """
-    acd.announce(claimed.link, claimed.addresses)
-    _warn_of_silence(claimed.link)
+    wire.announce(holdings.link, holdings.new)
+    _warn_of_silence(gateway.look(holdings.link.name))
 
 
-def finish(claimed: Claimed) -> None:
-    """Do what remains before a process ends that does not stay."""
-    if claimed.addresses:
-        time.sleep(acd.ANNOUNCE_INTERVAL)
-        announce_again(claimed)
+def finish(holdings: Holdings) -> None:
+    """Do what remains before a process ends that does not stay.
+
+    The kernel announces IPv4 addresses by itself, also after the end; those of IPv6 are repeated at once.
+    """
+    if not holdings.new:
+        return
+    link = holdings.link
+    with Netlink() as netlink:
+        for address in holdings.new:
+            if address.version == 4:
+                netlink.announce(link.index, address)
+    outside = _ask_gateways(link)
+    limit = time.monotonic() + _ANSWER_SECONDS
+    time.sleep(_REPEAT_SECONDS)
+    wire.announce(link, [address for address in holdings.new if address.version == 6])
+    while outside is not None and outside.silent and time.monotonic() < limit:
+        time.sleep(_POLL_SECONDS)
+        outside = gateway.look(link.name)
+    _warn_of_silence(outside)
 
 
-def _warn_of_silence(link: Link) -> None:
+def _warn_of_silence(outside: gateway.Interface | None) -> None:
     """Say what a wrong parent interface or a wrong gateway looks like; the gateway may also just be late."""
-    outside = gateway.look(link.name)
-    for each in () if outside is None else outside.silent:
+    if outside is None:
+        return
+    for each in outside.silent:
         _log.warning(
             "the gateway does not answer: is it the right one, and is the parent interface in its network?",
             gateway=each,
-            interface=link.name,
+            interface=outside.name,
         )

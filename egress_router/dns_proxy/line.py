@@ -14,8 +14,11 @@ from egress_router.relay.dial import DialReason
 from egress_router.relay.tunnel import REASONS as CLOSE_REASONS
 from egress_router.relay.tunnel import Closing
 from egress_router.service.connection_limiter import ConnectionLimit
+from egress_router.upstreams.places import Place
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from egress_router.dns_proxy.access_log import AccessLog
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.upstreams.destination import Destination
     from egress_router.upstreams.health import Checks
-    from egress_router.upstreams.places import Place
     from egress_router.upstreams.pool import Target
 
     Aim = tuple[tuple[Target, ...], int, Place | None]
@@ -51,7 +53,9 @@ class Tools:
         log: AccessLog,
         limiter: ConnectionLimiter,
         settings: DnsProxySettings,
+        denied_by_policy: Callable[[Destination], None],
     ) -> None:
+        self.denied_by_policy = denied_by_policy
         self.plane = plane
         self.checks = checks
         self.log = log
@@ -116,6 +120,8 @@ class Line(Forwarding):
         if result is None:
             place = self.destination.left_out
             result = access_log.NO_ADDRESS if place is None else place.value
+            if place is Place.POLICY:
+                self._tools.denied_by_policy(self.destination)
         self._tools.log.refused(record, result)
 
     def _record(self, client: str, identity: Identity, target: Target | None) -> Record:

@@ -12,12 +12,14 @@ from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
 from egress_router.net.own import is_own
+from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 from egress_router.relay.dataplane import DataPlane
 from egress_router.service.acceptor import Pauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import Checks
-from egress_router.upstreams.places import forbidden_place
+from egress_router.upstreams.places import Place, forbidden_place
+from egress_router.upstreams.policy_names import PolicyDenials, PolicyNames
 from egress_router.upstreams.report import Upstream, UpstreamReport
 
 if TYPE_CHECKING:
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.forward import Forwards
     from egress_router.metrics import Registry
+    from egress_router.policy.egress_policy import NamesOf, PolicyDecision
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.settings.names import NamesSettings
+    from egress_router.settings.policy import Guarded
     from egress_router.upstreams.followed import Names
-    from egress_router.upstreams.places import Forbidden, Place
+    from egress_router.upstreams.places import Forbidden
     from egress_router.upstreams.pool import Target
 
 
@@ -40,17 +44,19 @@ def mode(
     settings: DnsProxySettings,
     resolver: Callable[[NamesSettings, Registry], Names] = Resolver,
     forbidden: Forbidden = forbidden_place,
-) -> Mode[Forwards]:
+) -> Mode[Guarded[Forwards]]:
     """Return the TCP forwarder as a mode.
 
     `resolver` makes what looks names up; `forbidden` says which of their addresses are left out.
     """
     return Mode(
         name="dns-proxy",
-        parse=partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port, sources=settings.sources),
-        ports=lambda rules: frozenset(line.port for line in rules.lines),
+        parse=settings.source.parser(
+            partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port, sources=settings.sources)
+        ),
+        ports=lambda guarded: frozenset(line.port for line in guarded.rules.lines),
         build=lambda context, rules: Forwarder(context, settings, rules, resolver, forbidden),
-        summary=lambda rules: tuple(grammar.printed(rules).splitlines()),
+        summary=lambda guarded: (*grammar.printed(guarded.rules).splitlines(), *guarded.policy_lines()),
     )
 
 
@@ -61,7 +67,7 @@ class Forwarder:
         self,
         context: WorkerContext,
         settings: DnsProxySettings,
-        rules: Forwards,
+        rules: Guarded[Forwards],
         resolver: Callable[[NamesSettings, Registry], Names],
         forbidden: Forbidden,
     ) -> None:
@@ -79,8 +85,12 @@ class Forwarder:
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._plane.tell_pauses(Pauses(context.registry))
         context.registry.before_snapshot(self._show)
+        # After what the data plane has told, which may have changed an address's health.
+        self._report.show(self._upstreams)
         self._checks = Checks(context.loop, self._health_changed)
-        self._tools = Tools(self._plane, self._checks, self._access_log, context.limiter, settings)
+        self._tools = Tools(
+            self._plane, self._checks, self._access_log, context.limiter, settings, self._denied_by_policy
+        )
         self._listeners: dict[int, socket.socket] = {}
         self._lines: dict[int, Line] = {}
         self._ports: frozenset[int] = frozenset()
@@ -88,14 +98,22 @@ class Forwarder:
         self._destinations: dict[tuple[Host, int], Destination] = {}
         # Lines that are gone, and the timers that end their connections.
         self._leaving: dict[grammar.Forward, tuple[Line, asyncio.TimerHandle]] = {}
+        self._denied: dict[Line, asyncio.TimerHandle] = {}
         self._update_due = False
+        self._egress: PolicyIndex | None = None
+        self._policy_denials = PolicyDenials(context.registry)
+        self._names_of: NamesOf = NO_NAMES
+        self._policy_names = PolicyNames(context.loop, self._names, self._named_anew)
         self.apply(rules)
 
-    def apply(self, rules: Forwards) -> None:
-        """Make these lines decide from now on.
+    def apply(self, guarded: Guarded[Forwards]) -> None:
+        """Make these lines, and the egress policy before them, decide from now on.
 
-        Connections of lines that are gone, or that lead elsewhere now, have `drain_seconds` left.
+        Connections of lines that are gone, or that lead elsewhere now, have `drain_seconds` left; so have all
+        of a line that leads to where the policy lets nobody go any more.
         """
+        rules = guarded.rules
+        self._egress = None if guarded.policy is None else PolicyIndex(guarded.policy)
         before, destinations = self._lines, self._destinations
         self._ports = frozenset(line.port for line in rules.lines)
         self._named = frozenset(line.target for line in rules.lines if not isinstance(line.target, str))
@@ -116,6 +134,22 @@ class Forwarder:
             if port in self._listeners:
                 self._plane.listen(self._listeners[port], line)
         self._update_soon()
+        self._policy_names.follow(() if guarded.policy is None else guarded.policy.dns_names)
+
+    def _named_anew(self, names: NamesOf) -> None:
+        """Take these for the names of the egress policy from now on."""
+        self._names_of = names
+        for port, line in list(self._lines.items()):
+            if self._leads_to_denied(line):
+                self._lines[port] = Line(self._tools, line.forward, line.destination)
+                self._cut_later(line)
+        for destination in self._destinations.values():
+            destination.arrange()
+            self._moved(destination)
+        for port, line in self._lines.items():
+            line.aim()
+            if port in self._listeners:
+                self._plane.listen(self._listeners[port], line)
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
@@ -136,11 +170,12 @@ class Forwarder:
     def close_all(self) -> None:
         """Close every connection, and stop following names and checking addresses."""
         self.stop_accepting()
-        for _, timer in self._leaving.values():
+        for timer in (*(timer for _, timer in self._leaving.values()), *self._denied.values()):
             timer.cancel()
         for destination in self._destinations.values():
             destination.stop()
         self._checks.stop()
+        self._policy_names.close()
         self._names.close()
         self._plane.close()
 
@@ -151,8 +186,10 @@ class Forwarder:
             for line in self._lines.values()
         ]
         upstreams: list[Json] = [{**upstream.shown()} for upstream in self._upstreams()]
+        policy = None if self._egress is None else self._egress.policy
         return {
             "rules": rules,
+            "policy": [{**each} for each in self._policy_denials.shown(policy)],
             "upstreams": upstreams,
             "listeners": list(self._lines),
         }
@@ -171,6 +208,9 @@ class Forwarder:
     def _line(self, rule: grammar.Forward, destination: Destination, before: dict[int, Line]) -> Line:
         """Return the line of a rule: the one that there is, one that was about to leave, or a new one."""
         line = before.get(rule.port)
+        if line is not None and self._leads_to_denied(line):
+            self._cut_later(before.pop(rule.port))
+            return Line(self._tools, rule, destination)
         if line is not None and line.forward == rule:
             del before[rule.port]
         elif rule in self._leaving:
@@ -181,6 +221,14 @@ class Forwarder:
         line.forward = rule
         line.destination = destination
         return line
+
+    def _cut_later(self, line: Line) -> None:
+        """Give the connections of a line that led to where the policy lets nobody go a time to end."""
+        self._denied[line] = self._context.loop.call_later(self._context.drain_seconds, self._cut, line)
+
+    def _cut(self, line: Line) -> None:
+        del self._denied[line]
+        line.end()
 
     def _leave(self, line: Line) -> None:
         """Give the connections of a line that is gone a time to end."""
@@ -197,7 +245,23 @@ class Forwarder:
             self._update()
         self._access_log.open.value = self._plane.open_connections()
 
+    def _leads_to_denied(self, line: Line) -> bool:
+        """Say whether some of a line's connections may be to where the policy lets nobody go any more."""
+        return any(self._denial(line.destination.host, target) for target in line.destination.targets)
+
+    def _denial(self, host: Host, target: Target) -> PolicyDecision | None:
+        """Return the decision of the egress policy where it denies a target."""
+        if self._egress is None:
+            return None
+        names = self._names_of
+        if host in self._egress.names:  # that it has this address was just looked up
+            names = {**names, target[0]: (*names.get(target[0], ()), str(host))}
+        decision = self._egress.decide(*target, names)
+        return None if decision.is_allowed else decision
+
     def _place(self, host: Host, target: Target) -> Place | None:
+        if self._denial(host, target) is not None:
+            return Place.POLICY
         return self._forbidden(
             host,
             target,
@@ -212,7 +276,7 @@ class Forwarder:
             addresses = [address for address, _ in destination.targets]
             self._report.resolved(destination.host, addresses, destination.failure)
         if destination.left_out is not None:
-            self._report.left_out(destination.text, destination.left_out.reason)
+            self._report.left_out(destination.text, self._reason(destination, destination.left_out))
         self._update_soon()
 
     def _health_changed(self, target: Target) -> None:
@@ -233,7 +297,6 @@ class Forwarder:
         for line in self._lines.values():
             line.aim()
         self._checks.watch(target for each in self._destinations.values() for target in each.targets)
-        self._report.upstreams(self._upstreams())
 
     def _upstreams(self) -> Iterator[Upstream]:
         for destination in self._destinations.values():
@@ -242,8 +305,23 @@ class Forwarder:
         for destination in self._destinations.values():
             if not destination.targets:
                 place = destination.left_out
-                reason = place.reason if place else str(destination.failure or "not asked yet")
+                reason = str(destination.failure or "not asked yet")
+                if place is not None:
+                    reason = self._reason(destination, place)
                 yield Upstream(destination.text, "", up=False, reason=reason)
+
+    def _denied_by_policy(self, destination: Destination) -> None:
+        denials = (self._denial(destination.host, each) for each in destination.asked_for)
+        denial = next((each for each in denials if each is not None), None)
+        if denial is not None and denial.entry is not None:
+            self._policy_denials.count(denial.entry)
+
+    def _reason(self, destination: Destination, place: Place) -> str:
+        """Say why an address is left out; of the egress policy, which entry it is."""
+        if place is Place.POLICY:
+            denials = (self._denial(destination.host, each) for each in destination.asked_for)
+            return next((str(each) for each in denials if each is not None), place.reason)
+        return place.reason
 
     @staticmethod
     def _text(line: Line) -> str:

@@ -98,7 +98,7 @@ def parse(source: str, text: str, sources: Collection[IPAddress] | None = None) 
 def _rule(line: Line) -> Rule:
     denies = line.text.startswith("!")
     text = line.text[1:].strip() if denies else line.text
-    words, leaving = split_leaving(text.split())
+    words, leaving = split_leaving(text)
     if len(words) != 1:
         raise ValueError(f"expected {_FORMS}")
     if denies and leaving is not None:

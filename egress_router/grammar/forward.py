@@ -83,7 +83,7 @@ def parse(
 
 
 def _forward(line: Line) -> Forward:
-    words, leaving = split_leaving(line.text.split())
+    words, leaving = split_leaving(line.text)
     if len(words) not in {2, 3}:
         raise ValueError(f"expected {_FORMS}")
     port = parse_port(words[0])

@@ -162,7 +162,7 @@ def parse(source: str, text: str, router: Router = _ANY_ROUTER) -> Redirects:
     lines = list(rule_lines(text))
     for line in lines:
         try:
-            words, leaving = split_leaving(line.text.split())
+            words, leaving = split_leaving(line.text)
             if len(words) == 1:
                 singles.append(_Single(line, words[0], leaving))
                 continue
@@ -226,9 +226,12 @@ def _target(text: str) -> Host:
 
 def _taken(rule: Redirect | NamedRedirect, ports: LocalPorts) -> str | None:
     """Note the rule's local ports; say so where another line has one. A name may have both families."""
-    versions = (rule.target.version,) if isinstance(rule, Redirect) else (4, 6)
-    faults = [ports.take(rule.protocol.value, each, rule.first, rule.last, rule.line) for each in versions]
-    return next((fault for fault in faults if fault is not None), None)
+    protocol, first, last, line = rule.protocol.value, rule.first, rule.last, rule.line
+    if isinstance(rule, Redirect):
+        return ports.take(protocol, rule.target.version, first, last, line)
+    in_v4 = ports.take(protocol, 4, first, last, line)
+    in_v6 = ports.take(protocol, 6, first, last, line)
+    return in_v4 or in_v6
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,51 @@
-"""From a target to a decision: the rules, the name's addresses and the pod's own, brought together."""
+"""Decides on targets: brings the rules, the addresses of a name and those of the pod together."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.names.answer import Answer, Failure, ResolveError
-from egress_router.policy.access_list import DENIED, AccessPolicy, connect_port, on_trial
+from egress_router.policy.access_list import ALLOWED, DENIED, AccessPolicy, connect_port, guarded, on_trial
+from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.grammar.acl import AccessList
-    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.own_places import OwnPlaces
-    from egress_router.names.resolver import Resolver
     from egress_router.policy.access_list import Decision
+    from egress_router.policy.egress_policy import NamesOf
 
 Addresses = tuple["IPAddress", ...]
 
 
+class Names(Protocol):
+    """What resolves names; see `egress_router.names.resolver.Resolver`."""
+
+    def cached(self, name: str) -> Answer | None:
+        """Return the addresses of a name if they are known, without waiting."""
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """Return the absolute names that are tried for a name, in order."""
+
+    async def resolve(self, name: str, *, client: str = "", denial_seconds: float | None = None) -> Answer:
+        """Return the addresses of a name; raises ResolveError."""
+
+    def close(self) -> None:
+        """Give up what is being looked up."""
+
+
 class AccessControl:
-    """Decides on targets, by the rules that are in force at that moment; `lists` counts those there were."""
+    """Decides by the rules that are in force; `lists` counts how many lists have been."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        resolver: Resolver,
+        resolver: Names,
         own: OwnPlaces,
         connect_ports: frozenset[int] | None,
         *,
@@ -39,11 +57,19 @@ class AccessControl:
         self._connect_ports = connect_ports
         self._report_only = report_only
         self._policy: AccessPolicy
+        self._egress: PolicyIndex | None = None
+        self._names: NamesOf = NO_NAMES
         self.lists = 0
 
-    def apply(self, rules: AccessList) -> None:
-        """Decide by these rules from now on."""
+    def apply(self, rules: AccessList, policy: EgressPolicy | None = None) -> None:
+        """Decide by these rules, behind this egress policy, from now on."""
         self._policy = AccessPolicy(rules)
+        self._egress = None if policy is None else PolicyIndex(policy)
+        self.lists += 1
+
+    def follow(self, names: NamesOf) -> None:
+        """Take these for the names of the egress policy from now on."""
+        self._names = names
         self.lists += 1
 
     def at_once(self, target: Target) -> Decision | None:
@@ -68,6 +94,11 @@ class AccessControl:
     def still_allows(self, target: Target, address: IPAddress, name: str | None) -> bool:
         """Say whether a connection that is open would be made today, too."""
         return self.by_addresses(target, (address,), name).verdict is not DENIED
+
+    def allows_name(self, name: str, port: int, address: IPAddress) -> bool:
+        """Say whether the list allows this name at this address."""
+        own = self._own.current()
+        return self._policy.by_addresses(name, port, (address,), own).verdict is ALLOWED
 
     def look_up(
         self, name: str, client: str, seconds: float, on_done: Callable[[Answer | Failure], None]
@@ -112,4 +143,14 @@ class AccessControl:
     ) -> Decision:
         own = self._own.current()
         decision = early or self._policy.by_addresses(target.host, target.port, addresses, own, name)
+        if self._egress is not None:
+            names = self._names_with(self._egress, name or target.host, addresses)
+            decision = guarded(decision, target.port, self._egress, names)
         return on_trial(decision, addresses, own) if self._report_only else decision
+
+    def _names_with(self, policy: PolicyIndex, host: Host, addresses: Addresses) -> NamesOf:
+        """Return the names of the policy, with what was just looked up for one of them."""
+        if host not in policy.names:
+            return self._names
+        own = {each: (*self._names.get(each, ()), str(host)) for each in addresses}
+        return {**self._names, **own}

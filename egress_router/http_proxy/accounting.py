@@ -12,6 +12,8 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
+from egress_router.service.rule_metrics import RuleMetrics
+from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
     import socket
@@ -34,9 +36,16 @@ _LIMITS = {
     Fault.TARGET_TOO_LONG: "head_bytes",
     Fault.TOO_MANY_FIELDS: "head_fields",
 }
+TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_DENIED = 50
 _MAX_RULES = 1_000
+
+
+def _deciding(decision: Decision) -> str | None:
+    if decision.entry is not None:
+        return f"policy entry {decision.entry.number}: {decision.entry}"
+    return None if decision.rule is None else f"line {decision.rule.line}: {decision.rule.text}"
 
 
 class Accounting:
@@ -67,7 +76,9 @@ class Accounting:
         self._durations = registry.histogram(
             "duration_seconds", "Time from a request to its end.", DURATION_BUCKETS
         )
+        self._rules = RuleMetrics(registry)
         self._hits: Counter[str] = Counter()
+        self.policy_denials = PolicyDenials(registry)
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
     def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
@@ -82,6 +93,17 @@ class Accounting:
             traceparent=traceparent(head) if self._log.everything else None,
         )
 
+    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+        """Return what is known of a TLS connection whose ClientHello has come."""
+        return RequestInfo(
+            client=who.client,
+            method=TLS_METHOD,
+            target=target,
+            started=self._clock.monotonic(),
+            client_port=who.client_port,
+            local_port=who.local_port,
+        )
+
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
         info.decision = decision
@@ -89,16 +111,20 @@ class Accounting:
             self._allowed.value += 1  # without hashing two members of enums, which is done in Python
         else:
             self._verdicts[decision.verdict, decision.reason].value += 1
+        if decision.entry is not None:
+            self.policy_denials.count(decision.entry)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
+            if decision.verdict is not DENIED:
+                self._rules.of(rule.text).connections.value += 1
         if decision.verdict is DENIED:
             self._denied.append(
                 {
                     "time": self._clock.time(),
                     "client": info.client,
                     "target": printed(info.target.host, info.target.port),
-                    "rule": None if rule is None else f"line {rule.line}: {rule.text}",
+                    "rule": _deciding(decision),
                     "reason": decision.reason.value,
                 }
             )
@@ -108,6 +134,8 @@ class Accounting:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
+        if info.decision.rule is not None:
+            self._rules.of(info.decision.rule.text).connect_seconds.observe(info.connect_seconds)
         if self._log.everything:
             self._log.connected(info, sock)
 
@@ -126,6 +154,8 @@ class Accounting:
     def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
+        if info.decision.rule is not None:
+            self._rules.of(info.decision.rule.text).failures.value += 1
         self._log.request(info, reply.reason)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
@@ -155,6 +185,10 @@ class Accounting:
         info.ended = True
         seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
+        if info.decision.rule is not None and (sent or received):
+            numbers = self._rules.of(info.decision.rule.text)
+            numbers.sent.value += sent
+            numbers.received.value += received
         if self._log.everything or info.decision.verdict is DENIED:
             self._log.closed(info, status, sent, received, seconds, reason)
 
@@ -163,12 +197,22 @@ class Accounting:
         meaning = "Connections that were closed because nothing went on in them."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
 
+    def transparent_refused(self, reason: str) -> None:
+        """Count a connection or request to a transparent port that was refused."""
+        meaning = "Refused on transparent ports, by reason."
+        self._registry.counter("transparent_refused_total", meaning, reason=reason).value += 1
+
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
+    def sni_mismatch(self, action: str) -> None:
+        """Count a tunnel whose ClientHello names another host than its CONNECT."""
+        meaning = "CONNECT tunnels whose ClientHello names another host."
+        self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
+
     def fault(self) -> None:
-        """Count a session that was closed because of a fault of ours."""
+        """Count a connection that was closed because of a fault of ours."""
         self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
 
     def met_limit(self, error: MessageError) -> None:

@@ -18,11 +18,11 @@ class Waiting(Protocol):
     """Who waits for a connection."""
 
     def still_waiting(self) -> None:
-        """It may have been a while: watch the client, unless the wait is over."""
+        """Watch the client from now on, unless the wait is over."""
 
 
 class ClientWatch:
-    """Those who began to wait since the last look; one timer for all of them."""
+    """Watches every client that has waited for a quarter of a second; one timer for all of them."""
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
@@ -30,7 +30,7 @@ class ClientWatch:
         self._look: Deadline | None = None
 
     def add(self, waiting: Waiting) -> None:
-        """Look after this one within a while."""
+        """Watch this client soon, if it still waits then."""
         self._waiting.append(waiting)
         if self._look is None:
             self._look = self._deadlines.add(_SECONDS, self._looked)

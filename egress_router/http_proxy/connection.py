@@ -17,17 +17,22 @@ from egress_router.http_proxy.http1.state import (
     INTO_CONNECTING,
     INTO_EXCHANGE,
     INTO_HEAD,
+    INTO_HELLO,
     INTO_LINGERING,
     INTO_TUNNEL,
     ConnectionState,
 )
-from egress_router.http_proxy.http1.target import absolute_target, connect_target
+from egress_router.http_proxy.http1.target import absolute_target, connect_target, origin_target
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
+from egress_router.http_proxy.sni_check import SniCheck
 from egress_router.http_proxy.timeouts import Timeouts
+from egress_router.http_proxy.tls_connection import TlsConnection
 from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
+from egress_router.tls.alert import Alert, fatal
+from egress_router.tls.client_hello import TLS_RECORD
 
 if TYPE_CHECKING:
     import socket
@@ -44,22 +49,29 @@ _log = log.get("http_proxy")
 # Bound once: in CPython 3.11 an enum's member costs as much as two calls.
 HEAD: Final = ConnectionState.HEAD
 CONNECTING: Final = ConnectionState.CONNECTING
+HELLO: Final = ConnectionState.HELLO
 EXCHANGE: Final = ConnectionState.EXCHANGE
+_NOT_UPSTREAM: Final = frozenset({Fault.HTTP2.value, Fault.LOOP.value, Fault.UNSUPPORTED.value})
 _OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 
 
 class ClientConnection:
-    """Serves one client connection until it closes; runs in callbacks of the poller."""
+    """Serves one client connection until it closes; runs in callbacks of the poller.
 
-    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_own", "_served", "_tunnel",
-        "client", "holds", "kept", "state", "timeouts", "who", "wire", "worker")  # fmt: skip
+    On a transparent port clients speak as if this were the origin: `origin_port` is where their requests go.
+    """
 
-    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who) -> None:
+    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_origin_port", "_own",
+        "_served", "_sni_check", "_tunnel", "client", "holds", "kept", "state", "timeouts", "who", "wire",
+        "worker")  # fmt: skip
+
+    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who, origin_port: int | None) -> None:
         self.worker = worker
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.who = who
         self.client = who.client
         self._accepted = worker.clock.monotonic()
+        self._origin_port = origin_port
         self._own = False  # the proxy itself made it, by way of an address that leads back here
         self.state = HEAD
         self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
@@ -70,6 +82,7 @@ class ClientConnection:
         self._forwarder: Forwarder | None = None
         self.kept = ClientUpstreams(worker.pool)
         self._served = False
+        self._sni_check: SniCheck | None = None
         self._tunnel: ProxyTunnel | None = None
         self._ending: LingeringClose | None = None
 
@@ -100,6 +113,9 @@ class ClientConnection:
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
+        if self._origin_port is not None and data[:1] == TLS_RECORD and self._is_first():
+            self._speak_tls(data, self._origin_port)
+            return True
         try:
             text, behind = self._heads.next(data)
             if not text:
@@ -120,7 +136,10 @@ class ClientConnection:
         connect = head.method == b"CONNECT"
         if connect and self._own:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
-        target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
+        if self._origin_port is not None:
+            target = origin_target(head.method, head.target, head.host, self._origin_port)
+        else:
+            target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
         info = self.worker.accounting.begun(self.who, head, target)
@@ -128,7 +147,7 @@ class ClientConnection:
             if head.special and forwards_left(head) == 0:
                 status, answer = replies.as_final_recipient(head.method, self.worker.date())
                 self.worker.accounting.refused(self.who, status, "final_recipient")
-                self._say(answer)
+                self._linger(answer)
                 return
             exchange = Exchange(head, target, self.worker.limits, self.worker.date)
             self._forwarder = Forwarder(self, info, exchange)
@@ -137,6 +156,18 @@ class ClientConnection:
         self._connector.begin()
         if self.state is CONNECTING:
             self.worker.client_watch.add(self)
+
+    def _is_first(self) -> bool:
+        """Say whether nothing of the client has been read yet."""
+        return not (self._served or self._heads.begun)
+
+    def _speak_tls(self, data: bytes, origin_port: int) -> None:
+        """Hand the connection over to who reads TLS."""
+        wire = self.wire
+        wire.held = data
+        self._end(INTO_TUNNEL)
+        self.worker.connections.discard(self)
+        TlsConnection(self.worker, wire, self.who, origin_port, self._accepted).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
@@ -152,7 +183,7 @@ class ClientConnection:
 
     @guarded
     def _client_moved(self) -> None:
-        if self.wire.gone:  # reset; the end of its stream alone is none of its wish
+        if self.wire.gone:  # reset; a client that has only ended its sending side still wants its answer
             self.close()
 
     # With a connection
@@ -182,7 +213,30 @@ class ClientConnection:
             seconds = self.worker.clock.monotonic() - self._connector.began
             self.worker.own_connections.made(dialled.sock, seconds)
         self.wire.send(replies.ESTABLISHED)
-        self.open_tunnel(info, dialled.sock, self.wire.out)
+        if self.worker.sni == "off":
+            self.open_tunnel(info, dialled.sock, self.wire.out)
+            return
+        self.state = INTO_HELLO[self.state]
+        origin = BufferedSocket(dialled.sock, self.worker.poller, nothing)
+        self._sni_check = SniCheck(self.worker, self, info, self.wire, origin)
+        self._sni_check.begin()
+        if self.state is HELLO and (self.holds or self._sni_check.held):
+            self.account()
+
+    def first_bytes_pass(self, data: bytes) -> None:
+        """Go on as a tunnel; `data` goes to the origin first."""
+        check = self._sni_check
+        if check is not None and self._connector is not None:
+            self.wire.held = data
+            self.open_tunnel(self._connector.info, check.origin.sock, self.wire.out)
+
+    def first_bytes_refused(self) -> None:
+        """End with the alert of a TLS server; nothing may go to the origin."""
+        check, self._sni_check = self._sni_check, None
+        if check is not None and self._connector is not None:
+            check.origin.close()
+            self.worker.accounting.closed(self._connector.info, 200, 0, 0, "sni_mismatch")
+            self._linger(fatal(Alert.ACCESS_DENIED))
 
     def dial_again(self) -> None:
         """Repeat the exchange over a new connection."""
@@ -212,7 +266,7 @@ class ClientConnection:
             if unread:
                 self.worker.poller.soon(self.read_head)
         elif unread or not complete:
-            self._say(b"")
+            self._linger(b"")
         else:
             self.close()
 
@@ -233,6 +287,8 @@ class ClientConnection:
         size = self._heads.size + len(self.wire.held) + len(self.wire.out)
         if self.state is EXCHANGE and self._forwarder is not None:
             size += self._forwarder.held
+        elif self._sni_check is not None:
+            size += self._sni_check.held
         self.holds = size > 0
         self.worker.held.hold(self, size)
 
@@ -244,29 +300,31 @@ class ClientConnection:
             self._connector.fail(replies.TOO_MUCH_HELD)
         elif self.state is EXCHANGE and self._forwarder is not None:
             self._forwarder.give_way()
+        elif self.state is HELLO:
+            self.abort()
         elif self.state is HEAD:
             self._refuse(replies.TOO_MUCH_HELD)
 
     # The end
 
     def is_denied(self) -> bool:
-        """Say whether the connection that is open now would be denied by the rules of now."""
+        """Say whether the present rules would deny the connection that is open."""
         return (
             self._connector is not None
-            and self.state is EXCHANGE
+            and self.state in {HELLO, EXCHANGE}
             and self.worker.denies(self._connector.info)
         )
 
     @guarded
     def end_if_denied(self) -> None:
-        """Close what the rules of now would not allow."""
-        if self._tunnel is not None:  # since this was arranged
+        """Close what the present rules do not allow."""
+        if self._tunnel is not None:  # it has become one since the rules changed
             self._tunnel.end_if_denied()
         elif self.is_denied():
             self.close_now()
 
     def drain(self) -> None:
-        """Close if idle after a request; one that has only been accepted still gets its first answer."""
+        """Close if idle between requests; one without a request so far still gets its first answer."""
         if self.state is HEAD and self._served and not self._heads.begun:
             self.close()
         elif self.state is EXCHANGE and self._forwarder is not None:
@@ -280,6 +338,8 @@ class ClientConnection:
             self._ending.close()
         elif self._forwarder is not None and self.state is EXCHANGE:
             self._forwarder.abort("closed")
+        elif self.state is HELLO:
+            self.abort()
         else:
             self.close()
 
@@ -292,16 +352,18 @@ class ClientConnection:
         self.answer_and_close(reply)
 
     def answer_and_close(self, reply: Reply) -> None:
-        """Answer with the proxy's own words and close; whatever else it is, an answer to HEAD has no body."""
-        self._say(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
+        """Send an answer of the proxy's own and close; an answer to HEAD has no body."""
+        if self._origin_port is not None and (reply.status < 500 or reply.reason in _NOT_UPSTREAM):
+            self.worker.accounting.transparent_refused(reply.reason)
+        self._linger(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
 
-    def _say(self, last_words: bytes) -> None:
+    def _linger(self, answer: bytes) -> None:
         self.state = INTO_LINGERING[self.state]
         self._forget_bytes()
         self.timeouts.stop()
         self.kept.close()
         self._ending = LingeringClose(
-            self.worker, self.wire, last_words, self.worker.limits.linger_seconds, self._left
+            self.worker, self.wire, answer, self.worker.limits.linger_seconds, self._left
         )
 
     def close(self) -> None:
@@ -325,6 +387,9 @@ class ClientConnection:
             self.abort()
 
     def _left(self) -> None:
+        if self._sni_check is not None:
+            self._sni_check.stop()
+            self._sni_check.origin.abort()
         if self._connector is not None:
             self._connector.cancel()
             self.worker.accounting.left(self._connector.info)
@@ -337,7 +402,7 @@ class ClientConnection:
         self.timeouts.end()
         self.kept.close()
         # These and the connection refer to each other; without this they would wait for the collector.
-        self._connector = self._forwarder = self._ending = None
+        self._connector = self._forwarder = self._sni_check = self._ending = None
 
     def _forget_bytes(self) -> None:
         if self.holds:

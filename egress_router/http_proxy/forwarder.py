@@ -46,7 +46,7 @@ class Owner(Protocol):
         """Hand the connection over to a tunnel."""
 
     def answer_and_close(self, reply: replies.Reply) -> None:
-        """Answer with the proxy's own words and close."""
+        """Send an answer of the proxy's own and close."""
 
     def abort(self) -> None:
         """Close so that the client sees that its answer is cut short."""

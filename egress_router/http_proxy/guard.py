@@ -1,4 +1,4 @@
-"""A fault of ours ends the session in which it shows: otherwise it would hang, and keep its place."""
+"""A fault of ours closes the connection in which it shows: otherwise that would stay open for ever."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Fallible(Protocol):
-    """What belongs to a session."""
+    """What belongs to a client's connection."""
 
     def fault(self, error: Exception) -> None:
-        """End the session, because of something that must not happen."""
+        """Close the connection, because of something that must not happen."""
 
 
 Self = TypeVar("Self", bound=Fallible)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Room is made down to this part of the limit: to look for the biggest costs a walk over all who hold bytes.
+# Room is made down to this part of the limit, because finding the biggest is a walk over all connections.
 _ROOM = 7 / 8
 
 

@@ -1,4 +1,4 @@
-"""Last words to a client: closing on unread bytes would reset the connection, and the words would be lost."""
+"""Closes after a last answer so that it arrives: closing while bytes are unread resets a connection."""
 
 from __future__ import annotations
 

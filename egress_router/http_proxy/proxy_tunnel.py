@@ -1,9 +1,10 @@
-"""What is left of a session once it relays: the bytes in between are the relay's, what they count is here."""
+"""A client's connection that has become a tunnel: the data plane moves the bytes, this counts them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from egress_router.http_proxy.accounting import TLS_METHOD
 from egress_router.http_proxy.guard import guarded
 from egress_router.relay.tunnel import CloseReason
 
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
     from egress_router.relay.tunnel import Closing
 
 
+# What the client was told by the proxy; otherwise it was an origin's answer 101.
+_STATUS = {b"CONNECT": 200, TLS_METHOD: 0}
+
+
 class ProxyTunnel:
     """The connection of a client to an origin, after a CONNECT or an answer 101.
 
-    Many stay open for days without a byte, so it takes the place of its session, which is much larger.
+    Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
     """
 
     __slots__ = ("_info", "_tunnel", "_worker")
@@ -53,12 +58,12 @@ class ProxyTunnel:
         return self._info.client
 
     def is_denied(self) -> bool:
-        """Say whether the tunnel would be denied by the rules of now."""
+        """Say whether the present rules would deny the tunnel."""
         return self._worker.denies(self._info)
 
     @guarded
     def end_if_denied(self) -> None:
-        """Close what the rules of now would not allow."""
+        """Close if the present rules do not allow it."""
         if self.is_denied():
             self.close_now()
 
@@ -80,5 +85,5 @@ class ProxyTunnel:
         worker.accounting.tunnels.value -= 1
         if closing.reason is CloseReason.IDLE:
             worker.accounting.idle_end("idle_seconds")
-        status = 200 if info.method == b"CONNECT" else 101
+        status = _STATUS.get(info.method, 101)
         worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)

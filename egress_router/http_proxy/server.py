@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
@@ -28,47 +28,78 @@ from egress_router.relay.tunnel import Relay
 from egress_router.service.acceptor import Acceptor
 from egress_router.service.connection_limiter import ConnectionLimit
 from egress_router.service.mode import Mode
+from egress_router.upstreams.policy_names import PolicyNames
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
     from egress_router.grammar.acl import AccessList
+    from egress_router.grammar.egress_policy import EgressPolicy
+    from egress_router.http_proxy.access_control import Names
     from egress_router.http_proxy.replies import Reply
+    from egress_router.metrics import Registry
+    from egress_router.policy.egress_policy import NamesOf
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.http_proxy import HttpProxySettings
+    from egress_router.settings.names import NamesSettings
+    from egress_router.settings.policy import Guarded
 
 # Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
-_MAX_TURNED_AWAY = 256
+MAX_TURNED_AWAY = 256
 _OVER_LIMIT = {
     ConnectionLimit.TOTAL: replies.CONNECTIONS_FULL,
     ConnectionLimit.PER_CLIENT: replies.CLIENT_FULL,
 }
 
 
-def mode(settings: HttpProxySettings) -> Mode[AccessList]:
-    """Return the mode `http-proxy`."""
+class MakeNames(Protocol):
+    """How a worker gets its resolver."""
+
+    def __call__(self, settings: NamesSettings, registry: Registry, /) -> Names:
+        """Return it, for the event loop that is running."""
+
+
+def mode(
+    settings: HttpProxySettings,
+    *,
+    names: MakeNames = Resolver,
+    max_turned_away: int = MAX_TURNED_AWAY,
+) -> Mode[Guarded[AccessList]]:
+    """Return the mode `http-proxy`; tests pass names of their own, and a smaller bound."""
     return Mode(
         name="http-proxy",
-        parse=partial(acl.parse, sources=settings.sources),
-        ports=lambda _: frozenset({settings.port}),
-        build=lambda context, rules: HttpProxyServer(settings, context, rules),
-        summary=lambda rules: tuple(rule.text for rule in rules.rules),
+        parse=settings.source.parser(partial(acl.parse, sources=settings.sources)),
+        ports=lambda _: frozenset({settings.port, *dict(settings.transparent_ports)}),
+        build=lambda context, rules: HttpProxyServer(
+            settings, context, rules, names(settings.names, context.registry), max_turned_away
+        ),
+        summary=lambda guarded: (*(rule.text for rule in guarded.rules.rules), *guarded.policy_lines()),
     )
 
 
 class HttpProxyServer:
     """One worker's proxy; see `egress_router.service.mode.Server`."""
 
-    def __init__(self, settings: HttpProxySettings, context: WorkerContext, rules: AccessList) -> None:
-        self._rules = rules
+    def __init__(
+        self,
+        settings: HttpProxySettings,
+        context: WorkerContext,
+        rules: Guarded[AccessList],
+        names: Names,
+        max_turned_away: int,
+    ) -> None:
+        self._rules = rules.rules
+        self._policy = rules.policy
+        self._max_turned_away = max_turned_away
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
+        self._transparent = dict(settings.transparent_ports)
         self._own = OwnPlaces(
-            frozenset({settings.port, settings.proxy.runtime.admin_port}),
+            frozenset({settings.port, settings.proxy.runtime.admin_port, *self._transparent}),
             partial(seen, settings.proxy.interface),
         )
-        self._resolver = Resolver(settings.names, context.registry)
+        self._resolver = names
         deadlines = Deadlines(context.loop)
         access = AccessControl(
             context.loop,
@@ -77,7 +108,7 @@ class HttpProxyServer:
             settings.connect_ports,
             report_only=settings.report_only,
         )
-        access.apply(rules)
+        access.apply(rules.rules, rules.policy)
         accounting = Accounting(context.registry, AccessLog(everything=settings.proxy.access_log), SYSTEM)
         self._plane = DataPlane(context.loop)
         relay = Relay(self._plane, context.poller)
@@ -97,15 +128,30 @@ class HttpProxyServer:
             client_watch=ClientWatch(deadlines),
             own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
             clock=SYSTEM,
+            sni=settings.sni,
         )
         self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
         self._turned_away: set[LingeringClose] = set()
         self._listening: tuple[int, ...] = ()
+        self._policy_names = PolicyNames(context.loop, self._resolver, self._named)
+        self._follow(rules.policy)
 
-    def apply(self, rules: AccessList) -> None:
+    def apply(self, rules: Guarded[AccessList]) -> None:
         """Decide by these rules; what is open and no longer allowed has the drain time to end."""
-        self._rules = rules
-        self._worker.access.apply(rules)
+        self._rules = rules.rules
+        self._policy = rules.policy
+        self._worker.access.apply(rules.rules, rules.policy)
+        self._follow(rules.policy)
+        self._judge_again()
+
+    def _follow(self, policy: EgressPolicy | None) -> None:
+        self._policy_names.follow(() if policy is None else policy.dns_names)
+
+    def _named(self, names: NamesOf) -> None:
+        self._worker.access.follow(names)
+        self._judge_again()
+
+    def _judge_again(self) -> None:
         for each in self._worker.connections:
             if each.is_denied():
                 self._worker.deadlines.add(self._drain_seconds, each.end_if_denied)
@@ -138,6 +184,7 @@ class HttpProxyServer:
         for closing in list(self._turned_away):
             closing.close()
         self._worker.pool.close()
+        self._policy_names.close()
         self._resolver.close()
         self._plane.close()
         self._worker.deadlines.close()
@@ -147,6 +194,7 @@ class HttpProxyServer:
         accounting = self._worker.accounting
         return {
             "rules": accounting.rule_hits(self._rules.rules),
+            "policy": [{**each} for each in accounting.policy_denials.shown(self._policy)],
             "denied": accounting.latest_denied(),
             "upstreams": [],
             "listeners": list(self._listening),
@@ -156,7 +204,7 @@ class HttpProxyServer:
         who = Who(client, client_port, port)
         limit = self._limiter.enter(client)
         if limit is None:
-            connection = ClientConnection(self._worker, sock, who)
+            connection = ClientConnection(self._worker, sock, who, self._transparent.get(port))
             self._worker.connections.add(connection)
             connection.read_head()
         else:
@@ -166,7 +214,7 @@ class HttpProxyServer:
         worker = self._worker
         worker.accounting.refused(who, reply.status, reply.reason)
         answer = reply.encoded(worker.date())
-        if len(self._turned_away) >= _MAX_TURNED_AWAY:
+        if len(self._turned_away) >= self._max_turned_away:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
                 sock.send(answer)
                 sock.recv(MAX_RECEIVED)

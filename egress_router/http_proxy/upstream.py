@@ -47,7 +47,7 @@ class Upstream(BufferedSocket):
 
     def is_quiet(self) -> bool:
         """Ask the kernel whether nothing has come: events tell only what came before they were fetched."""
-        if self._look is None:  # a third of what a read that finds nothing costs, which is an exception
+        if self._look is None:  # costs a third of a read that finds nothing, which raises an exception
             self._look = select.poll()
             self._look.register(self.sock.fileno(), select.POLLIN)
         return not self._look.poll(0)

@@ -1,4 +1,4 @@
-"""The way of a request from its target to a connection: decide, look the name up, decide on it, dial."""
+"""Makes the connection that a request needs: decides, looks the name up, decides on addresses, dials."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Owner(Protocol):
         """Go on over a new connection."""
 
     def answer_and_close(self, reply: Reply) -> None:
-        """End with these words."""
+        """Send this answer, and end."""
 
     def fault(self, error: Exception) -> None:
         """End, because of something that must not happen."""
@@ -41,7 +41,7 @@ class _Cancellable(Protocol):
 
 
 class UpstreamConnector:
-    """One request on this way."""
+    """Does so for one request."""
 
     __slots__ = ("_list", "_owner", "_waiting", "_worker", "began", "info")
 
@@ -50,7 +50,7 @@ class UpstreamConnector:
         self._owner = owner
         self.info = info
         self.began = 0.0  # to dial, by the monotonic clock
-        self._list = 0  # by which the decision was made
+        self._list = 0  # the one that decided, as AccessControl.lists counts them
         self._waiting: _Cancellable | None = None
 
     def begin(self) -> None:
@@ -80,13 +80,13 @@ class UpstreamConnector:
             self._waiting = None
 
     def fail(self, reply: Reply) -> None:
-        """End the request with these words while it waits."""
+        """End the request with this answer while it waits."""
         self.cancel()
         self._worker.accounting.given_up(self.info, reply)
         self._end(reply)
 
     def fault(self, error: Exception) -> None:
-        """End the session, because of something that must not happen."""
+        """End the client's connection, because of something that must not happen."""
         self._owner.fault(error)
 
     @guarded_result
@@ -137,7 +137,7 @@ class UpstreamConnector:
             raise
 
     def _still_allowed(self, dialled: Dialled) -> bool:
-        """Decide again, the list having changed during the dial; go on by that where it wants another way."""
+        """Decide again, because the list has changed during the dial; act on what is decided now."""
         before = self.info.decision
         decision = self._worker.access.by_addresses(self.info.target, before.addresses, before.full_name)
         if dialled.address in decision.addresses:

@@ -1,4 +1,4 @@
-"""What all sessions of one worker share."""
+"""What all connections of one worker share."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
     from egress_router.service.connection_limiter import ConnectionLimiter
-    from egress_router.settings.http_proxy import HttpLimits
+    from egress_router.settings.http_proxy import HttpLimits, SniMode
 
 
 class Connection(Protocol):
-    """A client's connection: a session, and from then on the tunnel that it becomes."""
+    """A client's connection: a ClientConnection, or the ProxyTunnel that it has become."""
 
     @property
     def client(self) -> str:
         """The client's address."""
 
     def is_denied(self) -> bool:
-        """Say whether it leads where the rules of now would not let it."""
+        """Say whether the present rules would deny it."""
 
     def end_if_denied(self) -> None:
-        """Close what the rules of now would not allow."""
+        """Close if the present rules do not allow it."""
 
     def drain(self) -> None:
         """Close if nothing is under way; nothing new shall begin."""
@@ -50,7 +50,7 @@ class Connection(Protocol):
 
 @dataclass(slots=True)
 class WorkerState:
-    """The tools and the limits of every session; `draining` once no new connections come in.
+    """The tools and the limits of every connection; `draining` once no new connections come in.
 
     `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
     """
@@ -68,6 +68,7 @@ class WorkerState:
     client_watch: ClientWatch
     own_connections: OwnConnections
     clock: Clock
+    sni: SniMode
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
@@ -81,6 +82,11 @@ class WorkerState:
         self.held = HeldBytes(self.limits.held_bytes, self.poller.soon)
         self.most_received = min(MAX_RECEIVED, self.limits.buffer_bytes)
 
+    @property
+    def enforces_sni(self) -> bool:
+        """Whether a tunnel must name the host of its CONNECT."""
+        return self.sni == "enforce"
+
     def date(self) -> bytes:
         """Return the time of day as a Date field has it."""
         now = int(self.clock.time())
@@ -90,13 +96,13 @@ class WorkerState:
         return self._date
 
     def fault(self, error: Exception) -> None:
-        """Count and report a fault of ours, for which a session is closed."""
+        """Count and report a fault of ours, for which a connection is closed."""
         self.accounting.fault()
-        context = {"message": "a session failed, and was closed", "exception": error}
+        context = {"message": "a connection failed, and was closed", "exception": error}
         self.loop.call_exception_handler(context)
 
     def denies(self, info: RequestInfo) -> bool:
-        """Say whether the connection of a request would be denied by the rules of now."""
+        """Say whether the present rules would deny the connection of a request."""
         address = info.address
         return address is not None and not self.access.still_allows(
             info.target, address, info.decision.full_name

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import RefusedError
-from egress_router.kernel import acd, sysctl
+from egress_router.kernel import acd, hardware, sysctl, wire
+from egress_router.kernel.acd import Patience
 from egress_router.net import rtnetlink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.kernel.netlink import Netlink
-    from egress_router.kernel.rtnl_types import Address, Link
-    from egress_router.settings.setup import Source
+    from egress_router.kernel.rtnl_types import Link
+    from egress_router.settings.setup import SetupSettings, Source
 
 _log = log.get("kernel")
 
@@ -39,46 +41,118 @@ def refuse_elsewhere(interface: str, sources: Sequence[Source]) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """The egress interface and the source addresses that it has; `new` are those that were claimed now."""
+
+    link: Link
+    held: tuple[IPAddress, ...]
+    new: tuple[IPAddress, ...]
+
+
 def ensure_addresses(
-    netlink: Netlink, link: Link, sources: Sequence[Source], timeout: float
-) -> tuple[IPAddress, ...]:
-    """Make the interface hold the source addresses; return those that were claimed now.
+    netlink: Netlink, link: Link, settings: SetupSettings, needed: Collection[IPAddress]
+) -> Holdings:
+    """Make the interface hold the source addresses, up.
 
     What an earlier run claimed is not probed for: a restarted init container finds its own. An address that
-    a CNI plug-in gave the interface stays as it is, whatever its length: routes are set explicitly.
+    a CNI plug-in gave the interface stays as it is, whatever its length: routes are set explicitly. One that
+    somebody else has is left out if it is not `needed` and another one of its family is held.
 
     Raises:
-        RefusedError: somebody else on the wire has one of them, or the kernel refuses.
+        RefusedError: somebody else on the wire has an address that cannot be left out, or the kernel refuses.
     """
-    held = netlink.addresses(link.index)
-    wanted = {(source.address, source.prefix) for source in sources}
-    new = [source for source in sources if not _is_claimed(netlink, link, source, held)]
+    sources = settings.sources
     if any(source.address.version == 6 for source in sources):
         _enable_ipv6(link)
-    if new:
-        acd.await_free(netlink, link, [source.address for source in new], timeout)
-    for known in held:
+    claimed = [each for each in sources if _is_claimed(netlink, link, each)]
+    _remove_earlier(netlink, link, sources)
+    mac = hardware.final_mac(link, settings)
+    station = _Station(netlink, hardware.prepare(netlink, link, mac, is_claimed=bool(claimed)), sources, mac)
+    for source in claimed:
+        station.add(source)
+    missing = [source.address for source in sources if source not in claimed]
+    if missing:
+        has = {source.address for source in claimed}
+        timeout = 0.0 if _may_lack(missing, has, needed) else settings.claim_timeout
+        owners = acd.claim(station, missing, Patience(timeout))
+        has |= set(missing) - owners.keys()
+        if owners and not _may_lack(owners, has, needed):
+            hardware.release(netlink, has)
+            raise acd.in_use(station, owners, timeout)
+        for address, owner in owners.items():
+            _log.warning("address is left out: another station has it", address=address, owner=owner)
+        missing = [address for address in missing if address not in owners]
+    held = tuple(source.address for source in sources if source in claimed or source.address in missing)
+    hardware.release(netlink, held)
+    return Holdings(station.link, held, tuple(missing))
+
+
+def _may_lack(
+    addresses: Iterable[IPAddress], held: Collection[IPAddress], needed: Collection[IPAddress]
+) -> bool:
+    """Say whether a router can do its job without some addresses.
+
+    It can where no line names them and others take their place.
+    """
+    families = {address.version for address in held}
+    return all(address not in needed and address.version in families for address in addresses)
+
+
+class _Station:
+    """See `acd.Station`: the egress interface on its wire."""
+
+    def __init__(self, netlink: Netlink, link: Link, sources: Sequence[Source], mac: str | None) -> None:
+        self.link = link
+        self._netlink = netlink
+        self._sources = {source.address: source for source in sources}
+        self._mac = mac
+
+    @property
+    def name(self) -> str:
+        return self.link.name
+
+    def has_carrier(self) -> bool:
+        known = self._netlink.link(self.name)
+        return known is not None and known.has_carrier
+
+    def probe(self, addresses: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
+        return wire.probe_round(self.link, addresses)
+
+    def take(self, address: IPAddress) -> str | None:
+        owner = hardware.take(self._netlink, self.link, address, self._mac)
+        if owner is None:
+            self.link = self._netlink.link(self.name) or self.link
+            self.add(self._sources[address])
+            _log.info("address claimed", address=address, interface=self.name)
+        return owner
+
+    def add(self, source: Source) -> None:
+        """Add the address, unless it is there or a CNI plug-in gave it."""
+        known = [each for each in self._netlink.addresses(self.link.index) if each.address == source.address]
+        if not any(each.prefix == source.prefix or not each.is_ours for each in known):
+            self._netlink.add_address(self.link.index, source.address, source.prefix)
+
+
+def _remove_earlier(netlink: Netlink, link: Link, sources: Sequence[Source]) -> None:
+    """Remove addresses of an earlier run that are wanted no more.
+
+    First of all: with an address the kernel may remove others of its subnet, which are then added again.
+    """
+    wanted = {(source.address, source.prefix) for source in sources}
+    for known in netlink.addresses(link.index):
         if known.is_ours and (known.address, known.prefix) not in wanted:
             _log.info("address of an earlier run removed", address=known.address, interface=link.name)
             netlink.delete_address(link.index, known)
-    present = {(known.address, known.prefix) for known in held}
-    given = {known.address for known in held if not known.is_ours}
-    for source in sources:
-        missing = (source.address, source.prefix) not in present and source.address not in given
-        if missing:
-            netlink.add_address(link.index, source.address, source.prefix)
-        if missing or source in new:
-            _log.info("address claimed", address=source.address, interface=link.name)
-    return tuple(source.address for source in new)
 
 
-def _is_claimed(netlink: Netlink, link: Link, source: Source, held: Sequence[Address]) -> bool:
+def _is_claimed(netlink: Netlink, link: Link, source: Source) -> bool:
     """Say whether an earlier run claimed the address.
 
     Where `setup` added it, its flag says so; where a CNI plug-in did, the default route does, which comes
     after the claim.
     """
-    known = [each for each in held if each.address == source.address]
+    known = [each for each in netlink.addresses(link.index) if each.address == source.address]
     return any(each.is_ours for each in known) or (
         bool(known)
         and any(

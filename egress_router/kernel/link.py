@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
+from egress_router.kernel.hardware import is_lock
 from egress_router.kernel.netlink import MAIN_TABLE, Netlink
 from egress_router.kernel.routing import REPLY_TABLE, versions
+from egress_router.kernel.rtnl_types import MADE
 
 if TYPE_CHECKING:
     from egress_router.kernel.rtnl_types import Link
@@ -21,7 +24,7 @@ _log = log.get("kernel")
 
 
 def ensure_interface(own: Netlink, settings: SetupSettings) -> Link:
-    """Return the egress interface, up; create it where it is not there.
+    """Return the egress interface; create it where it is not there.
 
     Raises:
         RefusedError: there is no parent to create it on, or the kernel refuses.
@@ -32,10 +35,10 @@ def ensure_interface(own: Netlink, settings: SetupSettings) -> Link:
         link = own.link(settings.interface)
         if link is None:
             raise RefusedError(f"{settings.interface} vanished after it was created", "run setup again")
+        own.mark_made(link)
+        link = replace(link, alias=MADE)
     else:
         _log.debug("interface is already there", interface=link.name, kind=link.kind or "physical")
-    if not link.is_up:
-        own.set_up(link)
     return link
 
 
@@ -66,7 +69,7 @@ def parent_outside(own: Netlink, settings: SetupSettings) -> Link | None:
 def _is_first(own: Netlink, parent: Link, settings: SetupSettings) -> bool:
     """Say whether clients come in by the parent: it is the only other one, or has (had) the default route."""
     aside = {"lo", settings.interface, parent.name}
-    if not any(link.is_up and link.name not in aside for link in own.links()):
+    if not any(link.is_up and link.name not in aside and not is_lock(link) for link in own.links()):
         return True
     if settings.parent_interface == parent.name:
         return False

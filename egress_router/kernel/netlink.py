@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Self, cast
 
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
+from egress_router.kernel.message import Message
 from egress_router.kernel.rtnl_types import (
     FAMILIES,
+    MADE,
     NOPREFIXROUTE,
     new_route_fields,
     read_address,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from egress_router.kernel.rtnl_types import Address, Link, Route
 
 MAIN_TABLE = 254
+# linux/neighbour.h, linux/if_link.h
+_NUD_NONE, _NTF_USE, _ADDR_GEN_NONE = 0, 0x01, 1
 _NODAD = 0x02  # IFA_F_NODAD: the probe was ours
 
 
@@ -60,7 +64,7 @@ class Netlink:
 
     def links(self) -> tuple[Link, ...]:
         """Return all interfaces."""
-        return tuple(read_link(message) for message in self._ipr.get_links())
+        return tuple(read_link(Message(message)) for message in self._ipr.get_links())
 
     def link(self, name: str) -> Link | None:
         """Return the interface of this name; None where there is none."""
@@ -83,6 +87,66 @@ class Netlink:
                 net_ns_fd=netns,
             )
 
+    def add_lock(self, name: str, beside: Link, mac: str) -> None:
+        """Create a macvlan beside another one, on the same parent, that receives and sends nothing.
+
+        A macvlan on a macvlan becomes one on that one's parent, wherever it is (macvlan_common_newlink). Mode
+        source with an empty list receives nothing, and without a link-local address there is nothing to send.
+        """
+        with _refused(f"cannot create {name} beside {beside.name}"):
+            self._ipr.link(
+                "add", ifname=name, kind="macvlan", link=beside.index, macvlan_mode="source", address=mac
+            )
+            index = self._ipr.link_lookup(ifname=name)[0]
+            self._ipr.link("set", index=index, ifalias=MADE)
+            # Not at its creation: the kernel knows IFLA_INET6_ADDR_GEN_MODE only once the interface is there.
+            self._ipr.link(
+                "set",
+                index=index,
+                IFLA_AF_SPEC={
+                    "attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE]]}]]
+                },
+            )
+
+    def mark_made(self, link: Link) -> None:
+        """Note on an interface that it is ours."""
+        with _refused(f"cannot mark {link.name}"):
+            self._ipr.link("set", index=link.index, ifalias=MADE)
+
+    def delete_link(self, link: Link) -> None:
+        """Delete an interface; one that has gone meanwhile is none to complain of."""
+        with _refused(f"cannot delete {link.name}", harmless=errno.ENODEV):
+            self._ipr.link("del", index=link.index)
+
+    def set_mac(self, link: Link, mac: str) -> bool:
+        """Give an interface a hardware address; False where another macvlan of its parent has it."""
+        return self._unless_taken(f"cannot give {link.name} the address {mac}", link, address=mac)
+
+    def try_up(self, link: Link) -> bool:
+        """Bring an interface up; False where another macvlan of its parent has its hardware address."""
+        return self._unless_taken(f"cannot bring {link.name} up", link, state="up")
+
+    def _unless_taken(self, what: str, link: Link, **change: object) -> bool:
+        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 (as above)
+
+        with _refused(what):
+            try:
+                self._ipr.link("set", index=link.index, **change)
+            except NetlinkError as error:
+                if error.code == errno.EADDRINUSE:
+                    return False
+                raise
+        return True
+
+    def announce(self, index: int, address: IPAddress) -> None:
+        """Have the kernel send three ARP announcements of an own IPv4 address, now and 1 and 2 s from now.
+
+        It does so by itself, also when this process has ended: the request to find the neighbour with this
+        address is an ARP request from it for itself (RFC 5227 3).
+        """
+        with _refused(f"cannot announce {address}"):
+            self._ipr.neigh("replace", ifindex=index, dst=str(address), state=_NUD_NONE, flags=_NTF_USE)
+
     def set_up(self, link: Link) -> None:
         """Bring an interface up."""
         with _refused(f"cannot bring {link.name} up"):
@@ -90,7 +154,7 @@ class Netlink:
 
     def addresses(self, index: int) -> tuple[Address, ...]:
         """Return the addresses of an interface."""
-        return tuple(read_address(message) for message in self._ipr.get_addr(index=index))
+        return tuple(read_address(Message(message)) for message in self._ipr.get_addr(index=index))
 
     def holder(self, address: IPAddress) -> Link | None:
         """Return the interface that has this address; None where none has."""
@@ -130,7 +194,11 @@ class Netlink:
         """Return the unicast routes of a table, in the kernel's order."""
         dump = self._ipr.get_routes(family=FAMILIES[version], table=table)
         # Old kernels ignore the filter and dump every table.
-        found = (read_route(each, version) for each in dump if each.get_attr("RTA_TABLE") == table)
+        found = (
+            read_route(message, version)
+            for message in map(Message, dump)
+            if message.number("RTA_TABLE") == table
+        )
         return tuple(route for route in found if route is not None)
 
     def replace_route(self, route: Route, version: int, table: int = MAIN_TABLE) -> None:
@@ -146,10 +214,10 @@ class Netlink:
     def has_mark_rule(self, version: int, mark: int, table: int) -> bool:
         """Say whether packets with this mark already use this table."""
         return any(
-            rule.get_attr("FRA_FWMARK") == mark
-            and rule.get_attr("FRA_FWMASK") == mark
-            and rule.get_attr("FRA_TABLE") == table
-            for rule in self._ipr.get_rules(family=FAMILIES[version])
+            rule.number("FRA_FWMARK") == mark
+            and rule.number("FRA_FWMASK") == mark
+            and rule.number("FRA_TABLE") == table
+            for rule in map(Message, self._ipr.get_rules(family=FAMILIES[version]))
         )
 
     def add_mark_rule(self, version: int, mark: int, table: int, priority: int) -> None:

@@ -51,15 +51,15 @@ def plan_family(
     main: Sequence[Route],
     saved: Sequence[Route],
     egress: int,
-    source: Source | None,
+    sources: Sequence[Source],
     kept: Sequence[IPNetwork],
 ) -> FamilyRoutes:
     """Decide the routes of one family. Pure, and done once it is done: its result asks for nothing more.
 
     `main` and `saved` are what the main and the reply table hold now, `egress` is the index of the egress
-    interface, `source` is None where the router has no address in this family: its default route moves all
-    the same, or the pod would reach the outside with its own address. `kept` are the networks that stay on
-    the first interface.
+    interface, `sources` are those that the router holds, the usual one first. Without any in this family its
+    default route moves all the same, or the pod would reach the outside with its own address. `kept` are the
+    networks that stay on the first interface.
     """
     inside = [route for route in main if route.index != egress]
     # What somebody on the first interface advertised as being on its link is for replies only.
@@ -69,17 +69,21 @@ def plan_family(
     # On a second run the old default route is already in the reply table only.
     old = defaults or [route for route in saved if route.destination is None and route.index != egress]
     others = [route for route in theirs if route.destination is not None]
-    egress_routes = () if source is None else _egress_routes(source, egress)
+    egress_routes = _egress_routes(sources, egress)
     lasting = [route for route in others if route not in advertised]
-    networks = _to_keep(kept, source, lasting, egress_routes)
+    networks = _to_keep(kept, sources, lasting, egress_routes)
     keep = [replace(old[0], destination=each, metric=0, is_ours=True) for each in networks] if old else []
     outside = [route for route in main if route.index == egress and not _is_link_local(route.destination)]
     earlier = [*(route for route in inside if route.is_ours), *outside]
+    fresh = (*_missing(keep, inside), *_missing(egress_routes, outside))
+    # A new route takes the place of its twin in one step; to delete that first would leave a gap without any.
+    displaced = {(route.destination, route.index, route.metric) for route in fresh}
+    old_ones = [each for each in earlier if (each.destination, each.index, each.metric) not in displaced]
     return FamilyRoutes(
         reply=(*_near_first([*others, *_displaced(saved, others, egress, egress_routes)]), *keep, *old),
         keep=_missing(keep, inside),
         egress=_missing(egress_routes, outside),
-        removed=(*defaults, *advertised, *_missing(earlier, [*keep, *egress_routes])),
+        removed=(*defaults, *advertised, *_missing(old_ones, [*keep, *egress_routes])),
         lost=() if old else tuple(networks),
     )
 
@@ -113,15 +117,17 @@ def _missing(routes: Sequence[Route], known: Sequence[Route]) -> tuple[Route, ..
 
 
 def _to_keep(
-    kept: Sequence[IPNetwork], source: Source | None, others: Sequence[Route], egress_routes: Sequence[Route]
+    kept: Sequence[IPNetwork],
+    sources: Sequence[Source],
+    others: Sequence[Route],
+    egress_routes: Sequence[Route],
 ) -> list[IPNetwork]:
     """Choose the networks that need a route of ours to stay on the first interface.
 
     Not those that its own routes lead there, and not what the egress interface cannot do without.
     """
     own = {route.destination for route in egress_routes}
-    if source is not None:
-        own |= {ip_network(source.address), ip_network(source.gateway)}
+    own |= {ip_network(each) for source in sources for each in (source.address, source.gateway)}
     return [
         network
         for network in dict.fromkeys(kept)
@@ -150,7 +156,16 @@ def _contains(outer: IPNetwork, inner: IPNetwork) -> bool:
     return isinstance(outer, IPv6Network) and isinstance(inner, IPv6Network) and inner.subnet_of(outer)
 
 
-def _egress_routes(source: Source, index: int) -> tuple[Route, ...]:
+def _egress_routes(sources: Sequence[Source], index: int) -> tuple[Route, ...]:
+    """Return the routes to every subnet, by the first address on it, and the default route by the first."""
+    found: dict[IPNetwork | None, Route] = {}
+    for source in sources:
+        for route in _routes_of(source, index):
+            found.setdefault(route.destination, route)
+    return tuple(sorted(found.values(), key=lambda route: route.destination is None))
+
+
+def _routes_of(source: Source, index: int) -> tuple[Route, ...]:
     length = source.prefix if source.knows_subnet else source.address.max_prefixlen
     near = source.address if source.knows_subnet else source.gateway
     subnet = ip_network(f"{near}/{length}", strict=False)
@@ -182,26 +197,26 @@ def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept:
         RefusedError: the kernel refuses one of them.
     """
     for version in versions():
-        source = next((each for each in sources if each.address.version == version), None)
+        own = [source for source in sources if source.address.version == version]
         main = netlink.routes(version)
         saved = netlink.routes(version, REPLY_TABLE)
         networks = [network for network in kept if network.version == version]
-        plan = plan_family(main, saved, link.index, source, networks)
+        plan = plan_family(main, saved, link.index, own, networks)
         if plan.lost:
             _log.warning(
                 "networks cannot stay on the first interface: it has no default route, nor one to them",
                 networks=", ".join(map(str, plan.lost)),
             )
         _ensure_reply_table(netlink, version, plan, saved)
-        for route in plan.removed:
-            _step("route removed", route)
-            netlink.delete_route(route, version)
         for route in plan.keep:
             _step("route kept on the first interface", route)
             netlink.replace_route(route, version)
         for route in plan.egress:
             _step("route by the egress interface", route)
             netlink.replace_route(route, version)
+        for route in plan.removed:
+            _step("route removed", route)
+            netlink.delete_route(route, version)
         _settle_interfaces(netlink, version, plan)
 
 

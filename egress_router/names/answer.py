@@ -18,7 +18,7 @@ MAX_ADDRESSES = 64  # of one name; what a hostile name server sends beyond is le
 class Answer:
     """The addresses of a name, at least one, none twice.
 
-    `expires` is when to ask again, on the clock of `time.monotonic`; `stale` says that the name servers
+    `expires` is when to ask again, on the clock of the resolver; `stale` says that the name servers
     fail and that these are the last addresses they gave. `name` is the absolute name that has them: the one
     that was asked for, or what the search list made of it.
     """
@@ -30,7 +30,10 @@ class Answer:
 
 
 class Failure(enum.Enum):
-    """Why a name has no addresses: by the first two the name's fault, by the last ours, else the servers'."""
+    """Why a name has no addresses.
+
+    The first two say something of the name, the last one of this router's limits, the others of the servers.
+    """
 
     NO_SUCH_NAME = "no_such_name"
     NO_ADDRESS = "no_address"

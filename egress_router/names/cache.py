@@ -68,8 +68,8 @@ def known(before: Entry | None, name: str, found: Found, now: float, settings: N
 def _completed(before: Entry | None, entry: Entry, now: float) -> Entry:
     """Add what is remembered of the family whose query failed, and have it asked for again soon.
 
-    One lost datagram must not take a name's addresses away, least of all the only ones that have a route.
-    They stay for as long as all of an answer would while every query fails.
+    One lost datagram must not take addresses away, least of all those of the only family that has a route.
+    They stay as long as a whole answer would stay while every query fails.
     """
     failures = 1 if before is None else before.failures + 1
     until = min(entry.until, now + _retry_after(failures))

@@ -48,7 +48,7 @@ async def look_up(servers: Servers, conf: ResolvConf, name: str, other_family_se
         try:
             found = await _both_families(servers, conf, candidate, other_family_seconds)
         except ResolveError as error:
-            # As the C library: who is silent now would be silent for the other candidates too.
+            # As the C library does: servers that are silent now would be silent for the next name, too.
             if error.failure is Failure.TIMEOUT:
                 raise
             failure = failure or error

@@ -1,4 +1,4 @@
-"""All name servers together: who is asked next, and who is asked last because it was silent."""
+"""Which name server is asked next, and which one last because it was silent."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from egress_router.names.transport import Transport
     from egress_router.names.wire import Kind
 
-# A first server that is gone would cost every look-up its whole time-out; the C library pays that.
+# A first server that is gone would cost every look-up its whole time-out, as it does with the C library.
 _ASKED_LAST_SECONDS = 30.0
-_RECENTLY_SECONDS = 1.0  # so long before a question an answer to another one speaks for the server
+_RECENTLY_SECONDS = 1.0  # a server that answered so long before a question counts as there
 _LOG = log.get("names")
 
 
@@ -66,7 +66,7 @@ class Servers:
 
     def _note_silence(self, server: Server, asked: float) -> None:
         if self._answered.get(server, 0.0) > asked - _RECENTLY_SECONDS:
-            return  # it answered others: not it is at fault, but this question
+            return  # it answered another question meanwhile, so it is there
         if server not in self._silent_until:
             _LOG.warning("name server does not answer", server=server.address)
         self._silent_until[server] = self._clock.monotonic() + _ASKED_LAST_SECONDS

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from egress_router.names.metrics import DnsMetrics
     from egress_router.names.wire import Kind
 
-_MAX_DATAGRAM = 4096  # more than was offered; longer ones are cut and then do not parse
-# So many datagrams that are no reply are somebody guessing ids; TCP cannot be forged blindly.
+_MAX_DATAGRAM = 4096  # more than EDNS offers; a longer one is cut, and then it is malformed
+# After so many datagrams that are no reply somebody is guessing ids. TCP cannot be forged without seeing it.
 _MAX_IGNORED = 32
 _NOT_BLOCKING = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 

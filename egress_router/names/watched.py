@@ -17,7 +17,7 @@ _LOG = log.get("names")
 
 
 class WatchedFile(Generic[T]):
-    """Parses a file again when it changed: as empty when it is missing, not at all when it is unreadable."""
+    """Parses a file again when it changed. A missing file is empty; an unreadable one changes nothing."""
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path = path

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router.grammar.acl import Domain, Everything, Rule
 from egress_router.grammar.locality import Locality, embedded, locality
+from egress_router.policy.egress_policy import PolicyDecision
 from egress_router.policy.rule_index import NONE, Domains, Networks, earlier
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import Host, IPAddress, IPNetwork
+    from egress_router.grammar.egress_policy import PolicyEntry
+    from egress_router.policy.egress_policy import NamesOf, PolicyIndex
 
 
 class Verdict(enum.Enum):
@@ -38,6 +41,7 @@ class Reason(enum.Enum):
     NOT_REMOTE = "not_remote"
     OWN_PORT = "own_port"
     CONNECT_PORT = "connect_port"
+    POLICY = "policy"
 
 
 # Bound once: in CPython 3.11 an enum's member costs as much as two calls.
@@ -51,7 +55,8 @@ BY_RULE: Final = Reason.RULE
 class Decision:
     """One decision: `rule` is the line that decided, `addresses` are what may be dialled, in order.
 
-    `full_name` is what a short name stands for, where the decision is about one.
+    `full_name` is what a short name stands for, where the decision is about one; `entry` is the entry of the
+    egress policy that denies what the list would allow.
     """
 
     verdict: Verdict
@@ -59,6 +64,7 @@ class Decision:
     rule: Rule | None = None
     addresses: tuple[IPAddress, ...] = ()
     full_name: str | None = None
+    entry: PolicyEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +225,19 @@ def on_trial(decision: Decision, addresses: Sequence[IPAddress], own: Own) -> De
     return replace(decision, verdict=Verdict.REPORTED, addresses=remote) if remote else decision
 
 
+def guarded(decision: Decision, port: int, policy: PolicyIndex, names: NamesOf) -> Decision:
+    """Return what the egress policy leaves of a decision: of several addresses those that it allows."""
+    if decision.verdict is not Verdict.ALLOWED:
+        return decision
+    sifted = policy.sift(decision.addresses, port, names)
+    if sifted.denial is None:
+        return decision
+    if sifted.allowed:
+        return replace(decision, addresses=sifted.allowed)
+    entry = sifted.denial.entry
+    return Decision(Verdict.DENIED, Reason.POLICY, None, (), decision.full_name, entry)
+
+
 def connect_port(port: int, allowed: frozenset[int] | None) -> Decision | None:
     """Deny a CONNECT to a port that it may not name; None where it may."""
     if allowed is None or port in allowed:
@@ -235,6 +254,8 @@ def explanation(decision: Decision) -> str:
         verb = "allows" if decision.rule.allows else "denies"
         as_what = "" if decision.full_name is None else f" as {decision.full_name}"
         return f"line {decision.rule.line} ({decision.rule.text}) {verb} it{as_what}"
+    if decision.entry is not None:
+        return str(PolicyDecision(is_allowed=False, entry=decision.entry))
     return _WITHOUT_RULE[decision.reason]
 
 
@@ -244,4 +265,5 @@ _WITHOUT_RULE = {
     Reason.OWN_PORT: "it is a port of the egress router itself",
     Reason.CONNECT_PORT: "CONNECT to this port is not allowed",
     Reason.RULE: "a rule decides",
+    Reason.POLICY: "the egress policy denies it",
 }

@@ -18,6 +18,7 @@ from egress_router.grammar.redirect import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.egress_policy import EgressPolicy, PolicyEntry
@@ -82,6 +83,11 @@ class PolicyIndex:
         self._names: dict[str, _Ports] = {}
         for entry in policy.entries:
             self._ports_of(entry).add(entry)
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        """The names that entries name."""
+        return self._names.keys()
 
     def decide(
         self, address: IPAddress, port: int, names: NamesOf = NO_NAMES, protocol: Protocol = Protocol.TCP

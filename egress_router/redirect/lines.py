@@ -83,6 +83,9 @@ class Departures:
     def __init__(self) -> None:
         self._due: dict[Departure, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._due)
+
     def note(
         self, line: NamedRedirect, before: Iterable[IPAddress], after: Iterable[IPAddress], now: float
     ) -> None:

@@ -11,10 +11,11 @@ from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.errors import RefusedError
 from egress_router.grammar import redirect
-from egress_router.kernel import acd, conntrack, flows
+from egress_router.kernel import conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.names.resolver import Resolver
+from egress_router.redirect.flow_log import FlowLog
 from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
@@ -60,9 +61,7 @@ class RedirectRules:
         return tuple(redirect.printed(redirects).splitlines())
 
 
-def stay(
-    settings: SetupSettings, source: RulesSource, established: setup.Established, claimed: setup.Claimed
-) -> None:
+def stay(settings: SetupSettings, source: RulesSource, established: setup.Established) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -75,7 +74,7 @@ def stay(
     rule_store = RuleStore(RedirectRules(settings), source, registry, established.rules_text)
 
     async def main() -> None:
-        await RedirectServer(settings, source, established, claimed, registry, rule_store).run()
+        await RedirectServer(settings, source, established, registry, rule_store).run()
 
     asyncio.run(main())
 
@@ -88,13 +87,11 @@ class RedirectServer:
         settings: SetupSettings,
         source: RulesSource,
         established: setup.Established,
-        claimed: setup.Claimed,
         registry: Registry,
         rule_store: RuleStore[Redirects],
     ) -> None:
         self._settings = settings
         self._established = established
-        self._claimed = claimed
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
@@ -116,17 +113,22 @@ class RedirectServer:
         self._table = RuleTable(rule_store.rules, rule_store.text)
         self._lines: list[LineTraffic] = []
         self._network_problem: str | None = None
-        stand, standby = claimed.stand, settings.standby
+        stand, standby = established.stand, settings.standby
         self._agent = None if stand is None or standby is None else assemble(stand, standby)
         process_metrics.describe(registry, "redirect", self.ready)
+        self._state.gateway_monitor.describe(registry)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
-        signals.handle(asyncio.get_running_loop(), self._end_asked, self._follower.reload)
+        self._loop = asyncio.get_running_loop()
+        signals.handle(self._loop, self._end_asked, self._follower.reload)
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names)]
+        if self._settings.access_log:
+            flows = FlowLog(self._registry, lambda *key: self._current_table().text_of(*key), SYSTEM)
+            tasks.append(flows.run(list(self._established.sources)))
         if self._agent is not None:
             self._agent.start()
             tasks.append(self._agent.until_failure())
@@ -197,9 +199,10 @@ class RedirectServer:
 
     async def _announce(self) -> None:
         """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
-        await asyncio.sleep(acd.ANNOUNCE_INTERVAL)
-        if self._claimed.addresses:
-            await self._keep(lambda: setup.announce_again(self._claimed))
+        await asyncio.sleep(setup.ANNOUNCE_INTERVAL)
+        holdings = self._established.holdings
+        if holdings is not None and holdings.new:
+            await self._keep(lambda: setup.announce_again(holdings))
         while True:
             await asyncio.sleep(ANNOUNCE_INTERVAL)
             await self._keep(self._keep_network)
@@ -214,20 +217,28 @@ class RedirectServer:
             self._network_problem = None
 
     def _keep_network(self) -> None:
-        link, _ = setup.ensure_network(self._settings)
-        if self._settings.standby is None:  # else whoever is active does it
-            acd.announce(link, [source.address for source in self._settings.sources])
+        self._established = setup.keep_network(
+            self._settings, self._rule_store.rules, self._established, self._hold
+        )
+
+    def _hold(self, established: setup.Established) -> None:
+        """Put the rules in force for other source addresses; called in a thread, done by the loop."""
+
+        async def put_in_force() -> None:
+            self._established = established
+            await self._updates.put_in_force(self._names, self._rule_store.rules)
+
+        asyncio.run_coroutine_threadsafe(put_in_force(), self._loop).result()
 
     async def _count(self) -> None:
         """Read the kernel's counters now and then."""
-        sources = [source.address for source in self._settings.sources]
         has_counters = self._established.apply is nftables.apply
         if not has_counters:
             _log.info("traffic is not counted by line: that needs nftables")
         while True:
             try:
                 counts = await asyncio.to_thread(counters.read) if has_counters else None
-                tracked = await asyncio.to_thread(conntrack.connections, sources)
+                tracked = await asyncio.to_thread(conntrack.connections, self._established.sources)
             except RefusedError as error:
                 _log.warning("no counters", error=str(error))
             else:
@@ -235,14 +246,18 @@ class RedirectServer:
             self._metrics.tracking(conntrack.usage())
             await asyncio.sleep(COUNT_INTERVAL)
 
-    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
+    def _current_table(self) -> RuleTable:
         if self._table.redirects is not self._rule_store.rules:
             self._table = RuleTable(self._rule_store.rules, self._rule_store.text)
+        return self._table
+
+    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
         if counts is not None:
-            self._lines = self._table.lines(counts)
+            self._lines = self._current_table().lines(counts)
             self._metrics.traffic(self._lines, tracked.waiting)
-        self._table.lead(self._names.destinations())
-        self._metrics.tracked(self._table, tracked)
+        table = self._current_table()
+        table.lead(self._names.destinations())
+        self._metrics.tracked(table, tracked)
 
 
 def _shown(line: LineTraffic) -> Json:

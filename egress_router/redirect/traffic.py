@@ -73,6 +73,11 @@ class RuleTable:
             for version in (4, 6):
                 self._by_port[rule.protocol.value, version, port] = index
 
+    def text_of(self, protocol: str, version: int, port: int) -> str | None:
+        """Return the text of the line that redirects a protocol, family and port."""
+        index = self._by_port.get((protocol, version, port), self._fallbacks.get(version))
+        return None if index is None else self._lines[index][1]
+
     def lead(self, resolved: Resolved) -> None:
         """Note where the lines with names lead now, so that source ports towards there have a name, too."""
         self.named = {

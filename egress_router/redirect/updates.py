@@ -71,6 +71,7 @@ class NameUpdates:
             resolved = names.resolved(redirects.names)
             await self._put(redirects, resolved)
             self._in_force = resolved
+        self.changed()  # names that no line has any more
 
     async def run(self, names: LineNames) -> None:
         """Follow the names of the rules in force."""
@@ -79,9 +80,11 @@ class NameUpdates:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_SECONDS):
                     await self._changed.wait()
-            self._changed.clear()
-            async with self._one_at_a_time:
-                await self.update(names)
+            # Most seconds nothing happens, and there may be thousands of lines.
+            if self._changed.is_set() or names.has_departed or self.problem is not None:
+                self._changed.clear()
+                async with self._one_at_a_time:
+                    await self.update(names)
 
     async def update(self, names: LineNames) -> None:
         """Put in force what changed, and move the flows whose time has come."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from egress_router.net import gateway
 
 if TYPE_CHECKING:
+    from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
 _INTERVAL, _INTERVAL_OF_TROUBLE = 5.0, 1.0  # seconds
 _ANSWER_SECONDS = 1.0
 _POLL_SECONDS = 0.05
+_UP = "1 where the gateway answers on the egress interface; without a gateway there is no default route."
 
 
 class GatewayMonitor:
@@ -60,6 +62,21 @@ class GatewayMonitor:
         if not seen.gateways:
             return (f"interface {seen.name} has no default route",)
         return tuple(f"gateway {each} does not answer on {seen.name}" for each in seen.silent)
+
+    def describe(self, registry: Registry) -> None:
+        """Add a metric for each gateway."""
+
+        def refresh() -> None:
+            registry.forget("gateway_up")
+            seen = self._seen
+            if seen is None:
+                return
+            silent = set(seen.silent) if seen.is_up else set(seen.gateways)
+            for each in seen.gateways or ("",):
+                up = registry.flag("gateway_up", _UP, gateway=str(each))
+                up.value = int(each != "" and each not in silent)
+
+        registry.before_snapshot(refresh)
 
     def status(self) -> Json:
         """Return the interface for people; None where there is none."""

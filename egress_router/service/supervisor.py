@@ -76,6 +76,7 @@ class Supervisor(Generic[Rules]):
         self._listening = Listening(settings.workers, by_client=by_client)
         self._pool = WorkerPool(settings.workers, self._listening, registry, clock)
         process_metrics.describe(registry, name, self.ready)
+        self._state.gateway_monitor.describe(registry)
 
     async def run(self, administration: ServeAdministration) -> None:
         """Serve until a signal says to end, then finish what is open."""

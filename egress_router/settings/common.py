@@ -72,6 +72,7 @@ def interface_name(text: str) -> str:
     return text
 
 
+ACCESS_LOG = Variable("EGRESS_ACCESS_LOG", "1: every connection or request is logged to stdout", "0", flag)
 ADMIN_PORT = Variable(
     "EGRESS_ADMIN_PORT",
     "port of /healthz, /readyz, /metrics, /status and the page; 0 turns it off",
@@ -117,9 +118,7 @@ class ProxySettings:
     """What both proxies need to know."""
 
     runtime: ServiceSettings = group(ServiceSettings)
-    access_log: bool = setting(
-        Variable("EGRESS_ACCESS_LOG", "1: every connection or request is logged to stdout", "0", flag)
-    )
+    access_log: bool = setting(ACCESS_LOG)
     interface: str = setting(INTERFACE)
     workers: int = setting(
         Variable(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from egress_router.grammar import forward
 from egress_router.settings import common
 from egress_router.settings.names import NamesSettings
-from egress_router.settings.policy import POLICY
+from egress_router.settings.policy import POLICY, GuardedSource
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
 from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
 from egress_router.settings.variables import (
@@ -67,6 +67,11 @@ class DnsProxySettings:
         )
     )
     sources: tuple[IPAddress, ...] = setting(OPTIONAL_SOURCE)
+
+    @property
+    def source(self) -> GuardedSource:
+        """Where the lines come from, and the egress policy that stands before them."""
+        return GuardedSource(self.rules, self.policy)
 
 
 VARIABLES = variables(DnsProxySettings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from egress_router.errors import Problem
 from egress_router.grammar import acl
@@ -12,7 +12,7 @@ from egress_router.grammar.address import parse_port
 from egress_router.settings import common
 from egress_router.settings.memory import memory_limit
 from egress_router.settings.names import NamesSettings
-from egress_router.settings.policy import POLICY
+from egress_router.settings.policy import POLICY, GuardedSource
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
 from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
 from egress_router.settings.variables import (
@@ -22,6 +22,7 @@ from egress_router.settings.variables import (
     Variable,
     each,
     non_empty,
+    one_of,
     required,
     seconds,
     whole,
@@ -43,6 +44,32 @@ def _connect_ports(text: str) -> frozenset[int] | None:
         raise ValueError(f"{error}; expected ports separated by commas, or `any`") from None
 
 
+SniMode = Literal["report", "enforce", "off"]
+
+
+def _sni(text: str) -> SniMode:
+    return cast("SniMode", one_of("report", "enforce", "off")(text))
+
+
+def _port_pair(text: str) -> tuple[int, int]:
+    here, colon, there = text.partition(":")
+    return parse_port(here), parse_port(there if colon else here)
+
+
+def _transparent_ports(text: str) -> tuple[tuple[int, int], ...]:
+    if not text:
+        return ()
+    try:
+        pairs = each(text, _port_pair)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected ports separated by commas, such as 443,8443:443") from None
+    here = [pair[0] for pair in pairs]
+    twice = next((port for port in here if here.count(port) > 1), None)
+    if twice is not None:
+        raise ValueError(f"port {twice} stands twice")
+    return tuple(pairs)
+
+
 _WITHOUT_LIMIT = 256 << 20
 _LEAST_HELD = 16 << 20
 
@@ -56,6 +83,13 @@ def _held_bytes(text: str) -> int:
 
 RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
 PORT = Variable("EGRESS_HTTP_PROXY_PORT", "listening port, IPv4 and IPv6", "8080", whole(1, 65535))
+TRANSPARENT_PORTS = Variable(
+    "EGRESS_HTTP_PROXY_TRANSPARENT_PORTS",
+    "ports on which clients speak TLS or HTTP/1 as if the router were the server (`443,80`;"
+    " `8443:443` for another port at the origin)",
+    "",
+    _transparent_ports,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +192,22 @@ class HttpProxySettings:
             non_empty,
         )
     )
+    transparent_ports: tuple[tuple[int, int], ...] = setting(TRANSPARENT_PORTS)
+    sni: SniMode = setting(
+        Variable(
+            "EGRESS_HTTP_PROXY_SNI",
+            "what becomes of a CONNECT tunnel whose TLS name is another host's: `report`, `enforce` or `off`",
+            "report",
+            _sni,
+        )
+    )
     limits: HttpLimits = group(HttpLimits)
     sources: tuple[IPAddress, ...] = setting(OPTIONAL_SOURCE)
+
+    @property
+    def source(self) -> GuardedSource:
+        """Where the rules come from, and the egress policy that stands before them."""
+        return GuardedSource(self.rules, self.policy)
 
 
 VARIABLES = variables(HttpProxySettings)
@@ -177,6 +225,11 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     if port is not None and port == admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
+    for here, _ in environment.peek(TRANSPARENT_PORTS) or ():
+        taken = {port: PORT.name, admin_port: common.ADMIN_PORT.name}.get(here)
+        if taken is not None:
+            reason = f"port {here} is that of {taken} too; choose another one"
+            environment.reject(Problem(TRANSPARENT_PORTS.name, None, str(here), reason))
 
     def complete() -> HttpProxySettings:
         whole_pod = required(settings)

@@ -37,6 +37,11 @@ class Guarded(Generic[Rules]):
     rules: Rules
     policy: EgressPolicy | None
 
+    def policy_lines(self) -> tuple[str, ...]:
+        """The entries of the policy as lines, for a readable difference."""
+        entries = () if self.policy is None else self.policy.entries
+        return tuple(f"policy entry {each.number}: {each}" for each in entries)
+
 
 @dataclass(frozen=True, slots=True)
 class GuardedSource:
@@ -62,16 +67,23 @@ class GuardedSource:
             ConfigError: one of them cannot be read.
         """
         rules = self.rules.read()
-        return f"{len(rules)}\n{rules}{'' if self.policy is None else self.policy.read()}"
+        return rules if self.policy is None else joined(rules, self.policy.read())
 
     def parser(self, parse: Callable[[str, str], Rules]) -> Callable[[str, str], Guarded[Rules]]:
         """Return what reads the one text; `parse` reads the rules in it."""
         return functools.partial(_parse_guarded, self, parse)
 
 
+def joined(rules: str, policy: str) -> str:
+    """Return rules and policy as the one text that they are to a `GuardedSource` that has both."""
+    return f"{len(rules)}\n{rules}{policy}"
+
+
 def _parse_guarded(
     source: GuardedSource, parse: Callable[[str, str], Rules], _: str, text: str
 ) -> Guarded[Rules]:
+    if source.policy is None:
+        return Guarded(parse(source.rules.name, text), None)
     length, _, both = text.partition("\n")
     problems: list[Problem] = []
     rules = policy = None
@@ -79,11 +91,10 @@ def _parse_guarded(
         rules = parse(source.rules.name, both[: int(length)])
     except ConfigError as error:
         problems += error.problems
-    if source.policy is not None:
-        try:
-            policy = egress_policy.parse(source.policy.name, both[int(length) :])
-        except ConfigError as error:
-            problems += error.problems
+    try:
+        policy = egress_policy.parse(source.policy.name, both[int(length) :])
+    except ConfigError as error:
+        problems += error.problems
     if problems or rules is None:
         raise ConfigError(problems)
     return Guarded(rules, policy)

@@ -15,6 +15,7 @@ from egress_router.grammar.redirect import Router
 from egress_router.manifests import egress_policy
 from egress_router.settings import common
 from egress_router.settings.cluster import CLUSTER_CIDRS
+from egress_router.settings.hardware import MAC_ADDRESS, MacChoice
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
 from egress_router.settings.policy import POLICY
 from egress_router.settings.standby import STANDBY_VARIABLES, StandbySettings, read_standby
@@ -125,12 +126,14 @@ VARIABLES = (
     PARENT_INTERFACE,
     PARENT_NETNS,
     MACVLAN_MODE,
+    MAC_ADDRESS,
     CLUSTER_CIDRS,
     NAT_BACKEND,
     CLAIM_TIMEOUT,
     DEBUG,
     *STANDBY_VARIABLES,
     *NAMES_VARIABLES,
+    common.ACCESS_LOG,
     *common.RUNTIME_VARIABLES,
 )
 
@@ -146,11 +149,13 @@ class SetupSettings:
     parent_interface: str | None
     parent_netns: Path | None
     macvlan_mode: str
+    mac_address: MacChoice | str
     cluster_cidrs: tuple[IPNetwork, ...]
     nat_backend: str
     claim_timeout: float
     debug: bool
     runtime: common.RuntimeSettings
+    access_log: bool
     names: NamesSettings
     policy: RulesSource | None = None
     standby: StandbySettings | None = None
@@ -186,10 +191,12 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     parent_interface = environment.read(PARENT_INTERFACE)
     parent_netns = environment.read(PARENT_NETNS)
     macvlan_mode = environment.read(MACVLAN_MODE)
+    mac_address = environment.read(MAC_ADDRESS)
     cluster_cidrs = environment.read(CLUSTER_CIDRS)
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
     runtime = common.read_runtime(environment)
+    access_log = environment.read(common.ACCESS_LOG)
     standby = read_standby(environment)
     names = read_names(environment)
     _require_destinations(environment, mode_text, environ)
@@ -204,11 +211,13 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             parent_interface=parent_interface,
             parent_netns=parent_netns,
             macvlan_mode=required(macvlan_mode),
+            mac_address=mac_address or MacChoice.AUTO,
             cluster_cidrs=required(cluster_cidrs),
             nat_backend=required(nat_backend),
             claim_timeout=required(claim_timeout),
             debug=non_empty(environ.get(DEBUG.name, "")),
             runtime=required(runtime),
+            access_log=required(access_log),
             names=required(names),
             policy=policy,
             standby=standby,

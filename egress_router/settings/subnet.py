@@ -73,7 +73,10 @@ def _is_reserved(address: IPAddress, subnet: IPNetwork) -> bool:
 
 def _sources(text: str) -> tuple[tuple[IPAddress, int], ...]:
     found = each(text, _source)
-    _require_one_of_a_family([address for address, _ in found])
+    addresses = [address for address, _ in found]
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise AddressError(f"{address} stands there twice")
     return tuple(found)
 
 
@@ -85,19 +88,15 @@ def _gateways(text: str) -> tuple[IPAddress, ...]:
     if "/" in text:
         raise AddressError("expected an address without a length")
     found = each(text, _host)
-    _require_one_of_a_family(found)
-    return tuple(found)
-
-
-def _require_one_of_a_family(addresses: list[IPAddress]) -> None:
-    if len({address.version for address in addresses}) != len(addresses):
+    if len({address.version for address in found}) != len(found):
         raise AddressError("expected one address, or one IPv4 and one IPv6 address separated by a comma")
+    return tuple(found)
 
 
 SOURCE = Variable(
     "EGRESS_SOURCE",
-    "address to claim, with the length of its subnet (`192.168.12.99/24`; without: only the gateway is"
-    " reachable there); a second, comma-separated IPv6 address makes the router dual-stack",
+    "addresses to claim, separated by commas, each with the length of its subnet (`192.168.12.99/24`;"
+    " without: only the gateway is reachable there); with addresses of both families it is dual-stack",
     None,
     _sources,
 )
@@ -123,20 +122,23 @@ def read_sources(environment: Environment) -> tuple[Source, ...]:
         return ()
     by_version = {gateway.version: gateway for gateway in gateways}
     sources = []
-    for address, prefix in addresses:
-        gateway = by_version.pop(address.version, None)
-        if gateway is None:
-            reason = (
-                f"has no IPv{address.version} gateway, but EGRESS_SOURCE has an IPv{address.version} address"
-            )
+    versions = dict.fromkeys(address.version for address, _ in addresses)
+    for version in versions:
+        if version not in by_version:
+            reason = f"has no IPv{version} gateway, but EGRESS_SOURCE has an IPv{version} address"
             environment.reject(Problem(GATEWAY.name, None, None, reason))
+    for address, prefix in addresses:
+        gateway = by_version.get(address.version)
+        if gateway is None:
             continue
         source = Source(address, prefix, gateway)
         problem = _misfit(source)
         if problem is not None:
             environment.reject(Problem(GATEWAY.name, None, str(gateway), problem))
         sources.append(source)
-    for gateway in by_version.values():
+    for gateway in gateways:
+        if gateway.version in versions:
+            continue
         reason = f"is an IPv{gateway.version} gateway, but EGRESS_SOURCE has no address of that family"
         environment.reject(Problem(GATEWAY.name, None, str(gateway), reason))
     return tuple(sources)

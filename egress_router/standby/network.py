@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import socket
 from dataclasses import dataclass
@@ -11,9 +10,13 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import sysctl
+from egress_router.kernel.addresses import Holdings
 from egress_router.kernel.fence import Fence
+from egress_router.kernel.hardware import prepare, probing_mac
 from egress_router.kernel.nat.plan import REPLY_MARK
+from egress_router.kernel.neighbour import mac_bytes
 from egress_router.net import rtnetlink
+from egress_router.settings.hardware import MacChoice, derived_mac
 from egress_router.standby.agent import Place
 from egress_router.standby.record import number_text
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from egress_router.settings.setup import SetupSettings, Source
     from egress_router.settings.standby import StandbySettings
 
-_LOCAL, _GROUP = 0x02, 0x01  # IEEE 802 8.2: the two lowest bits of the first octet
 _log = log.get("standby")
 
 
@@ -47,13 +49,13 @@ def put_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> Sta
         RefusedError: the kernel refuses.
     """
     sources = tuple(source.address for source in settings.sources)
-    shared_mac = _shared_mac(sources[0])
+    shared_mac = _shared_mac(settings)
     place = Place(
         interface=link.name,
         index=link.index,
         sources=sources,
         gateways=tuple(dict.fromkeys(source.gateway for source in settings.sources)),
-        shared_mac=None if shared_mac is None else bytes.fromhex(shared_mac.replace(":", "")),
+        shared_mac=None if shared_mac is None else mac_bytes(shared_mac),
         own_mac=_own_mac(link, shared_mac),
         pod_address=pod_address(link.name),
         port=standby.port,
@@ -66,19 +68,17 @@ def put_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> Sta
     return Stand(fence, place, number, dead)
 
 
-def _shared_mac(source: IPAddress) -> str | None:
-    octets = bytearray(hashlib.sha256(b"egress-router " + source.packed).digest()[:6])
-    octets[0] = (octets[0] | _LOCAL) & ~_GROUP
-    return octets.hex(":")
+def _shared_mac(settings: SetupSettings) -> str | None:
+    if isinstance(settings.mac_address, str):
+        return settings.mac_address
+    return derived_mac(settings.sources[0].address) if settings.mac_address is MacChoice.AUTO else None
 
 
 def _own_mac(link: Link, shared: str | None) -> bytes:
     """Return the hardware address that the interface has while this router is not active."""
     if link.mac and link.mac != shared:
-        return bytes.fromhex(link.mac.replace(":", ""))
-    octets = bytearray(secrets.token_bytes(6))
-    octets[0] = (octets[0] | _LOCAL) & ~_GROUP
-    return bytes(octets)
+        return mac_bytes(link.mac)
+    return mac_bytes(probing_mac())
 
 
 def pod_address(interface: str) -> IPAddress | None:
@@ -91,7 +91,7 @@ def pod_address(interface: str) -> IPAddress | None:
     return min(found, key=lambda address: address.version, default=None)
 
 
-def ensure_addresses(netlink: Netlink, link: Link, sources: Sequence[Source]) -> None:
+def ensure_addresses(netlink: Netlink, link: Link, sources: Sequence[Source]) -> Holdings:
     """Make the interface hold the source addresses, behind the fence; whoever is active has them too.
 
     Raises:
@@ -120,3 +120,6 @@ def ensure_addresses(netlink: Netlink, link: Link, sources: Sequence[Source]) ->
     for source in sources:
         if (source.address, source.prefix) not in present:
             netlink.add_address(link.index, source.address, source.prefix)
+    # Which hardware address it has is the agent's business.
+    link = prepare(netlink, link, None, is_claimed=True)
+    return Holdings(link, tuple(source.address for source in sources), ())

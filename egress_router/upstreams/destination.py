@@ -51,6 +51,11 @@ class Destination:
         return self._pool.targets
 
     @property
+    def asked_for(self) -> tuple[Target, ...]:
+        """Every address that it has, those that are left out, too."""
+        return tuple((address, self.port) for address in self._addresses)
+
+    @property
     def failure(self) -> ResolveError | None:
         """Why the name has no addresses, or may have others by now."""
         return None if self._name is None else self._name.failure

@@ -25,6 +25,7 @@ class Place(enum.Enum):
     LOOP = "loop"
     LOCAL = "local_address"
     ADMINISTRATION = "administration_port"
+    POLICY = "policy"
 
     @property
     def reason(self) -> str:
@@ -35,6 +36,7 @@ class Place(enum.Enum):
 _REASONS = {
     Place.LOOP: "it is this router itself",
     Place.LOCAL: "the name has a loopback, link-local or metadata address that no line names",
+    Place.POLICY: "the egress policy denies it",
     Place.ADMINISTRATION: "the name has this router's administration port that no line names",
 }
 _LOCAL = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from egress_router.grammar.address import printed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.log import Log
@@ -45,6 +45,10 @@ class UpstreamReport:
         self._registry = registry
         self._log = logger
 
+    def show(self, upstreams: Callable[[], Iterable[Upstream]]) -> None:
+        """Show those that `upstreams` tells whenever somebody asks: names may change many times between."""
+        self._registry.before_snapshot(lambda: self._set(upstreams()))
+
     def resolved(self, name: str, addresses: Sequence[IPAddress], failure: ResolveError | None) -> None:
         """The addresses of a name changed, or it began to fail, or to fail no more."""
         listed = ", ".join(map(str, addresses))
@@ -64,8 +68,7 @@ class UpstreamReport:
         else:
             self._log.warning("upstream does not answer", address=printed(*target))
 
-    def upstreams(self, upstreams: Iterable[Upstream]) -> None:
-        """Show these upstreams, and no others."""
+    def _set(self, upstreams: Iterable[Upstream]) -> None:
         self._registry.forget("upstream_up")
         for each in upstreams:
             gauge = self._registry.flag(

@@ -430,13 +430,16 @@ def test_a_converted_router_passes_the_check(tmp_path: Path, capsys: pytest.Capt
 def test_a_policy_that_would_not_be_enforced_is_refused(tmp_path: Path) -> None:
     policy = tmp_path / "policy.json"
     policy.write_text('{"kind": "EgressNetworkPolicy", "apiVersion": "v1", "spec": {"egress": []}}')
-    given = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_POLICY_FILE": str(policy)}
-    run = [sys.executable, "-m", "egress_router", "http-proxy"]
+    given = {
+        "EGRESS_SOURCE": "192.0.2.9/24",
+        "EGRESS_GATEWAY": "192.0.2.1",
+        "EGRESS_DESTINATION": "203.0.113.1",
+        "EGRESS_POLICY_FILE": str(policy),
+    }
+    run = [sys.executable, "-m", "egress_router", "setup"]
     done = subprocess.run(run, env={**os.environ, **given}, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert done.stderr.startswith(
-        "EGRESS_POLICY_FILE is set, and http-proxy does not enforce an egress policy"
-    )
+    assert done.stderr.startswith("EGRESS_POLICY_FILE is set, and setup does not enforce an egress policy")
 
 
 def test_check_says_with_which_address_a_line_leaves() -> None:

@@ -17,7 +17,7 @@ do with local ports is left to it (`egress-router check`).
     {{- $fallback = true -}}
   {{- else if $text -}}
     {{- $line := printf "destinations line %d: '%s'" (add $index 1) $text -}}
-    {{- $rule := include "egress-router.rule" (dict "line" $line "words" $words "redirect" $redirect "admin" (int $.Values.admin.port) "router" $.router) -}}
+    {{- $rule := include "egress-router.rule" (dict "line" $line "words" $words "redirect" $redirect "admin" (int $.Values.admin.port) "live" $.Values.redirect.live "router" $.router) -}}
     {{- /* An IPv4 and an IPv6 line may share their ports. */ -}}
     {{- if not (hasKey $seen $rule) }}
 - { {{ $rule }}, line: {{ $line | quote }} }
@@ -33,7 +33,7 @@ do with local ports is left to it (`egress-router check`).
 {{/* Protocol and local ports of one line, given as .words; .line says in errors which one it is. */}}
 {{- define "egress-router.rule" -}}
 {{- if lt (len .words) (ternary 3 2 .redirect) -}}
-  {{- include "egress-router.refuse" (list $ (printf "%s: expected %s" .line (ternary "PORT PROTOCOL ADDRESS [REMOTE_PORT]" "PORT HOST [REMOTE_PORT]" .redirect))) -}}
+  {{- include "egress-router.refuse" (list $ (printf "%s: expected %s" .line (ternary "PORT PROTOCOL DESTINATION [REMOTE_PORT]" "PORT HOST [REMOTE_PORT]" .redirect))) -}}
 {{- end -}}
 {{- $protocol := ternary (index .words 1) "tcp" .redirect -}}
 {{- if not (has (lower $protocol) (list "tcp" "udp" "sctp")) -}}
@@ -54,6 +54,9 @@ do with local ports is left to it (`egress-router check`).
 {{- if and (eq (lower $protocol) "tcp") (le $first .admin) (ge $last .admin) -}}
   {{- include "egress-router.refuse" (list $ (printf "%s: local port %d is that of the administration endpoint; give admin.port another one" .line .admin)) -}}
 {{- end -}}
+{{- if and .redirect (not .live) (regexMatch "[a-zA-Z]" (index .words 2)) (not (contains ":" (index .words 2))) -}}
+  {{- include "egress-router.refuse" (list $ (printf "%s: a name needs redirect.live: true, because somebody has to follow it" .line)) -}}
+{{- end -}}
 protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- end -}}
 
@@ -62,6 +65,12 @@ protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- if eq .Values.mode "http-proxy" -}}
 {{- $port := .Values.httpProxy.port | int64 -}}
 - { protocol: TCP, first: {{ $port }}, last: {{ $port }}, name: http-proxy }
+{{- range splitList "," .Values.httpProxy.transparentPorts }}
+{{- with trim . }}
+{{- $here := regexReplaceAll ":.*" . "" | atoi }}
+- { protocol: TCP, first: {{ $here }}, last: {{ $here }} }
+{{- end }}
+{{- end }}
 {{- else if .Values.destinations -}}
 {{- include "egress-router.rules" . -}}
 {{- else -}}
@@ -71,8 +80,28 @@ protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- end -}}
 {{- end -}}
 
-{{/* The ports of the Service as YAML: `ports`, or each port that is open, once. */}}
+{{/* What both proxies of a pod open. */}}
+{{- define "egress-router.allOpen" -}}
+{{- include "egress-router.open" . -}}
+{{- $also := dict -}}
+{{- include "egress-router.also" (dict "router" . "out" $also) -}}
+{{- with $also.router }}
+{{ include "egress-router.open" . | trim }}
+{{- end -}}
+{{- end -}}
+
+{{/* The ports of the Service as YAML, those of both proxies of a pod. */}}
 {{- define "egress-router.ports" -}}
+{{- include "egress-router.ownPorts" . -}}
+{{- $also := dict -}}
+{{- include "egress-router.also" (dict "router" . "out" $also) -}}
+{{- with $also.router }}
+{{ include "egress-router.ownPorts" . | trim }}
+{{- end -}}
+{{- end -}}
+
+{{/* The ports of one mode: `ports`, or each port that is open, once. */}}
+{{- define "egress-router.ownPorts" -}}
 {{- range .Values.ports }}
 - name: {{ .name | quote }}
   port: {{ .port | int64 }}

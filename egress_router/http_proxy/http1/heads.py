@@ -89,7 +89,7 @@ class RequestHeads(HeadBuffer):
 
     @property
     def for_head(self) -> bool:
-        """Whether the latest request has the method HEAD, be its head ever so incomplete or wrong."""
+        """Whether the latest request has the method HEAD, even if its head is incomplete or wrong."""
         return self._held[:5] == b"HEAD " if self._held else self._method == b"HEAD"
 
     def next(self, data: bytes) -> tuple[bytes, bytes]:

@@ -36,6 +36,10 @@ class KnownConnects:
         self._most_fields = most_fields
         self._known: dict[bytes, RequestHead] = {}
 
+    def __len__(self) -> int:
+        """How many heads are known."""
+        return len(self._known)
+
     def read(self, text: bytes) -> RequestHead:
         """Return what a head says; nobody may change it.
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from egress_router.lab.nameserver import NameServer
     from egress_router.metrics import Registry
     from egress_router.service.mode import Mode
+    from egress_router.settings.policy import Guarded
     from egress_router.upstreams.places import Forbidden, Place
     from egress_router.upstreams.pool import Target
 
@@ -121,7 +122,7 @@ def forwarding(
     names: NameServer | None = None,
     environ: Mapping[str, str] | None = None,
     forbidden: Forbidden = loopback_is_remote,
-) -> Mode[Forwards]:
+) -> Mode[Guarded[Forwards]]:
     """Return the mode under test; it asks `names` and nobody else, and believes an answer for a moment only."""
     conf, hosts = folder / "resolv.conf", folder / "hosts"
     conf.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
@@ -151,7 +152,7 @@ def forwarder(
     drain_seconds: float = 25.0,
     environ: Mapping[str, str] | None = None,
     forbidden: Forbidden = loopback_is_remote,
-) -> Iterator[Running[Forwards]]:
+) -> Iterator[Running[Guarded[Forwards]]]:
     made = forwarding(folder, names, environ, forbidden)
     with serving(
         made, text, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
@@ -159,7 +160,7 @@ def forwarder(
         yield running
 
 
-def connect(running: Running[Forwards], port: int, host: str = "127.0.0.1") -> socket.socket:
+def connect(running: Running[Guarded[Forwards]], port: int, host: str = "127.0.0.1") -> socket.socket:
     return socket.create_connection((host, running.ports[port]), timeout=10)
 
 
@@ -174,12 +175,12 @@ def greeting(sock: socket.socket) -> str:
     return line.decode().strip()
 
 
-def ask(running: Running[Forwards], port: int, host: str = "127.0.0.1") -> str:
+def ask(running: Running[Guarded[Forwards]], port: int, host: str = "127.0.0.1") -> str:
     """Connect, and return which backend answers; empty when nobody does."""
     with connect(running, port, host) as sock:
         return greeting(sock)
 
 
-def metric(running: Running[Forwards], name: str, **labels: str) -> float:
+def metric(running: Running[Guarded[Forwards]], name: str, **labels: str) -> float:
     families = running.call(running.context.registry.snapshot)
     return families[name].numbers.get(tuple(sorted(labels.items())), 0) if name in families else 0

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.forward import Forwards
     from egress_router.names.answer import Answer
+    from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
 both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 NAME = "db.example.com"
 
 
-def serving_addresses(running: Running[Forwards]) -> set[str]:
+def serving_addresses(running: Running[Guarded[Forwards]]) -> set[str]:
     status = running.call(running.server.status)["upstreams"]
     assert isinstance(status, list)
     return {str(each["address"]).rpartition(":")[0] for each in status if isinstance(each, dict)}
@@ -122,7 +123,7 @@ def test_an_answer_grows_to_sixty_addresses_and_shrinks_to_one(tmp_path: Path) -
         assert len(families["upstream_up"].numbers) == 1
 
 
-def metric_of_up(running: Running[Forwards]) -> float:
+def metric_of_up(running: Running[Guarded[Forwards]]) -> float:
     return sum(running.call(running.context.registry.snapshot)["upstream_up"].numbers.values())
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from egress_router.http_proxy import server
 from egress_router.names.answer import Answer, Failure, ResolveError
+from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import read_http_proxy
+from egress_router.settings.policy import joined
 from tests.serving import serving
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import IPAddress
+    from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 LOOPBACK = "127.0.0.0/8\n::1\n"
 
 
@@ -230,7 +233,7 @@ class Names:
     def candidates(self, name: str) -> tuple[str, ...]:
         return (self.search[name],) if name in self.search else (name,)
 
-    async def resolve(self, name: str, *, client: str) -> Answer:
+    async def resolve(self, name: str, *, client: str = "", denial_seconds: float | None = None) -> Answer:
         self.asked.append(name)
         self.clients.append(client)
         found = self.table.get(name, Failure.NO_SUCH_NAME)
@@ -256,8 +259,14 @@ def know(monkeypatch: pytest.MonkeyPatch, *, slow: bool = False, **names: str | 
     Known.asked = []
     Known.clients = []
     Known.search = {}
-    monkeypatch.setattr(server, "Resolver", Known)
+    monkeypatch.setattr(_Names, "made", Known)
     return Known
+
+
+class _Names:
+    """What resolves names in the proxies of a test: the real resolver, unless `know` says otherwise."""
+
+    made: ClassVar[server.MakeNames] = Resolver
 
 
 def _noted(faults: list[object], _loop: object, context: object) -> None:
@@ -266,9 +275,9 @@ def _noted(faults: list[object], _loop: object, context: object) -> None:
 
 @contextlib.contextmanager
 def proxy(
-    rules: str = LOOPBACK, *, loop: str = "own", most: int = 10_000, per_client: int | None = None,
-    drain_seconds: float = 25.0, faulty: bool = False, access_log: str = "1", **settings: str,
-) -> Iterator[tuple[Running[AccessList], int]]:  # fmt: skip
+    rules: str = LOOPBACK, *, policy: str | None = None, loop: str = "own", most: int = 10_000, per_client: int | None = None,
+    drain_seconds: float = 25.0, faulty: bool = False, max_turned_away: int = server.MAX_TURNED_AWAY, access_log: str = "1", **settings: str,
+) -> Iterator[tuple[Running[Guarded[AccessList]], int]]:  # fmt: skip
     """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_.
 
     `faulty` says whether there will be faults of the proxy's own.
@@ -280,9 +289,16 @@ def proxy(
         "EGRESS_ACCESS_LOG": access_log,
         "EGRESS_WORKERS": "1",
     }
-    mode = server.mode(read_http_proxy(environ))
+    if policy is not None:
+        environ["EGRESS_POLICY"] = policy
+    mode = server.mode(read_http_proxy(environ), names=_Names.made, max_turned_away=max_turned_away)
     with serving(
-        mode, rules, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
+        mode,
+        rules if policy is None else joined(rules, policy),
+        loop=loop,
+        most=most,
+        per_client=per_client,
+        drain_seconds=drain_seconds,
     ) as running:
         faults: list[object] = []
         handler = functools.partial(_noted, faults)
@@ -291,7 +307,7 @@ def proxy(
         assert bool(faults) is faulty, faults
 
 
-def counted(running: Running[AccessList], name: str, **labels: str) -> float:
+def counted(running: Running[Guarded[AccessList]], name: str, **labels: str) -> float:
     """Return a counter, added up over the labels that are not given."""
     snapshot = running.call(running.context.registry.snapshot)
     if name not in snapshot:

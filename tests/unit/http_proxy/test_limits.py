@@ -204,6 +204,9 @@ def test_silent_destinations_time_out(records: list[dict[str, object]]) -> None:
         assert client.head().startswith("HTTP/1.1 504")
         assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
+        rule = "127.0.0.0/8"
+        assert counted(running, "rule_connections_total", rule=rule) == 1
+        assert counted(running, "rule_failures_total", rule=rule) == 1
     request = records[0]
     assert (request["address"], request["reason"]) == ("127.0.0.1", "timeout")
     assert isinstance(request["connect_seconds"], float)
@@ -256,11 +259,8 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
         assert counted(running, "limit_hits_total", limit="connections_per_client") == 1
 
 
-def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(server_module, "_MAX_TURNED_AWAY", 1)
-    with proxy(most=1) as (running, port), Client(port):
+def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for() -> None:
+    with proxy(most=1, max_turned_away=1) as (running, port), Client(port):
         eventually(lambda: running.call(running.server.open_connections) == 1)
         with Client(port) as second, Client(port) as third:
             for client in (second, third):

@@ -226,11 +226,11 @@ def test_what_was_known_before_serves_while_the_server_fails(lab: Lab) -> None:
 
 
 def test_a_name_server_that_is_silent_for_a_day(lab: Lab) -> None:
-    lab.time_out = 0.01
     with in_thread(GOOD) as server:
         resolver = lab.resolver(server.port, NamesSettings(stale_wait_seconds=10.0))
         lab.resolve(resolver, NAME)
         server.zone = behaving("silent")
+        lab.time_out = 0.01
         asked = len(server.asked)
         for hour in range(1, 24):
             lab.clock.advance(3600.0)
@@ -239,7 +239,7 @@ def test_a_name_server_that_is_silent_for_a_day(lab: Lab) -> None:
         assert len(server.asked) <= asked + 2 * 23
         lab.clock.advance(3601.0)
         assert failure_of(lab, resolver) is Failure.TIMEOUT
-        server.zone = GOOD
+        server.zone, lab.time_out = GOOD, None
         lab.become(resolver, NAME, "192.0.2.1")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import struct
+import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -285,3 +288,30 @@ def test_pieces_of_records_are_judged_without_an_error(
 ) -> None:
     header = QUERY.wire[:2] + struct.pack("!HHHHH", 0x8180, 1, answers, authorities, 0)
     read_reply(QUERY, header + QUERY.question + b"".join(pieces))
+
+
+FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))  # `make fuzz` takes longer
+SEEDS = [
+    message([ADDRESS] * 3),
+    message([record(TO_QUESTION, 5, b"\x01b\xc0\x10"), record(pointer(PLACE + 1), 1, bytes(4))]),
+    filled(600, _scattered(5, pointer(PLACE)), SHORT_LABELS),
+    message([record(b"\0", 6, b"\0\0" + bytes(20)), record(b"\0", 41, b"", group=1232)]),
+]
+
+
+def test_mutated_answers_are_judged_within_the_bound() -> None:
+    dice = random.Random(6)
+    end = time.monotonic() + FUZZ_SECONDS
+    while time.monotonic() < end:
+        wire = bytearray(dice.choice(SEEDS))
+        for _ in range(dice.randint(1, 6)):
+            place = dice.randrange(len(wire))
+            noise = dice.choice([pointer(dice.randrange(1024)), b"\0", b"\xff", b"\x3f", dice.randbytes(2)])
+            wire[place : place + dice.randint(0, 3)] = noise
+        wire[:2] = QUERY.wire[:2]
+        read_reply(QUERY, bytes(wire))
+        sections = Sections(Kind.A)
+        counts = struct.unpack_from("!HHH", wire.ljust(HEADER, b"\0"), 6)
+        with contextlib.suppress(MalformedError):
+            sections.read(bytes(wire), HEADER + len(QUERY.question), counts)
+        assert sections.steps <= len(wire) + 256 + 128

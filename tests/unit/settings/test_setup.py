@@ -4,9 +4,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
 from egress_router.redirect.server import RedirectRules
+from egress_router.settings.hardware import MacChoice, derived_mac
 from egress_router.settings.setup import RouterMode, Source, read_setup, rules_parser
 
 BASE = {
@@ -90,7 +93,13 @@ def test_everything_missing_is_said_at_once() -> None:
         ("EGRESS_SOURCE", "fe80::99", "'fe80::99' is link-local"),
         ("EGRESS_SOURCE", "192.168.12.0/24", "EGRESS_SOURCE: '192.168.12.0/24': 192.168.12.0 is the network"),
         ("EGRESS_SOURCE", "192.168.12/24,2001:zz", "'2001:zz' is not an IP address"),
-        ("EGRESS_SOURCE", "192.168.12.99,192.168.12.98", "one IPv4 and one IPv6"),
+        ("EGRESS_SOURCE", "192.168.12.99,192.168.12.99/24", "192.168.12.99 stands there twice"),
+        ("EGRESS_GATEWAY", "192.168.12.1,192.168.12.2", "one IPv4 and one IPv6"),
+        ("EGRESS_MAC_ADDRESS", "own", "expected auto, random, or an address such as"),
+        ("EGRESS_MAC_ADDRESS", "02:00:5e:10:00", "expected auto, random, or an address such as"),
+        ("EGRESS_MAC_ADDRESS", "02:00:5e-10:00:63", "expected auto, random, or an address such as"),
+        ("EGRESS_MAC_ADDRESS", "03:00:5e:10:00:63", "is a group address"),
+        ("EGRESS_MAC_ADDRESS", "00:00:00:00:00:00", "is the address of no station"),
         ("EGRESS_SOURCE", "127.0.0.1", "cannot be an address on a subnet"),
         ("EGRESS_SOURCE", "192.168.12.255/24", "network or broadcast address"),
         ("EGRESS_GATEWAY", "192.168.12.1/24", "without a length"),
@@ -207,10 +216,10 @@ def test_what_the_settings_allow_is_allowed() -> None:
 
 
 def test_networks_that_a_cluster_may_have_are_taken() -> None:
-    given = (
+    text = (
         "10.0.0.0/8,11.0.0.0/8,30.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fc00::/7,2001:db8::/32"
     )
-    assert len(read_setup({**BASE, "EGRESS_CLUSTER_CIDRS": given}).cluster_cidrs) == 8
+    assert len(read_setup({**BASE, "EGRESS_CLUSTER_CIDRS": text}).cluster_cidrs) == 8
 
 
 @pytest.mark.parametrize("lines", ["80 tcp 203.0.113.25", "203.0.113.25", "1-9 udp 203.0.113.25"])
@@ -225,3 +234,38 @@ def test_a_destination_in_the_cluster_is_refused(lines: str) -> None:
     assert parse is not None
     with pytest.raises(ConfigError):
         parse("x", lines)
+
+
+def test_any_number_of_sources_with_a_gateway_for_each_family() -> None:
+    text = "192.168.12.99/24,2001:db8::9/64,192.168.12.100/24,192.168.12.101"
+    settings = read_setup({**BASE, "EGRESS_SOURCE": text, "EGRESS_GATEWAY": "192.168.12.1,2001:db8::1"})
+    assert [str(source.address) for source in settings.sources] == [
+        each.split("/")[0] for each in text.split(",")
+    ]
+    assert {str(source.gateway) for source in settings.sources} == {"192.168.12.1", "2001:db8::1"}
+    assert len(errors(EGRESS_SOURCE="2001:db8::9,2001:db8::a,192.168.12.99")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("", MacChoice.AUTO),
+        ("auto", MacChoice.AUTO),
+        ("random", MacChoice.RANDOM),
+        ("02-00-5E-10-00-63", "02:00:5e:10:00:63"),
+        ("52:54:00:12:34:56", "52:54:00:12:34:56"),
+    ],
+)
+def test_the_hardware_address(text: str, read: MacChoice | str) -> None:
+    assert read_setup({**BASE, "EGRESS_MAC_ADDRESS": text}).mac_address == read
+
+
+def test_a_derived_hardware_address_never_changes() -> None:
+    """Allowed address pairs were set up for it."""
+    assert derived_mac(IPv4Address("192.168.12.99")) == "da:a2:4a:1f:ee:c1"
+    assert derived_mac(IPv6Address("2001:db8:12::99")) == "d2:97:26:bc:d2:07"
+
+
+@given(st.ip_addresses())
+def test_a_derived_hardware_address_is_a_local_one_of_one_station(address: IPv4Address | IPv6Address) -> None:
+    assert int(derived_mac(address)[:2], 16) & 0x03 == 0x02

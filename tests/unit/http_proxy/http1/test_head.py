@@ -282,7 +282,7 @@ def test_a_connect_that_is_known_says_what_it_said() -> None:
 def test_other_heads_are_not_kept(text: str) -> None:
     connects = KnownConnects(MAX)
     assert connects.read(request(text)) is not connects.read(request(text))
-    assert connects._known == {}
+    assert len(connects) == 0
 
 
 def test_wrong_heads_are_refused_again_and_again() -> None:
@@ -296,7 +296,7 @@ def test_only_so_many_heads_are_kept() -> None:
     connects = KnownConnects(MAX)
     for port in range(1, 1000):
         connects.read(request(AGAIN.replace("443", str(port))))
-        assert len(connects._known) <= 256
+        assert len(connects) <= 256
 
 
 def limits(head_bytes: int) -> HttpLimits:

@@ -1,0 +1,94 @@
+"""The egress policy before the lines: an address that it denies is not dialled while another one is allowed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING
+
+from egress_router.lab.nameserver import in_thread
+from egress_router.lab.zone import entry
+from egress_router.settings.policy import joined
+from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
+from tests.unit.relay.room import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "db.example.com"
+ALL = ("Deny", "cidrSelector", "0.0.0.0/0")
+
+
+def policy(*entries: tuple[str, str, str]) -> str:
+    egress = [{"type": effect, "to": {selector: value}} for effect, selector, value in entries]
+    return json.dumps({"kind": "EgressNetworkPolicy", "apiVersion": "v1", "spec": {"egress": egress}})
+
+
+def allow(network: str) -> tuple[str, str, str]:
+    return ("Allow", "cidrSelector", network)
+
+
+def given(text: str) -> dict[str, str]:
+    return {"EGRESS_POLICY": text}
+
+
+def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Path) -> None:
+    rules = policy(allow("127.0.0.1/32"), ALL)
+    with backend("127.0.0.1") as one, backend("127.0.0.2", one.port):
+        lines = f"80 127.0.0.1 {one.port}\n81 127.0.0.2 {one.port}"
+        with forwarder(tmp_path, joined(lines, rules), environ=given(rules)) as running:
+            assert ask(running, 80) == "127.0.0.1"
+            assert ask(running, 81) == ""
+            eventually(lambda: metric(running, "policy_denied_total", entry="2") == 1)
+            assert metric(running, "connections_total", result="policy") == 1
+            shown = str(running.call(running.server.status)["upstreams"])
+            assert "policy entry 2 (Deny 0.0.0.0/0) denies it" in shown
+
+
+def test_of_a_name_only_addresses_that_are_allowed_are_dialled(tmp_path: Path) -> None:
+    rules = policy(allow("127.0.0.2/32"), ALL)
+    with (
+        backend("127.0.0.1") as one,
+        backend("127.0.0.2", one.port),
+        in_thread({NAME: entry("127.0.0.1", "127.0.0.2")}) as names,
+        forwarder(tmp_path, joined(f"80 {NAME} {one.port}", rules), names, environ=given(rules)) as running,
+    ):
+        assert {ask(running, 80) for _ in range(6)} == {"127.0.0.2"}
+
+
+def test_an_entry_by_name_allows_the_addresses_of_the_name(tmp_path: Path) -> None:
+    rules = policy(("Allow", "dnsName", NAME), ALL)
+    with (
+        backend("127.0.0.1") as one,
+        in_thread({NAME: entry("127.0.0.1")}) as names,
+        forwarder(
+            tmp_path,
+            joined(f"80 {NAME} {one.port}\n81 127.0.0.1 {one.port}\n82 127.0.0.2 {one.port}", rules),
+            names,
+            environ=given(rules),
+        ) as running,
+    ):
+        assert ask(running, 80) == "127.0.0.1"
+        # By its address, as soon as the policy's own look-up has been answered.
+        eventually(lambda: ask(running, 81) == "127.0.0.1")
+        assert ask(running, 82) == ""
+
+
+def test_a_changed_policy_ends_what_it_denies_and_nothing_else(tmp_path: Path) -> None:
+    before, after = policy(allow("127.0.0.0/8"), ALL), policy(allow("127.0.0.1/32"), ALL)
+    with backend("127.0.0.1") as one, backend("127.0.0.2", one.port):
+        lines = f"80 127.0.0.1 {one.port}\n81 127.0.0.2 {one.port}"
+        with (
+            forwarder(tmp_path, joined(lines, before), environ=given(before), drain_seconds=0.05) as running,
+            connect(running, 80) as kept,
+            connect(running, 81) as cut,
+        ):
+            assert (greeting(kept), greeting(cut)) == ("127.0.0.1", "127.0.0.2")
+            running.apply(joined(lines, after))
+            with contextlib.suppress(ConnectionResetError):
+                assert greeting(cut) == ""
+            assert ask(running, 81) == ""
+            kept.sendall(b"still here\n")
+            assert greeting(kept) == "still here"
+            running.apply(joined(lines, before))
+            assert ask(running, 81) == "127.0.0.2"

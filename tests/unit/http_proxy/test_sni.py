@@ -1,0 +1,169 @@
+"""The name in a ClientHello against the host of its CONNECT; nothing goes to the origin before the decision."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import pytest
+
+from tests.unit.http_proxy.origin import Client, Peer, counted, eventually, know, origin, proxy
+
+ALERT = b"\x15\x03\x01\x00\x02\x02\x31"  # fatal, access_denied
+
+
+def hello(name: str | None) -> bytes:
+    """Return what Python's TLS sends first."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+def connect(host: str, port: int) -> str:
+    return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def echo(peer: Peer) -> None:
+    while data := peer.read():
+        peer.send(data)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("name", ["a.example", "A.Example", None])
+def test_a_tunnel_that_names_its_host_goes_on(
+    monkeypatch: pytest.MonkeyPatch, mode: str, name: str | None, *, early: bool
+) -> None:
+    know(monkeypatch, a_example="127.0.0.1")
+    sent = hello(name)
+    with origin(echo) as server, proxy("a.example\n", SNI=mode) as (running, port), Client(port) as client:
+        client.send(connect("a.example", server.port).encode() + (sent if early else b""))
+        assert client.head().startswith("HTTP/1.1 200")
+        if not early:
+            client.send(sent)
+        assert client.take(len(sent)) == sent
+        assert counted(running, "sni_mismatch_total") == 0
+        assert counted(running, "tunnels_open") == 1
+
+
+def test_a_hello_may_come_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch, a_example="127.0.0.1")
+    sent = hello("a.example")
+    with origin(echo) as server, proxy("a.example\n", SNI="enforce") as (_, port), Client(port) as client:
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.send(connect("a.example", server.port))
+        client.head()
+        for at in range(len(sent)):
+            client.send(sent[at : at + 1])
+        client.send("more")
+        assert client.take(len(sent) + 4) == sent + b"more"
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("sent", [hello("b.example"), b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"])
+def test_enforced_nothing_of_another_name_reaches_the_origin(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, *, early: bool
+) -> None:
+    know(monkeypatch, a_example="127.0.0.1")
+    rules = "a.example\nb.example\n"
+    with origin(echo) as server, proxy(rules, SNI="enforce") as (running, port), Client(port) as client:
+        client.send(connect("a.example", server.port).encode() + (sent if early else b""))
+        client.head()
+        if not early:
+            client.send(sent)
+        assert client.take(len(ALERT)) == ALERT
+        assert client.rest() == b""
+        assert counted(running, "sni_mismatch_total", action="closed") == 1
+        client.sock.close()
+        eventually(lambda: running.call(running.server.open_connections) == 0)
+        assert server.peers[0].ended.wait(10)
+    assert server.received == b""
+
+
+def test_reported_another_name_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    know(monkeypatch, a_example="127.0.0.1")
+    sent = hello("b.example")
+    with origin(echo) as server, proxy("a.example\n") as (running, port), Client(port) as client:
+        client.send(connect("a.example", server.port))
+        client.head()
+        client.send(sent)
+        assert client.take(len(sent)) == sent
+        assert counted(running, "sni_mismatch_total", action="reported") == 1
+    assert "ClientHello" in caplog.text
+
+
+def test_off_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch, a_example="127.0.0.1")
+    sent = hello("b.example")
+    with origin(echo) as server, proxy("a.example\n", SNI="off") as (running, port), Client(port) as client:
+        client.send(connect("a.example", server.port))
+        client.head()
+        client.send(sent)
+        assert client.take(len(sent)) == sent
+        assert counted(running, "sni_mismatch_total") == 0
+
+
+@pytest.mark.parametrize(("name", "passes"), [("a.example", True), ("b.example", False)])
+def test_behind_an_address_the_list_decides_on_the_name(name: str, *, passes: bool) -> None:
+    sent = hello(name)
+    rules = "a.example\n!b.example\n127.0.0.1\n"
+    with origin(echo) as server, proxy(rules, SNI="enforce") as (_, port), Client(port) as client:
+        client.send(connect("127.0.0.1", server.port))
+        client.head()
+        client.send(sent)
+        assert client.take(len(sent) if passes else len(ALERT)) == (sent if passes else ALERT)
+
+
+def test_a_short_name_is_compared_with_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = know(monkeypatch, web="127.0.0.1")
+    names.search = {"web": "web.corp.example"}
+    with origin(echo) as server, proxy("*.corp.example\n", SNI="enforce") as (_, port):
+        for name in ("web", "web.corp.example"):
+            sent = hello(name)
+            with Client(port) as client:
+                client.send(connect("web", server.port))
+                client.head()
+                client.send(sent)
+                assert client.take(len(sent)) == sent
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+def test_other_protocols_are_not_held_up(mode: str) -> None:
+    def greet(peer: Peer) -> None:
+        peer.send(b"220 ready")
+        echo(peer)
+
+    with proxy(SNI=mode) as (running, port):
+        with origin(greet) as server, Client(port) as client:
+            client.send(connect("127.0.0.1", server.port))
+            client.head()
+            assert client.take(9) == b"220 ready"
+            client.send("EHLO")
+            assert client.take(4) == b"EHLO"
+        with origin(echo) as server, Client(port) as client:
+            client.send(connect("127.0.0.1", server.port))
+            client.head()
+            client.send("GET / HTTP/1.1")
+            assert client.take(14) == b"GET / HTTP/1.1"
+        with origin(echo) as server, Client(port) as client:
+            client.send(connect("127.0.0.1", server.port))
+            client.head()
+            eventually(lambda: counted(running, "tunnels_open") == 1)  # nobody says anything
+            client.end()
+            assert client.rest() == b""
+
+
+def test_a_client_that_leaves_before_it_has_said_anything_leaves_nothing_open() -> None:
+    with origin(echo) as server, proxy("127.0.0.1\n", SNI="enforce") as (running, port):
+        client = Client(port)
+        client.send(connect("127.0.0.1", server.port))
+        client.head()
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        client.sock.close()
+        eventually(lambda: running.call(running.server.open_connections) == 0)
+        eventually(lambda: all(peer.ended.is_set() for peer in server.peers))
