@@ -70,7 +70,7 @@ def mode(
     return Mode(
         name="http-proxy",
         parse=settings.source.parser(partial(acl.parse, sources=settings.sources)),
-        ports=lambda _: frozenset({settings.port}),
+        ports=lambda _: frozenset({settings.port, *dict(settings.transparent_ports)}),
         build=lambda context, rules: HttpProxyServer(
             settings, context, rules, names(settings.names, context.registry), max_turned_away
         ),
@@ -93,8 +93,9 @@ class HttpProxyServer:
         self._max_turned_away = max_turned_away
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
+        self._transparent = dict(settings.transparent_ports)
         self._own = OwnPlaces(
-            frozenset({settings.port, settings.proxy.runtime.admin_port}),
+            frozenset({settings.port, settings.proxy.runtime.admin_port, *self._transparent}),
             partial(seen, settings.proxy.interface),
         )
         self._resolver = names
@@ -200,7 +201,7 @@ class HttpProxyServer:
         who = Who(client, client_port, port)
         limit = self._limiter.enter(client)
         if limit is None:
-            connection = ClientConnection(self._worker, sock, who)
+            connection = ClientConnection(self._worker, sock, who, self._transparent.get(port))
             self._worker.connections.add(connection)
             connection.read_head()
         else:

@@ -71,7 +71,7 @@ class SniCheck:
     @property
     def held(self) -> int:
         """How many bytes of the client wait here."""
-        return 0 if self._reader is None else len(self._reader.held)
+        return 0 if self._reader is None else self._reader.size
 
     def begin(self) -> None:
         """Look at what came with the CONNECT, and wait for more."""

@@ -60,7 +60,9 @@ class LineNames:
         self._answered: dict[str, asyncio.Event] = {}
         self._addresses: dict[NamedRedirect, tuple[IPAddress, ...]] = {}
         self._lines: dict[str, set[NamedRedirect]] = {}
+        self._served: dict[NamedRedirect, tuple[IPAddress, ...]] = {}
         self._left_out: dict[NamedRedirect, str | None] = {}
+        self._watch_due = False
 
     def follow(self, lines: Iterable[NamedRedirect], known: Resolved | None = None) -> None:
         """Follow the names of these lines, too; `known` is where they lead until they were asked for."""
@@ -76,7 +78,7 @@ class LineNames:
             )
             self._followed[line.name] = name
             name.start(self._loop)
-        self._watch()
+        self._watch_soon()
 
     def keep(self, lines: Iterable[NamedRedirect]) -> None:
         """Follow the names of these lines only."""
@@ -84,13 +86,14 @@ class LineNames:
         gone = self._addresses.keys() - wanted
         for line in gone:
             del self._addresses[line]
+            self._served.pop(line, None)
             self._left_out.pop(line, None)
             self._lines[line.name].discard(line)
             if not self._lines[line.name]:
                 del self._lines[line.name], self._answered[line.name]
                 self._followed.pop(line.name).stop()
         if gone:
-            self._watch()
+            self._watch_soon()
 
     async def answered(self, lines: Iterable[NamedRedirect], seconds: float) -> None:
         """Wait until the names of these lines were asked for once, but no longer than so many seconds."""
@@ -103,7 +106,16 @@ class LineNames:
 
     def resolved(self, lines: Iterable[NamedRedirect]) -> Resolved:
         """Return where each of these lines leads now; nowhere: to no address."""
-        return {line: serving(line, self._addresses.get(line, ()), self._checks.is_up) for line in lines}
+        return {line: self._serving(line) for line in lines}
+
+    def _serving(self, line: NamedRedirect) -> tuple[IPAddress, ...]:
+        # Asked for all lines at each change, of which nearly all are as they were.
+        found = self._served.get(line)
+        if found is None:
+            found = serving(line, self._addresses.get(line, ()), self._checks.is_up)
+            if line in self._addresses:
+                self._served[line] = found
+        return found
 
     @property
     def has_departed(self) -> bool:
@@ -138,7 +150,7 @@ class LineNames:
     def close(self) -> None:
         """Follow and check nothing any more."""
         self.keep(())
-        self._checks.stop()
+        self._watch()
         self._names.close()
 
     def _on_answer(self, name: str) -> Callable[[bool], None]:
@@ -154,7 +166,7 @@ class LineNames:
             if news or changed:
                 self._report.resolved(name, in_order(followed.addresses), followed.failure)
             if changed:
-                self._watch()
+                self._watch_soon()
                 self._on_change()
 
         return answered
@@ -168,6 +180,7 @@ class LineNames:
         usable = in_order(address for address, reason in reasons.items() if reason is None)
         self._departures.note(line, self._addresses[line], usable, self._clock.monotonic())
         self._addresses[line] = usable
+        self._served.pop(line, None)
         reason = next((each for each in reasons.values() if each), None)
         if reason is not None and reason != self._left_out.get(line):
             self._report.left_out(destination(line), reason)
@@ -181,7 +194,14 @@ class LineNames:
             return "not asked yet"
         return "the name has no address of a family that the line can leave with"
 
+    def _watch_soon(self) -> None:
+        """Check what is there now; once for all changes of a turn of the loop."""
+        if not self._watch_due:
+            self._watch_due = True
+            self._loop.call_soon(self._watch)
+
     def _watch(self) -> None:
+        self._watch_due = False
         targets = set()
         for line, addresses in self._addresses.items():
             port = checked_port(line)
@@ -191,4 +211,8 @@ class LineNames:
 
     def _health_changed(self, target: Target) -> None:
         self._report.health(target, up=self._checks.is_up(target))
+        address, port = target
+        for line, addresses in self._addresses.items():
+            if checked_port(line) == port and address in addresses:
+                self._served.pop(line, None)
         self._on_change()

@@ -35,6 +35,18 @@ def test_a_check_that_took_its_whole_time_is_followed_by_the_next_at_once() -> N
     assert INTERVAL / 2 < checks.pause(0.0) <= INTERVAL * 1.1
 
 
+def test_thousands_of_targets_are_checked_less_often() -> None:
+    loop = asyncio.new_event_loop()
+    checks = Checks(loop, lambda _: None)
+    checks.watch((LOCAL, port) for port in range(1, 1001))
+    assert checks.interval == INTERVAL
+    checks.watch((LOCAL, port) for port in range(1, 5001))
+    assert checks.interval == 10.0
+    checks.stop()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_check_ends_with_a_reset(runner: asyncio.Runner, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
