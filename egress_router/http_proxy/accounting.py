@@ -13,7 +13,7 @@ from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
 from egress_router.service.rule_metrics import RuleMetrics
-from egress_router.upstreams.policy_names import count_denial
+from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
     import socket
@@ -78,6 +78,7 @@ class Accounting:
         )
         self._rules = RuleMetrics(registry)
         self._hits: Counter[str] = Counter()
+        self.policy_denials = PolicyDenials(registry)
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
     def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
@@ -104,7 +105,7 @@ class Accounting:
         else:
             self._verdicts[decision.verdict, decision.reason].value += 1
         if decision.entry is not None:
-            count_denial(self._registry, decision.entry.number)
+            self.policy_denials.count(decision.entry)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
