@@ -88,14 +88,7 @@ class Accounting:
 
     def begun_tls(self, who: Who, target: Target) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
-        return RequestInfo(
-            client=who.client,
-            method=TLS_METHOD,
-            target=target,
-            started=self._clock.monotonic(),
-            client_port=who.client_port,
-            local_port=who.local_port,
-        )
+        return RequestInfo(who, TLS_METHOD, target, self._clock.monotonic(), None)
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
