@@ -153,11 +153,6 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="an egress policy (EgressNetworkPolicy, EgressFirewall) behind the list",
     )
     explain.add_argument(
-        "--sni",
-        metavar="NAME",
-        help="the name that a ClientHello inside a CONNECT tunnel to the target asks for",
-    )
-    explain.add_argument(
         "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
     )
     _add_output(explain)
@@ -339,12 +334,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     path: str | None = arguments.policy
     policy = None if path is None else egress_policy.parse(path, _read(path))
     found = explain.explain(
-        arguments.file,
-        _read(arguments.file),
-        arguments.target,
-        resolve=arguments.resolve,
-        policy=policy,
-        sni=arguments.sni,
+        arguments.file, _read(arguments.file), arguments.target, resolve=arguments.resolve, policy=policy
     )
     say(explain.as_json(found) if arguments.output == "json" else explain.as_text(found))
     is_allowed = found.outcome is explain.Outcome.ALLOWED

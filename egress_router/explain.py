@@ -30,8 +30,6 @@ from egress_router.policy.access_list import NOTHING_OWN, AccessPolicy, Verdict,
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex, names_of
 from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
-from egress_router.tls.client_hello import ClientHello
-from egress_router.tls.server_name import NameFault, SniMatch, compare, server_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,19 +66,12 @@ class Explanation:
 
 
 def explain(
-    path: str,
-    text: str,
-    target: str,
-    *,
-    resolve: bool,
-    policy: EgressPolicy | None = None,
-    sni: str | None = None,
+    path: str, text: str, target: str, *, resolve: bool, policy: EgressPolicy | None = None
 ) -> Explanation:
     """Say what the list in `text` makes of a URL or `host[:port]`, and an egress policy behind it, and why.
 
-    `path` names the list in errors. `sni` is the name in a ClientHello inside a CONNECT tunnel to the target.
-    Without a port it is that of the URL's scheme, 443 where there is no scheme. The pod's own addresses are
-    unknown here.
+    `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
+    scheme. The pod's own addresses are unknown here.
 
     Raises:
         ConfigError: the list is wrong, or the target is none.
@@ -91,11 +82,9 @@ def explain(
     index = None if policy is None else PolicyIndex(policy)
     host, port, asked = _target(target)
     if isinstance(host, str):
-        found = asyncio.run(_about_name(access, index, host, str(asked), port, resolve=resolve))
-    else:
-        decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
-        found = _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
-    return found if sni is None else _with_sni(found, access, host, port, sni)
+        return asyncio.run(_about_name(access, index, host, str(asked), port, resolve=resolve))
+    decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
+    return _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
 
 
 def as_text(found: Explanation) -> str:
@@ -113,24 +102,6 @@ def as_json(found: Explanation) -> str:
         "errors": [],
     }
     return json.dumps(document, indent=2, ensure_ascii=False)
-
-
-def _with_sni(found: Explanation, access: AccessPolicy, host: Host, port: int, sni: str) -> Explanation:
-    """Add what becomes of a CONNECT tunnel whose ClientHello has this SNI."""
-    hello = ClientHello(sni, encrypted=False)
-    name, matched = server_name(hello), compare(hello, host)
-    if isinstance(name, NameFault):
-        why, fits = "an SNI is a host name, and this is none", False
-    elif matched is SniMatch.ASK_LIST:
-        addresses = () if isinstance(host, str) else (host,)
-        decision = access.by_addresses(name, port, addresses, NOTHING_OWN)
-        why, fits = explanation(decision), decision.verdict is Verdict.ALLOWED
-    else:
-        fits = matched is SniMatch.SAME
-        why = f"it is {'' if fits else 'not '}the host of the CONNECT"
-    what = "passes" if fits else "is reported, and with EGRESS_HTTP_PROXY_SNI=enforce closed"
-    outcome = found.outcome if fits else Outcome.DENIED
-    return replace(found, outcome=outcome, lines=(*found.lines, f"a tunnel with the SNI {sni} {what}: {why}"))
 
 
 def _rules(path: str, text: str) -> tuple[str, str]:

@@ -209,19 +209,3 @@ def test_names_of_a_policy_are_looked_up() -> None:
     assert "127.0.0.1:443: policy entry 1 (Allow localhost) allows it" in found.lines
     found = explain("LIST", "localhost", "localhost", resolve=True, policy=policy_of(*DENY_ALL))
     assert found.lines[0].startswith("localhost:443 is denied: policy entry ")
-
-
-@pytest.mark.parametrize(
-    ("target", "sni", "last", "outcome"),
-    [
-        ("a.example", "A.example", "passes: it is the host of the CONNECT", Outcome.ALLOWED),
-        ("a.example", "b.example", "closed: it is not the host of the CONNECT", Outcome.DENIED),
-        ("a.example", "192.0.2.1", "closed: an SNI is a host name, and this is none", Outcome.DENIED),
-        ("192.0.2.1", "a.example", "passes: line 1 (a.example) allows it", Outcome.ALLOWED),
-        ("192.0.2.1", "b.bad.example", "closed: line 2 (!*.bad.example) denies it", Outcome.DENIED),
-    ],
-)
-def test_the_name_inside_a_tunnel(target: str, sni: str, last: str, outcome: Outcome) -> None:
-    found = explain("LIST", "a.example\n!*.bad.example\n192.0.2.0/24\n", target, resolve=False, sni=sni)
-    assert found.lines[-1].endswith(last)
-    assert found.outcome is outcome
