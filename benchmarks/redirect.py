@@ -1,25 +1,33 @@
-"""Redirect mode: set-up time, memory and cost of a connection for 1, 100, 10,000 and 30,000 lines.
+"""Redirect mode: by number of lines, what a connection costs the machine, and source ports that have rested.
 
-Beside it the layout of the original, one nftables rule a line, in the same laboratory and the same run.
-Run as root: `make bench-redirect`.
+`lines`: set-up time, memory and cost of a connection for 1, 100, 10,000 and 30,000 lines, beside the layout
+of the original, one nftables rule a line, in the same laboratory and the same run. `cost`: busy time of the
+whole machine beside plain routing and haproxy. `ports`: connections at a steady rate to one destination,
+which keeps TIME_WAIT.
+Run as root: `make bench-redirect`, or `python -m benchmarks.redirect [lines] [cost] [ports]`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.table import keep_text
+from benchmarks.topology import FORWARDED, NAMED, OTHERS, REDIRECTED, ROUTED, Topology, Way
 from egress_router.lab.host import is_allowed, reenter
 from egress_router.lab.network import ROUTER, SOURCE, Laboratory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from egress_router.lab.host import Host
 
 SIZES = (1, 100, 10_000, 30_000)
@@ -27,38 +35,121 @@ LINEAR_SIZES = (1, 100, 4_500)
 ROUNDS, CONNECTIONS = 9, 300
 TARGET = "203.0.113.25"
 FIRST_PORT = 10_000
+# Connections a second, and how many are held open beside them.
+RATES = ((1000, 0), (200, 6000))
+PACED_SECONDS = 90
+ONCE_ROUND = 65_000
 
 
 def main() -> None:
-    """Measure every size and layout, print the table and keep it in `results/`."""
+    """Measure what the command line names, or all; print the tables and keep them in `results/`."""
     if not is_allowed():
-        reenter("benchmarks.redirect")
-    heads = (
-        "layout",
-        "lines",
-        "set-up s",
-        "MiB",
-        "connect to the first µs",
-        "to the last µs",
-        "last / first",
-    )
-    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+        reenter("benchmarks.redirect", *sys.argv[1:])
+    parts = {
+        "lines": ("redirect", "Redirect mode by number of lines", by_lines),
+        "cost": ("redirect_cost", "What a connection costs the whole machine", by_way),
+        "ports": ("redirect_ports", "Connections at a steady rate to one destination", at_a_rate),
+    }
+    for name in sys.argv[1:] or parts:
+        file, title, measure = parts[name]
+        rows = []
+        for row in measure():
+            rows.append(f"| {' | '.join(row)} |")
+            print(rows[-1], flush=True)
+            if len(rows) == 1:
+                rows.append("|" + "---|" * len(row))
+        keep_text(file, title, "\n".join([*rows, ""]))
+
+
+def by_lines() -> Iterator[tuple[str, ...]]:
+    """Yield head and rows: what set-up and connections cost for some numbers of lines."""
+    connects = ("connect to the first µs", "to the last µs", "last / first")
+    yield "layout", "lines", "set-up s", "MiB", *connects
     for layout, sizes, set_up in (("map", SIZES, ours), ("one rule a line", LINEAR_SIZES, linear)):
         for lines in sizes:
             with Laboratory() as lab:
                 lab.serve(["80"])
                 seconds, mebibytes = set_up(lab, lines)
                 first, last = costs(lab, lines)
-            cells = (
+            yield (
+                layout,
+                f"{lines:,}",
                 f"{seconds:.2f}",
                 f"{mebibytes:.0f}",
                 f"{first:.0f}",
                 f"{last:.0f}",
                 f"{last / first:.2f}",
             )
-            rows.append(f"| {layout} | {lines:,} | {' | '.join(cells)} |")
-            print(rows[-1], flush=True)
-    keep_text("redirect", "Redirect mode by number of lines", "\n".join([*rows, ""]))
+
+
+def by_way() -> Iterator[tuple[str, ...]]:
+    """Yield head and rows: busy time of the whole machine an operation, less what plain routing takes."""
+    yield (
+        "",
+        "short connection µs",
+        "round trip µs",
+        "round trip p50 µs",
+        "of haproxy: connection",
+        "round trip",
+    )
+    churn: dict[Way, list[float]] = {}
+    ping: dict[Way, list[float]] = {}
+    alone: dict[Way, list[float]] = {}
+    ways = (ROUTED, REDIRECTED, NAMED, FORWARDED)
+    with Topology() as topology:
+        topology.remember_closed(does=False)
+        for _ in range(ROUNDS):
+            for way in ways:
+                topology.take(way)
+                churn.setdefault(way, []).append(topology.run(way, "churn", 64, 8_000).busy)
+                ping.setdefault(way, []).append(topology.run(way, "ping", 64, 40_000).busy)
+                alone.setdefault(way, []).append(topology.run(way, "ping", 1, 5_000).p50)
+    floor = statistics.median(churn[ROUTED]), statistics.median(ping[ROUTED])
+    theirs = statistics.median(churn[FORWARDED]) - floor[0], statistics.median(ping[FORWARDED]) - floor[1]
+    yield (
+        ROUTED.name,
+        f"{floor[0]:.1f} in all",
+        f"{floor[1]:.1f} in all",
+        f"{statistics.median(alone[ROUTED]):.1f}",
+    )
+    for way in ways[1:]:
+        more = statistics.median(churn[way]) - floor[0], statistics.median(ping[way]) - floor[1]
+        yield (
+            way.name,
+            f"{more[0]:.1f}",
+            f"{more[1]:.2f}",
+            f"{statistics.median(alone[way]):.1f}",
+            f"{more[0] / theirs[0]:.2f}",
+            f"{more[1] / theirs[1]:.2f}",
+        )
+
+
+def at_a_rate() -> Iterator[tuple[str, ...]]:
+    """Yield head and rows: latencies and SYNs sent again, while the server keeps TIME_WAIT."""
+    yield (
+        "",
+        "rate",
+        "held",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "SYN sent again",
+        "refused by timestamp",
+        "failed",
+    )
+    for rate, held in RATES:
+        for way in (ROUTED, REDIRECTED):
+            with Topology() as topology:
+                topology.take(way)
+                with topology.held(way, held) if held else contextlib.nullcontext():
+                    # The turn of the ports comes round to those that are held.
+                    for other in topology.others(way) if held else ():
+                        topology.run(other, "churn", 64, ONCE_ROUND // len(OTHERS))
+                    outcome = topology.run(way, "churn", 4096, rate * PACED_SECONDS, rate)
+            milliseconds = (f"{each / 1000:.1f}" for each in (outcome.p50, outcome.p99, outcome.p999))
+            refused = str(outcome.refused_by_timestamp)
+            again = str(outcome.syn_retransmissions)
+            yield way.name, str(rate), str(held), *milliseconds, again, refused, str(outcome.errors)
 
 
 def ours(lab: Laboratory, lines: int) -> tuple[float, float]:

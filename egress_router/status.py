@@ -19,7 +19,7 @@ from egress_router.settings.variables import Environment, required
 from egress_router.terminal import say, table, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from egress_router.service.mode import Json
 
@@ -116,9 +116,9 @@ def _fetch(address: str) -> dict[str, Json]:
 
 def render(status: dict[str, Json]) -> str:
     """Return a status as text; what clients chose of it cannot steer the terminal."""
-    problems = [*_list(status, "health"), *_list(status, "ready")]
-    parts = [f"egress router {status['mode']} {status.get('version', '')}: {_verdict(problems)}\n"]
-    parts += [f"  {_printable(each)}\n" for each in problems]
+    problems = _problems(status)
+    parts = [f"egress router {status['mode']} {status.get('version', '')}: {_verdict(status)}\n"]
+    parts += [f"  {each}\n" for each in problems]
     parts.append("\n" + table(_facts(status)))
     errors = _list(_dict(status, "reload"), "errors")
     if errors:
@@ -135,13 +135,25 @@ def render(status: dict[str, Json]) -> str:
 
 _TABLES: dict[str, tuple[str, ...]] = {
     "rules": ("line", "hits", "packets", "sent_bytes", "received_bytes", "text"),
+    "policy": ("entry", "denied", "text"),
     "upstreams": ("destination", "address", "up"),
     "denied": ("time", "client", "target", "reason", "rule"),
 }
 
 
-def _verdict(problems: Sequence[Json]) -> str:
-    return "not ready" if problems else "ready"
+def _verdict(status: dict[str, Json]) -> str:
+    if _list(status, "health") or _list(status, "ready"):
+        return "not ready"
+    return "ready, with problems" if _list(status, "problems") else "ready"
+
+
+def _problems(status: dict[str, Json]) -> list[str]:
+    """Return what is wrong, what blocks first, each with since when where that is known."""
+    known = [cast("dict[str, Json]", each) for each in _list(status, "problems")]
+    texts = {each["text"] for each in known}
+    reasons = [*_list(status, "health"), *_list(status, "ready")]
+    found = [_printable(each) for each in reasons if each not in texts]
+    return found + [f"{_printable(each['text'])} (since {_cell(each, 'since')})" for each in known]
 
 
 def _facts(status: dict[str, Json]) -> list[tuple[str, str]]:
@@ -162,7 +174,7 @@ def _facts(status: dict[str, Json]) -> list[tuple[str, str]]:
 
 def _cell(entry: dict[str, Json], column: str) -> str:
     value = entry.get(column)
-    if column == "time" and isinstance(value, (int, float)):
+    if column in {"time", "since"} and isinstance(value, (int, float)):
         return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(value))
     if column == "up":
         return "up" if value else _printable(entry.get("reason") or "down")

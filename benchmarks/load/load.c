@@ -1,6 +1,6 @@
 /* Load generator: many connections from one thread, one JSON line at the end.
  *
- *   load MODE PORT TARGET_PORT CONNECTIONS OPERATIONS SIZE FORM
+ *   load MODE PORT TARGET_PORT CONNECTIONS OPERATIONS SIZE FORM [ADDRESS [RATE]]
  *
  * MODE  churn      one GET a connection, an operation is connect to end of answer
  *       keepalive  GETs on open connections, an operation is one answer
@@ -8,11 +8,14 @@
  *       down       SIZE bytes fetched a connection
  *       both       SIZE bytes sent and received at once a connection
  *       idle       opens the connections, says "ready", closes them when standard input ends
+ *       hold       the same without a byte, to a server that waits for the client
  * FORM  direct     to a forwarder or the server itself
  *       connect    by CONNECT 127.0.0.1:TARGET_PORT
  *       absolute   GET http://127.0.0.1:TARGET_PORT/
  *
- * Everything goes to 127.0.0.1. A run ends after 120 s whatever happens. */
+ * ADDRESS is 127.0.0.1 where none is given. With a RATE, churn begins so many operations a second, whether or not
+ * earlier ones have ended: at most CONNECTIONS at a time, and a latency counts from the moment at which its
+ * operation was due. A run ends after 120 s whatever happens. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum mode { CHURN, KEEPALIVE, PING, DOWN, BOTH, IDLE };
+enum mode { CHURN, KEEPALIVE, PING, DOWN, BOTH, IDLE, HOLD };
 enum phase { CONNECTING, HANDSHAKE, WORKING };
 
 struct connection {
@@ -36,15 +39,21 @@ struct connection {
     long received, sent, expected;
     int head_length;
     char head[2048];
+    struct connection *next;
 };
 
 static enum mode mode;
 static int port, target, by_connect, absolute;
 static long operations, size, started, finished, errors, total_bytes, idle_ready;
+static double rate, first_due;
+static struct in_addr address;
+static struct connection *spare; /* with a rate: those that wait for their turn */
 static char request[512], handshake[256], *payload;
 static int request_length, handshake_length;
 static float *latencies;
 static int epoll_fd;
+
+static int waits(void) { return mode == IDLE || mode == HOLD; }
 
 static double now(void) {
     struct timespec t;
@@ -60,11 +69,11 @@ static void watch(struct connection *c, int operation, unsigned events) {
 static void open_connection(struct connection *c) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
     int one = 1;
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    to.sin_addr = address;
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     c->phase = CONNECTING;
-    c->begun = now();
+    c->begun = rate > 0 ? first_due + started / rate : now();
     c->received = c->sent = c->expected = c->head_length = 0;
     started++;
     if (connect(c->fd, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINPROGRESS) {
@@ -87,8 +96,26 @@ static void replace_connection(struct connection *c, int good) {
     close(c->fd);
     c->fd = -1;
     finish_operation(c, good);
-    if (started < operations && mode != IDLE)
+    if (rate > 0) {
+        c->next = spare;
+        spare = c;
+    } else if (started < operations && !waits()) {
         open_connection(c);
+    }
+}
+
+/* Begins what is due; returns the milliseconds until the next one is. */
+static int begin_due(void) {
+    double passed = now() - first_due;
+    while (spare && started < operations && started / rate <= passed) {
+        struct connection *c = spare;
+        spare = c->next;
+        open_connection(c);
+    }
+    if (!spare || started >= operations)
+        return 1000;
+    double rest = (started / rate - passed) * 1000;
+    return rest < 0 ? 0 : (int)rest;
 }
 
 static int send_all(struct connection *c, const char *data, int length) {
@@ -113,6 +140,10 @@ static void begin_work(struct connection *c) {
     c->received = 0;
     c->head_length = 0;
     watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    if (mode == HOLD) {
+        idle_ready++;
+        return;
+    }
     if (mode == KEEPALIVE || mode == PING)
         c->begun = now();
     if (mode == PING || mode == IDLE) {
@@ -270,18 +301,19 @@ static void report(double seconds) {
 }
 
 static void prepare(int argc, char **argv) {
-    static const char *names[] = {"churn", "keepalive", "ping", "down", "both", "idle"};
-    if (argc != 8) {
-        fprintf(stderr, "usage: load MODE PORT TARGET_PORT CONNECTIONS OPERATIONS SIZE FORM\n");
+    static const char *names[] = {"churn", "keepalive", "ping", "down", "both", "idle", "hold"};
+    if (argc < 8 || argc > 10 || !inet_aton(argc > 8 ? argv[8] : "127.0.0.1", &address)) {
+        fprintf(stderr, "usage: load MODE PORT TARGET_PORT CONNECTIONS OPERATIONS SIZE FORM [ADDRESS [RATE]]\n");
         exit(2);
     }
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 7; i++)
         if (!strcmp(argv[1], names[i]))
             mode = i;
     port = atoi(argv[2]);
     target = atoi(argv[3]);
     operations = atol(argv[5]);
     size = atol(argv[6]);
+    rate = argc > 9 ? atof(argv[9]) : 0;
     by_connect = !strcmp(argv[7], "connect");
     absolute = !strcmp(argv[7], "absolute");
     char path[128] = "/", url[256], host[64] = "";
@@ -306,20 +338,27 @@ int main(int argc, char **argv) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     long count = atol(argv[4]);
-    if (mode == IDLE)
+    if (waits())
         operations = count;
     if (count > operations)
         count = operations;
     struct connection *all = calloc(count, sizeof *all);
     epoll_fd = epoll_create1(0);
-    double begun = now();
-    for (long i = 0; i < count; i++)
-        open_connection(&all[i]);
+    double begun = first_due = now();
+    for (long i = 0; i < count; i++) {
+        if (rate > 0) {
+            all[i].next = spare;
+            spare = &all[i];
+        } else {
+            open_connection(&all[i]);
+        }
+    }
     struct epoll_event events[256];
     while (now() - begun < 120) {
-        if (mode == IDLE ? idle_ready + errors >= count : finished >= operations)
+        if (waits() ? idle_ready + errors >= count : finished >= operations)
             break;
-        int n = epoll_wait(epoll_fd, events, 256, 1000);
+        int wait = rate > 0 ? begin_due() : 1000;
+        int n = epoll_wait(epoll_fd, events, 256, wait);
         for (int i = 0; i < n; i++) {
             struct connection *c = events[i].data.ptr;
             if (c->fd >= 0)
@@ -327,7 +366,7 @@ int main(int argc, char **argv) {
         }
     }
     double seconds = now() - begun;
-    if (mode == IDLE) {
+    if (waits()) {
         printf("ready %ld\n", idle_ready);
         fflush(stdout);
         char byte;

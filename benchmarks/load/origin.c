@@ -1,4 +1,5 @@
-/* Origin server: origin PORT. HTTP on 127.0.0.1:PORT (`/`: 100 bytes, `/bulk/N`: N bytes), echo on PORT + 1. */
+/* Origin server: origin PORT [ADDRESS]. HTTP on 127.0.0.1:PORT (`/`: 100 bytes, `/bulk/N`: N bytes), echo on
+ * PORT + 1. It closes first, so that TIME_WAIT is with it. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -30,11 +31,10 @@ static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nCon
     "01234567890123456789012345678901234567890123456789"
     "0123456789012345678901234567890123456789012345678\n";
 
-static void listen_on(int port, enum kind kind) {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port)};
+static void listen_on(struct in_addr address, int port, enum kind kind) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = address};
     struct peer *p = calloc(1, sizeof *p);
     int one = 1;
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     p->kind = kind;
     p->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     setsockopt(p->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
@@ -149,8 +149,9 @@ static void echo(struct peer *p) {
 int main(int argc, char **argv) {
     struct rlimit files;
     int port = argc > 1 ? atoi(argv[1]) : 0;
-    if (!port) {
-        fprintf(stderr, "usage: origin PORT\n");
+    struct in_addr address;
+    if (!port || !inet_aton(argc > 2 ? argv[2] : "127.0.0.1", &address)) {
+        fprintf(stderr, "usage: origin PORT [ADDRESS]\n");
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -158,8 +159,8 @@ int main(int argc, char **argv) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     epoll_fd = epoll_create1(0);
-    listen_on(port, LISTEN_HTTP);
-    listen_on(port + 1, LISTEN_ECHO);
+    listen_on(address, port, LISTEN_HTTP);
+    listen_on(address, port + 1, LISTEN_ECHO);
     puts("ready");
     fflush(stdout);
     struct epoll_event events[256];

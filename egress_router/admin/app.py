@@ -46,7 +46,7 @@ async def serve(view: View, port: int, clock: Clock = SYSTEM) -> Endpoint:
         RefusedError: the port cannot be had.
     """
     (listener,) = sockets.listen(port, 1)
-    history = History(view.snapshot)
+    history = History(view, clock)
     answers = Answers(view, history, clock)
     http = _Http(answers.answer)
     loop = asyncio.get_running_loop()

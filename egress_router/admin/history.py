@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from egress_router.admin.troubles import Troubles
 
+if TYPE_CHECKING:
+    from egress_router.clock import Clock
     from egress_router.metrics import Snapshot
     from egress_router.service.mode import Json
+    from egress_router.service.view import View
 
 _TICK = 2.0  # seconds
 _TICKS_A_SAMPLE = 5
@@ -22,43 +23,52 @@ _RATES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "requests": (("requests_total", "connections_total"), None),
     "sent_bytes": (("bytes_total",), ("direction", "sent")),
     "received_bytes": (("bytes_total",), ("direction", "received")),
+    "failures": (("upstream_failures_total", "connections_total"), None),
 }
 
 
 class History:
     """Rates over the last ten seconds, and one sample of them for each ten seconds of the last hour."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
+    def __init__(self, view: View, clock: Clock) -> None:
+        self._view = view
+        self._clock = clock
+        self._troubles = Troubles(clock)
         self._ticks: deque[tuple[float, dict[str, float]]] = deque(maxlen=_TICKS_A_SAMPLE + 1)
         self._samples: deque[dict[str, float]] = deque(maxlen=_SAMPLES)
         self._count = 0
-        self.tick(time.monotonic())
+        self.tick()
 
     async def record(self) -> None:
         """Tick for ever."""
         while True:
             await asyncio.sleep(_TICK)
-            self.tick(time.monotonic())
+            self.tick()
 
-    def tick(self, now: float) -> None:
-        """Note the totals at a time (monotonic seconds)."""
-        snapshot = self._snapshot()
+    def tick(self) -> None:
+        """Note the totals of now, and what is wrong."""
+        snapshot = self._view.snapshot()
+        self._troubles.look(snapshot, self._view.health(), self._view.ready())
         totals = {
             name: sum(_total(snapshot, metric, label) for metric in metrics)
             for name, (metrics, label) in _RATES.items()
         }
-        self._ticks.append((now, {**totals, "open": _total(snapshot, _OPEN)}))
+        totals["failures"] -= _total(snapshot, "connections_total", ("result", "connected"))
+        self._ticks.append((self._clock.monotonic(), {**totals, "open": _total(snapshot, _OPEN)}))
         self._count += 1
         if self._count % _TICKS_A_SAMPLE == 0:
             self._samples.append(self._rates())
 
     def status(self) -> dict[str, Json]:
-        """Return `now` (amounts a second, and open connections), and `history`: the same, oldest first."""
+        """Return `problems`, `now` (amounts a second, open connections) and `history`: the same in time."""
         now = self._rates()
         columns: dict[str, Json] = {name: [sample[name] for sample in self._samples] for name in now}
         seconds = _TICK * _TICKS_A_SAMPLE
-        return {"now": dict(now), "history": {"seconds": seconds, **columns}}
+        return {
+            "problems": self._troubles.status(),
+            "now": dict(now),
+            "history": {"seconds": seconds, **columns},
+        }
 
     def _rates(self) -> dict[str, float]:
         (start, before), (end, after) = self._ticks[0], self._ticks[-1]

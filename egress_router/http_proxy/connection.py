@@ -22,15 +22,17 @@ from egress_router.http_proxy.http1.state import (
     INTO_TUNNEL,
     ConnectionState,
 )
-from egress_router.http_proxy.http1.target import absolute_target, connect_target
+from egress_router.http_proxy.http1.target import absolute_target, connect_target, origin_target
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.sni_check import SniCheck
 from egress_router.http_proxy.timeouts import Timeouts
+from egress_router.http_proxy.tls_connection import TlsConnection
 from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
 from egress_router.tls.alert import Alert, fatal
+from egress_router.tls.client_hello import TLS_RECORD
 
 if TYPE_CHECKING:
     import socket
@@ -49,22 +51,27 @@ HEAD: Final = ConnectionState.HEAD
 CONNECTING: Final = ConnectionState.CONNECTING
 HELLO: Final = ConnectionState.HELLO
 EXCHANGE: Final = ConnectionState.EXCHANGE
+_NOT_UPSTREAM: Final = frozenset({Fault.HTTP2.value, Fault.LOOP.value, Fault.UNSUPPORTED.value})
 _OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 
 
 class ClientConnection:
-    """Serves one client connection until it closes; runs in callbacks of the poller."""
+    """Serves one client connection until it closes; runs in callbacks of the poller.
 
-    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_own", "_served",
-        "_sni_check", "_tunnel",
-        "client", "holds", "kept", "state", "timeouts", "who", "wire", "worker")  # fmt: skip
+    On a transparent port clients speak as if this were the origin: `origin_port` is where their requests go.
+    """
 
-    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who) -> None:
+    __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_origin_port", "_own",
+        "_served", "_sni_check", "_tunnel", "client", "holds", "kept", "state", "timeouts", "who", "wire",
+        "worker")  # fmt: skip
+
+    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who, origin_port: int | None) -> None:
         self.worker = worker
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.who = who
         self.client = who.client
         self._accepted = worker.clock.monotonic()
+        self._origin_port = origin_port
         self._own = False  # the proxy itself made it, by way of an address that leads back here
         self.state = HEAD
         self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
@@ -106,6 +113,9 @@ class ClientConnection:
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
+        if self._origin_port is not None and data[:1] == TLS_RECORD and self._is_first():
+            self._speak_tls(data, self._origin_port)
+            return True
         try:
             text, behind = self._heads.next(data)
             if not text:
@@ -126,7 +136,10 @@ class ClientConnection:
         connect = head.method == b"CONNECT"
         if connect and self._own:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
-        target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
+        if self._origin_port is not None:
+            target = origin_target(head.method, head.target, head.host, self._origin_port)
+        else:
+            target = connect_target(head.target) if connect else absolute_target(head.method, head.target)
         if head.special:
             check_loop(head)
         info = self.worker.accounting.begun(self.who, head, target)
@@ -143,6 +156,18 @@ class ClientConnection:
         self._connector.begin()
         if self.state is CONNECTING:
             self.worker.client_watch.add(self)
+
+    def _is_first(self) -> bool:
+        """Say whether nothing of the client has been read yet."""
+        return not (self._served or self._heads.begun)
+
+    def _speak_tls(self, data: bytes, origin_port: int) -> None:
+        """Hand the connection over to who reads TLS."""
+        wire = self.wire
+        wire.held = data
+        self._end(INTO_TUNNEL)
+        self.worker.connections.discard(self)
+        TlsConnection(self.worker, wire, self.who, origin_port, self._accepted).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
@@ -328,6 +353,8 @@ class ClientConnection:
 
     def answer_and_close(self, reply: Reply) -> None:
         """Send an answer of the proxy's own and close; an answer to HEAD has no body."""
+        if self._origin_port is not None and (reply.status < 500 or reply.reason in _NOT_UPSTREAM):
+            self.worker.accounting.transparent_refused(reply.reason)
         self._linger(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
 
     def _linger(self, answer: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from egress_router.http_proxy.accounting import TLS_METHOD
 from egress_router.http_proxy.guard import guarded
 from egress_router.relay.tunnel import CloseReason
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.tunnel import Closing
+
+
+# What the client was told by the proxy; otherwise it was an origin's answer 101.
+_STATUS = {b"CONNECT": 200, TLS_METHOD: 0}
 
 
 class ProxyTunnel:
@@ -80,5 +85,5 @@ class ProxyTunnel:
         worker.accounting.tunnels.value -= 1
         if closing.reason is CloseReason.IDLE:
             worker.accounting.idle_end("idle_seconds")
-        status = 200 if info.method == b"CONNECT" else 101
+        status = _STATUS.get(info.method, 101)
         worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)

@@ -70,7 +70,7 @@ def mode(
     return Mode(
         name="http-proxy",
         parse=settings.source.parser(partial(acl.parse, sources=settings.sources)),
-        ports=lambda _: frozenset({settings.port}),
+        ports=lambda _: frozenset({settings.port, *dict(settings.transparent_ports)}),
         build=lambda context, rules: HttpProxyServer(
             settings, context, rules, names(settings.names, context.registry), max_turned_away
         ),
@@ -90,11 +90,13 @@ class HttpProxyServer:
         max_turned_away: int,
     ) -> None:
         self._rules = rules.rules
+        self._policy = rules.policy
         self._max_turned_away = max_turned_away
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
+        self._transparent = dict(settings.transparent_ports)
         self._own = OwnPlaces(
-            frozenset({settings.port, settings.proxy.runtime.admin_port}),
+            frozenset({settings.port, settings.proxy.runtime.admin_port, *self._transparent}),
             partial(seen, settings.proxy.interface),
         )
         self._resolver = names
@@ -137,6 +139,7 @@ class HttpProxyServer:
     def apply(self, rules: Guarded[AccessList]) -> None:
         """Decide by these rules; what is open and no longer allowed has the drain time to end."""
         self._rules = rules.rules
+        self._policy = rules.policy
         self._worker.access.apply(rules.rules, rules.policy)
         self._follow(rules.policy)
         self._judge_again()
@@ -191,6 +194,7 @@ class HttpProxyServer:
         accounting = self._worker.accounting
         return {
             "rules": accounting.rule_hits(self._rules.rules),
+            "policy": [{**each} for each in accounting.policy_denials.shown(self._policy)],
             "denied": accounting.latest_denied(),
             "upstreams": [],
             "listeners": list(self._listening),
@@ -200,7 +204,7 @@ class HttpProxyServer:
         who = Who(client, client_port, port)
         limit = self._limiter.enter(client)
         if limit is None:
-            connection = ClientConnection(self._worker, sock, who)
+            connection = ClientConnection(self._worker, sock, who, self._transparent.get(port))
             self._worker.connections.add(connection)
             connection.read_head()
         else:

@@ -69,7 +69,7 @@ class SniCheck:
     @property
     def held(self) -> int:
         """How many bytes of the client wait here."""
-        return len(self._reader.held)
+        return self._reader.size
 
     def begin(self) -> None:
         """Look at what came with the CONNECT, and wait for more."""

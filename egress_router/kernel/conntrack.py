@@ -28,11 +28,13 @@ _NETLINK_NETFILTER = 12
 _GET = (1 << 8) | 1  # subsystem ctnetlink, IPCTNL_MSG_CT_GET
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
 _TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 2, 1, 2
-_NUMBER, _SOURCE_PORT = 1, 2
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+_TCP_NUMBER = b"\x06"
 _PROTOCOL_INFO, _TCP, _TCP_STATE = 4, 1, 1
 # ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK of enum tcp_conntrack (linux/netfilter/nf_conntrack_tcp.h)
 _OPEN_STATES = range(3, 7)
 _SYN_SENT = 1
+_ESTABLISHED = 3
 _STATUS, _DST_NAT = 3, 0x20  # linux/netfilter/nf_conntrack_common.h: this router's own queries lack it
 _TIMEOUT = 7
 _SYN_SENT_SECONDS = 120  # the kernel's default
@@ -87,6 +89,38 @@ def connections(sources: Collection[IPAddress]) -> Connections:
     except OSError as error:
         raise RefusedError(f"cannot read connection tracking ({error.strerror})", "grant NET_ADMIN") from None
     return Connections(found, opened, waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A TCP connection that leaves with one of our addresses: where it goes, and by which port."""
+
+    source: IPAddress
+    source_port: int
+    destination: IPAddress
+    destination_port: int
+    is_open: bool
+
+
+def outgoing(sources: Collection[IPAddress]) -> list[Outgoing]:
+    """Return the TCP connections that leave with these addresses; none where the kernel does not say."""
+    by_bytes = {address.packed: address for address in sources}
+    found = []
+    try:
+        for entry in _entries():
+            reply = attributes(entry.get(_TUPLE_REPLY, b""))
+            addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
+            fields = attributes(reply.get(_TUPLE_PROTO, b""))
+            source = by_bytes.get(addresses[1]) if len(addresses) == 2 else None
+            if source is None or fields.get(_NUMBER) != _TCP_NUMBER:
+                continue
+            own, theirs = (int.from_bytes(fields[each], "big") for each in (_DESTINATION_PORT, _SOURCE_PORT))
+            state = _tcp_state(entry)
+            is_open = state is None or state <= _ESTABLISHED
+            found.append(Outgoing(source, own, ip_address(addresses[0]), theirs, is_open))
+    except OSError:
+        return []
+    return found
 
 
 def _entries() -> Iterator[dict[int, bytes]]:

@@ -75,5 +75,16 @@ def attributes(body: bytes, start: int = 0) -> dict[int, bytes]:
     return found
 
 
+def nested(body: bytes) -> Iterator[bytes]:
+    """Yield the bodies of a list of attributes, which are all of one type."""
+    start = 0
+    while start + _ATTRIBUTE.size <= len(body):
+        length, _ = _ATTRIBUTE.unpack_from(body, start)
+        if length < _ATTRIBUTE.size:
+            break
+        yield body[start + _ATTRIBUTE.size : start + length]
+        start += _aligned(length)
+
+
 def _aligned(length: int) -> int:
     return (length + 3) & ~3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -45,6 +46,7 @@ class RouterState(Generic[Rules]):
         """Return what `/status` says in all modes."""
         return {
             "mode": self.mode,
+            "pod": socket.gethostname(),
             "version": version("egress-router"),
             "started": self._started,
             "health": list(health),

@@ -51,6 +51,25 @@ def _sni(text: str) -> SniMode:
     return cast("SniMode", one_of("report", "enforce", "off")(text))
 
 
+def _port_pair(text: str) -> tuple[int, int]:
+    here, colon, there = text.partition(":")
+    return parse_port(here), parse_port(there if colon else here)
+
+
+def _transparent_ports(text: str) -> tuple[tuple[int, int], ...]:
+    if not text:
+        return ()
+    try:
+        pairs = each(text, _port_pair)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected ports separated by commas, such as 443,8443:443") from None
+    here = [pair[0] for pair in pairs]
+    twice = next((port for port in here if here.count(port) > 1), None)
+    if twice is not None:
+        raise ValueError(f"port {twice} stands twice")
+    return tuple(pairs)
+
+
 _WITHOUT_LIMIT = 256 << 20
 _LEAST_HELD = 16 << 20
 
@@ -64,6 +83,13 @@ def _held_bytes(text: str) -> int:
 
 RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
 PORT = Variable("EGRESS_HTTP_PROXY_PORT", "listening port, IPv4 and IPv6", "8080", whole(1, 65535))
+TRANSPARENT_PORTS = Variable(
+    "EGRESS_HTTP_PROXY_TRANSPARENT_PORTS",
+    "ports on which clients speak TLS or HTTP/1 as if the router were the server (`443,80`;"
+    " `8443:443` for another port at the origin)",
+    "",
+    _transparent_ports,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +192,7 @@ class HttpProxySettings:
             non_empty,
         )
     )
+    transparent_ports: tuple[tuple[int, int], ...] = setting(TRANSPARENT_PORTS)
     sni: SniMode = setting(
         Variable(
             "EGRESS_HTTP_PROXY_SNI",
@@ -198,6 +225,11 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     if port is not None and port == admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
+    for here, _ in environment.peek(TRANSPARENT_PORTS) or ():
+        taken = {port: PORT.name, admin_port: common.ADMIN_PORT.name}.get(here)
+        if taken is not None:
+            reason = f"port {here} is that of {taken} too; choose another one"
+            environment.reject(Problem(TRANSPARENT_PORTS.name, None, str(here), reason))
 
     def complete() -> HttpProxySettings:
         whole_pod = required(settings)

@@ -15,6 +15,7 @@ from egress_router.tls.errors import TlsError, TlsFault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TLS_RECORD: Final = b"\x16"  # the first byte of every TLS connection: RFC 8446 5.1, a handshake
 MAX_HELLO: Final = 1 << 14  # bytes of records and message; real ones with post-quantum keys have under 2 KiB
 _RECORD_HEADER: Final = 5
 _MESSAGE_HEADER: Final = 4
@@ -56,6 +57,11 @@ class ClientHelloReader:
     def held(self) -> bytes:
         """Every byte that was fed: whoever forwards the connection sends them first."""
         return bytes(self._held)
+
+    @property
+    def size(self) -> int:
+        """How many bytes were fed."""
+        return len(self._held)
 
     def feed(self, data: bytes) -> ClientHello | None:
         """Take more bytes; return the ClientHello once it is complete, None before.

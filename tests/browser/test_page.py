@@ -76,22 +76,67 @@ def test_lines_of_redirect_mode_have_the_kernels_counts(page: Page, view: FakeVi
     view.answer["mode"] = "redirect"
     view.answer["workers"] = []
     traffic: dict[str, Json] = {"packets": 1234, "sent_bytes": 2048, "received_bytes": 5_000_000}
-    view.answer["rules"] = [{"line": 1, "text": "80 tcp 203.0.113.25", "hits": 17, **traffic}]
+    view.answer["rules"] = [{"line": 1, "text": "80 tcp 203.0.113.25", "hits": 17, "failures": 3, **traffic}]
     page.wait("document.getElementById('mode').innerText === 'redirect'")
     row = page.evaluate("document.querySelector('#rules tbody tr').innerText").split("\t")
-    assert row == ["1", "80 tcp 203.0.113.25", "17", "1234", "2.0 KiB", "4.8 MiB"]
+    assert row == ["1", "80 tcp 203.0.113.25", "17", "3", "1234", "2.0 KiB", "4.8 MiB"]
     assert page.evaluate("document.querySelector('#rules .traffic').hidden") is False
     assert page.evaluate("document.getElementById('denials').hidden") is True
     assert page.complaints == []
 
 
-def test_rules_that_are_not_shown_are_mentioned(page: Page, view: FakeView) -> None:
-    assert page.evaluate("document.getElementById('more-rules').hidden") is True
+def test_rules_that_are_not_shown_are_mentioned_and_found(page: Page, view: FakeView) -> None:
+    assert text(page, "shown") == ""
     view.answer["rules"] = [
         {"line": line, "text": f"{line}.example.com", "hits": 0} for line in range(1, 261)
     ]
     page.wait("document.querySelectorAll('#rules tbody tr').length === 200")
-    assert text(page, "more-rules").startswith("The first 200 of 260 rules; ")
+    assert text(page, "shown") == "200 of 260 rules are shown"
+    page.evaluate(
+        "document.getElementById('search').value = '259.EXAMPLE';"
+        "document.getElementById('search').dispatchEvent(new Event('input'))"
+    )
+    assert text(page, "rules").split()[-3:] == ["259", "259.example.com", "0"]
+    assert text(page, "shown") == "1 of 260 rules are shown"
+
+
+def test_rules_are_sorted_by_what_is_clicked(page: Page, view: FakeView) -> None:
+    view.answer["rules"] = [
+        {"line": line, "text": name, "hits": hits}
+        for line, (name, hits) in enumerate((("b", 5), ("c", 9), ("a", 7)))
+    ]
+    page.wait("document.querySelectorAll('#rules tbody tr').length === 3")
+
+    def names() -> str:
+        found = page.evaluate(
+            "[...document.querySelectorAll('#rules tbody tr')].map((row) => row.cells[1].innerText).join('')"
+        )
+        assert isinstance(found, str)
+        return found
+
+    assert names() == "bca"
+    for key, expected in (("hits", "cab"), ("hits", "bac"), ("text", "abc")):
+        page.evaluate(f"document.querySelector('#rules button[data-key={key}]').click()")
+        assert names() == expected
+    page.wait("document.querySelector('#rules th:nth-child(2)').getAttribute('aria-sort') === 'ascending'")
+
+
+def test_what_is_wrong_is_on_top_with_since_when(page: Page, view: FakeView) -> None:
+    view.answer["pod"] = "db-egress-router-7d9"
+    view.registry.flag("upstream_up", "1 where it answers.", address="").value = 0
+    view.registry.counter("limit_hits_total", "l", limit="connections").value = 3
+    page.wait("document.getElementById('verdict').innerText === 'ready, with problems'")
+    page.wait("document.querySelectorAll('#problems li').length === 2")
+    assert page.evaluate("document.title") == "ready, with problems: db-egress-router-7d9, egress router"
+    assert "the limit connections was met 3 times in the last 5 minutes since 20" in text(page, "problems")
+    assert page.evaluate("document.getElementById('verdict').className") == "warn"
+    top = "document.getElementById('{}').getBoundingClientRect().top"
+    assert page.evaluate(f"{top.format('problems')} < {top.format('facts')}") is True
+    view.ready_problems = ("gateway 192.168.12.1 does not answer on macvlan0",)
+    page.wait("document.getElementById('verdict').innerText === 'not ready'")
+    first = page.evaluate("document.querySelector('#problems li').innerText")
+    assert first.startswith("gateway 192.168.12.1 does not answer on macvlan0")
+    assert page.complaints == []
 
 
 def test_it_is_live_without_being_loaded_again(page: Page, view: FakeView) -> None:
@@ -106,7 +151,7 @@ def test_it_is_live_without_being_loaded_again(page: Page, view: FakeView) -> No
         "errors": ["line 3: 'x y': bad"],
     }
     page.wait("document.getElementById('verdict').innerText === 'not ready'")
-    assert text(page, "problems") == "gateway 192.168.12.1 does not answer on macvlan0"
+    assert text(page, "problems").startswith("gateway 192.168.12.1 does not answer on macvlan0")
     assert text(page, "upstreams").endswith("down")
     assert "77" in text(page, "rules")
     assert "line 3: 'x y': bad" in text(page, "reload")

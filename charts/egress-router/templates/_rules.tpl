@@ -65,6 +65,12 @@ protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- if eq .Values.mode "http-proxy" -}}
 {{- $port := .Values.httpProxy.port | int64 -}}
 - { protocol: TCP, first: {{ $port }}, last: {{ $port }}, name: http-proxy }
+{{- range splitList "," .Values.httpProxy.transparentPorts }}
+{{- with trim . }}
+{{- $here := regexReplaceAll ":.*" . "" | atoi }}
+- { protocol: TCP, first: {{ $here }}, last: {{ $here }} }
+{{- end }}
+{{- end }}
 {{- else if .Values.destinations -}}
 {{- include "egress-router.rules" . -}}
 {{- else -}}
@@ -74,8 +80,28 @@ protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- end -}}
 {{- end -}}
 
-{{/* The ports of the Service as YAML: `ports`, or each port that is open, once. */}}
+{{/* What both proxies of a pod open. */}}
+{{- define "egress-router.allOpen" -}}
+{{- include "egress-router.open" . -}}
+{{- $also := dict -}}
+{{- include "egress-router.also" (dict "router" . "out" $also) -}}
+{{- with $also.router }}
+{{ include "egress-router.open" . | trim }}
+{{- end -}}
+{{- end -}}
+
+{{/* The ports of the Service as YAML, those of both proxies of a pod. */}}
 {{- define "egress-router.ports" -}}
+{{- include "egress-router.ownPorts" . -}}
+{{- $also := dict -}}
+{{- include "egress-router.also" (dict "router" . "out" $also) -}}
+{{- with $also.router }}
+{{ include "egress-router.ownPorts" . | trim }}
+{{- end -}}
+{{- end -}}
+
+{{/* The ports of one mode: `ports`, or each port that is open, once. */}}
+{{- define "egress-router.ownPorts" -}}
 {{- range .Values.ports }}
 - name: {{ .name | quote }}
   port: {{ .port | int64 }}

@@ -2,7 +2,7 @@
 
 const INTERVAL = 2000; // ms
 const PATIENCE = 5000; // ms; a router that does not answer must show as such
-const MAX_ROWS = 200; // of the rules; the rest is in /status
+const MAX_ROWS = 200; // of the rules at one time; the search finds the others
 
 const byId = (id) => document.getElementById(id);
 
@@ -62,17 +62,25 @@ function clock(unix) {
   return new Date(unix * 1000).toISOString().slice(0, 19).replace("T", " ") + "Z";
 }
 
+let pod = "";
+
+// What is wrong comes first, with since when; green is only for a router that serves its clients.
 function showVerdict(text, style, problems) {
   put("verdict", text);
   byId("verdict").className = style;
-  list("problems", problems);
+  byId("problems").replaceChildren(...problems.map((each) => {
+    const item = element("li", each.text, each.blocks ? "bad" : "warn");
+    if (each.since) item.append(element("time", ` since ${clock(each.since)} (${duration(Date.now() / 1000 - each.since)})`));
+    return item;
+  }));
   byId("problems").hidden = problems.length === 0;
-  document.title = `${text}: egress router`;
+  document.title = `${text}: ${pod ? `${pod}, ` : ""}egress router`;
 }
 
 function showFacts(status) {
   const outside = status.interface;
   put("mode", status.mode);
+  put("pod", status.pod || "");
   put("version", `version ${status.version}`);
   put("source", outside ? outside.addresses.join(", ") : "that of the pod");
   put("gateway", outside
@@ -96,40 +104,74 @@ function showReload(reload) {
 }
 
 // One sample each ten seconds; the newest is at the right edge, and an hour is as wide as the plot.
-function showPlot(history) {
-  const width = 720, height = 160, full = 3600 / history.seconds;
-  const top = Math.max(1024, ...history.sent_bytes, ...history.received_bytes);
-  const path = (samples, style) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    const start = full - samples.length;
-    const points = samples.map((value, index) => {
-      const x = ((start + index + 1) / full) * width;
-      return `${x.toFixed(1)} ${(height - 2 - (value / top) * (height - 8)).toFixed(1)}`;
-    });
-    made.setAttribute("d", points.length ? `M${points.join("L")}` : "");
-    made.setAttribute("class", style);
-    return made;
-  };
-  byId("plot").replaceChildren(path(history.received_bytes, "received"), path(history.sent_bytes, "sent"));
-  put("scale", `${bytes(top)}/s`);
+function path(samples, style, height, top, full) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  const start = full - samples.length;
+  const points = samples.map((value, index) => {
+    const x = ((start + index + 1) / full) * 720;
+    return `${x.toFixed(1)} ${(height - 2 - (value / top) * (height - 8)).toFixed(1)}`;
+  });
+  made.setAttribute("d", points.length ? `M${points.join("L")}` : "");
+  made.setAttribute("class", style);
+  return made;
 }
+
+function showPlot(history) {
+  const full = 3600 / history.seconds;
+  const top = Math.max(1024, ...history.sent_bytes, ...history.received_bytes);
+  const failures = history.failures || [];
+  const most = Math.max(1, ...failures);
+  byId("plot").replaceChildren(
+    path(history.received_bytes, "received", 160, top, full), path(history.sent_bytes, "sent", 160, top, full));
+  byId("failures").replaceChildren(path(failures, "failed", 60, most, full));
+  put("scale", `${bytes(top)}/s`);
+  put("half", `${bytes(top / 2)}/s`);
+  put("failures-scale", `${most.toFixed(most < 10 ? 1 : 0)} failures/s`);
+  const now = Date.now() / 1000;
+  for (const [id, ago] of [["hour-ago", 3600], ["half-hour-ago", 1800], ["now", 0]]) {
+    put(id, clock(now - ago).slice(11, 16) + "Z");
+  }
+}
+
+let rules = [];
+let order = {key: "line", up: true};
 
 // In redirect mode the kernel counts packets and bytes of each line; a proxy's rules have hits alone.
-function showRules(rules) {
+function showRules() {
   const counted = rules.some((each) => each.packets !== undefined);
   for (const cell of document.querySelectorAll("#rules .traffic")) cell.hidden = !counted;
-  table("rules", rules.slice(0, MAX_ROWS).map((each) => [
+  const wanted = byId("search").value.trim().toLowerCase();
+  const found = rules.filter((each) => each.text.toLowerCase().includes(wanted));
+  const way = order.up ? 1 : -1;
+  found.sort((one, other) => {
+    const [left, right] = [one[order.key] ?? 0, other[order.key] ?? 0];
+    return way * (typeof left === "string" ? left.localeCompare(right) : left - right);
+  });
+  table("rules", found.slice(0, MAX_ROWS).map((each) => [
     [each.line, "number"], [each.text], [each.hits, "number"],
     ...(counted
-      ? [[each.packets, "number"], [bytes(each.sent_bytes), "number"], [bytes(each.received_bytes), "number"]]
+      ? [[each.failures ?? 0, "number"], [each.packets, "number"],
+        [bytes(each.sent_bytes), "number"], [bytes(each.received_bytes), "number"]]
       : []),
   ]), "none");
-  byId("more-rules").hidden = rules.length <= MAX_ROWS;
-  put("more-rules", `The first ${MAX_ROWS} of ${rules.length} rules; all of them are in the status as JSON.`);
+  const shown = Math.min(found.length, MAX_ROWS);
+  put("shown", shown === rules.length ? "" : `${shown} of ${rules.length} rules are shown`);
 }
 
+for (const button of document.querySelectorAll("#rules button")) {
+  button.addEventListener("click", () => {
+    const key = button.dataset.key;
+    order = {key, up: order.key === key ? !order.up : key === "line" || key === "text"};
+    for (const cell of document.querySelectorAll("#rules th")) cell.removeAttribute("aria-sort");
+    button.closest("th").setAttribute("aria-sort", order.up ? "ascending" : "descending");
+    showRules();
+  });
+}
+byId("search").addEventListener("input", showRules);
+
 function showTables(status) {
-  showRules(status.rules);
+  rules = status.rules;
+  showRules();
   byId("destinations").hidden = status.upstreams.length === 0;  // of an open proxy there are none to name
   table("upstreams", status.upstreams.map((each) => [
     [each.destination], [each.address], each.up ? ["up", "good"] : [each.reason || "down", "bad"],
@@ -141,9 +183,14 @@ function showTables(status) {
 }
 
 function show(status) {
-  const problems = [...status.health, ...status.ready];
-  if (problems.length) showVerdict(status.health.length ? "not healthy" : "not ready", "bad", problems);
-  else showVerdict("ready", "good", []);
+  pod = status.pod || "";
+  const reasons = [...status.health, ...status.ready];
+  const problems = status.problems || [];
+  const known = new Set(problems.map((each) => each.text));
+  // What began a moment ago is not in the list yet.
+  const all = [...reasons.filter((each) => !known.has(each)).map((text) => ({text, blocks: true})), ...problems];
+  if (reasons.length) showVerdict(status.health.length ? "not healthy" : "not ready", "bad", all);
+  else showVerdict(all.length ? "ready, with problems" : "ready", all.length ? "warn" : "good", all);
   showFacts(status);
   showReload(status.reload);
   showPlot(status.history);
@@ -156,7 +203,7 @@ async function refresh() {
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     show(await answer.json());
   } catch (error) {
-    showVerdict("no answer", "bad", [`what is shown below is old: ${error.message}`]);
+    showVerdict("no answer", "bad", [{text: `what is shown below is old: ${error.message}`, blocks: true}]);
   }
   setTimeout(refresh, INTERVAL);
 }

@@ -18,6 +18,9 @@ class Fault(enum.Enum):
     TARGET_TOO_LONG = "target_too_long"
     TLS = "tls"
     UNSOLICITED_SWITCH = "unsolicited_switch"
+    HTTP2 = "http2_prior_knowledge"
+    NO_HOST = "no_host"
+    HOST_IS_ADDRESS = "host_is_address"
 
 
 class MessageError(EgressRouterError):

@@ -65,12 +65,15 @@ UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 class RequestHead:
     """A request without its body; `connection` are the options of its Connection fields, lower case.
 
+    `host` is the value of its Host field, b"" without one.
+
     `special` holds the values of the few fields that decide something more: mostly none, since Host and
     Content-Length have done so. `persistent` says whether the client wants to go on with this connection.
     """
 
     method: bytes
     target: bytes
+    host: bytes
     minor: int
     fields: list[Field]
     special: dict[bytes, list[bytes]]
@@ -144,17 +147,21 @@ def parse_request(head: bytes, most_fields: int) -> RequestHead:
         raise no_request(head)
     method, target, version = line.groups()
     minor = _MINORS.get(version)
+    if minor is None and method == b"PRI":  # RFC 9113 3.4: the preface of HTTP/2
+        raise MessageError(505, "HTTP/2 is spoken here inside TLS only: use HTTP/1.1, or TLS", Fault.HTTP2)
     if minor is None:
         raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
     seen = _parsed(head, most_fields, httptools.HttpRequestParser)
     special = seen.special
-    _check_host(special.pop(b"host", None), minor)
+    host = _host(special.pop(b"host", None), minor)
     connection, framing, length = _NO_TOKENS, NO_BODY, 0
     if special:
         connection = _connection(special)
         framing, length = _request_framing(method, minor, special)
     persistent = minor == 1 and b"close" not in connection
-    return RequestHead(method, target, minor, seen.fields, special, connection, framing, length, persistent)
+    return RequestHead(
+        method, target, host, minor, seen.fields, special, connection, framing, length, persistent
+    )
 
 
 def no_request(data: bytes) -> MessageError:
@@ -216,12 +223,12 @@ def _sentence(error: httptools.HttpParserError) -> str:
     return "the head is malformed"
 
 
-def _check_host(hosts: list[bytes] | None, minor: int) -> None:
+def _host(hosts: list[bytes] | None, minor: int) -> bytes:
     """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; a host, though the target counts."""
     if hosts is None:
         if minor == 1:
             raise MessageError(400, "the Host field is missing")
-        return
+        return b""
     if len(hosts) > 1:
         raise MessageError(400, "there are two Host fields")
     if hosts[0]:
@@ -229,6 +236,7 @@ def _check_host(hosts: list[bytes] | None, minor: int) -> None:
             parse_authority(hosts[0])
         except MessageError as error:
             raise MessageError(400, f"the Host field is wrong: {error.sentence}") from None
+    return hosts[0]
 
 
 def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:

@@ -24,7 +24,7 @@ class ConnectionState(enum.IntEnum):
     HEAD: it reads the head of a request. CONNECTING: the request is decided on, its name looked up, a
     connection to the origin made. HELLO: the first bytes of a tunnel are looked at. EXCHANGE: request and
     answer go through. LINGERING: the last answer is sent, and the rest of what the client sends is dropped.
-    TUNNEL: the connection is handed over.
+    TUNNEL: the connection is handed over, to a tunnel or, where it begins with TLS, to who reads that.
     """
 
     HEAD = 0
@@ -80,7 +80,7 @@ INTO_HEAD: Final = Into(_C.HEAD, _C.EXCHANGE)
 INTO_CONNECTING: Final = Into(_C.CONNECTING, _C.HEAD, _C.EXCHANGE)
 INTO_HELLO: Final = Into(_C.HELLO, _C.CONNECTING)
 INTO_EXCHANGE: Final = Into(_C.EXCHANGE, _C.CONNECTING)
-INTO_TUNNEL: Final = Into(_C.TUNNEL, _C.CONNECTING, _C.HELLO, _C.EXCHANGE)
+INTO_TUNNEL: Final = Into(_C.TUNNEL, _C.HEAD, _C.CONNECTING, _C.HELLO, _C.EXCHANGE)
 INTO_LINGERING: Final = Into(_C.LINGERING, _C.HEAD, _C.CONNECTING, _C.HELLO, _C.EXCHANGE)
 INTO_CLOSED: Final = Into(_C.CLOSED, _C.HEAD, _C.CONNECTING, _C.HELLO, _C.EXCHANGE, _C.LINGERING)
 

@@ -1,4 +1,4 @@
-"""Request targets: the authority of CONNECT, and the absolute form of every other method. Pure."""
+"""Request targets: the authority of CONNECT, the absolute form, and the origin form with its Host. Pure."""
 
 from __future__ import annotations
 
@@ -66,6 +66,36 @@ def absolute_target(method: bytes, target: bytes) -> Target:
         raise MessageError(400, "the target has a fragment, which never leaves a client")
     host, port, asked, normalised = _place(authority)
     return Target(host, port, _origin_form(method, rest), asked, normalised, False)
+
+
+def origin_target(method: bytes, target: bytes, host_field: bytes, origin_port: int) -> Target:
+    """Read a target as an origin server gets it, `/path?query` with a Host field, or in absolute form.
+
+    The host counts, its port does not: the connection goes to `origin_port`.
+
+    Raises:
+        MessageError: it has another form, or the host is missing or an address.
+    """
+    if method == b"CONNECT":
+        raise MessageError(400, "CONNECT goes to the port of the proxy, not to this one", Fault.UNSUPPORTED)
+    if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
+        if not host_field:
+            raise MessageError(400, "the Host field says no host", Fault.NO_HOST)
+        host, _, asked, _ = _place(host_field)
+        origin_form = target
+    else:  # RFC 9112 3.2.2: a server accepts the absolute form, too; its host wins
+        absolute = absolute_target(method, target)
+        host, asked, origin_form = absolute.host, absolute.asked, absolute.origin_form
+    if not isinstance(host, str):
+        raise MessageError(
+            400, "the host is an address; this port leads to names only", Fault.HOST_IS_ADDRESS
+        )
+    return Target(host, origin_port, origin_form, asked, _authority(host, origin_port), tunnel=False)
+
+
+def tls_target(name: str, origin_port: int) -> Target:
+    """Return where a TLS connection goes whose ClientHello names a server."""
+    return Target(name, origin_port, b"", name, _authority(name, origin_port), tunnel=False)
 
 
 @lru_cache(maxsize=1024)

@@ -1,24 +1,35 @@
 """What goes through each redirected port, counted by the kernel.
 
-The counters live in a table of their own, which stays when the rules are replaced. Their elements come with
-traffic (dynamic sets), so that 30,000 lines without traffic cost nothing.
+Elements come with traffic (dynamic sets), so that 30,000 lines without traffic cost nothing.
 """
 
 from __future__ import annotations
 
-import json
+import errno
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
-from egress_router.kernel.nat import nft
+from egress_router.kernel.nat.counting import KINDS, PROTOCOLS
+from egress_router.kernel.nat.source_ports import TABLE
+from egress_router.net.netlink_dump import attributes, nested, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-TABLE = "egress_router_counts"
-_PROTOCOLS = ("tcp", "udp", "sctp")
+    from collections.abc import Iterator
+
 _VERSIONS = (4, 6)
-_ACCEPTED = "ct direction reply tcp flags & (syn | ack) == syn | ack"
+
+# linux/netfilter/nf_tables.h, nfnetlink.h
+_NETLINK_NETFILTER, _INET = 12, 1
+_GET_ELEMENTS = (10 << 8) | 13  # subsystem nftables, NFT_MSG_GETSETELEM
+_FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
+_TABLE, _SET, _ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
+_KEY, _EXPRESSION = 1, 7  # NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_EXPR
+_VALUE = 1  # NFTA_DATA_VALUE
+_EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
+_BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
+_ATTRIBUTE = struct.Struct("=HH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +66,7 @@ class Traffic:
 
 # Traffic by protocol, family and local port.
 Counts = dict[tuple[str, int, int], Traffic]
-
-
-def declaration() -> str:
-    """Return the text that makes nft count, for a transaction; counts so far stay."""
-    names = [(f"{protocol}{version}", protocol, version) for version in _VERSIONS for protocol in _PROTOCOLS]
-    lines = [f"add table inet {TABLE}", f"table inet {TABLE} {{"]
-    for name, _, _ in names:
-        # As large as there are ports, so that a scan cannot fill them.
-        kind = "{ type inet_service; size 65536; flags dynamic; }"
-        lines += [f"  set {what}_{name} {kind}" for what in ("begun", "accepted", "sent", "received")]
-        lines += [f"  chain {name} {{ }}", f"  chain begun_{name} {{ }}"]
-    lines += [
-        "  chain forward { type filter hook forward priority filter - 1; policy accept; }",
-        # A chain of type nat sees the first packet of a connection only, and not when it is sent again.
-        "  chain postrouting { type nat hook postrouting priority srcnat - 1; policy accept; }",
-        "}",
-    ]
-    chains = ["forward", "postrouting"]
-    chains += [chain for name, _, _ in names for chain in (name, f"begun_{name}")]
-    lines += [f"flush chain inet {TABLE} {chain}" for chain in chains]
-    lines.append(f"table inet {TABLE} {{")
-    for name, protocol, _ in names:
-        lines += [_chain(name, protocol, _forwarded(name, protocol)), _begun(name, protocol)]
-    for hook, prefix in (("forward", ""), ("postrouting", "begun_")):
-        jumps = ", ".join(
-            f"ipv{version} . {protocol} : jump {prefix}{name}" for name, protocol, version in names
-        )
-        lines.append(f"  chain {hook} {{ ct status dnat meta nfproto . meta l4proto vmap {{ {jumps} }}; }}")
-    return "\n".join([*lines, "}", ""])
-
-
-def _forwarded(name: str, protocol: str) -> list[str]:
-    rules = [
-        f"ct direction original {_counted('sent', name)}",
-        f"ct direction reply {_counted('received', name)}",
-    ]
-    return [*rules, f"{_ACCEPTED} {_counted('accepted', name)}"] if protocol == "tcp" else rules
-
-
-def _begun(name: str, protocol: str) -> str:
-    return _chain(f"begun_{name}", protocol, [_counted("begun", name)])
-
-
-def _counted(what: str, name: str) -> str:
-    return f"add @{what}_{name} {{ ct original proto-dst counter }}"
-
-
-def _chain(name: str, protocol: str, rules: list[str]) -> str:
-    # The protocol is named again, because nft wants to know it before a rule speaks of ports.
-    text = "".join(f"    meta l4proto {protocol} {rule}\n" for rule in rules)
-    return f"  chain {name} {{\n{text}  }}"
+_NOTHING = Traffic()
 
 
 def read() -> Counts:
@@ -114,50 +75,53 @@ def read() -> Counts:
     Raises:
         RefusedError: the kernel does not let this process look.
     """
-    done = nft.run("-j", "list", "table", "inet", TABLE)
-    if done.returncode:
-        raise RefusedError("the kernel has no counters", "set EGRESS_NAT_BACKEND=nftables")
-    return parsed(done.stdout)
-
-
-class _Counter(TypedDict):
-    packets: int
-    bytes: int
-
-
-class _Element(TypedDict):
-    val: int
-    counter: _Counter
-
-
-class _Set(TypedDict, total=False):
-    name: str
-    elem: list[Mapping[str, _Element]]
-
-
-def parsed(text: str) -> Counts:
-    """Read the JSON of `nft -j list table`."""
     found: Counts = {}
-    listed: list[Mapping[str, _Set]] = json.loads(text)["nftables"]
-    for each in listed:
-        for kind, protocol, version, element in _elements(each.get("set")):
-            packets, size = element["counter"]["packets"], element["counter"]["bytes"]
-            if kind == "begun":
-                fresh = Traffic(begun=packets, connections=0 if protocol == "tcp" else packets)
-            elif kind == "accepted":
-                fresh = Traffic(connections=packets)
-            elif kind == "sent":
-                fresh = Traffic(sent_packets=packets, sent_bytes=size)
-            else:
-                fresh = Traffic(received_packets=packets, received_bytes=size)
-            key = (protocol, version, element["val"])
-            found[key] = found.get(key, Traffic()).plus(fresh)
+    seen = False
+    for version in _VERSIONS:
+        for protocol in PROTOCOLS:
+            for kind in KINDS:
+                try:
+                    for port, packets, size in _elements(f"{kind}_{protocol}{version}"):
+                        key = (protocol, version, port)
+                        found[key] = found.get(key, _NOTHING).plus(_counted(kind, protocol, packets, size))
+                except OSError as error:
+                    if error.errno != errno.ENOENT:  # a family without a source has none
+                        raise RefusedError(
+                            f"cannot read the kernel's counters ({error.strerror})", "grant NET_ADMIN"
+                        ) from None
+                else:
+                    seen = True
+    if not seen:
+        raise RefusedError("the kernel has no counters", "set EGRESS_NAT_BACKEND=nftables")
     return found
 
 
-def _elements(found: _Set | None) -> Iterator[tuple[str, str, int, _Element]]:
-    if found is None:
-        return
-    kind, _, name = found["name"].partition("_")
-    for each in found.get("elem", ()):
-        yield kind, name[:-1], int(name[-1]), each["elem"]
+def _counted(kind: str, protocol: str, packets: int, size: int) -> Traffic:
+    if kind == "begun":
+        return Traffic(begun=packets, connections=0 if protocol == "tcp" else packets)
+    if kind == "accepted":
+        return Traffic(connections=packets)
+    if kind == "sent":
+        return Traffic(sent_packets=packets, sent_bytes=size)
+    return Traffic(received_packets=packets, received_bytes=size)
+
+
+def _elements(name: str) -> Iterator[tuple[int, int, int]]:
+    """Yield port, packets and bytes of each element of a set."""
+    question = struct.pack("=BBH", _INET, 0, 0) + _text(_TABLE, TABLE) + _text(_SET, name)
+    for row in rows(_NETLINK_NETFILTER, _GET_ELEMENTS, question):
+        for element in nested(attributes(row, _FAMILY_HEADER).get(_ELEMENTS, b"")):
+            yield from _element(attributes(element))
+
+
+def _element(found: dict[int, bytes]) -> Iterator[tuple[int, int, int]]:
+    port = attributes(found.get(_KEY, b"")).get(_VALUE)
+    counter = attributes(attributes(found.get(_EXPRESSION, b"")).get(_EXPRESSION_DATA, b""))
+    if port is not None and _PACKETS in counter:
+        packets, size = (int.from_bytes(counter[each], "big") for each in (_PACKETS, _BYTES))
+        yield int.from_bytes(port, "big"), packets, size
+
+
+def _text(kind: int, text: str) -> bytes:
+    value = text.encode() + b"\0"
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)

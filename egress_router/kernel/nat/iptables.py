@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from egress_router import log
 from egress_router.errors import RefusedError
+from egress_router.grammar.leaving import Spread
+from egress_router.grammar.redirect import Protocol
 from egress_router.kernel.nat.plan import REPLY_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.grammar.redirect import Redirect
-    from egress_router.kernel.nat.plan import FamilyPlan, NatPlan
+    from egress_router.grammar.leaving import Leaving
+    from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
 
 # A rule as python-iptables spells it: matches, protocol and interfaces by name, and the target.
 Rule: TypeAlias = "dict[str, str | dict[str, str] | dict[str, dict[str, str]]]"
@@ -56,7 +58,7 @@ def rules(plan: NatPlan, version: int) -> Tables:
         },
         "nat": {
             "EGRESS_TO": list(_redirect(plan, family)),
-            "EGRESS_FROM": [] if family is None else [_source(plan, family)],
+            "EGRESS_FROM": [] if family is None else list(_sources(plan, family)),
         },
         "filter": {
             "EGRESS_INPUT": list(_input(plan, version)),
@@ -76,36 +78,61 @@ def _redirect(plan: NatPlan, family: FamilyPlan | None) -> Iterator[Rule]:
     if plan.surroundings.standby_port:
         port = str(plan.surroundings.standby_port)
         yield {"protocol": "udp", "udp": {"dport": port}, "target": "RETURN"}
-    for rule in (*family.single, *family.ranges):
-        yield _redirect_rule(rule)
+    for line in sorted(family.lines, key=lambda each: each.is_range):
+        yield _redirect_rule(line)
     if family.fallback is not None:
         echo = "icmp" if family.version == 4 else "icmpv6"
         yield {"protocol": echo, "target": "RETURN"}
         yield {"target": {"DNAT": {"to-destination": str(family.fallback)}}}
 
 
-def _redirect_rule(rule: Redirect) -> Rule:
-    protocol = rule.protocol.value
-    target = str(rule.target)
-    ports = f"{rule.first}:{rule.last}" if rule.is_range else str(rule.first)
-    if rule.target_port is not None:
-        target = (
-            f"[{target}]:{rule.target_port}" if rule.target.version == 6 else f"{target}:{rule.target_port}"
-        )
+def _redirect_rule(line: Line) -> Rule:
+    if len(line.addresses) != 1:
+        raise RefusedError("iptables rules cannot follow a name", "names need nftables")
+    protocol = line.protocol.value
+    address = line.addresses[0]
+    target = str(address)
+    if line.target_port is not None:
+        target = f"[{target}]:{line.target_port}" if address.version == 6 else f"{target}:{line.target_port}"
     return {
         "protocol": protocol,
-        protocol: {"dport": ports},
+        protocol: {"dport": _ports(line)},
         "target": {"DNAT": {"to-destination": target}},
     }
 
 
-def _source(plan: NatPlan, family: FamilyPlan) -> Rule:
-    rule: Rule = {
-        "out-interface": plan.interface,
-        "src": f"!{family.source}",
-        "target": {"SNAT": {"to-source": str(family.source), "random-fully": ""}},
-    }
-    return rule
+def _ports(line: Line) -> str:
+    return f"{line.first}:{line.last}" if line.is_range else str(line.first)
+
+
+def _sources(plan: NatPlan, family: FamilyPlan) -> Iterator[Rule]:
+    """Translate sources. TCP keeps the client's port where it is free: it has no order of its own here.
+
+    A client's own connections meet TIME_WAIT of their own then, which a server gives up for them. x_tables
+    cannot hand out ports in turn, so several busy clients may still meet each other's (source_ports).
+    """
+    outside: Rule = {"out-interface": plan.interface}
+    own = [{**outside, "src": str(source), "target": "RETURN"} for source in family.sources]
+    yield from own
+    if any(line.leaving is not None for line in family.lines) or family.fallback_leaving is not None:
+        for line in sorted(family.lines, key=lambda each: each.is_range):
+            match: Rule = {
+                **outside,
+                "protocol": line.protocol.value,
+                "conntrack": {"ctstate": "DNAT", "ctorigdstport": _ports(line)},
+            }
+            yield from _snat(family, match, line.leaving, is_tcp=line.protocol is Protocol.TCP)
+    for is_tcp in (True, False):
+        match = {**outside, "protocol": "tcp"} if is_tcp else outside
+        yield from _snat(family, match, family.fallback_leaving, is_tcp=is_tcp)
+
+
+def _snat(family: FamilyPlan, match: Rule, choice: Leaving, *, is_tcp: bool) -> Iterator[Rule]:
+    chosen = family.sources if choice is Spread.ALL else (choice if choice is not None else family.source,)
+    for rest, source in zip(range(len(chosen), 0, -1), chosen, strict=True):
+        turn: Rule = {"statistic": {"mode": "nth", "every": str(rest), "packet": "0"}} if rest > 1 else {}
+        target = {"to-source": str(source)} | ({} if is_tcp else {"random-fully": ""})
+        yield {**match, **turn, "target": {"SNAT": target}}
 
 
 def _neighbours(version: int) -> Iterator[Rule]:
@@ -157,6 +184,7 @@ def _output(plan: NatPlan, version: int) -> Iterator[Rule]:
         yield {"out-interface": interface, "target": "RETURN"}
     yield {"conntrack": {"ctdir": "REPLY"}, "target": "RETURN"}
     yield {"conntrack": {"ctstate": "RELATED"}, "target": "RETURN"}
+    yield {"mark": {"mark": _MARK}, "target": "RETURN"}
     near = ("fe80::/10", "ff02::/16") if version == 6 else ()
     for network in (*near, *plan.surroundings.networks(version)):
         yield {"dst": str(network), "target": "RETURN"}
@@ -181,11 +209,19 @@ def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[R
     if version == 6:
         for source in ("::/128", "fe80::/10"):
             yield {**outgoing, "src": source, "target": "RETURN"}
+    original: dict[str, str] = {"ctdir": "ORIGINAL", "ctstatus": "CONFIRMED"}
+    if len(family.sources) > 1:
+        for source in map(str, family.sources):
+            passes: Rule = {**outgoing, "target": "RETURN"}
+            yield {**passes, "conntrack": {**original, "ctrepldst": source}}
+            yield {**passes, "conntrack": {"ctdir": "REPLY", "ctorigdst": source}}
+            yield {**passes, "src": source, "conntrack": {"ctstate": "UNTRACKED"}}
+        yield {**outgoing, "conntrack": original}
+        yield {**outgoing, "conntrack": {"ctdir": "REPLY"}}
+        yield {**outgoing, "conntrack": {"ctstate": "UNTRACKED"}}
+        return
     other = f"!{family.source}"
-    yield {
-        **outgoing,
-        "conntrack": {"ctdir": "ORIGINAL", "ctstatus": "CONFIRMED", "ctrepldst": other},
-    }
+    yield {**outgoing, "conntrack": {**original, "ctrepldst": other}}
     yield {**outgoing, "conntrack": {"ctdir": "REPLY", "ctorigdst": other}}
     yield {**outgoing, "src": other, "conntrack": {"ctstate": "UNTRACKED"}}
 

@@ -5,14 +5,17 @@ Both backends put the same plan in force. Nothing in here knows a kernel, so rul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from egress_router.grammar.leaving import Spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress, IPNetwork
-    from egress_router.grammar.redirect import NamedRedirect, Redirect, Redirects
+    from egress_router.grammar.leaving import Leaving
+    from egress_router.grammar.redirect import NamedRedirect, Protocol, Redirect, Redirects
 
 # The bit of the connection mark that says: came in through the pod's first interface, so replies leave by it.
 # One bit under a mask, because network plug-ins use others (Calico and Cilium the upper and lower ones).
@@ -20,19 +23,41 @@ REPLY_MARK = 0x00100000
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyPlan:
-    """The rules of one address family; `source` is the address that everything leaves with.
+class Line:
+    """Local ports `first` to `last` of one protocol and family, and where their connections go now.
 
-    `named` are the lines with names, each with the addresses of this family that its new connections are
-    spread over; without any they are rejected.
+    `target_port` is None where the port stays the same. New connections are spread evenly over `addresses`;
+    without any they are rejected at once. `leaving` is the address that they leave with: one of the family's,
+    all of them in turn, or None for the family's first.
     """
 
+    protocol: Protocol
+    first: int
+    last: int
+    target_port: int | None
+    addresses: tuple[IPAddress, ...]
+    leaving: Leaving = None
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it covers more than one port."""
+        return self.first != self.last
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyPlan:
+    """The rules of one address family; `sources` are the router's addresses, the usual one first."""
+
     version: int
-    source: IPAddress
-    single: tuple[Redirect, ...]
-    ranges: tuple[Redirect, ...]
+    sources: tuple[IPAddress, ...]
+    lines: tuple[Line, ...]
     fallback: IPAddress | None
-    named: tuple[tuple[NamedRedirect, tuple[IPAddress, ...]], ...] = ()
+    fallback_leaving: Leaving = None
+
+    @property
+    def source(self) -> IPAddress:
+        """The address that everything leaves with that asks for no other."""
+        return self.sources[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +115,51 @@ def make_plan(
 
     `resolved` says what the names of lines lead to at the moment; a line that is not in it leads nowhere.
     """
-    first = {source.version: source for source in reversed(sources)}
+    by_version: dict[int, list[IPAddress]] = {}
+    for source in sources:
+        by_version.setdefault(source.version, []).append(source)
     families = tuple(
-        _family(redirects, resolved or {}, first[each])
-        for each in dict.fromkeys(source.version for source in sources)
+        _family(redirects, resolved or {}, version, tuple(each)) for version, each in by_version.items()
     )
     return NatPlan(interface, admin_port, redirects is not None, families, surroundings)
 
 
 def _family(
-    redirects: Redirects | None, resolved: Mapping[NamedRedirect, tuple[IPAddress, ...]], source: IPAddress
+    redirects: Redirects | None,
+    resolved: Mapping[NamedRedirect, tuple[IPAddress, ...]],
+    version: int,
+    sources: tuple[IPAddress, ...],
 ) -> FamilyPlan:
     if redirects is None:
-        return FamilyPlan(source.version, source, (), (), None)
-    rules = [rule for rule in redirects.rules if rule.target.version == source.version]
-    return FamilyPlan(
-        version=source.version,
-        source=source,
-        single=tuple(rule for rule in rules if not rule.is_range),
-        ranges=tuple(rule for rule in rules if rule.is_range),
-        fallback=redirects.fallback_v4 if source.version == 4 else redirects.fallback_v6,
-        named=tuple(
-            (line, tuple(each for each in resolved.get(line, ()) if each.version == source.version))
-            for line in redirects.names
+        return FamilyPlan(version, sources, (), None)
+    is_four = version == 4
+    fallback = redirects.fallback_v4 if is_four else redirects.fallback_v6
+    fallback_leaving = redirects.fallback_v4_leaving if is_four else redirects.fallback_v6_leaving
+    lines = (
+        *(_line(rule, (rule.target,)) for rule in redirects.rules if rule.target.version == version),
+        *(
+            _line(named, tuple(each for each in resolved.get(named, ()) if each.version == version))
+            for named in redirects.names
         ),
     )
+    return FamilyPlan(
+        version=version,
+        sources=sources,
+        lines=tuple(line if _leaves(line.leaving, sources) else _nowhere(line) for line in lines),
+        fallback=fallback if _leaves(fallback_leaving, sources) else None,
+        fallback_leaving=fallback_leaving if _leaves(fallback_leaving, sources) else None,
+    )
+
+
+def _leaves(leaving: Leaving, sources: tuple[IPAddress, ...]) -> bool:
+    """Say whether the router has the address that is asked for."""
+    return leaving is None or leaving is Spread.ALL or leaving in sources
+
+
+def _nowhere(line: Line) -> Line:
+    """Return the line for as long as another station has its address: its connections are rejected."""
+    return replace(line, addresses=(), leaving=None)
+
+
+def _line(rule: Redirect | NamedRedirect, addresses: tuple[IPAddress, ...]) -> Line:
+    return Line(rule.protocol, rule.first, rule.last, rule.target_port, addresses, rule.leaving)

@@ -4,9 +4,31 @@ from typing import TYPE_CHECKING
 
 from egress_router.admin.history import History
 from egress_router.metrics import Registry
+from tests.manual_clock import ManualClock
+from tests.unit.admin.views import FakeView
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+def viewed(registry: Registry) -> FakeView:
+    view = FakeView()
+    view.registry = registry
+    return view
+
+
+def test_failures_are_what_reached_no_destination() -> None:
+    registry = Registry()
+    failed = registry.counter("upstream_failures_total", "f", reason="refused")
+    connected = registry.counter("connections_total", "c", result="connected")
+    other = registry.counter("connections_total", "c", result="timeout")
+    clock = ManualClock()
+    history = History(viewed(registry), clock)
+    failed.value, connected.value, other.value = 4, 1000, 6
+    clock.advance(10)
+    history.tick()
+    now: dict[str, Any] = history.status()["now"]  # type: ignore[assignment]
+    assert now["failures"] == 1.0
 
 
 def test_rates_are_of_the_last_ten_seconds_and_the_hour_is_bounded() -> None:
@@ -16,17 +38,24 @@ def test_rates_are_of_the_last_ten_seconds_and_the_hour_is_bounded() -> None:
     sent = registry.counter("bytes_total", "b", direction="sent")
     received = registry.counter("bytes_total", "b", direction="received")
     opened = registry.gauge("connections_open", "o")
-    history = History(registry.snapshot)
-    start = history._ticks[0][0]
+    clock = ManualClock()
+    history = History(viewed(registry), clock)
     for number in range(1, 5001):
         requests.value += 6
         denied.value += 2
         sent.value += 20
         received.value += 200
         opened.value = number
-        history.tick(start + number * 2)
+        clock.advance(2)
+        history.tick()
     status: dict[str, Any] = history.status()
-    assert status["now"] == {"requests": 4.0, "sent_bytes": 10.0, "received_bytes": 100.0, "open": 5000.0}
+    assert status["now"] == {
+        "requests": 4.0,
+        "sent_bytes": 10.0,
+        "received_bytes": 100.0,
+        "failures": 0.0,
+        "open": 5000.0,
+    }
     assert {len(column) for name, column in status["history"].items() if name != "seconds"} == {360}
     assert status["history"]["open"][-2:] == [4994.0, 4999.0]
 
@@ -35,8 +64,10 @@ def test_a_counter_that_began_again_is_no_negative_rate() -> None:
     registry = Registry()
     sent = registry.counter("bytes_total", "b", direction="sent")
     sent.value = 1000
-    history = History(registry.snapshot)
+    clock = ManualClock()
+    history = History(viewed(registry), clock)
     sent.value = 0
-    history.tick(history._ticks[0][0] + 2)
+    clock.advance(2)
+    history.tick()
     now: dict[str, Any] = history.status()["now"]  # type: ignore[assignment]
     assert now["sent_bytes"] == 0

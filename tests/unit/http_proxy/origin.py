@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 LOOPBACK = "127.0.0.0/8\n::1\n"
 
 

@@ -105,7 +105,8 @@ def test_answers_for_slow_readers_are_bounded_in_all() -> None:
             peer.send(b"x" * 1_000_000)
 
     with origin(much) as server, proxy(HELD_BYTES="1048576") as (running, port):
-        clients = [Client(port) for _ in range(40)]
+        # What is left of a read where the client's buffer is full: some ten KiB each.
+        clients = [Client(port) for _ in range(160)]
         for client in clients:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -13,7 +13,8 @@ import pytest
 
 from egress_router.errors import RefusedError
 from egress_router.grammar.redirect import parse
-from egress_router.kernel.nat import iptables, nftables
+from egress_router.kernel.nat import iptables, nftables, rules
+from egress_router.kernel.nat.counters import Traffic
 from egress_router.kernel.nat.plan import NatPlan, Surroundings, make_plan
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,7 +59,7 @@ def in_namespace(*commands: str, text: str = "", unshare: str = "-rn") -> subpro
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_rule_sets_are_as_reviewed(name: str) -> None:
     golden = GOLDEN / f"{name}.nft"
-    assert nftables.render(PLANS[name]) == golden.read_text()
+    assert rules.render(PLANS[name]) == golden.read_text()
 
 
 @pytest.mark.parametrize("name", sorted(PLANS))
@@ -73,8 +74,38 @@ def test_the_kernel_takes_it_and_a_second_time_changes_nothing(name: str) -> Non
     assert "table inet egress_router" in first
 
 
+def test_a_change_of_lines_leaves_what_the_kernel_learned(tmp_path: Path) -> None:
+    again = tmp_path / "again.nft"
+    again.write_text(
+        rules.render_again(make_plan(parse("x", "81 tcp 203.0.113.26\n"), [V4], "macvlan0", 9797))
+    )
+    learned = "add element inet egress_router used4_0 { 203.0.113.25 . 80 . 1024 timeout 1h }"
+    done = in_namespace(
+        *(f"nft -f {GOLDEN / 'v4.nft'}", f"nft '{learned}'", f"nft -f {again}"),
+        f"nft list set inet egress_router {rules.layout(PLANS['v4'])}",
+        *("nft list set inet egress_router used4_0", "nft list map inet egress_router ports4"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "203.0.113.25 . 80 . 1024" in done.stdout
+    assert "tcp . 81 : 203.0.113.26 . 81" in done.stdout
+    assert "tcp . 80 :" not in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_the_second_transaction_makes_what_the_first_made(name: str, tmp_path: Path) -> None:
+    again = tmp_path / "again.nft"
+    again.write_text(rules.render_again(PLANS[name]))
+    done = in_namespace(
+        *(f"nft -f {GOLDEN / f'{name}.nft'}", "nft list ruleset", "echo ---"),
+        *(f"nft -f {again}", "nft list ruleset"),
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split("---\n")
+    assert first == second
+
+
 def test_a_transaction_that_fails_leaves_the_old_rules() -> None:
-    broken = nftables.render(PLANS["v4"]).replace("203.0.113.25", "203.0.113.999")
+    broken = rules.render(PLANS["v4"]).replace("203.0.113.25", "203.0.113.999")
     good = GOLDEN / "v4.nft"
     done = in_namespace(f"nft -f {good}", "(nft -f - 2>/dev/null; true)", "nft list ruleset", text=broken)
     assert "203.0.113.25" in done.stdout
@@ -92,7 +123,7 @@ def test_thirty_thousand_lines_are_one_transaction() -> None:
     plan = make_plan(parse("x", text), [V4], "macvlan0", 9797)
     done = subprocess.run(
         ["unshare", "-n" if os.getuid() == 0 else "-rn", "nft", "-f", "-"],
-        input=nftables.render(plan),
+        input=rules.render(plan),
         capture_output=True,
         text=True,
         check=False,
@@ -100,15 +131,40 @@ def test_thirty_thousand_lines_are_one_transaction() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_counters_are_read_from_the_kernel() -> None:
+    elements = {
+        "begun_tcp4": "80 counter packets 3 bytes 180",
+        "accepted_tcp4": "80 counter packets 2 bytes 120",
+        "begun_udp6": "53 counter packets 1 bytes 60",
+        "sent_tcp4": "80 counter packets 9 bytes 900, 443 counter packets 1 bytes 60",
+        "received_tcp4": "80 counter packets 7 bytes 700",
+        "sent_udp6": "53 counter packets 3 bytes 4000000000000",
+    }
+    rules = "".join(
+        f"add element inet egress_router {name} {{ {each} }}\n" for name, each in elements.items()
+    )
+    code = "from egress_router.kernel.nat import counters; print(sorted(counters.read().items()))"
+    done = in_namespace(
+        f"nft -f {GOLDEN / 'dual-fallback.nft'}", "nft -f -", f"{sys.executable} -c '{code}'", text=rules
+    )
+    assert done.stdout.strip() == str(
+        [
+            (("tcp", 4, 80), Traffic(2, 9, 900, 7, 700, 3)),
+            (("tcp", 4, 443), Traffic(0, 1, 60)),
+            (("udp", 6, 53), Traffic(1, 3, 4_000_000_000_000, 0, 0, 1)),
+        ]
+    ), done.stderr
+
+
 def test_the_admin_port_comes_before_every_translation() -> None:
-    chain = nftables.render(PLANS["dual-fallback"]).split("chain destinations")[1].split("}\n  chain")[0]
+    chain = rules.render(PLANS["dual-fallback"]).split("chain destinations")[2].split("}\n  chain")[0]
     assert chain.index("tcp dport 9797 accept") < chain.index("dnat")
 
 
 def test_families_do_not_mix() -> None:
     plan: NatPlan = PLANS["dual-fallback"]
-    assert [rule.first for rule in plan.families[0].single] == [80, 8080, 53]
-    assert [rule.first for rule in plan.families[1].single] == [443]
+    assert [line.first for line in plan.families[0].lines] == [80, 8080, 53, 5000]
+    assert [line.first for line in plan.families[1].lines] == [443, 6000]
     assert plan.families[1].fallback == ip_address("2001:db8::27")
 
 

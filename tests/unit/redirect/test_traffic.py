@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from egress_router.admin.exposition import exposition
 from egress_router.grammar.redirect import parse
 from egress_router.kernel.conntrack import Connections
-from egress_router.kernel.nat.counters import Traffic, parsed
+from egress_router.kernel.nat.counters import Traffic
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import RedirectMetrics, RuleTable
 from egress_router.service import process_metrics
@@ -112,20 +112,6 @@ def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
         (("destination", "203.0.113.28:5001/tcp"),): 3,
     }
     assert snapshot["connections_open"].numbers == {(): 44}
-
-
-def test_counters_are_read_from_the_json_of_nft() -> None:
-    text = """{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"name": "egress_router_counts"}},
-      {"set": {"name": "begun_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 3, "bytes": 180}}}]}},
-      {"set": {"name": "accepted_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 2, "bytes": 120}}}]}},
-      {"set": {"name": "begun_udp4", "elem": [{"elem": {"val": 53, "counter": {"packets": 4, "bytes": 180}}}]}},
-      {"set": {"name": "sent_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 9, "bytes": 900}}}]}},
-      {"set": {"name": "received_tcp4", "elem": [{"elem": {"val": 80, "counter": {"packets": 7, "bytes": 700}}}]}},
-      {"set": {"name": "sent_udp6"}}, {"chain": {"name": "forward"}}]}"""
-    assert parsed(text) == {
-        ("tcp", 4, 80): Traffic(2, 9, 900, 7, 700, begun=3),
-        ("udp", 4, 53): Traffic(4, begun=4),  # no packet of the kernel's says that a destination accepted it
-    }
 
 
 def test_its_metrics_pass_the_lint_of_the_others() -> None:

@@ -1,0 +1,233 @@
+"""Client, router and server in three network namespaces: what a connection costs the whole machine.
+
+The router forwards plainly, redirects by our rules, or runs haproxy; the load and the server are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from benchmarks.workloads import Tools
+from egress_router.grammar.redirect import Protocol
+from egress_router.kernel.nat import nftables
+from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
+from egress_router.lab import wiring
+from egress_router.lab.host import Host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from egress_router.grammar.address import IPAddress
+
+ROUTER, CLIENT, SOURCE, SERVER = "10.1.0.1", "10.1.0.2", "10.2.0.1", "10.2.0.2"
+SERVERS = tuple(IPv4Address("10.2.0.2") + number for number in range(16))
+# Addresses of the router that the client reaches from other addresses of its own, as other clients would.
+OTHERS = tuple((f"10.1.0.{10 + number}", f"10.1.0.{100 + number}") for number in range(5))
+HTTP, ECHO = 80, 81
+BY_ADDRESS, BY_NAME, BY_HAPROXY = 8000, 8002, 8004
+_OPEN_FILES = 20_000
+HAPROXY = f"""\
+global
+    maxconn 8000
+    nbthread 1
+defaults
+    mode tcp
+    maxconn 8000
+    timeout connect 10s
+    timeout client 1h
+    timeout server 1h
+listen http
+    bind {ROUTER}:{BY_HAPROXY}
+    server dest {SERVER}:{HTTP}
+listen echo
+    bind {ROUTER}:{BY_HAPROXY + 1}
+    server dest {SERVER}:{ECHO}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to the server: the address and the port of HTTP (echo is the next one)."""
+
+    name: str
+    address: str
+    port: int
+
+
+ROUTED = Way("plain routing", SERVER, HTTP)
+REDIRECTED = Way("redirect, an address", ROUTER, BY_ADDRESS)
+NAMED = Way("redirect, a name with 16 addresses", ROUTER, BY_NAME)
+FORWARDED = Way("haproxy", ROUTER, BY_HAPROXY)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one run said, and what it took from the whole machine: busy time of all CPUs an operation."""
+
+    operations: int
+    errors: int
+    p50: float
+    p99: float
+    p999: float
+    busy: float
+    syn_retransmissions: int
+    refused_by_timestamp: int
+
+
+class Topology:
+    """The three hosts, built by the constructor and gone after `close`."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, most), most))
+        try:
+            self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            Tools(self._folder)
+            self.client, self.router, self.server = (
+                self._host(name) for name in ("client", "router", "server")
+            )
+            wiring.cable(self.client, "eth0", self.router, "eth0")
+            wiring.cable(self.router, "macvlan0", self.server, "eth0")
+            wiring.address(self.client, "eth0", f"{CLIENT}/24")
+            wiring.address(self.router, "eth0", f"{ROUTER}/24")
+            wiring.address(self.router, "macvlan0", f"{SOURCE}/24")
+            wiring.address(self.server, "eth0", *(f"{each}/24" for each in SERVERS))
+            for router, client in OTHERS:
+                wiring.address(self.router, "eth0", f"{router}/24")
+                wiring.address(self.client, "eth0", f"{client}/24")
+                self.client.ip(f"route add {router}/32 dev eth0 src {client}")
+            wiring.default_route(self.client, ROUTER)
+            wiring.default_route(self.server, SOURCE)
+            self._set(self.router, "net/ipv4/ip_forward", 1)
+            self._set(self.server, "net/core/somaxconn", 8192)
+            self._set(self.server, "net/ipv4/tcp_max_syn_backlog", 8192)
+            self._serve()
+            (self._folder / "haproxy.cfg").write_text(HAPROXY)
+            self.router.start(["haproxy", "-db", "-f", str(self._folder / "haproxy.cfg")])
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the hosts and what runs in them."""
+        self._open.close()
+
+    def _host(self, name: str) -> Host:
+        host = Host(name)
+        self._open.callback(host.close)
+        return host
+
+    def _serve(self) -> None:
+        origin = self.server.start([str(self._folder / "origin"), str(HTTP), "0.0.0.0"])  # noqa: S104
+        if origin.stdout is None or origin.stdout.readline() != "ready\n":
+            raise SystemExit("the server did not start")
+
+    @staticmethod
+    def _set(host: Host, name: str, value: int) -> None:
+        host.run("sh", "-c", f"echo {value} >/proc/sys/{name}")
+
+    def remember_closed(self, *, does: bool) -> None:
+        """Have the server keep TIME_WAIT, as servers do, or not, so that only work is measured."""
+        self._set(self.server, "net/ipv4/tcp_max_tw_buckets", 262_144 if does else 0)
+
+    def take(self, way: Way) -> None:
+        """Make the router work this way; connection tracking is not even asked where it only routes."""
+        self.router.run("nft", "flush ruleset")
+        if way in (REDIRECTED, NAMED):
+            self.router.run(sys.executable, "-m", "benchmarks.topology")
+
+    def run(self, way: Way, mode: str, connections: int, operations: int, rate: int = 0) -> Outcome:
+        """Run a workload of the load generator once."""
+        before, retransmitted, refused = _busy_seconds(), *self._counters()
+        command = self.client.command(*self._load(way, mode, connections, operations), str(rate))
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
+        busy = _busy_seconds() - before
+        said = json.loads(output)
+        after = self._counters()
+        return Outcome(
+            operations=said["operations"],
+            errors=said["errors"],
+            p50=said["p50_us"],
+            p99=said["p99_us"],
+            p999=said["p999_us"],
+            busy=busy / said["operations"] * 1e6,
+            syn_retransmissions=after[0] - retransmitted,
+            refused_by_timestamp=after[1] - refused,
+        )
+
+    def _load(self, way: Way, mode: str, connections: int, operations: int) -> list[str]:
+        port = way.port + (mode in {"ping", "idle"})
+        numbers = (port, port, connections, operations, 0)
+        return [str(self._folder / "load"), mode, *map(str, numbers), "direct", way.address]
+
+    @contextlib.contextmanager
+    def held(self, way: Way, connections: int) -> Iterator[None]:
+        """Hold so many connections open for the length of the block."""
+        command = self.client.command(*self._load(way, "hold", connections, connections))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            if process.stdout is None or process.stdout.readline() != f"ready {connections}\n":
+                raise SystemExit(f"{way.name}: {connections} connections could not be opened")
+            yield
+        finally:
+            process.kill()
+            process.communicate()
+
+    @staticmethod
+    def others(way: Way) -> list[Way]:
+        """Return the way for other clients; all clients are one where the router only routes."""
+        return [] if way is ROUTED else [replace(way, address=router) for router, _ in OTHERS]
+
+    def _counters(self) -> tuple[int, int]:
+        return (
+            _counted(self.client, "TcpExtTCPSynRetrans"),
+            _counted(self.server, "TcpExtPAWSTimewait"),
+        )
+
+
+def plan(extra: Sequence[Line] = ()) -> NatPlan:
+    """Return the router's plan: each workload by address and by a name of 16, and more lines."""
+    lines = [
+        line(port + number, target, addresses)
+        for port, addresses in ((BY_ADDRESS, (ip_address(SERVER),)), (BY_NAME, SERVERS))
+        for number, target in enumerate((HTTP, ECHO))
+    ]
+    return NatPlan("macvlan0", 9797, True, (FamilyPlan(4, (ip_address(SOURCE),), (*lines, *extra), None),))
+
+
+def line(port: int, target: int, addresses: tuple[IPAddress, ...]) -> Line:
+    """Return a TCP line."""
+    return Line(Protocol.TCP, port, port, target, addresses)
+
+
+def _counted(host: Host, name: str) -> int:
+    return int(host.run("nstat", "--zeros", "--ignore", "--noupdate", name).stdout.split()[-2])
+
+
+def _busy_seconds() -> float:
+    """Return the time that all CPUs have worked, interrupts included (proc(5), /proc/stat)."""
+    fields = [
+        int(each) for each in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+    ]
+    idle, waiting = fields[3], fields[4]
+    return (sum(fields) - idle - waiting) / 100
+
+
+if __name__ == "__main__":
+    nftables.apply(plan())

@@ -1,0 +1,202 @@
+"""A connection to a transparent port that begins with TLS: read the name, decide on it, relay unopened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.http1.errors import Fault
+from egress_router.http_proxy.http1.target import tls_target
+from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
+from egress_router.http_proxy.upstream_connector import UpstreamConnector
+from egress_router.relay.buffered_socket import TURNS, nothing
+from egress_router.tls.alert import Alert, fatal
+from egress_router.tls.client_hello import ClientHelloReader
+from egress_router.tls.errors import TlsError
+from egress_router.tls.server_name import NameFault, server_name
+
+if TYPE_CHECKING:
+    from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import RequestInfo, Who
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.buffered_socket import BufferedSocket
+    from egress_router.relay.dial import Dialled
+    from egress_router.tls.client_hello import ClientHello
+
+_log = log.get("http_proxy")
+
+
+class TlsConnection:
+    """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
+
+    __slots__ = ("_accepted", "_connector", "_deadline", "_ending", "_origin_port", "_over", "_reader",
+        "_tunnel", "_who", "_wire", "_worker", "client")  # fmt: skip
+
+    def __init__(
+        self, worker: WorkerState, wire: BufferedSocket, who: Who, origin_port: int, accepted: float
+    ) -> None:
+        """Take over the wire; what it holds is read first. `accepted` is when, by the monotonic clock."""
+        self._worker = worker
+        self._wire = wire
+        self._who = who
+        self.client = who.client
+        self._origin_port = origin_port
+        self._accepted = accepted
+        self._reader = ClientHelloReader()
+        self._deadline = worker.deadlines.add(worker.limits.head_seconds, self._late)
+        self._connector: UpstreamConnector | None = None
+        self._tunnel: ProxyTunnel | None = None
+        self._ending: LingeringClose | None = None
+        self._over = False
+        wire.on_ready = self.read
+        worker.connections.add(self)
+
+    # The ClientHello
+
+    @guarded
+    def read(self) -> None:
+        """Read on until the ClientHello is complete, and act on it."""
+        for _ in range(TURNS):
+            data = self._wire.receive()
+            if data is None:
+                break
+            if not data:
+                self.close_now()
+                return
+            if self._take(data):
+                return
+        else:
+            self._wire.again()
+        self._worker.held.hold(self, self._reader.size)
+        self._wire.watch()
+
+    def _take(self, data: bytes) -> bool:
+        """Add bytes to the ClientHello; say whether reading is over."""
+        try:
+            hello = self._reader.feed(data)
+        except TlsError as error:
+            self._refuse(Alert.DECODE_ERROR, error.fault.value)
+            return True
+        if hello is None:
+            return False
+        self._decide(hello)
+        return True
+
+    def _decide(self, hello: ClientHello) -> None:
+        self._deadline.cancel()
+        self._worker.held.hold(self, 0)
+        self._wire.on_ready = self._client_moved
+        name = server_name(hello)
+        if isinstance(name, NameFault):
+            self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
+            return
+        if self._worker.own_connections.accepted(self._wire.sock, self._accepted):
+            self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
+            return
+        target = tls_target(name, self._origin_port)
+        info = self._worker.accounting.begun_tls(self._who, target)
+        self._connector = UpstreamConnector(self._worker, self, info)
+        self._connector.begin()
+        if self._connector is not None:
+            self._worker.client_watch.add(self)
+
+    def still_waiting(self) -> None:
+        """Watch a client whose connection to the origin takes its time."""
+        if self._connector is not None:
+            self._wire.watch()
+
+    @guarded
+    def _client_moved(self) -> None:
+        if self._wire.gone:
+            self.close_now()
+
+    @guarded
+    def _late(self) -> None:
+        self._worker.accounting.limit("head_seconds")
+        self._refuse(Alert.HANDSHAKE_FAILURE, "head_too_slow")
+
+    @guarded
+    def give_way(self) -> None:
+        """End: all connections together hold too much, and this one most of it."""
+        self._worker.accounting.limit("held_bytes")
+        self._refuse(Alert.INTERNAL_ERROR, "held_bytes")
+
+    # What the connector says
+
+    def reuse(self, _info: RequestInfo) -> bool:
+        """See `Owner`: each TLS connection has one of its own."""
+        return False
+
+    def connected(self, info: RequestInfo, dialled: Dialled) -> None:
+        """Relay, the ClientHello first."""
+        worker, wire = self._worker, self._wire
+        if self._connector is not None:
+            worker.own_connections.made(dialled.sock, worker.clock.monotonic() - self._connector.began)
+        self._tunnel = ProxyTunnel(
+            worker, info, wire.sock, dialled.sock, to_upstream=self._reader.held, to_client=b""
+        )
+        self._connector = None
+        wire.on_ready = nothing
+        worker.connections.discard(self)
+
+    def answer_and_close(self, reply: Reply) -> None:
+        """Refuse with an alert: the client expects no HTTP here."""
+        self._connector = None
+        if reply.status == 403:
+            self._worker.accounting.transparent_refused(reply.reason)
+        self._say(Alert.ACCESS_DENIED if reply.status == 403 else Alert.INTERNAL_ERROR)
+
+    def fault(self, error: Exception) -> None:
+        """Close, because of something that must not happen."""
+        self._worker.fault(error)
+        self.close_now()
+
+    # The end
+
+    def is_denied(self) -> bool:
+        """See `Connection`: the tunnel that it becomes is asked; until then the connector decides."""
+        return False
+
+    def end_if_denied(self) -> None:
+        """See `is_denied`."""
+
+    def drain(self) -> None:
+        """Go on: one that was accepted still gets its connection."""
+
+    def close_now(self) -> None:
+        """Close whatever is under way."""
+        if self._tunnel is not None:
+            self._tunnel.close_now()
+        elif self._ending is not None:
+            self._ending.close()
+        else:
+            self._wire.close()
+            self._left()
+
+    def _refuse(self, alert: Alert, reason: str) -> None:
+        accounting = self._worker.accounting
+        accounting.transparent_refused(reason)
+        accounting.refused(self._who, 0, reason)
+        _log.warning(
+            "TLS to a transparent port is refused", client=self.client, reason=reason, port=self._origin_port
+        )
+        self._say(alert)
+
+    def _say(self, alert: Alert) -> None:
+        self._deadline.cancel()
+        self._worker.held.hold(self, 0)
+        self._ending = LingeringClose(self._worker, self._wire, fatal(alert), SILENCE, self._left)
+
+    def _left(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._deadline.cancel()
+        self._worker.held.hold(self, 0)
+        if self._connector is not None:
+            self._connector.cancel()
+            self._worker.accounting.left(self._connector.info)
+        self._connector = self._ending = None
+        self._worker.left(self)

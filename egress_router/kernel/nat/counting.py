@@ -1,0 +1,26 @@
+"""What the rules count, for `counters` to read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROTOCOLS = ("tcp", "udp", "sctp")
+KINDS = ("begun", "accepted", "sent", "received")
+# Earlier versions had their counters here.
+OLD_TABLE = "egress_router_counts"
+
+
+def declarations(version: int) -> Iterator[str]:
+    """Yield the sets of a family."""
+    for kind in KINDS:
+        for protocol in PROTOCOLS:
+            # As large as there are ports, so that a scan cannot fill them.
+            yield f"set {kind}_{protocol}{version} {{ type inet_service; size 65536; flags dynamic; }}"
+
+
+def count(kind: str, protocol: str, version: int) -> str:
+    """Return the statement that counts a packet for the local port that it came to."""
+    return f"add @{kind}_{protocol}{version} {{ ct original proto-dst counter }}"

@@ -1,0 +1,171 @@
+"""Lines as elements of maps: which there are, and what has to change from some lines to others.
+
+A line with one address is an element of `ports` (or `ranges`). A line with n of them is n elements of
+`members`, numbered from 0, and one of `groups` that leads to a chain that draws a number below n: every
+address gets the same share, and when one of n goes, the last takes its number and no other moves. A line
+without an address is an element of `groups` that accepts: its packets meet the router itself, which rejects
+them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from egress_router.kernel.nat.source_ports import TABLE, chain, keyword
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.kernel.nat.plan import Line
+
+# By map, and in it by key: the value.
+Elements: TypeAlias = dict[str, dict[str, str]]
+# The place of each address of a line that has several.
+Places: TypeAlias = "tuple[IPAddress, ...]"
+# A map's name without its family, a key and its value.
+Element: TypeAlias = tuple[str, str, str]
+
+
+def declarations(version: int) -> Iterator[str]:
+    """Yield the maps of a family."""
+    address, key = f"ipv{version}_addr", "type inet_proto . inet_service"
+    ip = keyword(version)
+    member = "typeof meta l4proto . th dport . numgen random mod 2"
+    yield f"map ports{version} {{ {key} : {address} . inet_service; }}"
+    yield f"map ranges{version} {{ {key} : {address}; flags interval; }}"
+    yield f"map groups{version} {{ {key} : verdict; }}"
+    yield f"map range_groups{version} {{ {key} : verdict; flags interval; }}"
+    yield f"map members{version} {{ {member} : {ip} daddr . tcp dport; }}"
+    yield f"map range_members{version} {{ {member} : {ip} daddr; flags interval; }}"
+
+
+MAPS = ("ports", "ranges", "groups", "range_groups", "members", "range_members")
+
+
+def translations(version: int, lines: Sequence[Line]) -> Iterator[str]:
+    """Yield the rules that look a port up; each ends there when it finds it."""
+    for is_range, prefix, single in ((False, "", "ports"), (True, "range_", "ranges")):
+        if is_range and not any(line.is_range for line in lines):
+            continue
+        key, family = "meta l4proto . th dport", f"meta nfproto ipv{version}"
+        yield f"{family} dnat {keyword(version)} to {key} map @{single}{version}"
+        yield f"{family} {key} vmap @{prefix}groups{version}"
+
+
+def settled(before: Places, after: Places) -> Places:
+    """Return the addresses of `after` in an order in which as few as can be change their place.
+
+    Who stays keeps its place, who is new takes one that is free, and the last ones fill what is still free.
+    """
+    # Numbers, because addresses are slow to hash and to compare.
+    wanted = {int(address): address for address in after}
+    kept = [number if number in wanted else None for number in map(int, before)]
+    new = sorted(wanted.keys() - set(kept), reverse=True)
+    places = [new.pop() if number is None and new else number for number in kept]
+    places += reversed(new)
+    while None in places:
+        last = places.pop()
+        if last is not None:
+            places[places.index(None)] = last
+    return tuple(wanted[number] for number in places if number is not None)
+
+
+def elements(version: int, lines: Iterable[Line]) -> Elements:
+    """Return all elements of one family's lines."""
+    found: Elements = {f"{name}{version}": {} for name in MAPS}
+    for line in lines:
+        for name, key, value in _of_line(line):
+            found[f"{name}{version}"][key] = value
+    return found
+
+
+def _of_line(line: Line) -> Iterator[Element]:
+    """Yield the map, the key and the value of each element of a line."""
+    key, count = _key(line), len(line.addresses)
+    if count == 1:
+        yield "ranges" if line.is_range else "ports", key, f"{line.addresses[0]}{_port(line)}"
+        return
+    yield _group(line)
+    for number in range(count):
+        yield _member(line, number)
+
+
+def _key(line: Line) -> str:
+    ports = f"{line.first}-{line.last}" if line.is_range else str(line.first)
+    return f"{line.protocol.value} . {ports}"
+
+
+def _port(line: Line) -> str:
+    return "" if line.is_range else f" . {line.target_port or line.first}"
+
+
+def _group(line: Line) -> Element:
+    prefix, count = _prefix(line), len(line.addresses)
+    verdict = f"goto {prefix}one_of_{count}_{line.addresses[0].version}" if count else "accept"
+    return f"{prefix}groups", _key(line), verdict
+
+
+def _member(line: Line, number: int) -> Element:
+    return f"{_prefix(line)}members", f"{_key(line)} . {number}", f"{line.addresses[number]}{_port(line)}"
+
+
+def _prefix(line: Line) -> str:
+    return "range_" if line.is_range else ""
+
+
+def group_chains(version: int, verdicts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the chains that these values of `groups` and `range_groups` lead to."""
+    for verdict in sorted(set(verdicts) - {"accept"}):
+        name = verdict.removeprefix("goto ")
+        prefix = "range_" if name.startswith("range_") else ""
+        count = name.removeprefix(f"{prefix}one_of_").partition("_")[0]
+        key = f"meta l4proto . th dport . numgen random mod {count}"
+        yield chain(name, f"dnat {keyword(version)} to {key} map @{prefix}members{version}")
+
+
+def verdicts(version: int, found: Elements) -> set[str]:
+    """Return the values of `groups` and `range_groups`."""
+    return {value for name in ("groups", "range_groups") for value in found[f"{name}{version}"].values()}
+
+
+def added(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Yield the commands that add elements."""
+    for name, wanted in found.items():
+        if wanted:
+            listed = ", ".join(f"{key} : {value}" for key, value in wanted.items())
+            yield f"add element inet {TABLE} {name} {{ {listed} }}"
+
+
+def changes(version: int, pairs: Iterable[tuple[Line, Line]]) -> tuple[Elements, Elements]:
+    """Return which elements go and which come, from the one line of each pair to the other."""
+    gone: Elements = {f"{name}{version}": {} for name in MAPS}
+    come: Elements = {f"{name}{version}": {} for name in MAPS}
+    for before, after in pairs:
+        old, new = _differing(before, after)
+        for found, listed in ((gone, old), (come, new)):
+            for name, key, value in listed:
+                found[f"{name}{version}"][key] = value
+    return gone, come
+
+
+def _differing(before: Line, after: Line) -> tuple[Iterable[Element], Iterable[Element]]:
+    old, new = before.addresses, after.addresses
+    if len(old) < 2 or len(new) < 2:
+        return _of_line(before), _of_line(after)
+    common = range(min(len(old), len(new)))
+    # The same object as a rule: who stays keeps its place.
+    moved = [number for number in common if old[number] is not new[number] and old[number] != new[number]]
+    gone = [_member(before, number) for number in (*moved, *range(len(common), len(old)))]
+    come = [_member(after, number) for number in (*moved, *range(len(common), len(new)))]
+    if len(old) != len(new):
+        gone.append(_group(before))
+        come.append(_group(after))
+    return gone, come
+
+
+def removed(gone: Elements) -> Iterator[str]:
+    """Yield the commands that delete elements."""
+    for name, found in gone.items():
+        if found:
+            yield f"delete element inet {TABLE} {name} {{ {', '.join(found)} }}"

@@ -1,0 +1,156 @@
+"""Which source port a connection gets: one that no open connection has and that rested the longest.
+
+A server that closed a connection first keeps its address and port in TIME_WAIT for a minute. A SYN that comes
+from there again is taken only if its timestamp or its sequence number is the higher one (RFC 6191, RFC 1122
+4.2.2.13). A client's own connections are in that order, those of different clients or ports are not, and then
+the SYN is dropped and sent again a second later. So for TCP, in this order:
+
+- a client's port that comes back within a minute gets the source port that it had (`kept`);
+- everybody else gets the next port in turn that is not in `used`: not open, and closed for a minute.
+
+`used` learns from the packets: SYN, its answer, and FIN or RST each set how long the port is not given away.
+UDP and SCTP ports are random: for DNS they are half of what an off-path attacker has to guess (RFC 5452).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.kernel.conntrack import Outgoing
+    from egress_router.kernel.nat.plan import FamilyPlan
+
+TABLE = "egress_router"
+FIRST_PORT, PORTS = 1024, 64512
+# Connections of one source address within the timeouts below; beyond, ports are still in turn.
+_MOST = 262_144
+# Longer than conntrack waits for the answer to a SYN (120 s); as long as it keeps what is open; and longer
+# than TIME_WAIT, which is 60 s on Linux and less elsewhere.
+_ASKED, _OPEN, _RESTING = "130s", "5d", "61s"
+_KEPT = "60s"  # never longer than _RESTING, or the port could be somebody else's by then
+# Until it is answered: a SYN that is sent again after a second tries another port.
+_KEPT_UNANSWERED = "900ms"
+# A jump to `next` asks for one port. Eight suffice as a rule; a client may hold thousands in a row, though,
+# and then now and then one connection looks at 512. (Where no port has rested, as beyond a thousand
+# connections a second to one destination, looking on would only cost time.)
+_FAN_OUT, _LEVELS = 8, 3
+_SELDOM = "limit rate 100/second burst 100 packets"
+
+
+def keyword(version: int) -> str:
+    """Return nft's word for a family's header."""
+    return "ip" if version == 4 else "ip6"
+
+
+def chain(name: str, *rules: str) -> list[str]:
+    """Return the lines of a chain without a hook."""
+    return [f"chain {name} {{", *(f"  {rule}" for rule in rules), "}"]
+
+
+def declarations(family: FamilyPlan) -> Iterator[str]:
+    """Yield what has to be there before the rules: the sets, and the chains that other rules name."""
+    address = f"ipv{family.version}_addr"
+    for index in range(len(family.sources)):
+        suffix = f"{family.version}_{index}"
+        # Destination, its port, and ours.
+        kind = f"type {address} . inet_service . inet_service"
+        yield f"set used{suffix} {{ {kind}; size {_MOST}; flags dynamic,timeout; timeout {_RESTING}; }}"
+        if _keeps(family.version):
+            # The client with its port, and the destination with its: which port of ours it had.
+            kind = f"type {address} . inet_service . {address} . inet_service : inet_service"
+            yield f"map kept{suffix} {{ {kind}; size {_MOST}; flags dynamic,timeout; timeout {_KEPT}; }}"
+
+
+def _keeps(version: int) -> bool:
+    """Say whether ports are kept in this family: nft 1.0.6 has no room for a key with two IPv6 addresses."""
+    return version == 4
+
+
+def chains(family: FamilyPlan) -> Iterator[str]:
+    """Yield the chains of each source: `sourceV_N` translates, `hold`, `rest_in` and `rest_out` learn.
+
+    Their rules count the turns, so they are replaced only when the addresses change.
+    """
+    for index, source in enumerate(family.sources):
+        yield from _one_source(family.version, index, source)
+
+
+def _one_source(version: int, index: int, source: IPAddress) -> Iterator[str]:
+    ip, suffix = keyword(version), f"{version}_{index}"
+    wire = f"{ip} daddr . tcp dport . tcp sport"
+    server = {"out": f"{ip} daddr . tcp dport", "in": f"{ip} saddr . tcp sport"}
+    snat = f"snat {ip} to {source}"
+    yield from chain(
+        f"take{suffix}",
+        f"update @used{suffix} {{ {wire} timeout {_ASKED} }}",
+        f"meta l4proto tcp {snat}:tcp sport",
+    )
+    # The packet's own field is the register: NAT writes it again in any case. nft 1.0.6 takes the upper half
+    # of a number for a port in a header; where another nft takes the lower one, the second rule is right.
+    turn = f"numgen inc mod {PORTS} offset {FIRST_PORT}"
+    yield from chain(
+        f"next{suffix}",
+        f"tcp sport set {turn} << 16",
+        f"tcp sport 0 tcp sport set {turn}",
+        f"tcp sport < {FIRST_PORT} meta l4proto tcp {snat}",
+        f"{wire} @used{suffix} return",
+        f"goto take{suffix}",
+    )
+    below = f"next{suffix}"
+    for level in range(1, _LEVELS + 1):
+        name = f"next{suffix}_{_FAN_OUT**level}"
+        yield from chain(name, *[f"jump {below}"] * _FAN_OUT)
+        below = name
+    redirected = "meta l4proto tcp ct status dnat"
+    before = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
+    again = f"{redirected} tcp sport set {before} map @kept{suffix} goto again{suffix}"
+    keep = f" update @kept{suffix} {{ {ip} daddr . tcp dport . {server['in']} : ct reply proto-dst }}"
+    if _keeps(version):
+        unchanged = f"{ip} saddr . ct original proto-src . {ip} daddr . tcp dport"
+        yield from chain(
+            f"again{suffix}",
+            f"meta l4proto tcp update @kept{suffix} {{ {unchanged} timeout {_KEPT_UNANSWERED} : tcp sport }}",
+            f"goto take{suffix}",
+        )
+    yield from chain(
+        f"source{suffix}",
+        *([again] if _keeps(version) else []),
+        f"{redirected} jump next{suffix}_{_FAN_OUT}",
+        f"{redirected} {_SELDOM} jump {below}",
+        # What the pod itself opens, and when thousands are held in a row: the kernel's own choice.
+        f"meta l4proto tcp {snat}",
+        f"{snat} fully-random",
+    )
+    yield from chain(
+        f"hold{suffix}",
+        f"meta l4proto tcp update @used{suffix} {{ {server['in']} . ct reply proto-dst timeout {_OPEN} }}"
+        + (keep if _keeps(version) else ""),
+    )
+    for way, place in server.items():
+        yield from chain(
+            f"rest_{way}{suffix}",
+            f"meta l4proto tcp update @used{suffix} {{ {place} . ct reply proto-dst timeout {_RESTING} }}",
+        )
+
+
+def dispatch(family: FamilyPlan, what: str) -> str:
+    """Return the rule that goes to the chain `what` of the source that the packet's connection has."""
+    if len(family.sources) == 1:
+        return f"jump {what}{family.version}_0"
+    cases = (f"{source} : jump {what}{family.version}_{index}" for index, source in enumerate(family.sources))
+    return f"ct reply {keyword(family.version)} daddr vmap {{ {', '.join(cases)} }}"
+
+
+def remembered(family: FamilyPlan, known: Iterable[Outgoing]) -> Iterator[str]:
+    """Yield the commands that make `used` know the connections that are there already."""
+    indexes = {source: index for index, source in enumerate(family.sources)}
+    found: dict[int, dict[str, str]] = {}
+    for each in known:
+        key = f"{each.destination} . {each.destination_port} . {each.source_port}"
+        found.setdefault(indexes[each.source], {})[key] = _OPEN if each.is_open else _RESTING
+    for index, ports in found.items():
+        listed = ", ".join(f"{key} timeout {seconds}" for key, seconds in ports.items())
+        yield f"add element inet {TABLE} used{family.version}_{index} {{ {listed} }}"
