@@ -77,9 +77,9 @@ test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes sc
 man: venv ## manual pages of all commands: build/man
 	@$(BIN)/python -m egress_router.manual build/man
 
-.PHONY: chart-readme
-chart-readme: venv ## the table of values in the chart's README, out of the comments of values.yaml
-	@$(BIN)/python scripts/chart-readme
+.PHONY: chart-tables
+chart-tables: venv ## what the chart has from elsewhere: its README's table of values, the variables that its schema knows
+	@$(BIN)/python scripts/chart-tables
 
 .PHONY: images
 images: ## build the three images with docker or podman, and print their sizes (BASE=…: another base)

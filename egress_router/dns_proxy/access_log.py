@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.records import Ids, RecordLog
+from egress_router.service.rule_metrics import RuleMetrics
 
 if TYPE_CHECKING:
     from egress_router.metrics import Number, Registry
@@ -28,6 +29,7 @@ class AccessLog:
         self._results: dict[str, Number] = {}
         self._debug = debug
         self.ids = Ids()
+        self._rules = RuleMetrics(registry)
         self._records = RecordLog(everything=access_log or debug)
         self.tells_source = self._records.everything
         self._connect_seconds = registry.histogram(
@@ -54,6 +56,9 @@ class AccessLog:
         """An upstream answered after `seconds`."""
         self.decided(CONNECTED)
         self._connect_seconds.observe(seconds)
+        numbers = self._rules.of(record.rule or "")
+        numbers.connections.value += 1
+        numbers.connect_seconds.observe(seconds)
         if self._debug:
             record.event = "connected"
             record.connect_seconds = round(seconds, 6)
@@ -62,6 +67,10 @@ class AccessLog:
     def refused(self, record: Record, result: str) -> None:
         """A client was closed without ever having been connected."""
         self.decided(result)
+        if result != LIMIT:
+            numbers = self._rules.of(record.rule or "")
+            numbers.connections.value += 1
+            numbers.failures.value += 1
         record.reason = result
         self._records.write(record)
 
@@ -70,5 +79,8 @@ class AccessLog:
         self._connection_seconds.observe(closing.seconds)
         record.reason = closing.reason.value
         record.sent, record.received = closing.sent, closing.received
+        numbers = self._rules.of(record.rule or "")
+        numbers.sent.value += closing.sent
+        numbers.received.value += closing.received
         record.seconds = round(closing.seconds, 6)
         self._records.write(record)

@@ -19,7 +19,7 @@ from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import Checks
 from egress_router.upstreams.places import Place, forbidden_place
-from egress_router.upstreams.policy_names import PolicyNames, count_denial
+from egress_router.upstreams.policy_names import PolicyDenials, PolicyNames
 from egress_router.upstreams.report import Upstream, UpstreamReport
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Forwarder:
         self._denied: dict[Line, asyncio.TimerHandle] = {}
         self._update_due = False
         self._egress: PolicyIndex | None = None
+        self._policy_denials = PolicyDenials(context.registry)
         self._names_of: NamesOf = NO_NAMES
         self._policy_names = PolicyNames(context.loop, self._names, self._named_anew)
         self.apply(rules)
@@ -185,8 +186,10 @@ class Forwarder:
             for line in self._lines.values()
         ]
         upstreams: list[Json] = [{**upstream.shown()} for upstream in self._upstreams()]
+        policy = None if self._egress is None else self._egress.policy
         return {
             "rules": rules,
+            "policy": [{**each} for each in self._policy_denials.shown(policy)],
             "upstreams": upstreams,
             "listeners": list(self._lines),
         }
@@ -311,7 +314,7 @@ class Forwarder:
         denials = (self._denial(destination.host, each) for each in destination.asked_for)
         denial = next((each for each in denials if each is not None), None)
         if denial is not None and denial.entry is not None:
-            count_denial(self._context.registry, denial.entry.number)
+            self._policy_denials.count(denial.entry)
 
     def _reason(self, destination: Destination, place: Place) -> str:
         """Say why an address is left out; of the egress policy, which entry it is."""

@@ -12,7 +12,8 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
-from egress_router.upstreams.policy_names import count_denial
+from egress_router.service.rule_metrics import RuleMetrics
+from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
     import socket
@@ -75,7 +76,9 @@ class Accounting:
         self._durations = registry.histogram(
             "duration_seconds", "Time from a request to its end.", DURATION_BUCKETS
         )
+        self._rules = RuleMetrics(registry)
         self._hits: Counter[str] = Counter()
+        self.policy_denials = PolicyDenials(registry)
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
     def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
@@ -109,10 +112,12 @@ class Accounting:
         else:
             self._verdicts[decision.verdict, decision.reason].value += 1
         if decision.entry is not None:
-            count_denial(self._registry, decision.entry.number)
+            self.policy_denials.count(decision.entry)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
+            if decision.verdict is not DENIED:
+                self._rules.of(rule.text).connections.value += 1
         if decision.verdict is DENIED:
             self._denied.append(
                 {
@@ -129,6 +134,8 @@ class Accounting:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
+        if info.decision.rule is not None:
+            self._rules.of(info.decision.rule.text).connect_seconds.observe(info.connect_seconds)
         if self._log.everything:
             self._log.connected(info, sock)
 
@@ -147,6 +154,8 @@ class Accounting:
     def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
+        if info.decision.rule is not None:
+            self._rules.of(info.decision.rule.text).failures.value += 1
         self._log.request(info, reply.reason)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
@@ -176,6 +185,10 @@ class Accounting:
         info.ended = True
         seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
+        if info.decision.rule is not None and (sent or received):
+            numbers = self._rules.of(info.decision.rule.text)
+            numbers.sent.value += sent
+            numbers.received.value += received
         if self._log.everything or info.decision.verdict is DENIED:
             self._log.closed(info, status, sent, received, seconds, reason)
 

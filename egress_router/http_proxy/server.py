@@ -90,6 +90,7 @@ class HttpProxyServer:
         max_turned_away: int,
     ) -> None:
         self._rules = rules.rules
+        self._policy = rules.policy
         self._max_turned_away = max_turned_away
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
@@ -138,6 +139,7 @@ class HttpProxyServer:
     def apply(self, rules: Guarded[AccessList]) -> None:
         """Decide by these rules; what is open and no longer allowed has the drain time to end."""
         self._rules = rules.rules
+        self._policy = rules.policy
         self._worker.access.apply(rules.rules, rules.policy)
         self._follow(rules.policy)
         self._judge_again()
@@ -192,6 +194,7 @@ class HttpProxyServer:
         accounting = self._worker.accounting
         return {
             "rules": accounting.rule_hits(self._rules.rules),
+            "policy": [{**each} for each in accounting.policy_denials.shown(self._policy)],
             "denied": accounting.latest_denied(),
             "upstreams": [],
             "listeners": list(self._listening),

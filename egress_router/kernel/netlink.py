@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
+from egress_router.kernel.message import Message
 from egress_router.kernel.rtnl_types import (
     FAMILIES,
     MADE,
@@ -63,7 +64,7 @@ class Netlink:
 
     def links(self) -> tuple[Link, ...]:
         """Return all interfaces."""
-        return tuple(read_link(message) for message in self._ipr.get_links())
+        return tuple(read_link(Message(message)) for message in self._ipr.get_links())
 
     def link(self, name: str) -> Link | None:
         """Return the interface of this name; None where there is none."""
@@ -153,7 +154,7 @@ class Netlink:
 
     def addresses(self, index: int) -> tuple[Address, ...]:
         """Return the addresses of an interface."""
-        return tuple(read_address(message) for message in self._ipr.get_addr(index=index))
+        return tuple(read_address(Message(message)) for message in self._ipr.get_addr(index=index))
 
     def holder(self, address: IPAddress) -> Link | None:
         """Return the interface that has this address; None where none has."""
@@ -193,7 +194,11 @@ class Netlink:
         """Return the unicast routes of a table, in the kernel's order."""
         dump = self._ipr.get_routes(family=FAMILIES[version], table=table)
         # Old kernels ignore the filter and dump every table.
-        found = (read_route(each, version) for each in dump if each.get_attr("RTA_TABLE") == table)
+        found = (
+            read_route(message, version)
+            for message in map(Message, dump)
+            if message.number("RTA_TABLE") == table
+        )
         return tuple(route for route in found if route is not None)
 
     def replace_route(self, route: Route, version: int, table: int = MAIN_TABLE) -> None:
@@ -209,10 +214,10 @@ class Netlink:
     def has_mark_rule(self, version: int, mark: int, table: int) -> bool:
         """Say whether packets with this mark already use this table."""
         return any(
-            rule.get_attr("FRA_FWMARK") == mark
-            and rule.get_attr("FRA_FWMASK") == mark
-            and rule.get_attr("FRA_TABLE") == table
-            for rule in self._ipr.get_rules(family=FAMILIES[version])
+            rule.number("FRA_FWMARK") == mark
+            and rule.number("FRA_FWMASK") == mark
+            and rule.number("FRA_TABLE") == table
+            for rule in map(Message, self._ipr.get_rules(family=FAMILIES[version]))
         )
 
     def add_mark_rule(self, version: int, mark: int, table: int, priority: int) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress, IPNetwork
+    from egress_router.kernel.message import Message
 
 # The alias of an interface that `setup` made; a later run knows it by it.
 MADE = "made by egress-router"
@@ -77,83 +78,87 @@ class Route:
     is_advertised: bool = False
 
 
-def read_link(message: object) -> Link:
+def read_link(message: Message) -> Link:
     """Read an interface."""
-    get = message.get_attr  # type: ignore[attr-defined]
-    info = get("IFLA_LINKINFO")
-    data = None if info is None else info.get_attr("IFLA_INFO_DATA")
-    kind = "" if info is None else info.get_attr("IFLA_INFO_KIND") or ""
+    info = message.nested("IFLA_LINKINFO")
+    kind = None if info is None else info.text("IFLA_INFO_KIND")
+    data = None if info is None or kind != "macvlan" else info.nested("IFLA_INFO_DATA")
+    flags = message.field("flags")
+    elsewhere = message.number("IFLA_LINK_NETNSID") is not None
     return Link(
-        index=message["index"],  # type: ignore[index]
-        name=get("IFLA_IFNAME"),
-        kind=kind,
-        mtu=get("IFLA_MTU"),
-        mac=get("IFLA_ADDRESS") or "",
-        is_up=bool(message["flags"] & _IFF_UP),  # type: ignore[index]
-        has_carrier=bool(message["flags"] & _IFF_LOWER_UP),  # type: ignore[index]
-        parent=None if get("IFLA_LINK_NETNSID") is not None else get("IFLA_LINK"),
-        macvlan_mode=(data.get_attr("IFLA_MACVLAN_MODE") or "") if kind == "macvlan" and data else "",
-        alias=get("IFLA_IFALIAS") or "",
+        index=message.field("index"),
+        name=message.text("IFLA_IFNAME") or "",
+        kind=kind or "",
+        mtu=message.number("IFLA_MTU") or 0,
+        mac=message.text("IFLA_ADDRESS") or "",
+        is_up=bool(flags & _IFF_UP),
+        has_carrier=bool(flags & _IFF_LOWER_UP),
+        parent=None if elsewhere else message.number("IFLA_LINK"),
+        macvlan_mode="" if data is None else data.text("IFLA_MACVLAN_MODE") or "",
+        alias=message.text("IFLA_IFALIAS") or "",
     )
 
 
-def read_address(message: object) -> Address:
+def read_address(message: Message) -> Address:
     """Read an address of an interface."""
-    get = message.get_attr  # type: ignore[attr-defined]
-    flags = cast("int", get("IFA_FLAGS") or message["flags"])  # type: ignore[index]
+    flags = message.number("IFA_FLAGS") or message.field("flags")
     return Address(
-        address=ip_address(get("IFA_LOCAL") or get("IFA_ADDRESS")),
-        prefix=message["prefixlen"],  # type: ignore[index]
+        address=ip_address(message.text("IFA_LOCAL") or message.text("IFA_ADDRESS") or ""),
+        prefix=message.field("prefixlen"),
         is_ours=bool(flags & NOPREFIXROUTE),
     )
 
 
-def read_route(message: object, version: int) -> Route | None:
+def read_route(message: Message, version: int) -> Route | None:
     """Read a unicast route; of a multipath route the first next hop. None for other kinds."""
-    get = message.get_attr  # type: ignore[attr-defined]
-    if message["type"] != _UNICAST or message["flags"] & _CLONED:  # type: ignore[index]
+    if message.field("type") != _UNICAST or message.field("flags") & _CLONED:
         return None
-    hop, flags = get, message["flags"]  # type: ignore[index]
-    paths = get("RTA_MULTIPATH")
-    if paths:
-        hop, flags = paths[0].get_attr, paths[0]["flags"]
-        index = paths[0]["oif"]
-    else:
-        index = get("RTA_OIF")
+    path = message.first("RTA_MULTIPATH")
+    hop = message if path is None else path
+    index = message.number("RTA_OIF") if path is None else path.field("oif")
     if index is None:
         return None
-    destination = get("RTA_DST")
-    length = message["dst_len"]  # type: ignore[index]
-    gateway, via, source = hop("RTA_GATEWAY"), hop("RTA_VIA"), get("RTA_PREFSRC")
-    if gateway is None and via is not None:
-        gateway = via["addr"]
-    if destination is None and length:
-        destination = "0.0.0.0" if version == 4 else "::"  # noqa: S104 (a half default such as 0.0.0.0/1)
+    source = message.text("RTA_PREFSRC")
     return Route(
-        destination=None if destination is None else ip_network(f"{destination}/{length}"),
-        gateway=None if gateway is None else ip_address(gateway),
+        destination=_read_destination(message, version),
+        gateway=_read_gateway(hop),
         index=index,
-        scope=message["scope"],  # type: ignore[index]
+        scope=message.field("scope"),
         source=None if source is None else ip_address(source),
-        metric=get("RTA_PRIORITY") or 0,
-        onlink=bool(flags & _ONLINK),
-        metrics=_read_metrics(get("RTA_METRICS")),
-        is_ours=message["proto"] == _OURS,  # type: ignore[index]
+        metric=message.number("RTA_PRIORITY") or 0,
+        onlink=bool(hop.field("flags") & _ONLINK),
+        metrics=_read_metrics(message.nested("RTA_METRICS")),
+        is_ours=message.field("proto") == _OURS,
         is_advertised=_is_advertised(message),
     )
 
 
-def _is_advertised(message: object) -> bool:
+def _read_destination(message: Message, version: int) -> IPNetwork | None:
+    destination, length = message.text("RTA_DST"), message.field("dst_len")
+    if destination is None and length:
+        destination = "0.0.0.0" if version == 4 else "::"  # noqa: S104 (a half default such as 0.0.0.0/1)
+    return None if destination is None else ip_network(f"{destination}/{length}")
+
+
+def _read_gateway(hop: Message) -> IPAddress | None:
+    gateway, via = hop.text("RTA_GATEWAY"), hop.nested("RTA_VIA")
+    if gateway is None and via is not None:
+        gateway = via.word("addr")
+    return None if gateway is None else ip_address(gateway)
+
+
+def _is_advertised(message: Message) -> bool:
     """Say whether a router advertisement made the route: by its protocol, or as a prefix that runs out."""
-    cache = message.get_attr("RTA_CACHEINFO")  # type: ignore[attr-defined]
-    runs_out = cache is not None and cache["rta_expires"] != 0
-    return message["proto"] == _RA or (message["proto"] == _KERNEL and runs_out)  # type: ignore[index]
+    cache = message.nested("RTA_CACHEINFO")
+    runs_out = cache is not None and cache.field("rta_expires") != 0
+    protocol = message.field("proto")
+    return protocol == _RA or (protocol == _KERNEL and runs_out)
 
 
-def _read_metrics(nested: object) -> tuple[tuple[str, int], ...]:
+def _read_metrics(nested: Message | None) -> tuple[tuple[str, int], ...]:
     if nested is None:
         return ()
-    found = ((name, nested.get_attr(f"RTAX_{name.upper()}")) for name in _METRICS)  # type: ignore[attr-defined]
+    found = ((name, nested.number(f"RTAX_{name.upper()}")) for name in _METRICS)
     return tuple((name, value) for name, value in found if value)
 
 

@@ -80,6 +80,11 @@ MATRIX: dict[str, dict[str, object]] = {
         "interface": {"provider": "existing"},
         "setup": {"privileged": True},
     },
+    "http-and-dns": {
+        **HTTP,
+        **EVERYTHING,
+        "also": {"mode": "dns-proxy", "destinations": "80 203.0.113.25\n"},
+    },
     "existing-config-map": {
         **BASE,
         "existingConfigMap": {"name": "egress-routes"},
@@ -699,13 +704,15 @@ def notes(values: Mapping[str, object]) -> str:
 
 
 def test_the_readme_holds_the_table_that_the_comments_give() -> None:
-    readme = CHART / "README.md"
-    before = readme.read_text()
+    readme, schema = CHART / "README.md", CHART / "values.schema.json"
+    before, schema_before = readme.read_text(), schema.read_text()
     try:
-        subprocess.run([sys.executable, CHART.parents[1] / "scripts" / "chart-readme"], check=True)
-        assert readme.read_text() == before, "run scripts/chart-readme"
+        subprocess.run([sys.executable, CHART.parents[1] / "scripts" / "chart-tables"], check=True)
+        assert readme.read_text() == before, "run make chart-tables"
+        assert schema.read_text() == schema_before, "run make chart-tables"
     finally:
         readme.write_text(before)
+        schema.write_text(schema_before)
 
 
 def test_the_program_understands_the_environment_that_the_chart_gives() -> None:
@@ -804,7 +811,7 @@ def test_rules_of_an_existing_config_map_are_checked_where_they_are() -> None:
 def test_the_schema_knows_every_variable_of_the_program_and_refuses_others() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     known = schema["definitions"]["variable"]["anyOf"][1]["enum"]
-    assert known == sorted(frozenset().union(*map(names, VARIABLES.values())))
+    assert known == sorted(frozenset().union(*map(names, VARIABLES.values()))), "run make chart-tables"
     for values in (
         {"env": {"EGRESS_MAX_CONNECTION": "1"}},
         {"setup": {"env": {"EGRESS_CLAIM_TIME": "1"}}},
@@ -826,7 +833,18 @@ def test_values_of_the_schema_and_of_the_file_are_the_same() -> None:
 POLICY = "kind: EgressNetworkPolicy\napiVersion: v1\nspec: {egress: [{type: Deny, to: {cidrSelector: 0.0.0.0/0}}]}\n"
 
 
-@pytest.mark.parametrize("values", [REDIRECT, MATRIX["redirect-init"], HTTP, DNS])
+def test_a_policy_is_refused_where_the_program_would_not_start_with_it() -> None:
+    """As long as `setup` refuses it; a router that enforces it makes both go together."""
+    is_refused = 'refuse_unenforced(settings.policy, "setup")' in (PACKAGE / "cli.py").read_text()
+    values = {**REDIRECT, "policy": {"inline": POLICY}}
+    if is_refused:
+        with pytest.raises(HelmError, match="policy: mode redirect does not enforce an egress policy"):
+            rendered(values)
+    else:
+        assert rendered(values)
+
+
+@pytest.mark.parametrize("values", [HTTP, DNS])
 def test_a_policy_reaches_what_judges_and_is_checked_before(values: dict[str, object]) -> None:
     given = {**values, "policy": {"inline": POLICY}}
     documents = json.loads(json.dumps(rendered(given)))
@@ -915,3 +933,69 @@ def test_a_line_that_names_its_source_opens_the_same_ports() -> None:
     )
     assert [port for _, port, _ in service_ports({**BASE, "destinations": lines})] == [443, 80]
     assert [port for _, port, _ in service_ports({**DNS, "destinations": "80 203.0.113.25 from *"})] == [80]
+
+
+BOTH = MATRIX["http-and-dns"]
+
+
+def test_two_proxies_share_a_pod_with_ports_and_rules_of_their_own() -> None:
+    (setup,) = containers(BOTH, "initContainers")
+    # Low ports are opened for the one that needs them.
+    assert environment(setup)["EGRESS_ROUTER_MODE"] == "dns-proxy"
+    http, dns = json.loads(json.dumps(containers(BOTH)))
+    assert ("http-proxy" in http["image"], "dns-proxy" in dns["image"]) == (True, True)
+    assert read_http_proxy(environment(http)).proxy.runtime.admin_port == 9797
+    assert read_dns_proxy(environment(dns)).proxy.runtime.admin_port == 9798
+    assert (http["ports"][0]["containerPort"], dns["ports"][0]["containerPort"]) == (9797, 9798)
+    volumes = [
+        next(each["name"] for each in container["volumeMounts"] if each["mountPath"] == "/etc/egress-router")
+        for container in (http, dns)
+    ]
+    assert volumes == ["destinations", "also-destinations"]
+    pod = json.loads(json.dumps(the("Deployment", BOTH)))["spec"]["template"]["spec"]
+    maps = {each["name"]: each["configMap"]["name"] for each in pod["volumes"] if "configMap" in each}
+    stored = {
+        each["metadata"]["name"]: each["data"]
+        for each in json.loads(json.dumps(rendered(BOTH)))
+        if each["kind"] == "ConfigMap"
+    }
+    assert stored[maps["also-destinations"]] == {"destination": "80 203.0.113.25\n"}
+    assert [port for _, port, _ in service_ports(BOTH)] == [8080, 80]
+    (_, allowed), (_, monitored) = ingress(BOTH)
+    assert allowed == [("TCP", 8080, 8080), ("TCP", 80, 80)]
+    assert monitored == [("TCP", 9797, 9797), ("TCP", 9798, 9798)]
+    (job,) = [each for each in json.loads(json.dumps(rendered(BOTH))) if each["kind"] == "Job"]
+    commands = [each["command"][2:] for each in job["spec"]["template"]["spec"]["containers"]]
+    assert commands == [["http-proxy", "/rules/destinations"], ["dns-proxy", "/also/destinations"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {**REDIRECT, "also": {"mode": "http-proxy", "destinations": "*"}},
+            "also.mode: http-proxy beside mode redirect",
+        ),
+        (
+            {**HTTP, "also": {"mode": "http-proxy", "destinations": "*"}},
+            "also.mode: http-proxy beside mode http-proxy",
+        ),
+        ({**HTTP, "also": {"mode": "dns-proxy"}}, "also: no rules"),
+        (
+            {**HTTP, "also": {"mode": "dns-proxy", "destinations": "8080 1.2.3.4"}},
+            "port 8080 is wanted twice",
+        ),
+        (
+            {**HTTP, "also": {"mode": "dns-proxy", "destinations": "9797 1.2.3.4"}},
+            "port 9797 is wanted twice",
+        ),
+        (
+            {**HTTP, "also": {"mode": "dns-proxy", "destinations": "80 1.2.3.4", "adminPort": 9797}},
+            "also.adminPort and admin.port are both 9797",
+        ),
+    ],
+)
+def test_two_proxies_that_cannot_share_a_pod_are_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(HelmError) as caught:
+        rendered(values)
+    assert words in str(caught.value)

@@ -148,6 +148,7 @@ takes protocols that no policy can name), and who reads the metrics (nobody, or 
   true
 {{- else if .Values.serviceMonitor.enabled -}}
 {{- else if hasKey .Values.podAnnotations "prometheus.io/scrape" -}}
+{{- else if and .Values.also.mode (ne .Values.also.mode "http-proxy") (not .Values.also.destinations) -}}
 {{- else if eq .Values.mode "http-proxy" -}}
   true
 {{- else if .Values.destinations -}}
@@ -172,4 +173,19 @@ seccompProfile: { type: RuntimeDefault }
 
 {{- define "egress-router.hasPolicy" -}}
 {{- if or .Values.policy.inline .Values.policy.existingConfigMap.name }}true{{ end -}}
+{{- end -}}
+
+{{/*
+A second proxy in the same pod, on the same source address: .out.router is set to what the templates of a proxy get for
+it. Its rules come from a volume of their own, and it has its own administration port.
+*/}}
+{{- define "egress-router.also" -}}
+{{- $router := .router -}}
+{{- $own := $router.Values.also -}}
+{{- if $own.mode -}}
+{{- $values := mustMergeOverwrite (deepCopy $router.Values) (dict
+  "mode" $own.mode "destinations" $own.destinations "existingConfigMap" (deepCopy $own.existingConfigMap)
+  "ports" $own.ports "admin" (dict "port" $own.adminPort) "env" (deepCopy $own.env) "extraEnv" list "also" (dict "mode" "")) -}}
+{{- $_ := set .out "router" (merge (dict "Values" $values "volume" "also-destinations") (omit $router "Values")) -}}
+{{- end -}}
 {{- end -}}

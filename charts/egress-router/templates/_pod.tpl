@@ -79,7 +79,7 @@ forwarder without root. */}}
 {{- define "egress-router.sysctls" -}}
 {{- $given := .Values.sysctls -}}
 {{- $lowPorts := dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0" -}}
-{{- $missing := eq .Values.mode "dns-proxy" -}}
+{{- $missing := has "dns-proxy" (list .Values.mode .Values.also.mode) -}}
 {{- range $given }}{{ if eq .name $lowPorts.name }}{{ $missing = false }}{{ end }}{{ end -}}
 {{- if $missing -}}
 {{- $given = prepend $given $lowPorts -}}
@@ -128,7 +128,7 @@ volumeMounts:
 
 {{- define "egress-router.ruleMounts" -}}
 # The folder, not one file (subPath): only a folder follows changes of the ConfigMap.
-- name: destinations
+- name: {{ .volume | default "destinations" }}
   mountPath: /etc/egress-router
   readOnly: true
 {{- if include "egress-router.hasPolicy" . }}

@@ -74,8 +74,28 @@ protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- end -}}
 {{- end -}}
 
-{{/* The ports of the Service as YAML: `ports`, or each port that is open, once. */}}
+{{/* What both proxies of a pod open. */}}
+{{- define "egress-router.allOpen" -}}
+{{- include "egress-router.open" . -}}
+{{- $also := dict -}}
+{{- include "egress-router.also" (dict "router" . "out" $also) -}}
+{{- with $also.router }}
+{{ include "egress-router.open" . | trim }}
+{{- end -}}
+{{- end -}}
+
+{{/* The ports of the Service as YAML, those of both proxies of a pod. */}}
 {{- define "egress-router.ports" -}}
+{{- include "egress-router.ownPorts" . -}}
+{{- $also := dict -}}
+{{- include "egress-router.also" (dict "router" . "out" $also) -}}
+{{- with $also.router }}
+{{ include "egress-router.ownPorts" . | trim }}
+{{- end -}}
+{{- end -}}
+
+{{/* The ports of one mode: `ports`, or each port that is open, once. */}}
+{{- define "egress-router.ownPorts" -}}
 {{- range .Values.ports }}
 - name: {{ .name | quote }}
   port: {{ .port | int64 }}

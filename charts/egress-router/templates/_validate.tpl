@@ -4,6 +4,7 @@
 {{- include "egress-router.validateInterface" . -}}
 {{- include "egress-router.validateRules" . -}}
 {{- include "egress-router.validateEnv" . -}}
+{{- include "egress-router.validateAlso" . -}}
 {{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) -}}
   {{- include "egress-router.refuse" (list $ "prometheusRule needs serviceMonitor: its alerts are about the metrics that the monitor has scraped") -}}
 {{- end -}}
@@ -39,6 +40,9 @@
 {{- end -}}
 
 {{- define "egress-router.validateRules" -}}
+{{- if and (eq .Values.mode "redirect") (include "egress-router.hasPolicy" .) -}}
+  {{- include "egress-router.refuse" (list $ "policy: mode redirect does not enforce an egress policy, so it would not start; leave it out") -}}
+{{- end -}}
 {{- if and .Values.policy.inline .Values.policy.existingConfigMap.name -}}
   {{- include "egress-router.refuse" (list $ "policy: give either inline or existingConfigMap.name, not both") -}}
 {{- end -}}
@@ -112,6 +116,31 @@ EGRESS_POLICY_FILE: policy.inline
     {{- with get $own $name -}}
       {{- include "egress-router.refuse" (list $ (printf "%s: the chart sets %s itself; use the value %s" $where $name .)) -}}
     {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "egress-router.validateAlso" -}}
+{{- with .Values.also.mode -}}
+  {{- if or (eq $.Values.mode "redirect") (eq . $.Values.mode) -}}
+    {{- include "egress-router.refuse" (list $ (printf "also.mode: %s beside mode %s; the two proxies, http-proxy and dns-proxy, can share a pod, in either order" . $.Values.mode)) -}}
+  {{- end -}}
+  {{- if eq (int $.Values.also.adminPort) (int $.Values.admin.port) -}}
+    {{- include "egress-router.refuse" (list $ (printf "also.adminPort and admin.port are both %d; give one of them another port" (int $.Values.admin.port))) -}}
+  {{- end -}}
+  {{- if and $.Values.also.destinations $.Values.also.existingConfigMap.name -}}
+    {{- include "egress-router.refuse" (list $ "also: give either destinations or existingConfigMap.name, not both") -}}
+  {{- end -}}
+  {{- if not (or $.Values.also.destinations $.Values.also.existingConfigMap.name) -}}
+    {{- include "egress-router.refuse" (list $ "also: no rules: give also.destinations, or also.existingConfigMap.name") -}}
+  {{- end -}}
+  {{- $taken := dict (toString (int $.Values.admin.port)) "the administration port" (toString (int $.Values.also.adminPort)) "the second administration port" -}}
+  {{- range include "egress-router.ports" $ | fromYamlArray -}}
+    {{- $port := toString (int .port) -}}
+    {{- with get $taken $port -}}
+      {{- include "egress-router.refuse" (list $ (printf "port %s is wanted twice in the pod: it is %s, too" $port .)) -}}
+    {{- end -}}
+    {{- $_ := set $taken $port (printf "port %s of the other proxy" .name) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

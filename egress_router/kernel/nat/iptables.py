@@ -189,6 +189,7 @@ def _output(plan: NatPlan, version: int) -> Iterator[Rule]:
         yield {"out-interface": interface, "target": "RETURN"}
     yield {"conntrack": {"ctdir": "REPLY"}, "target": "RETURN"}
     yield {"conntrack": {"ctstate": "RELATED"}, "target": "RETURN"}
+    yield {"mark": {"mark": _MARK}, "target": "RETURN"}
     near = ("fe80::/10", "ff02::/16") if version == 6 else ()
     for network in (*near, *plan.surroundings.networks(version)):
         yield {"dst": str(network), "target": "RETURN"}

@@ -395,6 +395,8 @@ def _output(plan: NatPlan) -> Iterator[str]:
     yield f"oifname {_interfaces(plan.interface, 'lo')} accept"
     yield "ct direction reply accept"
     yield "ct state related accept"
+    # Set by us for answers, or by a process with a capability that the proxies lack (SO_MARK, socket(7)).
+    yield f"meta mark and {_MARK} == {_MARK} accept"
     yield from (f"ip daddr {network} accept" for network in plan.surroundings.networks(4))
     near = ("fe80::/10", "ff02::/16")
     yield from (f"ip6 daddr {network} accept" for network in (*near, *plan.surroundings.networks(6)))

@@ -137,6 +137,10 @@ def test_the_access_log_has_one_line_for_each_connection(tmp_path: Path, records
         ask(running, 80)
         ask(running, 81)
         eventually(lambda: len(records.seen) == 2)
+        snapshot = running.call(running.context.registry.snapshot)
+        lines = (("rule", f"80 127.0.0.1 {target.port}"),), (("rule", "81 127.0.0.1 9"),)
+        assert [snapshot["rule_connections_total"].numbers[line] for line in lines] == [1, 1]
+        assert [snapshot["rule_failures_total"].numbers[line] for line in lines] == [0, 1]
     by_port = {line["local_port"]: line for line in records.seen}
     relayed, refused = by_port[80], by_port[81]
     assert relayed["event"] == refused["event"] == "connection"

@@ -204,6 +204,9 @@ def test_silent_destinations_time_out(records: list[dict[str, object]]) -> None:
         assert client.head().startswith("HTTP/1.1 504")
         assert counted(running, "limit_hits_total", limit="connect_seconds") == 1
         assert counted(running, "upstream_failures_total", reason="timeout") == 1
+        rule = "127.0.0.0/8"
+        assert counted(running, "rule_connections_total", rule=rule) == 1
+        assert counted(running, "rule_failures_total", rule=rule) == 1
     request = records[0]
     assert (request["address"], request["reason"]) == ("127.0.0.1", "timeout")
     assert isinstance(request["connect_seconds"], float)
