@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,9 +12,11 @@ import pytest
 
 from egress_router.kernel.nat.admin_chain import NAME, TABLE
 from egress_router.lab.network import ROUTER, Laboratory
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
     from egress_router.lab.host import Host
 
@@ -115,3 +119,46 @@ def test_a_wrong_file_changes_nothing_and_every_line_is_named(lab: Laboratory) -
     assert "line 2: 'accept; delete table inet egress_router': one nft statement a line" in done.stderr
     assert "line 3: 'jump forward': a rule cannot leave this chain" in done.stderr
     assert listed(lab) == before
+
+
+def test_setup_fills_it_from_a_file_and_follows_it(lab: Laboratory, tmp_path: Path) -> None:
+    lab.serve(["80"])
+    file = tmp_path / "rules"
+    file.write_text("ip daddr 203.0.113.26 dropp\n")
+    environment = {**ENVIRONMENT, "EGRESS_ADMIN_RULES_FILE": str(file)}
+    with pytest.raises(RuntimeError, match=r"EGRESS_ADMIN_RULES_FILE line 1: 'ip daddr 203\.0\.113\.26 dropp'"):
+        lab.finish_setup(environment)
+    assert "egress" not in lab.router.run("nft", "list", "ruleset").stdout
+    file.write_text("ip daddr 203.0.113.26 counter reject with tcp reset\n")
+    process = lab.setup({**environment, "EGRESS_ROUTER_MODE": "legacy"})
+    assert eventually(
+        lambda: lab.router.run("nft", "list", "ruleset").stdout.count("203.0.113.26 counter") == 1
+    )
+    assert eventually(lambda: _refused(lab, 81))
+
+    def shown() -> object:
+        code = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9797/status').read().decode())"
+        return json.loads(lab.router.run(sys.executable, "-c", code).stdout)["admin_rules"]
+
+    # nft adds what a TCP reset needs.
+    text = "meta l4proto tcp ip daddr 203.0.113.26 counter reject with tcp reset"
+    assert eventually(lambda: _is_up(lab))
+    assert shown() == {"rules": [{"text": text, "packets": 1, "bytes": 60}], "error": None}
+    file.write_text("ip daddr 203.0.113.25 reject with tcp reset\n")
+    assert eventually(lambda: _refused(lab, 80) and not _refused(lab, 81))
+    assert process.poll() is None
+
+
+def _refused(lab: Laboratory, port: int) -> bool:
+    try:
+        lab.ask_tcp(lab.client, ROUTER, port)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_up(lab: Laboratory) -> bool:
+    with lab.router.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        return wire.connect_ex(("127.0.0.1", 9797)) == 0

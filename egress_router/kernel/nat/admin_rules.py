@@ -14,32 +14,38 @@ if TYPE_CHECKING:
 _EXPECTED = "one nft statement, as `ip daddr 203.0.113.25 tcp dport 5432 limit rate over 20/second drop`"
 
 
-def fill(source: str, text: str, interface: str) -> None:
-    """Make the lines of `text` the rules of the chain, all of them or none; `source` names them in errors.
+def check(source: str, text: str, interface: str) -> str:
+    """Return the transaction that makes the lines of `text` the rules of the chain; nothing changes yet.
+
+    `source` names them in errors.
 
     Raises:
-        ConfigError: nft does not take all lines; nothing has changed.
+        ConfigError: nft does not take all lines.
         RefusedError: there is no `nft`, or no permission.
     """
     lines = list(rule_lines(text))
-    _check(source, lines, interface)
-    nftables.execute(admin_chain.filling(interface, [line.text for line in lines]))
-
-
-def _check(source: str, lines: list[Line], interface: str) -> None:
     wrong = [(line, admin_chain.fault(line.text)) for line in lines]
     problems = [_problem(source, line, why) for line, why in wrong if why is not None]
-    if not problems:
-        statements = [line.text for line in lines]
-        filled = admin_chain.filling(interface, statements)
-        done = nft.run("--check", "-f", "-", text=filled)
-        if done.returncode:
-            refused = admin_chain.faults(done.stderr, filled, statements)
-            if not refused:
-                raise nftables.refusal(done.stderr)
-            problems = [_problem(source, lines[index], why) for index, why in refused]
+    statements = [line.text for line in lines]
+    filled = admin_chain.filling(interface, statements)
+    done = None if problems else nft.run("--check", "-f", "-", text=filled)
+    if done is not None and done.returncode:
+        refused = admin_chain.faults(done.stderr, filled, statements)
+        if not refused:
+            raise nftables.refusal(done.stderr)
+        problems = [_problem(source, lines[index], why) for index, why in refused]
     if problems:
         raise ConfigError(problems)
+    return filled
+
+
+def fill(source: str, text: str, interface: str) -> None:
+    """Make the lines of `text` the rules of the chain, all of them or none.
+
+    Raises:
+        ConfigError, RefusedError: as `check`; nothing has changed.
+    """
+    nftables.execute(check(source, text, interface))
 
 
 def _problem(source: str, line: Line, why: str) -> Problem:
