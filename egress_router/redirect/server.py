@@ -26,7 +26,8 @@ from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
-from egress_router.standby.agent import DRAIN_SECONDS, Agent
+from egress_router.standby.agent import DRAIN_SECONDS
+from egress_router.standby.assembly import assemble
 from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ class RedirectServer:
         self._table = RuleTable(rule_store.rules, rule_store.text)
         self._lines: list[LineTraffic] = []
         self._network_problem: str | None = None
-        stand = established.stand
-        self._agent = None if stand is None else Agent(stand.place, stand.fence)
+        stand, standby = established.stand, settings.standby
+        self._agent = None if stand is None or standby is None else assemble(stand, standby)
         process_metrics.describe(registry, "redirect", self.ready)
         self._state.gateway_monitor.describe(registry)
 
