@@ -126,7 +126,9 @@ def test_setup_fills_it_from_a_file_and_follows_it(lab: Laboratory, tmp_path: Pa
     file = tmp_path / "rules"
     file.write_text("ip daddr 203.0.113.26 dropp\n")
     environment = {**ENVIRONMENT, "EGRESS_ADMIN_RULES_FILE": str(file)}
-    with pytest.raises(RuntimeError, match=r"EGRESS_ADMIN_RULES_FILE line 1: 'ip daddr 203\.0\.113\.26 dropp'"):
+    with pytest.raises(
+        RuntimeError, match=r"EGRESS_ADMIN_RULES_FILE line 1: 'ip daddr 203\.0\.113\.26 dropp'"
+    ):
         lab.finish_setup(environment)
     assert "egress" not in lab.router.run("nft", "list", "ruleset").stdout
     file.write_text("ip daddr 203.0.113.26 counter reject with tcp reset\n")
