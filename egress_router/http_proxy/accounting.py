@@ -83,26 +83,12 @@ class Accounting:
 
     def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
         """Return what is known of a request whose head has come."""
-        return RequestInfo(
-            client=who.client,
-            method=head.method,
-            target=target,
-            started=self._clock.monotonic(),
-            client_port=who.client_port,
-            local_port=who.local_port,
-            traceparent=traceparent(head) if self._log.everything else None,
-        )
+        trace = traceparent(head) if self._log.everything else None
+        return RequestInfo(who, head.method, target, self._clock.monotonic(), trace)
 
     def begun_tls(self, who: Who, target: Target) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
-        return RequestInfo(
-            client=who.client,
-            method=TLS_METHOD,
-            target=target,
-            started=self._clock.monotonic(),
-            client_port=who.client_port,
-            local_port=who.local_port,
-        )
+        return RequestInfo(who, TLS_METHOD, target, self._clock.monotonic(), None)
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""

@@ -131,7 +131,9 @@ class ClientConnection:
             if not text:
                 return False
             head = self.worker.connects.read(text)
-            self.wire.held = behind
+            if behind or self.holds:
+                self.wire.held = behind
+                self.account()
             self._request(head)
         except MessageError as error:
             self.worker.accounting.met_limit(error)
@@ -183,8 +185,6 @@ class ClientConnection:
         """What the client sends while there is no connection stays in the kernel."""
         self.state = INTO_CONNECTING[self.state]
         self.wire.on_ready = self._client_moved
-        if self.holds or self.wire.held:
-            self.account()
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
@@ -259,8 +259,6 @@ class ClientConnection:
         self.state = INTO_EXCHANGE[self.state]
         self.timeouts.await_answer()
         forwarder.start(upstream)
-        if self.holds or upstream.out:
-            self.account()
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
