@@ -18,10 +18,10 @@ except ImportError as error:  # a checkout whose environment is older than the s
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from egress_router.metrics import Registry
-    from egress_router.relay._plane import Closed, Connected, Failures, Target, Wanted
+    from egress_router.relay._plane import Accepted, Closed, Connected, Failures, Target, Wanted
 
 Pair = _plane.Pair
 Forwarding = _plane.Line
@@ -94,6 +94,16 @@ class Line(Connection, Protocol):
         """Hear that a client waits for targets, until the next call of `DataPlane.aim`."""
 
 
+class Entrance(Protocol):
+    """A listening port whose connections Python serves; a subclass of `Forwarding` that hands over."""
+
+    def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
+        """Take over a client's socket, and the bytes that have come; `DataPlane.cut` gives its place back."""
+
+    def ended(self, end: End) -> None:
+        """Take over the socket of a client that met a limit."""
+
+
 class DataPlane:
     """The data plane of this process, and its news in the event loop."""
 
@@ -114,7 +124,9 @@ class DataPlane:
         self._sent = self._received = Number()
         self._known = (0, 0)
         self._pauses, self._paused = 0, False
+        self._closed = False
         self._on_pause: Callable[[int], None] = _nothing
+        self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
 
     @property
@@ -149,8 +161,22 @@ class DataPlane:
         """Have this called with an `errno` when accepting pauses, with 0 when it goes on."""
         self._on_pause = on_pause
 
+    def listen_on(self, listeners: Mapping[int, socket.socket], line_of: Callable[[int], Forwarding]) -> None:
+        """Accept on exactly these sockets, by port; close those that are not named any more."""
+        for port, listener in list(self._listeners.items()):
+            if listeners.get(port) is not listener:
+                self.stop_listening(self._listeners.pop(port))
+        for port in listeners.keys() - self._listeners.keys():
+            self._listeners[port] = listeners[port]
+            self.listen(listeners[port], line_of(port))
+
+    def change_line(self, port: int, line: Forwarding) -> None:
+        """Have the next connections of a port, if it is listened on, belong to another line."""
+        if port in self._listeners:
+            self.listen(self._listeners[port], line)
+
     def listen(self, listener: socket.socket, line: Forwarding) -> None:
-        """Accept on a non-blocking socket, for a line; a socket may change its line."""
+        """Accept on a non-blocking socket without Nagle's delay, for a line; a socket may change its line."""
         self._plane.listen(listener.fileno(), line)
 
     def stop_listening(self, listener: socket.socket) -> None:
@@ -192,11 +218,20 @@ class DataPlane:
         """End a connection or a dial; its end comes as news."""
         self._plane.cut(pair)
 
-    def close(self) -> None:
-        """End the thread and every connection; what they have to say is said before this returns."""
+    def close(self, lines: Iterable[Forwarding] = ()) -> None:
+        """Release lines, end the thread and every connection; their ends are told before this returns.
+
+        Closing twice does nothing more.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for line in lines:
+            self.release_line(line)
         self._loop.remove_reader(self._plane.fileno())
         self._plane.stop()
         self.catch_up()
+        self._plane.sweep()
 
     def _news(self) -> None:
         self._tell_pauses()
@@ -223,10 +258,13 @@ class DataPlane:
         return len(records)
 
 
-def _tell(record: Closed | Connected | Wanted) -> None:
+def _tell(record: Closed | Connected | Wanted | Accepted) -> None:
     if len(record) == 2:
         waiting: Line = record[0]  # type: ignore[assignment] # what came back is what was given
         waiting.wanted()
+    elif len(record) == 6:
+        entrance: Entrance = record[0]  # type: ignore[assignment]
+        entrance.accepted(*record[2:])
     elif len(record) == 7:
         line: Line = record[0]  # type: ignore[assignment]
         line.connected(*record[2:6], Identity(*record[6]))
