@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.leaving import Spread
-from egress_router.kernel.nat import counting, elements, source_ports
+from egress_router.kernel.nat import admin_chain, counting, elements, source_ports
 from egress_router.kernel.nat.plan import REPLY_MARK
 from egress_router.kernel.nat.source_ports import TABLE, chain, dispatch, keyword
 
@@ -56,8 +56,8 @@ def render(plan: NatPlan, *, has_timeouts: bool = True, remembered: Iterable[str
     head = (f"add table inet {name}\ndelete table inet {name}" for name in (TABLE, counting.OLD_TABLE))
     body = [*_frame(plan), *_lasting(plan, has_timeouts=has_timeouts)]
     marker = f"set {layout(plan)} {{ type mark; }}"
-    text = [*head, *_table([*body, marker]), *_filling(plan), *remembered, ""]
-    return "\n".join(text)
+    text = [*head, *_table([*body, marker]), *_filling(plan), *remembered]
+    return "\n".join([*text, *admin_chain.declaration(plan.interface), ""])
 
 
 def render_again(plan: NatPlan) -> str:
@@ -67,7 +67,7 @@ def render_again(plan: NatPlan) -> str:
     """
     flushed = [f"flush chain inet {TABLE} {name}" for name in (*_HOOKS, *(_INNER if plan.redirects else ()))]
     flushed += [f"flush map inet {TABLE} {name}" for name in _map_names(plan)]
-    return "\n".join([*flushed, *_filling(plan), ""])
+    return "\n".join([*flushed, *_filling(plan), *admin_chain.declaration(plan.interface), ""])
 
 
 def layout(plan: NatPlan) -> str:
@@ -87,6 +87,9 @@ def _frame(plan: NatPlan) -> Iterator[str]:
             yield from elements.declarations(family.version)
             yield from counting.declarations(family.version)
             yield from source_ports.declarations(family)
+            if len(family.sources) > 1:
+                # Here, because nft adds the elements of a map of ranges together with the map.
+                yield f"chain every{family.version} {{ }}"
             yield from (
                 f"map {name} {{ type inet_service : verdict; flags interval; }}"
                 for name in _from_maps(family)
