@@ -119,6 +119,7 @@ class RedirectServer:
         self._agent = None if stand is None or standby is None else assemble(stand, standby)
         process_metrics.describe(registry, "redirect", self.ready)
         self._state.gateway_monitor.describe(registry)
+        self._state.standby_monitor.describe(registry)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
