@@ -152,8 +152,11 @@ class Pair:
         wiring.cable(self.station, "eth0", gateway, "cable2")
         wiring.cable(self.client, "eth0", network, "client")
         wiring.switch(network, "cni0", "pod0", "pod1", "client")
-        wiring.address(network, "cni0", "10.128.0.1/24", "10.128.0.53/24")
         wiring.switch(gateway, "wire", "cable0", "cable1", "cable2")
+        # Else a switch has the least address of its ports, and another one when a node is replaced.
+        network.run("ip", "link", "set", "cni0", "address", "02:00:00:00:0a:01")
+        gateway.run("ip", "link", "set", "wire", "address", "02:00:00:00:0c:01")
+        wiring.address(network, "cni0", "10.128.0.1/24", "10.128.0.53/24")
         wiring.cable(gateway, "eth0", self.outside, "eth0")
         wiring.address(gateway, "wire", f"{GATEWAY}/24", f"{GATEWAY_V6}/64")
         wiring.address(gateway, "eth0", "203.0.113.1/24", "2001:db8:113::1/64")
