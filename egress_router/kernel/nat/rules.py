@@ -41,7 +41,7 @@ _HOOKS = {
     "forward": "type filter hook forward priority filter; policy drop;",
     "output": "type filter hook output priority filter; policy accept;",
 }
-_INNER = ("begin", "sent", "received")
+_INNER = ("begin", "denied", "sent", "received")
 _LIFETIMES = "time_wait : 60"
 
 
@@ -67,6 +67,7 @@ def render_again(plan: NatPlan) -> str:
     """
     flushed = [f"flush chain inet {TABLE} {name}" for name in (*_HOOKS, *(_INNER if plan.redirects else ()))]
     flushed += [f"flush map inet {TABLE} {name}" for name in _map_names(plan)]
+    flushed += [f"flush set inet {TABLE} {name}" for name in _denied_sets(plan)]
     return "\n".join([*flushed, *_filling(plan), *admin_chain.declaration(plan.interface), ""])
 
 
@@ -87,6 +88,10 @@ def _frame(plan: NatPlan) -> Iterator[str]:
             yield from elements.declarations(family.version)
             yield from counting.declarations(family.version)
             yield from source_ports.declarations(family)
+            address = f"ipv{family.version}_addr"
+            yield f"set denied{family.version} {{ type {address}; counter; }}"
+            kind = f"type {address} . inet_proto . inet_service; flags interval"
+            yield f"set denied_ports{family.version} {{ {kind}; counter; }}"
             if len(family.sources) > 1:
                 # Here, because nft adds the elements of a map of ranges together with the map.
                 yield f"chain every{family.version} {{ }}"
@@ -136,13 +141,19 @@ def _filling(plan: NatPlan) -> Iterator[str]:
         "output": _output(plan),
     }
     if plan.redirects:
-        chains |= {"begin": _begin(plan), "sent": _sent(plan), "received": _received(plan)}
+        chains |= {
+            "begin": _begin(plan),
+            "denied": _denied(),
+            "sent": _sent(plan),
+            "received": _received(plan),
+        }
         for version, maps in found.items():
             for lines in elements.group_chains(version, elements.verdicts(version, maps)):
                 yield from _whole_chain(lines)
             yield from elements.added(maps)
         for family in plan.families:
             yield from _from_elements(family)
+        yield from _denied_elements(plan)
     yield from _table(line for name, rules in chains.items() for line in chain(name, *rules))
 
 
@@ -205,6 +216,32 @@ def _map_names(plan: NatPlan) -> Iterator[str]:
         for family in plan.families:
             yield from (f"{name}{family.version}" for name in elements.MAPS)
             yield from _from_maps(family)
+
+
+def _denied_sets(plan: NatPlan) -> Iterator[str]:
+    if plan.redirects:
+        for family in plan.families:
+            yield from (f"{name}{family.version}" for name in ("denied", "denied_ports"))
+
+
+def _denied_elements(plan: NatPlan) -> Iterator[str]:
+    found: dict[str, list[str]] = {name: [] for name in _denied_sets(plan)}
+    for each in plan.denials:
+        version = each.address.version
+        if each.protocol is None:
+            found[f"denied{version}"].append(str(each.address))
+        else:
+            ports = str(each.first) if each.first == each.last else f"{each.first}-{each.last}"
+            found[f"denied_ports{version}"].append(f"{each.address} . {each.protocol.value} . {ports}")
+    for name, listed in found.items():
+        if listed:
+            yield f"add element inet {TABLE} {name} {{ {', '.join(listed)} }}"
+
+
+def _denied() -> Iterator[str]:
+    """Reject what the egress policy denies, as its own destination would not."""
+    yield "meta l4proto tcp reject with tcp reset"
+    yield "reject with icmpx admin-prohibited"
 
 
 def _destinations(plan: NatPlan) -> Iterator[str]:
@@ -341,7 +378,12 @@ def _forward(plan: NatPlan) -> Iterator[str]:
 
 def _begin(plan: NatPlan) -> Iterator[str]:
     """A connection's packets until the first answer."""
+    # First, because a reject is an answer, too, and has to find the way back.
     yield _REMEMBER
+    for version in sorted({each.address.version for each in plan.denials}):
+        address = f"{keyword(version)} daddr"
+        yield f"meta l4proto != {{ tcp, udp, sctp }} {address} @denied{version} goto denied"
+        yield f"{address} . meta l4proto . th dport @denied_ports{version} goto denied"
     yield "jump brief"
     for family in plan.families:
         for protocol in counting.PROTOCOLS:
