@@ -29,7 +29,8 @@ demo: venv network-tools ## build a small network on this machine and show all t
 .PHONY: test
 test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
 	@scripts/in-namespaces $(BIN)/pytest --numprocesses 6 --dist loadgroup
-	@scripts/test-sanitized $(VENV) --quiet --numprocesses 2 tests/unit/relay -k 'not standard and not uvloop'
+	@scripts/test-sanitized $(VENV) --quiet --numprocesses 2 tests/unit/relay \
+	  tests/unit/service/test_accepting.py -k 'not standard and not uvloop'
 
 .PHONY: test-standby
 test-standby: venv network-tools ## two routers, one address: a million simulated schedules, a thousand real fail-overs (hours)

@@ -257,10 +257,10 @@ def _setup(_: argparse.Namespace) -> int:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
         stay(settings, settings.destinations, established)
-    elif established.stand is not None:
+    elif established.stand is not None and settings.standby is not None:
         from egress_router.standby import server  # noqa: PLC0415
 
-        server.stay(established.stand)
+        server.stay(established.stand, settings.standby)
     elif established.holdings is not None:
         setup.finish(established.holdings)
     return DONE

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.errors import RefusedError
+from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.grammar.address import unmapped
 from egress_router.kernel import sysctl, wire
 from egress_router.kernel.addresses import ensure_addresses, keep_to_itself, refuse_elsewhere
 from egress_router.kernel.link import ensure_interface, parent_outside
-from egress_router.kernel.nat import backend, nftables
+from egress_router.kernel.nat import admin_rules, backend, nftables
 from egress_router.kernel.nat.plan import Surroundings, make_plan
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.routing import cluster_networks, ensure_routes, needs_route, versions
@@ -29,7 +29,7 @@ from egress_router.net import gateway
 from egress_router.net.own import addresses as own_addresses
 from egress_router.redirect.first import first_addresses
 from egress_router.redirect.usable import Usable
-from egress_router.settings.setup import RouterMode
+from egress_router.settings.setup import ADMIN_RULES, RouterMode
 from egress_router.standby import network as standby_network
 
 if TYPE_CHECKING:
@@ -93,7 +93,10 @@ def run(settings: SetupSettings) -> Established:
     def hold(after: Established) -> None:
         put_in_force(settings, redirects, after, after.resolved)
 
+    rules_of_admin = read_admin_rules(settings, apply)
     _apply(settings, redirects, established, [source.address for source in settings.sources])
+    if rules_of_admin is not None:
+        nftables.execute(rules_of_admin)
     backend.remove_other(apply)
     established = replace(established, stand=_put_up_fence(settings))
     established = keep_network(settings, redirects, established, hold)
@@ -123,6 +126,26 @@ def _end_when_asked() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+
+
+def read_admin_rules(settings: SetupSettings, apply: Callable[[NatPlan], None]) -> str | None:
+    """Return the transaction that fills the administrator's chain; None where no file does.
+
+    Raises:
+        ConfigError: the file cannot be read, or nft does not take a line of it.
+        RefusedError: nft is not there, or not what puts rules in force.
+    """
+    path = settings.admin_rules
+    if path is None:
+        return None
+    if apply is not nftables.apply:
+        raise RefusedError("EGRESS_ADMIN_RULES_FILE holds nft statements", "set EGRESS_NAT_BACKEND=nftables")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        problem = Problem(ADMIN_RULES.name, None, str(path), f"cannot be read ({error})")
+        raise ConfigError([problem]) from None
+    return admin_rules.check(ADMIN_RULES.name, text, settings.interface)
 
 
 def _require_nftables(redirects: Redirects | None, apply: Callable[[NatPlan], None]) -> None:

@@ -135,6 +135,7 @@ def render(status: dict[str, Json]) -> str:
 
 _TABLES: dict[str, tuple[str, ...]] = {
     "rules": ("line", "hits", "packets", "sent_bytes", "received_bytes", "text"),
+    "policy": ("entry", "denied", "text"),
     "upstreams": ("destination", "address", "up"),
     "denied": ("time", "client", "target", "reason", "rule"),
 }

@@ -125,4 +125,5 @@ def listening() -> socket.socket:
     """Return a non-blocking socket that listens on a free port, for IPv4 and IPv6."""
     made = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
     made.setblocking(False)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made

@@ -13,7 +13,7 @@ from egress_router.relay.dial import REASONS as DIAL_REASONS
 from egress_router.relay.dial import DialReason
 from egress_router.relay.tunnel import REASONS as CLOSE_REASONS
 from egress_router.relay.tunnel import Closing
-from egress_router.service.connection_limiter import ConnectionLimit
+from egress_router.service.connection_limiter import LIMITS
 from egress_router.upstreams.places import Place
 
 if TYPE_CHECKING:
@@ -34,12 +34,11 @@ if TYPE_CHECKING:
 # Numbers of plane.h.
 _NO_ADDRESS: Final = 10
 _FORBIDDEN: Final = 11
-_LIMITS: Final = {12: ConnectionLimit.TOTAL, 13: ConnectionLimit.PER_CLIENT}
 # What became of a client that was never connected.
 _REFUSALS: Final = {
     **{number: reason.value for number, reason in enumerate(CLOSE_REASONS)},
     **{number: reason.value for number, reason in DIAL_REASONS.items()},
-    **dict.fromkeys(_LIMITS, access_log.LIMIT),
+    **dict.fromkeys(LIMITS, access_log.LIMIT),
 }
 
 
@@ -114,8 +113,8 @@ class Line(Forwarding):
             self._tools.log.closed(record, closing)
             return
         self._observe(end.failures)
-        if end.reason in _LIMITS:
-            self._tools.limiter.refused(_LIMITS[end.reason])
+        if end.reason in LIMITS:
+            self._tools.limiter.refused(LIMITS[end.reason])
         result = _REFUSALS.get(end.reason)
         if result is None:
             place = self.destination.left_out

@@ -14,12 +14,12 @@ from egress_router.names.resolver import Resolver
 from egress_router.net.own import is_own
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 from egress_router.relay.dataplane import DataPlane
-from egress_router.service.acceptor import Pauses
+from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import Checks
 from egress_router.upstreams.places import Place, forbidden_place
-from egress_router.upstreams.policy_names import PolicyNames, count_denial
+from egress_router.upstreams.policy_names import PolicyDenials, PolicyNames
 from egress_router.upstreams.report import Upstream, UpstreamReport
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Forwarder:
         self._names = resolver(settings.names, context.registry)
         self._plane = DataPlane(context.loop, context.limiter.limits)
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
-        self._plane.tell_pauses(Pauses(context.registry))
+        self._plane.tell_pauses(AcceptPauses(context.registry))
         context.registry.before_snapshot(self._show)
         # After what the data plane has told, which may have changed an address's health.
         self._report.show(self._upstreams)
@@ -91,7 +91,6 @@ class Forwarder:
         self._tools = Tools(
             self._plane, self._checks, self._access_log, context.limiter, settings, self._denied_by_policy
         )
-        self._listeners: dict[int, socket.socket] = {}
         self._lines: dict[int, Line] = {}
         self._ports: frozenset[int] = frozenset()
         self._named: frozenset[IPAddress] = frozenset()
@@ -101,6 +100,7 @@ class Forwarder:
         self._denied: dict[Line, asyncio.TimerHandle] = {}
         self._update_due = False
         self._egress: PolicyIndex | None = None
+        self._policy_denials = PolicyDenials(context.registry)
         self._names_of: NamesOf = NO_NAMES
         self._policy_names = PolicyNames(context.loop, self._names, self._named_anew)
         self.apply(rules)
@@ -130,8 +130,7 @@ class Forwarder:
                 destination.stop()
         for port, line in self._lines.items():
             line.aim()
-            if port in self._listeners:
-                self._plane.listen(self._listeners[port], line)
+            self._plane.change_line(port, line)
         self._update_soon()
         self._policy_names.follow(() if guarded.policy is None else guarded.policy.dns_names)
 
@@ -147,16 +146,11 @@ class Forwarder:
             self._moved(destination)
         for port, line in self._lines.items():
             line.aim()
-            if port in self._listeners:
-                self._plane.listen(self._listeners[port], line)
+            self._plane.change_line(port, line)
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
-        for port in self._listeners.keys() - listeners.keys():
-            self._plane.stop_listening(self._listeners.pop(port))
-        for port in listeners.keys() - self._listeners.keys():
-            self._plane.listen(listeners[port], self._lines[port])
-            self._listeners[port] = listeners[port]
+        self._plane.listen_on(listeners, self._lines.__getitem__)
 
     def stop_accepting(self) -> None:
         """Take in what the accept queues hold, then accept no more; open connections go on."""
@@ -176,7 +170,7 @@ class Forwarder:
         self._checks.stop()
         self._policy_names.close()
         self._names.close()
-        self._plane.close()
+        self._plane.close([*self._lines.values(), *(line for line, _ in self._leaving.values())])
 
     def status(self) -> dict[str, Json]:
         """Lines with their connections so far, addresses with their health, ports."""
@@ -185,8 +179,10 @@ class Forwarder:
             for line in self._lines.values()
         ]
         upstreams: list[Json] = [{**upstream.shown()} for upstream in self._upstreams()]
+        policy = None if self._egress is None else self._egress.policy
         return {
             "rules": rules,
+            "policy": [{**each} for each in self._policy_denials.shown(policy)],
             "upstreams": upstreams,
             "listeners": list(self._lines),
         }
@@ -311,7 +307,7 @@ class Forwarder:
         denials = (self._denial(destination.host, each) for each in destination.asked_for)
         denial = next((each for each in denials if each is not None), None)
         if denial is not None and denial.entry is not None:
-            count_denial(self._context.registry, denial.entry.number)
+            self._policy_denials.count(denial.entry)
 
     def _reason(self, destination: Destination, place: Place) -> str:
         """Say why an address is left out; of the egress policy, which entry it is."""

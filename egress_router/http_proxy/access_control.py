@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from egress_router.names.answer import Answer, Failure, ResolveError
 from egress_router.policy.access_list import ALLOWED, DENIED, AccessPolicy, connect_port, guarded, on_trial
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.own_places import OwnPlaces
-    from egress_router.policy.access_list import Decision
+    from egress_router.policy.access_list import Decision, Own
     from egress_router.policy.egress_policy import NamesOf
 
 Addresses = tuple["IPAddress", ...]
+
+
+_MAX_KNOWN = 1_000
 
 
 class Names(Protocol):
@@ -37,6 +40,20 @@ class Names(Protocol):
 
     def close(self) -> None:
         """Give up what is being looked up."""
+
+
+class _Known(NamedTuple):
+    """A decision with all that it depends on; `addresses` None: on none of a name.
+
+    `asked` is compared by identity: a target that was read before has the same object.
+    """
+
+    asked: Host
+    tunnel: bool
+    lists: int
+    own: Own
+    addresses: Addresses | None
+    decision: Decision
 
 
 class AccessControl:
@@ -59,6 +76,7 @@ class AccessControl:
         self._policy: AccessPolicy
         self._egress: PolicyIndex | None = None
         self._names: NamesOf = NO_NAMES
+        self._known: dict[bytes, _Known] = {}
         self.lists = 0
 
     def apply(self, rules: AccessList, policy: EgressPolicy | None = None) -> None:
@@ -73,15 +91,47 @@ class AccessControl:
         self.lists += 1
 
     def at_once(self, target: Target) -> Decision | None:
-        """Decide without waiting; None where the name has to be looked up first."""
+        """Decide without waiting; None where the name has to be looked up first.
+
+        What was decided before is decided again where nothing has changed that it depends on.
+        """
+        known = self._known.get(target.authority)
+        if (
+            known is None
+            or known.asked is not target.asked
+            or known.tunnel is not target.tunnel
+            or known.lists != self.lists
+            or known.own is not self._own.current()
+        ):
+            return self._decided(target)
+        if known.addresses is not None:
+            answer = self._resolver.cached(str(known.asked))
+            if answer is None or answer.addresses is not known.addresses:
+                return self._decided(target)
+        return known.decision
+
+    def _decided(self, target: Target) -> Decision | None:
         early = self._early(target)
         if early is not None and not self._report_only:
-            return early
+            return self._remember(target, None, early)
         asked = target.asked
         if isinstance(asked, str):
             answer = self._resolver.cached(asked)
-            return None if answer is None else self._on(early, target, answer.addresses, answer.name)
-        return self._on(early, target, (asked,))
+            if answer is None:
+                return None
+            decision = self._on(early, target, answer.addresses, answer.name)
+            return self._remember(target, answer.addresses, decision)
+        return self._remember(target, None, self._on(early, target, (asked,)))
+
+    def _remember(self, target: Target, addresses: Addresses | None, decision: Decision) -> Decision:
+        asked = target.asked
+        if isinstance(asked, str) and "." not in asked:  # what a short name stands for may change
+            return decision
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()  # simple, and as good as any order for who has so many
+        own = self._own.current()
+        self._known[target.authority] = _Known(asked, target.tunnel, self.lists, own, addresses, decision)
+        return decision
 
     def by_addresses(self, target: Target, addresses: Addresses, name: str | None) -> Decision:
         """Decide on a target whose addresses are known; `name` is the absolute name that has them."""

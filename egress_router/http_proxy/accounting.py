@@ -13,7 +13,7 @@ from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
 from egress_router.service.rule_metrics import RuleMetrics
-from egress_router.upstreams.policy_names import count_denial
+from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
     import socket
@@ -78,30 +78,17 @@ class Accounting:
         )
         self._rules = RuleMetrics(registry)
         self._hits: Counter[str] = Counter()
+        self.policy_denials = PolicyDenials(registry)
         self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
 
     def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
         """Return what is known of a request whose head has come."""
-        return RequestInfo(
-            client=who.client,
-            method=head.method,
-            target=target,
-            started=self._clock.monotonic(),
-            client_port=who.client_port,
-            local_port=who.local_port,
-            traceparent=traceparent(head) if self._log.everything else None,
-        )
+        trace = traceparent(head) if self._log.everything else None
+        return RequestInfo(who, head.method, target, self._clock.monotonic(), trace)
 
     def begun_tls(self, who: Who, target: Target) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
-        return RequestInfo(
-            client=who.client,
-            method=TLS_METHOD,
-            target=target,
-            started=self._clock.monotonic(),
-            client_port=who.client_port,
-            local_port=who.local_port,
-        )
+        return RequestInfo(who, TLS_METHOD, target, self._clock.monotonic(), None)
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
@@ -111,7 +98,7 @@ class Accounting:
         else:
             self._verdicts[decision.verdict, decision.reason].value += 1
         if decision.entry is not None:
-            count_denial(self._registry, decision.entry.number)
+            self.policy_denials.count(decision.entry)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.dataplane import Pair
     from egress_router.relay.dial import Dialled
 
 _EXPECTED = "HTTP, as with https_proxy=http://ADDRESS:PORT; an https:// there means TLS to the proxy itself"
@@ -62,11 +63,20 @@ class ClientConnection:
     """
 
     __slots__ = ("_accepted", "_connector", "_ending", "_forwarder", "_heads", "_origin_port", "_own",
-        "_served", "_sni_check", "_tunnel", "client", "holds", "kept", "state", "timeouts", "who", "wire",
-        "worker")  # fmt: skip
+        "_served", "_sni_check", "_tunnel", "client", "holds", "kept", "place", "state", "timeouts", "who",
+        "wire", "worker")  # fmt: skip
 
-    def __init__(self, worker: WorkerState, sock: socket.socket, who: Who, origin_port: int | None) -> None:
+    def __init__(
+        self,
+        worker: WorkerState,
+        sock: socket.socket,
+        who: Who,
+        place: Pair,
+        early: bytes,
+        origin_port: int | None,
+    ) -> None:
         self.worker = worker
+        self.place = place
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.who = who
         self.client = who.client
@@ -75,7 +85,7 @@ class ClientConnection:
         self._own = False  # the proxy itself made it, by way of an address that leads back here
         self.state = HEAD
         self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
-        self.wire.readable = True  # mostly the request is here already
+        self.wire.held = early  # mostly the request; what else is there, the poller will say
         self._heads = RequestHeads(worker.limits)
         self.holds = False  # bytes, as far as `account` knows
         self._connector: UpstreamConnector | None = None
@@ -121,7 +131,9 @@ class ClientConnection:
             if not text:
                 return False
             head = self.worker.connects.read(text)
-            self.wire.held = behind
+            if behind or self.holds:
+                self.wire.held = behind
+                self.account()
             self._request(head)
         except MessageError as error:
             self.worker.accounting.met_limit(error)
@@ -167,14 +179,12 @@ class ClientConnection:
         wire.held = data
         self._end(INTO_TUNNEL)
         self.worker.connections.discard(self)
-        TlsConnection(self.worker, wire, self.who, origin_port, self._accepted).read()
+        TlsConnection(self.worker, wire, self.who, self.place, origin_port, self._accepted).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
         self.state = INTO_CONNECTING[self.state]
         self.wire.on_ready = self._client_moved
-        if self.holds or self.wire.held:
-            self.account()
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
@@ -249,8 +259,6 @@ class ClientConnection:
         self.state = INTO_EXCHANGE[self.state]
         self.timeouts.await_answer()
         forwarder.start(upstream)
-        if self.holds or upstream.out:
-            self.account()
 
     def next_request(self, *, persists: bool, complete: bool) -> None:
         """Go on after an exchange; `complete` says that the whole request was read."""
@@ -274,7 +282,7 @@ class ClientConnection:
         """Hand the connection over to a tunnel, after a CONNECT or an answer 101."""
         wire = self.wire
         self._tunnel = ProxyTunnel(
-            self.worker, info, wire.sock, upstream, to_upstream=wire.held, to_client=to_client
+            self.worker, info, self.place, (wire.sock, upstream), to_upstream=wire.held, to_client=to_client
         )
         self._end(INTO_TUNNEL)
         wire.on_ready = nothing

@@ -95,6 +95,8 @@ class Forwarder:
         client.watch()
         if not exchange.request_done:
             self.pump()
+        elif upstream.out or self._owner.holds:
+            self._owner.account()
 
     @guarded
     def pump(self) -> None:
@@ -181,7 +183,7 @@ class Forwarder:
                 self.abort("client_gone")
                 return
             if end is not None:
-                self._ended(end)
+                self._finish()
                 return
             data = upstream.receive()
             if data is None:
@@ -206,22 +208,20 @@ class Forwarder:
             self._answer_begun()
         if passed:
             self._client.send(passed)
-        end = exchange.end
-        if end is None:
+        if exchange.end is None:
             if exchange.status:
                 self._touch()
             else:
                 self._owner.account()  # for a part of a head
-        return end
+        return exchange.end
 
     def _answer_begun(self) -> None:
-        upstream, exchange = self._upstream, self._exchange
+        upstream, exchange, worker = self._upstream, self._exchange, self._owner.worker
         upstream.reused = True
         upstream.persistent = exchange.origin_persists
         if exchange.binds_origin:
             upstream.bound = True
-        accounting = self._owner.worker.accounting
-        accounting.first_byte.observe(self._owner.worker.clock.monotonic() - self._info.started)
+        worker.accounting.first_byte.observe(worker.clock.monotonic() - self._info.started)
 
     def _touch(self) -> None:
         """Note that something moves, but for interim answers: they could put the real one off for ever."""
@@ -239,10 +239,10 @@ class Forwarder:
     # The end
 
     def _ended(self, end: End) -> None:
-        if end is FINISHED:
-            self._finish()
-            return
+        """End otherwise than by a complete answer, or by that, where nothing is left to be sent."""
         match end.ending:
+            case Ending.FINISHED:
+                self._finish()
             case Ending.REPEATED:
                 self._over = True
                 self._upstream.close()

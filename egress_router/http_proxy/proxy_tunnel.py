@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.dataplane import Pair
     from egress_router.relay.tunnel import Closing
 
 
@@ -26,24 +27,24 @@ class ProxyTunnel:
     Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
     """
 
-    __slots__ = ("_info", "_tunnel", "_worker")
+    __slots__ = ("_info", "_tunnel", "_worker", "place")
 
     def __init__(
         self,
         worker: WorkerState,
         info: RequestInfo,
-        client: socket.socket,
-        upstream: socket.socket,
+        place: Pair,
+        sockets: tuple[socket.socket, socket.socket],
         *,
         to_upstream: bytes,
         to_client: bytes,
     ) -> None:
-        """Begin to relay; `to_upstream` and `to_client` go out first."""
+        """Begin to relay between client and upstream; `to_upstream` and `to_client` go out first."""
         self._worker = worker
         self._info = info
+        self.place = place
         self._tunnel = worker.relay.start(
-            client,
-            upstream,
+            *sockets,
             worker.limits.idle_seconds,
             self._closed,
             to_upstream=to_upstream,
@@ -51,11 +52,6 @@ class ProxyTunnel:
         )
         worker.accounting.tunnels.value += 1
         worker.connections.add(self)
-
-    @property
-    def client(self) -> str:
-        """The client's address."""
-        return self._info.client
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny the tunnel."""

@@ -25,19 +25,17 @@ class Who(NamedTuple):
 
 @dataclass(slots=True)
 class RequestInfo:
-    """One request on its way: what it wants, what was decided, where it went. Times are in seconds.
+    """What a request wants, what was decided, and where it went. Times are in seconds.
 
-    `recorded` and `ended` say which of its two records have been written.
+    `id` is made for what is written down. `recorded` and `ended` say which of its two records have been.
     """
 
-    client: str
+    who: Who
     method: bytes
     target: Target
     started: float
+    traceparent: str | None
     id: str = ""
-    client_port: int = 0
-    local_port: int = 0
-    traceparent: str | None = None
     source: tuple[str, int] | None = None
     decision: Decision = UNDECIDED
     address: IPAddress | None = None
@@ -45,3 +43,8 @@ class RequestInfo:
     connect_seconds: float = 0.0
     recorded: bool = False
     ended: bool = False
+
+    @property
+    def client(self) -> str:
+        """The client's address."""
+        return self.who.client

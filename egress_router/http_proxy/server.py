@@ -14,10 +14,10 @@ from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.client_watch import ClientWatch
 from egress_router.http_proxy.connection import ClientConnection
+from egress_router.http_proxy.entrance import Entrance
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.own_places import OwnPlaces, seen
-from egress_router.http_proxy.request_info import Who
 from egress_router.http_proxy.upstream import UpstreamPool
 from egress_router.http_proxy.worker_state import WorkerState
 from egress_router.names.resolver import Resolver
@@ -25,7 +25,7 @@ from egress_router.relay.buffered_socket import MAX_RECEIVED, BufferedSocket, no
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
-from egress_router.service.acceptor import Acceptor
+from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.connection_limiter import ConnectionLimit
 from egress_router.service.mode import Mode
 from egress_router.upstreams.policy_names import PolicyNames
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.http_proxy.access_control import Names
-    from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
     from egress_router.policy.egress_policy import NamesOf
+    from egress_router.relay.dataplane import Pair
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.http_proxy import HttpProxySettings
     from egress_router.settings.names import NamesSettings
@@ -90,6 +91,7 @@ class HttpProxyServer:
         max_turned_away: int,
     ) -> None:
         self._rules = rules.rules
+        self._policy = rules.policy
         self._max_turned_away = max_turned_away
         self._drain_seconds = context.drain_seconds
         self._limiter = context.limiter
@@ -109,7 +111,7 @@ class HttpProxyServer:
         )
         access.apply(rules.rules, rules.policy)
         accounting = Accounting(context.registry, AccessLog(everything=settings.proxy.access_log), SYSTEM)
-        self._plane = DataPlane(context.loop)
+        self._plane = DataPlane(context.loop, context.limiter.limits)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
         self._plane.count(context.registry, accounting.sent, accounting.received)
@@ -122,14 +124,14 @@ class HttpProxyServer:
             access=access,
             accounting=accounting,
             limits=settings.limits,
-            limiter=context.limiter,
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
             client_watch=ClientWatch(deadlines),
             own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
             clock=SYSTEM,
             sni=settings.sni,
         )
-        self._acceptor = Acceptor(context.loop, context.registry, self._accepted)
+        self._plane.tell_pauses(AcceptPauses(context.registry))
+        self._entrances: dict[int, Entrance] = {}
         self._turned_away: set[LingeringClose] = set()
         self._listening: tuple[int, ...] = ()
         self._policy_names = PolicyNames(context.loop, self._resolver, self._named)
@@ -138,6 +140,7 @@ class HttpProxyServer:
     def apply(self, rules: Guarded[AccessList]) -> None:
         """Decide by these rules; what is open and no longer allowed has the drain time to end."""
         self._rules = rules.rules
+        self._policy = rules.policy
         self._worker.access.apply(rules.rules, rules.policy)
         self._follow(rules.policy)
         self._judge_again()
@@ -160,11 +163,12 @@ class HttpProxyServer:
         for listener in listeners.values():
             save_first_packets(listener)
         self._listening = tuple(sorted(listeners))
-        self._acceptor.listen(listeners)
+        self._plane.listen_on(listeners, partial(self._entrance, listeners))
 
     def stop_accepting(self) -> None:
         """Accept no more; connections without a request under way are closed."""
-        self._acceptor.stop()
+        self._plane.listen_on({}, self._entrances.__getitem__)
+        self._plane.catch_up()  # those whom it has let in are served still
         self._listening = ()
         self._worker.draining = True
         for each in list(self._worker.connections):
@@ -177,6 +181,8 @@ class HttpProxyServer:
 
     def close_all(self) -> None:
         """Close every connection now."""
+        self._plane.listen_on({}, self._entrances.__getitem__)
+        self._plane.catch_up()
         for each in list(self._worker.connections):
             each.close_now()
         for closing in list(self._turned_away):
@@ -184,7 +190,7 @@ class HttpProxyServer:
         self._worker.pool.close()
         self._policy_names.close()
         self._resolver.close()
-        self._plane.close()
+        self._plane.close(self._entrances.values())
         self._worker.deadlines.close()
 
     def status(self) -> dict[str, Json]:
@@ -192,23 +198,28 @@ class HttpProxyServer:
         accounting = self._worker.accounting
         return {
             "rules": accounting.rule_hits(self._rules.rules),
+            "policy": [{**each} for each in accounting.policy_denials.shown(self._policy)],
             "denied": accounting.latest_denied(),
             "upstreams": [],
             "listeners": list(self._listening),
         }
 
-    def _accepted(self, sock: socket.socket, client: str, client_port: int, port: int) -> None:
-        who = Who(client, client_port, port)
-        limit = self._limiter.enter(client)
-        if limit is None:
-            connection = ClientConnection(self._worker, sock, who, self._transparent.get(port))
-            self._worker.connections.add(connection)
-            connection.read_head()
-        else:
-            self._turn_away(sock, who, _OVER_LIMIT[limit])
+    def _entrance(self, listeners: Mapping[int, socket.socket], port: int) -> Entrance:
+        self._entrances[port] = Entrance(port, listeners[port].family, self.accept, self.turn_away)
+        return self._entrances[port]
 
-    def _turn_away(self, sock: socket.socket, who: Who, reply: Reply) -> None:
-        worker = self._worker
+    def accept(self, sock: socket.socket, who: Who, place: Pair, early: bytes) -> None:
+        """Serve a client; `early` are the bytes that have come already."""
+        connection = ClientConnection(
+            self._worker, sock, who, place, early, self._transparent.get(who.local_port)
+        )
+        self._worker.connections.add(connection)
+        connection.read_head()
+
+    def turn_away(self, sock: socket.socket, who: Who, limit: ConnectionLimit) -> None:
+        """Tell a client that there is no place for it."""
+        self._limiter.refused(limit)
+        worker, reply = self._worker, _OVER_LIMIT[limit]
         worker.accounting.refused(who, reply.status, reply.reason)
         answer = reply.encoded(worker.date())
         if len(self._turned_away) >= self._max_turned_away:

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.buffered_socket import BufferedSocket
+    from egress_router.relay.deadlines import Deadline
     from egress_router.tls.client_hello import ClientHello
 
 # Who speaks TLS sends its ClientHello at once; in other protocols the server may be the one who speaks first.
+# Most clients have spoken before anybody looks after the server, which costs a wake-up.
+_SERVER_FIRST_SECONDS: Final = 0.05
 _SECONDS: Final = 0.25
+_HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
 _HTTPS: Final = 443  # here nobody waits for the server, so that a late ClientHello is judged, too
 _log = log.get("http_proxy")
 
@@ -61,15 +65,13 @@ class SniCheck:
         self._info = info
         self._client = client
         self.origin = origin
-        self._reader = ClientHelloReader()
-        https = info.target.port == _HTTPS
-        seconds = worker.limits.idle_seconds if https else _SECONDS
-        self._deadline = worker.deadlines.add(seconds, self._late)
+        self._reader: ClientHelloReader | None = None
+        self._deadline: Deadline | None = None
 
     @property
     def held(self) -> int:
         """How many bytes of the client wait here."""
-        return self._reader.size
+        return 0 if self._reader is None else self._reader.size
 
     def begin(self) -> None:
         """Look at what came with the CONNECT, and wait for more."""
@@ -78,13 +80,12 @@ class SniCheck:
             return
         self._client.on_ready = self._client_ready
         self._client.watch_anew()
-        # Who answers before it was asked speaks no TLS; the end of its stream is passed on, too.
-        self.origin.on_ready = self._origin_ready
-        self.origin.watch()
+        self._deadline = self._worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
 
     def stop(self) -> None:
         """Look no further."""
-        self._deadline.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._client.on_ready = self.origin.on_ready = nothing
 
     def fault(self, error: Exception) -> None:
@@ -108,6 +109,15 @@ class SniCheck:
         self._client.again()
 
     @guarded
+    def _watch_origin(self) -> None:
+        """Who answers before it was asked speaks no TLS; the end of its stream is passed on, too."""
+        https = self._info.target.port == _HTTPS
+        seconds = self._worker.limits.idle_seconds if https else _SECONDS - _SERVER_FIRST_SECONDS
+        self._deadline = self._worker.deadlines.add(seconds, self._late)
+        self.origin.on_ready = self._origin_ready
+        self.origin.watch()
+
+    @guarded
     def _origin_ready(self) -> None:
         if not self.origin.readable:  # it may be written to, as every new connection
             return
@@ -126,6 +136,11 @@ class SniCheck:
 
     def _take(self, data: bytes) -> bool:
         """Look at bytes of the client; say whether it is decided."""
+        if self._reader is None:
+            if data[:1] != _HANDSHAKE:
+                self._pass(data)
+                return True
+            self._reader = ClientHelloReader()
         try:
             hello = self._reader.feed(data)
         except TlsError as error:
@@ -174,6 +189,7 @@ class SniCheck:
         else:
             self._pass()
 
-    def _pass(self) -> None:
+    def _pass(self, data: bytes = b"") -> None:
+        """Go on; `data` came first, unless it was read as TLS."""
         self.stop()
-        self._owner.first_bytes_pass(self._reader.held)
+        self._owner.first_bytes_pass(data if self._reader is None else self._reader.held)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.buffered_socket import BufferedSocket
+    from egress_router.relay.dataplane import Pair
     from egress_router.relay.dial import Dialled
     from egress_router.tls.client_hello import ClientHello
 
@@ -32,15 +33,22 @@ class TlsConnection:
     """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
 
     __slots__ = ("_accepted", "_connector", "_deadline", "_ending", "_origin_port", "_over", "_reader",
-        "_tunnel", "_who", "_wire", "_worker", "client")  # fmt: skip
+        "_tunnel", "_who", "_wire", "_worker", "client", "place")  # fmt: skip
 
     def __init__(
-        self, worker: WorkerState, wire: BufferedSocket, who: Who, origin_port: int, accepted: float
+        self,
+        worker: WorkerState,
+        wire: BufferedSocket,
+        who: Who,
+        place: Pair,
+        origin_port: int,
+        accepted: float,
     ) -> None:
         """Take over the wire; what it holds is read first. `accepted` is when, by the monotonic clock."""
         self._worker = worker
         self._wire = wire
         self._who = who
+        self.place = place
         self.client = who.client
         self._origin_port = origin_port
         self._accepted = accepted
@@ -135,7 +143,7 @@ class TlsConnection:
         if self._connector is not None:
             worker.own_connections.made(dialled.sock, worker.clock.monotonic() - self._connector.began)
         self._tunnel = ProxyTunnel(
-            worker, info, wire.sock, dialled.sock, to_upstream=self._reader.held, to_client=b""
+            worker, info, self.place, (wire.sock, dialled.sock), to_upstream=self._reader.held, to_client=b""
         )
         self._connector = None
         wire.on_ready = nothing

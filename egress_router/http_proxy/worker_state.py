@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.own_connections import OwnConnections
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.upstream import UpstreamPool
-    from egress_router.relay.dataplane import DataPlane
+    from egress_router.relay.dataplane import DataPlane, Pair
     from egress_router.relay.deadlines import Deadlines
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
-    from egress_router.service.connection_limiter import ConnectionLimiter
     from egress_router.settings.http_proxy import HttpLimits, SniMode
 
 
@@ -32,8 +31,8 @@ class Connection(Protocol):
     """A client's connection: a ClientConnection, or the ProxyTunnel that it has become."""
 
     @property
-    def client(self) -> str:
-        """The client's address."""
+    def place(self) -> Pair:
+        """Its place among those that the data plane has admitted."""
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny it."""
@@ -63,7 +62,6 @@ class WorkerState:
     access: AccessControl
     accounting: Accounting
     limits: HttpLimits
-    limiter: ConnectionLimiter
     pool: UpstreamPool
     client_watch: ClientWatch
     own_connections: OwnConnections
@@ -111,4 +109,4 @@ class WorkerState:
     def left(self, connection: Connection) -> None:
         """Forget a connection that has closed."""
         self.connections.discard(connection)
-        self.limiter.leave(connection.client)
+        self.plane.cut(connection.place)

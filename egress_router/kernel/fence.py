@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
+import re
 import socket
 import struct
 from typing import TYPE_CHECKING, Self
@@ -76,8 +76,8 @@ def _rules(address: IPAddress) -> Iterator[str]:
 class Fence:
     """The gate of one interface; close the socket with `with`, which leaves the fence as it is."""
 
-    def __init__(self, interface: str, addresses: Sequence[IPAddress], mac: str | None) -> None:
-        """Put the fence up, closed.
+    def __init__(self, interface: str, addresses: Sequence[IPAddress], mac: str | None, run: str) -> None:
+        """Put the fence up, closed; `run` names this process's run.
 
         Raises:
             RefusedError: the kernel or this image cannot do it.
@@ -91,7 +91,8 @@ class Fence:
         self._sequence = 0
         self._approved: int | None = None
         self._index = 0
-        self._run = ""
+        self._run = run
+        self.predecessors = _runs()
         self.restore()
 
     def __enter__(self) -> Self:
@@ -110,7 +111,6 @@ class Fence:
         Raises:
             RefusedError: as above.
         """
-        self._run = secrets.token_hex(4)
         self._approved = None
         done = nft.run("-f", "-", text=render(self._interface, self._addresses, self._mac, self._run))
         if done.returncode:
@@ -190,6 +190,12 @@ class Fence:
                     raise OSError(-code, os.strerror(-code))
                 waiting.discard(number)
             data = data[max(16, (length + 3) & ~3) :]
+
+
+def _runs() -> frozenset[str]:
+    """Return the runs whose fence is there now."""
+    listed = nft.run("list", "sets", "netdev").stdout
+    return frozenset(re.findall(r"^\s*set asked_(\w+) ", listed, re.MULTILINE))
 
 
 def _message(kind: int, flags: int, number: int, family: int, resource: int, body: bytes) -> bytes:

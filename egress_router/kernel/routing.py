@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REPLY_TABLE = 9797
 _RULE_PRIORITY = 9797
 _SCOPE_LINK = 253
+_USER_METRIC = 1024
 _BROADCAST = IPv4Address("255.255.255.255")
 _log = log.get("kernel")
 
@@ -77,8 +78,8 @@ def plan_family(
     earlier = [*(route for route in inside if route.is_ours), *outside]
     fresh = (*_missing(keep, inside), *_missing(egress_routes, outside))
     # A new route takes the place of its twin in one step; to delete that first would leave a gap without any.
-    displaced = {(route.destination, route.index, route.metric) for route in fresh}
-    old_ones = [each for each in earlier if (each.destination, each.index, each.metric) not in displaced]
+    displaced = {_twin(route) for route in fresh}
+    old_ones = [each for each in earlier if _twin(each) not in displaced]
     return FamilyRoutes(
         reply=(*_near_first([*others, *_displaced(saved, others, egress, egress_routes)]), *keep, *old),
         keep=_missing(keep, inside),
@@ -109,6 +110,14 @@ def needs_route(name_server: IPAddress) -> bool:
     is_one_host = not (name_server.is_unspecified or name_server.is_multicast or name_server == _BROADCAST)
     on_link = name_server.version == 6 and name_server.is_link_local
     return is_one_host and not (name_server.is_loopback or on_link)
+
+
+def _twin(route: Route) -> tuple[object, ...]:
+    """Return what two routes have in common of which one takes the place of the other.
+
+    The kernel reads metric 0 of IPv6 as 1024 (IP6_RT_PRIO_USER).
+    """
+    return route.destination, route.index, 0 if route.metric == _USER_METRIC else route.metric
 
 
 def _missing(routes: Sequence[Route], known: Sequence[Route]) -> tuple[Route, ...]:

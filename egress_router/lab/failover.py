@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from egress_router.lab.pair import Frame, Side
 
 _SETTLE_SECONDS = 30.0
+_BEFORE = 1.0  # seconds in which the client's process starts
 _AFTER = 1.5  # seconds that a trial goes on after its take-over, for a second owner to show up
 _EVERY, _PATIENCE = 0.01, 0.15  # seconds between two connections of the client, and for one of them
 
@@ -41,6 +42,7 @@ class Fault(enum.Enum):
     NODE = "node gone"
     GATEWAY = "gateway restarted"
     STANDBY = "the standby one killed"
+    API = "API server hangs"
 
 
 PLANNED = frozenset({Fault.TERM, Fault.CABLE})
@@ -60,51 +62,36 @@ class _Client:
     """A client that opens a connection every moment, through whichever pod answers."""
 
     def __init__(self, pair: Pair) -> None:
-        self._pair = pair
-        self._ended = threading.Event()
+        words = [str(_EVERY), str(_PATIENCE), *(side.address for side in pair.sides)]
+        self._process = pair.client.start([sys.executable, "-m", "egress_router.lab.knock", *words])
         self._answers: list[float] = []
-        self._threads = [
-            threading.Thread(target=self._ask, args=(side.address,), daemon=True) for side in pair.sides
-        ]
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def _ask(self, address: str) -> None:
-        while not self._ended.is_set():
-            threading.Thread(target=self._once, args=(address,), daemon=True).start()
-            time.sleep(_EVERY)
-
-    def _once(self, address: str) -> None:
-        # Counted from the beginning: that is when a connection could be made.
-        begun = time.monotonic()
-        if self._pair.ask(address, _PATIENCE):
-            self._answers.append(begun)
+    def _read(self) -> None:
+        if self._process.stdout is not None:
+            self._answers.extend(float(line) for line in self._process.stdout)
 
     def gap(self, since: float) -> float:
         """End, and return the longest time between two answered connections."""
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-        time.sleep(_PATIENCE)
-        answers = [
-            since,
-            *sorted(each for each in self._answers if each >= since),
-            time.monotonic() - _PATIENCE,
-        ]
+        end = time.monotonic() - _PATIENCE
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        answers = [since, *sorted(each for each in self._answers if since <= each <= end), end]
         return max(after - before for before, after in itertools.pairwise(answers))
 
 
 class Trials:
     """Trials one after another on one laboratory."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._environment = environment or {}
+    def __init__(self, environment: Mapping[str, str] | None = None, *, has_witness: bool = False) -> None:
+        self._environment = dict(environment or {})
         self._pair = Pair()
         try:
             self._pair.serve()
+            if has_witness:
+                self._environment |= self._pair.serve_api()
         except BaseException:
             self._pair.close()
             raise
@@ -120,8 +107,7 @@ class Trials:
         other = next(side for side in pair.sides if side is not active)
         pair.frames.clear()
         client = _Client(pair)
-        client.start()
-        time.sleep(0.3)
+        time.sleep(_BEFORE)
         since = time.monotonic()
         self._begin(fault, active, other)
         if fault in MOVES:
@@ -163,15 +149,21 @@ class Trials:
             pair.lose_node(active)
         elif fault is Fault.GATEWAY:
             pair.restart_gateway()
+        elif fault is Fault.API:
+            pair.pause_api()
         elif fault is Fault.STANDBY:
             other.signal(signal.SIGKILL)
 
     def _finish(self, fault: Fault, active: Side) -> None:
         pair = self._pair
+        if fault in {Fault.TERM, Fault.KILL} and active.router is not None:
+            active.router.wait(_SETTLE_SECONDS)
         if fault is Fault.STOP:
             active.signal(signal.SIGCONT)
         elif fault is Fault.NODE:
             pair.restore_node(active)
+        elif fault is Fault.API:
+            pair.pause_api(goes_on=True)
         else:
             pair.heal()
 
@@ -200,8 +192,9 @@ def main() -> int:
     """Run trials, the kinds in turn."""
     parser = argparse.ArgumentParser(description="fail-over trials")
     parser.add_argument("trials", type=int)
+    parser.add_argument("--lease", action="store_true", help="with a Lease as witness, and an API server")
     arguments = parser.parse_args()
-    trials = Trials()
+    trials = Trials(has_witness=arguments.lease)
     results: list[Result] = []
     try:
         for number in range(arguments.trials):

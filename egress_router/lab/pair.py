@@ -16,11 +16,14 @@ parent on the wire. A watcher on the gateway's switch counts every frame that sp
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -33,13 +36,13 @@ from egress_router.lab import wiring
 from egress_router.lab.host import Host
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Mapping
 
 SOURCE, SOURCE_V6 = "192.168.12.99", "fd00:12::99"
 GATEWAY, GATEWAY_V6 = "192.168.12.1", "fd00:12::1"
 SERVER, SERVER_V6 = "203.0.113.25", "2001:db8:113::25"
 CLIENT = "10.128.0.10"
+API = "10.128.0.1"
 PODS = ("10.128.0.2", "10.128.0.3")
 _CABLES = ("cable0", "cable1")
 _ALL, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
@@ -72,6 +75,7 @@ class Side:
         self.node = Host(f"{self.name}-node")
         self.pod = Host(f"{self.name}-pod")
         self.router: subprocess.Popen[str] | None = None
+        self.has_account = False
 
     def close(self) -> None:
         """End both."""
@@ -103,6 +107,7 @@ class Pair:
         self._hosts = contextlib.ExitStack()
         self._ended = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._api: subprocess.Popen[str] | None = None
         try:
             self.gateway = self._host("gateway")
             self.outside = self._host("outside")
@@ -147,8 +152,11 @@ class Pair:
         wiring.cable(self.station, "eth0", gateway, "cable2")
         wiring.cable(self.client, "eth0", network, "client")
         wiring.switch(network, "cni0", "pod0", "pod1", "client")
-        wiring.address(network, "cni0", "10.128.0.1/24", "10.128.0.53/24")
         wiring.switch(gateway, "wire", "cable0", "cable1", "cable2")
+        # Else a switch has the least address of its ports, and another one when a node is replaced.
+        network.run("ip", "link", "set", "cni0", "address", "02:00:00:00:0a:01")
+        gateway.run("ip", "link", "set", "wire", "address", "02:00:00:00:0c:01")
+        wiring.address(network, "cni0", "10.128.0.1/24", "10.128.0.53/24")
         wiring.cable(gateway, "eth0", self.outside, "eth0")
         wiring.address(gateway, "wire", f"{GATEWAY}/24", f"{GATEWAY_V6}/64")
         wiring.address(gateway, "eth0", "203.0.113.1/24", "2001:db8:113::1/64")
@@ -179,6 +187,43 @@ class Pair:
         if process.stdout is None or process.stdout.readline() != "ready\n":
             raise RuntimeError("the external server did not start")
 
+    def serve_api(self) -> dict[str, str]:
+        """Have the pod network hold an API server; return what a pod's environment says of it."""
+        folder = Path(self._hosts.enter_context(tempfile.TemporaryDirectory(prefix="egress-api-")))
+        key, self._ca = folder / "key.pem", folder / "ca.pem"
+        words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=api -addext subjectAltName=IP:{API}"
+        subprocess.run(
+            ["openssl", *words.split(), "-keyout", str(key), "-out", str(self._ca)],
+            check=True,
+            capture_output=True,
+        )
+        self._api_command = [API, "6443", "secret", str(self._ca), str(key)]
+        self.start_api()
+        return {
+            "KUBERNETES_SERVICE_HOST": API,
+            "KUBERNETES_SERVICE_PORT": "6443",
+            "EGRESS_STANDBY_LEASE": "egress/router",
+            "EGRESS_STANDBY_SERVICE": "egress/router",
+        }
+
+    def start_api(self) -> None:
+        """Start the API server; it has forgotten everything."""
+        module = "egress_router.lab.api_server"
+        self._api = self.network.start([sys.executable, "-m", module, *self._api_command])
+        if self._api.stdout is None or self._api.stdout.readline() != "ready\n":
+            raise RuntimeError("the API server did not start")
+
+    def pause_api(self, *, goes_on: bool = False) -> None:
+        """Have the API server hang, or go on."""
+        if self._api is not None:
+            self._api.send_signal(signal.SIGCONT if goes_on else signal.SIGSTOP)
+
+    def _give_account(self, side: Side) -> None:
+        """Give a pod its service account, in a /run of its own."""
+        folder = "/run/secrets/kubernetes.io/serviceaccount"
+        script = f"mount -t tmpfs none /run && mkdir -p {folder} && echo secret >{folder}/token"
+        side.pod.run("sh", "-c", f"{script} && cp {self._ca} {folder}/ca.crt")
+
     def start(self, side: Side, environment: Mapping[str, str] | None = None) -> None:
         """Start a router in a pod."""
         base = {
@@ -190,6 +235,9 @@ class Pair:
             "EGRESS_STANDBY": "on",
         }
         command = [sys.executable, "-m", "egress_router", "setup"]
+        if self._api is not None and not side.has_account:
+            self._give_account(side)
+            side.has_account = True
         side.router = side.pod.start(command, {**base, **(environment or {})})
         threading.Thread(target=_drain, args=(side.router, side.errors), daemon=True).start()
 
@@ -295,24 +343,29 @@ class Pair:
         self.gateway.run("ip", "addr", "add", own, "dev", "wire")
 
     def await_standby(self, side: Side) -> None:
-        """Wait until a router knows that another one is active."""
+        """Wait until a router could take over at once; with a witness, until that names both."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
-            if "standing by" in self.readiness(side):
-                return
+            known = self.standing(side)
+            if known.get("role") == "standby" and known.get("holder"):
+                active = self.standing(next(each for each in self.sides if each is not side))
+                if active.get("members") in {None, 2}:
+                    return
             time.sleep(0.05)
-        raise RuntimeError(f"no standby: {self.readiness(side)!r} {list(side.errors)[-8:]}")
+        raise RuntimeError(f"no standby: {self.standing(side)} {list(side.errors)[-8:]}")
 
-    def readiness(self, side: Side) -> str:
-        """Return what `/readyz` of a router says."""
-        with self.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(1)
-            try:
+    def standing(self, side: Side) -> dict[str, object]:
+        """Return what `/status` of a router says of its group; nothing where it does not answer."""
+        try:
+            with self.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+                wire.settimeout(1)
                 wire.connect((side.address, 9797))
-                wire.sendall(b"GET /readyz HTTP/1.1\r\nHost: router\r\n\r\n")
-                return b"".join(iter(lambda: wire.recv(4096), b"")).decode()
-            except OSError as error:
-                return str(error)
+                wire.sendall(b"GET /status HTTP/1.1\r\nHost: router\r\n\r\n")
+                answer = b"".join(iter(lambda: wire.recv(65536), b""))
+            said = json.loads(answer.partition(b"\r\n\r\n")[2]).get("standby")
+        except (OSError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
 
     def active(self) -> list[Side]:
         """Return the sides through which the client gets an answer."""

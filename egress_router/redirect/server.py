@@ -15,6 +15,7 @@ from egress_router.kernel import conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.names.resolver import Resolver
+from egress_router.redirect.admin_rules import AdminRules
 from egress_router.redirect.flow_log import FlowLog
 from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
@@ -25,7 +26,8 @@ from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
-from egress_router.standby.agent import DRAIN_SECONDS, Agent
+from egress_router.standby.agent import DRAIN_SECONDS
+from egress_router.standby.assembly import assemble
 from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class RedirectServer:
     ) -> None:
         self._settings = settings
         self._established = established
+        self._admin_rules = AdminRules(settings, established)
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
@@ -112,10 +115,11 @@ class RedirectServer:
         self._table = RuleTable(rule_store.rules, rule_store.text)
         self._lines: list[LineTraffic] = []
         self._network_problem: str | None = None
-        stand = established.stand
-        self._agent = None if stand is None else Agent(stand.place, stand.fence)
+        stand, standby = established.stand, settings.standby
+        self._agent = None if stand is None or standby is None else assemble(stand, standby)
         process_metrics.describe(registry, "redirect", self.ready)
         self._state.gateway_monitor.describe(registry)
+        self._state.standby_monitor.describe(registry)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
@@ -124,7 +128,7 @@ class RedirectServer:
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
-        tasks += [self._announce(), self._count(), self._updates.run(self._names)]
+        tasks += [self._announce(), self._count(), self._updates.run(self._names), self._admin_rules.follow()]
         if self._settings.access_log:
             flows = FlowLog(self._registry, lambda *key: self._current_table().text_of(*key), SYSTEM)
             tasks.append(flows.run(list(self._established.sources)))
@@ -176,6 +180,7 @@ class RedirectServer:
             "rules": [_shown(line) for line in self._lines],
             "denied": [],
             "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
+            "admin_rules": await self._admin_rules.shown(),
         }
 
     async def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:

@@ -18,10 +18,10 @@ except ImportError as error:  # a checkout whose environment is older than the s
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from egress_router.metrics import Registry
-    from egress_router.relay._plane import Closed, Connected, Failures, Target, Wanted
+    from egress_router.relay._plane import Accepted, Closed, Connected, Failures, Target, Wanted
 
 Pair = _plane.Pair
 Forwarding = _plane.Line
@@ -30,6 +30,7 @@ Forwarding = _plane.Line
 QUIET: Final = 30.0
 # News of one turn of the loop; the loop has other things to do.
 _MOST: Final = 512
+_MOST_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _ADDRESS = struct.Struct("=16s2s2x")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -94,6 +95,16 @@ class Line(Connection, Protocol):
         """Hear that a client waits for targets, until the next call of `DataPlane.aim`."""
 
 
+class Entrance(Protocol):
+    """A listening port whose connections Python serves; a subclass of `Forwarding` that hands over."""
+
+    def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
+        """Take over a client's socket, and the bytes that have come; `DataPlane.cut` gives its place back."""
+
+    def ended(self, end: End) -> None:
+        """Take over the socket of a client that met a limit."""
+
+
 class DataPlane:
     """The data plane of this process, and its news in the event loop."""
 
@@ -114,7 +125,9 @@ class DataPlane:
         self._sent = self._received = Number()
         self._known = (0, 0)
         self._pauses, self._paused = 0, False
+        self._closed = False
         self._on_pause: Callable[[int], None] = _nothing
+        self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
 
     @property
@@ -130,8 +143,10 @@ class DataPlane:
     def catch_up(self) -> None:
         """Tell everything that has happened until now, and count its bytes."""
         self._plane.settle()
-        while self._read():
-            pass
+        for _ in range(_MOST_READS):  # a flood of news must not keep the loop here
+            if not self._plane.waiting():
+                break
+            self._read()
         self._tell_pauses()
         self._count()
 
@@ -149,8 +164,22 @@ class DataPlane:
         """Have this called with an `errno` when accepting pauses, with 0 when it goes on."""
         self._on_pause = on_pause
 
+    def listen_on(self, listeners: Mapping[int, socket.socket], line_of: Callable[[int], Forwarding]) -> None:
+        """Accept on exactly these sockets, by port; close those that are not named any more."""
+        for port, listener in list(self._listeners.items()):
+            if listeners.get(port) is not listener:
+                self.stop_listening(self._listeners.pop(port))
+        for port in listeners.keys() - self._listeners.keys():
+            self._listeners[port] = listeners[port]
+            self.listen(listeners[port], line_of(port))
+
+    def change_line(self, port: int, line: Forwarding) -> None:
+        """Have the next connections of a port, if it is listened on, belong to another line."""
+        if port in self._listeners:
+            self.listen(self._listeners[port], line)
+
     def listen(self, listener: socket.socket, line: Forwarding) -> None:
-        """Accept on a non-blocking socket, for a line; a socket may change its line."""
+        """Accept on a non-blocking socket without Nagle's delay, for a line; a socket may change its line."""
         self._plane.listen(listener.fileno(), line)
 
     def stop_listening(self, listener: socket.socket) -> None:
@@ -192,15 +221,25 @@ class DataPlane:
         """End a connection or a dial; its end comes as news."""
         self._plane.cut(pair)
 
-    def close(self) -> None:
-        """End the thread and every connection; what they have to say is said before this returns."""
+    def close(self, lines: Iterable[Forwarding] = ()) -> None:
+        """Release lines, end the thread and every connection; their ends are told before this returns.
+
+        Closing twice does nothing more.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for line in lines:
+            self.release_line(line)
         self._loop.remove_reader(self._plane.fileno())
         self._plane.stop()
         self.catch_up()
+        self._plane.sweep()
 
     def _news(self) -> None:
         self._tell_pauses()
-        if self._read() == _MOST:
+        self._read()
+        if self._plane.waiting():
             self._loop.call_soon(self._news)
 
     def _tell_pauses(self) -> None:
@@ -212,7 +251,7 @@ class DataPlane:
                 self._on_pause(0)
             self._pauses, self._paused = pauses, paused
 
-    def _read(self) -> int:
+    def _read(self) -> None:
         records = self._plane.collect(_MOST)
         for record in records:
             try:
@@ -220,13 +259,15 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001 - the others' news come only once
                 context = {"message": "news of the data plane were not understood", "exception": error}
                 self._loop.call_exception_handler(context)
-        return len(records)
 
 
-def _tell(record: Closed | Connected | Wanted) -> None:
+def _tell(record: Closed | Connected | Wanted | Accepted) -> None:
     if len(record) == 2:
         waiting: Line = record[0]  # type: ignore[assignment] # what came back is what was given
         waiting.wanted()
+    elif len(record) == 6:
+        entrance: Entrance = record[0]  # type: ignore[assignment]
+        entrance.accepted(*record[2:])
     elif len(record) == 7:
         line: Line = record[0]  # type: ignore[assignment]
         line.connected(*record[2:6], Identity(*record[6]))

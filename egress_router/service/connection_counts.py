@@ -21,7 +21,7 @@ _NOEXEC = 8  # MFD_NOEXEC_SEAL (Linux 6.3), without which vm.memfd_noexec=2 refu
 class ConnectionCounts:
     """The numbers of all workers, and the slot of this one among them."""
 
-    numbers: memoryview | list[int]
+    numbers: memoryview
     slot: int
 
 

@@ -19,11 +19,15 @@ class PastWorkers:
     def __init__(self) -> None:
         self.hits: Counter[Json] = Counter()
         self.denied: list[dict[str, Json]] = []
+        self.by_policy: Counter[Json] = Counter()
 
     def take(self, status: dict[str, Json]) -> None:
         """Add the last status of one that died."""
         # Two lines of the same text count together already.
         self.hits.update({rule["text"]: int(_number(rule, "hits")) for rule in _entries(status, "rules")})
+        self.by_policy.update(
+            {entry["text"]: int(_number(entry, "denied")) for entry in _entries(status, "policy")}
+        )
         self.denied = _newest(self.denied + _entries(status, "denied"))
 
 
@@ -31,11 +35,15 @@ def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, 
     """Add up what workers say: hits add up, an upstream must be up for all, denials come newest first."""
     rules: dict[Json, dict[str, Json]] = {}
     upstreams: dict[tuple[Json, Json], dict[str, Json]] = {}
+    policy: dict[Json, dict[str, Json]] = {}
     denied = past.denied
     for status in statuses:
         for rule in _entries(status, "rules"):
             known = rules.setdefault(rule["line"], {**rule, "hits": past.hits[rule["text"]]})
             known["hits"] = _number(known, "hits") + _number(rule, "hits")
+        for entry in _entries(status, "policy"):
+            known = policy.setdefault(entry["entry"], {**entry, "denied": past.by_policy[entry["text"]]})
+            known["denied"] = _number(known, "denied") + _number(entry, "denied")
         for upstream in _entries(status, "upstreams"):
             key = (upstream["destination"], upstream["address"])
             seen = upstreams.setdefault(key, upstream)
@@ -43,6 +51,7 @@ def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, 
         denied = denied + _entries(status, "denied")
     return {
         "rules": list(rules.values()),
+        "policy": list(policy.values()),
         "upstreams": list(upstreams.values()),
         "denied": [*_newest(denied)],
     }

@@ -103,6 +103,8 @@ def _bound_to(family: socket.AddressFamily, host: str, port: int, *, shared: boo
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Accepted sockets inherit it, those too that are in the queue before anybody accepts.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.bind((host, port))
         made.listen(_BACKLOG)
     except OSError:

@@ -77,6 +77,7 @@ class Supervisor(Generic[Rules]):
         self._pool = WorkerPool(settings.workers, self._listening, registry, clock)
         process_metrics.describe(registry, name, self.ready)
         self._state.gateway_monitor.describe(registry)
+        self._state.standby_monitor.describe(registry)
 
     async def run(self, administration: ServeAdministration) -> None:
         """Serve until a signal says to end, then finish what is open."""
@@ -121,6 +122,7 @@ class Supervisor(Generic[Rules]):
             self._pool.kill()
         else:
             _log.info("asked to end", signal=name, seconds=self._settings.runtime.drain_seconds)
+            self._state.standby_monitor.hand_over()
             self._state.ended.set()
 
     async def _end(self) -> None:

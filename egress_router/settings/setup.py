@@ -75,6 +75,10 @@ def _optional_path(text: str) -> Path | None:
     return Path(text)
 
 
+def _optional_file(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
 _FOLLOWED = "in mode init nothing stays that could follow a name"
 MODE = Variable(
     "EGRESS_ROUTER_MODE",
@@ -114,6 +118,12 @@ NAT_BACKEND = Variable(
 CLAIM_TIMEOUT = Variable(
     "EGRESS_CLAIM_TIMEOUT", "seconds to wait for another owner of the source address to go", "30", seconds
 )
+ADMIN_RULES = Variable(
+    "EGRESS_ADMIN_RULES_FILE",
+    "file that fills the administrator's own chain, one nft statement a line; followed in mode legacy",
+    "",
+    _optional_file,
+)
 DEBUG = Variable("EGRESS_ROUTER_DEBUG", "any value: say every step and every rule", "", non_empty)
 
 VARIABLES = (
@@ -130,6 +140,7 @@ VARIABLES = (
     CLUSTER_CIDRS,
     NAT_BACKEND,
     CLAIM_TIMEOUT,
+    ADMIN_RULES,
     DEBUG,
     *STANDBY_VARIABLES,
     *NAMES_VARIABLES,
@@ -159,6 +170,7 @@ class SetupSettings:
     names: NamesSettings
     policy: RulesSource | None = None
     standby: StandbySettings | None = None
+    admin_rules: Path | None = None
 
     def parse_rules(self, source: str, text: str) -> Redirects:
         """Read redirect rules that shall work in this router; `source` names them in errors.
@@ -195,6 +207,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     cluster_cidrs = environment.read(CLUSTER_CIDRS)
     nat_backend = environment.read(NAT_BACKEND)
     claim_timeout = environment.read(CLAIM_TIMEOUT)
+    admin_rules = environment.read(ADMIN_RULES)
     runtime = common.read_runtime(environment)
     access_log = environment.read(common.ACCESS_LOG)
     standby = read_standby(environment)
@@ -221,6 +234,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             names=required(names),
             policy=policy,
             standby=standby,
+            admin_rules=admin_rules,
         )
 
     return environment.finish(complete)

@@ -80,6 +80,7 @@ class Agent:
         self,
         place: Place,
         fence: Fence,
+        number: int,
         ask: Callable[[Ask], None] | None = None,
         changed: Callable[[Standing], None] = lambda _: None,
         clock: Clock = SYSTEM,
@@ -89,10 +90,11 @@ class Agent:
         `ask` passes a question on to the witness, `changed` hears of every new standing.
         """
         self.place = place
-        self.number = secrets.randbits(63) | 1
+        self.number = number
         self.failure: RefusedError | None = None
         self.standing = Standing(sources=tuple(map(str, place.sources)), since=clock.time())
         self._fence = fence
+        self._trouble: str | None = None
         self._ask = ask
         self._changed = changed
         self._clock = clock
@@ -124,6 +126,10 @@ class Agent:
     def answer(self, answer: Answer) -> None:
         """Pass an answer of the witness on."""
         self._post(lambda now: self._machine.witnessed(answer, now))
+
+    def witness_trouble(self, text: str | None) -> None:
+        """Hear what is wrong with the witness."""
+        self._trouble = text
 
     def leave(self, drain: float) -> None:
         """Hand over, and end within `drain` seconds; `ended` is set then."""
@@ -241,8 +247,10 @@ class Agent:
 
     def _hand_over(self) -> None:
         """Leave because another process of the pod ends; where nobody takes over, go on until our own end."""
-        if self._machine.has_heir(self._clock.monotonic()):
-            self._do(self._machine.leave(self._clock.monotonic()))
+        now = self._clock.monotonic()
+        if self._machine.has_heir(now):
+            self._drain_until = now + DRAIN_SECONDS
+            self._do(self._machine.leave(now))
 
     def _read_pod(self) -> None:
         for data, address in self._pod.receive():
@@ -426,6 +434,7 @@ class Agent:
             holder=holder[0].hex(":") if is_held and holder is not None else None,
             peers=tuple(self._peers(now)),
             rival=self._probing.rival(now),
+            witness=self._trouble,
             members=None
             if machine.witness is None or machine.witness.members is None
             else len(machine.witness.members),

@@ -52,6 +52,7 @@ class Machine:
         self._promised_to = 0
         self._promised_seq = 0
         self._promised_until = -math.inf
+        self._listen_until = now + timing.listen
         self._not_before = now + timing.listen
         self._is_free = False
         self._granted_to = 0
@@ -79,7 +80,7 @@ class Machine:
         return self._flush()
 
     def _change_role(self) -> None:
-        if self.role is Role.LISTENING and self._is_free and self._now >= self._not_before:
+        if self.role is Role.LISTENING and self._is_free and self._now >= self._listen_until:
             self._become(Role.STANDBY)
         if self.role is Role.STANDBY and self._may_claim():
             self._become(Role.CLAIMING)
@@ -247,10 +248,10 @@ class Machine:
 
     def _needs_gateway(self) -> bool:
         """Say whether the gateway's answers are part of the right to send, or will be."""
+        if self.role is Role.ACTIVE and self.witness is not None:
+            return not self.peers.is_live(self.witness.partner(), self._now)
         return self.role is Role.CLAIMING or (
-            self.role is Role.ACTIVE
-            and self.witness is None
-            and len(self.peers.live(self._now)) < len(self.peers)
+            self.role is Role.ACTIVE and len(self.peers.live(self._now)) < len(self.peers)
         )
 
     def _speak(self, grant_to: int = 0, grant_seq: int = 0) -> None:
@@ -289,9 +290,11 @@ class Machine:
         return self._seq
 
     def _is_able(self) -> bool:
+        """Say whether others may count on this router: it hears the gateway, and has not just failed."""
+        return self._now >= self._failed_until and self._hears_gateway()
+
+    def _hears_gateway(self) -> bool:
         """Say whether the gateway answers; of one that never did, nothing can be concluded."""
-        if self._now < self._failed_until:
-            return False
         since = self._now - 16 * self._timing.beat
         return not self._gateway_known or self._asked.get(self._gateway_slot, -math.inf) > since
 
@@ -403,6 +406,8 @@ class Machine:
 
     def _meet_active(self, peer: Peer) -> None:
         last = peer.last
+        if self.witness is not None and last.term > self.witness.term:
+            self.witness.fresh = False
         if self.role is Role.ACTIVE:
             if (last.term, last.epoch, last.sender) < (self._term(), self.epoch, self.me):
                 self._speak()  # it stands down when it hears this
@@ -457,7 +462,7 @@ class Machine:
 
     def _step_aside(self) -> None:
         """Hand over to one that can do the job, where this router cannot."""
-        if self.role is not Role.ACTIVE or self._is_able():
+        if self.role is not Role.ACTIVE or self._hears_gateway():
             return
         heir = self._heir()
         if heir is not None and heir.last.able:
@@ -471,8 +476,11 @@ class Machine:
             return
         if self._now < self._promised_until and self._promised_to != message.sender:
             return
-        if self.witness is not None and not self.witness.is_member():
-            self.witness.adopt(frozenset({self.me, message.sender}), message.term)
+        if self.witness is not None:
+            if message.term < self.witness.floor:
+                return  # this router knows of a later membership, or tried to make one
+            if message.term != self.witness.term or self.witness.partner() != message.sender:
+                self.witness.adopt(frozenset({self.me, message.sender}), message.term)
         peer = self.peers.get(message.sender)
         if peer is not None:
             peer.promised = max(peer.promised, message.grant_seq)
@@ -521,24 +529,35 @@ class Machine:
         return is_left or partner is None or partner.last.role is Role.LEAVING or not witness.fresh
 
     def _wanted_active(self, witness: Witness) -> Members | None:
-        alone = frozenset({self.me})
-        if witness.members == alone:
-            partner = self._partner_to_be()
-            if partner is not None:
-                # Without the right of the only member, the one by promises has to hold already.
-                self._approve(*self._until(partner.promised))
-                return frozenset({self.me, partner.last.sender})
-            is_due = not witness.alone_slot or self._now - witness.renewed >= self._timing.renew
-            return alone if is_due else None
+        if witness.members == frozenset({self.me}):
+            return self._wanted_alone(witness)
         partner_id = witness.partner()
         if not partner_id:
             return None
         peer = self.peers.get(partner_id)
-        if peer is None or not self.peers.is_live(partner_id, self._now) or peer.last.role is Role.LEAVING:
-            return alone
-        if witness.in_doubt or self._now - witness.since >= self._timing.refresh:
-            return witness.members
-        return None
+        if peer is None or peer.last.role is Role.LEAVING:
+            return frozenset({self.me})
+        if not self.peers.is_live(partner_id, self._now):
+            # A router that is cut off from gateway and partner alike leaves the right to the partner.
+            return frozenset({self.me}) if self._is_connected(peer.heard) else None
+        is_due = witness.in_doubt or self._now - witness.since >= self._timing.refresh
+        return witness.members if is_due else None
+
+    def _wanted_alone(self, witness: Witness) -> Members | None:
+        if not self._hears_gateway():
+            self._stand_down()
+            return frozenset()
+        partner = self._partner_to_be()
+        if partner is not None:
+            # Without the right of the only member, the one by promises has to hold already.
+            self._approve(*self._until(partner.promised))
+            return frozenset({self.me, partner.last.sender})
+        is_due = not witness.alone_slot or self._now - witness.renewed >= self._timing.renew
+        return frozenset({self.me}) if is_due else None
+
+    def _is_connected(self, since: float) -> bool:
+        """Say whether the gateway has answered a question from after `since`, if it ever answers any."""
+        return not self._gateway_known or self._asked.get(self._gateway_slot, -math.inf) > since
 
     def _partner_to_be(self) -> Peer | None:
         """Return a standby one whose promise is so young that this router can lean on it from now on."""
@@ -549,12 +568,17 @@ class Machine:
         return None
 
     def _wanted_claiming(self, witness: Witness) -> Members | None:
+        if not self._hears_gateway():
+            return None
         alone = frozenset({self.me})
         may_open = max(self._promised_until, self._not_before)
         if witness.members == alone:
             return None if self._now < witness.alone_until - self._timing.lease else alone
         partner = witness.partner()
         if partner:
-            silent = not self.peers.is_live(partner, self._now)
+            peer = self.peers.get(partner)
+            silent = not self.peers.is_live(partner, self._now) and (
+                peer is None or self._is_connected(peer.heard)
+            )
             return alone if silent and self._now >= may_open - self._timing.lead else None
         return alone if witness.is_stale(self._now) else None

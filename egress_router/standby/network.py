@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from egress_router.kernel.neighbour import mac_bytes
 from egress_router.net import rtnetlink
 from egress_router.settings.hardware import MacChoice, derived_mac
 from egress_router.standby.agent import Place
+from egress_router.standby.record import number_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +38,8 @@ class Stand:
 
     fence: Fence
     place: Place
+    number: int  # of this run
+    dead: frozenset[int]  # earlier runs in this pod, whose gate is closed now
 
 
 def put_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> Stand:
@@ -58,7 +62,10 @@ def put_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> Sta
         mark=REPLY_MARK,
         claim_timeout=settings.claim_timeout,
     )
-    return Stand(Fence(link.name, sources, shared_mac), place)
+    number = secrets.randbits(63) | 1
+    fence = Fence(link.name, sources, shared_mac, number_text(number))
+    dead = frozenset(int(each, 16) for each in fence.predecessors if each != number_text(number))
+    return Stand(fence, place, number, dead)
 
 
 def _shared_mac(settings: SetupSettings) -> str | None:

@@ -7,21 +7,23 @@ import threading
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.standby.agent import DRAIN_SECONDS, Agent
+from egress_router.standby.agent import DRAIN_SECONDS
+from egress_router.standby.assembly import assemble
 
 if TYPE_CHECKING:
+    from egress_router.settings.standby import StandbySettings
     from egress_router.standby.network import Stand
 
 _log = log.get("standby")
 
 
-def stay(stand: Stand) -> None:
+def stay(stand: Stand, settings: StandbySettings) -> None:
     """Keep the fence until SIGTERM or SIGINT; a second one ends at once.
 
     Raises:
         RefusedError: a third station has the address, or the kernel refused.
     """
-    agent = Agent(stand.place, stand.fence)
+    agent = assemble(stand, settings)
     asked = threading.Event()
 
     def end(_: int, __: object) -> None:

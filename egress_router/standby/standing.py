@@ -52,6 +52,7 @@ class Standing:
             return (f"{source} is in use by the station {self.rival}, which is no router of this group",)
         if self.holder is not None:
             return (f"standing by; {source} is held by {self.holder}",)
-        if self.witness is not None:
-            return (f"standing by; nobody is heard that holds {source}, and {self.witness}",)
-        return (f"standing by; nobody is heard that holds {source}",)
+        if self.role is Role.LISTENING:
+            return (f"starting; who else is there for {source} is not known yet",)
+        and_why = "" if self.witness is None else f", and {self.witness}"
+        return (f"standing by; nobody is heard that holds {source}{and_why}",)

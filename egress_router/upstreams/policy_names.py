@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from egress_router.policy.egress_policy import names_of
@@ -12,20 +13,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.egress_policy import EgressPolicy, PolicyEntry
     from egress_router.metrics import Registry
     from egress_router.policy.egress_policy import NamesOf
     from egress_router.upstreams.followed import Names
 
 
 _MAX_ENTRIES = 100  # that have a counter of their own
+_MAX_SHOWN = 1_000
 
 
-def count_denial(registry: Registry, entry: int) -> None:
-    """Count what an entry of the egress policy denied."""
-    label = str(entry) if entry <= _MAX_ENTRIES else "other"
-    registry.counter(
-        "policy_denied_total", "Connections that an entry of the egress policy denied.", entry=label
-    ).value += 1
+class PolicyDenials:
+    """What each entry of the egress policy denied in this worker: for metrics, and for /status."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._denied: Counter[str] = Counter()
+
+    def count(self, entry: PolicyEntry) -> None:
+        """Count a denial."""
+        self._denied[str(entry)] += 1
+        label = str(entry.number) if entry.number <= _MAX_ENTRIES else "other"
+        self._registry.counter(
+            "policy_denied_total", "Connections that an entry of the egress policy denied.", entry=label
+        ).value += 1
+
+    def shown(self, policy: EgressPolicy | None) -> list[dict[str, int | str]]:
+        """Return the entries of the policy that is in force, as /status has them."""
+        entries = () if policy is None else policy.entries[:_MAX_SHOWN]
+        return [
+            {"entry": each.number, "text": str(each), "denied": self._denied[str(each)]} for each in entries
+        ]
 
 
 class PolicyNames:

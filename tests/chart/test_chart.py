@@ -568,20 +568,41 @@ def test_variables_reach_the_container_that_runs_setup(live: bool) -> None:
 @pytest.mark.parametrize("where", ["env", "setup.env"])
 def test_variables_that_the_chart_sets_are_refused_with_the_value_to_use(where: str) -> None:
     debugging = {**DNS, "dnsProxy": {"debug": True}}
-    reporting = {**HTTP, "httpProxy": {"reportOnly": True}}
+    reporting = {**HTTP, "httpProxy": {"reportOnly": True, "transparentPorts": "443"}}
     parent = {**REDIRECT, "clusterCidrs": "10.0.0.0/8", "interface": {"parent": "eth1"}}
     everything = [debugging, reporting, parent]
     every = [
         each for values in everything for each in containers(values) + containers(values, "initContainers")
     ]
     names = {name for each in every for name in environment(each)}
-    assert len(names) == 19
+    assert len(names) == 21
     for name in names | {name.removesuffix("_FILE") for name in names}:
         given: dict[str, object] = {name: "x"}
         with pytest.raises(HelmError) as caught:
             rendered({**HTTP, **({"env": given} if where == "env" else {"setup": {"env": given}})})
         remedy = "leave it out" if name == "EGRESS_CHART_VALUES" else "use the value "
         assert f"{where}: the chart sets {name} itself; {remedy}" in str(caught.value)
+
+
+def test_transparent_ports_are_open_everywhere() -> None:
+    values = {**HTTP, "httpProxy": {"transparentPorts": "443, 8443:444", "sni": "enforce"}, **EVERYTHING}
+    (proxy,) = containers(values)
+    settings = read_http_proxy(environment(proxy))
+    assert settings.transparent_ports == ((443, 443), (8443, 444))
+    assert settings.sni == "enforce"
+    assert [port for _, port, _ in service_ports(values)] == [8080, 443, 8443]
+    # Without root, low ports have to be opened.
+    spec = the("Deployment", values)["spec"]
+    assert "ip_unprivileged_port_start" in json.dumps(spec)
+    policy = json.dumps(the("NetworkPolicy", values)["spec"])
+    assert '"port": 443' in policy
+    assert '"port": 8443' in policy
+
+
+@pytest.mark.parametrize("ports", ["0x1bb", "443;80", "443:"])
+def test_transparent_ports_that_are_none_are_refused(ports: str) -> None:
+    with pytest.raises(HelmError):
+        rendered({**HTTP, "httpProxy": {"transparentPorts": ports}})
 
 
 @pytest.mark.parametrize("values", [REDIRECT, HTTP, DNS])
@@ -833,7 +854,18 @@ def test_values_of_the_schema_and_of_the_file_are_the_same() -> None:
 POLICY = "kind: EgressNetworkPolicy\napiVersion: v1\nspec: {egress: [{type: Deny, to: {cidrSelector: 0.0.0.0/0}}]}\n"
 
 
-@pytest.mark.parametrize("values", [REDIRECT, MATRIX["redirect-init"], HTTP, DNS])
+def test_a_policy_is_refused_where_the_program_would_not_start_with_it() -> None:
+    """As long as `setup` refuses it; a router that enforces it makes both go together."""
+    is_refused = 'refuse_unenforced(settings.policy, "setup")' in (PACKAGE / "cli.py").read_text()
+    values = {**REDIRECT, "policy": {"inline": POLICY}}
+    if is_refused:
+        with pytest.raises(HelmError, match="policy: mode redirect does not enforce an egress policy"):
+            rendered(values)
+    else:
+        assert rendered(values)
+
+
+@pytest.mark.parametrize("values", [HTTP, DNS])
 def test_a_policy_reaches_what_judges_and_is_checked_before(values: dict[str, object]) -> None:
     given = {**values, "policy": {"inline": POLICY}}
     documents = json.loads(json.dumps(rendered(given)))

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from egress_router.kernel.nat.plan import REPLY_MARK
 from egress_router.lab import wiring
 from egress_router.lab.network import (
     GATEWAY,
@@ -195,6 +196,23 @@ def test_the_cluster_stays_within_reach(lab: Laboratory, backend: str) -> None:
                 assert wire.recv(64).startswith(b"HTTP/1.1 400")
             with pytest.raises(ConnectionRefusedError):
                 lab.ask_tcp(lab.remote, address, 8081)
+
+
+@BACKENDS
+def test_a_process_with_a_capability_may_use_the_ways_of_the_first_interface(
+    lab: Laboratory, backend: str
+) -> None:
+    """Routers of a group talk over the pod network, whatever routes it has; a proxy cannot mark its packets."""
+    lab.finish_setup({**PROXY, "EGRESS_NAT_BACKEND": backend})
+    mark = f"s.setsockopt(socket.SOL_SOCKET, 36, {REPLY_MARK}); s.sendto(b'peer', ('172.16.0.10', 5353))"
+    script = f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); {mark}"
+    with lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+        there.bind(("172.16.0.10", 5353))
+        there.settimeout(PATIENCE)
+        lab.router.run(sys.executable, "-c", script)
+        assert there.recvfrom(16)[1][0] == ROUTER
+    without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", script]
+    assert "PermissionError" in lab.router.run(*without, check=False).stderr
 
 
 def advertise(lab: Laboratory, prefix: str) -> None:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 _BUSY = 1 if os.environ.get("EGRESS_TEST_QUIET") else 3
 
 
-@pytest.fixture(scope="module")
-def trials() -> Iterator[Trials]:
-    built = Trials()
+@pytest.fixture(scope="module", params=[False, True], ids=["wire", "lease"])
+def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
+    """A laboratory without a witness, and one with a Lease, an EndpointSlice and an API server."""
+    built = Trials(has_witness=request.param)
     yield built
     built.close()
 

@@ -31,7 +31,7 @@ KEEPER = """
 import sys
 from ipaddress import ip_address
 from egress_router.kernel.fence import Fence, FenceError
-fence = Fence("macvlan0", [ip_address("192.168.12.99"), ip_address("fd00:12::99")], "02:00:00:00:00:99")
+fence = Fence("macvlan0", [ip_address("192.168.12.99"), ip_address("fd00:12::99")], "02:00:00:00:00:99", "earlier")
 print("up", flush=True)
 for line in sys.stdin:
     word, *numbers = line.split()

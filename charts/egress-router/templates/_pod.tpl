@@ -75,11 +75,11 @@ env:
 {{- end -}}
 
 {{/* The pod's sysctls: the given ones, and unless it is one of them that (a safe one) which opens low ports to a
-forwarder without root. */}}
+forwarder, or to transparent ports, without root. */}}
 {{- define "egress-router.sysctls" -}}
 {{- $given := .Values.sysctls -}}
 {{- $lowPorts := dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0" -}}
-{{- $missing := has "dns-proxy" (list .Values.mode .Values.also.mode) -}}
+{{- $missing := or (has "dns-proxy" (list .Values.mode .Values.also.mode)) .Values.httpProxy.transparentPorts -}}
 {{- range $given }}{{ if eq .name $lowPorts.name }}{{ $missing = false }}{{ end }}{{ end -}}
 {{- if $missing -}}
 {{- $given = prepend $given $lowPorts -}}
@@ -172,6 +172,12 @@ env:
   value: {{ .Values.httpProxy.port | int64 | quote }}
 - name: EGRESS_HTTP_PROXY_CONNECT_PORTS
   value: {{ .Values.httpProxy.connectPorts | quote }}
+{{- with .Values.httpProxy.transparentPorts }}
+- name: EGRESS_HTTP_PROXY_TRANSPARENT_PORTS
+  value: {{ . | quote }}
+{{- end }}
+- name: EGRESS_HTTP_PROXY_SNI
+  value: {{ .Values.httpProxy.sni | quote }}
 {{- if .Values.httpProxy.reportOnly }}
 - name: EGRESS_HTTP_PROXY_REPORT_ONLY
   value: "1"

@@ -65,6 +65,12 @@ protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- if eq .Values.mode "http-proxy" -}}
 {{- $port := .Values.httpProxy.port | int64 -}}
 - { protocol: TCP, first: {{ $port }}, last: {{ $port }}, name: http-proxy }
+{{- range splitList "," .Values.httpProxy.transparentPorts }}
+{{- with trim . }}
+{{- $here := regexReplaceAll ":.*" . "" | atoi }}
+- { protocol: TCP, first: {{ $here }}, last: {{ $here }} }
+{{- end }}
+{{- end }}
 {{- else if .Values.destinations -}}
 {{- include "egress-router.rules" . -}}
 {{- else -}}

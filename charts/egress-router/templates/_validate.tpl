@@ -40,6 +40,9 @@
 {{- end -}}
 
 {{- define "egress-router.validateRules" -}}
+{{- if and (eq .Values.mode "redirect") (include "egress-router.hasPolicy" .) -}}
+  {{- include "egress-router.refuse" (list $ "policy: mode redirect does not enforce an egress policy, so it would not start; leave it out") -}}
+{{- end -}}
 {{- if and .Values.policy.inline .Values.policy.existingConfigMap.name -}}
   {{- include "egress-router.refuse" (list $ "policy: give either inline or existingConfigMap.name, not both") -}}
 {{- end -}}
@@ -92,6 +95,8 @@ EGRESS_HTTP_PROXY_DESTINATION_FILE: destinations
 EGRESS_HTTP_PROXY_PORT: httpProxy.port
 EGRESS_HTTP_PROXY_CONNECT_PORTS: httpProxy.connectPorts
 EGRESS_HTTP_PROXY_REPORT_ONLY: httpProxy.reportOnly
+EGRESS_HTTP_PROXY_TRANSPARENT_PORTS: httpProxy.transparentPorts
+EGRESS_HTTP_PROXY_SNI: httpProxy.sni
 EGRESS_DNS_PROXY_DESTINATION: destinations
 EGRESS_DNS_PROXY_DESTINATION_FILE: destinations
 EGRESS_DNS_PROXY_DEBUG: dnsProxy.debug

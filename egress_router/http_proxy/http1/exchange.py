@@ -150,15 +150,16 @@ class Exchange:
         `reused` says that the connection has carried an answer before. Once it has ended as REPEATED, an
         exchange may begin again.
         """
-        if self._request_state is not _WAITING:
-            self._request_state = INTO_WAITING[self._request_state]
+        state = self._request_state
+        if state is not _WAITING:
+            state = INTO_WAITING[state]
             self.end = None
         self._reused = reused
-        self.unread = data
         if self.request_done:
-            self._request_state = INTO_REQUEST_DONE[_WAITING]
+            self._request_state = INTO_REQUEST_DONE[state]
+            self.unread = data
             return self._started
-        self._request_state = INTO_REQUEST_BODY[_WAITING]
+        self._request_state = INTO_REQUEST_BODY[state]
         if not data:
             return self._started
         passed = self.from_client(data)
@@ -259,7 +260,10 @@ class Exchange:
         if head.status == 101:
             return self._switch(head, rest)
         modern = self._head.minor == 1
-        self._seen(head)
+        self.status = head.status
+        self.origin_persists = head.persistent
+        if self._head.special or head.special:
+            self.binds_origin = authenticates_connection(self._head) or authenticates_connection(head)
         self.persists = self.persists and head.framing is not UNTIL_CLOSE and not self._last
         body = body_of(head.framing, head.length, framed=modern)
         out = response_bytes(head, chunked=modern, closing=not self.persists, date=self._date)
@@ -272,17 +276,12 @@ class Exchange:
             self.answer_state = INTO_ANSWER_BODY[self.answer_state]
         return out
 
-    def _seen(self, head: ResponseHead) -> None:
-        self.status = head.status
-        self.origin_persists = head.persistent
-        self.binds_origin = authenticates_connection(self._head) or authenticates_connection(head)
-
     def _switch(self, head: ResponseHead, rest: bytes) -> bytes:
         """101: both connections go on as a tunnel (RFC 9110 7.8)."""
         if not is_wanted_switch(self._upgrade, head):
             sentence = "it switches to a protocol that nobody asked for (an unsolicited 101)"
             raise MessageError(502, sentence, Fault.UNSOLICITED_SWITCH)
-        self._seen(head)
+        self.status = 101
         self.answer_state = INTO_SWITCHED[self.answer_state]
         self.end = _SWITCHED
         return response_bytes(head, chunked=False, closing=False, date=self._date) + rest

@@ -15,6 +15,7 @@ from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.grammar.leaving import Spread
 from egress_router.grammar.redirect import Protocol
+from egress_router.kernel.nat import admin_chain
 from egress_router.kernel.nat.plan import REPLY_MARK
 
 if TYPE_CHECKING:
@@ -87,9 +88,11 @@ def _redirect(plan: NatPlan, family: FamilyPlan | None) -> Iterator[Rule]:
 
 
 def _redirect_rule(line: Line) -> Rule:
-    if len(line.addresses) != 1:
-        raise RefusedError("iptables rules cannot follow a name", "names need nftables")
     protocol = line.protocol.value
+    if not line.addresses:
+        return {"protocol": protocol, protocol: {"dport": _ports(line)}, "target": "RETURN"}
+    if len(line.addresses) > 1:
+        raise RefusedError("iptables rules cannot follow a name", "names need nftables")
     address = line.addresses[0]
     target = str(address)
     if line.target_port is not None:
@@ -172,6 +175,7 @@ def _forward(plan: NatPlan) -> Iterator[Rule]:
         yield {"in-interface": plan.interface, "conntrack": _ESTABLISHED, "target": "ACCEPT"}
         for interface in plan.outside:
             yield {"in-interface": interface, "target": "DROP"}
+        yield {"out-interface": plan.interface, "target": admin_chain.NAME}
         yield {"out-interface": plan.interface, "conntrack": {"ctstate": "DNAT"}, "target": "ACCEPT"}
     yield {"target": "DROP"}
 
@@ -180,10 +184,12 @@ def _output(plan: NatPlan, version: int) -> Iterator[Rule]:
     """See nftables: the pod itself reaches the cluster by its other interfaces, and nothing else."""
     yield from _outgoing_neighbours(plan, version)
     yield {"out-interface": plan.interface, "conntrack": {"ctstate": "INVALID"}, "target": "DROP"}
+    yield {"out-interface": plan.interface, "target": admin_chain.NAME}
     for interface in (plan.interface, "lo"):
         yield {"out-interface": interface, "target": "RETURN"}
     yield {"conntrack": {"ctdir": "REPLY"}, "target": "RETURN"}
     yield {"conntrack": {"ctstate": "RELATED"}, "target": "RETURN"}
+    yield {"mark": {"mark": _MARK}, "target": "RETURN"}
     near = ("fe80::/10", "ff02::/16") if version == 6 else ()
     for network in (*near, *plan.surroundings.networks(version)):
         yield {"dst": str(network), "target": "RETURN"}

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import iptc
 from iptc.ip4tc import IPTCError
 
+from egress_router.kernel.nat import admin_chain
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,6 +43,9 @@ def put_in_force(tables: Tables, *, ipv6: bool) -> None:
         # Never closed: python-iptables looks targets up in every table it has opened.
         table.autocommit = False
         table.refresh()
+        if name == "filter" and not table.is_chain(iptc.Chain(table, admin_chain.NAME)):
+            # The administrator's: made once, and never touched or removed.
+            table.create_chain(iptc.Chain(table, admin_chain.NAME))
         for chain, wanted in tables[name].items():
             _fill(table, chain, wanted, ipv6=ipv6)
         table.commit()

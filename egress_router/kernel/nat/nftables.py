@@ -43,7 +43,7 @@ def apply(plan: NatPlan) -> None:
     before = _in_force.pop(TABLE, None)
     text, plan = _text(before, plan) if is_there else (_render(plan), plan)
     if text:
-        _nft(text)
+        execute(text)
     _in_force[TABLE] = plan
     if _log.tells_debug:
         for line in _spoken(text):
@@ -81,7 +81,7 @@ def remove() -> list[str]:
         return []
     mine = [line for line in listed if line in {f"table inet {TABLE}", f"table inet {counting.OLD_TABLE}"}]
     if mine:
-        _nft("".join(f"delete {line}\n" for line in mine))
+        execute("".join(f"delete {line}\n" for line in mine))
     return mine
 
 
@@ -98,19 +98,25 @@ def _spoken(text: str) -> Iterator[str]:
 def is_supported() -> bool:
     """Say whether `nft` is here and this kernel has nf_tables."""
     try:
-        _nft("list tables\n")
+        execute("list tables\n")
     except RefusedError:
         return False
     return True
 
 
-def _nft(text: str) -> None:
+def execute(text: str) -> None:
+    """Run one transaction.
+
+    Raises:
+        RefusedError: the kernel refuses; nothing has changed.
+    """
     done = nft.run("-f", "-", text=text)
     if done.returncode:
-        raise _refusal(done.stderr)
+        raise refusal(done.stderr)
 
 
-def _refusal(stderr: str) -> RefusedError:
+def refusal(stderr: str) -> RefusedError:
+    """Return what nft said as an error that tells what to do."""
     first = next((line for line in stderr.splitlines() if line.strip()), "nft failed without a word")
     if "Operation not permitted" in stderr:
         return RefusedError("the kernel refused NAT rules (operation not permitted)", "grant NET_ADMIN")

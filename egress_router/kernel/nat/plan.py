@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.leaving import Leaving
     from egress_router.grammar.redirect import NamedRedirect, Protocol, Redirect, Redirects
+    from egress_router.policy.redirected import Denial
 
 # The bit of the connection mark that says: came in through the pod's first interface, so replies leave by it.
 # One bit under a mask, because network plug-ins use others (Calico and Cilium the upper and lower ones).
@@ -83,7 +84,8 @@ class NatPlan:
     """All rules of one router.
 
     `interface` is the macvlan interface, `admin_port` (0: none) is never redirected, `redirects` is whether
-    the pod's ports are redirected at all: where they are, a port without a rule is rejected.
+    the pod's ports are redirected at all: where they are, a port without a rule is rejected. `denials` are
+    destinations of lines to which new connections are rejected, because the egress policy says so.
     """
 
     interface: str
@@ -91,6 +93,7 @@ class NatPlan:
     redirects: bool
     families: tuple[FamilyPlan, ...]
     surroundings: Surroundings = Surroundings()
+    denials: tuple[Denial, ...] = ()
 
     @property
     def outside(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.leaving import Spread
-from egress_router.kernel.nat import counting, elements, source_ports
+from egress_router.kernel.nat import admin_chain, counting, elements, source_ports
 from egress_router.kernel.nat.plan import REPLY_MARK
 from egress_router.kernel.nat.source_ports import TABLE, chain, dispatch, keyword
 
@@ -41,7 +41,7 @@ _HOOKS = {
     "forward": "type filter hook forward priority filter; policy drop;",
     "output": "type filter hook output priority filter; policy accept;",
 }
-_INNER = ("begin", "sent", "received")
+_INNER = ("begin", "denied", "sent", "received")
 _LIFETIMES = "time_wait : 60"
 
 
@@ -56,8 +56,8 @@ def render(plan: NatPlan, *, has_timeouts: bool = True, remembered: Iterable[str
     head = (f"add table inet {name}\ndelete table inet {name}" for name in (TABLE, counting.OLD_TABLE))
     body = [*_frame(plan), *_lasting(plan, has_timeouts=has_timeouts)]
     marker = f"set {layout(plan)} {{ type mark; }}"
-    text = [*head, *_table([*body, marker]), *_filling(plan), *remembered, ""]
-    return "\n".join(text)
+    text = [*head, *_table([*body, marker]), *_filling(plan), *remembered]
+    return "\n".join([*text, *admin_chain.declaration(plan.interface), ""])
 
 
 def render_again(plan: NatPlan) -> str:
@@ -67,7 +67,8 @@ def render_again(plan: NatPlan) -> str:
     """
     flushed = [f"flush chain inet {TABLE} {name}" for name in (*_HOOKS, *(_INNER if plan.redirects else ()))]
     flushed += [f"flush map inet {TABLE} {name}" for name in _map_names(plan)]
-    return "\n".join([*flushed, *_filling(plan), ""])
+    flushed += [f"flush set inet {TABLE} {name}" for name in _denied_sets(plan)]
+    return "\n".join([*flushed, *_filling(plan), *admin_chain.declaration(plan.interface), ""])
 
 
 def layout(plan: NatPlan) -> str:
@@ -87,6 +88,13 @@ def _frame(plan: NatPlan) -> Iterator[str]:
             yield from elements.declarations(family.version)
             yield from counting.declarations(family.version)
             yield from source_ports.declarations(family)
+            address = f"ipv{family.version}_addr"
+            yield f"set denied{family.version} {{ type {address}; counter; }}"
+            kind = f"type {address} . inet_proto . inet_service; flags interval"
+            yield f"set denied_ports{family.version} {{ {kind}; counter; }}"
+            if len(family.sources) > 1:
+                # Here, because nft adds the elements of a map of ranges together with the map.
+                yield f"chain every{family.version} {{ }}"
             yield from (
                 f"map {name} {{ type inet_service : verdict; flags interval; }}"
                 for name in _from_maps(family)
@@ -133,13 +141,19 @@ def _filling(plan: NatPlan) -> Iterator[str]:
         "output": _output(plan),
     }
     if plan.redirects:
-        chains |= {"begin": _begin(plan), "sent": _sent(plan), "received": _received(plan)}
+        chains |= {
+            "begin": _begin(plan),
+            "denied": _denied(),
+            "sent": _sent(plan),
+            "received": _received(plan),
+        }
         for version, maps in found.items():
             for lines in elements.group_chains(version, elements.verdicts(version, maps)):
                 yield from _whole_chain(lines)
             yield from elements.added(maps)
         for family in plan.families:
             yield from _from_elements(family)
+        yield from _denied_elements(plan)
     yield from _table(line for name, rules in chains.items() for line in chain(name, *rules))
 
 
@@ -202,6 +216,32 @@ def _map_names(plan: NatPlan) -> Iterator[str]:
         for family in plan.families:
             yield from (f"{name}{family.version}" for name in elements.MAPS)
             yield from _from_maps(family)
+
+
+def _denied_sets(plan: NatPlan) -> Iterator[str]:
+    if plan.redirects:
+        for family in plan.families:
+            yield from (f"{name}{family.version}" for name in ("denied", "denied_ports"))
+
+
+def _denied_elements(plan: NatPlan) -> Iterator[str]:
+    found: dict[str, list[str]] = {name: [] for name in _denied_sets(plan)}
+    for each in plan.denials:
+        version = each.address.version
+        if each.protocol is None:
+            found[f"denied{version}"].append(str(each.address))
+        else:
+            ports = str(each.first) if each.first == each.last else f"{each.first}-{each.last}"
+            found[f"denied_ports{version}"].append(f"{each.address} . {each.protocol.value} . {ports}")
+    for name, listed in found.items():
+        if listed:
+            yield f"add element inet {TABLE} {name} {{ {', '.join(listed)} }}"
+
+
+def _denied() -> Iterator[str]:
+    """Reject what the egress policy denies, as its own destination would not."""
+    yield "meta l4proto tcp reject with tcp reset"
+    yield "reject with icmpx admin-prohibited"
 
 
 def _destinations(plan: NatPlan) -> Iterator[str]:
@@ -338,7 +378,12 @@ def _forward(plan: NatPlan) -> Iterator[str]:
 
 def _begin(plan: NatPlan) -> Iterator[str]:
     """A connection's packets until the first answer."""
+    # First, because a reject is an answer, too, and has to find the way back.
     yield _REMEMBER
+    for version in sorted({each.address.version for each in plan.denials}):
+        address = f"{keyword(version)} daddr"
+        yield f"meta l4proto != {{ tcp, udp, sctp }} {address} @denied{version} goto denied"
+        yield f"{address} . meta l4proto . th dport @denied_ports{version} goto denied"
     yield "jump brief"
     for family in plan.families:
         for protocol in counting.PROTOCOLS:
@@ -392,6 +437,8 @@ def _output(plan: NatPlan) -> Iterator[str]:
     yield f"oifname {_interfaces(plan.interface, 'lo')} accept"
     yield "ct direction reply accept"
     yield "ct state related accept"
+    # Set by us for answers, or by a process with a capability that the proxies lack (SO_MARK, socket(7)).
+    yield f"meta mark and {_MARK} == {_MARK} accept"
     yield from (f"ip daddr {network} accept" for network in plan.surroundings.networks(4))
     near = ("fe80::/10", "ff02::/16")
     yield from (f"ip6 daddr {network} accept" for network in (*near, *plan.surroundings.networks(6)))

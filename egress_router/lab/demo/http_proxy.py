@@ -26,6 +26,7 @@ ZONE = {
     "elsewhere.example.org": {"addresses": ["203.0.113.28"]},
 }
 _PORT = 8080
+_TRANSPARENT = 8000
 
 
 def run(lab: Laboratory) -> bool:
@@ -35,8 +36,13 @@ def run(lab: Laboratory) -> bool:
     print("\nHTTP proxy mode. EGRESS_HTTP_PROXY_DESTINATION:\n")
     print("".join(f"    {line}\n" for line in RULES.splitlines()))
     print("inside.example.com is 10.128.0.10, an address of the pod network behind an allowed name.")
+    print(f"Port {_TRANSPARENT} is transparent: the last two clients know of no proxy, their DNS leads here.")
     lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy"})
-    with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": RULES}, _PORT):
+    environment = {
+        "EGRESS_HTTP_PROXY_DESTINATION": RULES,
+        "EGRESS_HTTP_PROXY_TRANSPARENT_PORTS": str(_TRANSPARENT),
+    }
+    with lab.proxy("http-proxy", environment, _PORT):
         rows = [
             _row(lab, "GET http://www.example.com:8000/", 200),
             _row(lab, "GET http://203.0.113.26:8000/", 200),
@@ -44,17 +50,28 @@ def run(lab: Laboratory) -> bool:
             _row(lab, "GET http://tracker.bad.example.com:8000/", 403),
             _row(lab, "GET http://inside.example.com:8000/", 403),
             _row(lab, "CONNECT elsewhere.example.org:443", 403),
+            _direct_row(lab, "www.example.com", 200),
+            _direct_row(lab, "elsewhere.example.org", 403),
         ]
         return show("What the client asked, and what came of it:", rows)
 
 
 def _row(lab: Laboratory, asked: str, expected: int) -> Row:
     method, _, target = asked.partition(" ")
+    host = target.removeprefix("http://").rstrip("/")
+    return _asked(lab, asked, _PORT, f"{method} {target}", host, expected)
+
+
+def _direct_row(lab: Laboratory, host: str, expected: int) -> Row:
+    return _asked(lab, f"without a proxy: GET {host}", _TRANSPARENT, "GET /", host, expected)
+
+
+def _asked(lab: Laboratory, asked: str, port: int, line: str, host: str, expected: int) -> Row:
+    method = line.partition(" ")[0]
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
         wire.settimeout(10)
-        wire.connect((ROUTER, _PORT))
-        host = target.removeprefix("http://").rstrip("/")
-        wire.sendall(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        wire.connect((ROUTER, port))
+        wire.sendall(f"{line} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         answer = http.client.HTTPResponse(wire, method=method)
         answer.begin()
         if answer.status != expected:
@@ -62,8 +79,8 @@ def _row(lab: Laboratory, asked: str, expected: int) -> Row:
         if answer.status != 200:
             said = answer.read().decode(errors="replace").strip().splitlines()
             return Row(asked, said[0] if said else str(answer.status), "-", is_right=True)
-        line = answer.readline()  # the first of a tunnel, or the body
-        seen: dict[str, str | int] = json.loads(line)
+        # The first line of a tunnel, or the body.
+        seen: dict[str, str | int] = json.loads(answer.readline())
         return Row(
             asked, f"200: {seen['server']} port {seen['port']}", str(seen["source"]), seen["source"] == SOURCE
         )

@@ -1,7 +1,6 @@
 /* Accepts, admits, and finds the targets of the line. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -163,6 +162,20 @@ static bool read_early(struct plane *plane, struct pair *pair) {
     return got <= 0 || flow_hold(&pair->flows[CLIENT], plane->chunk, (size_t)got);
 }
 
+/* Python serves it: the socket goes there, with what has come already, or with the reason to turn it away. */
+static void hand_over(struct plane *plane, struct pair *pair, enum reason refused) {
+    bool read = refused || read_early(plane, pair);
+    pair->given = pair->peers[CLIENT].fd;
+    pair->peers[CLIENT].fd = -1;
+    if (refused || !read) {
+        pair_end(plane, pair, refused ? refused : NO_DESCRIPTOR);
+        return;
+    }
+    pair->state = HANDED_OVER;
+    pair->handed_over = true;
+    report(plane, &pair->node, NEWS_ACCEPTED, true);
+}
+
 /* Takes in one connection; false when there is none, or no room for one. */
 static bool take(struct plane *plane, struct listener *listener) {
     struct sockaddr_in6 from;
@@ -202,6 +215,10 @@ static bool take(struct plane *plane, struct listener *listener) {
     }
     pair_open(plane, pair);
     enum reason refused = admit(plane, pair);
+    if (pair->line->hands_over) {
+        hand_over(plane, pair, refused);
+        return true;
+    }
     if (refused) {
         pair_end(plane, pair, refused);
         return true;
@@ -235,8 +252,6 @@ void listener_add(struct plane *plane, struct listener *listener) {
             return;
         }
     listener->line->refs++;
-    /* Accepted sockets inherit it. */
-    setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     listener->next = plane->listeners;
     plane->listeners = listener;
     if (!plane->resume)

@@ -184,8 +184,8 @@ static PyObject *pair_moved(Pair *self, void *direction) {
 static int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double connect, idle;
     unsigned turn;
-    int tells_source = 0;
-    if (!PyArg_ParseTuple(arguments, "ddI|p", &connect, &idle, &turn, &tells_source))
+    int tells_source = 0, hands_over = 0;
+    if (!PyArg_ParseTuple(arguments, "ddI|pp", &connect, &idle, &turn, &tells_source, &hands_over))
         return -1;
     if (self->line || !(self->line = calloc(1, sizeof *self->line))) {
         PyErr_NoMemory();
@@ -197,6 +197,7 @@ static int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)
     self->line->idle = from_seconds(idle);
     self->line->turn = turn;
     self->line->tells_source = tells_source;
+    self->line->hands_over = hands_over;
     self->line->object = Py_NewRef((PyObject *)self);
     return 0;
 }
@@ -322,6 +323,18 @@ static PyObject *closed(const struct pair *pair, PyObject *object) {
                          pair->given, identity_of(pair));
 }
 
+/* Python's object of a connection that it serves itself comes with its socket and what has come already. */
+static PyObject *accepted(struct pair *pair, PyObject *object) {
+    const struct flow *early = &pair->flows[CLIENT];
+    Pair *made = (Pair *)PyObject_CallNoArgs((PyObject *)pair_type);
+    if (!made)
+        return NULL;
+    made->pair = pair;
+    pair->object = Py_NewRef((PyObject *)made);
+    return Py_BuildValue("(Oi(Ni)Niy#)", object, NEWS_ACCEPTED, client_text(pair), (int)ntohs(pair->client_port), made,
+                         pair->given, early->held ? early->held : "", (Py_ssize_t)early->held_to);
+}
+
 static bool append(PyObject *list, PyObject *record) {
     bool done = record && PyList_Append(list, record) == 0;
     Py_XDECREF(record);
@@ -332,11 +345,14 @@ static bool read_pair(Plane *self, PyObject *list, struct pair *pair, unsigned n
     PyObject *object = pair->object ? pair->object : pair->line->object;
     bool done = true;
     /* Who was given the socket hears it with the end. */
+    if (news & NEWS_ACCEPTED)
+        done = append(list, accepted(pair, object));
     if (news & NEWS_CONNECTED)
         done = append(list, connected(pair, object));
     if (!(news & NEWS_CLOSED))
         return done;
-    done &= append(list, closed(pair, object));
+    if (!pair->handed_over) /* else Python knows */
+        done &= append(list, closed(pair, object));
     if (pair->object) {
         ((Pair *)pair->object)->pair = NULL;
         Py_DECREF((PyObject *)pair->object);
@@ -386,6 +402,11 @@ static PyObject *plane_collect(Plane *self, PyObject *number) {
             Py_CLEAR(list);
     }
     return list;
+}
+
+/* Whether there are news that `collect` has not given out yet. */
+static PyObject *plane_waiting(Plane *self, PyObject *Py_UNUSED(none)) {
+    return PyBool_FromLong(self->taken || atomic_load(&self->plane->news.last));
 }
 
 /* The plane */
@@ -478,9 +499,11 @@ static PyObject *plane_fileno(Plane *self, PyObject *Py_UNUSED(none)) {
     return PyLong_FromLong(self->plane->python_bell);
 }
 
-/* The thread is gone: what it would have freed is freed here. */
-static void sweep(Plane *self) {
+/* The thread has ended: what it would have freed is freed here, and what news are left are dropped. */
+static PyObject *plane_sweep(Plane *self, PyObject *Py_UNUSED(none)) {
     struct plane *plane = self->plane;
+    if (self->running)
+        return PyErr_Format(PyExc_RuntimeError, "the data plane runs");
     for (;;) {
         struct node *node = queue_take(&plane->commands), *following;
         PyObject *list = PyLong_FromLong(1 << 30), *news = list ? plane_collect(self, list) : NULL;
@@ -488,7 +511,7 @@ static void sweep(Plane *self) {
         Py_ssize_t count = news ? PyList_Size(news) : 0;
         Py_XDECREF(news);
         if (!node && !count && !plane->commands.last && !plane->news.last)
-            return;
+            Py_RETURN_NONE;
         for (; node; node = following) {
             following = node->next;
             if (node->kind == NODE_PAIR)
@@ -504,7 +527,7 @@ static void plane_dealloc(Plane *self) {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     if (plane) {
         Py_XDECREF(plane_stop(self, NULL));
-        sweep(self);
+        Py_XDECREF(plane_sweep(self, NULL));
         int descriptors[] = {plane->epoll, plane->bell, plane->python_bell};
         for (int i = 0; i < 3; i++)
             if (descriptors[i] >= 0)
@@ -528,7 +551,7 @@ static PyMethodDef plane_methods[] = {
     METHOD(relay, METH_VARARGS),  METHOD(dial, METH_VARARGS),   METHOD(cut, METH_O),
     METHOD(listen, METH_VARARGS), METHOD(stop_listening, METH_O), METHOD(aim, METH_VARARGS),
     METHOD(end_line, METH_O),     METHOD(release_line, METH_O), METHOD(collect, METH_O),
-    METHOD(settle, METH_NOARGS),  METHOD(stop, METH_NOARGS),    METHOD(counts, METH_NOARGS),
+    METHOD(settle, METH_NOARGS),  METHOD(stop, METH_NOARGS),    METHOD(sweep, METH_NOARGS), METHOD(waiting, METH_NOARGS), METHOD(counts, METH_NOARGS),
     METHOD(fileno, METH_NOARGS),  {0},
 };
 

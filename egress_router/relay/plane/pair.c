@@ -154,6 +154,9 @@ static void close_peer(struct peer *peer, bool orderly) {
 void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     if (pair->state == CLOSED)
         return;
+    /* Somebody waits for what he is given, for the end of a dial, and of what he cut. */
+    bool urgent = pair->given >= 0 || (pair->state != RELAYING && !pair->line) || reason == CUT;
+    bool ours = pair->state != HANDED_OVER; /* else Python may be reading what has come already */
     /* A client that was never connected sees an orderly end, as HAProxy does it. */
     bool relayed = pair->state == RELAYING;
     bool orderly = !relayed || reason == FINISHED || reason == IDLE;
@@ -167,7 +170,7 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     timer_cancel(&pair->timer);
     for (int side = CLIENT; side <= UPSTREAM; side++)
         close_peer(&pair->peers[side], orderly && !(relayed && flow_blocked(&pair->flows[!side])));
-    for (int side = CLIENT; side <= UPSTREAM; side++)
+    for (int side = CLIENT; ours && side <= UPSTREAM; side++)
         flow_release(plane, &pair->flows[side]);
     *pair->link = pair->next;
     if (pair->next)
@@ -175,13 +178,13 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     admission_leave(plane, pair);
     atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
     plane->unread++;
-    /* Somebody waits for the end of a dial, and of what he cut. */
-    report(plane, &pair->node, NEWS_CLOSED, (!relayed && !pair->line) || reason == CUT);
+    report(plane, &pair->node, NEWS_CLOSED, urgent && ours);
 }
 
 /* Python has read its news. */
 void pair_free(struct plane *plane, struct pair *pair) {
     plane->unread--;
+    flow_release(plane, &pair->flows[CLIENT]);
     free(pair->dial);
     if (pair->line)
         line_release(plane, pair->line);

@@ -109,6 +109,7 @@ struct line {
     struct targets *targets;
     nanoseconds connect, idle;
     bool tells_source; /* with the news of its connections */
+    bool hands_over; /* accepted sockets go to Python */
     _Atomic uint64_t hits; /* Python reads it */
 };
 
@@ -133,8 +134,9 @@ struct dial {
     struct failure failures[];
 };
 
-enum state { WAITING, DIALLING, RELAYING, CLOSED };
-enum { NEWS_CONNECTED = 1, NEWS_CLOSED = 2, NEWS_WANTED = 4, NEWS_GONE = 8 };
+/* HANDED_OVER: Python has the socket; here it keeps its place among those admitted. */
+enum state { WAITING, DIALLING, RELAYING, HANDED_OVER, CLOSED };
+enum { NEWS_CONNECTED = 1, NEWS_CLOSED = 2, NEWS_WANTED = 4, NEWS_GONE = 8, NEWS_ACCEPTED = 16 };
 
 /* One connection, for its whole life. Python reads it after the news, and sends it back to be freed. */
 struct pair {
@@ -155,7 +157,7 @@ struct pair {
     nanoseconds started, connected, ended, idle, period;
     int target, given; /* given: a socket for Python, or -1 */
     uint8_t state, reason;
-    bool admitted, probed, repeats[2];
+    bool admitted, handed_over, repeats[2];
 };
 
 struct listener {

@@ -229,7 +229,7 @@ def test_ports_open_and_close_without_touching_others(tmp_path: Path) -> None:
             greeting(client)
             running.apply(text)
             new = listening()
-            old = running.call(lambda: running.server._listeners[80])  # type: ignore[attr-defined]
+            old = running.call(lambda: running.server._plane._listeners[80])  # type: ignore[attr-defined]
             running.call(lambda: running.server.listen({80: old, 81: new}))
             with socket.create_connection(("127.0.0.1", new.getsockname()[1]), timeout=10) as fresh:
                 assert greeting(fresh) == "127.0.0.1"

@@ -40,6 +40,8 @@ def test_what_the_policy_denies_is_403_with_its_entry() -> None:
         assert b"policy entry 2 (Deny 0.0.0.0/0) denies it" in body
         assert counted(running, "policy_denied_total", entry="2") == 1
         assert counted(running, "requests_total", verdict="denied", reason="policy") == 1
+        shown = str(running.call(running.server.status)["policy"])
+        assert "'entry': 2, 'text': 'Deny 0.0.0.0/0', 'denied': 1" in shown
         assert "policy entry 2: Deny 0.0.0.0/0" in str(running.call(running.server.status)["denied"])
 
 

@@ -270,3 +270,15 @@ def test_several_sources_have_one_default_route_and_each_its_subnet() -> None:
         Route(ip_network("192.168.12.0/24"), None, MACVLAN, 253, near.address, is_ours=True),
         DEFAULT,
     )
+
+
+def test_an_ipv6_route_with_another_source_is_replaced_too() -> None:
+    """The kernel gives it a metric, and deletes by destination and gateway, whatever the source."""
+    source = Source(ip_address("fd00:12::99"), 64, ip_address("fd00:12::1"))
+    on_link = Route(ip_network("fd00:12::/64"), None, MACVLAN, 0, source.address, is_ours=True)
+    default = Route(None, source.gateway, MACVLAN, 0, source.address, is_ours=True)
+    before = ip_address("fd00:12::98")
+    main = [replace(each, source=before, metric=1024) for each in (on_link, default)]
+    plan = plan_family(main, [], MACVLAN, [source], [])
+    assert plan.egress == (on_link, default)
+    assert plan.removed == ()

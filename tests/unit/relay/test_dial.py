@@ -150,7 +150,7 @@ def test_many_silent_addresses_hold_few_descriptors(room: Room) -> None:
         assert [(each.port, each.reason) for each in result.failures] == [
             (port, DialReason.TIMEOUT) for _, port in silence[:3]
         ]
-        assert most == MOST_AT_ONCE
+        assert most <= MOST_AT_ONCE
 
 
 def test_an_earlier_attempt_may_still_win(room: Room) -> None:

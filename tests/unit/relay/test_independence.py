@@ -15,12 +15,19 @@ from tests.unit.relay.room import Room
 PEERS = """
 import socket, sys, time
 client, server = (socket.socket(fileno=int(each)) for each in sys.argv[1:3])
+for each in (client, server):
+    each.setblocking(True)
 end = time.monotonic() + 2
+trips = []
 while time.monotonic() < end:
     began = time.monotonic()
     client.sendall(b"x")
     server.recv(1)
-    print(began, time.monotonic(), flush=True)
+    trips.append((began, time.monotonic()))
+    if len(trips) == 1:
+        print("begun", flush=True)
+for trip in trips:
+    print(*trip)
 """
 
 

@@ -55,7 +55,7 @@ def test_the_latest_denials_of_all_come_first_and_are_bounded() -> None:
 
 
 def test_merging_nothing_is_empty() -> None:
-    assert merged([], PastWorkers()) == {"rules": [], "upstreams": [], "denied": []}
+    assert merged([], PastWorkers()) == {"rules": [], "policy": [], "upstreams": [], "denied": []}
 
 
 def test_what_dead_workers_had_counted_stays_with_the_text_of_its_rule() -> None:
@@ -95,3 +95,13 @@ def test_of_a_dead_worker_its_counts_last_and_its_state_does_not() -> None:
     registry.gauge("connections_open", "c").value = 3
     registry.flag("upstream_up", "u").value = 0
     assert set(lasting(registry.snapshot())) == {"requests_total", "connect_seconds"}
+
+
+def test_denials_by_the_policy_add_up_and_outlive_a_worker() -> None:
+    def entry(denied: int) -> Json:
+        return {"entry": 2, "text": "Deny 0.0.0.0/0", "denied": denied}
+
+    past = PastWorkers()
+    past.take({"policy": [entry(5)]})
+    found = merged([{"policy": [entry(1)]}, {"policy": [entry(2)]}, {}], past)
+    assert found["policy"] == [entry(8)]

@@ -5,12 +5,15 @@ import logging
 import os
 import resource
 import socket
+from array import array
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.metrics import Registry
-from egress_router.service.acceptor import Acceptor
+from egress_router.relay.dataplane import DataPlane, End, Forwarding, Limits, Pair
+from egress_router.service.accept_pauses import AcceptPauses
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room, eventually
 
@@ -18,21 +21,50 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Door:
-    """An acceptor in a loop of its own, and what it let in."""
+class Entrance(Forwarding):
+    """A port whose connections are handed over."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, door: Door, port: int) -> None:
+        super().__init__(0.0, 0.0, 0, False, True)
+        self.door = door
+        self.port = port
+
+    def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor)
+        self.door.entered.append((sock, *client, self.port))
+        self.door.early += early
+        self.door.places.append(place)
+
+    def ended(self, end: End) -> None:
+        os.close(end.given)
+        self.door.turned_away.append(end.reason)
+
+
+class Door:
+    """A data plane that hands over what it accepts."""
+
+    def __init__(self, room: Room, limits: Limits | None = None) -> None:
         self.room = room
         self.registry = Registry()
         self.entered: list[tuple[socket.socket, str, int, int]] = []
-        self.acceptor = Acceptor(room.loop, self.registry, lambda *each: self.entered.append(each))
+        self.places: list[Pair] = []
+        self.early = b""
+        self.turned_away: list[int] = []
+        self.plane = room.call(lambda: DataPlane(room.loop, limits))
+        self.plane.tell_pauses(AcceptPauses(self.registry))
 
     def listen(self, **listeners: socket.socket) -> None:
         by_port = {int(name.removeprefix("p")): each for name, each in listeners.items()}
-        self.room.call(lambda: self.acceptor.listen(by_port))
+        self.room.call(lambda: self.plane.listen_on(by_port, partial(Entrance, self)))
+
+    def stop(self) -> None:
+        """In the loop's turn."""
+        self.plane.listen_on({}, partial(Entrance, self))
+        self.plane.catch_up()
 
     def close(self) -> None:
-        self.room.call(self.acceptor.stop)
+        self.room.call(self.stop)
+        self.room.call(self.plane.close)
         for sock, *_ in self.entered:
             sock.close()
         self.room.close()
@@ -104,7 +136,7 @@ def test_stopping_takes_in_those_who_wait_at_the_door(door: Door) -> None:
             # Inside the loop's turn: nothing can be accepted in between.
             for _ in range(100):
                 stack.enter_context(socket.create_connection(address))
-            door.acceptor.stop()
+            door.stop()
 
         door.listen(p1=listener)
         door.room.call(knock_and_stop)
@@ -128,12 +160,33 @@ def test_exhausted_descriptors_pause_accepting_with_one_line(
                 client.connect(address)
             eventually(lambda: "accepting pauses" in caplog.messages)
             assert door.entered == []
-            # Long enough for it to try, in vain, several times over.
-            door.room.call(lambda: None)
-            tries = door.acceptor._resume
-            for _ in range(5):
-                door.room.call(tries)
         eventually(lambda: len(door.entered) == 20)
         eventually(lambda: "accepting goes on" in caplog.messages)
     assert caplog.messages == ["accepting pauses", "accepting goes on"]
     assert door.registry.snapshot()["accept_pauses_total"].numbers == {(): 1}
+
+
+def test_what_has_come_already_comes_with_the_socket(door: Door) -> None:
+    listener = listening()
+    address = ("127.0.0.1", port_of(listener))
+    with socket.create_connection(address) as client:
+        client.sendall(b"GET / HTTP/1.1")
+        door.listen(p1=listener)
+        eventually(lambda: door.entered)
+        assert door.early == b"GET / HTTP/1.1"
+
+
+def test_a_place_is_kept_until_it_is_given_back() -> None:
+    counts = memoryview(array("i", [0]))
+    with contextlib.closing(Door(Room(*LOOPS["own"]()), Limits(1, 1, None, counts, 0))) as door:
+        listener = listening()
+        address = ("127.0.0.1", port_of(listener))
+        door.listen(p1=listener)
+        with socket.create_connection(address), socket.create_connection(address):
+            eventually(lambda: (len(door.entered), door.turned_away) == (1, [12]))
+        door.entered[0][0].close()
+        assert counts[0] == 1
+        door.room.call(lambda: door.plane.cut(door.places[0]))
+        eventually(lambda: counts[0] == 0)
+        with socket.create_connection(address):
+            eventually(lambda: len(door.entered) == 2)

@@ -1,0 +1,46 @@
+"""A client that opens a connection every moment, and prints when each that was answered had begun."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+PORT = 80
+
+
+async def _once(address: str, patience: float) -> None:
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(patience):
+            reader, writer = await asyncio.open_connection(address, PORT)
+            answered = await reader.read(1)
+            writer.close()
+    except OSError:  # TimeoutError is one
+        return
+    if answered:
+        sys.stdout.write(f"{begun!r}\n")
+        sys.stdout.flush()
+
+
+async def _knock(every: float, patience: float, addresses: list[str]) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    tasks: set[asyncio.Task[None]] = set()
+    due = time.monotonic()
+    while True:
+        for address in addresses:
+            task = asyncio.create_task(_once(address, patience))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        due += every
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+def main() -> None:
+    """Knock until killed: seconds between two connections, patience with one, addresses."""
+    every, patience, *addresses = sys.argv[1:]
+    asyncio.run(_knock(float(every), float(patience), addresses))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Puts a router of a group together: the agent, and its line to the cluster where there is one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from egress_router.standby.agent import Agent
+from egress_router.standby.timing import DEFAULT
+
+if TYPE_CHECKING:
+    from egress_router.settings.standby import StandbySettings
+    from egress_router.standby.network import Stand
+
+
+def assemble(stand: Stand, settings: StandbySettings) -> Agent:
+    """Return the agent, to be started.
+
+    Raises:
+        RefusedError: an object of a cluster is named, and this is no pod of one.
+    """
+    if settings.lease is None and settings.service is None:
+        return Agent(stand.place, stand.fence, stand.number)
+    from egress_router.standby.api import ApiThread, Cluster  # noqa: PLC0415 (an HTTP client, 10 MB)
+
+    api = ApiThread(
+        Cluster.of_this_pod(os.environ, stand.place.mark),
+        settings,
+        stand.dead,
+        stand.place.pod_address,
+        DEFAULT.alone,
+    )
+    agent = Agent(
+        stand.place, stand.fence, stand.number, api.ask if settings.lease is not None else None, api.standing
+    )
+    api.answer, api.trouble = agent.answer, agent.witness_trouble
+    api.start()
+    return agent

@@ -1,0 +1,166 @@
+"""The administrator's own chain, with real packets: it is there, it decides, and nothing of ours changes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.kernel.nat.admin_chain import NAME, TABLE
+from egress_router.lab.network import ROUTER, Laboratory
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from egress_router.lab.host import Host
+
+ENVIRONMENT = {
+    "EGRESS_ROUTER_MODE": "init",
+    "EGRESS_DESTINATION": "80 tcp 203.0.113.25\n81 tcp 203.0.113.26 80\n",
+}
+
+
+def add(lab: Laboratory, *statements: str) -> None:
+    for statement in statements:
+        lab.router.run("nft", f"add rule inet {TABLE} {NAME} {statement}")
+
+
+def listed(lab: Laboratory) -> str:
+    return lab.router.run("nft", "list", "chain", "inet", TABLE, NAME).stdout
+
+
+def fill(host: Host, text: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import sys; from egress_router.errors import ConfigError; from egress_router.kernel.nat import admin_rules\n"
+        "try: admin_rules.fill('EGRESS_ADMIN_RULES_FILE', sys.stdin.read(), 'macvlan0')\n"
+        "except ConfigError as error: sys.exit(str(error))\n"
+        "print(*admin_rules.read(), sep='\\n')"
+    )
+    return host.run(sys.executable, "-c", code, check=False, input=text)
+
+
+def test_rules_of_the_administrator_decide_and_stay(lab: Laboratory) -> None:
+    """Also over another run, other lines, another source, the other backend and back."""
+    lab.serve(["80"])
+    lab.finish_setup(ENVIRONMENT)
+    add(lab, "ip daddr 203.0.113.26 counter reject with tcp reset")
+    rules = listed(lab)
+    for changed in (
+        {},
+        {"EGRESS_DESTINATION": "80 tcp 203.0.113.25\n81 tcp 203.0.113.26 80\n82 tcp 203.0.113.27\n"},
+        {"EGRESS_SOURCE": "192.168.12.98"},
+        {"EGRESS_NAT_BACKEND": "iptables"},
+        {"EGRESS_NAT_BACKEND": "nftables"},
+    ):
+        lab.finish_setup({**ENVIRONMENT, **changed})
+        assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
+        with pytest.raises(ConnectionRefusedError):
+            lab.ask_tcp(lab.client, ROUTER, 81)
+        assert re.sub("packets.*bytes [0-9]+", "", listed(lab)) == re.sub("packets.*bytes [0-9]+", "", rules)
+
+
+def test_the_pod_itself_passes_it(lab: Laboratory) -> None:
+    lab.serve(["80"])
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy"})
+    add(lab, "ip daddr 203.0.113.26 reject with tcp reset")
+    assert lab.ask_tcp(lab.router, "203.0.113.25", 80).server == "203.0.113.25"
+    with pytest.raises(ConnectionRefusedError):
+        lab.ask_tcp(lab.router, "203.0.113.26", 80)
+
+
+def test_iptables_have_the_chain_and_keep_what_is_in_it(lab: Laboratory) -> None:
+    lab.serve(["80"])
+    environment = {**ENVIRONMENT, "EGRESS_NAT_BACKEND": "iptables"}
+    lab.finish_setup(environment)
+    lab.router.run("iptables-legacy", "-A", NAME, "-d", "203.0.113.26", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")  # fmt: skip
+    for again in ({}, {"EGRESS_NAT_BACKEND": "nftables"}, {}):
+        lab.finish_setup({**environment, **again})
+    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
+    with pytest.raises(ConnectionRefusedError):
+        lab.ask_tcp(lab.client, ROUTER, 81)
+    assert NAME in lab.router.run("ip6tables-legacy-save").stdout
+
+
+def test_the_documents_examples_as_a_file(lab: Laboratory) -> None:
+    """Log certain destinations, and limit new connections a second; the counters can be read."""
+    lab.serve(["80"])
+    lab.finish_setup(ENVIRONMENT)
+    text = """\
+# what goes to the bank
+ip daddr 203.0.113.25 counter log prefix "bank; "
+tcp dport 80 ct state new ip daddr 203.0.113.26 limit rate over 2/hour burst 2 packets counter reject with tcp reset
+"""
+    assert fill(lab.router, text).returncode == 0
+    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
+    for _ in range(2):
+        assert lab.ask_tcp(lab.client, ROUTER, 81).server == "203.0.113.26"
+    with pytest.raises(ConnectionRefusedError):
+        lab.ask_tcp(lab.client, ROUTER, 81)
+    counted = [int(each) for each in re.findall(r"counter packets (\d+)", listed(lab))]
+    assert counted[0] >= 3
+    assert counted[1] == 1
+    done = fill(lab.router, "accept\n")
+    assert "AdminRule(text='accept', packets=None, size=None)" in done.stdout
+
+
+def test_a_wrong_file_changes_nothing_and_every_line_is_named(lab: Laboratory) -> None:
+    lab.finish_setup(ENVIRONMENT)
+    assert fill(lab.router, "ip daddr 203.0.113.25 counter\n").returncode == 0
+    before = listed(lab)
+    done = fill(lab.router, "ip daddr 203.0.113.25 dropp\naccept\ntcp dport 99999 drop\n")
+    assert "EGRESS_ADMIN_RULES_FILE line 1: 'ip daddr 203.0.113.25 dropp': " in done.stderr
+    done = fill(lab.router, "accept\naccept; delete table inet egress_router\njump forward\n")
+    assert "line 2: 'accept; delete table inet egress_router': one nft statement a line" in done.stderr
+    assert "line 3: 'jump forward': a rule cannot leave this chain" in done.stderr
+    assert listed(lab) == before
+
+
+def test_setup_fills_it_from_a_file_and_follows_it(lab: Laboratory, tmp_path: Path) -> None:
+    lab.serve(["80"])
+    file = tmp_path / "rules"
+    file.write_text("ip daddr 203.0.113.26 dropp\n")
+    environment = {**ENVIRONMENT, "EGRESS_ADMIN_RULES_FILE": str(file)}
+    with pytest.raises(
+        RuntimeError, match=r"EGRESS_ADMIN_RULES_FILE line 1: 'ip daddr 203\.0\.113\.26 dropp'"
+    ):
+        lab.finish_setup(environment)
+    assert "egress" not in lab.router.run("nft", "list", "ruleset").stdout
+    file.write_text("ip daddr 203.0.113.26 counter reject with tcp reset\n")
+    process = lab.setup({**environment, "EGRESS_ROUTER_MODE": "legacy"})
+    assert eventually(
+        lambda: lab.router.run("nft", "list", "ruleset").stdout.count("203.0.113.26 counter") == 1
+    )
+    assert eventually(lambda: _refused(lab, 81))
+
+    def shown() -> object:
+        code = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9797/status').read().decode())"
+        return json.loads(lab.router.run(sys.executable, "-c", code).stdout)["admin_rules"]
+
+    # nft adds what a TCP reset needs.
+    text = "meta l4proto tcp ip daddr 203.0.113.26 counter reject with tcp reset"
+    assert eventually(lambda: _is_up(lab))
+    assert shown() == {"rules": [{"text": text, "packets": 1, "bytes": 60}], "error": None}
+    file.write_text("ip daddr 203.0.113.25 reject with tcp reset\n")
+    assert eventually(lambda: _refused(lab, 80) and not _refused(lab, 81))
+    assert process.poll() is None
+
+
+def _refused(lab: Laboratory, port: int) -> bool:
+    try:
+        lab.ask_tcp(lab.client, ROUTER, port)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_up(lab: Laboratory) -> bool:
+    with lab.router.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        return wire.connect_ex(("127.0.0.1", 9797)) == 0
