@@ -26,7 +26,7 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 # addresses, a resolver as names. What two readers may take for different hosts is refused.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAPPED_BITS = 96  # of ::ffff:0:0/96, RFC 4291 2.5.5.2
-_MOST_NETWORKS = 6  # of a range, in an error
+_MAX_NETWORKS = 6  # of a range, in an error
 _NAME_LIMIT = 253  # RFC 1035 2.3.4: 255 octets on the wire
 
 
@@ -80,7 +80,7 @@ def _summarized(first: str, last: str) -> str | None:
         networks = list(map(str, summarize_address_range(*ends)))
     except (ValueError, TypeError):
         return None
-    shown = networks[:_MOST_NETWORKS]
+    shown = networks[:_MAX_NETWORKS]
     return ", ".join(each.removesuffix("/32").removesuffix("/128") for each in shown) + (
         f" and {len(networks) - len(shown)} more" if len(networks) > len(shown) else ""
     )

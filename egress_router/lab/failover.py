@@ -156,6 +156,8 @@ class Trials:
 
     def _finish(self, fault: Fault, active: Side) -> None:
         pair = self._pair
+        if fault in {Fault.TERM, Fault.KILL} and active.router is not None:
+            active.router.wait(_SETTLE_SECONDS)
         if fault is Fault.STOP:
             active.signal(signal.SIGCONT)
         elif fault is Fault.NODE:

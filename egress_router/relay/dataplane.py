@@ -30,6 +30,7 @@ Forwarding = _plane.Line
 QUIET: Final = 30.0
 # News of one turn of the loop; the loop has other things to do.
 _MOST: Final = 512
+_MOST_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _ADDRESS = struct.Struct("=16s2s2x")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -142,8 +143,10 @@ class DataPlane:
     def catch_up(self) -> None:
         """Tell everything that has happened until now, and count its bytes."""
         self._plane.settle()
-        while self._read():
-            pass
+        for _ in range(_MOST_READS):  # a flood of news must not keep the loop here
+            if not self._plane.waiting():
+                break
+            self._read()
         self._tell_pauses()
         self._count()
 
@@ -235,7 +238,8 @@ class DataPlane:
 
     def _news(self) -> None:
         self._tell_pauses()
-        if self._read() == _MOST:
+        self._read()
+        if self._plane.waiting():
             self._loop.call_soon(self._news)
 
     def _tell_pauses(self) -> None:
@@ -247,7 +251,7 @@ class DataPlane:
                 self._on_pause(0)
             self._pauses, self._paused = pauses, paused
 
-    def _read(self) -> int:
+    def _read(self) -> None:
         records = self._plane.collect(_MOST)
         for record in records:
             try:
@@ -255,7 +259,6 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001 - the others' news come only once
                 context = {"message": "news of the data plane were not understood", "exception": error}
                 self._loop.call_exception_handler(context)
-        return len(records)
 
 
 def _tell(record: Closed | Connected | Wanted | Accepted) -> None:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
 DOOR = "\0egress-router-standby"
@@ -16,6 +18,13 @@ HAND_OVER = b"hand over"
 _INTERVAL = 0.25  # seconds
 _SILENCE = 2.0  # seconds without an answer after which the process has gone
 _MOST_BYTES = 65536
+_ACTIVE = "1 where this pod is the active one of those that share its source address."
+_PEERS = "Other routers of the group that are heard."
+_TOOK = "From the last sign of the former active router to the last take-over."
+_COUNTS = (
+    ("standby_take_overs_total", "How often this router became active.", "take_overs"),
+    ("standby_losses_total", "How often this router was active and lost its right to be.", "losses"),
+)
 
 
 class StandbyMonitor:
@@ -39,6 +48,31 @@ class StandbyMonitor:
         elif self._said is not None and now > self._heard + _SILENCE:
             self._said = {"problems": ["the process that keeps the fence does not answer"]}
 
+    def describe(self, registry: Registry) -> None:
+        """Add the metrics of a group, for pods that have one."""
+
+        def refresh() -> None:
+            said = self._said
+            if said is None:
+                return
+            registry.flag("standby_active", _ACTIVE).value = int(said.get("role") == "active")
+            peers = said.get("peers")
+            registry.gauge("standby_peers", _PEERS).value = len(peers) if isinstance(peers, list) else 0
+            for name, meaning, key in _COUNTS:
+                count = said.get(key)
+                if isinstance(count, int):
+                    registry.counter(name, meaning).value = count
+            took = said.get("took")
+            if isinstance(took, float):
+                registry.gauge("standby_take_over_seconds", _TOOK).value = took
+
+        registry.before_snapshot(refresh)
+
+    def hand_over(self) -> None:
+        """Tell that process that this one ends: another pod shall take over now, where one can."""
+        if self._said is not None:
+            threading.Thread(target=ask, args=(HAND_OVER,), name="hand over", daemon=True).start()
+
     def problems(self) -> tuple[str, ...]:
         """Return why this pod is not the active one; nothing where it is, or has no group."""
         said = None if self._said is None else self._said.get("problems")
@@ -49,14 +83,14 @@ class StandbyMonitor:
         return cast("Json", self._said)
 
 
-def ask(request: bytes = b"") -> dict[str, Json] | None:
+def ask(request: bytes = b"", door: str = DOOR) -> dict[str, Json] | None:
     """Return what the process says now; None where there is none, or it is busy."""
     with (
         contextlib.suppress(OSError, ValueError),
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as wire,
     ):
         wire.settimeout(0.1)
-        wire.connect(DOOR)
+        wire.connect(door)
         wire.send(request or b"?")
         said = json.loads(wire.recv(_MOST_BYTES))
         return cast("dict[str, Json]", said) if isinstance(said, dict) else None

@@ -10,7 +10,7 @@ from egress_router import log
 from egress_router.clock import SYSTEM
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
-from egress_router.service import limits, output, process_metrics, signals
+from egress_router.service import limits, loop, output, process_metrics, signals
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
@@ -50,7 +50,7 @@ def run(
     async def main() -> None:
         await Supervisor(mode.name, settings, source, registry, rule_store).run(administration)
 
-    asyncio.run(main())
+    loop.run(main)
     return 0
 
 
@@ -77,6 +77,7 @@ class Supervisor(Generic[Rules]):
         self._pool = WorkerPool(settings.workers, self._listening, registry, clock)
         process_metrics.describe(registry, name, self.ready)
         self._state.gateway_monitor.describe(registry)
+        self._state.standby_monitor.describe(registry)
 
     async def run(self, administration: ServeAdministration) -> None:
         """Serve until a signal says to end, then finish what is open."""
@@ -121,6 +122,7 @@ class Supervisor(Generic[Rules]):
             self._pool.kill()
         else:
             _log.info("asked to end", signal=name, seconds=self._settings.runtime.drain_seconds)
+            self._state.standby_monitor.hand_over()
             self._state.ended.set()
 
     async def _end(self) -> None:

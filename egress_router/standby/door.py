@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST_A_TURN = 16
+_WORD_SECONDS = 0.005  # a caller says its word with its call
 
 
 class Door:
     """The listening socket; each caller gets one line."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: str = DOOR) -> None:
         """Open it.
 
         Raises:
@@ -31,7 +32,7 @@ class Door:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         try:
-            self._socket.bind(DOOR)
+            self._socket.bind(door)
         except OSError:
             self._socket.close()
             raise RefusedError(
@@ -58,7 +59,7 @@ class Door:
             except OSError:
                 break
             with caller, contextlib.suppress(OSError):
-                caller.setblocking(False)
+                caller.settimeout(_WORD_SECONDS)
                 caller.send(line().encode())
                 is_asked = caller.recv(64) == HAND_OVER or is_asked
         return is_asked

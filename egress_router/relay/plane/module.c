@@ -404,6 +404,11 @@ static PyObject *plane_collect(Plane *self, PyObject *number) {
     return list;
 }
 
+/* Whether there are news that `collect` has not given out yet. */
+static PyObject *plane_waiting(Plane *self, PyObject *Py_UNUSED(none)) {
+    return PyBool_FromLong(self->taken || atomic_load(&self->plane->news.last));
+}
+
 /* The plane */
 
 static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
@@ -546,7 +551,7 @@ static PyMethodDef plane_methods[] = {
     METHOD(relay, METH_VARARGS),  METHOD(dial, METH_VARARGS),   METHOD(cut, METH_O),
     METHOD(listen, METH_VARARGS), METHOD(stop_listening, METH_O), METHOD(aim, METH_VARARGS),
     METHOD(end_line, METH_O),     METHOD(release_line, METH_O), METHOD(collect, METH_O),
-    METHOD(settle, METH_NOARGS),  METHOD(stop, METH_NOARGS),    METHOD(sweep, METH_NOARGS), METHOD(counts, METH_NOARGS),
+    METHOD(settle, METH_NOARGS),  METHOD(stop, METH_NOARGS),    METHOD(sweep, METH_NOARGS), METHOD(waiting, METH_NOARGS), METHOD(counts, METH_NOARGS),
     METHOD(fileno, METH_NOARGS),  {0},
 };
 

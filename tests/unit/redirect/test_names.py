@@ -53,6 +53,7 @@ class Following:
         self.unusable: dict[str, str] = {}
         self.refusal: RefusedError | None = None
         self.kernel: list[list[list[str]]] = []
+        self.attempts = 0
         self.moved: list[str] = []
         self.updates = NameUpdates(self._put, self._move, lambda: self.rules, self.registry, {}, self.clock)
         self.names = LineNames(
@@ -65,6 +66,7 @@ class Following:
         )
 
     async def _put(self, redirects: Redirects, resolved: Resolved) -> None:
+        self.attempts += 1
         if self.refusal is not None:
             raise self.refusal
         self.kernel.append([list(map(str, resolved[line])) for line in redirects.names])
@@ -187,7 +189,9 @@ def test_what_the_kernel_refuses_is_tried_again_and_the_old_addresses_stay() -> 
         following.refusal = RefusedError("nft refused the rules", "look at the log")
         following.resolver.known[NAME] = ("192.0.2.2",)
         await until(lambda: following.updates.problem)
-        assert len(following.kernel) == 1
+        assert (len(following.kernel), following.attempts) == (1, 2)
+        await following.updates.update(following.names)
+        assert following.attempts == 2, "not before a while"
         following.refusal = None
         following.clock.advance(RETRY_SECONDS)
         await following.becomes(["192.0.2.2"])

@@ -240,3 +240,24 @@ def test_lines_and_targets_are_let_go() -> None:
         room.call(room.plane.catch_up)
         with pytest.raises(TypeError):
             room.call(lambda: room.plane.end_line(line))
+
+
+def test_news_beyond_what_one_turn_reads_are_read_in_the_next(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some of those read have nothing to say: lines and targets that are let go."""
+    monkeypatch.setattr("egress_router.relay.dataplane._MOST", 4)
+    line = Line()
+    router.listen(line, "127.0.0.1")
+
+    def burst() -> None:
+        for _ in range(10):
+            router.plane.aim(line, router.targets("127.0.0.1"), 1)  # the targets before are let go
+        router.plane.aim(line, (), 0, FORBIDDEN)
+        for client in [router.client() for _ in range(10)]:
+            client.close()
+        router.plane._plane.settle()
+        router.plane._plane.settle()
+
+    router.room.call(burst)
+    eventually(lambda: len(line.ends) == 10)

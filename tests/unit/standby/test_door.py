@@ -1,0 +1,100 @@
+"""What the other processes of a pod learn of their group, and what they can ask for."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.errors import RefusedError
+from egress_router.metrics import Registry
+from egress_router.service.standby_monitor import HAND_OVER, StandbyMonitor, ask
+from egress_router.standby.door import Door
+from egress_router.standby.role import Role
+from egress_router.standby.standing import PeerSeen, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PEER = PeerSeen("02:00:00:00:00:02", "10.128.0.3", Role.ACTIVE, ("wire",))
+STANDING = Standing(
+    Role.STANDBY, ("192.168.12.99",), "02:00:00:00:00:99", (PEER,), take_overs=2, losses=1, took=0.6
+)
+
+
+@contextmanager
+def answering(standing: Standing) -> Iterator[tuple[str, list[bool]]]:
+    name = f"\0egress-router-test-{os.getpid()}-{threading.get_ident()}"
+    asked: list[bool] = []
+    ended = threading.Event()
+    with Door(name) as door:
+
+        def serve() -> None:
+            while not ended.is_set():
+                if door.answer(standing.as_json):
+                    asked.append(True)
+                ended.wait(0.002)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield name, asked
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_pod_that_stands_by_says_who_is_active() -> None:
+    monitor = StandbyMonitor()
+    with answering(STANDING) as (door, _):
+        monitor.take(ask(door=door), 0.0)
+    assert monitor.problems() == ("standing by; 192.168.12.99 is held by 02:00:00:00:00:99",)
+    status = monitor.status()
+    assert isinstance(status, dict)
+    assert (status["role"], status["take_overs"]) == ("standby", 2)
+
+
+def test_a_pod_without_a_group_has_no_such_problem() -> None:
+    monitor = StandbyMonitor()
+    monitor.take(ask(door="\0egress-router-nobody"), 0.0)
+    assert monitor.problems() == ()
+    assert monitor.status() is None
+
+
+def test_a_process_that_answers_no_more_is_a_problem_after_a_while() -> None:
+    monitor = StandbyMonitor()
+    with answering(Standing(Role.ACTIVE)) as (door, _):
+        monitor.take(ask(door=door), 0.0)
+    monitor.take(None, 1.0)
+    assert monitor.problems() == ()
+    monitor.take(None, 2.5)
+    assert monitor.problems() == ("the process that keeps the fence does not answer",)
+
+
+def test_a_proxy_that_ends_asks_for_a_hand_over() -> None:
+    with answering(Standing(Role.ACTIVE)) as (door, asked):
+        for _ in range(50):
+            ask(HAND_OVER, door)
+            if asked:
+                break
+        ask(door=door)
+        assert asked
+
+
+def test_one_pod_has_one_router() -> None:
+    with answering(STANDING) as (door, _), pytest.raises(RefusedError, match="another setup"):
+        Door(door)
+
+
+def test_metrics() -> None:
+    registry, monitor = Registry(), StandbyMonitor()
+    monitor.describe(registry)
+    assert "standby_active" not in str(registry.snapshot())
+    with answering(STANDING) as (door, _):
+        monitor.take(ask(door=door), 0.0)
+    text = str(registry.snapshot())
+    for name in ("standby_active", "standby_peers", "standby_take_overs_total", "standby_take_over_seconds"):
+        assert name in text
