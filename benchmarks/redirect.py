@@ -2,9 +2,10 @@
 
 `lines`: set-up time, memory and cost of a connection for 1, 100, 10,000 and 30,000 lines, beside the layout
 of the original, one nftables rule a line, in the same laboratory and the same run. `cost`: busy time of the
-whole machine beside plain routing and haproxy. `ports`: connections at a steady rate to one destination,
+whole machine beside plain routing and haproxy. `names`: a connection
+among many lines, and the CPU time of a change. `ports`: connections at a steady rate to one destination,
 which keeps TIME_WAIT.
-Run as root: `make bench-redirect`, or `python -m benchmarks.redirect [lines] [cost] [ports]`.
+Run as root: `make bench-redirect`, or `python -m benchmarks.redirect [lines] [cost] [names] [ports]`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.table import keep_text
-from benchmarks.topology import FORWARDED, NAMED, OTHERS, REDIRECTED, ROUTED, Topology, Way
+from benchmarks.topology import (
+    FORWARDED,
+    NAMED,
+    OTHERS,
+    REDIRECTED,
+    ROUTED,
+    SERVERS,
+    Topology,
+    Way,
+    line,
+    plan,
+)
+from egress_router.kernel.nat import rules
 from egress_router.lab.host import is_allowed, reenter
 from egress_router.lab.network import ROUTER, SOURCE, Laboratory
 
@@ -37,6 +50,7 @@ TARGET = "203.0.113.25"
 FIRST_PORT = 10_000
 # Connections a second, and how many are held open beside them.
 RATES = ((1000, 0), (200, 6000))
+MORE_LINES = (0, 1_000, 30_000)
 PACED_SECONDS = 90
 ONCE_ROUND = 65_000
 
@@ -48,6 +62,7 @@ def main() -> None:
     parts = {
         "lines": ("redirect", "Redirect mode by number of lines", by_lines),
         "cost": ("redirect_cost", "What a connection costs the whole machine", by_way),
+        "names": ("redirect_names", "Names beside addresses, and a change of 1,000 names", with_names),
         "ports": ("redirect_ports", "Connections at a steady rate to one destination", at_a_rate),
     }
     for name in sys.argv[1:] or parts:
@@ -122,6 +137,38 @@ def by_way() -> Iterator[tuple[str, ...]]:
             f"{more[0] / theirs[0]:.2f}",
             f"{more[1] / theirs[1]:.2f}",
         )
+
+
+def with_names() -> Iterator[tuple[str, ...]]:
+    """Yield head and rows: a connection by address and by name among more lines, and what a change costs."""
+    yield "more lines", "connection by address µs", "by name µs"
+    with Topology() as topology:
+        topology.remember_closed(does=False)
+        for more in MORE_LINES:
+            times = []
+            for way in (REDIRECTED, NAMED):
+                topology.take(way, more)
+                rounds = (topology.run(way, "churn", 1, 2_000).p50 for _ in range(ROUNDS))
+                times.append(statistics.median(rounds))
+            yield f"{more:,}", *(f"{each:.1f}" for each in times)
+        python, nft = relaid(topology.router)
+    yield "1,000 names lose one of 16 addresses", f"{python:.0f} ms CPU in Python", f"{nft:.0f} ms in nft"
+
+
+def relaid(host: Host) -> tuple[float, float]:
+    """Return the milliseconds of CPU that a change of 1,000 names takes, in Python and in nft."""
+    lines = [line(10_000 + number, 80, SERVERS) for number in range(1000)]
+    before = plan(lines)
+    host.run("nft", "-f", "-", input=rules.render(before))
+    fewer = SERVERS[:5] + SERVERS[6:]
+    after = plan([line(10_000 + number, 80, fewer) for number in range(1000)])
+    begun = time.process_time()
+    text, _ = rules.update(before, after)
+    python = time.process_time() - begun
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    host.run("nft", "-f", "-", input=text)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return python * 1e3, (now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime) * 1e3
 
 
 def at_a_rate() -> Iterator[tuple[str, ...]]:

@@ -146,11 +146,14 @@ class Topology:
         """Have the server keep TIME_WAIT, as servers do, or not, so that only work is measured."""
         self._set(self.server, "net/ipv4/tcp_max_tw_buckets", 262_144 if does else 0)
 
-    def take(self, way: Way) -> None:
-        """Make the router work this way; connection tracking is not even asked where it only routes."""
+    def take(self, way: Way, more: int = 0) -> None:
+        """Make the router work this way; connection tracking is not even asked where it only routes.
+
+        `more` are so many other lines, every fifteenth of them a name of 16 addresses.
+        """
         self.router.run("nft", "flush ruleset")
         if way in (REDIRECTED, NAMED):
-            self.router.run(sys.executable, "-m", "benchmarks.topology")
+            self.router.run(sys.executable, "-m", "benchmarks.topology", str(more))
 
     def run(self, way: Way, mode: str, connections: int, operations: int, rate: int = 0) -> Outcome:
         """Run a workload of the load generator once."""
@@ -229,5 +232,10 @@ def _busy_seconds() -> float:
     return (sum(fields) - idle - waiting) / 100
 
 
+def _more(count: int) -> list[Line]:
+    one = (ip_address(SERVER),)
+    return [line(10_000 + number, HTTP, SERVERS if number % 15 == 0 else one) for number in range(count)]
+
+
 if __name__ == "__main__":
-    nftables.apply(plan())
+    nftables.apply(plan(_more(int(sys.argv[1]))))

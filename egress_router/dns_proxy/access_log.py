@@ -9,6 +9,8 @@ from egress_router.records import Ids, RecordLog
 from egress_router.service.rule_metrics import RuleMetrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from egress_router.metrics import Number, Registry
     from egress_router.records import Record
     from egress_router.relay.tunnel import Closing
@@ -52,35 +54,40 @@ class AccessLog:
             )
         number.value += 1
 
-    def connected(self, record: Record, seconds: float) -> None:
-        """An upstream answered after `seconds`."""
+    def connected(self, rule: str, made: Callable[[], Record], seconds: float) -> None:
+        """An upstream answered after `seconds`; `made` makes the record, where one is written."""
         self.decided(CONNECTED)
         self._connect_seconds.observe(seconds)
-        numbers = self._rules.of(record.rule or "")
+        numbers = self._rules.of(rule)
         numbers.connections.value += 1
         numbers.connect_seconds.observe(seconds)
         if self._debug:
+            record = made()
             record.event = "connected"
             record.connect_seconds = round(seconds, 6)
             self._records.write(record)
 
-    def refused(self, record: Record, result: str) -> None:
+    def refused(self, rule: str, made: Callable[[], Record], result: str) -> None:
         """A client was closed without ever having been connected."""
         self.decided(result)
         if result != LIMIT:
-            numbers = self._rules.of(record.rule or "")
+            numbers = self._rules.of(rule)
             numbers.connections.value += 1
             numbers.failures.value += 1
-        record.reason = result
-        self._records.write(record)
+        if self._records.everything:
+            record = made()
+            record.reason = result
+            self._records.write(record)
 
-    def closed(self, record: Record, closing: Closing) -> None:
+    def closed(self, rule: str, made: Callable[[], Record], closing: Closing) -> None:
         """A relayed connection ended."""
         self._connection_seconds.observe(closing.seconds)
-        record.reason = closing.reason.value
-        record.sent, record.received = closing.sent, closing.received
-        numbers = self._rules.of(record.rule or "")
+        numbers = self._rules.of(rule)
         numbers.sent.value += closing.sent
         numbers.received.value += closing.received
-        record.seconds = round(closing.seconds, 6)
-        self._records.write(record)
+        if self._records.everything:
+            record = made()
+            record.reason = closing.reason.value
+            record.sent, record.received = closing.sent, closing.received
+            record.seconds = round(closing.seconds, 6)
+            self._records.write(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from egress_router.dns_proxy import access_log
@@ -66,7 +67,7 @@ class Tools:
 class Line(Forwarding):
     """A line in force, or one that is gone and whose connections have a while to end."""
 
-    __slots__ = ("_aim", "_tools", "destination", "forward")
+    __slots__ = ("_aim", "_rule", "_tools", "destination", "forward")
 
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
         # Several processes shall not all begin with the same address.
@@ -74,6 +75,7 @@ class Line(Forwarding):
         super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_source)
         self._tools = tools
         self.forward = forward
+        self._rule = printed_forward(forward)
         self.destination = destination
         self._aim: Aim = ((), 0, None)
 
@@ -103,14 +105,15 @@ class Line(Forwarding):
         """Write down that a client has its connection."""
         self._observe(failures)
         self._tools.checks.observe(target, answered=True)
-        self._tools.log.connected(self._record(client, identity, target), seconds)
+        made = partial(self._record, client, identity, target)
+        self._tools.log.connected(self._rule, made, seconds)
 
     def ended(self, end: End) -> None:
         """Write down the end of a connection, or why there was none."""
-        record = self._record(end.client, end.identity, end.target)
+        made = partial(self._record, end.client, end.identity, end.target)
         if end.target is not None:
             closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds)
-            self._tools.log.closed(record, closing)
+            self._tools.log.closed(self._rule, made, closing)
             return
         self._observe(end.failures)
         if end.reason in LIMITS:
@@ -121,7 +124,7 @@ class Line(Forwarding):
             result = access_log.NO_ADDRESS if place is None else place.value
             if place is Place.POLICY:
                 self._tools.denied_by_policy(self.destination)
-        self._tools.log.refused(record, result)
+        self._tools.log.refused(self._rule, made, result)
 
     def _record(self, client: str, identity: Identity, target: Target | None) -> Record:
         """Return what is known of a connection of this line; `target`: where it was connected to."""
@@ -138,7 +141,7 @@ class Line(Forwarding):
             source=identity.source or None,
             source_port=identity.source_port or None,
             verdict=ALLOWED,
-            rule=printed_forward(forward),
+            rule=self._rule,
         )
 
     def _asked(self) -> None:

@@ -43,7 +43,7 @@ class Station(Protocol):
         """Make the address this link's, after a round without an answer; return who has it all the same."""
 
 
-class Patience:
+class ClaimWait:
     """How long an owner or a carrier is waited for; says who it is now and then."""
 
     def __init__(
@@ -74,10 +74,10 @@ class Patience:
         self.sleep(random.uniform(*RETRY_WAIT))  # noqa: S311 (spreads load, protects nothing)
 
 
-def claim(station: Station, addresses: Sequence[IPAddress], patience: Patience) -> Mapping[IPAddress, str]:
+def claim(station: Station, addresses: Sequence[IPAddress], wait: ClaimWait) -> Mapping[IPAddress, str]:
     """Claim addresses as soon as nobody else has them; return those that others still have, and who.
 
-    Keeps probing while there is patience: on a fail-over the old pod may need a moment to go. Silence counts
+    Keeps probing until the wait is over: on a fail-over the old pod may need a moment to go. Silence counts
     only where the link has had a carrier from the first probe to the last.
 
     Raises:
@@ -85,7 +85,7 @@ def claim(station: Station, addresses: Sequence[IPAddress], patience: Patience) 
     """
     left = list(addresses)
     while True:
-        _await_carrier(station, patience)
+        _await_carrier(station, wait)
         owners = dict(station.probe(left))
         if not station.has_carrier():
             continue
@@ -94,9 +94,9 @@ def claim(station: Station, addresses: Sequence[IPAddress], patience: Patience) 
             if owner is not None:
                 owners[address] = owner
         left = [address for address in left if address in owners]
-        if not left or patience.is_over():
+        if not left or wait.is_over():
             return owners
-        patience.wait_for(owners)
+        wait.wait_for(owners)
 
 
 def in_use(station: Station, owners: Mapping[IPAddress, str], timeout: float) -> RefusedError:
@@ -108,15 +108,15 @@ def in_use(station: Station, owners: Mapping[IPAddress, str], timeout: float) ->
     )
 
 
-def _await_carrier(station: Station, patience: Patience) -> None:
+def _await_carrier(station: Station, wait: ClaimWait) -> None:
     if station.has_carrier():
         return
     _log.warning("the interface has no carrier; waiting for it", interface=station.name)
     while not station.has_carrier():
-        if patience.is_over():
+        if wait.is_over():
             raise RefusedError(
                 f"{station.name} has no carrier, so nobody can be asked whether EGRESS_SOURCE is free",
                 "bring its parent interface up, or check its cable and switch port",
             )
-        patience.sleep(_CARRIER_INTERVAL)
-    patience.sleep(_SETTLE)
+        wait.sleep(_CARRIER_INTERVAL)
+    wait.sleep(_SETTLE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import acd, hardware, sysctl, wire
-from egress_router.kernel.acd import Patience
+from egress_router.kernel.acd import ClaimWait
 from egress_router.net import rtnetlink
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def ensure_addresses(
     if missing:
         has = {source.address for source in claimed}
         timeout = 0.0 if _may_lack(missing, has, needed) else settings.claim_timeout
-        owners = acd.claim(station, missing, Patience(timeout))
+        owners = acd.claim(station, missing, ClaimWait(timeout))
         has |= set(missing) - owners.keys()
         if owners and not _may_lack(owners, has, needed):
             hardware.release(netlink, has)

@@ -92,7 +92,7 @@ def connections(sources: Collection[IPAddress]) -> Connections:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class OutgoingFlow:
     """A TCP connection that leaves with one of our addresses: where it goes, and by which port."""
 
     source: IPAddress
@@ -102,7 +102,7 @@ class Outgoing:
     is_open: bool
 
 
-def outgoing(sources: Collection[IPAddress]) -> list[Outgoing]:
+def outgoing(sources: Collection[IPAddress]) -> list[OutgoingFlow]:
     """Return the TCP connections that leave with these addresses; none where the kernel does not say."""
     by_bytes = {address.packed: address for address in sources}
     found = []
@@ -117,7 +117,7 @@ def outgoing(sources: Collection[IPAddress]) -> list[Outgoing]:
             own, theirs = (int.from_bytes(fields[each], "big") for each in (_DESTINATION_PORT, _SOURCE_PORT))
             state = _tcp_state(entry)
             is_open = state is None or state <= _ESTABLISHED
-            found.append(Outgoing(source, own, ip_address(addresses[0]), theirs, is_open))
+            found.append(OutgoingFlow(source, own, ip_address(addresses[0]), theirs, is_open))
     except OSError:
         return []
     return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _UDP_WITHOUT_EDNS = 512
 _STREAM = 65535
-_MOST_ALIASES = 20
+_MAX_ALIASES = 20
 _FLOOD = 40
 
 
@@ -173,7 +173,7 @@ def _truth(zone: Zone, query: dns.message.Message, negative_ttl: int | None) -> 
     name = query.question[0].name.to_text(omit_final_dot=True).lower()
     kind = query.question[0].rdtype
     known = zone.get(name)
-    for _ in range(_MOST_ALIASES):
+    for _ in range(_MAX_ALIASES):
         if known is None or known.alias is None:
             break
         reply.answer.append(dns.rrset.from_text(f"{name}.", known.ttl, "IN", "CNAME", f"{known.alias}."))

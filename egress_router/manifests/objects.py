@@ -29,7 +29,7 @@ _POD_OF = {
     "CronJob": ("spec", "jobTemplate", "spec", "template", "spec"),
 }
 _NAME = re.compile(PREFIX + "[A-Z0-9_]+")
-_MOST_SHOWN = 60  # characters of a text that is no object
+_MAX_SHOWN = 60  # characters of a text that is no object
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def objects(file: str, text: str) -> tuple[list[Object], list[Problem]]:
 
 
 def _no_object(place: str, node: nodes.Node) -> Problem:
-    shown = nodes.word(node).partition("\n")[0][:_MOST_SHOWN] or None
+    shown = nodes.word(node).partition("\n")[0][:_MAX_SHOWN] or None
     return Problem(place, node.line, shown, "is no object of Kubernetes (a mapping with `kind`)")
 
 

@@ -21,7 +21,7 @@ from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
 from egress_router.redirect.usable import Usable
-from egress_router.service import output, process_metrics, signals
+from egress_router.service import loop, output, process_metrics, signals
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
@@ -77,7 +77,7 @@ def stay(settings: SetupSettings, source: RulesSource, established: setup.Establ
     async def main() -> None:
         await RedirectServer(settings, source, established, registry, rule_store).run()
 
-    asyncio.run(main())
+    loop.run(main)
 
 
 class RedirectServer:

@@ -30,7 +30,7 @@ Forwarding = _plane.Line
 QUIET: Final = 30.0
 # News of one turn of the loop; the loop has other things to do.
 _MOST: Final = 512
-_MOST_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
+_MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _ADDRESS = struct.Struct("=16s2s2x")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -143,7 +143,7 @@ class DataPlane:
     def catch_up(self) -> None:
         """Tell everything that has happened until now, and count its bytes."""
         self._plane.settle()
-        for _ in range(_MOST_READS):  # a flood of news must not keep the loop here
+        for _ in range(_MAX_READS):  # a flood of news must not keep the loop here
             if not self._plane.waiting():
                 break
             self._read()

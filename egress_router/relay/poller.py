@@ -23,7 +23,7 @@ _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP |
 # For a call that no edge stands behind: as little is known as after urgent data.
 _ANYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI
 _BATCH = 256
-_MOST_BATCHES = 16
+_MAX_BATCHES = 16
 
 
 class Poller:
@@ -95,7 +95,7 @@ class Poller:
         """
         until = time.monotonic() + seconds
         others: list[tuple[int, int]] = []
-        for _ in range(_MOST_BATCHES):
+        for _ in range(_MAX_BATCHES):
             self._leaving = False
             unfinished, due = self._unfinished, self._due
             if unfinished or due:

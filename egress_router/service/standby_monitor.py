@@ -17,7 +17,7 @@ DOOR = "\0egress-router-standby"
 HAND_OVER = b"hand over"
 _INTERVAL = 0.25  # seconds
 _SILENCE = 2.0  # seconds without an answer after which the process has gone
-_MOST_BYTES = 65536
+_MAX_BYTES = 65536
 _ACTIVE = "1 where this pod is the active one of those that share its source address."
 _PEERS = "Other routers of the group that are heard."
 _TOOK = "From the last sign of the former active router to the last take-over."
@@ -92,6 +92,6 @@ def ask(request: bytes = b"", door: str = DOOR) -> dict[str, Json] | None:
         wire.settimeout(0.1)
         wire.connect(door)
         wire.send(request or b"?")
-        said = json.loads(wire.recv(_MOST_BYTES))
+        said = json.loads(wire.recv(_MAX_BYTES))
         return cast("dict[str, Json]", said) if isinstance(said, dict) else None
     return None

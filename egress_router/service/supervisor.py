@@ -10,7 +10,7 @@ from egress_router import log
 from egress_router.clock import SYSTEM
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
-from egress_router.service import limits, output, process_metrics, signals
+from egress_router.service import limits, loop, output, process_metrics, signals
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
@@ -50,7 +50,7 @@ def run(
     async def main() -> None:
         await Supervisor(mode.name, settings, source, registry, rule_store).run(administration)
 
-    asyncio.run(main())
+    loop.run(main)
     return 0
 
 

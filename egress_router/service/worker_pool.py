@@ -42,6 +42,7 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # seconds before a dead worker's repla
 _SETTLED_SECONDS = 60.0  # a worker that lived so long did not die of its start
 _LOST_SECONDS = 30.0  # a worker that is silent for so long could not even be killed
 _CLOSE_SECONDS = 2.0
+_REAP_SECONDS = 0.02
 _REMEDY = "raise the limits of open files, processes and memory, or lower EGRESS_WORKERS"
 _log = log.get("service")
 
@@ -77,7 +78,6 @@ class WorkerPool:
         self._restarts = registry.counter("worker_restarts_total", "Workers that died and were replaced.")
         self._serving = registry.gauge("workers_serving", "Workers that have rules and listen.")
         self._statuses = WorkerStatuses(clock)
-        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     def start(self, rules: object, ports: frozenset[int]) -> None:
         """Start every worker with these rules.
@@ -128,6 +128,7 @@ class WorkerPool:
         """Replace workers that hang (stopped, in an endless loop): clients of their queues wait for them."""
         while True:
             await asyncio.sleep(watchdog.INTERVAL)
+            self._reap()
             if self._ending:
                 continue
             for index, seconds in self._watchdog.overdue().items():
@@ -244,9 +245,18 @@ class WorkerPool:
         self._watchdog.heard(slot.index, serves=slot.serves)
 
     def _lost(self, slot: WorkerSlot) -> None:
-        """The worker closed its end: it is dying, and its exit status comes with SIGCHLD."""
+        """The worker closed its end: it is dying, and has an exit status in a moment.
+
+        SIGCHLD would tell, too; uvloop keeps that signal for itself.
+        """
         slot.channel = None
         slot.serves = False
+        self._reap_soon()
+
+    def _reap_soon(self) -> None:
+        self._reap()
+        if any(slot.pid and slot.channel is None for slot in self._slots):
+            self._loop.call_later(_REAP_SECONDS, self._reap_soon)
 
     def _reap(self) -> None:
         """Take the exit status of every dead child; as PID 1 also of strangers that were left to us."""

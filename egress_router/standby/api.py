@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT = 1.0  # seconds; see `Timing.ask`
-_MOST_BYTES = 65536
+_MAX_BYTES = 65536
 _LOOK_AGAIN = 5.0  # seconds between two looks at the EndpointSlice while this router is active
 _RETRY = 0.25
 _SO_MARK = 36
@@ -138,7 +138,7 @@ class Client:
                 ssl=self._tls(),
                 allow_redirects=False,
             ) as response:
-                raw = await response.content.read(_MOST_BYTES)
+                raw = await response.content.read(_MAX_BYTES)
                 if response.status != 200:
                     raise ApiError(response.status, f"{response.status} {_message(raw)}")
                 return cast("object", json.loads(raw))

@@ -16,7 +16,7 @@ from egress_router.service.standby_monitor import DOOR, HAND_OVER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MOST_A_TURN = 16
+_MAX_A_TURN = 16
 _WORD_SECONDS = 0.005  # a caller says its word with its call
 
 
@@ -38,7 +38,7 @@ class Door:
             raise RefusedError(
                 "another setup with EGRESS_STANDBY=on runs in this pod", "run one of them in a pod"
             ) from None
-        self._socket.listen(_MOST_A_TURN)
+        self._socket.listen(_MAX_A_TURN)
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +53,7 @@ class Door:
     def answer(self, line: Callable[[], str]) -> bool:
         """Answer who is waiting; whether one of them asked this router to hand over."""
         is_asked = False
-        for _ in range(_MOST_A_TURN):
+        for _ in range(_MAX_A_TURN):
             try:
                 caller, _ = self._socket.accept()
             except OSError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
 _SO_MARK = 36
-_MOST_A_TURN = 64
+_MAX_A_TURN = 64
 _log = log.get("standby")
 
 
@@ -60,7 +60,7 @@ class PodNetwork:
 
     def receive(self) -> Iterator[tuple[bytes, IPAddress]]:
         """Yield what came in, a bounded number of datagrams."""
-        for _ in range(_MOST_A_TURN if self._socket is not None else 0):
+        for _ in range(_MAX_A_TURN if self._socket is not None else 0):
             try:
                 data, where = self._socket.recvfrom(2048) if self._socket is not None else (b"", ("",))
             except OSError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from egress_router.standby.actions import Members
 
 _NUMBER = re.compile(r"[0-9a-f]{16}")
-_MOST_MEMBERS = 2
+_MAX_MEMBERS = 2
 _WRITER = "egress-router/written-by"
 
 
@@ -50,7 +50,7 @@ def read_lease(body: object, dead: Iterable[int] = ()) -> Record:
         raise RecordError("it has no resourceVersion")
     holder = spec.get("holderIdentity") or ""
     names = holder.split(",") if isinstance(holder, str) and holder else []
-    if not isinstance(holder, str) or len(names) > _MOST_MEMBERS or not all(map(_NUMBER.fullmatch, names)):
+    if not isinstance(holder, str) or len(names) > _MAX_MEMBERS or not all(map(_NUMBER.fullmatch, names)):
         raise RecordError(f"its holderIdentity {holder!r} was not written by an egress router")
     term = spec.get("leaseTransitions") or 0
     if not isinstance(term, int) or term < 0:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SOL_PACKET, _ADD_MEMBERSHIP, _ALLMULTI = 263, 1, 2  # linux/if_packet.h
 _SO_ATTACH_FILTER = 26
 _OUTGOING = 4  # PACKET_OUTGOING: our own frames come by, too
-_MOST_A_TURN = 256  # frames; a flood must not keep the heartbeat waiting
+_MAX_A_TURN = 256  # frames; a flood must not keep the heartbeat waiting
 
 # What is received, as classic BPF (linux/filter.h): the group's EtherType, ARP, neighbour advertisements.
 _LOAD_HALF, _LOAD_BYTE, _EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
@@ -95,7 +95,7 @@ class Wire:
 
     def receive(self) -> Iterator[bytes]:
         """Yield what came in from others, a bounded number of frames."""
-        for _ in range(_MOST_A_TURN):
+        for _ in range(_MAX_A_TURN):
             try:
                 frame, (_, _, kind, *_) = self._socket.recvfrom(2048)
             except OSError:

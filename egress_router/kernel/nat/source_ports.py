@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.kernel.conntrack import Outgoing
+    from egress_router.kernel.conntrack import OutgoingFlow
     from egress_router.kernel.nat.plan import FamilyPlan
 
 TABLE = "egress_router"
@@ -144,7 +144,7 @@ def dispatch(family: FamilyPlan, what: str) -> str:
     return f"ct reply {keyword(family.version)} daddr vmap {{ {', '.join(cases)} }}"
 
 
-def remembered(family: FamilyPlan, known: Iterable[Outgoing]) -> Iterator[str]:
+def remembered(family: FamilyPlan, known: Iterable[OutgoingFlow]) -> Iterator[str]:
     """Yield the commands that make `used` know the connections that are there already."""
     indexes = {source: index for index, source in enumerate(family.sources)}
     found: dict[int, dict[str, str]] = {}

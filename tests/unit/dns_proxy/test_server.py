@@ -60,6 +60,7 @@ def test_status_names_lines_and_addresses(tmp_path: Path) -> None:
             {"destination": "127.0.0.1:9", "address": "127.0.0.1:9", "up": True},
         ],
         "listeners": [80, 81],
+        "policy": [],
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.errors import RefusedError
-from egress_router.kernel.acd import Patience, claim, in_use
+from egress_router.kernel.acd import ClaimWait, claim, in_use
 from tests.manual_clock import ManualClock
 
 if TYPE_CHECKING:
@@ -56,26 +56,26 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-def patience(clock: ManualClock, timeout: float) -> Patience:
-    return Patience(timeout, clock, clock.advance)
+def wait(clock: ManualClock, timeout: float) -> ClaimWait:
+    return ClaimWait(timeout, clock, clock.advance)
 
 
 def test_what_nobody_has_is_taken_after_one_round(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda *_: None)
-    assert claim(station, [ONE, TWO], patience(clock, 30)) == {}
+    assert claim(station, [ONE, TWO], wait(clock, 30)) == {}
     assert station.taken == {ONE: ROUND, TWO: ROUND}
 
 
 def test_an_owner_is_waited_for_and_the_others_are_not_kept_waiting(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda each, now: "the station 02:aa" if each == ONE and now < 20 else None)
-    assert claim(station, [ONE, TWO], patience(clock, 30)) == {}
+    assert claim(station, [ONE, TWO], wait(clock, 30)) == {}
     assert station.taken[TWO] == ROUND
     assert 20 <= station.taken[ONE] <= 20 + ROUND + 1.5
 
 
 def test_patience_ends(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda *_: "the station 02:aa")
-    owners = claim(station, [ONE], patience(clock, 30))
+    owners = claim(station, [ONE], wait(clock, 30))
     assert owners == {ONE: "the station 02:aa"}
     assert 30 <= station.passed() <= 30 + ROUND + 1.5
     refusal = str(in_use(station, owners, 30))
@@ -85,7 +85,7 @@ def test_patience_ends(clock: ManualClock) -> None:
 
 def test_without_patience_there_is_one_round(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda each, _: "the station 02:aa" if each == ONE else None)
-    assert claim(station, [ONE, TWO], patience(clock, 0)) == {ONE: "the station 02:aa"}
+    assert claim(station, [ONE, TWO], wait(clock, 0)) == {ONE: "the station 02:aa"}
     assert list(station.taken) == [TWO]
     assert station.passed() == ROUND
 
@@ -96,7 +96,7 @@ def test_who_is_waited_for_is_said_every_ten_seconds(
     caplog.set_level(logging.WARNING)
     owner = ["the station 02:aa"]
     station = FakeStation(clock, lambda _, now: owner[0] if now < 40 else "the station 02:bb")
-    claim(station, [ONE], patience(clock, 60))
+    claim(station, [ONE], wait(clock, 60))
     said = [record for record in caplog.records if "waiting for its owner" in record.message]
     assert len(said) in {6, 7}
     words = [str(vars(record)) for record in said]
@@ -108,16 +108,16 @@ def test_who_is_waited_for_is_said_every_ten_seconds(
 def test_a_pod_of_the_same_node_is_an_owner_to_wait_for(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda *_: None)
     station.same_node[ONE] = 10
-    assert claim(station, [ONE], patience(clock, 30)) == {}
+    assert claim(station, [ONE], wait(clock, 30)) == {}
     assert station.taken[ONE] >= 10
     station.same_node[TWO] = 1e9
-    assert claim(station, [TWO], patience(clock, 5)) == {TWO: "another pod of this node"}
+    assert claim(station, [TWO], wait(clock, 5)) == {TWO: "another pod of this node"}
 
 
 def test_silence_without_a_carrier_does_not_count(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda *_: None)
     station.carrier = lambda now: now < 0.5 or now > 7
-    assert claim(station, [ONE], patience(clock, 30)) == {}
+    assert claim(station, [ONE], wait(clock, 30)) == {}
     assert station.taken[ONE] > 7 + ROUND
 
 
@@ -125,5 +125,5 @@ def test_a_carrier_that_does_not_come_is_refused(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda *_: None)
     station.carrier = lambda _: False
     with pytest.raises(RefusedError, match="macvlan0 has no carrier"):
-        claim(station, [ONE], patience(clock, 5))
+        claim(station, [ONE], wait(clock, 5))
     assert 5 <= station.passed() < 6

@@ -1,0 +1,51 @@
+"""The event loop of processes that relay nothing themselves: uvloop's, where it can be had.
+
+A worker of a proxy has a loop of its own, on the data plane's descriptors (`relay.loop`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Final
+
+from egress_router.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+_DESCRIPTORS: Final = 12  # the loop opens 9; what comes next opens more
+
+
+def run(main: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run what `main` returns until it ends; docs/decisions/service.md says what the loop costs and saves.
+
+    Raises:
+        RefusedError: there are not enough descriptors.
+    """
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(main())
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 (there is none for other interpreters than CPython)
+    except ImportError:
+        return asyncio.new_event_loop()
+    _require_descriptors()  # uvloop prints lines of its own when they run out while it begins
+    made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return made
+
+
+def _require_descriptors() -> None:
+    opened: list[int] = []
+    try:
+        for _ in range(_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 (they are closed after a failure, too)
+    except OSError as error:
+        raise RefusedError(
+            f"cannot start an event loop ({error.strerror})", "raise the limit of open files"
+        ) from None
+    finally:
+        for each in opened:
+            os.close(each)
