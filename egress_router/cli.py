@@ -247,16 +247,17 @@ def _setup(_: argparse.Namespace) -> int:
         (setup_settings.RULES, setup_settings.rules_parser),
         (POLICY, setup_settings.policy_parser),
     )
-    refuse_unenforced(settings.policy, "setup")
+    if not settings.mode.redirects:
+        refuse_unenforced(settings.policy, f"setup in mode {settings.mode.value}")
     _log_to_stderr(settings.runtime.log_format, "debug" if settings.debug else settings.runtime.log_level)
     warn_of_unknown(os.environ)
     from egress_router import setup  # noqa: PLC0415 (see the module's docstring)
 
     established = setup.run(settings)
-    if settings.mode is setup_settings.RouterMode.LEGACY and settings.destinations is not None:
+    if settings.mode is setup_settings.RouterMode.LEGACY and settings.source is not None:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
-        stay(settings, settings.destinations, established)
+        stay(settings, settings.source, established)
     elif established.stand is not None and settings.standby is not None:
         from egress_router.standby import server  # noqa: PLC0415
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,20 +27,25 @@ from egress_router.kernel.routing import cluster_networks, ensure_routes, needs_
 from egress_router.names.resolv_conf import name_servers
 from egress_router.net import gateway
 from egress_router.net.own import addresses as own_addresses
-from egress_router.redirect.first import first_addresses
+from egress_router.policy.egress_policy import NO_NAMES, names_of
+from egress_router.redirect import policy
+from egress_router.redirect.first import first_addresses, first_answers
 from egress_router.redirect.usable import Usable
 from egress_router.settings.setup import ADMIN_RULES, RouterMode
 from egress_router.standby import network as standby_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.redirect import Redirects
     from egress_router.kernel.addresses import Holdings
     from egress_router.kernel.nat.plan import NatPlan
     from egress_router.kernel.rtnl_types import Link
+    from egress_router.policy.egress_policy import NamesOf
+    from egress_router.policy.redirected import Denial
     from egress_router.redirect.lines import Resolved
+    from egress_router.settings.policy import Guarded
     from egress_router.settings.setup import SetupSettings
     from egress_router.standby.network import Stand
 
@@ -56,7 +61,8 @@ _log = log.get("setup")
 class Established:
     """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects.
 
-    `resolved` is what the names of redirects led to. `stand` is set where the router is one of a group: then
+    `resolved` is what the names of redirects led to, `policy_names` what those of the egress policy did, and
+    `denials` what it denied because of that. `stand` is set where the router is one of a group: then
     nothing is claimed, but a fence is up.
     """
 
@@ -66,6 +72,8 @@ class Established:
     resolved: Resolved
     holdings: Holdings | None = None
     stand: Stand | None = None
+    policy_names: Mapping[str, tuple[IPAddress, ...]] = field(default_factory=dict)
+    denials: tuple[Denial, ...] = ()
 
     @property
     def sources(self) -> tuple[IPAddress, ...]:
@@ -81,20 +89,23 @@ def run(settings: SetupSettings) -> Established:
         RefusedError: the kernel or the network refused a step.
     """
     _end_when_asked()
-    rules_text, redirects = _read_redirects(settings)
+    rules_text, guarded = _read_rules(settings)
+    redirects = None if guarded is None else guarded.rules
     _require_forwarding(settings)
     refuse_elsewhere(settings.interface, settings.sources)
     apply = backend.choose(settings.nat_backend)
-    _require_nftables(redirects, apply)
+    _require_nftables(guarded, apply)
     with Netlink() as netlink:
         surroundings = _surroundings(netlink, settings)
-    established = Established(apply, surroundings, rules_text, _resolved(settings, redirects))
+    established = _resolve(settings, guarded, Established(apply, surroundings, rules_text, {}))
+    names = names_of(established.policy_names)
 
     def hold(after: Established) -> None:
-        put_in_force(settings, redirects, after, after.resolved)
+        put_in_force(settings, guarded, after, after.resolved, names)
 
     rules_of_admin = read_admin_rules(settings, apply)
-    _apply(settings, redirects, established, [source.address for source in settings.sources])
+    denials = _apply(settings, guarded, established, [source.address for source in settings.sources], names)
+    established = replace(established, denials=denials)
     if rules_of_admin is not None:
         nftables.execute(rules_of_admin)
     backend.remove_other(apply)
@@ -148,46 +159,74 @@ def read_admin_rules(settings: SetupSettings, apply: Callable[[NatPlan], None]) 
     return admin_rules.check(ADMIN_RULES.name, text, settings.interface)
 
 
-def _require_nftables(redirects: Redirects | None, apply: Callable[[NatPlan], None]) -> None:
-    if redirects is not None and redirects.names and apply is not nftables.apply:
-        line = redirects.names[0]
+def _require_nftables(guarded: Guarded[Redirects] | None, apply: Callable[[NatPlan], None]) -> None:
+    if guarded is None or apply is nftables.apply:
+        return
+    if guarded.policy is not None:
+        raise RefusedError(
+            "an egress policy needs nftables in redirect mode",
+            "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or take the policy out",
+        )
+    if guarded.rules.names:
+        line = guarded.rules.names[0]
         raise RefusedError(
             f"names need nftables, and line {line.line} leads to {line.name}",
             "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or give addresses",
         )
 
 
-def _resolved(settings: SetupSettings, redirects: Redirects | None) -> Resolved:
-    if redirects is None:
-        return {}
-    return first_addresses(
-        settings.names, redirects.names, Usable(settings.router, settings.interface, lambda: redirects)
+def _resolve(
+    settings: SetupSettings, guarded: Guarded[Redirects] | None, established: Established
+) -> Established:
+    """Ask for the names of lines and of the egress policy, so that neither begins without addresses."""
+    if guarded is None:
+        return established
+    redirects = guarded.rules
+    of_policy = () if guarded.policy is None else guarded.policy.dns_names
+    answers = first_answers(settings.names, {*of_policy, *(line.name for line in redirects.names)})
+    usable = Usable(settings.router, settings.interface, lambda: redirects)
+    return replace(
+        established,
+        resolved=first_addresses(answers, redirects.names, usable),
+        policy_names={name: answers[name] for name in of_policy if name in answers},
     )
 
 
 def put_in_force(
-    settings: SetupSettings, redirects: Redirects | None, established: Established, resolved: Resolved
-) -> None:
-    """Make the NAT rules what the redirects, and the addresses of their names, say, in one transaction.
+    settings: SetupSettings,
+    guarded: Guarded[Redirects] | None,
+    established: Established,
+    resolved: Resolved,
+    names: NamesOf = NO_NAMES,
+) -> tuple[Denial, ...]:
+    """Make the NAT rules what redirects, the egress policy and the names of both say, in one transaction.
+
+    Returns what the policy denies of where the redirects lead; `names` are those that it names.
 
     Raises:
         RefusedError: the kernel refuses.
     """
-    _require_nftables(redirects, established.apply)
-    _apply(settings, redirects, replace(established, resolved=resolved), established.sources)
+    _require_nftables(guarded, established.apply)
+    changed = replace(established, resolved=resolved)
+    return _apply(settings, guarded, changed, established.sources, names)
 
 
 def _apply(
     settings: SetupSettings,
-    redirects: Redirects | None,
+    guarded: Guarded[Redirects] | None,
     established: Established,
     sources: Sequence[IPAddress],
-) -> None:
-    admin_port = settings.runtime.admin_port
+    names: NamesOf,
+) -> tuple[Denial, ...]:
+    admin_port, redirects = settings.runtime.admin_port, None if guarded is None else guarded.rules
     around, resolved = established.surroundings, established.resolved
     plan = make_plan(redirects, sources, settings.interface, admin_port, around, resolved)
-    established.apply(plan)
+    denials = () if guarded is None else policy.denials(guarded, resolved, names)
+    # Sets are there for the families that the router has an address in now.
+    denials = tuple(each for each in denials if plan.family(each.address.version) is not None)
+    established.apply(replace(plan, denials=denials))
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
+    return denials
 
 
 def _surroundings(netlink: Netlink, settings: SetupSettings) -> Surroundings:
@@ -266,11 +305,12 @@ def _kept_name_servers() -> tuple[IPNetwork, ...]:
     return tuple(ip_network(each) for each in addresses if needs_route(each) and each not in own)
 
 
-def _read_redirects(settings: SetupSettings) -> tuple[str, Redirects | None]:
-    if settings.destinations is None:
+def _read_rules(settings: SetupSettings) -> tuple[str, Guarded[Redirects] | None]:
+    source = settings.source
+    if source is None:
         return "", None
-    text = settings.destinations.read()
-    return text, settings.parse_rules(settings.destinations.name, text)
+    text = source.read()
+    return text, source.parser(settings.parse_rules, settings.parse_policy)(source.name, text)
 
 
 def _forwarding(settings: SetupSettings) -> list[str]:

@@ -141,8 +141,7 @@ COMMANDS = (
     Command(
         "setup",
         "egress-router",
-        # The contract has one list for whatever stays, so a manifest may set this for setup too.
-        (*setup.VARIABLES, common.DRAIN_SECONDS),
+        setup.VARIABLES,
         setup.RULES,
         setup.read_setup,
         setup.rules_parser,

@@ -1,6 +1,7 @@
-"""Takes UDP flows out of connection tracking, so that their next packet is redirected anew.
+"""Takes flows out of connection tracking, so that their next packet meets the rules that are in force now.
 
-A TCP connection is never taken out: it would break. Source: nfnetlink_conntrack.h.
+For UDP it is redirected anew. A TCP connection breaks by that, so those only are taken out that the egress
+policy denies: the client's next packet is answered with a reset. Source: nfnetlink_conntrack.h.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from egress_router.errors import RefusedError
 from egress_router.net.netlink_dump import attributes, request, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from egress_router.grammar.address import IPAddress
+    from egress_router.policy.redirected import Denial
 
 _NETLINK_NETFILTER = 12
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2  # subsystem ctnetlink: IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE
 _FAMILY_HEADER = struct.Struct("=BBH")  # struct nfgenmsg: family, version, resource
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _ID = 1, 2, 12
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_NUMBER, _DESTINATION_PORT = 1, 3
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _UDP = 17
+_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
+_STATUS, _DST_NAT = 3, 0x20  # linux/netfilter/nf_conntrack_common.h: this router's own connections lack it
 _NESTED = 0x8000
 _ATTRIBUTE = struct.Struct("=HH")
 
@@ -47,13 +51,25 @@ def forget(flows: Collection[UdpFlows]) -> int:
     wanted: dict[IPAddress, list[UdpFlows]] = {}
     for each in flows:
         wanted.setdefault(each.address, []).append(each)
+    return _take_out(lambda body: _is_one(body, wanted))
+
+
+def cut(denied: Collection[Denial]) -> int:
+    """Take redirected flows to these destinations out of connection tracking; return how many there were.
+
+    Raises:
+        RefusedError: the kernel does not let this process do so.
+    """
+    wanted: dict[IPAddress, list[Denial]] = {}
+    for each in denied:
+        wanted.setdefault(each.address, []).append(each)
+    return _take_out(lambda body: _is_denied(body, wanted))
+
+
+def _take_out(is_one: Callable[[bytes], bool]) -> int:
     try:
         # All are found before one is deleted: a dump that goes on meanwhile may leave entries out.
-        found = [
-            body
-            for body in rows(_NETLINK_NETFILTER, _GET, bytes(_FAMILY_HEADER.size))
-            if _is_one(body, wanted)
-        ]
+        found = [body for body in rows(_NETLINK_NETFILTER, _GET, bytes(_FAMILY_HEADER.size)) if is_one(body)]
         return sum(_delete(body) for body in found)
     except OSError as error:
         raise RefusedError(
@@ -70,6 +86,24 @@ def _is_one(body: bytes, wanted: dict[IPAddress, list[UdpFlows]]) -> bool:
     port = int.from_bytes(original.get(_DESTINATION_PORT, b""), "big")
     lines = wanted.get(ip_address(reply[0]), ()) if reply else ()
     return any(each.first <= port <= each.last for each in lines)
+
+
+def _is_denied(body: bytes, wanted: dict[IPAddress, list[Denial]]) -> bool:
+    entry = attributes(body, _FAMILY_HEADER.size)
+    if not int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT:
+        return False
+    # What the destination answers with: its own address and port come first.
+    reply = attributes(entry.get(_TUPLE_REPLY, b""))
+    addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
+    fields = attributes(reply.get(_TUPLE_PROTO, b""))
+    number, port = fields.get(_NUMBER, b""), int.from_bytes(fields.get(_SOURCE_PORT, b""), "big")
+    for each in wanted.get(ip_address(addresses[0]), ()) if addresses else ():
+        if each.protocol is None:
+            if number not in {bytes([known]) for known in _NUMBERS.values()}:
+                return True
+        elif number == bytes([_NUMBERS[each.protocol.value]]) and each.first <= port <= each.last:
+            return True
+    return False
 
 
 def _delete(body: bytes) -> bool:

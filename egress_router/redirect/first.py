@@ -11,7 +11,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.redirect.lines import Resolved, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import NamedRedirect
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 _SECONDS = 2.0  # a router that starts anew keeps its lines; one whose name servers are silent has to begin
 
 
+def first_answers(
+    settings: NamesSettings, names: Collection[str], seconds: float = _SECONDS
+) -> dict[str, tuple[IPAddress, ...]]:
+    """Return what names resolve to within so many seconds; whoever follows them asks on."""
+    return asyncio.run(_asked(settings, set(names), seconds)) if names else {}
+
+
 def first_addresses(
-    settings: NamesSettings,
+    answers: Mapping[str, tuple[IPAddress, ...]],
     lines: Sequence[NamedRedirect],
     unusable: Callable[[NamedRedirect, IPAddress], str | None],
-    seconds: float = _SECONDS,
 ) -> Resolved:
-    """Return what the lines' names resolve to within so many seconds; whoever follows them asks on."""
-    names = {line.name for line in lines}
-    found = asyncio.run(_asked(settings, names, seconds)) if names else {}
+    """Return where lines lead, their names having these addresses."""
     return {
-        line: in_order(each for each in found.get(line.name, ()) if unusable(line, each) is None)
+        line: in_order(each for each in answers.get(line.name, ()) if unusable(line, each) is None)
         for line in lines
     }
 

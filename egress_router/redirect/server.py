@@ -16,6 +16,7 @@ from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.names.resolver import Resolver
 from egress_router.redirect.admin_rules import AdminRules
+from egress_router.redirect.enforced import EnforcedPolicy
 from egress_router.redirect.flow_log import FlowLog
 from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from egress_router.metrics import Snapshot
     from egress_router.redirect.lines import Departure, Resolved
     from egress_router.service.mode import Json
+    from egress_router.settings.policy import Guarded, GuardedSource
     from egress_router.settings.setup import SetupSettings
-    from egress_router.settings.variables import RulesSource
 
 ANNOUNCE_INTERVAL = 60.0  # seconds
 COUNT_INTERVAL = 5.0  # seconds
@@ -46,23 +47,23 @@ _log = log.get("redirect")
 
 
 class RedirectRules:
-    """How redirect rules are read; no port of this process belongs to them."""
+    """How redirect rules and their policy are read; no port of this process belongs to them."""
 
-    def __init__(self, settings: SetupSettings) -> None:
-        self.parse = settings.parse_rules
+    def __init__(self, settings: SetupSettings, source: GuardedSource) -> None:
+        self.parse = source.parser(settings.parse_rules, settings.parse_policy)
 
     @staticmethod
-    def ports(_: Redirects) -> frozenset[int]:
+    def ports(_: Guarded[Redirects]) -> frozenset[int]:
         """See `Reader`."""
         return frozenset()
 
     @staticmethod
-    def summary(redirects: Redirects) -> tuple[str, ...]:
+    def summary(guarded: Guarded[Redirects]) -> tuple[str, ...]:
         """See `Reader`."""
-        return tuple(redirect.printed(redirects).splitlines())
+        return (*redirect.printed(guarded.rules).splitlines(), *guarded.policy_lines())
 
 
-def stay(settings: SetupSettings, source: RulesSource, established: setup.Established) -> None:
+def stay(settings: SetupSettings, source: GuardedSource, established: setup.Established) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -72,7 +73,7 @@ def stay(settings: SetupSettings, source: RulesSource, established: setup.Establ
     registry = Registry()
     output.start(settings.runtime, registry)
     process_metrics.register(registry)
-    rule_store = RuleStore(RedirectRules(settings), source, registry, established.rules_text)
+    rule_store = RuleStore(RedirectRules(settings, source), source, registry, established.rules_text)
 
     async def main() -> None:
         await RedirectServer(settings, source, established, registry, rule_store).run()
@@ -86,12 +87,13 @@ class RedirectServer:
     def __init__(
         self,
         settings: SetupSettings,
-        source: RulesSource,
+        source: GuardedSource,
         established: setup.Established,
         registry: Registry,
-        rule_store: RuleStore[Redirects],
+        rule_store: RuleStore[Guarded[Redirects]],
     ) -> None:
         self._settings = settings
+        self._source = source
         self._established = established
         self._admin_rules = AdminRules(settings, established)
         self._registry = registry
@@ -108,11 +110,19 @@ class RedirectServer:
         self._names = LineNames(
             resolver,
             UpstreamReport(registry, _log),
-            Usable(settings.router, settings.interface, lambda: rule_store.rules),
+            Usable(settings.router, settings.interface, lambda: rule_store.rules.rules),
             self._updates.changed,
         )
+        self._policy = EnforcedPolicy(
+            registry,
+            resolver,
+            settings.drain_seconds,
+            rule_store.rules.policy,
+            established,
+            self._updates.policy_changed,
+        )
         self._metrics = RedirectMetrics(registry)
-        self._table = RuleTable(rule_store.rules, rule_store.text)
+        self._table = self._new_table()
         self._lines: list[LineTraffic] = []
         self._network_problem: str | None = None
         stand, standby = established.stand, settings.standby
@@ -129,6 +139,7 @@ class RedirectServer:
         endpoint = await serve(self, port) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names), self._admin_rules.follow()]
+        tasks.append(self._policy.cut())
         if self._settings.access_log:
             flows = FlowLog(self._registry, lambda *key: self._current_table().text_of(*key), SYSTEM)
             tasks.append(flows.run(list(self._established.sources)))
@@ -138,6 +149,7 @@ class RedirectServer:
         try:
             await run_until(self._state.ended, tasks, self._end)
         finally:
+            self._policy.close()
             self._names.close()
             if endpoint is not None:
                 await endpoint.close()
@@ -178,17 +190,23 @@ class RedirectServer:
             "workers": [],
             "ports": [],
             "rules": [_shown(line) for line in self._lines],
+            "policy": self._policy.shown(),
             "denied": [],
             "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
             "admin_rules": await self._admin_rules.shown(),
         }
 
-    async def _put_in_force(self, redirects: Redirects, _: frozenset[int]) -> None:
-        await self._updates.put_in_force(self._names, redirects)
+    async def _put_in_force(self, guarded: Guarded[Redirects], _: frozenset[int]) -> None:
+        await self._policy.prepare(guarded.policy)
+        try:
+            await self._updates.put_in_force(self._names, guarded)
+        finally:
+            self._policy.settle()
 
-    async def _put(self, redirects: Redirects, resolved: Resolved) -> None:
-        await in_daemon_thread(
-            lambda: setup.put_in_force(self._settings, redirects, self._established, resolved)
+    async def _put(self, guarded: Guarded[Redirects], resolved: Resolved) -> None:
+        await self._policy.put(
+            guarded.policy,
+            lambda names: setup.put_in_force(self._settings, guarded, self._established, resolved, names),
         )
 
     async def _move(self, departed: Sequence[Departure]) -> None:
@@ -222,7 +240,7 @@ class RedirectServer:
 
     def _keep_network(self) -> None:
         self._established = setup.keep_network(
-            self._settings, self._rule_store.rules, self._established, self._hold
+            self._settings, self._rule_store.rules.rules, self._established, self._hold
         )
 
     def _hold(self, established: setup.Established) -> None:
@@ -247,13 +265,18 @@ class RedirectServer:
                 _log.warning("no counters", error=str(error))
             else:
                 self._show(counts, tracked)
+            await self._policy.count()
             self._metrics.tracking(conntrack.usage())
             await asyncio.sleep(COUNT_INTERVAL)
 
     def _current_table(self) -> RuleTable:
-        if self._table.redirects is not self._rule_store.rules:
-            self._table = RuleTable(self._rule_store.rules, self._rule_store.text)
+        if self._table.redirects is not self._rule_store.rules.rules:
+            self._table = self._new_table()
         return self._table
+
+    def _new_table(self) -> RuleTable:
+        store = self._rule_store
+        return RuleTable(store.rules.rules, self._source.rules_of(store.text))
 
     def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
         if counts is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
     from egress_router.redirect.lines import Departure, Resolved
     from egress_router.redirect.names import LineNames
+    from egress_router.settings.policy import Guarded
 
 RETRY_SECONDS = 3.0
 _TICK_SECONDS = 1.0
@@ -29,15 +30,16 @@ _log = log.get("redirect")
 class NameUpdates:
     """Puts rules and addresses in force together.
 
-    `put` makes the kernel's rules what redirects and addresses say, in one transaction; `move` ends the UDP
+    `put` makes the kernel's rules what redirects, the egress policy before them and addresses say, in one
+    transaction; `move` ends the UDP
     flows to addresses that a name has no longer; both raise RefusedError. `rules` returns the rules in force.
     """
 
     def __init__(
         self,
-        put: Callable[[Redirects, Resolved], Awaitable[None]],
+        put: Callable[[Guarded[Redirects], Resolved], Awaitable[None]],
         move: Callable[[Sequence[Departure]], Awaitable[None]],
-        rules: Callable[[], Redirects],
+        rules: Callable[[], Guarded[Redirects]],
         registry: Registry,
         in_force: Resolved,
         clock: Clock = SYSTEM,
@@ -52,6 +54,7 @@ class NameUpdates:
         )
         self._changed = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
+        self._policy_changed = False
         self._not_before = 0.0
         self.problem: str | None = None
 
@@ -59,23 +62,29 @@ class NameUpdates:
         """Look soon whether a line leads elsewhere now."""
         self._changed.set()
 
-    async def put_in_force(self, names: LineNames, redirects: Redirects) -> None:
+    def policy_changed(self) -> None:
+        """Look soon what the egress policy denies: a name of its has other addresses now."""
+        self._policy_changed = True
+        self._changed.set()
+
+    async def put_in_force(self, names: LineNames, guarded: Guarded[Redirects]) -> None:
         """Put other rules in force, with what is known of their names within a moment.
 
         Raises:
             RefusedError: the kernel refuses; what was in force stays.
         """
+        redirects = guarded.rules
         async with self._one_at_a_time:
             names.follow(redirects.names)
             await names.answered(redirects.names, _ANSWER_SECONDS)
             resolved = names.resolved(redirects.names)
-            await self._put(redirects, resolved)
+            await self._put(guarded, resolved)
             self._in_force = resolved
         self.changed()  # names that no line has any more
 
     async def run(self, names: LineNames) -> None:
         """Follow the names of the rules in force."""
-        names.follow(self._rules().names, self._in_force)
+        names.follow(self._rules().rules.names, self._in_force)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_SECONDS):
@@ -88,15 +97,14 @@ class NameUpdates:
 
     async def update(self, names: LineNames) -> None:
         """Put in force what changed, and move the flows whose time has come."""
-        redirects = self._rules()
-        names.keep(redirects.names)
-        resolved = names.resolved(redirects.names)
+        guarded = self._rules()
+        names.keep(guarded.rules.names)
+        resolved = names.resolved(guarded.rules.names)
         if self._clock.monotonic() < self._not_before:
             return
         try:
-            if resolved != self._in_force:
-                await self._put(redirects, resolved)
-                self._in_force = resolved
+            if resolved != self._in_force or self._policy_changed:
+                await self._put_now(guarded, resolved)
             departed = names.departed(resolved)
             if departed:
                 await self._move(departed)
@@ -107,6 +115,16 @@ class NameUpdates:
             if self.problem is not None:
                 _log.info("changed addresses of names are in force")
             self.problem = None
+
+    async def _put_now(self, guarded: Guarded[Redirects], resolved: Resolved) -> None:
+        # Before, because an answer may come while the kernel is told of the one before.
+        was, self._policy_changed = self._policy_changed, False
+        try:
+            await self._put(guarded, resolved)
+        except RefusedError:
+            self._policy_changed |= was
+            raise
+        self._in_force = resolved
 
     def _refused(self, problem: str) -> None:
         """Note that the kernel refused; what was in force stays, and it is tried again after a while."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from egress_router import log
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from typing import Any
 
+T = TypeVar("T")
 _log = log.get("service")
 
 
@@ -41,21 +42,21 @@ async def run_until(
             raise result
 
 
-def in_daemon_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     """Do what `asyncio.to_thread` does, in a thread that does not hold the process when it ends.
 
     What waits for the kernel or the network may take as long as EGRESS_CLAIM_TIMEOUT.
     """
-    outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
+    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
     outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it
 
     def run() -> None:
         try:
-            work()
+            result = work()
         except BaseException as error:  # noqa: BLE001 (raised again, where it is awaited)
             outcome.set_exception(error)
         else:
-            outcome.set_result(None)
+            outcome.set_result(result)
 
     threading.Thread(target=run, name="kernel", daemon=True).start()
     return asyncio.wrap_future(outcome)

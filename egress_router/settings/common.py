@@ -83,7 +83,10 @@ INTERFACE = Variable(
     "EGRESS_INTERFACE", "name of the macvlan interface in the pod", "macvlan0", interface_name
 )
 DRAIN_SECONDS = Variable(
-    "EGRESS_DRAIN_SECONDS", "how long connections in flight may go on after SIGTERM", "25", seconds
+    "EGRESS_DRAIN_SECONDS",
+    "how long connections in flight may go on after SIGTERM, or that changed rules or policy deny",
+    "25",
+    seconds,
 )
 
 

@@ -69,9 +69,17 @@ class GuardedSource:
         rules = self.rules.read()
         return rules if self.policy is None else joined(rules, self.policy.read())
 
-    def parser(self, parse: Callable[[str, str], Rules]) -> Callable[[str, str], Guarded[Rules]]:
-        """Return what reads the one text; `parse` reads the rules in it."""
-        return functools.partial(_parse_guarded, self, parse)
+    def rules_of(self, text: str) -> str:
+        """Return the rules' part of the one text."""
+        return text if self.policy is None else _parted(text)[0]
+
+    def parser(
+        self,
+        parse: Callable[[str, str], Rules],
+        parse_policy: Callable[[str, str], EgressPolicy] = egress_policy.parse,
+    ) -> Callable[[str, str], Guarded[Rules]]:
+        """Return what reads the one text; `parse` reads the rules in it, and `parse_policy` the policy."""
+        return functools.partial(_parse_guarded, self, parse, parse_policy)
 
 
 def joined(rules: str, policy: str) -> str:
@@ -79,20 +87,30 @@ def joined(rules: str, policy: str) -> str:
     return f"{len(rules)}\n{rules}{policy}"
 
 
+def _parted(text: str) -> tuple[str, str]:
+    """Return rules and policy out of what `joined` made of them."""
+    length, _, both = text.partition("\n")
+    return both[: int(length)], both[int(length) :]
+
+
 def _parse_guarded(
-    source: GuardedSource, parse: Callable[[str, str], Rules], _: str, text: str
+    source: GuardedSource,
+    parse: Callable[[str, str], Rules],
+    parse_policy: Callable[[str, str], EgressPolicy],
+    _: str,
+    text: str,
 ) -> Guarded[Rules]:
     if source.policy is None:
         return Guarded(parse(source.rules.name, text), None)
-    length, _, both = text.partition("\n")
+    rules_text, policy_text = _parted(text)
     problems: list[Problem] = []
     rules = policy = None
     try:
-        rules = parse(source.rules.name, both[: int(length)])
+        rules = parse(source.rules.name, rules_text)
     except ConfigError as error:
         problems += error.problems
     try:
-        policy = egress_policy.parse(source.policy.name, both[int(length) :])
+        policy = parse_policy(source.policy.name, policy_text)
     except ConfigError as error:
         problems += error.problems
     if problems or rules is None:
@@ -109,5 +127,5 @@ def refuse_unenforced(policy: RulesSource | None, mode: str) -> None:
     if policy is not None:
         raise RefusedError(
             f"{policy.variable} is set, and {mode} does not enforce an egress policy",
-            "take it out, or say in the rules what may be reached",
+            "give it to the container that decides what is reached",
         )

@@ -17,7 +17,7 @@ from egress_router.settings import common
 from egress_router.settings.cluster import CLUSTER_CIDRS
 from egress_router.settings.hardware import MAC_ADDRESS, MacChoice
 from egress_router.settings.names import NAMES_VARIABLES, NamesSettings, read_names
-from egress_router.settings.policy import POLICY
+from egress_router.settings.policy import POLICY, GuardedSource
 from egress_router.settings.standby import STANDBY_VARIABLES, StandbySettings, read_standby
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
@@ -145,6 +145,7 @@ VARIABLES = (
     *STANDBY_VARIABLES,
     *NAMES_VARIABLES,
     common.ACCESS_LOG,
+    common.DRAIN_SECONDS,
     *common.RUNTIME_VARIABLES,
 )
 
@@ -171,6 +172,17 @@ class SetupSettings:
     policy: RulesSource | None = None
     standby: StandbySettings | None = None
     admin_rules: Path | None = None
+    drain_seconds: float = 25.0
+
+    @property
+    def source(self) -> GuardedSource | None:
+        """Where redirect rules and the egress policy come from; None in the modes that do not redirect."""
+        return None if self.destinations is None else GuardedSource(self.destinations, self.policy)
+
+    @property
+    def parse_policy(self) -> Callable[[str, str], EgressPolicy]:
+        """What reads an egress policy that shall work in this router; it raises ConfigError."""
+        return egress_policy.parse if self.mode is RouterMode.LEGACY else _policy_without_names
 
     def parse_rules(self, source: str, text: str) -> Redirects:
         """Read redirect rules that shall work in this router; `source` names them in errors.
@@ -210,6 +222,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
     admin_rules = environment.read(ADMIN_RULES)
     runtime = common.read_runtime(environment)
     access_log = environment.read(common.ACCESS_LOG)
+    drain_seconds = environment.read(common.DRAIN_SECONDS)
     standby = read_standby(environment)
     names = read_names(environment)
     _require_destinations(environment, mode_text, environ)
@@ -235,6 +248,7 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
             policy=policy,
             standby=standby,
             admin_rules=admin_rules,
+            drain_seconds=required(drain_seconds),
         )
 
     return environment.finish(complete)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,7 @@ from egress_router.policy.egress_policy import names_of
 from egress_router.upstreams.followed import FollowedName
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.egress_policy import EgressPolicy, PolicyEntry
@@ -30,13 +30,13 @@ class PolicyDenials:
         self._registry = registry
         self._denied: Counter[str] = Counter()
 
-    def count(self, entry: PolicyEntry) -> None:
-        """Count a denial."""
-        self._denied[str(entry)] += 1
+    def count(self, entry: PolicyEntry, times: int = 1) -> None:
+        """Count a denial, or several."""
+        self._denied[str(entry)] += times
         label = str(entry.number) if entry.number <= _MAX_ENTRIES else "other"
         self._registry.counter(
             "policy_denied_total", "Connections that an entry of the egress policy denied.", entry=label
-        ).value += 1
+        ).value += times
 
     def shown(self, policy: EgressPolicy | None) -> list[dict[str, int | str]]:
         """Return the entries of the policy that is in force, as /status has them."""
@@ -56,24 +56,48 @@ class PolicyNames:
         self._resolver = resolver
         self._on_change = on_change
         self._names: dict[str, FollowedName] = {}
+        self._asked: dict[str, asyncio.Event] = {}
         self._known: dict[str, tuple[IPAddress, ...]] = {}
 
-    def follow(self, names: Sequence[str]) -> None:
-        """Follow exactly these names; those that were followed already keep their addresses."""
+    def follow(self, names: Sequence[str], known: Mapping[str, tuple[IPAddress, ...]] | None = None) -> None:
+        """Follow exactly these names; those that were followed already keep their addresses.
+
+        `known` are addresses of others that serve until they were asked for.
+        """
         for name in self._names.keys() - set(names):
             self._names.pop(name).stop()
+            del self._asked[name]
         for name in names:
             if name not in self._names:
-                followed = FollowedName(name, self._resolver, self._answered)
+                self._asked[name] = asyncio.Event()
+                addresses = (known or {}).get(name, ())
+                followed = FollowedName(name, self._resolver, self._on_answer(name), known=addresses)
                 self._names[name] = followed
                 followed.start(self._loop)
         self._answered()
+
+    async def answered(self, names: Iterable[str], seconds: float) -> None:
+        """Wait until these names, which are followed, were asked for once, but no longer than so long."""
+        waiting = [self._loop.create_task(self._asked[name].wait()) for name in set(names)]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=seconds)
+            for each in late:
+                each.cancel()
 
     def close(self) -> None:
         """Follow nothing any more."""
         self.follow(())
 
-    def _answered(self, _news: bool = False) -> None:  # noqa: FBT001, FBT002 (as `FollowedName` calls it)
+    def _on_answer(self, name: str) -> Callable[[bool], None]:
+        asked = self._asked[name]
+
+        def answered(_: bool) -> None:  # noqa: FBT001 (as `FollowedName` calls it)
+            asked.set()
+            self._answered()
+
+        return answered
+
+    def _answered(self) -> None:
         known = {name: tuple(sorted(each.addresses, key=str)) for name, each in self._names.items()}
         if known != self._known:
             self._known = known

@@ -854,18 +854,7 @@ def test_values_of_the_schema_and_of_the_file_are_the_same() -> None:
 POLICY = "kind: EgressNetworkPolicy\napiVersion: v1\nspec: {egress: [{type: Deny, to: {cidrSelector: 0.0.0.0/0}}]}\n"
 
 
-def test_a_policy_is_refused_where_the_program_would_not_start_with_it() -> None:
-    """As long as `setup` refuses it; a router that enforces it makes both go together."""
-    is_refused = 'refuse_unenforced(settings.policy, "setup")' in (PACKAGE / "cli.py").read_text()
-    values = {**REDIRECT, "policy": {"inline": POLICY}}
-    if is_refused:
-        with pytest.raises(HelmError, match="policy: mode redirect does not enforce an egress policy"):
-            rendered(values)
-    else:
-        assert rendered(values)
-
-
-@pytest.mark.parametrize("values", [HTTP, DNS])
+@pytest.mark.parametrize("values", [HTTP, DNS, REDIRECT])
 def test_a_policy_reaches_what_judges_and_is_checked_before(values: dict[str, object]) -> None:
     given = {**values, "policy": {"inline": POLICY}}
     documents = json.loads(json.dumps(rendered(given)))

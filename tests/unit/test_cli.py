@@ -227,7 +227,9 @@ def test_setup_for_a_proxy_reads_no_rules() -> None:
 
 def test_setup_lists_no_variable_that_it_has_no_use_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome("setup", "--help") == 0
-    assert "EGRESS_DRAIN_SECONDS" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "EGRESS_DRAIN_SECONDS" in shown
+    assert "EGRESS_WORKERS" not in shown
     for proxy in ("http-proxy", "dns-proxy"):
         assert outcome(proxy, "--help") == 0
         assert "EGRESS_DRAIN_SECONDS" in capsys.readouterr().out
@@ -428,18 +430,21 @@ def test_a_converted_router_passes_the_check(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_policy_that_would_not_be_enforced_is_refused(tmp_path: Path) -> None:
+    """In a proxy's pod it is the proxy that decides what is reached, not `setup`."""
     policy = tmp_path / "policy.json"
     policy.write_text('{"kind": "EgressNetworkPolicy", "apiVersion": "v1", "spec": {"egress": []}}')
     given = {
         "EGRESS_SOURCE": "192.0.2.9/24",
         "EGRESS_GATEWAY": "192.0.2.1",
-        "EGRESS_DESTINATION": "203.0.113.1",
+        "EGRESS_ROUTER_MODE": "http-proxy",
         "EGRESS_POLICY_FILE": str(policy),
     }
     run = [sys.executable, "-m", "egress_router", "setup"]
     done = subprocess.run(run, env={**os.environ, **given}, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert done.stderr.startswith("EGRESS_POLICY_FILE is set, and setup does not enforce an egress policy")
+    assert done.stderr.startswith(
+        "EGRESS_POLICY_FILE is set, and setup in mode http-proxy does not enforce an egress policy"
+    )
 
 
 def test_check_says_with_which_address_a_line_leaves() -> None:

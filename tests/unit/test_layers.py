@@ -42,6 +42,7 @@ PURE = {
     "names/message.py": "what a reply means is tested as bytes, without a name server",
     "names/cache.py": "a day without name servers is simulated, not waited for",
     "tls": "hostile bytes are split at every byte and fuzzed, without a socket",
+    "redirect/policy.py": "what is denied, and when, is tested by parameters, without a clock and a kernel",
     "redirect/lines.py": "where a line leads is tested by parameters, without a clock and without a network",
     "upstreams/pool.py": "fail-over order is tested as data, without time and without a network",
     "standby/machine.py": "a million schedules of loss, freezes and cuts are simulated, not waited for",

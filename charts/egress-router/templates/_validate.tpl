@@ -40,9 +40,6 @@
 {{- end -}}
 
 {{- define "egress-router.validateRules" -}}
-{{- if and (eq .Values.mode "redirect") (include "egress-router.hasPolicy" .) -}}
-  {{- include "egress-router.refuse" (list $ "policy: mode redirect does not enforce an egress policy, so it would not start; leave it out") -}}
-{{- end -}}
 {{- if and .Values.policy.inline .Values.policy.existingConfigMap.name -}}
   {{- include "egress-router.refuse" (list $ "policy: give either inline or existingConfigMap.name, not both") -}}
 {{- end -}}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import struct
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from egress_router.errors import RefusedError
@@ -17,6 +18,9 @@ from egress_router.net.netlink_dump import attributes, nested, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.policy.redirected import Denial
 
 _VERSIONS = (4, 6)
 
@@ -30,6 +34,8 @@ _VALUE = 1  # NFTA_DATA_VALUE
 _EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
 _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 _ATTRIBUTE = struct.Struct("=HH")
+_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
+_WORD = 4  # each part of a concatenated key begins at one
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ class Traffic:
         )
 
 
+# Packets by address, number of the protocol (0: all that have no ports) and first port of a denial.
+DeniedCounts = dict[tuple["IPAddress", int, int], int]
 # Traffic by protocol, family and local port.
 Counts = dict[tuple[str, int, int], Traffic]
 _NOTHING = Traffic()
@@ -106,20 +114,60 @@ def _counted(kind: str, protocol: str, packets: int, size: int) -> Traffic:
     return Traffic(received_packets=packets, received_bytes=size)
 
 
+def denied() -> DeniedCounts:
+    """Return how many packets the egress policy has denied since its elements were put in force.
+
+    Raises:
+        RefusedError: the kernel does not let this process look.
+    """
+    found: DeniedCounts = {}
+    for version, size in ((4, 4), (6, 16)):
+        for name in (f"denied{version}", f"denied_ports{version}"):
+            try:
+                for key, packets, _ in _keyed(name):
+                    found[_denied_key(key, size)] = packets
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise RefusedError(
+                        f"cannot read the kernel's counters ({error.strerror})", "grant NET_ADMIN"
+                    ) from None
+    return found
+
+
+def denied_key(denial: Denial) -> tuple[IPAddress, int, int]:
+    """Return under which key a denial is counted."""
+    if denial.protocol is None:
+        return denial.address, 0, 0
+    return denial.address, _NUMBERS[denial.protocol.value], denial.first
+
+
+def _denied_key(key: bytes, size: int) -> tuple[IPAddress, int, int]:
+    if len(key) == size:
+        return ip_address(key), 0, 0
+    port = size + _WORD
+    return ip_address(key[:size]), key[size], int.from_bytes(key[port : port + 2], "big")
+
+
 def _elements(name: str) -> Iterator[tuple[int, int, int]]:
-    """Yield port, packets and bytes of each element of a set."""
+    """Yield port, packets and bytes of each element of a set of ports."""
+    for key, packets, size in _keyed(name):
+        yield int.from_bytes(key, "big"), packets, size
+
+
+def _keyed(name: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yield key, packets and bytes of each element of a set; of a range, its first key."""
     question = struct.pack("=BBH", _INET, 0, 0) + _text(_TABLE, TABLE) + _text(_SET, name)
     for row in rows(_NETLINK_NETFILTER, _GET_ELEMENTS, question):
         for element in nested(attributes(row, _FAMILY_HEADER).get(_ELEMENTS, b"")):
             yield from _element(attributes(element))
 
 
-def _element(found: dict[int, bytes]) -> Iterator[tuple[int, int, int]]:
-    port = attributes(found.get(_KEY, b"")).get(_VALUE)
+def _element(found: dict[int, bytes]) -> Iterator[tuple[bytes, int, int]]:
+    key = attributes(found.get(_KEY, b"")).get(_VALUE)
     counter = attributes(attributes(found.get(_EXPRESSION, b"")).get(_EXPRESSION_DATA, b""))
-    if port is not None and _PACKETS in counter:
+    if key is not None and _PACKETS in counter:
         packets, size = (int.from_bytes(counter[each], "big") for each in (_PACKETS, _BYTES))
-        yield int.from_bytes(port, "big"), packets, size
+        yield key, packets, size
 
 
 def _text(kind: int, text: str) -> bytes:

@@ -15,6 +15,7 @@ from egress_router.metrics import Registry
 from egress_router.names.answer import Failure
 from egress_router.redirect.names import LineNames
 from egress_router.redirect.updates import RETRY_SECONDS, NameUpdates
+from egress_router.settings.policy import Guarded
 from egress_router.upstreams.report import UpstreamReport
 from tests.manual_clock import ManualClock
 from tests.unit.names.labs import until
@@ -55,7 +56,9 @@ class Following:
         self.kernel: list[list[list[str]]] = []
         self.attempts = 0
         self.moved: list[str] = []
-        self.updates = NameUpdates(self._put, self._move, lambda: self.rules, self.registry, {}, self.clock)
+        self.updates = NameUpdates(
+            self._put, self._move, lambda: Guarded(self.rules, None), self.registry, {}, self.clock
+        )
         self.names = LineNames(
             self.resolver,
             UpstreamReport(self.registry, self.log),  # type: ignore[arg-type]
@@ -65,11 +68,11 @@ class Following:
             interval=0.02,
         )
 
-    async def _put(self, redirects: Redirects, resolved: Resolved) -> None:
+    async def _put(self, guarded: Guarded[Redirects], resolved: Resolved) -> None:
         self.attempts += 1
         if self.refusal is not None:
             raise self.refusal
-        self.kernel.append([list(map(str, resolved[line])) for line in redirects.names])
+        self.kernel.append([list(map(str, resolved[line])) for line in guarded.rules.names])
 
     async def _move(self, departed: Sequence[Departure]) -> None:
         if self.refusal is not None:
@@ -209,13 +212,13 @@ def test_changed_rules_wait_for_the_first_answers_about_their_names() -> None:
         changed = parse("R", f"514 udp {NAME}\n515 udp b.example.com")
         following.refusal = RefusedError("nft refused the rules", "look at the log")
         with pytest.raises(RefusedError):
-            await following.updates.put_in_force(following.names, changed)
+            await following.updates.put_in_force(following.names, Guarded(changed, None))
         following.refusal = None
-        await following.updates.put_in_force(following.names, changed)
+        await following.updates.put_in_force(following.names, Guarded(changed, None))
         following.rules = changed
         assert following.kernel == [[["192.0.2.1"]], [["192.0.2.1"], ["192.0.2.9"]]]
         gone = parse("R", "515 udp b.example.com")
-        await following.updates.put_in_force(following.names, gone)
+        await following.updates.put_in_force(following.names, Guarded(gone, None))
         following.rules = gone
         await until(lambda: set(following.up()) == {"192.0.2.9:515"})
         assert following.kernel[-1] == [["192.0.2.9"]]
@@ -236,3 +239,21 @@ def test_what_was_known_before_serves_until_the_name_was_asked_for() -> None:
         following.names.close()
 
     asyncio.run(scene())
+
+
+def test_what_a_policy_denies_is_put_in_force_when_its_names_change_and_again_after_a_refusal() -> None:
+    async def scene(following: Following) -> None:
+        following.resolver.known[NAME] = ("192.0.2.1",)
+        await following.becomes(["192.0.2.1"])
+        before = len(following.kernel)
+        following.updates.policy_changed()
+        await until(lambda: len(following.kernel) == before + 1)
+        following.refusal = RefusedError("nft refused the rules", "look at the log")
+        following.updates.policy_changed()
+        await until(lambda: following.updates.problem)
+        following.refusal = None
+        following.clock.advance(RETRY_SECONDS)
+        await until(lambda: len(following.kernel) == before + 2)
+        assert following.updates.problem is None
+
+    play(f"514 udp {NAME}", scene)

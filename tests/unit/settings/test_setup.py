@@ -193,14 +193,39 @@ LINES = "9797 tcp 203.0.113.25\n80 tcp 2001:db8::25\n"
 @pytest.mark.parametrize("mode", ["init", "legacy"])
 def test_rules_are_read_for_this_router_at_the_start_and_at_a_reload(mode: str) -> None:
     settings = read_setup({**BASE, "EGRESS_ROUTER_MODE": mode})
-    for parse in (settings.parse_rules, RedirectRules(settings).parse):
+    assert settings.source is not None
+    name = settings.source.name
+    for parse in (settings.parse_rules, RedirectRules(settings, settings.source).parse):
         with pytest.raises(ConfigError) as caught:
-            parse("FILE", LINES)
+            parse(name, LINES)
         first, second = str(caught.value).splitlines()
         assert first.startswith(
-            "FILE line 1: '9797 tcp 203.0.113.25': tcp port 9797 is the administration port"
+            f"{name} line 1: '9797 tcp 203.0.113.25': tcp port 9797 is the administration port"
         )
-        assert second.startswith("FILE line 2: '80 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address")
+        assert second.startswith(f"{name} line 2: '80 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address")
+
+
+POLICY = """\
+kind: EgressNetworkPolicy
+apiVersion: v1
+spec:
+  egress:
+  - {type: Deny, to: {dnsName: www.example.com}}
+"""
+
+
+def test_a_policy_is_read_with_the_rules_and_a_name_of_it_needs_a_process_that_stays() -> None:
+    given = {**BASE, "EGRESS_DESTINATION": LINES, "EGRESS_POLICY": POLICY}
+    for mode, expected in (("init", 3), ("legacy", 2)):
+        settings = read_setup({**given, "EGRESS_ROUTER_MODE": mode})
+        assert settings.source is not None
+        parse = settings.source.parser(settings.parse_rules, settings.parse_policy)
+        with pytest.raises(ConfigError) as caught:
+            parse(settings.source.name, settings.source.read())
+        said = [str(each) for each in caught.value.problems]
+        assert len(said) == expected
+        assert ["dnsName needs mode legacy" in each for each in said[2:]] == [True] * (expected - 2)
+    assert read_setup({**given, "EGRESS_ROUTER_MODE": "http-proxy"}).source is None
 
 
 def test_what_the_settings_allow_is_allowed() -> None:

@@ -1,0 +1,154 @@
+"""The egress policy of a router that stays: follows its names, counts what it denies, cuts what is open."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.clock import SYSTEM
+from egress_router.errors import RefusedError
+from egress_router.kernel import flows
+from egress_router.kernel.nat import counters
+from egress_router.policy.egress_policy import names_of
+from egress_router.redirect.policy import Cuts
+from egress_router.service.tasks import in_daemon_thread
+from egress_router.upstreams.policy_names import PolicyDenials, PolicyNames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egress_router.grammar.egress_policy import EgressPolicy
+    from egress_router.kernel.nat.counters import DeniedCounts
+    from egress_router.metrics import Registry
+    from egress_router.names.resolver import Resolver
+    from egress_router.policy.egress_policy import NamesOf
+    from egress_router.policy.redirected import Denial
+    from egress_router.service.mode import Json
+    from egress_router.setup import Established
+
+# How long a changed policy waits for the first answers about its names: an entry without addresses matches
+# nothing.
+_ANSWER_SECONDS = 2.0
+_TICK_SECONDS = 1.0
+_log = log.get("redirect")
+
+
+class EnforcedPolicy:
+    """The policy that is in force, in an event loop; `on_change`: its names have other addresses now."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        resolver: Resolver,
+        drain_seconds: float,
+        policy: EgressPolicy | None,
+        established: Established,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._policy = policy
+        self._on_change = on_change
+        self._denials = established.denials
+        self._counted: DeniedCounts = {}
+        # One after the other: older counts behind newer ones would look like a kernel that has begun anew.
+        self._counting = asyncio.Lock()
+        self._problem: str | None = None
+        self._totals = PolicyDenials(registry)
+        self._cuts = Cuts(drain_seconds)
+        self._cuts.note(self._denials, SYSTEM.monotonic())
+        self.names: NamesOf = names_of(established.policy_names)
+        for name, addresses in established.policy_names.items():
+            resolver.remember(name, addresses)
+        self._followed = PolicyNames(asyncio.get_running_loop(), resolver, self._named)
+        self._followed.follow(_names(policy), established.policy_names)
+
+    async def prepare(self, policy: EgressPolicy | None) -> None:
+        """Follow the names of a policy that shall be in force, too, and wait a moment for their addresses."""
+        wanted = _names(policy)
+        self._followed.follow([*dict.fromkeys((*_names(self._policy), *wanted))])
+        await self._followed.answered(wanted, _ANSWER_SECONDS)
+
+    def settle(self) -> None:
+        """Follow the names of the policy that is in force, and no others."""
+        self._followed.follow(_names(self._policy))
+
+    async def put(self, policy: EgressPolicy | None, apply: Callable[[NamesOf], tuple[Denial, ...]]) -> None:
+        """Put this policy in force: `apply` tells the kernel, in a thread, and returns what it denies then.
+
+        Raises:
+            RefusedError: the kernel refuses; the policy so far stays.
+        """
+        async with self._counting:
+            names = self.names
+
+            def work() -> tuple[DeniedCounts, tuple[Denial, ...]]:
+                counts = self._read()
+                return counts, apply(names)
+
+            counts, denials = await in_daemon_thread(work)
+            self._count(counts)
+            self._policy, self._denials = policy, denials
+            self._cuts.note(denials, SYSTEM.monotonic())
+            # Here the kernel may have begun anew.
+            self._count(await in_daemon_thread(self._read))
+
+    async def count(self) -> None:
+        """Add what the kernel has denied since the last time."""
+        async with self._counting:
+            self._count(await in_daemon_thread(self._read))
+
+    def _read(self) -> DeniedCounts:
+        if not self._denials:
+            return {}
+        try:
+            return counters.denied()
+        except RefusedError:  # it is said by who reads the other counters
+            return self._counted
+
+    def _count(self, counts: DeniedCounts) -> None:
+        entries = {} if self._policy is None else {each.number: each for each in self._policy.entries}
+        for each in self._denials:
+            key = counters.denied_key(each)
+            now, before = counts.get(key, 0), self._counted.get(key, 0)
+            more = now - before if now >= before else now
+            if more and each.entry in entries:
+                self._totals.count(entries[each.entry], more)
+        self._counted = counts
+
+    async def cut(self) -> None:
+        """Cut connections to where the policy lets nobody go any more, after the time that they have."""
+        while True:
+            due = self._cuts.due(SYSTEM.monotonic())
+            if due:
+                await self._cut(due)
+            await asyncio.sleep(_TICK_SECONDS)
+
+    async def _cut(self, due: Sequence[Denial]) -> None:
+        try:
+            count = await in_daemon_thread(lambda: flows.cut(due))
+        except RefusedError as error:  # and try again
+            if str(error) != self._problem:
+                _log.error("connections that the egress policy denies now go on", error=str(error))
+            self._problem = str(error)
+            return
+        self._problem = None
+        self._cuts.forget(due)
+        if count:
+            _log.info("connections that the egress policy denies now are cut", connections=count)
+
+    def shown(self) -> list[Json]:
+        """Return the entries for `/status`."""
+        return [{**each} for each in self._totals.shown(self._policy)]
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        self._followed.close()
+
+    def _named(self, names: NamesOf) -> None:
+        if names != self.names:
+            self.names = names
+            self._on_change()
+
+
+def _names(policy: EgressPolicy | None) -> tuple[str, ...]:
+    return () if policy is None else policy.dns_names
