@@ -199,8 +199,8 @@ def main() -> int:
     try:
         for number in range(arguments.trials):
             results.append(trials.run(list(Fault)[number % len(Fault)]))
-            if number % 50 == 49:
-                print(report(results), flush=True)
+            last = results[-1]
+            print(f"{last.fault.value}: {last.gap:.3f} s, {len(last.second_owner)} frames", flush=True)
     finally:
         trials.close()
     print(report(results))

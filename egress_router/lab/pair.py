@@ -354,18 +354,28 @@ class Pair:
             time.sleep(0.05)
         raise RuntimeError(f"no standby: {self.standing(side)} {list(side.errors)[-8:]}")
 
+    def readiness(self, side: Side) -> str:
+        """Return what `/readyz` of a pod says, its status line first."""
+        return self._get(side, "/readyz").decode()
+
     def standing(self, side: Side) -> dict[str, object]:
         """Return what `/status` of a router says of its group; nothing where it does not answer."""
+        try:
+            said = json.loads(self._get(side, "/status").partition(b"\r\n\r\n")[2]).get("standby")
+        except ValueError:
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def _get(self, side: Side, path: str) -> bytes:
+        """Ask a pod's administration endpoint; nothing where it does not answer."""
         try:
             with self.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
                 wire.settimeout(1)
                 wire.connect((side.address, 9797))
-                wire.sendall(b"GET /status HTTP/1.1\r\nHost: router\r\n\r\n")
-                answer = b"".join(iter(lambda: wire.recv(65536), b""))
-            said = json.loads(answer.partition(b"\r\n\r\n")[2]).get("standby")
-        except (OSError, ValueError):
-            return {}
-        return said if isinstance(said, dict) else {}
+                wire.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
+                return b"".join(iter(lambda: wire.recv(65536), b""))
+        except OSError:
+            return b""
 
     def active(self) -> list[Side]:
         """Return the sides through which the client gets an answer."""

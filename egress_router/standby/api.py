@@ -290,10 +290,10 @@ class ApiThread:
         name = self._names.lease if what == "lease" else self._names.service
         if error is None:
             del self._said[what]
-            _log.info(f"the {what} can be used again", name=name)
+            _log.info("an object of Kubernetes can be used again", kind=what, name=str(name))
         else:
             self._said[what] = error
-            _log.warning(f"the {what} cannot be used", name=name, error=error)
+            _log.warning("an object of Kubernetes cannot be used", kind=what, name=str(name), error=error)
 
 
 def _path(name: ObjectName, group: str, plural: str) -> str:

@@ -1,0 +1,68 @@
+"""A router of a group in its pod: what a proxy beside it says, and what a third station does."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egress_router.lab import wiring
+from egress_router.lab.pair import SOURCE, Pair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SECONDS = 60
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with Pair() as built:
+        yield built
+
+
+def until(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(180)
+def test_the_readiness_of_a_proxy_follows_its_pod(pair: Pair) -> None:
+    proxy_mode = {"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_DESTINATION": ""}
+    for side in pair.sides:
+        pair.start(side, proxy_mode)
+        side.pod.start(
+            [sys.executable, "-m", "egress_router", "http-proxy"],
+            {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_WORKERS": "1", "EGRESS_LOG_LEVEL": "error"},
+        )
+    roles: list[str] = []
+
+    def one_of_each() -> bool:
+        roles[:] = [str(pair.standing(side).get("role")) for side in pair.sides]
+        return sorted(roles) == ["active", "standby"]
+
+    until(one_of_each)
+    active, standby = (pair.sides[roles.index(role)] for role in ("active", "standby"))
+    until(lambda: pair.readiness(active).endswith("ok\n"))
+    assert f"standing by; {SOURCE} is held by " in pair.readiness(standby)
+    # The sidecar is asked to end: the other pod is ready at once, this one no more.
+    active.signal(signal.SIGTERM)
+    until(lambda: pair.readiness(standby).endswith("ok\n"))
+    until(lambda: "503" in pair.readiness(active))
+
+
+@pytest.mark.timeout(180)
+def test_a_third_station_with_the_address_is_refused(pair: Pair) -> None:
+    wiring.address(pair.station, "eth0", f"{SOURCE}/24")
+    mac = pair.station.ipr.get_links(ifname="eth0")[0].get_attr("IFLA_ADDRESS")
+    side = pair.sides[0]
+    pair.start(side, {"EGRESS_CLAIM_TIMEOUT": "2"})
+    assert side.router is not None
+    assert side.router.wait(SECONDS) == 3
+    until(lambda: any(f"{SOURCE} is in use by the station {mac} on macvlan0" in line for line in side.errors))
+    assert not pair.frames, "nothing was sent for an address that another station has"
