@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONNECTED = "connected"
 NO_ADDRESS = "no_address"
+OTHER_FAMILY = "other_family"  # than the source that the line leaves with
 LIMIT = "limit"
 CLOSED = "closed"
 

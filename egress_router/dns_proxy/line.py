@@ -12,6 +12,7 @@ from egress_router.records import ALLOWED, Record
 from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.dial import REASONS as DIAL_REASONS
 from egress_router.relay.dial import DialReason
+from egress_router.relay.sources import ways
 from egress_router.relay.tunnel import REASONS as CLOSE_REASONS
 from egress_router.relay.tunnel import Closing
 from egress_router.service.connection_limiter import LIMITS
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 # Numbers of plane.h.
 _NO_ADDRESS: Final = 10
 _FORBIDDEN: Final = 11
+# These say nothing of the address that was tried.
+_OUR_OWN: Final = frozenset({DialReason.NO_DESCRIPTOR, DialReason.SOURCE_NOT_HELD})
 # What became of a client that was never connected.
 _REFUSALS: Final = {
     **{number: reason.value for number, reason in enumerate(CLOSE_REASONS)},
@@ -62,6 +65,7 @@ class Tools:
         self.limiter = limiter
         self.connect_seconds = settings.connect_seconds
         self.idle_seconds = settings.idle_seconds
+        self.sources = settings.sources
 
 
 class Line(Forwarding):
@@ -120,11 +124,17 @@ class Line(Forwarding):
             self._tools.limiter.refused(LIMITS[end.reason])
         result = _REFUSALS.get(end.reason)
         if result is None:
-            place = self.destination.left_out
-            result = access_log.NO_ADDRESS if place is None else place.value
-            if place is Place.POLICY:
-                self._tools.denied_by_policy(self.destination)
+            result = self._nowhere()
         self._tools.log.refused(self._rule, made, result)
+
+    def _nowhere(self) -> str:
+        """Return why there was no target to connect to; count what the policy denies."""
+        destination, place = self.destination, self.destination.left_out
+        if self.forward.leaving is not None and destination.targets:
+            return access_log.OTHER_FAMILY
+        if place is Place.POLICY:
+            self._tools.denied_by_policy(destination)
+        return access_log.NO_ADDRESS if place is None else place.value
 
     def _record(self, client: str, identity: Identity, target: Target | None) -> Record:
         """Return what is known of a connection of this line; `target`: where it was connected to."""
@@ -152,9 +162,20 @@ class Line(Forwarding):
     def _take(self, aim: Aim) -> None:
         self._aim = aim
         targets, good, left_out = aim
-        self._tools.plane.aim(self, targets, good, 0 if left_out is None else _FORBIDDEN)
+        leaving, sources = self.forward.leaving, self._tools.sources
+        up, down = ways(targets[:good], leaving, sources), ways(targets[good:], leaving, sources)
+        all_targets = up.targets + down.targets
+        refuses = left_out is not None or (targets and not all_targets)
+        self._tools.plane.aim(
+            self,
+            all_targets,
+            len(up.targets),
+            _FORBIDDEN if refuses else 0,
+            up.sources + down.sources,
+        )
 
     def _observe(self, failures: Failures) -> None:
-        for target, number in failures:
-            if DIAL_REASONS[number] is not DialReason.NO_DESCRIPTOR:  # which says nothing of the address
-                self._tools.checks.observe(target, answered=False)
+        """Count each address that failed once, however many sources were tried."""
+        tried = (target for target, number in failures if DIAL_REASONS[number] not in _OUR_OWN)
+        for target in dict.fromkeys(tried):
+            self._tools.checks.observe(target, answered=False)

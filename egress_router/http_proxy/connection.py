@@ -202,7 +202,7 @@ class ClientConnection:
         """Send the request over a connection that is kept, if it leads to an address allowed now."""
         if self._forwarder is None:
             return False
-        key, addresses = (self.client, info.target.authority), info.decision.addresses
+        key, addresses = (self.client, info.target.authority, info.leaving), info.decision.addresses
         upstream = self.kept.take(key, addresses, shared=self._forwarder.repeatable)
         if upstream is None:
             return False
@@ -214,7 +214,7 @@ class ClientConnection:
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""
         if self._forwarder is not None:
-            worker, key = self.worker, (self.client, info.target.authority)
+            worker, key = self.worker, (self.client, info.target.authority, info.leaving)
             most = worker.most_received
             upstream = Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, most)
             self._start(self._forwarder, upstream)

@@ -91,6 +91,11 @@ _UNREACHED = {
     DialReason.UNREACHABLE: (502, "destination_ip_unroutable", "the destination is unreachable"),
     DialReason.TIMEOUT: (504, "connection_timeout", "the destination did not accept the connection in time"),
     DialReason.NO_DESCRIPTOR: (503, "connection_limit_reached", "the egress router is out of descriptors"),
+    DialReason.SOURCE_NOT_HELD: (
+        503,
+        "proxy_internal_error",
+        "the egress router does not hold the source address of the rule at the moment",
+    ),
 }
 
 
@@ -100,6 +105,12 @@ def unreached(error: DialError) -> Reply:
     return Reply(status, name, error.reason.value, sentence)
 
 
+OTHER_FAMILY = Reply(
+    502,
+    "destination_ip_unroutable",
+    "other_family",
+    "the destination has no address of the family of the rule's source address",
+)
 HEAD_TOO_SLOW = Reply(408, "http_request_error", "head_too_slow", "the head did not come in time")
 NO_ANSWER = Reply(504, "connection_read_timeout", "no_answer", "the origin did not answer in time")
 NO_WHOLE_ANSWER = Reply(

@@ -9,6 +9,7 @@ from egress_router.policy.access_list import Decision, Reason, Verdict
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.leaving import Leaving
     from egress_router.http_proxy.http1.target import Target
 
 # Stands for the decision of a request whose name could not be resolved.
@@ -43,6 +44,11 @@ class RequestInfo:
     connect_seconds: float = 0.0
     recorded: bool = False
     ended: bool = False
+
+    @property
+    def leaving(self) -> Leaving:
+        """With which source address the connection leaves, as the rule says that allows it."""
+        return self.decision.leaving
 
     @property
     def client(self) -> str:

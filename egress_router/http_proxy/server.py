@@ -129,6 +129,7 @@ class HttpProxyServer:
             own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
             clock=SYSTEM,
             sni=settings.sni,
+            sources=settings.sources,
         )
         self._plane.tell_pauses(AcceptPauses(context.registry))
         self._entrances: dict[int, Entrance] = {}

@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     import socket
 
     from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.leaving import Leaving
     from egress_router.relay.deadlines import Deadline, Deadlines
     from egress_router.relay.poller import Poller
 
 _MAX_FOR_ONE = 256  # idle connections of one client address to one destination
 _MAX = 1_000  # of all clients together
 
-# Client address, and authority of the target: bytes remember their hash, addresses work it out each time. A
-# pod may share connections with itself, but not with others: bytes that one client makes an origin send too
-# much must never be another's answer.
-Key = tuple[str, bytes]
+# Client address, authority of the target, and the source address that the rule wants, which mostly is none:
+# bytes remember their hash, addresses work it out each time. A pod may share connections with itself, but not
+# with others: bytes that one client makes an origin send too much must never be another's answer.
+Key = tuple[str, bytes, "Leaving"]
 
 
 class Upstream(BufferedSocket):

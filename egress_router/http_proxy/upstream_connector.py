@@ -8,7 +8,8 @@ from egress_router.http_proxy import replies
 from egress_router.http_proxy.guard import guarded_result
 from egress_router.names.answer import Answer, Failure
 from egress_router.policy.access_list import DENIED
-from egress_router.relay.dial import Dial, DialError, DialReason
+from egress_router.relay.dial import STAGGER, Dial, DialError, DialReason
+from egress_router.relay.sources import ways
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.replies import Reply
@@ -67,11 +68,15 @@ class UpstreamConnector:
 
     def dial(self) -> None:
         """Connect to the addresses that were decided on."""
-        port = self.info.target.port
-        targets = [(address, port) for address in self.info.decision.addresses]
-        seconds = max(_LEAST_SECONDS, self._worker.limits.connect_seconds - self.info.dns_seconds)
-        self.began = self._worker.clock.monotonic()
-        self._waiting = Dial(self._worker.plane, targets, seconds, self._dialled)
+        worker, port = self._worker, self.info.target.port
+        decided = [(address, port) for address in self.info.decision.addresses]
+        targets, sources = ways(decided, self.info.leaving, worker.sources, next(worker.turns))
+        if decided and not targets:
+            self._fail(replies.OTHER_FAMILY)
+            return
+        seconds = max(_LEAST_SECONDS, worker.limits.connect_seconds - self.info.dns_seconds)
+        self.began = worker.clock.monotonic()
+        self._waiting = Dial(worker.plane, targets, seconds, self._dialled, STAGGER, sources)
 
     def cancel(self) -> None:
         """Give up; the owner is not called."""
@@ -140,7 +145,7 @@ class UpstreamConnector:
         """Decide again, because the list has changed during the dial; act on what is decided now."""
         before = self.info.decision
         decision = self._worker.access.by_addresses(self.info.target, before.addresses, before.full_name)
-        if dialled.address in decision.addresses:
+        if dialled.address in decision.addresses and decision.leaving == before.leaving:
             return True
         dialled.sock.close()
         self._decided(decision)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
@@ -12,8 +14,10 @@ from egress_router.relay.buffered_socket import MAX_RECEIVED
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterator
 
     from egress_router.clock import Clock
+    from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.access_control import AccessControl
     from egress_router.http_proxy.accounting import Accounting
     from egress_router.http_proxy.client_watch import ClientWatch
@@ -47,11 +51,17 @@ class Connection(Protocol):
         """Close whatever is under way."""
 
 
+def _turns() -> Iterator[int]:
+    # Several processes shall not all begin with the same source address.
+    return itertools.count(random.randrange(1 << 16))  # noqa: S311 - only spreads
+
+
 @dataclass(slots=True)
 class WorkerState:
     """The tools and the limits of every connection; `draining` once no new connections come in.
 
     `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
+    `sources` are the router's addresses; `turns` says which of them is the next, where a rule spreads.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -67,11 +77,13 @@ class WorkerState:
     own_connections: OwnConnections
     clock: Clock
     sni: SniMode
+    sources: tuple[IPAddress, ...]
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     most_received: int = field(init=False)
     connects: KnownConnects = field(init=False)
     held: HeldBytes = field(init=False)
+    turns: Iterator[int] = field(default_factory=_turns)
     _date: bytes = b""
     _date_second: int = -1
 

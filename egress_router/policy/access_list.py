@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import Host, IPAddress, IPNetwork
     from egress_router.grammar.egress_policy import PolicyEntry
+    from egress_router.grammar.leaving import Leaving
     from egress_router.policy.egress_policy import NamesOf, PolicyIndex
 
 
@@ -65,6 +66,11 @@ class Decision:
     addresses: tuple[IPAddress, ...] = ()
     full_name: str | None = None
     entry: PolicyEntry | None = None
+
+    @property
+    def leaving(self) -> Leaving:
+        """With which source address connections leave, as the rule says."""
+        return None if self.rule is None else self.rule.leaving
 
 
 @dataclass(frozen=True, slots=True)

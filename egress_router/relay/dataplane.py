@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from egress_router.grammar.address import IPAddress
     from egress_router.metrics import Registry
     from egress_router.relay._plane import Accepted, Closed, Connected, Failures, Target, Wanted
 
@@ -32,8 +33,9 @@ QUIET: Final = 30.0
 _MOST: Final = 512
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
-_ADDRESS = struct.Struct("=16s2s2x")  # `struct address` of plane.h
+_ADDRESS = struct.Struct("=16s2s2x16s")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
+_NO_SOURCE = bytes(16)
 
 
 class Identity(NamedTuple):
@@ -187,12 +189,21 @@ class DataPlane:
         self._plane.stop_listening(listener.detach())
         self._plane.settle()
 
-    def aim(self, line: Forwarding, targets: tuple[Target, ...], good: int, refuses: int = 0) -> None:
+    def aim(
+        self,
+        line: Forwarding,
+        targets: tuple[Target, ...],
+        good: int,
+        refuses: int = 0,
+        sources: Sequence[IPAddress | None] = (),
+    ) -> None:
         """Have the next connections of a line go to these targets: the first `good` in turn, then the others.
 
-        Without any, clients that wait are closed; later ones, too, where `refuses` is a reason.
+        Without any, clients that wait are closed; later ones, too, where `refuses` is a reason. `sources` are
+        the addresses that they leave with, one for each target and of its family, or none at all: then the
+        kernel chooses, as it does where one is None.
         """
-        self._plane.aim(line, targets, _addresses(targets), good, refuses)
+        self._plane.aim(line, targets, _addresses(targets, sources), good, refuses)
 
     def end_line(self, line: Forwarding) -> None:
         """Close every connection of a line."""
@@ -213,9 +224,19 @@ class DataPlane:
         """Take over the connected sockets of client and upstream; `pair` hears of the end."""
         self._plane.relay(pair, *sockets, idle_seconds, to_upstream, to_client)
 
-    def dial(self, pair: Pair, targets: Sequence[Target], seconds: float, stagger: float) -> None:
-        """Connect to the first of these that answers; `pair` hears of it as of its end."""
-        self._plane.dial(pair, tuple(targets), _addresses(targets), seconds, stagger)
+    def dial(
+        self,
+        pair: Pair,
+        targets: Sequence[Target],
+        seconds: float,
+        stagger: float,
+        sources: Sequence[IPAddress | None] = (),
+    ) -> None:
+        """Connect to the first of these that answers; `pair` hears of it as of its end.
+
+        `sources` are as in `aim`.
+        """
+        self._plane.dial(pair, tuple(targets), _addresses(targets, sources), seconds, stagger)
 
     def cut(self, pair: Pair) -> None:
         """End a connection or a dial; its end comes as news."""
@@ -293,11 +314,17 @@ def _nothing(_: int) -> None:
     """Do nothing: nobody wants to hear of pauses."""
 
 
-def _addresses(targets: Sequence[Target]) -> bytes:
-    return b"".join(map(_address, targets))
+def _addresses(targets: Sequence[Target], sources: Sequence[IPAddress | None]) -> bytes:
+    if not sources:
+        return b"".join(_address(each, None) for each in targets)
+    return b"".join(_address(*each) for each in zip(targets, sources, strict=True))
 
 
-def _address(target: Target) -> bytes:
+def _address(target: Target, source: IPAddress | None) -> bytes:
     address, port = target
-    packed = address.packed if address.version == 6 else _MAPPED + address.packed
-    return _ADDRESS.pack(packed, port.to_bytes(2, "big"))
+    leaving = _NO_SOURCE if source is None else _packed(source)
+    return _ADDRESS.pack(_packed(address), port.to_bytes(2, "big"), leaving)
+
+
+def _packed(address: IPAddress) -> bytes:
+    return address.packed if address.version == 6 else _MAPPED + address.packed

@@ -33,11 +33,18 @@ class DialReason(enum.Enum):
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
     NO_DESCRIPTOR = "no_descriptor"
+    SOURCE_NOT_HELD = "source_not_held"
 
 
 # The numbers of plane.h.
 _CUT: Final = 4
-REASONS: Final = dict(enumerate(DialReason, start=6))
+REASONS: Final = {
+    6: DialReason.REFUSED,
+    7: DialReason.UNREACHABLE,
+    8: DialReason.TIMEOUT,
+    9: DialReason.NO_DESCRIPTOR,
+    14: DialReason.SOURCE_NOT_HELD,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +94,15 @@ class Dial(Pair):
         seconds: float,
         on_done: Callable[[Dialled | DialError], None],
         stagger: float = STAGGER,
+        sources: Sequence[IPAddress | None] = (),
     ) -> None:
-        """Begin to connect to `targets`, in their order, for at most `seconds` in all."""
+        """Begin to connect to `targets`, in their order, for at most `seconds` in all.
+
+        `sources` are the addresses that the connections leave with, see `DataPlane.aim`.
+        """
         self._plane = plane
         self._on_done: Callable[[Dialled | DialError], None] | None = on_done
-        plane.dial(self, targets, seconds, stagger)
+        plane.dial(self, targets, seconds, stagger, sources)
 
     def cancel(self) -> None:
         """Give up without calling back; after the call it does nothing."""

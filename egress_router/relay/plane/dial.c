@@ -32,8 +32,8 @@ static enum reason reason_of(int error) {
     }
 }
 
-static void note(struct dial *dial, int target, int error) {
-    dial->failures[dial->failed++] = (struct failure){target, reason_of(error)};
+static void note(struct dial *dial, int target, enum reason reason) {
+    dial->failures[dial->failed++] = (struct failure){target, reason};
 }
 
 /* What is up comes first, beginning with the next in turn. What is down comes last: it costs nothing while another
@@ -43,35 +43,51 @@ static int in_turn(const struct targets *targets, unsigned turn, int place) {
     return place < span ? (int)((turn + (unsigned)place) % (unsigned)span) : place;
 }
 
-static int connect_to(int fd, const struct address *address) {
-    if (!IN6_IS_ADDR_V4MAPPED(&address->ip)) {
-        struct sockaddr_in6 to = {.sin6_family = AF_INET6,
-                                  .sin6_port = address->port,
-                                  .sin6_addr = address->ip};
-        return connect(fd, (struct sockaddr *)&to, sizeof to);
+typedef int address_call(int fd, const struct sockaddr *address, socklen_t length);
+
+/* Calls bind(2) or connect(2). */
+static int with_address(address_call *call, int fd, const struct in6_addr *ip, in_port_t port) {
+    if (!IN6_IS_ADDR_V4MAPPED(ip)) {
+        struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = port, .sin6_addr = *ip};
+        return call(fd, (struct sockaddr *)&six, sizeof six);
     }
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = address->port};
-    memcpy(&to.sin_addr, &address->ip.s6_addr[12], sizeof to.sin_addr);
-    return connect(fd, (struct sockaddr *)&to, sizeof to);
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = port};
+    memcpy(&four.sin_addr, &ip->s6_addr[12], sizeof four.sin_addr);
+    return call(fd, (struct sockaddr *)&four, sizeof four);
 }
 
-/* Returns 0, or why it failed at once. */
-static int attempt(struct plane *plane, struct pair *pair, struct attempt *attempt, int target) {
+/* The port is left to connect(2), which needs it to be free towards one destination only (ip(7),
+ * IP_BIND_ADDRESS_NO_PORT); bind(2) would look for one that no socket of this address has. */
+static int bind_to(int fd, const struct in6_addr *source) {
+    if (IN6_IS_ADDR_UNSPECIFIED(source))
+        return 0;
+    if (setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int)) < 0)
+        return -1;
+    return with_address(bind, fd, source, 0);
+}
+
+/* Returns FINISHED, or why it failed at once. */
+static enum reason attempt(struct plane *plane, struct pair *pair, struct attempt *attempt, int target) {
     const struct address *address = &pair->targets->list[target];
     int family = IN6_IS_ADDR_V4MAPPED(&address->ip) ? AF_INET : AF_INET6;
     int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
-        return errno;
-    bool first = attempt == pair->dial->attempts;
-    if ((connect_to(fd, address) < 0 && errno != EINPROGRESS) ||
-        watch(plane, EPOLL_CTL_ADD, fd, EPOLLOUT, first ? (void *)&pair->peers[UPSTREAM] : attempt) < 0) {
-        int error = errno;
+        return reason_of(errno);
+    if (bind_to(fd, &address->source) < 0) {
+        enum reason reason = errno == EADDRNOTAVAIL ? SOURCE_NOT_HELD : reason_of(errno);
         close(fd);
-        return error;
+        return reason;
+    }
+    bool first = attempt == pair->dial->attempts;
+    if ((with_address(connect, fd, &address->ip, address->port) < 0 && errno != EINPROGRESS) ||
+        watch(plane, EPOLL_CTL_ADD, fd, EPOLLOUT, first ? (void *)&pair->peers[UPSTREAM] : attempt) < 0) {
+        enum reason reason = reason_of(errno);
+        close(fd);
+        return reason;
     }
     *attempt = (struct attempt){ATTEMPT, fd, target, (unsigned)pair->dial->begun, pair};
     pair->dial->open++;
-    return 0;
+    return FINISHED;
 }
 
 static void attempt_close(struct dial *dial, struct attempt *attempt) {
@@ -81,9 +97,9 @@ static void attempt_close(struct dial *dial, struct attempt *attempt) {
 }
 
 /* When attempts failed for different reasons, the first of these is the whole dial's: our own fault first, then
- * the answer that says most about a server that is there. */
+ * the answer that says most about a server that is there. A source that is not held says nothing of the server. */
 static enum reason heaviest(const struct dial *dial) {
-    static const enum reason weight[] = {NO_DESCRIPTOR, TIMEOUT, REFUSED};
+    static const enum reason weight[] = {NO_DESCRIPTOR, TIMEOUT, REFUSED, UNREACHABLE, SOURCE_NOT_HELD};
     for (size_t i = 0; i < sizeof weight / sizeof *weight; i++)
         for (int j = 0; j < dial->failed; j++)
             if (dial->failures[j].reason == weight[i])
@@ -99,10 +115,10 @@ static void next(struct plane *plane, struct pair *pair) {
         free_one++;
     while (dial->begun < pair->targets->count) {
         int target = in_turn(pair->targets, dial->turn, dial->begun++);
-        int error = attempt(plane, pair, free_one, target);
-        if (!error)
+        enum reason reason = attempt(plane, pair, free_one, target);
+        if (reason == FINISHED)
             break;
-        note(dial, target, error);
+        note(dial, target, reason);
     }
     if (!dial->open) {
         pair_end(plane, pair, heaviest(dial));
@@ -170,7 +186,7 @@ void dial_ready(struct plane *plane, struct pair *pair, struct attempt *attempt,
     if (events & (EPOLLERR | EPOLLHUP)) {
         int error = 0;
         getsockopt(attempt->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
-        note(pair->dial, attempt->target, error);
+        note(pair->dial, attempt->target, reason_of(error));
         attempt_close(pair->dial, attempt);
         if (pair->dial->begun < pair->targets->count || !pair->dial->open)
             next(plane, pair);
@@ -186,7 +202,7 @@ void dial_timeout(struct plane *plane, struct pair *pair) {
     if (dial->begun == pair->targets->count || plane->now >= dial->ends) {
         for (int i = 0; i < MOST_ATTEMPTS; i++)
             if (dial->attempts[i].fd >= 0)
-                note(dial, dial->attempts[i].target, ETIMEDOUT);
+                note(dial, dial->attempts[i].target, TIMEOUT);
         pair_end(plane, pair, heaviest(dial));
         return;
     }
@@ -195,7 +211,7 @@ void dial_timeout(struct plane *plane, struct pair *pair) {
         for (int i = 1; i < MOST_ATTEMPTS; i++)
             if (dial->attempts[i].order < oldest->order)
                 oldest = &dial->attempts[i];
-        note(dial, oldest->target, ETIMEDOUT);
+        note(dial, oldest->target, TIMEOUT);
         attempt_close(dial, oldest);
     }
     next(plane, pair);

@@ -46,6 +46,7 @@ enum reason {
     FORBIDDEN,
     FULL,
     CLIENT_FULL,
+    SOURCE_NOT_HELD,
 };
 
 struct timer {
@@ -89,6 +90,7 @@ struct flow {
 struct address {
     struct in6_addr ip; /* IPv4 as ::ffff:a.b.c.d */
     in_port_t port; /* network order */
+    struct in6_addr source; /* in the form of `ip`, and of its family; all zero: the kernel chooses */
 };
 
 /* Where connections go: `good` of them first, in turn. Immutable; read by both sides, freed by Python. */

@@ -10,6 +10,8 @@ import socket
 import socketserver
 import struct
 import threading
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from egress_router.dns_proxy.server import mode
@@ -77,6 +79,21 @@ class Echo(socketserver.BaseRequestHandler):
             self.server.served += 1
 
 
+class Observing(Backend):
+    """Says which address the connection came from."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.RequestHandlerClass = TellsPeer
+
+
+class TellsPeer(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            self.request.sendall(f"{self.client_address[0]}\n".encode())
+            self.request.recv(1)
+
+
 class Resetting(Backend):
     """Accepts and resets at once."""
 
@@ -122,6 +139,7 @@ def forwarding(
     names: NameServer | None = None,
     environ: Mapping[str, str] | None = None,
     forbidden: Forbidden = loopback_is_remote,
+    sources: str = "",
 ) -> Mode[Guarded[Forwards]]:
     """Return the mode under test; it asks `names` and nobody else, and believes an answer for a moment only."""
     conf, hosts = folder / "resolv.conf", folder / "hosts"
@@ -137,7 +155,9 @@ def forwarding(
         )
 
     given = {"EGRESS_DNS_PROXY_DESTINATION": "1 192.0.2.1", **(environ or {})}
-    return mode(read_dns_proxy(given), resolver, forbidden)
+    # EGRESS_SOURCE itself cannot hold addresses of the loopback network.
+    settings = replace(read_dns_proxy(given), sources=tuple(map(ip_address, sources.split())))
+    return mode(settings, resolver, forbidden)
 
 
 @contextlib.contextmanager
@@ -152,8 +172,9 @@ def forwarder(
     drain_seconds: float = 25.0,
     environ: Mapping[str, str] | None = None,
     forbidden: Forbidden = loopback_is_remote,
+    sources: str = "",
 ) -> Iterator[Running[Guarded[Forwards]]]:
-    made = forwarding(folder, names, environ, forbidden)
+    made = forwarding(folder, names, environ, forbidden, sources)
     with serving(
         made, text, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
     ) as running:

@@ -214,7 +214,7 @@ def test_exhausted_descriptors_leave_open_connections_alone(tmp_path: Path, loop
             for client in clients:
                 client.settimeout(10)
                 client.connect(("127.0.0.1", running.ports[80]))
-            eventually(lambda: metric(running, "accept_pauses_total") == 1)
+            eventually(lambda: metric(running, "accept_pauses_total") >= 1)
             old.sendall(b"on")
             assert old.recv(2) == b"on"
         finally:

@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -276,11 +276,13 @@ def _noted(faults: list[object], _loop: object, context: object) -> None:
 @contextlib.contextmanager
 def proxy(
     rules: str = LOOPBACK, *, policy: str | None = None, loop: str = "own", most: int = 10_000, per_client: int | None = None,
-    drain_seconds: float = 25.0, faulty: bool = False, max_turned_away: int = server.MAX_TURNED_AWAY, access_log: str = "1", **settings: str,
+    drain_seconds: float = 25.0, faulty: bool = False, max_turned_away: int = server.MAX_TURNED_AWAY, access_log: str = "1",
+    sources: str = "", **settings: str,
 ) -> Iterator[tuple[Running[Guarded[AccessList]], int]]:  # fmt: skip
     """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_.
 
-    `faulty` says whether there will be faults of the proxy's own.
+    `faulty` says whether there will be faults of the proxy's own. `sources` are addresses that EGRESS_SOURCE
+    could not hold, because they are of the loopback network.
     """
     environ = {f"EGRESS_HTTP_PROXY_{name}": value for name, value in settings.items()}
     # A limit for the pod is shared by its workers, of which only one is here.
@@ -291,7 +293,8 @@ def proxy(
     }
     if policy is not None:
         environ["EGRESS_POLICY"] = policy
-    mode = server.mode(read_http_proxy(environ), names=_Names.made, max_turned_away=max_turned_away)
+    read = replace(read_http_proxy(environ), sources=tuple(map(ip_address, sources.split())))
+    mode = server.mode(read, names=_Names.made, max_turned_away=max_turned_away)
     with serving(
         mode,
         rules if policy is None else joined(rules, policy),

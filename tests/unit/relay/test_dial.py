@@ -15,12 +15,13 @@ from egress_router.relay.dial import Dial, DialError, Dialled, DialReason
 from tests.unit.relay.room import Room, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from egress_router.grammar.address import IPAddress
 
 Target = tuple["IPAddress", int]
 MOST_AT_ONCE = 6
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it
 
 
 @contextlib.contextmanager
@@ -54,10 +55,14 @@ def descriptors() -> int:
 
 
 def result_of(
-    room: Room, targets: list[Target], seconds: float = 10.0, stagger: float = 0.05
+    room: Room,
+    targets: list[Target],
+    seconds: float = 10.0,
+    stagger: float = 0.05,
+    sources: Sequence[IPAddress | None] = (),
 ) -> Dialled | DialError:
     results: list[Dialled | DialError] = []
-    keep = room.call(lambda: Dial(room.plane, targets, seconds, results.append, stagger))
+    keep = room.call(lambda: Dial(room.plane, targets, seconds, results.append, stagger, sources))
     eventually(lambda: results)
     assert len(results) == 1
     room.call(keep.cancel)
@@ -225,3 +230,32 @@ def test_a_cancelled_dial_calls_nobody(room: Room) -> None:
             room.call(lambda each=each: begin_and_cancel(each))  # type: ignore[misc]
         connection_of(room, [never, target])
     assert results == []
+
+
+@pytest.mark.parametrize(("host", "source"), [("127.0.0.1", "127.0.0.9"), ("::1", "::1")])
+def test_a_connection_leaves_with_its_source(room: Room, host: str, source: str) -> None:
+    with answering(host) as target:
+        result = result_of(room, [target], sources=[ip_address(source)])
+        assert isinstance(result, Dialled)
+        with result.sock as sock:
+            assert sock.getsockname()[0] == source
+            assert sock.getsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT) == 1
+
+
+@pytest.mark.parametrize(("host", "source"), [("127.0.0.1", "203.0.113.9"), ("::1", "2001:db8::9")])
+def test_a_source_that_is_not_held_fails_at_once_and_says_so(room: Room, host: str, source: str) -> None:
+    with answering(host) as target:
+        error = result_of(room, [target], sources=[ip_address(source)])
+        assert isinstance(error, DialError)
+        assert error.reason is DialReason.SOURCE_NOT_HELD
+        assert [each.reason for each in error.failures] == [DialReason.SOURCE_NOT_HELD]
+        result = result_of(room, [target, target], sources=[ip_address(source), None])
+        assert isinstance(result, Dialled)
+        result.sock.close()
+
+
+def test_what_a_server_answers_says_more_than_a_source_that_is_not_held(room: Room) -> None:
+    with refusing() as target:
+        error = result_of(room, [target, target], sources=[ip_address("203.0.113.9"), None])
+        assert isinstance(error, DialError)
+        assert error.reason is DialReason.REFUSED
