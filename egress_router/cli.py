@@ -258,7 +258,12 @@ def _setup(_: argparse.Namespace) -> int:
         from egress_router.redirect.server import stay  # noqa: PLC0415
 
         stay(settings, settings.source, established)
-    elif established.stand is not None and settings.standby is not None:
+    elif (
+        established.stand is not None
+        and settings.standby is not None
+        # Then the router that comes after it keeps the fence, which is up and closed.
+        and settings.mode is not setup_settings.RouterMode.NETWORK
+    ):
         from egress_router.standby import server  # noqa: PLC0415
 
         server.stay(established.stand, settings.standby)

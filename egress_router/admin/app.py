@@ -20,6 +20,7 @@ from egress_router.admin.exposition import CONTENT_TYPE, exposition
 from egress_router.admin.history import History
 from egress_router.clock import SYSTEM
 from egress_router.service import sockets
+from egress_router.service.standby_monitor import is_good_standby
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,6 +37,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Connection": "close",
 }
+# Checks are left out as of Kubernetes' own API server. A Deployment goes on when a new pod is ready.
+READY_OR_STANDBY = "/readyz?exclude=standby"
 _log = log.get("admin")
 
 
@@ -141,6 +144,7 @@ class Answers:
         self._by_path: dict[str, Callable[[], Awaitable[web.Response]]] = {
             "/healthz": self._health,
             "/readyz": self._ready,
+            READY_OR_STANDBY: self._ready_or_standby,
             "/metrics": self._metrics,
             "/status": self._status,
         }
@@ -162,7 +166,8 @@ class Answers:
             kind, body = page.FILES[request.path]
             policy = {"Content-Security-Policy": page.POLICY, "Referrer-Policy": "no-referrer"}
             return _Response(body=body, headers={**_HEADERS, **policy, "Content-Type": kind})
-        answer = self._by_path.get(request.path)
+        is_narrower = str(request.rel_url) == READY_OR_STANDBY
+        answer = self._by_path.get(READY_OR_STANDBY if is_narrower else request.path)
         if answer is None:
             return _text(404, "there are /healthz, /readyz, /metrics, /status and /\n")
         try:
@@ -176,6 +181,9 @@ class Answers:
 
     async def _ready(self) -> web.Response:
         return _verdict(self._view.ready())
+
+    async def _ready_or_standby(self) -> web.Response:
+        return _verdict(tuple(each for each in self._view.ready() if not is_good_standby(each)))
 
     async def _metrics(self) -> web.Response:
         body = exposition(self._view.snapshot())

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DOOR = "\0egress-router-standby"
 HAND_OVER = b"hand over"
+STANDING_BY = "standing by; "
+HELD_BY = " is held by "
 _INTERVAL = 0.25  # seconds
 _SILENCE = 2.0  # seconds without an answer after which the process has gone
 _MAX_BYTES = 65536
@@ -81,6 +83,11 @@ class StandbyMonitor:
     def status(self) -> Json:
         """Return the same for people; None where the pod has no group."""
         return cast("Json", self._said)
+
+
+def is_good_standby(problem: str) -> bool:
+    """Say whether this reason not to be ready means only that another pod of the group is the active one."""
+    return problem.startswith(STANDING_BY) and HELD_BY in problem
 
 
 def ask(request: bytes = b"", door: str = DOOR) -> dict[str, Json] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+from egress_router.service.standby_monitor import HELD_BY, STANDING_BY
 from egress_router.standby.role import Role
 
 
@@ -51,8 +52,8 @@ class Standing:
         if self.rival is not None:
             return (f"{source} is in use by the station {self.rival}, which is no router of this group",)
         if self.holder is not None:
-            return (f"standing by; {source} is held by {self.holder}",)
+            return (f"{STANDING_BY}{source}{HELD_BY}{self.holder}",)
         if self.role is Role.LISTENING:
             return (f"starting; who else is there for {source} is not known yet",)
         and_why = "" if self.witness is None else f", and {self.witness}"
-        return (f"standing by; nobody is heard that holds {source}{and_why}",)
+        return (f"{STANDING_BY}nobody is heard that holds {source}{and_why}",)

@@ -22,8 +22,8 @@ OF = 'namespace="egress",service="db-egress-router-admin",pod="p"'
 MODES = {"http-proxy": HTTP, "dns-proxy": DNS, "redirect": REDIRECT}
 
 
-def rules(mode: str) -> dict[str, Any]:
-    values = {**MODES[mode], **EVERYTHING}
+def rules(mode: str, *, standby: bool = False) -> dict[str, Any]:
+    values = {**MODES[mode], **EVERYTHING, "standby": {"enabled": standby}}
     (found,) = (each for each in rendered(values) if each["kind"] == "PrometheusRule")
     spec: dict[str, Any] = json.loads(json.dumps(found))["spec"]
     return spec
@@ -45,11 +45,13 @@ HTTP_TRAFFIC = series("requests_total", "0+600x60", verdict="allowed", reason="r
 CONNECTED = series("connections_total", "0+600x60", result="connected")
 
 
-def firing(mode: str, given: tuple[dict[str, str], ...], tmp_path: Path, without: str = "") -> set[str]:
+def firing(
+    mode: str, given: tuple[dict[str, str], ...], tmp_path: Path, without: str = "", *, standby: bool = False
+) -> set[str]:
     """Return the alerts that fire after half an hour of these series, besides those of a good day."""
     if shutil.which("promtool") is None:
         pytest.fail("these tests need promtool: install the package prometheus", pytrace=False)
-    spec = rules(mode)
+    spec = rules(mode, standby=standby)
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
     well = [each for each in WELL if not without or not each["series"].startswith(f"egress_router_{without}")]
     names = [rule["alert"] for group in spec["groups"] for rule in group["rules"]]
@@ -66,11 +68,12 @@ def firing(mode: str, given: tuple[dict[str, str], ...], tmp_path: Path, without
     return found
 
 
+@pytest.mark.parametrize("standby", [False, True])
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_every_alert_has_a_section_in_the_runbook(mode: str) -> None:
+def test_every_alert_has_a_section_in_the_runbook(mode: str, standby: bool) -> None:
     text = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     headings = set(re.findall(r"^## (\w+)$", text, re.MULTILINE))
-    for group in rules(mode)["groups"]:
+    for group in rules(mode, standby=standby)["groups"]:
         for rule in group["rules"]:
             assert rule["alert"] in headings
             assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
@@ -176,3 +179,51 @@ def test_a_bad_day_is_not(mode: str, alert: str, given: tuple[dict[str, str], ..
 
 def test_a_router_without_metrics_is_gone(tmp_path: Path) -> None:
     assert firing("http-proxy", (), tmp_path, without="build_info") == {"EgressRouterGone"}
+
+
+def of_pod(pod: str, given: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
+    return tuple({**each, "series": each["series"].replace('pod="p"', f'pod="{pod}"')} for each in given)
+
+
+# The other pod, which stands by: unready, and behind a closed fence no gateway answers.
+STANDING_BY = (
+    *of_pod("q", (series("ready", "0x60"), series("gateway_up", "0x60", gateway="192.168.12.1"))),
+    *of_pod("q", (series("standby_active", "0x60"), series("standby_peers", "1x60"))),
+)
+ROLLOUT = "0x25 1x40"
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_a_pair_is_silent_on_the_day_of_a_rollout(mode: str, tmp_path: Path) -> None:
+    given = (
+        *STANDING_BY,
+        series("standby_peers", "1x24 0 0 1x40"),
+        series("standby_take_overs_total", ROLLOUT),
+        # Two containers of a pod tell of the same take-overs.
+        *of_pod("q", (series("standby_take_overs_total", ROLLOUT, container="proxy"),)),
+        *of_pod("q", (series("standby_take_overs_total", ROLLOUT, container="also"),)),
+    )
+    assert firing(mode, given, tmp_path, standby=True) == set()
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_a_pair_of_which_one_is_gone_has_no_peer(mode: str, tmp_path: Path) -> None:
+    given = (series("standby_peers", "0x60"), series("standby_take_overs_total", "1x60"))
+    assert firing(mode, given, tmp_path, standby=True) == {"EgressRouterNoPeer"}
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_a_pair_that_takes_over_from_each_other_flaps(mode: str, tmp_path: Path) -> None:
+    turns = (series("standby_take_overs_total", "0+1x60"),)
+    given = (*STANDING_BY, series("standby_peers", "1x60"), *turns, *of_pod("q", turns))
+    assert firing(mode, given, tmp_path, standby=True) == {"EgressRouterFlapping"}
+
+
+def test_a_gateway_that_no_pod_of_a_pair_hears_is_silent(tmp_path: Path) -> None:
+    given = (
+        *STANDING_BY,
+        series("standby_peers", "1x60"),
+        series("gateway_up", "0x60", gateway="192.168.12.1"),
+    )
+    found = firing("http-proxy", given, tmp_path, without="gateway_up", standby=True)
+    assert found == {"EgressRouterGatewaySilent"}

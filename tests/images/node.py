@@ -63,7 +63,8 @@ class Node:
     def __init__(self, storage: Path, images: Images) -> None:
         self.images = images
         self._storage = storage
-        self._numbers = itertools.count(20)
+        # Beyond every address of the laboratory, the name server's too.
+        self._numbers = itertools.count(100)
         self._stack = contextlib.ExitStack()
         try:
             self.lab = self._stack.enter_context(Laboratory())
@@ -188,7 +189,9 @@ class Sandbox:
         """What every container said, for a test that failed."""
         names = self.podman("ps", "--all", "--format={{.Names}}").split()
         done = [(name, self.node.engine(self.host, ["logs", name])) for name in names]
-        return "\n".join(f"{name}: {each.stdout}{each.stderr}" for name, each in done)
+        network = [("nft", "list", "ruleset"), ("ip", "address"), ("ip", "route"), ("conntrack", "-L")]
+        found = [f"{' '.join(words)}:\n{self.host.run(*words, check=False).stdout}" for words in network]
+        return "\n".join([*(f"{name}: {each.stdout}{each.stderr}" for name, each in done), *found])
 
     def remove_pods(self) -> None:
         """Remove every pod and container, and what was mounted."""

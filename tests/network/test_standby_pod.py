@@ -57,6 +57,26 @@ def test_the_readiness_of_a_proxy_follows_its_pod(pair: Pair) -> None:
 
 
 @pytest.mark.timeout(180)
+def test_what_makes_the_interface_ends_with_the_fence_closed_and_the_next_container_takes_it(
+    pair: Pair,
+) -> None:
+    first, second = pair.sides
+    pair.start(first, {"EGRESS_ROUTER_MODE": "network", "EGRESS_DESTINATION": ""})
+    assert first.router is not None
+    assert first.router.wait(SECONDS) == 0
+    assert not pair.frames, "nothing was sent for the address"
+    # It has nothing of the node.
+    pair.start(first, {"EGRESS_PARENT_NETNS": "auto", "EGRESS_PARENT_INTERFACE": "auto"})
+    pair.start(second)
+
+    until(
+        lambda: sorted(str(pair.standing(side).get("role")) for side in pair.sides) == ["active", "standby"]
+    )
+    pair.stop(second)
+    until(lambda: pair.readiness(first).endswith("ok\n"))
+
+
+@pytest.mark.timeout(180)
 def test_a_third_station_with_the_address_is_refused(pair: Pair) -> None:
     wiring.address(pair.station, "eth0", f"{SOURCE}/24")
     mac = pair.station.ipr.get_links(ifname="eth0")[0].get_attr("IFLA_ADDRESS")

@@ -131,6 +131,21 @@ several, holds no dot and no colon, and is not localhost (as in image references
 {{- if or (ne .Values.mode "redirect") .Values.redirect.live }}true{{ end -}}
 {{- end -}}
 
+{{/* Whether the Service is led to the active pod by the EndpointSlice that the pods write. */}}
+{{- define "egress-router.leads" -}}
+{{- if and .Values.standby.enabled .Values.standby.service }}true{{ end -}}
+{{- end -}}
+
+{{/* Whether the pods of a standby pair use objects of the cluster. */}}
+{{- define "egress-router.usesCluster" -}}
+{{- if and .Values.standby.enabled (or .Values.standby.lease .Values.standby.service) }}true{{ end -}}
+{{- end -}}
+
+{{/* Whether setup stays beside a proxy, because it keeps the fence of a standby pair. */}}
+{{- define "egress-router.besideProxy" -}}
+{{- if and .Values.standby.enabled (ne .Values.mode "redirect") }}true{{ end -}}
+{{- end -}}
+
 {{- define "egress-router.tested" -}}
 {{- if and .Values.test.enabled (include "egress-router.stays" .) }}true{{ end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* Environment of `setup`; .kind is EGRESS_ROUTER_MODE. */}}
+{{/* Environment of `setup`; .kind is EGRESS_ROUTER_MODE; .stays says that this container does. */}}
 {{- define "egress-router.setupEnv" -}}
 {{- $values := .root.Values -}}
 - name: EGRESS_SOURCE
@@ -23,6 +23,9 @@
 - name: EGRESS_PARENT_NETNS
   value: /node-ns/net
 {{- end }}
+{{- if $values.standby.enabled }}
+{{ include "egress-router.standbyEnv" . }}
+{{- end }}
 {{- with $values.clusterCidrs }}
 - name: EGRESS_CLUSTER_CIDRS
   value: {{ . | quote }}
@@ -42,6 +45,30 @@
 {{- end }}
 {{- end -}}
 
+{{/* One that ends puts the fence up, closed; only one that stays ever opens it, and needs the cluster for that. */}}
+{{- define "egress-router.standbyEnv" -}}
+{{- $standby := .root.Values.standby -}}
+{{- $object := printf "%s/%s" .root.Release.Namespace (include "egress-router.fullname" .root) -}}
+- name: EGRESS_STANDBY
+  value: "on"
+- name: EGRESS_STANDBY_PORT
+  value: {{ $standby.port | int64 | quote }}
+{{- if and .stays $standby.lease }}
+- name: EGRESS_STANDBY_LEASE
+  value: {{ $object }}
+{{- end }}
+{{- if and .stays $standby.service }}
+- name: EGRESS_STANDBY_SERVICE
+  value: {{ $object }}
+{{- end }}
+{{- end -}}
+
+{{- define "egress-router.tokenMount" -}}
+- name: standby-token
+  mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+  readOnly: true
+{{- end -}}
+
 {{/* A container that runs `setup`: one that ends may be privileged, one that stays never is. */}}
 {{- define "egress-router.setupContainer" -}}
 image: {{ include "egress-router.image" (dict "image" .root.Values.images.router "root" .root) }}
@@ -49,7 +76,7 @@ imagePullPolicy: {{ .root.Values.images.pullPolicy }}
 securityContext:
   runAsUser: 0
   runAsNonRoot: false
-  {{- if and (ne .kind "legacy") (include "egress-router.privileged" .root) }}
+  {{- if and (not .stays) (include "egress-router.privileged" .root) }}
   privileged: true
   {{- else }}
   readOnlyRootFilesystem: true
@@ -66,7 +93,7 @@ env:
 
 {{/* Whether this container of setup makes the interface; one that stays finds it made, and has nothing of the node. */}}
 {{- define "egress-router.makesInterface" -}}
-{{- if and (ne .kind "legacy") (eq .root.Values.interface.provider "create") }}true{{ end -}}
+{{- if and (not .stays) (eq .root.Values.interface.provider "create") }}true{{ end -}}
 {{- end -}}
 
 {{/* Whether setup is privileged: to reach into the node's network namespace, or because it was asked for. */}}
@@ -113,8 +140,12 @@ startupProbe:
 livenessProbe:
   {{- $liveness := dict "httpGet" (dict "path" "/healthz" "port" "admin") "periodSeconds" 10 "failureThreshold" 6 "timeoutSeconds" 5 "terminationGracePeriodSeconds" (.Values.livenessGraceSeconds | int64) }}
   {{- merge dict .Values.probes.liveness $liveness | toYaml | nindent 2 }}
+{{- if include "egress-router.leads" . }}
+# A pod that stands by counts as ready: where clients go is a matter of the EndpointSlice, and a rollout or a drain goes
+# on only when the other pod is ready.
+{{- end }}
 readinessProbe:
-  {{- $readiness := dict "httpGet" (dict "path" "/readyz" "port" "admin") "periodSeconds" 1 "failureThreshold" 3 "timeoutSeconds" 5 }}
+  {{- $readiness := dict "httpGet" (dict "path" (ternary "/readyz?exclude=standby" "/readyz" (eq (include "egress-router.leads" .) "true")) "port" "admin") "periodSeconds" 1 "failureThreshold" 3 "timeoutSeconds" 5 }}
   {{- merge dict .Values.probes.readiness $readiness | toYaml | nindent 2 }}
 {{- with .Values.lifecycle }}
 lifecycle: {{- toYaml . | nindent 2 }}
@@ -123,6 +154,9 @@ resources:
   {{- toYaml .Values.resources | nindent 2 }}
 volumeMounts:
   {{- include "egress-router.ruleMounts" . | nindent 2 }}
+  {{- if and (eq .Values.mode "redirect") (include "egress-router.usesCluster" .) }}
+  {{- include "egress-router.tokenMount" . | nindent 2 }}
+  {{- end }}
   {{- with .Values.extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end -}}
 

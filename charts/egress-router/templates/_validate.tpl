@@ -5,6 +5,9 @@
 {{- include "egress-router.validateRules" . -}}
 {{- include "egress-router.validateEnv" . -}}
 {{- include "egress-router.validateAlso" . -}}
+{{- if .Values.standby.enabled -}}
+  {{- include "egress-router.validateStandby" . -}}
+{{- end -}}
 {{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) -}}
   {{- include "egress-router.refuse" (list $ "prometheusRule needs serviceMonitor: its alerts are about the metrics that the monitor has scraped") -}}
 {{- end -}}
@@ -97,6 +100,10 @@ EGRESS_HTTP_PROXY_SNI: httpProxy.sni
 EGRESS_DNS_PROXY_DESTINATION: destinations
 EGRESS_DNS_PROXY_DESTINATION_FILE: destinations
 EGRESS_DNS_PROXY_DEBUG: dnsProxy.debug
+EGRESS_STANDBY: standby.enabled
+EGRESS_STANDBY_LEASE: standby.lease
+EGRESS_STANDBY_SERVICE: standby.service
+EGRESS_STANDBY_PORT: standby.port
 EGRESS_POLICY: policy.inline
 EGRESS_POLICY_FILE: policy.inline
 {{- end -}}

@@ -14,6 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from egress_router.admin import app
+from egress_router.standby.role import Role
+from egress_router.standby.standing import Standing
 from tests.manual_clock import ManualClock
 from tests.unit.admin.views import FakeView, endpoint
 
@@ -73,6 +75,23 @@ def test_health_and_readiness_say_why_not(view: FakeView, port: int) -> None:
     assert get(port, "/healthz")[0] == 200
     view.health_problems = ("worker 0 has not reported for 31 s",)
     assert get(port, "/healthz")[::2] == (503, "worker 0 has not reported for 31 s\n")
+
+
+def test_what_replaces_pods_takes_a_good_standby_for_ready(view: FakeView, port: int) -> None:
+    held = Standing(Role.STANDBY, ("192.168.12.99",), holder="02:00:00:00:00:01").problems()
+    view.ready_problems = held
+    assert get(port, "/readyz")[0] == 503
+    assert get(port, app.READY_OR_STANDBY)[::2] == (200, "ok\n")
+    view.ready_problems = (*held, "worker 0 does not serve")
+    assert get(port, app.READY_OR_STANDBY)[::2] == (503, "worker 0 does not serve\n")
+    for bad in (
+        Standing(Role.STANDBY, ("192.168.12.99",)),
+        Standing(Role.LISTENING, ("192.168.12.99",)),
+        Standing(Role.LEAVING, ("192.168.12.99",), holder="02:00:00:00:00:01"),
+        Standing(Role.STANDBY, ("192.168.12.99",), rival="02:00:00:00:00:01"),
+    ):
+        view.ready_problems = bad.problems()
+        assert get(port, app.READY_OR_STANDBY)[0] == 503
 
 
 def test_status_is_json_with_current_rates(view: FakeView, port: int) -> None:
