@@ -37,6 +37,10 @@ test-standby: venv network-tools ## two routers, one address: a million simulate
 	@$(BIN)/python -m tests.unit.standby.simulation $(or $(SCHEDULES),1000000)
 	@scripts/in-namespaces $(BIN)/python -m egress_router.lab.failover $(or $(TRIALS),1000)
 
+.PHONY: test-again
+test-again: venv network-tools test-tools ## what failed in the last `make test`, one after the other
+	@scripts/in-namespaces $(BIN)/pytest --last-failed --last-failed-no-failures none
+
 .PHONY: test-page
 test-page: venv ## the status page in headless Chromium: content, live update, escaping, phone, dark mode
 	@scripts/need chromium:chromium

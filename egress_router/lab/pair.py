@@ -47,7 +47,7 @@ PODS = ("10.128.0.2", "10.128.0.3")
 _CABLES = ("cable0", "cable1")
 _ALL, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
-_START_SECONDS = 30
+_START_SECONDS = 60
 _SOON = 0.4  # seconds: less than any router needs to lose its right and win it again
 
 
@@ -226,6 +226,8 @@ class Pair:
 
     def start(self, side: Side, environment: Mapping[str, str] | None = None) -> None:
         """Start a router in a pod."""
+        # A pod that is made anew has another hardware address on the pod network; a plug-in announces it.
+        self.client.run("ip", "neighbour", "flush", "all")
         base = {
             "EGRESS_SOURCE": f"{SOURCE}/24",
             "EGRESS_GATEWAY": GATEWAY,
