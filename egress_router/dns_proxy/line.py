@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.dns_proxy.access_log import AccessLog
+    from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
     from egress_router.relay.dataplane import DataPlane, End, Identity
@@ -56,7 +57,7 @@ class Tools:
         log: AccessLog,
         limiter: ConnectionLimiter,
         settings: DnsProxySettings,
-        denied_by_policy: Callable[[Destination], None],
+        denied_by_policy: Callable[[Destination], PolicyEntry | None],
     ) -> None:
         self.denied_by_policy = denied_by_policy
         self.plane = plane
@@ -122,18 +123,19 @@ class Line(Forwarding):
         self._observe(end.failures)
         if end.reason in LIMITS:
             self._tools.limiter.refused(LIMITS[end.reason])
-        result = _REFUSALS.get(end.reason)
+        result, denied_by = _REFUSALS.get(end.reason), None
         if result is None:
             result = self._nowhere()
-        self._tools.log.refused(self._rule, made, result)
+            if result == Place.POLICY.value:
+                entry = self._tools.denied_by_policy(self.destination)
+                denied_by = result if entry is None else entry.described
+        self._tools.log.refused(self._rule, made, result, denied_by)
 
     def _nowhere(self) -> str:
-        """Return why there was no target to connect to; count what the policy denies."""
+        """Return why there was no target to connect to."""
         destination, place = self.destination, self.destination.left_out
         if self.forward.leaving is not None and destination.targets:
             return access_log.OTHER_FAMILY
-        if place is Place.POLICY:
-            self._tools.denied_by_policy(destination)
         return access_log.NO_ADDRESS if place is None else place.value
 
     def _record(self, client: str, identity: Identity, target: Target | None) -> Record:

@@ -221,7 +221,7 @@ class Forwarder:
         upstream.persistent = exchange.origin_persists
         if exchange.binds_origin:
             upstream.bound = True
-        worker.accounting.first_byte.observe(worker.clock.monotonic() - self._info.started)
+        worker.accounting.answered(self._info)
 
     def _touch(self) -> None:
         """Note that something moves, but for interim answers: they could put the real one off for ever."""
