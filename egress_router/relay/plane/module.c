@@ -21,13 +21,32 @@ static PyObject *line_hits(Line *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->line ? atomic_load(&self->line->hits) : 0);
 }
 
+/* Upper bounds of a histogram, in seconds. */
+static bool read_bounds(struct bounds *bounds, PyObject *values) {
+    Py_ssize_t count = PyTuple_Size(values);
+    if (count > MOST_BOUNDS) {
+        PyErr_SetString(PyExc_ValueError, "too many bounds");
+        return false;
+    }
+    for (bounds->count = 0; bounds->count < count; bounds->count++)
+        bounds->upper[bounds->count] = from_seconds(PyFloat_AsDouble(PyTuple_GetItem(values, bounds->count)));
+    return !PyErr_Occurred();
+}
+
 static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double quiet;
     int place, most, possible, of_client;
     Py_buffer seats;
-    if (!PyArg_ParseTuple(arguments, "w*iiiid", &seats, &place, &most, &possible, &of_client, &quiet))
+    PyObject *connects, *lives;
+    if (!PyArg_ParseTuple(arguments, "w*iiiidO!O!", &seats, &place, &most, &possible, &of_client, &quiet, &PyTuple_Type,
+                          &connects, &PyTuple_Type, &lives))
         return -1;
     struct plane *plane = self->plane ? NULL : calloc(1, sizeof *plane);
+    if (plane && !(read_bounds(&plane->connects, connects) && read_bounds(&plane->lives, lives))) {
+        free(plane);
+        PyBuffer_Release(&seats);
+        return -1;
+    }
     if (!plane || place < 0 || place >= seats.len / (Py_ssize_t)sizeof(int32_t)) {
         free(plane);
         PyBuffer_Release(&seats);

@@ -71,9 +71,67 @@ static PyObject *accepted(struct pair *pair, PyObject *object) {
                          pair->given, early->held ? early->held : "", (Py_ssize_t)early->held_to);
 }
 
+static uint64_t taken(_Atomic uint64_t *number) { return atomic_exchange_explicit(number, 0, memory_order_relaxed); }
+
+/* Counts by upper bound, and the sum of all times. */
+static PyObject *times_of(struct histogram *histogram, const struct bounds *bounds) {
+    PyObject *counts = PyTuple_New(bounds->count + 1);
+    for (int i = 0; counts && i <= bounds->count; i++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(taken(&histogram->counts[i]));
+        if (!count || PyTuple_SetItem(counts, i, count) < 0)
+            Py_CLEAR(counts);
+    }
+    return Py_BuildValue("(Nd)", counts, to_seconds((nanoseconds)taken(&histogram->total)));
+}
+
 static bool append(PyObject *list, PyObject *record) {
     bool done = record && PyList_Append(list, record) == 0;
     Py_XDECREF(record);
+    return done;
+}
+
+/* Reasons, and how many connections were refused for each. */
+static PyObject *refusals_of(struct sums *sums) {
+    PyObject *list = PyList_New(0);
+    for (int reason = 0; list && reason < REASONS; reason++) {
+        uint64_t count = taken(&sums->refused[reason]);
+        if (count && !append(list, Py_BuildValue("(iK)", reason, (unsigned long long)count)))
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *summed(struct plane *plane, struct line *line) {
+    struct sums *sums = &line->sums;
+    return Py_BuildValue("(Oi(KKNNN))", (PyObject *)line->object, NEWS_SUMMED, (unsigned long long)taken(&sums->sent),
+                         (unsigned long long)taken(&sums->received), refusals_of(sums),
+                         times_of(&sums->connects, &plane->connects), times_of(&sums->lives, &plane->lives));
+}
+
+static bool read_targets(PyObject *list, struct targets *targets, unsigned news) {
+    bool done = true;
+    for (int i = 0; news & NEWS_ANSWERED && i < targets->count; i++) {
+        unsigned count = atomic_exchange(&targets->list[i].answered, 0);
+        if (count)
+            done &= append(list, Py_BuildValue("(OiOI)", (PyObject *)targets->owner, NEWS_ANSWERED,
+                                               PyTuple_GetItem(targets->values, i), count));
+    }
+    if (news & NEWS_GONE)
+        targets_free(targets);
+    return done;
+}
+
+static bool read_line(Plane *self, PyObject *list, struct line *line, unsigned news) {
+    bool done = true;
+    if (news & NEWS_SUMMED)
+        done = append(list, summed(self->plane, line));
+    if (news & NEWS_GONE) {
+        ((Line *)line->object)->line = NULL;
+        Py_DECREF((PyObject *)line->object);
+        free(line);
+    } else if (news & NEWS_WANTED) {
+        done &= append(list, Py_BuildValue("(Oi)", (PyObject *)line->object, NEWS_WANTED));
+    }
     return done;
 }
 
@@ -99,21 +157,13 @@ static bool read_pair(Plane *self, PyObject *list, struct pair *pair, unsigned n
 
 static bool read_news(Plane *self, PyObject *list, struct node *node) {
     unsigned news = node_news(node);
-    struct line *line;
     switch ((enum node_kind)node->kind) {
     case NODE_PAIR:
         return read_pair(self, list, OWNER_OF(node, struct pair, node), news);
     case NODE_TARGETS:
-        targets_free(OWNER_OF(node, struct targets, node));
-        return true;
+        return read_targets(list, OWNER_OF(node, struct targets, node), news);
     case NODE_LINE:
-        line = OWNER_OF(node, struct line, node);
-        if (!(news & NEWS_GONE))
-            return append(list, Py_BuildValue("(Oi)", (PyObject *)line->object, NEWS_WANTED));
-        ((Line *)line->object)->line = NULL;
-        Py_DECREF((PyObject *)line->object);
-        free(line);
-        return true;
+        return read_line(self, list, OWNER_OF(node, struct line, node), news);
     case NODE_COMMAND:
         break;
     }

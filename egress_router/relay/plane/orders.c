@@ -48,6 +48,7 @@ static struct targets *targets_new(PyObject *values, const Py_buffer *list, int 
 
 void targets_free(struct targets *targets) {
     Py_DECREF((PyObject *)targets->values);
+    Py_XDECREF((PyObject *)targets->owner);
     free(targets);
 }
 
@@ -66,6 +67,7 @@ static struct pair *pair_new(Pair *object, int client, int upstream, double idle
     pair->peers[UPSTREAM] = (struct peer){.kind = PEER_UPSTREAM, .no_delay = upstream >= 0, .fd = upstream};
     pair->idle = from_seconds(idle);
     pair->given = -1;
+    pair->told = true;
     return pair;
 }
 
@@ -140,8 +142,8 @@ PyObject *plane_cut(Plane *self, PyObject *object) {
 int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double connect, idle;
     unsigned turn;
-    int tells_source = 0, hands_over = 0;
-    if (!PyArg_ParseTuple(arguments, "ddI|pp", &connect, &idle, &turn, &tells_source, &hands_over))
+    int tells = 1, hands_over = 0;
+    if (!PyArg_ParseTuple(arguments, "ddI|pp", &connect, &idle, &turn, &tells, &hands_over))
         return -1;
     if (self->line || !(self->line = calloc(1, sizeof *self->line))) {
         PyErr_NoMemory();
@@ -152,7 +154,7 @@ int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     self->line->connect = from_seconds(connect);
     self->line->idle = from_seconds(idle);
     self->line->turn = turn;
-    self->line->tells_source = tells_source;
+    self->line->tells = tells;
     self->line->hands_over = hands_over;
     self->line->object = Py_NewRef((PyObject *)self);
     return 0;
@@ -199,6 +201,8 @@ PyObject *plane_aim(Plane *self, PyObject *arguments) {
     PyBuffer_Release(&list);
     if (PyErr_Occurred())
         return NULL;
+    if (targets)
+        targets->owner = Py_NewRef(object);
     if (!command(self, COMMAND_AIM, line, targets, refuses)) {
         if (targets)
             targets_free(targets);
