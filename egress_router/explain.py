@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import functools
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.grammar import acl
@@ -32,7 +33,7 @@ from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.egress_policy import EgressPolicy
@@ -65,13 +66,33 @@ class Explanation:
     addresses: tuple[IPAddress, ...] = ()
 
 
+class Names(Protocol):
+    """What looks names up: a `Resolver`, as the proxy has one."""
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """Return the absolute names that are tried for `name`, in order."""
+
+    async def resolve(self, name: str) -> Answer:
+        """Return the addresses of `name`; ResolveError where there are none."""
+
+    def close(self) -> None:
+        """End every look-up."""
+
+
 def explain(
-    path: str, text: str, target: str, *, resolve: bool, policy: EgressPolicy | None = None
+    path: str,
+    text: str,
+    target: str,
+    *,
+    resolve: bool,
+    policy: EgressPolicy | None = None,
+    names: Callable[[], Names] | None = None,
 ) -> Explanation:
     """Say what the list in `text` makes of a URL or `host[:port]`, and an egress policy behind it, and why.
 
     `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
-    scheme. The pod's own addresses are unknown here.
+    scheme. The pod's own addresses are unknown here. `names` makes what looks names up; without it, this is
+    a resolver with default settings.
 
     Raises:
         ConfigError: the list is wrong, or the target is none.
@@ -82,7 +103,8 @@ def explain(
     index = None if policy is None else PolicyIndex(policy)
     host, port, asked = _target(target)
     if isinstance(host, str):
-        return asyncio.run(_about_name(access, index, host, str(asked), port, resolve=resolve))
+        made = names or functools.partial(Resolver, NamesSettings(), Registry())
+        return asyncio.run(_about_name(made, access, index, (host, port, str(asked)), resolve=resolve))
     decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
     return _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
 
@@ -156,9 +178,14 @@ def _is_address(text: str) -> bool:
 
 
 async def _about_name(
-    access: AccessPolicy, index: PolicyIndex | None, host: str, asked: str, port: int, *, resolve: bool
+    names: Callable[[], Names],
+    access: AccessPolicy,
+    index: PolicyIndex | None,
+    target: tuple[str, int, str],
+    *,
+    resolve: bool,
 ) -> Explanation:
-    resolver = Resolver(NamesSettings(), Registry())
+    (host, port, asked), resolver = target, names()
     try:
         candidates = (host,) if "." in asked else resolver.candidates(asked)
         early = access.by_candidates(host, port, candidates)
@@ -166,9 +193,9 @@ async def _about_name(
             return _decided(host, port, early)  # without a query, as the proxy does
         if resolve:
             answer = await resolver.resolve(asked)
-            names = {host: answer.addresses} if index is None else await _followed(resolver, index)
+            followed = {} if index is None else await _followed(resolver, index)
             found = _resolved(access, host, port, answer)
-            return _judged(found, host, port, index, names_of({**names, host: answer.addresses}))
+            return _judged(found, host, port, index, names_of({**followed, host: answer.addresses}))
     except ResolveError as error:
         advice = "its addresses decide, and they are unknown; the proxy would answer 502, 503 or 504"
         raise RefusedError(str(error), advice) from None
@@ -200,7 +227,7 @@ def _unresolved(
     return Explanation(target, outcome, tuple(lines))
 
 
-async def _followed(resolver: Resolver, index: PolicyIndex) -> dict[str, tuple[IPAddress, ...]]:
+async def _followed(resolver: Names, index: PolicyIndex) -> dict[str, tuple[IPAddress, ...]]:
     """Return the addresses of the policy's names; none for one that does not resolve."""
     found = {}
     for name in index.policy.dns_names:
