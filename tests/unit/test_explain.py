@@ -209,3 +209,31 @@ def test_names_of_a_policy_are_looked_up() -> None:
     assert "127.0.0.1:443: policy entry 1 (Allow localhost) allows it" in found.lines
     found = explain("LIST", "localhost", "localhost", resolve=True, policy=policy_of(*DENY_ALL))
     assert found.lines[0].startswith("localhost:443 is denied: policy entry ")
+
+
+@pytest.mark.parametrize(
+    ("target", "sni", "outcome", "last"),
+    [
+        ("a.example", "A.Example", Outcome.ALLOWED, "the SNI A.Example passes: the SNI is the host of the CONNECT"),
+        ("a.example", "", Outcome.ALLOWED, "it passes: no SNI: nothing to compare"),
+        ("a.example", "b.example", Outcome.DENIED, "EGRESS_HTTP_PROXY_SNI=enforce closes the tunnel; report, "),
+        ("a.example", "192.0.2.1", Outcome.DENIED, "EGRESS_HTTP_PROXY_SNI=enforce closes the tunnel; report, "),
+        ("192.0.2.1", "b.example", Outcome.ALLOWED, "the SNI b.example passes: b.example at 192.0.2.1: line 2 "),
+        ("192.0.2.1", "c.example", Outcome.DENIED, "EGRESS_HTTP_PROXY_SNI=enforce closes the tunnel; report, "),
+        ("c.example", "c.example", Outcome.DENIED, "c.example:443 is denied: line 3 (!c.example) denies it"),
+    ],
+)  # fmt: skip
+def test_the_name_in_the_tunnel_of_a_connect(target: str, sni: str, outcome: Outcome, last: str) -> None:
+    found = explain("LIST", "a.example\nb.example\n!c.example\n192.0.2.1", target, resolve=False, sni=sni)
+    assert found.outcome is outcome
+    assert found.lines[-1].startswith(last), found.lines
+
+
+def test_a_short_name_may_be_asked_for_by_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve(_: Resolver, name: str) -> Answer:
+        return Answer((ip_address("192.0.2.1"),), 0.0, stale=False, name=f"{name}.corp.example")
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    found = explain("LIST", "*", "intranet", resolve=True, sni="intranet.corp.example")
+    assert found.outcome is Outcome.ALLOWED
+    assert found.lines[-1] == "the SNI intranet.corp.example passes: intranet stands for it"
