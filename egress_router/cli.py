@@ -160,6 +160,11 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="an egress policy (EgressNetworkPolicy, EgressFirewall) behind the list",
     )
     explain.add_argument(
+        "--sni",
+        metavar="NAME",
+        help="the name in the ClientHello of a CONNECT to the target, for EGRESS_HTTP_PROXY_SNI=enforce",
+    )
+    explain.add_argument(
         "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
     )
     _add_output(explain)
@@ -351,13 +356,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     path: str | None = arguments.policy
     policy = None if path is None else egress_policy.parse(path, _read(path))
     names = functools.partial(Resolver, read_all(NamesSettings, os.environ), Registry())
-    found = explain.explain(
+    found = explain.Explainer(policy, names).explain(
         arguments.file,
         _read(arguments.file),
         arguments.target,
         resolve=arguments.resolve,
-        policy=policy,
-        names=names,
+        sni=arguments.sni,
     )
     say(explain.as_json(found) if arguments.output == "json" else explain.as_text(found))
     is_allowed = found.outcome is explain.Outcome.ALLOWED

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import functools
 import json
 import re
 from dataclasses import dataclass, replace
@@ -31,6 +30,8 @@ from egress_router.policy.access_list import NOTHING_OWN, AccessPolicy, Verdict,
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex, names_of
 from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
+from egress_router.tls.client_hello import ClientHello
+from egress_router.tls.server_name import SniMatch, compare, server_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,12 +59,16 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The answer, the sentences that say why, and the addresses that would be dialled."""
+    """The answer, the sentences that say why, and the addresses that would be dialled.
+
+    `full_name` is what a short name stands for, as far as it was looked up.
+    """
 
     target: str
     outcome: Outcome
     lines: tuple[str, ...]
     addresses: tuple[IPAddress, ...] = ()
+    full_name: str | None = None
 
 
 class Names(Protocol):
@@ -79,34 +84,43 @@ class Names(Protocol):
         """End every look-up."""
 
 
-def explain(
-    path: str,
-    text: str,
-    target: str,
-    *,
-    resolve: bool,
-    policy: EgressPolicy | None = None,
-    names: Callable[[], Names] | None = None,
-) -> Explanation:
-    """Say what the list in `text` makes of a URL or `host[:port]`, and an egress policy behind it, and why.
+def _resolver() -> Names:
+    return Resolver(NamesSettings(), Registry())
 
-    `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
-    scheme. The pod's own addresses are unknown here. `names` makes what looks names up; without it, this is
-    a resolver with default settings.
 
-    Raises:
-        ConfigError: the list is wrong, or the target is none.
-        RefusedError: the name was to be resolved and could not be.
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """What decides behind a list: an egress policy, and the addresses of names, which `names` looks up.
+
+    The pod's own addresses are unknown here.
     """
-    source, rules = _rules(path, text)
-    access = AccessPolicy(acl.parse(source, rules))
-    index = None if policy is None else PolicyIndex(policy)
-    host, port, asked = _target(target)
-    if isinstance(host, str):
-        made = names or functools.partial(Resolver, NamesSettings(), Registry())
-        return asyncio.run(_about_name(made, access, index, (host, port, str(asked)), resolve=resolve))
-    decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
-    return _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
+
+    policy: EgressPolicy | None = None
+    names: Callable[[], Names] = _resolver
+
+    def explain(
+        self, path: str, text: str, target: str, *, resolve: bool, sni: str | None = None
+    ) -> Explanation:
+        """Say what the list in `text` makes of a URL or `host[:port]`, and why.
+
+        `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
+        scheme. `sni` is the name in the ClientHello of a CONNECT to the target, empty: there is none.
+
+        Raises:
+            ConfigError: the list is wrong, or the target is none.
+            RefusedError: the name was to be resolved and could not be.
+        """
+        source, rules = _rules(path, text)
+        access = AccessPolicy(acl.parse(source, rules))
+        index = None if self.policy is None else PolicyIndex(self.policy)
+        host, port, asked = _target(target)
+        if isinstance(host, str):
+            question = host, port, str(asked)
+            found = asyncio.run(_about_name(self.names, access, index, question, resolve=resolve))
+        else:
+            decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
+            found = _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
+        return found if sni is None else _with_sni(found, access, host, port, sni)
 
 
 def as_text(found: Explanation) -> str:
@@ -256,7 +270,27 @@ def _resolved(access: AccessPolicy, host: str, port: int, answer: Answer) -> Exp
     stands_for = "" if answer.name == host else f" stands for {answer.name}, which"
     first = f"{host}{stands_for} has the addresses {_list(answer.addresses)}"
     found = _decided(host, port, decision)
-    return replace(found, lines=(first, *found.lines))
+    return replace(found, lines=(first, *found.lines), full_name=answer.name)
+
+
+def _with_sni(found: Explanation, access: AccessPolicy, host: Host, port: int, sni: str) -> Explanation:
+    """Add what becomes of a CONNECT whose tunnel begins with this name in a ClientHello: see `SniCheck`."""
+    if found.outcome is Outcome.DENIED:
+        return found
+    hello = ClientHello(sni or None, encrypted=False)
+    name, match = server_name(hello), compare(hello, host)
+    passes, why = match in {SniMatch.SAME, SniMatch.ABSENT}, match.value
+    if match is SniMatch.ASK_LIST and isinstance(name, str) and not isinstance(host, str):
+        decision = access.by_addresses(name, port, (host,), NOTHING_OWN)
+        passes, why = decision.verdict is Verdict.ALLOWED, f"{name} at {host}: {explanation(decision)}"
+    elif match is SniMatch.OTHER and name == found.full_name:
+        passes, why = True, f"{host} stands for it"
+    said = f"the SNI {sni} passes" if passes else f"the SNI {sni} is another name"
+    lines = [*found.lines, f"{said if sni else 'it passes'}: {why}"]
+    if passes:
+        return replace(found, lines=tuple(lines))
+    lines.append("EGRESS_HTTP_PROXY_SNI=enforce closes the tunnel; report, the default, logs and counts it")
+    return replace(found, outcome=Outcome.DENIED, lines=tuple(lines), addresses=())
 
 
 def _decided(host: Host, port: int, decision: Decision) -> Explanation:

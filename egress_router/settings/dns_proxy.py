@@ -91,5 +91,5 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Forwards]:
     return functools.partial(
         forward.parse,
         admin_port=environment.read(common.ADMIN_PORT) or 0,
-        sources=known_sources(environment),
+        sources=known_sources(environ),
     )
