@@ -41,6 +41,11 @@ test-standby: venv network-tools ## two routers, one address: a million simulate
 test-again: venv network-tools test-tools ## what failed in the last `make test`, one after the other
 	@scripts/in-namespaces $(BIN)/pytest --last-failed --last-failed-no-failures none
 
+.PHONY: test-clients
+test-clients: venv ## transparent ports under Java's and Go's TLS, curl and openssl, nginx with a certificate chain
+	@scripts/need javac:default-jdk-headless go:golang-go nginx:nginx-light curl:curl openssl:openssl
+	@$(BIN)/pytest tests/clients
+
 .PHONY: test-page
 test-page: venv ## the status page in headless Chromium: content, live update, escaping, phone, dark mode
 	@scripts/need chromium:chromium
@@ -60,8 +65,8 @@ soak: venv ## mixed load, reloads, killed workers, dead destinations, for SOAK_S
 	@$(BIN)/python -m benchmarks.soak
 
 .PHONY: fuzz
-fuzz: venv ## hostile requests, hostile answers and random schedules of sockets, ten minutes each
-	@FUZZ_SECONDS=600 $(BIN)/pytest --timeout 700 -k mutated tests/unit/http_proxy tests/unit/names
+fuzz: venv ## hostile requests, answers and ClientHellos, and random schedules of sockets, ten minutes each
+	@FUZZ_SECONDS=600 $(BIN)/pytest --timeout 700 -k mutated tests/unit/http_proxy tests/unit/names tests/unit/tls
 	@FUZZ_SECONDS=600 scripts/test-sanitized $(VENV) --timeout 700 tests/unit/relay/test_schedules.py
 
 .PHONY: bench-redirect

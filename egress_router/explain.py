@@ -8,7 +8,7 @@ import enum
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.grammar import acl
@@ -30,9 +30,11 @@ from egress_router.policy.access_list import NOTHING_OWN, AccessPolicy, Verdict,
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex, names_of
 from egress_router.settings.http_proxy import RULES
 from egress_router.settings.names import NamesSettings
+from egress_router.tls.client_hello import ClientHello
+from egress_router.tls.server_name import SniMatch, compare, server_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.egress_policy import EgressPolicy
@@ -57,34 +59,68 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The answer, the sentences that say why, and the addresses that would be dialled."""
+    """The answer, the sentences that say why, and the addresses that would be dialled.
+
+    `full_name` is what a short name stands for, as far as it was looked up.
+    """
 
     target: str
     outcome: Outcome
     lines: tuple[str, ...]
     addresses: tuple[IPAddress, ...] = ()
+    full_name: str | None = None
 
 
-def explain(
-    path: str, text: str, target: str, *, resolve: bool, policy: EgressPolicy | None = None
-) -> Explanation:
-    """Say what the list in `text` makes of a URL or `host[:port]`, and an egress policy behind it, and why.
+class Names(Protocol):
+    """What looks names up: a `Resolver`, as the proxy has one."""
 
-    `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
-    scheme. The pod's own addresses are unknown here.
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """Return the absolute names that are tried for `name`, in order."""
 
-    Raises:
-        ConfigError: the list is wrong, or the target is none.
-        RefusedError: the name was to be resolved and could not be.
+    async def resolve(self, name: str) -> Answer:
+        """Return the addresses of `name`; ResolveError where there are none."""
+
+    def close(self) -> None:
+        """End every look-up."""
+
+
+def _resolver() -> Names:
+    return Resolver(NamesSettings(), Registry())
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """What decides behind a list: an egress policy, and the addresses of names, which `names` looks up.
+
+    The pod's own addresses are unknown here.
     """
-    source, rules = _rules(path, text)
-    access = AccessPolicy(acl.parse(source, rules))
-    index = None if policy is None else PolicyIndex(policy)
-    host, port, asked = _target(target)
-    if isinstance(host, str):
-        return asyncio.run(_about_name(access, index, host, str(asked), port, resolve=resolve))
-    decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
-    return _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
+
+    policy: EgressPolicy | None = None
+    names: Callable[[], Names] = _resolver
+
+    def explain(
+        self, path: str, text: str, target: str, *, resolve: bool, sni: str | None = None
+    ) -> Explanation:
+        """Say what the list in `text` makes of a URL or `host[:port]`, and why.
+
+        `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
+        scheme. `sni` is the name in the ClientHello of a CONNECT to the target, empty: there is none.
+
+        Raises:
+            ConfigError: the list is wrong, or the target is none.
+            RefusedError: the name was to be resolved and could not be.
+        """
+        source, rules = _rules(path, text)
+        access = AccessPolicy(acl.parse(source, rules))
+        index = None if self.policy is None else PolicyIndex(self.policy)
+        host, port, asked = _target(target)
+        if isinstance(host, str):
+            question = host, port, str(asked)
+            found = asyncio.run(_about_name(self.names, access, index, question, resolve=resolve))
+        else:
+            decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
+            found = _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
+        return found if sni is None else _with_sni(found, access, host, port, sni)
 
 
 def as_text(found: Explanation) -> str:
@@ -156,9 +192,14 @@ def _is_address(text: str) -> bool:
 
 
 async def _about_name(
-    access: AccessPolicy, index: PolicyIndex | None, host: str, asked: str, port: int, *, resolve: bool
+    names: Callable[[], Names],
+    access: AccessPolicy,
+    index: PolicyIndex | None,
+    target: tuple[str, int, str],
+    *,
+    resolve: bool,
 ) -> Explanation:
-    resolver = Resolver(NamesSettings(), Registry())
+    (host, port, asked), resolver = target, names()
     try:
         candidates = (host,) if "." in asked else resolver.candidates(asked)
         early = access.by_candidates(host, port, candidates)
@@ -166,9 +207,9 @@ async def _about_name(
             return _decided(host, port, early)  # without a query, as the proxy does
         if resolve:
             answer = await resolver.resolve(asked)
-            names = {host: answer.addresses} if index is None else await _followed(resolver, index)
+            followed = {} if index is None else await _followed(resolver, index)
             found = _resolved(access, host, port, answer)
-            return _judged(found, host, port, index, names_of({**names, host: answer.addresses}))
+            return _judged(found, host, port, index, names_of({**followed, host: answer.addresses}))
     except ResolveError as error:
         advice = "its addresses decide, and they are unknown; the proxy would answer 502, 503 or 504"
         raise RefusedError(str(error), advice) from None
@@ -200,7 +241,7 @@ def _unresolved(
     return Explanation(target, outcome, tuple(lines))
 
 
-async def _followed(resolver: Resolver, index: PolicyIndex) -> dict[str, tuple[IPAddress, ...]]:
+async def _followed(resolver: Names, index: PolicyIndex) -> dict[str, tuple[IPAddress, ...]]:
     """Return the addresses of the policy's names; none for one that does not resolve."""
     found = {}
     for name in index.policy.dns_names:
@@ -229,7 +270,27 @@ def _resolved(access: AccessPolicy, host: str, port: int, answer: Answer) -> Exp
     stands_for = "" if answer.name == host else f" stands for {answer.name}, which"
     first = f"{host}{stands_for} has the addresses {_list(answer.addresses)}"
     found = _decided(host, port, decision)
-    return replace(found, lines=(first, *found.lines))
+    return replace(found, lines=(first, *found.lines), full_name=answer.name)
+
+
+def _with_sni(found: Explanation, access: AccessPolicy, host: Host, port: int, sni: str) -> Explanation:
+    """Add what becomes of a CONNECT whose tunnel begins with this name in a ClientHello: see `SniCheck`."""
+    if found.outcome is Outcome.DENIED:
+        return found
+    hello = ClientHello(sni or None, encrypted=False)
+    name, match = server_name(hello), compare(hello, host)
+    passes, why = match in {SniMatch.SAME, SniMatch.ABSENT}, match.value
+    if match is SniMatch.ASK_LIST and isinstance(name, str) and not isinstance(host, str):
+        decision = access.by_addresses(name, port, (host,), NOTHING_OWN)
+        passes, why = decision.verdict is Verdict.ALLOWED, f"{name} at {host}: {explanation(decision)}"
+    elif match is SniMatch.OTHER and name == found.full_name:
+        passes, why = True, f"{host} stands for it"
+    said = f"the SNI {sni} passes" if passes else f"the SNI {sni} is another name"
+    lines = [*found.lines, f"{said if sni else 'it passes'}: {why}"]
+    if passes:
+        return replace(found, lines=tuple(lines))
+    lines.append("EGRESS_HTTP_PROXY_SNI=enforce closes the tunnel; report, the default, logs and counts it")
+    return replace(found, outcome=Outcome.DENIED, lines=tuple(lines), addresses=())
 
 
 def _decided(host: Host, port: int, decision: Decision) -> Explanation:

@@ -13,7 +13,7 @@ from egress_router.records import Ids, Record, RecordLog
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.request_info import RequestInfo, Who
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

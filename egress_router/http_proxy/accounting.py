@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.acl import Rule
     from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.errors import MessageError
-    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who

@@ -11,7 +11,7 @@ from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.exchange import Exchange
 from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
-from egress_router.http_proxy.http1.heads import RequestHeads
+from egress_router.http_proxy.http1.request import RequestHeads
 from egress_router.http_proxy.http1.state import (
     INTO_CLOSED,
     INTO_CONNECTING,
@@ -37,7 +37,7 @@ from egress_router.tls.client_hello import TLS_RECORD
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.state import Into
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo, Who
@@ -86,7 +86,7 @@ class ClientConnection:
         self.state = HEAD
         self.wire = BufferedSocket(sock, worker.poller, self.read_head, worker.most_received)
         self.wire.held = early  # mostly the request; what else is there, the poller will say
-        self._heads = RequestHeads(worker.limits)
+        self._heads = RequestHeads(worker.limits, worker.connects)
         self.holds = False  # bytes, as far as `account` knows
         self._connector: UpstreamConnector | None = None
         self._forwarder: Forwarder | None = None
@@ -127,10 +127,9 @@ class ClientConnection:
             self._speak_tls(data, self._origin_port)
             return True
         try:
-            text, behind = self._heads.next(data)
-            if not text:
+            head, behind = self._heads.next(data)
+            if head is None:
                 return False
-            head = self.worker.connects.read(text)
             if behind or self.holds:
                 self.wire.held = behind
                 self.account()

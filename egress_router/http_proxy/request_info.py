@@ -10,7 +10,7 @@ from egress_router.policy.access_list import Decision, Reason, Verdict
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.leaving import Leaving
-    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.target import Target
 
 # Stands for the decision of a request whose name could not be resolved.

@@ -12,7 +12,7 @@ from egress_router import log
 from egress_router.http_proxy.guard import guarded
 from egress_router.relay.buffered_socket import TURNS, nothing
 from egress_router.tls.client_hello import ClientHelloReader
-from egress_router.tls.errors import TlsError, TlsFault
+from egress_router.tls.errors import TlsError
 from egress_router.tls.server_name import SniMatch, compare, server_name
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class Owner(Protocol):
     def first_bytes_refused(self) -> None:
         """End: nothing may go to the origin."""
 
+    def account(self) -> None:
+        """Count what is held of the client's bytes now; may end the connection."""
+
     def close(self) -> None:
         """Close in order."""
 
@@ -50,7 +53,7 @@ class Owner(Protocol):
 class SniCheck:
     """Made for a CONNECT whose connection is there; `begin` looks at what has come, and waits for more."""
 
-    __slots__ = ("_client", "_deadline", "_info", "_owner", "_reader", "_worker", "origin")
+    __slots__ = ("_client", "_deadline", "_info", "_owner", "_reader", "_rest", "_worker", "origin")
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class SniCheck:
         self.origin = origin
         self._reader: ClientHelloReader | None = None
         self._deadline: Deadline | None = None
+        self._rest: Deadline | None = None
 
     @property
     def held(self) -> int:
@@ -80,12 +84,14 @@ class SniCheck:
             return
         self._client.on_ready = self._client_ready
         self._client.watch_anew()
-        self._deadline = self._worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
+        if self._rest is None:
+            self._deadline = self._worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
 
     def stop(self) -> None:
         """Look no further."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for each in (self._deadline, self._rest):
+            if each is not None:
+                each.cancel()
         self._client.on_ready = self.origin.on_ready = nothing
 
     def fault(self, error: Exception) -> None:
@@ -100,13 +106,16 @@ class SniCheck:
         for _ in range(TURNS):
             data = self._client.receive()
             if data is None:
-                return
+                break
             if not data:
                 self._pass()
                 return
             if self._take(data):
                 return
-        self._client.again()
+        else:
+            self._client.again()
+        if self._reader is not None:
+            self._owner.account()
 
     @guarded
     def _watch_origin(self) -> None:
@@ -121,7 +130,8 @@ class SniCheck:
     def _origin_ready(self) -> None:
         if not self.origin.readable:  # it may be written to, as every new connection
             return
-        if self._info.target.port == _HTTPS and self._worker.enforces_sni:
+        is_tls = self._info.target.port == _HTTPS or self._rest is not None
+        if is_tls and self._worker.enforces_sni:
             self._owner.close()  # no TLS server speaks first; it has ended, or is none
         else:
             self._pass()
@@ -134,6 +144,18 @@ class SniCheck:
         else:
             self._pass()
 
+    def _await_rest(self) -> None:
+        """Whoever has begun a ClientHello has to end it, on any port, in the time that a head has."""
+        if self._rest is None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._rest = self._worker.deadlines.add(self._worker.limits.head_seconds, self._overdue)
+
+    @guarded
+    def _overdue(self) -> None:
+        self._worker.accounting.limit("head_seconds")
+        self._mismatch(None)
+
     def _take(self, data: bytes) -> bool:
         """Look at bytes of the client; say whether it is decided."""
         if self._reader is None:
@@ -143,13 +165,12 @@ class SniCheck:
             self._reader = ClientHelloReader()
         try:
             hello = self._reader.feed(data)
-        except TlsError as error:
-            if error.fault is TlsFault.NOT_TLS:
-                self._pass()
-            else:  # what we cannot read, the origin may read in its own way
-                self._mismatch(None)
+        except TlsError:
+            # What we cannot read, the origin may read in its own way: Go's TLS takes records of any version.
+            self._mismatch(None)
             return True
         if hello is None:
+            self._await_rest()
             return False
         if self._is_right(hello):
             self._pass()

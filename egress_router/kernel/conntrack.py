@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Protocol number, address and port of a destination.
 Destination = tuple[int, "IPAddress", int]
+# One of our addresses, and where its connections go.
+Way = tuple["IPAddress", Destination]
 
 # linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 _NETLINK_NETFILTER = 12
@@ -50,14 +52,14 @@ def usage() -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """The source ports in use towards each destination, and how many redirected connections are open.
+    """The source ports in use, by source and destination, and how many redirected connections are open.
 
     A port stays in use for a while after its connection has ended (TIME_WAIT), and while one is tried.
     `waiting` are TCP connections that may still be accepted, by family and local port: their SYN was sent
     less than three seconds ago.
     """
 
-    source_ports: Counter[Destination]
+    source_ports: Counter[Way]
     open: int
     waiting: Counter[tuple[int, int]]
 
@@ -68,21 +70,23 @@ def connections(sources: Collection[IPAddress]) -> Connections:
     Raises:
         RefusedError: the kernel does not let this process look.
     """
-    found: Counter[Destination] = Counter()
+    found: Counter[Way] = Counter()
     waiting: Counter[tuple[int, int]] = Counter()
     opened = 0
     longest = sysctl.read("net/netfilter/nf_conntrack_tcp_timeout_syn_sent") or _SYN_SENT_SECONDS
-    packed = {address.packed for address in sources}
+    by_bytes = {address.packed: address for address in sources}
     try:
         for entry in _entries():
             reply = attributes(entry.get(_TUPLE_REPLY, b""))
             addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
-            if len(addresses) != 2 or addresses[1] not in packed:
+            source = by_bytes.get(addresses[1]) if len(addresses) == 2 else None
+            if source is None:
                 continue
             fields = attributes(reply.get(_TUPLE_PROTO, b""))
             port = fields.get(_SOURCE_PORT)
             if port is not None:
-                found[fields[_NUMBER][0], ip_address(addresses[0]), int.from_bytes(port, "big")] += 1
+                destination = fields[_NUMBER][0], ip_address(addresses[0]), int.from_bytes(port, "big")
+                found[source, destination] += 1
                 state = _tcp_state(entry)
                 redirected = int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT
                 opened += bool(redirected) and (state is None or state in _OPEN_STATES)

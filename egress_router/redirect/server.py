@@ -204,6 +204,7 @@ class RedirectServer:
             "denied": self._rejections.latest(),
             "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
             "admin_rules": await self._admin_rules.shown(),
+            "source_ports": [{**each} for each in self._metrics.source_ports()],
         }
 
     async def _put_in_force(self, guarded: Guarded[Redirects], _: frozenset[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from egress_router.service.rule_metrics import OTHER
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import NamedRedirect, Redirect, Redirects
     from egress_router.kernel.conntrack import Connections, Destination
     from egress_router.kernel.nat.counters import Counts
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from egress_router.redirect.lines import Resolved
 
 _MAX_RULES = 1000  # with samples of their own, of those with traffic; the others have one together
+_MAX_WAYS = 1000  # those with the most source ports in use
+_MAX_SHOWN = 100
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _NOTHING = Traffic()
 NO_RULE = "no_rule"
@@ -45,6 +49,15 @@ class LineOf:
     name: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class PortUse:
+    """How many source ports of one of our addresses are in use towards one destination, of about 64,000."""
+
+    source: str
+    destination: str
+    count: int
+
+
 class RuleTable:
     """The lines of some rules with what belongs to each: made once for the rules, asked every few seconds.
 
@@ -58,8 +71,9 @@ class RuleTable:
         self._by_port: dict[tuple[str, int, int], int] = {}
         self._fallbacks: dict[int, int] = {}
         self._names: dict[int, str] = {}
-        self.destinations: dict[Destination, str] = {}
-        self.named: dict[Destination, str] = {}
+        self._destinations: dict[Destination, str] = {}
+        self._named: dict[Destination, str] = {}
+        self._others: dict[IPAddress, str] = {}
         rules = {rule.line: rule for rule in redirects.rules}
         names = {rule.line: rule for rule in redirects.names}
         for index, line in enumerate(rule_lines(text)):
@@ -71,6 +85,9 @@ class RuleTable:
                 self._add_name(index, names[line.number])
             else:
                 self._fallbacks[6 if ":" in line.text.split()[0] else 4] = index
+        for fallback in (redirects.fallback_v4, redirects.fallback_v6):
+            if fallback is not None:
+                self._others[fallback] = f"{fallback}, other ports"
 
     def _add(self, index: int, rule: Redirect) -> None:
         protocol, target = rule.protocol.value, rule.target
@@ -78,8 +95,8 @@ class RuleTable:
             self._by_port[protocol, target.version, port] = index
             remote = port if rule.target_port is None else rule.target_port
             key = (_NUMBERS[protocol], target, remote)
-            if key not in self.destinations:
-                self.destinations[key] = f"{printed(target, remote)}/{protocol}"
+            if key not in self._destinations:
+                self._destinations[key] = f"{printed(target, remote)}/{protocol}"
 
     def _add_name(self, index: int, rule: NamedRedirect) -> None:
         self._names[index] = rule.name
@@ -94,12 +111,25 @@ class RuleTable:
 
     def lead(self, resolved: Resolved) -> None:
         """Note where the lines with names lead now, so that source ports towards there have a name, too."""
-        self.named = {
+        self._named = {
             (_NUMBERS[rule.protocol.value], address, rule.target_port or port): destination(rule)
             for rule, addresses in resolved.items()
             for address in addresses
             for port in range(rule.first, rule.last + 1)
         }
+
+    def port_uses(self, tracked: Connections) -> list[PortUse]:
+        """Return the source ports in use towards what lines lead to, by source; the most come first.
+
+        Ports are for each address and port of a destination. Of a name, and of a fallback, where clients
+        choose the port, it is what the busiest of them has.
+        """
+        most: Counter[tuple[IPAddress, str]] = Counter()
+        for (source, key), count in tracked.source_ports.items():
+            leads_to = self._destinations.get(key) or self._named.get(key) or self._others.get(key[1])
+            if leads_to is not None:
+                most[source, leads_to] = max(most[source, leads_to], count)
+        return [PortUse(str(source), to, count) for (source, to), count in most.most_common(_MAX_WAYS)]
 
     def lines(self, counts: Counts, waiting: Mapping[tuple[int, int], int] = _NONE) -> list[LineTraffic]:
         """Return all lines, each with its traffic; `waiting` TCP connections may still be accepted."""
@@ -143,6 +173,7 @@ class RedirectMetrics:
         # Lines with samples of their own: whoever had them first keeps them, or counters would go back.
         self._named: dict[str, None] = {}
         self._failures: dict[str, int] = {}
+        self._uses: list[PortUse] = []
 
     def traffic(self, lines: Sequence[LineTraffic], without_line: int = 0) -> None:
         """Publish what went through each line; so many connections came to ports `without_line`."""
@@ -200,11 +231,18 @@ class RedirectMetrics:
         """Publish open connections, and the source ports in use towards the destinations of the rules."""
         self._open.value = tracked.open
         self._registry.forget("snat_ports_in_use")
-        for key, count in tracked.source_ports.items():
-            leads_to = table.destinations.get(key) or table.named.get(key)
-            if leads_to is not None:
-                meaning = "Source ports in use towards a destination, of about 64,000."
-                self._registry.gauge("snat_ports_in_use", meaning, destination=leads_to).value = count
+        self._uses = table.port_uses(tracked)
+        for each in self._uses:
+            meaning = "Source ports of an address in use towards a destination, of about 64,000."
+            labels = {"source": each.source, "destination": each.destination}
+            self._registry.gauge("snat_ports_in_use", meaning, **labels).value = each.count
+
+    def source_ports(self) -> list[dict[str, str | int]]:
+        """Return the source ports in use for `/status`, the most first."""
+        return [
+            {"source": each.source, "destination": each.destination, "in_use": each.count}
+            for each in self._uses[:_MAX_SHOWN]
+        ]
 
 
 def _sum(traffic: Iterable[Traffic]) -> Traffic:

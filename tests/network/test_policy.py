@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-NAME = "www.example.com"
+NAME = "www.foo.com"
 ALLOWED, NAMED, OTHER, FALLBACK = "1.2.3.4", "203.0.113.25", "203.0.113.26", "203.0.113.27"
 LINES = f"80 tcp {ALLOWED}\n443 tcp {NAMED}\n8443 tcp {OTHER}\n53 udp {OTHER}\n{FALLBACK}\n"
 ENTRIES = (

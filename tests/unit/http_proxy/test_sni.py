@@ -63,7 +63,16 @@ def test_a_hello_may_come_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("early", [True, False])
-@pytest.mark.parametrize("sent", [hello("b.example"), b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        hello("b.example"),
+        b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00",
+        # Go's TLS reads it: the version of a record says nothing (RFC 8446 5.1).
+        b"\x16\x02\x00" + hello("b.example")[3:],
+        b"\x16\x03\x09" + hello("b.example")[3:],
+    ],
+)
 def test_enforced_nothing_of_another_name_reaches_the_origin(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, *, early: bool
 ) -> None:
@@ -156,6 +165,44 @@ def test_other_protocols_are_not_held_up(mode: str) -> None:
             eventually(lambda: counted(running, "tunnels_open") == 1)  # nobody says anything
             client.end()
             assert client.rest() == b""
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+def test_a_hello_that_was_begun_is_waited_for_on_any_port(mode: str) -> None:
+    sent = hello("b.example")
+    with (
+        origin(echo) as server,
+        proxy("!b.example\n127.0.0.1\n", SNI=mode, HEAD_SECONDS="1") as (running, port),
+        Client(port) as client,
+    ):
+        client.send(connect("127.0.0.1", server.port))
+        client.head()
+        client.send(sent[:100])
+        if mode == "enforce":
+            # It has longer than servers that speak first are waited for, but not for ever.
+            assert client.rest() == ALERT
+            assert server.received == b""
+        else:
+            assert client.take(100) == sent[:100]
+        action = {"enforce": "closed", "report": "reported"}[mode]
+        assert counted(running, "sni_mismatch_total", action=action) == 1
+        assert counted(running, "limit_hits_total", limit="head_seconds") == 1
+
+
+def test_unfinished_hellos_in_tunnels_are_bounded_in_all() -> None:
+    with (
+        origin(echo) as server,
+        proxy("127.0.0.1\n", SNI="enforce", HELD_BYTES="1048576") as (running, port),
+    ):
+        clients = [Client(port) for _ in range(120)]
+        for client in clients:
+            client.send(connect("127.0.0.1", server.port))
+            client.head()
+            client.send(b"\x16\x03\x01\x3f\x00\x01\x00\x3e\x00" + bytes(15_000))
+        eventually(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 5)
+        for client in clients:
+            client.sock.close()
+        eventually(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_a_client_that_leaves_before_it_has_said_anything_leaves_nothing_open() -> None:

@@ -22,6 +22,7 @@ TEXT = """\
 203.0.113.27
 2001:db8::27
 """
+OURS, OTHER = ip_address("192.168.12.99"), ip_address("192.168.12.100")
 TABLE = RuleTable(parse("R", TEXT), TEXT)
 COUNTS = {
     ("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=2),
@@ -63,11 +64,13 @@ def test_source_ports_towards_an_address_of_a_name_have_its_name() -> None:
     text, registry = "8443 tcp db.example.com 443\n", Registry()
     redirects = parse("R", text)
     table = RuleTable(redirects, text)
-    address = ip_address("203.0.113.25")
-    table.lead({redirects.names[0]: (address,)})
-    RedirectMetrics(registry).tracked(table, Connections(Counter({(6, address, 443): 3}), 3, Counter()))
+    address, other = ip_address("203.0.113.25"), ip_address("203.0.113.26")
+    table.lead({redirects.names[0]: (address, other)})
+    used = Counter({(OURS, (6, address, 443)): 3, (OURS, (6, other, 443)): 2})
+    RedirectMetrics(registry).tracked(table, Connections(used, 3, Counter()))
     numbers = registry.snapshot()["snat_ports_in_use"].numbers
-    assert numbers == {(("destination", "db.example.com:443/tcp"),): 3}
+    # Each address has ports of its own: what counts is the busiest one.
+    assert numbers == {(("destination", "db.example.com:443/tcp"), ("source", str(OURS))): 3}
 
 
 def test_labels_hold_no_blanks_of_the_file() -> None:
@@ -137,15 +140,39 @@ def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
     registry = Registry()
     bank, stranger = ip_address("203.0.113.25"), ip_address("203.0.113.200")
     used = Counter(
-        {(6, bank, 80): 40, (17, bank, 80): 1, (6, stranger, 80): 2, (6, ip_address("203.0.113.28"), 5001): 3}
+        {
+            (OURS, (6, bank, 80)): 40,
+            (OTHER, (6, bank, 80)): 41,
+            (OURS, (17, stranger, 80)): 1,
+            (OURS, (6, ip_address("203.0.113.28"), 5001)): 3,
+            (OURS, (6, ip_address("203.0.113.27"), 7777)): 4,
+            (OURS, (17, ip_address("203.0.113.27"), 7778)): 5,
+        }
     )
-    RedirectMetrics(registry).tracked(TABLE, Connections(used, 44, Counter({(4, 80): 1})))
+    metrics = RedirectMetrics(registry)
+    metrics.tracked(TABLE, Connections(used, 44, Counter({(4, 80): 1})))
     snapshot = registry.snapshot()
+    assert metrics.source_ports() == [
+        {"source": str(OTHER), "destination": "203.0.113.25:80/tcp", "in_use": 41},
+        {"source": str(OURS), "destination": "203.0.113.25:80/tcp", "in_use": 40},
+        {"source": str(OURS), "destination": "203.0.113.27, other ports", "in_use": 5},
+        {"source": str(OURS), "destination": "203.0.113.28:5001/tcp", "in_use": 3},
+    ]
     assert snapshot["snat_ports_in_use"].numbers == {
-        (("destination", "203.0.113.25:80/tcp"),): 40,
-        (("destination", "203.0.113.28:5001/tcp"),): 3,
+        (("destination", str(each["destination"])), ("source", str(each["source"]))): each["in_use"]
+        for each in metrics.source_ports()
     }
     assert snapshot["connections_open"].numbers == {(): 44}
+
+
+def test_source_ports_are_told_of_a_bounded_number_of_ways() -> None:
+    text = "".join(f"{port} tcp 203.0.113.25\n" for port in range(1, 3001))
+    registry, table = Registry(), RuleTable(parse("R", text), text)
+    used = Counter({(OURS, (6, ip_address("203.0.113.25"), port)): port for port in range(1, 3001)})
+    metrics = RedirectMetrics(registry)
+    metrics.tracked(table, Connections(used, 0, Counter()))
+    counts = registry.snapshot()["snat_ports_in_use"].numbers.values()
+    assert (len(counts), min(counts), len(metrics.source_ports())) == (1000, 2001, 100)
 
 
 def test_its_metrics_pass_the_lint_of_the_others() -> None:
@@ -155,7 +182,9 @@ def test_its_metrics_pass_the_lint_of_the_others() -> None:
     metrics = RedirectMetrics(registry)
     metrics.traffic(TABLE.lines(COUNTS))
     metrics.tracking((5, 262144))
-    metrics.tracked(TABLE, Connections(Counter({(6, ip_address("203.0.113.25"), 80): 40}), 1, Counter()))
+    metrics.tracked(
+        TABLE, Connections(Counter({(OURS, (6, ip_address("203.0.113.25"), 80)): 40}), 1, Counter())
+    )
     text = exposition(registry.snapshot()).decode()
     assert "egress_router_snat_ports_in_use" in text
     lint.test_every_family_has_help_and_type_once_and_in_front(text)
