@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from egress_router.metrics import Number, Registry
     from egress_router.records import Record
+    from egress_router.relay.dataplane import Sums
     from egress_router.relay.tunnel import Closing
 
 CONNECTED = "connected"
@@ -34,7 +35,7 @@ class AccessLog:
         self.ids = Ids()
         self._rules = RuleMetrics(registry)
         self._records = RecordLog(everything=access_log or debug)
-        self.tells_source = self._records.everything
+        self.everything = self._records.everything
         self._connect_seconds = registry.histogram(
             "connect_seconds", "Time until an upstream connection was there, in seconds.", LATENCY_BUCKETS
         )
@@ -46,14 +47,35 @@ class AccessLog:
         self.sent = registry.counter("bytes_total", meaning, direction="sent")
         self.received = registry.counter("bytes_total", meaning, direction="received")
 
-    def decided(self, result: str) -> None:
-        """Count what became of a client connection: `CONNECTED`, or why it was not relayed."""
+    def decided(self, result: str, count: int = 1) -> None:
+        """Count what became of client connections: `CONNECTED`, or why they were not relayed."""
         number = self._results.get(result)
         if number is None:
             number = self._results[result] = self._registry.counter(
                 "connections_total", _TOTAL, result=result
             )
-        number.value += 1
+        number.value += count
+
+    def summed(self, rule: str, sums: Sums) -> None:
+        """Connections of which no record is written were connected, or ended."""
+        counts, seconds = sums.connects
+        numbers = self._rules.of(rule)
+        if connected := sum(counts):
+            self.decided(CONNECTED, connected)
+            numbers.connections.value += connected
+            numbers.connect_seconds.add(counts, seconds)
+            self._connect_seconds.add(counts, seconds)
+        self._connection_seconds.add(*sums.lives)
+        numbers.sent.value += sums.sent
+        numbers.received.value += sums.received
+
+    def refused_many(self, rule: str, result: str, count: int) -> None:
+        """So many clients were closed without ever having been connected; no record is written."""
+        self.decided(result, count)
+        if result != LIMIT:
+            numbers = self._rules.of(rule)
+            numbers.connections.value += count
+            numbers.failures.value += count
 
     def connected(self, rule: str, made: Callable[[], Record], seconds: float) -> None:
         """An upstream answered after `seconds`; `made` makes the record, where one is written."""
@@ -70,11 +92,7 @@ class AccessLog:
 
     def refused(self, rule: str, made: Callable[[], Record], result: str) -> None:
         """A client was closed without ever having been connected."""
-        self.decided(result)
-        if result != LIMIT:
-            numbers = self._rules.of(rule)
-            numbers.connections.value += 1
-            numbers.failures.value += 1
+        self.refused_many(rule, result, 1)
         if self._records.everything:
             record = made()
             record.reason = result
