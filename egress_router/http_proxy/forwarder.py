@@ -98,7 +98,7 @@ class Forwarder(Pump):
         upstream.persistent = exchange.origin_persists
         if exchange.binds_origin:
             upstream.bound = True
-        worker.accounting.first_byte.observe(worker.clock.monotonic() - self._info.started)
+        worker.accounting.answered(self._info)
 
     def _answer_unfinished(self) -> None:
         self._owner.account()
