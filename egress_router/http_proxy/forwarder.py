@@ -28,6 +28,13 @@ class Forwarder(Pump):
         self._owner = owner
         self._info = info
 
+    def __repr__(self) -> str:
+        exchange = self._exchange
+        return (
+            f"<Forwarder {self._info} at {self._info.address} status={exchange.status}"
+            f" sent={exchange.sent} received={exchange.received}>"
+        )
+
     # A connection
 
     def reuse(self) -> bool:

@@ -47,8 +47,8 @@ class Owner(Protocol):
     def say_and_close(self, last: bytes) -> None:
         """Send these bytes, and close once they have arrived."""
 
-    def close(self) -> None:
-        """Close in order."""
+    def close(self, reason: str) -> None:
+        """Close in order; `reason` is for debug events."""
 
     def abort(self) -> None:
         """Close so that the client sees that its answer is cut short."""

@@ -616,8 +616,8 @@ def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
                     client.send(ask)
                     client.head()
             eventually(lambda: running.call(running.server.open_connections) == 0)
-            client_watch = cast("WorkerState", running.server._worker).client_watch  # type: ignore[attr-defined]
-            eventually(lambda: not client_watch._waiting)
+            client_watch = worker_of(running).client_watch
+            eventually(lambda: not len(client_watch))
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             left = [type(each) for each in gc.garbage if type(each).__module__.startswith("egress_router.")]
