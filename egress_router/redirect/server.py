@@ -22,7 +22,7 @@ from egress_router.redirect.names import LineNames
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
 from egress_router.redirect.usable import Usable
-from egress_router.service import loop, output, process_metrics, signals
+from egress_router.service import loop, output, process_metrics, signals, sockets
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
@@ -136,7 +136,7 @@ class RedirectServer:
         self._loop = asyncio.get_running_loop()
         signals.handle(self._loop, self._end_asked, self._follower.reload)
         port = self._settings.runtime.admin_port
-        endpoint = await serve(self, port) if port else None
+        endpoint = await serve(self, sockets.listen(port, 1)[0]) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names), self._admin_rules.follow()]
         tasks.append(self._policy.cut())
