@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.state import Into
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
@@ -313,6 +314,11 @@ class ClientConnection:
             self._refuse(replies.TOO_MUCH_HELD)
 
     # The end
+
+    @property
+    def target(self) -> Target | None:
+        """Where the present request leads to."""
+        return None if self._connector is None else self._connector.info.target
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny the connection that is open."""

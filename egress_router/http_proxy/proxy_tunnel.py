@@ -11,6 +11,7 @@ from egress_router.relay.tunnel import CloseReason
 if TYPE_CHECKING:
     import socket
 
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.dataplane import Pair
@@ -52,6 +53,11 @@ class ProxyTunnel:
         )
         worker.accounting.tunnels.value += 1
         worker.connections.add(self)
+
+    @property
+    def target(self) -> Target:
+        """Where it leads to."""
+        return self._info.target
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny the tunnel."""
