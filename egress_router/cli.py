@@ -30,6 +30,7 @@ from egress_router.settings import setup as setup_settings
 from egress_router.settings.catalogue import VARIABLES, warn_of_unknown
 from egress_router.settings.chart import chart_values, with_chart_values
 from egress_router.settings.common import ADMIN_PORT
+from egress_router.settings.names import SERVERS as NAME_SERVERS
 from egress_router.settings.policy import POLICY, policy_parser, refuse_unenforced
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
 from egress_router.terminal import say, visible_lines
@@ -143,7 +144,13 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     check.add_argument(
         "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
     )
-    explain = _add(commands, "explain", "say which line of an allow/deny list decides, and why", _explain)
+    explain = _add(
+        commands,
+        "explain",
+        "say which line of an allow/deny list decides, and why",
+        _explain,
+        (NAME_SERVERS,),
+    )
     explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
     explain.add_argument("target", metavar="URL-or-host[:port]", help="what a client would ask for")
     explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
@@ -341,15 +348,19 @@ def _kind_and_files(words: list[str]) -> tuple[str | None, list[str]]:
 def _explain(arguments: argparse.Namespace) -> int:
     from egress_router import explain  # noqa: PLC0415
     from egress_router.manifests import egress_policy  # noqa: PLC0415
+    from egress_router.metrics import Registry  # noqa: PLC0415
+    from egress_router.names.resolver import Resolver  # noqa: PLC0415
+    from egress_router.settings.names import NamesSettings  # noqa: PLC0415
+    from egress_router.settings.table import read_all  # noqa: PLC0415
 
     path: str | None = arguments.policy
     policy = None if path is None else egress_policy.parse(path, _read(path))
-    found = explain.explain(
+    names = functools.partial(Resolver, read_all(NamesSettings, os.environ), Registry())
+    found = explain.Explainer(policy, names).explain(
         arguments.file,
         _read(arguments.file),
         arguments.target,
         resolve=arguments.resolve,
-        policy=policy,
         sni=arguments.sni,
     )
     say(explain.as_json(found) if arguments.output == "json" else explain.as_text(found))

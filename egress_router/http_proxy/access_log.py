@@ -13,7 +13,7 @@ from egress_router.records import Ids, Record, RecordLog
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.http1.head import RequestHead
+    from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.request_info import RequestInfo, Who
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -78,6 +78,7 @@ class AccessLog:
         if not info.id:  # most requests are never written down
             info.id = self._ids.next()
         decision, host = info.decision, info.target.host
+        rule = None if decision.rule is None else decision.rule.text
         address = info.address if isinstance(host, str) or info.address is not None else host
         return Record(
             event=event,
@@ -92,7 +93,7 @@ class AccessLog:
             source=None if info.source is None else info.source[0],
             source_port=None if info.source is None else info.source[1],
             verdict="undecided" if decision is UNDECIDED else decision.verdict.value,
-            rule=None if decision.rule is None else decision.rule.text,
+            rule=rule if decision.entry is None else decision.entry.described,
             reason=reason,
             dns_seconds=round(info.dns_seconds, 6),
             connect_seconds=round(info.connect_seconds, 6),

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy.held_bytes import HeldBytes
-from egress_router.http_proxy.http1.known_connects import KnownConnects
+from egress_router.http_proxy.http1.request import KnownConnects
 from egress_router.relay.buffered_socket import MAX_RECEIVED
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ class Role(enum.IntEnum):
     GONE = 6  # the last word
 
 
+EAGER: Final = frozenset({Role.ACTIVE, Role.CLAIMING})  # those that need promises of others
+
 MOVES: Final[dict[Role, frozenset[Role]]] = {
     Role.LISTENING: frozenset({Role.STANDBY, Role.LEAVING}),
     Role.STANDBY: frozenset({Role.CLAIMING, Role.ACTIVE, Role.LEAVING}),

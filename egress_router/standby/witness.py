@@ -125,6 +125,10 @@ class Witness:
         self.checked = now
         return ask
 
+    def lose_right(self) -> None:
+        """Note that the gate is closed: the right of the only member has to be won again."""
+        self.alone_slot, self.alone_until = 0, -math.inf
+
     def adopt(self, members: Members, term: int) -> None:
         """Take over what a member says of the members, until the witness was read."""
         self.members, self.term, self.fresh = members, term, False

@@ -340,6 +340,17 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
             assert 15 < time.monotonic() - changed < 40
 
 
+def test_explain_asks_the_name_servers_that_the_router_is_told(lab: Laboratory) -> None:
+    lab.name(zone(ONE))
+    lab.router.write("/etc/resolv.conf", f"nameserver {NOBODY}\n")
+    done = lab.router.run(
+        *(sys.executable, "-m", "egress_router", "explain", "--resolve", "-", NAME),
+        input=f"{ONE}\n",
+        env={**os.environ, "EGRESS_DNS_SERVERS": NAME_SERVER},
+    )
+    assert done.stdout.startswith(f"{NAME} has the addresses {ONE}\n")
+
+
 def test_names_need_a_router_that_stays_and_nftables(lab: Laboratory) -> None:
     process = lab.setup({"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": f"443 tcp {NAME}"})
     _, errors = process.communicate(timeout=PATIENCE)

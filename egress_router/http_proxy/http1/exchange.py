@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from egress_router.http_proxy.http1.body import body_of
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.forwarding import (
+    authenticates_connection,
     is_wanted_switch,
     request_bytes,
     response_bytes,
     wanted_upgrade,
 )
-from egress_router.http_proxy.http1.head import NO_BODY, UNTIL_CLOSE, authenticates_connection
-from egress_router.http_proxy.http1.heads import AnswerHeads
+from egress_router.http_proxy.http1.head import NO_BODY, UNTIL_CLOSE
+from egress_router.http_proxy.http1.response import AnswerHeads
 from egress_router.http_proxy.http1.state import (
     INTO_ANSWER_BODY,
     INTO_ANSWER_DONE,
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.http_proxy.http1.body import Body
-    from egress_router.http_proxy.http1.head import RequestHead, ResponseHead
+    from egress_router.http_proxy.http1.request import RequestHead
+    from egress_router.http_proxy.http1.response import ResponseHead
     from egress_router.http_proxy.http1.target import Target
     from egress_router.settings.http_proxy import HttpLimits
 

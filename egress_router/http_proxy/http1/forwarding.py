@@ -11,7 +11,8 @@ from egress_router.http_proxy.http1.head import BY_LENGTH, NO_BODY, Framing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from egress_router.http_proxy.http1.head import RequestHead, ResponseHead
+    from egress_router.http_proxy.http1.request import RequestHead
+    from egress_router.http_proxy.http1.response import ResponseHead
     from egress_router.http_proxy.http1.target import Target
 
 _VIA = (b"Via: 1.0 egress-router\r\n", b"Via: 1.1 egress-router\r\n")  # by the minor version received
@@ -102,6 +103,16 @@ def _protocols(value: bytes) -> frozenset[bytes]:
     """Return the names of protocols in an Upgrade field, lower case, without their versions."""
     names = (each.partition(b"/")[0].strip(b" \t") for each in value.lower().split(b","))
     return frozenset(name for name in names if name)
+
+
+def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
+    """Say whether a head takes part in an authentication that holds for its whole connection (RFC 4559 6)."""
+    if not head.special:
+        return False
+    values = head.special.get(b"authorization") or head.special.get(b"www-authenticate")
+    return values is not None and any(
+        value[:9].lower().startswith((b"ntlm", b"negotiate")) for value in values
+    )
 
 
 def request_bytes(head: RequestHead, target: Target, upgrade: bytes | None) -> bytes:

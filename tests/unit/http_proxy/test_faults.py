@@ -9,7 +9,7 @@ import pytest
 
 from egress_router.http_proxy import connection, upstream_connector
 from egress_router.http_proxy.access_control import AccessControl
-from egress_router.http_proxy.http1 import heads, known_connects
+from egress_router.http_proxy.http1 import request, response
 from tests.unit.http_proxy.origin import OK, Client, answering, counted, eventually, know, origin, proxy
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ EVERYWHERE = [
     (AccessControl, "at_once"),
     (AccessControl, "by_addresses"),
     (upstream_connector, "Dial"),
-    (known_connects, "parse_request"),
+    (request, "parse_request"),
 ]
 
 
@@ -36,7 +36,7 @@ EVERYWHERE = [
     ("owner", "name", "text"),
     [
         *[(*place, text) for place in EVERYWHERE for text in (GET, CONNECT)],
-        (heads, "parse_response", GET),
+        (response, "parse_response", GET),
         (connection, "ProxyTunnel", CONNECT),
     ],
 )

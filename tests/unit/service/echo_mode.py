@@ -17,8 +17,9 @@ from egress_router import log
 from egress_router.cli import exit_with, run_service
 from egress_router.grammar.lines import Problems, rule_lines
 from egress_router.service.mode import Json, Mode, WorkerContext
-from egress_router.settings.common import read_proxy
-from egress_router.settings.variables import Environment, RulesSource, required
+from egress_router.settings.common import ProxySettings
+from egress_router.settings.table import read_all
+from egress_router.settings.variables import RulesSource
 
 if TYPE_CHECKING:
     import socket
@@ -133,9 +134,7 @@ class EchoServer:
 
 
 def main(arguments: list[str]) -> int:
-    environment = Environment(os.environ)
-    proxy = read_proxy(environment)
-    settings = environment.finish(lambda: required(proxy))
+    settings = read_all(ProxySettings, os.environ)
     path = os.environ.get("ECHO_RULES_FILE")
     source = RulesSource("ECHO_RULES", os.environ.get("ECHO_RULES", ""), Path(path) if path else None)
     mode = Mode(

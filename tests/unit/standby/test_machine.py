@@ -54,7 +54,7 @@ def test_a_promise_is_kept_after_silence() -> None:
     while opened is None:
         now += 0.025
         actions = machine.tick(now)
-        actions += machine.gateway(machine._seq, now)
+        actions += machine.gateway(machine.situation.questions.last, now)
         if any(isinstance(each, Open) for each in actions):
             opened = now
     assert DEFAULT.promise <= opened - 100.0 < DEFAULT.promise + 0.1

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.exchange import End, Ending, Exchange
-from egress_router.http_proxy.http1.head import parse_request
-from egress_router.http_proxy.http1.heads import RequestHeads
+from egress_router.http_proxy.http1.request import KnownConnects, RequestHeads, parse_request
 from egress_router.http_proxy.http1.state import IllegalTransitionError
 from egress_router.http_proxy.http1.target import absolute_target
 from egress_router.settings.http_proxy import HttpLimits
@@ -59,16 +58,16 @@ def talk(
     sent: bytes, answers: Sequence[bytes], size: int, *, early: bool = False, reused: bool = False
 ) -> Talk:
     """Do what the connection does with two sockets; `early` answers come before the body of the request."""
-    client, said, heads = Stream(sent, size), Talk(), RequestHeads(LIMITS)
+    client, said = Stream(sent, size), Talk()
+    heads = RequestHeads(LIMITS, KnownConnects(LIMITS.head_fields))
     for answer in answers:
-        text = behind = b""
-        while not text:
+        head, behind = None, b""
+        while head is None:
             data = client.piece()
             if not data:
                 return said
-            text, behind = heads.next(data)
+            head, behind = heads.next(data)
         client.give_back(behind)
-        head = parse_request(text, LIMITS.head_fields)
         exchange = Exchange(head, absolute_target(head.method, head.target), LIMITS, date)
         said.to_origin.append(exchange.begin(b"" if early else client.piece(), reused=reused))
         client.give_back(exchange.unread)

@@ -12,7 +12,8 @@ from egress_router.http_proxy.http1.forwarding import (
     response_bytes,
     wanted_upgrade,
 )
-from egress_router.http_proxy.http1.head import RequestHead, parse_request, parse_response
+from egress_router.http_proxy.http1.request import RequestHead, parse_request
+from egress_router.http_proxy.http1.response import parse_response
 from egress_router.http_proxy.http1.target import absolute_target
 
 DATE = b"Tue, 24 Nov 2026 00:00:00 GMT"

@@ -1,0 +1,273 @@
+"""Requests out of the bytes of a client: whole heads, one at a time, within their limits, checked. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import httptools
+
+from egress_router.http_proxy.http1.errors import Fault, MessageError
+from egress_router.http_proxy.http1.head import (
+    MINORS,
+    NO_BODY,
+    NO_OPTIONS,
+    connection_options,
+    declared_framing,
+    end_of_head,
+    read_fields,
+    too_large,
+)
+from egress_router.http_proxy.http1.target import (
+    absolute_target,
+    connect_target,
+    origin_target,
+    parse_authority,
+)
+
+if TYPE_CHECKING:
+    from egress_router.http_proxy.http1.head import Field, Framing
+    from egress_router.http_proxy.http1.target import Target
+    from egress_router.settings.http_proxy import HttpLimits
+
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
+# RFC 9110 9.3.1, 9.3.2, 9.3.5: content of these has no meaning; HTTP/1.0 servers overlook it, and read it
+# as the next request.
+_WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE"})
+_EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
+# What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
+_BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
+_MAX_OVERLOOKED: Final = (
+    16  # bytes of empty lines before a request; RFC 9112 2.2 asks to bear with one of them
+)
+_MAX_KNOWN: Final = 256
+_MAX_KNOWN_BYTES: Final = 1_024
+# Of a head with any other field nothing is kept: it might be a secret.
+_HARMLESS = frozenset(
+    {
+        b"accept",
+        b"accept-encoding",
+        b"connection",
+        b"host",
+        b"keep-alive",
+        b"proxy-connection",
+        b"user-agent",
+    }
+)
+
+
+# Heads are values, but not frozen: two are made for each request, and freezing trebles what that costs.
+@dataclass(slots=True)
+class RequestHead:
+    """A request without its body; `connection` are the options of its Connection fields, lower case.
+
+    `host` is the value of its Host field, b"" without one.
+
+    `special` holds the values of the few fields that decide something more: mostly none, since Host and
+    Content-Length have done so. `persistent` says whether the client wants to go on with this connection.
+    """
+
+    method: bytes
+    target: bytes
+    host: bytes
+    minor: int
+    fields: list[Field]
+    special: dict[bytes, list[bytes]]
+    connection: frozenset[bytes]
+    framing: Framing
+    length: int
+    persistent: bool
+
+
+class RequestHeads:
+    """Collects the bytes of a client until there is a head, and never more of them than `limits` allow.
+
+    A few empty lines before a request do no harm (RFC 9112 2.2).
+    """
+
+    __slots__ = ("_before", "_held", "_is_head", "_known", "_limits")
+
+    def __init__(self, limits: HttpLimits, known: KnownConnects) -> None:
+        self._limits = limits
+        self._known = known
+        self._held = b""
+        self._before = 0  # bytes of empty lines
+        self._is_head = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of a head is here."""
+        return bool(self._held)
+
+    @property
+    def size(self) -> int:
+        """How many bytes of an unfinished head are here."""
+        return len(self._held)
+
+    @property
+    def for_head(self) -> bool:
+        """Whether the latest request has the method HEAD, even if its head is incomplete or wrong."""
+        return self._held[:5] == b"HEAD " if self._held else self._is_head
+
+    def drop(self) -> None:
+        """Forget the unfinished head."""
+        self._held = b""
+
+    def next(self, data: bytes) -> tuple[RequestHead | None, bytes]:
+        """Take bytes; return the next head, None while it is not complete, and what is behind it.
+
+        Raises:
+            MessageError: it is malformed, ambiguous or too large, or too many empty lines come before it.
+        """
+        start = 0
+        if self._held:
+            start = max(0, len(self._held) - 3)
+            data = self._held + data
+        if data.startswith(b"\r\n"):
+            data = self._without_lines(data)
+        end = end_of_head(data, start, self._limits.head_bytes)
+        if end <= 0:
+            self._held = data
+            self._check_beginning(data, fits=end == 0)
+            return None, b""
+        self._held = b""
+        self._before = 0
+        text = data[:end]
+        self._is_head = text.startswith(b"HEAD ")
+        return self._known.read(text), data[end:]
+
+    def _without_lines(self, data: bytes) -> bytes:
+        rest = _EMPTY_LINES.sub(b"", data, count=1)
+        self._before += len(data) - len(rest)
+        if self._before > _MAX_OVERLOOKED:
+            raise MessageError(400, "there are too many empty lines before the request")
+        return rest
+
+    def _check_beginning(self, data: bytes, *, fits: bool) -> None:
+        """Refuse what can become no head: nobody is to wait for the rest of it."""
+        if not fits:
+            # RFC 9112 3: 414 where it is the request line that is too long.
+            if b"\r\n" in data[: self._limits.head_bytes]:
+                raise too_large()
+            raise MessageError(414, "the request target is too long", Fault.TARGET_TOO_LONG)
+        if data not in {b"", b"\r"} and _BEGINS_REQUEST.match(data) is None:
+            raise no_request(data)
+
+
+class KnownConnects:
+    """Reads the heads of requests; one of CONNECT that is known needs no parser.
+
+    The clients of a pool send the same ones, byte for byte, and what one said before it says again: reading
+    a head depends on nothing but its bytes. A head that is wrong is not kept. docs/decisions/performance.md
+    has what it saves.
+    """
+
+    def __init__(self, most_fields: int) -> None:
+        self._most_fields = most_fields
+        self._known: dict[bytes, RequestHead] = {}
+
+    def __len__(self) -> int:
+        """How many heads are known."""
+        return len(self._known)
+
+    def read(self, text: bytes) -> RequestHead:
+        """Return what a head says; nobody may change it.
+
+        Raises:
+            MessageError: see `parse_request`.
+        """
+        if not text.startswith(b"CONNECT ") or len(text) > _MAX_KNOWN_BYTES:
+            return parse_request(text, self._most_fields)
+        head = self._known.get(text)
+        if head is None:
+            head = parse_request(text, self._most_fields)
+            if all(lower in _HARMLESS for lower, _, _ in head.fields):
+                self._keep(text, head)
+        return head
+
+    def _keep(self, text: bytes, head: RequestHead) -> None:
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()  # simple, and as good as any order for who has so many
+        self._known[text] = head
+
+
+def parse_request(head: bytes, most_fields: int) -> RequestHead:
+    """Read the head of a request, its empty line included.
+
+    Raises:
+        MessageError: it is malformed or ambiguous, or has more than `most_fields` fields.
+    """
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise no_request(head)
+    method, target, version = line.groups()
+    minor = MINORS.get(version)
+    if minor is None and method == b"PRI":  # RFC 9113 3.4: the preface of HTTP/2
+        raise MessageError(505, "HTTP/2 is spoken here inside TLS only: use HTTP/1.1, or TLS", Fault.HTTP2)
+    if minor is None:
+        raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
+    seen = read_fields(head, most_fields, httptools.HttpRequestParser)
+    special = seen.special
+    host = _host(special.pop(b"host", None), minor)
+    connection, framing, length = NO_OPTIONS, NO_BODY, 0
+    if special:
+        connection = connection_options(special)
+        framing, length = _request_framing(method, minor, special)
+    persistent = minor == 1 and b"close" not in connection
+    return RequestHead(
+        method, target, host, minor, seen.fields, special, connection, framing, length, persistent
+    )
+
+
+def no_request(data: bytes) -> MessageError:
+    """Say what is wrong with bytes that begin no request."""
+    # RFC 8446 5.1: a record of a handshake, which a ClientHello is, has the type 22.
+    if data[:1] == b"\x16":
+        sentence = (
+            "this is TLS, but the port of the proxy speaks HTTP: write http:// in https_proxy=http://..."
+        )
+        return MessageError(400, sentence, Fault.TLS)
+    return MessageError(400, "the request line is not METHOD TARGET HTTP/1.1")
+
+
+def _host(hosts: list[bytes] | None, minor: int) -> bytes:
+    """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; a host, though the target counts."""
+    if hosts is None:
+        if minor == 1:
+            raise MessageError(400, "the Host field is missing")
+        return b""
+    if len(hosts) > 1:
+        raise MessageError(400, "there are two Host fields")
+    if hosts[0]:
+        try:
+            parse_authority(hosts[0])
+        except MessageError as error:
+            raise MessageError(400, f"the Host field is wrong: {error.sentence}") from None
+    return hosts[0]
+
+
+def _request_framing(method: bytes, minor: int, special: dict[bytes, list[bytes]]) -> tuple[Framing, int]:
+    framing, length = declared_framing(special, minor, 400)
+    if framing is NO_BODY or length == 0:
+        return framing, max(length, 0)
+    if method == b"CONNECT":
+        raise MessageError(400, "CONNECT has no body")
+    if method == b"TRACE":
+        raise MessageError(400, "TRACE has no body")  # RFC 9110 9.3.8
+    if minor == 0 and method in _WITHOUT_CONTENT:
+        raise MessageError(400, "this method has no body in HTTP/1.0")
+    return framing, max(length, 0)
+
+
+def target_of(head: RequestHead, origin_port: int | None) -> Target:
+    """Return where a request goes; `origin_port` is that of the origin, where the client takes us for it.
+
+    Raises:
+        MessageError: the target has another form.
+    """
+    if origin_port is not None:
+        return origin_target(head.method, head.target, head.host, origin_port)
+    if head.method == b"CONNECT":
+        return connect_target(head.target)
+    return absolute_target(head.method, head.target)

@@ -1,0 +1,75 @@
+"""What comes in by both ways, as values: messages of the group, and answers to questions. A thin shell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from egress_router.standby import codec, frames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.standby.acquaintances import Acquaintances
+    from egress_router.standby.actions import Message
+    from egress_router.standby.place import Place
+    from egress_router.standby.pod_network import PodNetwork
+    from egress_router.standby.wire import Wire
+
+
+class Heard(NamedTuple):
+    """A message of another router, and the way by which it came."""
+
+    message: Message
+    way: str
+
+
+class Owner(NamedTuple):
+    """A station that answers for one of the addresses."""
+
+    address: IPAddress
+    mac: bytes
+
+
+class Senses:
+    """Reads both ways; what is none of this group's is dropped here."""
+
+    def __init__(
+        self, place: Place, number: int, key: bytes, wire: Wire, pod: PodNetwork, known: Acquaintances
+    ) -> None:
+        self._place = place
+        self._number = number
+        self._key = key
+        self._wire = wire
+        self._pod = pod
+        self._known = known
+        self._group = codec.group_of(place.sources)
+
+    def read(self) -> Iterator[Heard | Owner]:
+        """Yield what came in, one by one: the time of each is that at which it is handled."""
+        for frame in self._wire.receive():
+            if frame[12:14] == codec.ETHERTYPE.to_bytes(2, "big"):
+                yield from self._message(frame[14:])
+            else:
+                yield from self._owners(frame)
+        for data, address in self._pod.receive():
+            yield from self._datagram(data, address)
+
+    def _message(self, data: bytes) -> Iterator[Heard]:
+        heard = codec.decode(self._group, data)
+        if heard is not None and heard.message.sender != self._number:
+            self._known.note(heard.message.sender, heard.contact)
+            yield Heard(heard.message, "wire")
+
+    def _datagram(self, data: bytes, address: IPAddress) -> Iterator[Heard]:
+        for number, contact in self._known.at(address):
+            bare = codec.opened(data, self._key, contact.key)
+            heard = None if bare is None else codec.decode(self._group, bare)
+            if heard is not None and heard.message.sender == number:
+                yield Heard(heard.message, "pod network")
+
+    def _owners(self, frame: bytes) -> Iterator[Owner]:
+        for address in (*self._place.gateways, *self._place.sources):
+            owner = frames.owner(frame, address)
+            if owner is not None and owner != self._place.own_mac:
+                yield Owner(address, owner)
