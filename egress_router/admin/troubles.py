@@ -33,6 +33,12 @@ _COUNTED: Final = (
 )
 
 
+# What became of connections that did, or did not, go where rules and policy let them. A limit counts as one.
+AS_IT_SHOULD: Final = frozenset(
+    ("connections_total", result) for result in ("connected", "limit", "policy", "no_rule")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """One thing that is wrong; `blocks` where clients are not served because of it."""
@@ -56,7 +62,7 @@ class Troubles:
         found = [(each, Trouble(each, blocks=True)) for each in dict.fromkeys((*health, *ready))]
         found += _of_state(snapshot)
         found += self._of_counts()
-        self._now = found[:_MAX]
+        self._now = found if len(found) <= _MAX else [*found[:_MAX], _more(len(found) - _MAX)]
         now = self._clock.time()
         self._since = {key: self._since.get(key, now) for key, _ in self._now}
 
@@ -79,6 +85,10 @@ class Troubles:
                     f"{metric} {what}",
                     Trouble(words[metric].format(count=round(count), what=what), blocks=False),
                 )
+
+
+def _more(count: int) -> tuple[str, Trouble]:
+    return "more", Trouble(f"and {count} more, which the metrics show", blocks=False)
 
 
 def _of_state(snapshot: Snapshot) -> Iterator[tuple[str, Trouble]]:
@@ -124,6 +134,6 @@ def _counts(snapshot: Snapshot) -> _Counts:
         family = snapshot.get(metric)
         for labels, value in () if family is None else family.numbers.items():
             what = dict(labels).get(label, "")
-            if what != "connected":
+            if (metric, what) not in AS_IT_SHOULD:
                 found[metric, what] = found.get((metric, what), 0.0) + value
     return found

@@ -10,13 +10,15 @@ from egress_router import log
 from egress_router.clock import SYSTEM
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
+from egress_router.net import open_connections
 from egress_router.service import limits, loop, output, process_metrics, signals, sockets
 from egress_router.service.process import Starter
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
+from egress_router.service.seen_by_people import put_together
 from egress_router.service.sockets import Listening
-from egress_router.service.tasks import run_until
+from egress_router.service.tasks import in_daemon_thread, run_until
 from egress_router.service.worker_pool import WorkerPool
 from egress_router.settings.catalogue import warn_of_unknown
 
@@ -125,11 +127,16 @@ class Supervisor(Generic[Rules]):
 
     async def status(self) -> dict[str, Json]:
         """See `View`."""
+        ports = self._rule_store.ports
+        others = {self._settings.runtime.admin_port}
+        seen, workers = await asyncio.gather(
+            in_daemon_thread(lambda: open_connections.read(ports, others)), self._pool.status()
+        )
         return {
             **self._state.status(self.health(), self.ready()),
             "workers": self._pool.processes(),
-            "ports": [*sorted(self._rule_store.ports)],
-            **await self._pool.status(),
+            "ports": [*sorted(ports)],
+            **put_together(workers, seen),
         }
 
     def _end_asked(self, name: str) -> None:

@@ -29,6 +29,7 @@ from egress_router.service.control import (
     StatusRequest,
 )
 from egress_router.service.mode import WorkerContext
+from egress_router.service.recent_errors import RECENT
 from egress_router.service.tasks import log_fault
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Worker(Generic[Rules]):
                     self._loop.stop()
             case StatusRequest(number):
                 status = {} if self._server is None else self._server.status()
-                self._channel.send(StatusReport(number, status))
+                self._channel.send(StatusReport(number, {**status, "recent_errors": RECENT.shown()}))
             case Drain():
                 self._drain()
             case Close():
