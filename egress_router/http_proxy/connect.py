@@ -14,6 +14,7 @@ from egress_router.http_proxy import replies
 from egress_router.http_proxy.accounting import TLS_METHOD
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.state import INTO_HELLO
+from egress_router.http_proxy.owner import Request
 from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
 from egress_router.relay.tunnel import CloseReason
 from egress_router.tls.alert import Alert, fatal
@@ -23,6 +24,7 @@ from egress_router.tls.errors import TlsError
 if TYPE_CHECKING:
     import socket
 
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.owner import Owner
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
@@ -42,7 +44,7 @@ _log = log.get("http_proxy")
 _STATUS: Final = {b"CONNECT": 200, TLS_METHOD: 0}
 
 
-class ConnectRequest:
+class ConnectRequest(Request):
     """Made for each CONNECT; once it is connected, the first bytes are looked at, and a tunnel is opened."""
 
     __slots__ = ("_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader", "_rest",
@@ -67,10 +69,6 @@ class ConnectRequest:
         """How many bytes of the client wait here."""
         return 0 if self._reader is None else self._reader.size
 
-    def reuse(self) -> bool:
-        """See `Request`: each tunnel has a connection of its own."""
-        return False
-
     def connected(self, dialled: Dialled) -> None:
         """Answer, look at what came with the CONNECT, and wait for more."""
         worker, client, owner = self._worker, self._client, self._owner
@@ -90,12 +88,6 @@ class ConnectRequest:
             self._deadline = worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
         if self._reader is not None or owner.holds:
             owner.account()
-
-    def last(self) -> None:
-        """See `Request`: nothing follows a CONNECT."""
-
-    def late(self, *, begun: bool) -> None:
-        """See `Request`: it has a time-out of its own."""
 
     def give_way(self) -> None:
         """End, because all connections together hold too much."""
@@ -268,6 +260,11 @@ class ProxyTunnel:
     def who(self) -> Who:
         """Whose connection it is."""
         return self._info.who
+
+    @property
+    def target(self) -> Target:
+        """Where it leads to."""
+        return self._info.target
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny the tunnel."""

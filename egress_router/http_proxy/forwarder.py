@@ -134,9 +134,6 @@ class Forwarder(Pump):
         """End, because the client's connection has to."""
         self.abort("closed")
 
-    def left(self) -> None:
-        """The client's connection has closed; the origin's does so by itself."""
-
     def fault(self, error: Exception) -> None:
         """End the client's connection, because of something that must not happen."""
         self._owner.fault(error)

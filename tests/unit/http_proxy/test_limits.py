@@ -32,7 +32,18 @@ from egress_router.settings.http_proxy import read_http_proxy
 from tests.manual_clock import ManualClock
 from tests.record_schema import check_record
 from tests.serving import LOOPS
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
+from tests.unit.http_proxy.origin import (
+    OK,
+    Client,
+    Peer,
+    answering,
+    counted,
+    eventually,
+    know,
+    origin,
+    proxy,
+    worker_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
