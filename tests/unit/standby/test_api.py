@@ -17,6 +17,7 @@ from egress_router.standby.actions import Answer, Ask
 from egress_router.standby.api import ApiThread, Cluster
 from egress_router.standby.role import Role
 from egress_router.standby.standing import Standing
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -67,7 +68,7 @@ def stand_in() -> ApiServer:
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not check():  # noqa: ASYNC110 (another thread changes it)
             await asyncio.sleep(0.01)
 
