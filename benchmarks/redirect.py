@@ -4,8 +4,9 @@
 of the original, one nftables rule a line, in the same laboratory and the same run. `cost`: busy time of the
 whole machine beside plain routing and haproxy. `names`: a connection
 among many lines, and the CPU time of a change. `ports`: connections at a steady rate to one destination,
-which keeps TIME_WAIT.
-Run as root: `make bench-redirect`, or `python -m benchmarks.redirect [lines] [cost] [names] [ports]`.
+which keeps TIME_WAIT. `many`: 100,000 connections at once to one destination, over two source addresses.
+`policy`: what putting 10,000 entries of an egress policy in force costs.
+Run as root: `make bench-redirect`, or `python -m benchmarks.redirect` and the parts that are wanted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import many_connections, many_entries
 from benchmarks.table import keep_text
 from benchmarks.topology import (
     FORWARDED,
@@ -64,6 +66,12 @@ def main() -> None:
         "cost": ("redirect_cost", "What a connection costs the whole machine", by_way),
         "names": ("redirect_names", "Names beside addresses, and a change of 1,000 names", with_names),
         "ports": ("redirect_ports", "Connections at a steady rate to one destination", at_a_rate),
+        "many": (
+            "redirect_many",
+            "Connections at once to one destination, `from *`",
+            many_connections.at_once,
+        ),
+        "policy": ("redirect_policy", "An egress policy of 10,000 entries", many_entries.in_force),
     }
     for name in sys.argv[1:] or parts:
         file, title, measure = parts[name]
