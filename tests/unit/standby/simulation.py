@@ -412,7 +412,9 @@ def _partition(world: World, router: Router, places: Sequence[int]) -> None:
             world.gateway_cut ^= {router.place}
         return
     # Without a witness: one of the channels, or the wire in two with the gateway on one side.
-    kind = pick.randrange(3)
+    # One that never heard the gateway cannot know on which side it is.
+    machines = [each.machine for each in world.routers if each.machine is not None]
+    kind = pick.randrange(3 if all(each.situation.gateway.is_known for each in machines) else 2)
     world.cut.clear()
     world.gateway_cut.clear()
     if kind == 2:

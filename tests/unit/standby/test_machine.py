@@ -98,6 +98,18 @@ def test_an_active_router_without_promises_closes_in_time() -> None:
     assert closed <= 100.0 + DEFAULT.lease + 0.05
 
 
+def test_a_router_that_suddenly_hears_nobody_and_no_gateway_does_not_open() -> None:
+    """Its wire was cut just after it started: on the other side there may be an active one."""
+    machine = Machine(1, 100.0, has_witness=False)
+    machine.tick(100.0)
+    machine.gateway(machine.situation.questions.last, 100.01)
+    machine.free(101.0)
+    actions = [each for number in range(200) for each in machine.tick(101 + number * 0.025)]
+    assert not any(isinstance(each, Open) for each in actions)
+    machine.gateway(machine.situation.questions.last, 106.0)
+    assert machine.role is Role.ACTIVE
+
+
 def test_a_promise_goes_to_one_at_a_time() -> None:
     machine = standby_machine(100.0)
     (first,) = (each.message for each in machine.heard(active_message(100), 100.0) if isinstance(each, Send))
