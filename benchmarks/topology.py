@@ -14,19 +14,20 @@ import tempfile
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from benchmarks.workloads import Tools
 from egress_router.grammar.redirect import Protocol
 from egress_router.kernel.nat import nftables
 from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
 from egress_router.lab import wiring
-from egress_router.lab.host import Host
+from egress_router.lab.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from egress_router.grammar.address import IPAddress
+    from egress_router.lab.host import Host
 
 ROUTER, CLIENT, SOURCE, SERVER = "10.1.0.1", "10.1.0.2", "10.2.0.1", "10.2.0.2"
 SERVERS = tuple(IPv4Address("10.2.0.2") + number for number in range(16))
@@ -83,68 +84,44 @@ class Outcome:
     refused_by_timestamp: int
 
 
-class Topology:
+class Topology(Hosts):
     """The three hosts, built by the constructor and gone after `close`."""
 
     def __init__(self) -> None:
-        self._open = contextlib.ExitStack()
+        super().__init__()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, most), most))
-        try:
-            self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        with self.building():
+            self._folder = Path(self.holds(tempfile.TemporaryDirectory(prefix="bench-")))
             Tools(self._folder)
             self.client, self.router, self.server = (
-                self._host(name) for name in ("client", "router", "server")
+                self.host(name) for name in ("client", "router", "server")
             )
-            wiring.cable(self.client, "eth0", self.router, "eth0")
-            wiring.cable(self.router, "macvlan0", self.server, "eth0")
-            wiring.address(self.client, "eth0", f"{CLIENT}/24")
-            wiring.address(self.router, "eth0", f"{ROUTER}/24")
-            wiring.address(self.router, "macvlan0", f"{SOURCE}/24")
-            wiring.address(self.server, "eth0", *(f"{each}/24" for each in SERVERS))
-            for router, client in OTHERS:
-                wiring.address(self.router, "eth0", f"{router}/24")
-                wiring.address(self.client, "eth0", f"{client}/24")
-                self.client.ip(f"route add {router}/32 dev eth0 src {client}")
-            wiring.default_route(self.client, ROUTER)
-            wiring.default_route(self.server, SOURCE)
-            self._set(self.router, "net/ipv4/ip_forward", 1)
-            self._set(self.server, "net/core/somaxconn", 8192)
-            self._set(self.server, "net/ipv4/tcp_max_syn_backlog", 8192)
-            self._serve()
+            self._build()
+            self.server.serve([str(self._folder / "origin"), str(HTTP), "0.0.0.0"])  # noqa: S104
             (self._folder / "haproxy.cfg").write_text(HAPROXY)
             self.router.start(["haproxy", "-db", "-f", str(self._folder / "haproxy.cfg")])
-        except BaseException:
-            self.close()
-            raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the hosts and what runs in them."""
-        self._open.close()
-
-    def _host(self, name: str) -> Host:
-        host = Host(name)
-        self._open.callback(host.close)
-        return host
-
-    def _serve(self) -> None:
-        origin = self.server.start([str(self._folder / "origin"), str(HTTP), "0.0.0.0"])  # noqa: S104
-        if origin.stdout is None or origin.stdout.readline() != "ready\n":
-            raise SystemExit("the server did not start")
-
-    @staticmethod
-    def _set(host: Host, name: str, value: int) -> None:
-        host.run("sh", "-c", f"echo {value} >/proc/sys/{name}")
+    def _build(self) -> None:
+        wiring.cable(self.client, "eth0", self.router, "eth0")
+        wiring.cable(self.router, "macvlan0", self.server, "eth0")
+        wiring.address(self.client, "eth0", f"{CLIENT}/24")
+        wiring.address(self.router, "eth0", f"{ROUTER}/24")
+        wiring.address(self.router, "macvlan0", f"{SOURCE}/24")
+        wiring.address(self.server, "eth0", *(f"{each}/24" for each in SERVERS))
+        for router, client in OTHERS:
+            wiring.address(self.router, "eth0", f"{router}/24")
+            wiring.address(self.client, "eth0", f"{client}/24")
+            self.client.ip(f"route add {router}/32 dev eth0 src {client}")
+        wiring.default_route(self.client, ROUTER)
+        wiring.default_route(self.server, SOURCE)
+        self.router.forward()
+        self.server.sysctl("net/core/somaxconn", 8192)
+        self.server.sysctl("net/ipv4/tcp_max_syn_backlog", 8192)
 
     def remember_closed(self, *, does: bool) -> None:
         """Have the server keep TIME_WAIT, as servers do, or not, so that only work is measured."""
-        self._set(self.server, "net/ipv4/tcp_max_tw_buckets", 262_144 if does else 0)
+        self.server.sysctl("net/ipv4/tcp_max_tw_buckets", 262_144 if does else 0)
 
     def take(self, way: Way, more: int = 0) -> None:
         """Make the router work this way; connection tracking is not even asked where it only routes.

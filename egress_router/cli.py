@@ -30,14 +30,17 @@ from egress_router.settings import setup as setup_settings
 from egress_router.settings.catalogue import VARIABLES, warn_of_unknown
 from egress_router.settings.chart import chart_values, with_chart_values
 from egress_router.settings.common import ADMIN_PORT
+from egress_router.settings.names import SERVERS as NAME_SERVERS
 from egress_router.settings.policy import POLICY, policy_parser, refuse_unenforced
 from egress_router.settings.variables import RulesVariable, non_empty, read_with_rules
 from egress_router.terminal import say, visible_lines
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from egress_router.service.mode import Mode
+    from egress_router.service.view import ServeAdministration
     from egress_router.settings.common import ProxySettings
     from egress_router.settings.variables import Source, Variable
 
@@ -70,7 +73,7 @@ def _asked(words: Sequence[str]) -> Sequence[str]:
     return words[1:] if words[:1] and words[0] in VARIABLES and not _TOOLS.isdisjoint(words[1:2]) else words
 
 
-def exit_with(run: Callable[[], int]) -> None:
+def exit_with(run: Callable[[], int]) -> NoReturn:
     """Exit with the status that `run` returns, or with that of the error that it raises."""
     try:
         status = run()
@@ -122,10 +125,8 @@ def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
         _setup,
         setup_settings.VARIABLES,
     )
-    http = _add(commands, "http-proxy", "run the HTTP forward proxy", _http_proxy, http_settings.VARIABLES)
-    dns = _add(commands, "dns-proxy", "run the TCP forwarder", _dns_proxy, dns_settings.VARIABLES)
-    for service in (http, dns):
-        service.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
+    _add(commands, "http-proxy", "run the HTTP forward proxy", _http_proxy, http_settings.VARIABLES)
+    _add(commands, "dns-proxy", "run the TCP forwarder", _dns_proxy, dns_settings.VARIABLES)
 
 
 def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -143,7 +144,13 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
     check.add_argument(
         "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
     )
-    explain = _add(commands, "explain", "say which line of an allow/deny list decides, and why", _explain)
+    explain = _add(
+        commands,
+        "explain",
+        "say which line of an allow/deny list decides, and why",
+        _explain,
+        (NAME_SERVERS,),
+    )
     explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
     explain.add_argument("target", metavar="URL-or-host[:port]", help="what a client would ask for")
     explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
@@ -277,7 +284,7 @@ def _setup(_: argparse.Namespace) -> int:
     return DONE
 
 
-def _http_proxy(arguments: argparse.Namespace) -> int:
+def _http_proxy(_: argparse.Namespace) -> int:
     settings = read_with_rules(
         os.environ,
         http_settings.read_http_proxy,
@@ -286,10 +293,10 @@ def _http_proxy(arguments: argparse.Namespace) -> int:
     )
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source)
 
 
-def _dns_proxy(arguments: argparse.Namespace) -> int:
+def _dns_proxy(_: argparse.Namespace) -> int:
     settings = read_with_rules(
         os.environ,
         dns_settings.read_dns_proxy,
@@ -298,21 +305,22 @@ def _dns_proxy(arguments: argparse.Namespace) -> int:
     )
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source)
 
 
-def run_service(
-    mode: Mode[Rules], settings: ProxySettings, rules: Source, worker_descriptor: int | None
-) -> int:
-    """Be the supervisor of a mode, or, where a control descriptor is given, one of its workers."""
-    if worker_descriptor is not None:
-        from egress_router.service import worker  # noqa: PLC0415
+def run_service(mode: Mode[Rules], settings: ProxySettings, rules: Source) -> int:
+    """Be the supervisor of a mode; its workers are copies of this process."""
+    from egress_router.service import supervisor, worker  # noqa: PLC0415
 
-        return worker.run(mode, settings, worker_descriptor)
-    from egress_router.admin.app import serve  # noqa: PLC0415
-    from egress_router.service import supervisor  # noqa: PLC0415
+    def work(control: socket.socket) -> int:
+        return exit_with(lambda: worker.run(mode, settings, control))
 
-    return supervisor.run(mode, settings, rules, serve)
+    def administration() -> ServeAdministration:
+        from egress_router.admin.app import serve  # noqa: PLC0415
+
+        return serve
+
+    return supervisor.run(mode, settings, rules, work, administration)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -341,15 +349,19 @@ def _kind_and_files(words: list[str]) -> tuple[str | None, list[str]]:
 def _explain(arguments: argparse.Namespace) -> int:
     from egress_router import explain  # noqa: PLC0415
     from egress_router.manifests import egress_policy  # noqa: PLC0415
+    from egress_router.metrics import Registry  # noqa: PLC0415
+    from egress_router.names.resolver import Resolver  # noqa: PLC0415
+    from egress_router.settings.names import NamesSettings  # noqa: PLC0415
+    from egress_router.settings.table import read_all  # noqa: PLC0415
 
     path: str | None = arguments.policy
     policy = None if path is None else egress_policy.parse(path, _read(path))
-    found = explain.explain(
+    names = functools.partial(Resolver, read_all(NamesSettings, os.environ), Registry())
+    found = explain.Explainer(policy, names).explain(
         arguments.file,
         _read(arguments.file),
         arguments.target,
         resolve=arguments.resolve,
-        policy=policy,
         sni=arguments.sni,
     )
     say(explain.as_json(found) if arguments.output == "json" else explain.as_text(found))

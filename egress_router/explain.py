@@ -8,7 +8,7 @@ import enum
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.grammar import acl
@@ -34,7 +34,7 @@ from egress_router.tls.client_hello import ClientHello
 from egress_router.tls.server_name import SniMatch, compare, server_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.egress_policy import EgressPolicy
@@ -71,35 +71,56 @@ class Explanation:
     full_name: str | None = None
 
 
-def explain(
-    path: str,
-    text: str,
-    target: str,
-    *,
-    resolve: bool,
-    policy: EgressPolicy | None = None,
-    sni: str | None = None,
-) -> Explanation:
-    """Say what the list in `text` makes of a URL or `host[:port]`, and an egress policy behind it, and why.
+class Names(Protocol):
+    """What looks names up: a `Resolver`, as the proxy has one."""
 
-    `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
-    scheme. `sni` is the name in the ClientHello of a CONNECT to the target, empty: there is none. The pod's
-    own addresses are unknown here.
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """Return the absolute names that are tried for `name`, in order."""
 
-    Raises:
-        ConfigError: the list is wrong, or the target is none.
-        RefusedError: the name was to be resolved and could not be.
+    async def resolve(self, name: str) -> Answer:
+        """Return the addresses of `name`; ResolveError where there are none."""
+
+    def close(self) -> None:
+        """End every look-up."""
+
+
+def _resolver() -> Names:
+    return Resolver(NamesSettings(), Registry())
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """What decides behind a list: an egress policy, and the addresses of names, which `names` looks up.
+
+    The pod's own addresses are unknown here.
     """
-    source, rules = _rules(path, text)
-    access = AccessPolicy(acl.parse(source, rules))
-    index = None if policy is None else PolicyIndex(policy)
-    host, port, asked = _target(target)
-    if isinstance(host, str):
-        found = asyncio.run(_about_name(access, index, host, str(asked), port, resolve=resolve))
-    else:
-        decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
-        found = _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
-    return found if sni is None else _with_sni(found, access, host, port, sni)
+
+    policy: EgressPolicy | None = None
+    names: Callable[[], Names] = _resolver
+
+    def explain(
+        self, path: str, text: str, target: str, *, resolve: bool, sni: str | None = None
+    ) -> Explanation:
+        """Say what the list in `text` makes of a URL or `host[:port]`, and why.
+
+        `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
+        scheme. `sni` is the name in the ClientHello of a CONNECT to the target, empty: there is none.
+
+        Raises:
+            ConfigError: the list is wrong, or the target is none.
+            RefusedError: the name was to be resolved and could not be.
+        """
+        source, rules = _rules(path, text)
+        access = AccessPolicy(acl.parse(source, rules))
+        index = None if self.policy is None else PolicyIndex(self.policy)
+        host, port, asked = _target(target)
+        if isinstance(host, str):
+            question = host, port, str(asked)
+            found = asyncio.run(_about_name(self.names, access, index, question, resolve=resolve))
+        else:
+            decision = access.by_addresses(host, port, (host,), NOTHING_OWN)
+            found = _judged(_decided(host, port, decision), host, port, index, NO_NAMES)
+        return found if sni is None else _with_sni(found, access, host, port, sni)
 
 
 def as_text(found: Explanation) -> str:
@@ -171,9 +192,14 @@ def _is_address(text: str) -> bool:
 
 
 async def _about_name(
-    access: AccessPolicy, index: PolicyIndex | None, host: str, asked: str, port: int, *, resolve: bool
+    names: Callable[[], Names],
+    access: AccessPolicy,
+    index: PolicyIndex | None,
+    target: tuple[str, int, str],
+    *,
+    resolve: bool,
 ) -> Explanation:
-    resolver = Resolver(NamesSettings(), Registry())
+    (host, port, asked), resolver = target, names()
     try:
         candidates = (host,) if "." in asked else resolver.candidates(asked)
         early = access.by_candidates(host, port, candidates)
@@ -181,9 +207,9 @@ async def _about_name(
             return _decided(host, port, early)  # without a query, as the proxy does
         if resolve:
             answer = await resolver.resolve(asked)
-            names = {host: answer.addresses} if index is None else await _followed(resolver, index)
+            followed = {} if index is None else await _followed(resolver, index)
             found = _resolved(access, host, port, answer)
-            return _judged(found, host, port, index, names_of({**names, host: answer.addresses}))
+            return _judged(found, host, port, index, names_of({**followed, host: answer.addresses}))
     except ResolveError as error:
         advice = "its addresses decide, and they are unknown; the proxy would answer 502, 503 or 504"
         raise RefusedError(str(error), advice) from None
@@ -215,7 +241,7 @@ def _unresolved(
     return Explanation(target, outcome, tuple(lines))
 
 
-async def _followed(resolver: Resolver, index: PolicyIndex) -> dict[str, tuple[IPAddress, ...]]:
+async def _followed(resolver: Names, index: PolicyIndex) -> dict[str, tuple[IPAddress, ...]]:
     """Return the addresses of the policy's names; none for one that does not resolve."""
     found = {}
     for name in index.policy.dns_names:

@@ -48,6 +48,11 @@ class Histogram:
         self.counts[0 if value <= self.bounds[0] else bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add(self, counts: Iterable[int], total: float) -> None:
+        """Add what somebody else has counted by the same bounds."""
+        self.counts = [own + more for own, more in zip(self.counts, counts, strict=True)]
+        self.total += total
+
 
 @dataclass(slots=True)
 class Family:

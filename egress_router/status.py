@@ -124,8 +124,9 @@ def render(status: dict[str, Json]) -> str:
     if errors:
         parts.append("\nthe rules as they are now are refused, those before stay in force:\n")
         parts += [f"  {_printable(each)}\n" for each in errors]
+    tables = {**status, "admin_rules": _list(_dict(status, "admin_rules"), "rules")}
     for title, known in _TABLES.items():
-        entries = [cast("dict[str, Json]", each) for each in _list(status, title)]
+        entries = [cast("dict[str, Json]", each) for each in _list(tables, title)]
         if entries:
             columns = [column for column in known if any(column in entry for entry in entries)]
             rows = [tuple(_cell(entry, column) for column in columns) for entry in entries]
@@ -136,6 +137,8 @@ def render(status: dict[str, Json]) -> str:
 _TABLES: dict[str, tuple[str, ...]] = {
     "rules": ("line", "hits", "packets", "sent_bytes", "received_bytes", "text"),
     "policy": ("entry", "denied", "text"),
+    "admin_rules": ("packets", "bytes", "text"),
+    "source_ports": ("source", "destination", "in_use"),
     "upstreams": ("destination", "address", "up"),
     "denied": ("time", "client", "target", "reason", "rule"),
 }

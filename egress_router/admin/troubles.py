@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 WINDOW: Final = 300.0  # seconds, of what is counted
 _TICKS: Final = 150  # of a window: one each two seconds
 _MAX: Final = 50
+# Of the 64,512 source ports that an address has for each destination; the alert says the same.
+_MANY_PORTS: Final = 50_000
 _Counts = dict[tuple[str, str], float]
 
 # Counters that say that something went wrong: the metric, the label that says what, and the words.
@@ -28,6 +30,12 @@ _COUNTED: Final = (
     ("connections_total", "result", "{count} connections failed in the last 5 minutes: {what}"),
     ("worker_restarts_total", "", "{count} workers died or hung in the last 5 minutes and were replaced"),
     ("log_lines_dropped_total", "stream", "{count} log lines were lost in the last 5 minutes ({what})"),
+)
+
+
+# What became of connections that did, or did not, go where rules and policy let them. A limit counts as one.
+AS_IT_SHOULD: Final = frozenset(
+    ("connections_total", result) for result in ("connected", "limit", "policy", "no_rule")
 )
 
 
@@ -54,7 +62,7 @@ class Troubles:
         found = [(each, Trouble(each, blocks=True)) for each in dict.fromkeys((*health, *ready))]
         found += _of_state(snapshot)
         found += self._of_counts()
-        self._now = found[:_MAX]
+        self._now = found if len(found) <= _MAX else [*found[:_MAX], _more(len(found) - _MAX)]
         now = self._clock.time()
         self._since = {key: self._since.get(key, now) for key, _ in self._now}
 
@@ -79,10 +87,15 @@ class Troubles:
                 )
 
 
+def _more(count: int) -> tuple[str, Trouble]:
+    return "more", Trouble(f"and {count} more, which the metrics show", blocks=False)
+
+
 def _of_state(snapshot: Snapshot) -> Iterator[tuple[str, Trouble]]:
     valid = snapshot.get("rules_valid")
     if valid is not None and not all(valid.numbers.values()):
         yield "rules", Trouble("the changed rules are refused; the old ones stay in force", blocks=False)
+    yield from _of_ports(snapshot)
     by_destination: dict[str, dict[str, float]] = {}
     up = snapshot.get("upstream_up")
     for labels, value in () if up is None else up.numbers.items():
@@ -92,6 +105,16 @@ def _of_state(snapshot: Snapshot) -> Iterator[tuple[str, Trouble]]:
         text = _destination(destination, addresses)
         if text is not None:
             yield f"destination {destination}", Trouble(text, blocks=False)
+
+
+def _of_ports(snapshot: Snapshot) -> Iterator[tuple[str, Trouble]]:
+    in_use = snapshot.get("snat_ports_in_use")
+    for labels, count in sorted(() if in_use is None else in_use.numbers.items()):
+        if count > _MANY_PORTS:
+            known = dict(labels)
+            way = f"{known.get('source', '')} towards {known.get('destination', '')}"
+            text = f"source ports of {way} run out: {count:,.0f} of 64,512 are in use"
+            yield f"ports {way}", Trouble(text, blocks=False)
 
 
 def _destination(destination: str, addresses: Mapping[str, float]) -> str | None:
@@ -111,6 +134,6 @@ def _counts(snapshot: Snapshot) -> _Counts:
         family = snapshot.get(metric)
         for labels, value in () if family is None else family.numbers.items():
             what = dict(labels).get(label, "")
-            if what != "connected":
+            if (metric, what) not in AS_IT_SHOULD:
                 found[metric, what] = found.get((metric, what), 0.0) + value
     return found

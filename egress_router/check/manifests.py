@@ -14,6 +14,7 @@ from egress_router.grammar.lines import rule_lines
 from egress_router.manifests import containers, egress_policy, egress_router
 from egress_router.settings import common
 from egress_router.settings.policy import POLICY
+from egress_router.settings.subnet import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,8 +188,13 @@ def _placed(rules: Text, problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _surroundings(container: Container, command: Command) -> dict[str, str]:
-    """Return the variables beside the rules; an administration port that nobody knows is in no line's way."""
+    """Return the variables beside the rules; an administration port that nobody knows is in no line's way.
+
+    A source that is given nowhere is known not to be set, so that no rule can say `from`.
+    """
     environ = {name: value.text for name, value in container.values.items()}
+    if not _comes_from_elsewhere(container, command, SOURCE.name):
+        environ.setdefault(SOURCE.name, "")
     port = common.ADMIN_PORT.name
     if port not in environ and _comes_from_elsewhere(container, command, port):
         environ[port] = "0"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from egress_router.clock import SYSTEM
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
-from egress_router.records import Ids, RecordLog
+from egress_router.records import DENIED, Ids, RecordLog
+from egress_router.service.latest_denied import LatestDenied
 from egress_router.service.rule_metrics import RuleMetrics
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
     from egress_router.metrics import Number, Registry
     from egress_router.records import Record
+    from egress_router.relay.dataplane import Sums
     from egress_router.relay.tunnel import Closing
 
 CONNECTED = "connected"
@@ -32,9 +35,10 @@ class AccessLog:
         self._results: dict[str, Number] = {}
         self._debug = debug
         self.ids = Ids()
+        self.denied = LatestDenied(SYSTEM)
         self._rules = RuleMetrics(registry)
         self._records = RecordLog(everything=access_log or debug)
-        self.tells_source = self._records.everything
+        self.everything = self._records.everything
         self._connect_seconds = registry.histogram(
             "connect_seconds", "Time until an upstream connection was there, in seconds.", LATENCY_BUCKETS
         )
@@ -46,14 +50,35 @@ class AccessLog:
         self.sent = registry.counter("bytes_total", meaning, direction="sent")
         self.received = registry.counter("bytes_total", meaning, direction="received")
 
-    def decided(self, result: str) -> None:
-        """Count what became of a client connection: `CONNECTED`, or why it was not relayed."""
+    def decided(self, result: str, count: int = 1) -> None:
+        """Count what became of client connections: `CONNECTED`, or why they were not relayed."""
         number = self._results.get(result)
         if number is None:
             number = self._results[result] = self._registry.counter(
                 "connections_total", _TOTAL, result=result
             )
-        number.value += 1
+        number.value += count
+
+    def summed(self, rule: str, sums: Sums) -> None:
+        """Connections of which no record is written were connected, or ended."""
+        counts, seconds = sums.connects
+        numbers = self._rules.of(rule)
+        if connected := sum(counts):
+            self.decided(CONNECTED, connected)
+            numbers.connections.value += connected
+            numbers.connect_seconds.add(counts, seconds)
+            self._connect_seconds.add(counts, seconds)
+        self._connection_seconds.add(*sums.lives)
+        numbers.sent.value += sums.sent
+        numbers.received.value += sums.received
+
+    def refused_many(self, rule: str, result: str, count: int) -> None:
+        """So many clients were closed without ever having been connected; no record is written."""
+        self.decided(result, count)
+        if result != LIMIT:
+            numbers = self._rules.of(rule)
+            numbers.connections.value += count
+            numbers.failures.value += count
 
     def connected(self, rule: str, made: Callable[[], Record], seconds: float) -> None:
         """An upstream answered after `seconds`; `made` makes the record, where one is written."""
@@ -68,16 +93,15 @@ class AccessLog:
             record.connect_seconds = round(seconds, 6)
             self._records.write(record)
 
-    def refused(self, rule: str, made: Callable[[], Record], result: str) -> None:
-        """A client was closed without ever having been connected."""
-        self.decided(result)
-        if result != LIMIT:
-            numbers = self._rules.of(rule)
-            numbers.connections.value += 1
-            numbers.failures.value += 1
-        if self._records.everything:
+    def refused(self, rule: str, made: Callable[[], Record], result: str, denied_by: str | None) -> None:
+        """A client was closed without ever having been connected; `denied_by` names what denied it."""
+        self.refused_many(rule, result, 1)
+        if denied_by is not None or self._records.everything:
             record = made()
             record.reason = result
+            if denied_by is not None:
+                record.verdict, record.rule = DENIED, denied_by
+                self.denied.note(record.client, _target(record), denied_by, result)
             self._records.write(record)
 
     def closed(self, rule: str, made: Callable[[], Record], closing: Closing) -> None:
@@ -92,3 +116,8 @@ class AccessLog:
             record.sent, record.received = closing.sent, closing.received
             record.seconds = round(closing.seconds, 6)
             self._records.write(record)
+
+
+def _target(record: Record) -> str:
+    """Say for people where a connection was to go."""
+    return f"{record.name or record.address or 'port'}:{record.port}"

@@ -17,14 +17,16 @@ from egress_router.relay.tunnel import REASONS as CLOSE_REASONS
 from egress_router.relay.tunnel import Closing
 from egress_router.service.connection_limiter import LIMITS
 from egress_router.upstreams.places import Place
+from egress_router.upstreams.pool import SUCCESSES_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.dns_proxy.access_log import AccessLog
+    from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
-    from egress_router.relay.dataplane import DataPlane, End, Identity
+    from egress_router.relay.dataplane import DataPlane, End, Identity, Sums
     from egress_router.service.connection_limiter import ConnectionLimiter
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.upstreams.destination import Destination
@@ -56,7 +58,7 @@ class Tools:
         log: AccessLog,
         limiter: ConnectionLimiter,
         settings: DnsProxySettings,
-        denied_by_policy: Callable[[Destination], None],
+        denied_by_policy: Callable[[Destination], PolicyEntry | None],
     ) -> None:
         self.denied_by_policy = denied_by_policy
         self.plane = plane
@@ -76,7 +78,7 @@ class Line(Forwarding):
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
         # Several processes shall not all begin with the same address.
         turn = random.randrange(1 << 16)  # noqa: S311 - only spreads
-        super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_source)
+        super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.everything)
         self._tools = tools
         self.forward = forward
         self._rule = printed_forward(forward)
@@ -120,20 +122,36 @@ class Line(Forwarding):
             self._tools.log.closed(self._rule, made, closing)
             return
         self._observe(end.failures)
-        if end.reason in LIMITS:
-            self._tools.limiter.refused(LIMITS[end.reason])
-        result = _REFUSALS.get(end.reason)
-        if result is None:
-            result = self._nowhere()
-        self._tools.log.refused(self._rule, made, result)
+        result, denied_by = self._refused(end.reason), None
+        if result == Place.POLICY.value:
+            entry = self._tools.denied_by_policy(self.destination)
+            denied_by = result if entry is None else entry.described
+        self._tools.log.refused(self._rule, made, result, denied_by)
+
+    def summed(self, sums: Sums) -> None:
+        """Count connections of which no record is written."""
+        self._tools.log.summed(self._rule, sums)
+        for reason, count in sums.refused:
+            for _ in range(count - 1):
+                self._refused(reason)
+            self._tools.log.refused_many(self._rule, self._refused(reason), count)
+
+    def answered(self, target: Target, count: int) -> None:
+        """Count for the health of an address; more often in a row changes nothing."""
+        for _ in range(min(count, SUCCESSES_UP)):
+            self._tools.checks.observe(target, answered=True)
+
+    def _refused(self, reason: int) -> str:
+        """Return what to call the reason for which a client was closed; count the limit that it met."""
+        if reason in LIMITS:
+            self._tools.limiter.refused(LIMITS[reason])
+        return _REFUSALS.get(reason) or self._nowhere()
 
     def _nowhere(self) -> str:
-        """Return why there was no target to connect to; count what the policy denies."""
+        """Return why there was no target to connect to."""
         destination, place = self.destination, self.destination.left_out
         if self.forward.leaving is not None and destination.targets:
             return access_log.OTHER_FAMILY
-        if place is Place.POLICY:
-            self._tools.denied_by_policy(destination)
         return access_log.NO_ADDRESS if place is None else place.value
 
     def _record(self, client: str, identity: Identity, target: Target | None) -> Record:

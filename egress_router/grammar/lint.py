@@ -6,15 +6,16 @@ Findings are values like errors, but no errors: the rules work without the lines
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
 from egress_router.grammar.acl import Domain, Everything
 from egress_router.grammar.address import parse_address
+from egress_router.grammar.coverage import MAX_NAMED, Earlier, Item, Networks
 from egress_router.grammar.egress_policy import DnsName, PolicyEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Iterator
 
     from egress_router.grammar.acl import AccessList, Rule
     from egress_router.grammar.address import IPNetwork
@@ -24,15 +25,10 @@ _NOTHING_IS_ALLOWED = (
     "no line allows anything, so every request is denied; end the list with `*` to allow what is not denied"
 )
 _EVERYTHING = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-Item = TypeVar("Item")
 
 
 def access_list(source: str, rules: AccessList) -> list[Problem]:
-    """Return what in an allow/deny list can never act, in the order of its lines; `source` names the list.
-
-    A line is compared with each earlier one by itself: two networks that only together cover a third are not
-    found.
-    """
+    """Return what in an allow/deny list can never act, in the order of its lines; `source` names the list."""
     found = [_problem(source, rule, reason) for rule, reason in _findings(rules.rules)]
     if not any(rule.allows for rule in rules.rules):
         found.append(Problem(source, None, None, _NOTHING_IS_ALLOWED))
@@ -45,8 +41,8 @@ def _problem(source: str, rule: Rule, reason: str) -> Problem:
 
 def egress_policy(source: str, policy: EgressPolicy) -> list[Problem]:
     """Return the entries of an egress policy that can never act; `source` names the policy."""
-    networks: _Networks[PolicyEntry] = _Networks()
-    names: dict[str, _Earlier[PolicyEntry]] = {}
+    networks: Networks[PolicyEntry] = Networks()
+    names: dict[str, Earlier[PolicyEntry]] = {}
     found = []
     for entry in policy.entries:
         reason = _policy_reason(entry, networks, names)
@@ -56,22 +52,21 @@ def egress_policy(source: str, policy: EgressPolicy) -> list[Problem]:
             )
         for port in entry.ports or (None,):
             if isinstance(entry.selector, DnsName):
-                names.setdefault(entry.selector.name, _Earlier()).add(entry, port)
+                names.setdefault(entry.selector.name, Earlier()).add(entry, port)
             else:
                 networks.add(entry, entry.selector, port)
     return found
 
 
 def _policy_reason(
-    entry: PolicyEntry, networks: _Networks[PolicyEntry], names: dict[str, _Earlier[PolicyEntry]]
+    entry: PolicyEntry, networks: Networks[PolicyEntry], names: dict[str, Earlier[PolicyEntry]]
 ) -> str | None:
     """Say why an entry can never act, or only in part; None where it can."""
     ports = entry.ports or (None,)
     if not isinstance(entry.selector, DnsName):
-        covering = [networks.covering(entry.selector, port) for port in ports]
-        return _covered(covering)
-    same = names.get(entry.selector.name, _Earlier[PolicyEntry]())
-    if (reason := _covered([same.covering(port) for port in ports])) is not None:
+        return _covered([networks.covering(entry.selector, port) for port in ports])
+    same = names.get(entry.selector.name, Earlier[PolicyEntry]())
+    if (reason := _covered([_alone(same.covering(port)) for port in ports])) is not None:
         return reason
     whole = [[networks.covering(everything, port) for port in ports] for everything in _EVERYTHING]
     told = [_covered(each) for each in whole]
@@ -83,22 +78,35 @@ def _policy_reason(
     return None
 
 
-def _covered(covering: list[PolicyEntry | None]) -> str | None:
+def _alone(item: Item | None) -> tuple[Item, ...]:
+    return () if item is None else (item,)
+
+
+def _covered(covering: list[tuple[PolicyEntry, ...]]) -> str | None:
     """Say what covers an entry, if each of its ports is covered."""
-    if not covering or any(each is None for each in covering):
+    if not all(covering):
         return None
-    earlier = list(dict.fromkeys(f"entry {each.number} ({each})" for each in covering if each is not None))
-    return f"never acts: {', '.join(earlier)} comes first and matches all that it does"
+    earlier = dict.fromkeys(f"entry {each.number} ({each})" for entries in covering for each in entries)
+    if len(earlier) == 1:
+        return f"never acts: {next(iter(earlier))} comes first and matches all that it does"
+    return f"never acts: {_listed(list(earlier))} come first and match all that it does"
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first of several names as part of a sentence."""
+    if len(names) > MAX_NAMED:
+        names = [*names[:MAX_NAMED], "others"]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _findings(rules: tuple[Rule, ...]) -> Iterator[tuple[Rule, str]]:
-    domains, networks = _Domains(), _Networks["Rule"]()
+    domains, networks = _Domains(), Networks["Rule"]()
     for rule in rules:
         match rule.subject:
             case Everything():
                 continue
             case Domain():
-                earlier = domains.covering(rule.subject, rule.port)
+                earlier = _alone(domains.covering(rule.subject, rule.port))
                 domains.add(rule, rule.subject)
             case _:
                 meant = _host_bits(rule, rule.subject)
@@ -106,11 +114,14 @@ def _findings(rules: tuple[Rule, ...]) -> Iterator[tuple[Rule, str]]:
                     yield rule, meant
                 earlier = networks.covering(rule.subject, rule.port)
                 networks.add(rule, rule.subject, rule.port)
-        if earlier is not None:
-            yield rule, _never_acts(rule, earlier)
+        if earlier:
+            yield rule, _never_acts(rule, *earlier)
 
 
-def _never_acts(rule: Rule, earlier: Rule) -> str:
+def _never_acts(rule: Rule, earlier: Rule, *others: Rule) -> str:
+    if others:
+        names = [f"line {each.line} ({each.text})" for each in (earlier, *others)]
+        return f"never acts: {_listed(names)} together cover it, and the first line that matches decides"
     is_same = (rule.subject, rule.port, rule.allows) == (earlier.subject, earlier.port, earlier.allows)
     why = "says the same" if is_same else "covers it, and the first line that matches decides"
     return f"never acts: line {earlier.line} ({earlier.text}) {why}"
@@ -128,30 +139,16 @@ def _host_bits(rule: Rule, network: IPNetwork) -> str | None:
     return f"has bits set behind its length, which do not count: {meaning}"
 
 
-class _Earlier(Generic[Item]):
-    """Of one subject, the first line that has no port, and the first for each port."""
-
-    def __init__(self) -> None:
-        self._lines: dict[Hashable, Item] = {}
-
-    def add(self, item: Item, port: Hashable) -> None:
-        self._lines.setdefault(port, item)
-
-    def covering(self, port: Hashable) -> Item | None:
-        """Return the earlier line that covers a port (None: every port)."""
-        return self._lines.get(None) or self._lines.get(port)
-
-
 class _Domains:
     """Lines by name, with what each of them covers."""
 
     def __init__(self) -> None:
-        self._exact: dict[str, _Earlier[Rule]] = {}
-        self._below: dict[str, _Earlier[Rule]] = {}
+        self._exact: dict[str, Earlier[Rule]] = {}
+        self._below: dict[str, Earlier[Rule]] = {}
 
     def add(self, rule: Rule, domain: Domain) -> None:
         table = self._below if domain.below else self._exact
-        table.setdefault(domain.name, _Earlier()).add(rule, rule.port)
+        table.setdefault(domain.name, Earlier()).add(rule, rule.port)
 
     def covering(self, domain: Domain, port: int | None) -> Rule | None:
         """Return an earlier line that matches whatever this one would. `*.a.example` covers a.example."""
@@ -164,25 +161,4 @@ class _Domains:
             if name in self._below and (found := self._below[name].covering(port)) is not None:
                 return found
             name = name.partition(".")[2]
-        return None
-
-
-class _Networks(Generic[Item]):
-    """Lines by network, looked up by each length that there is: at most 33, or 129 of IPv6."""
-
-    def __init__(self) -> None:
-        self._lines: dict[tuple[int, int], dict[int, _Earlier[Item]]] = {}
-
-    def add(self, item: Item, network: IPNetwork, port: Hashable) -> None:
-        table = self._lines.setdefault((network.version, network.prefixlen), {})
-        table.setdefault(int(network.network_address), _Earlier()).add(item, port)
-
-    def covering(self, network: IPNetwork, port: Hashable) -> Item | None:
-        """Return an earlier line that matches every address of this network."""
-        start, bits = int(network.network_address), network.max_prefixlen
-        for (version, length), table in self._lines.items():
-            if version == network.version and length <= network.prefixlen:
-                lines = table.get(start >> (bits - length) << (bits - length))
-                if lines is not None and (found := lines.covering(port)) is not None:
-                    return found
         return None

@@ -7,7 +7,7 @@ them refuses connections without a word.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 # Protocol number, address and port of a destination.
 Destination = tuple[int, "IPAddress", int]
+# One of our addresses, and where its connections go.
+Way = tuple["IPAddress", Destination]
 
 # linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 _NETLINK_NETFILTER = 12
 _GET = (1 << 8) | 1  # subsystem ctnetlink, IPCTNL_MSG_CT_GET
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
-_TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 2, 1, 2
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 1, 2, 1, 2
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 _TCP_NUMBER = b"\x06"
 _PROTOCOL_INFO, _TCP, _TCP_STATE = 4, 1, 1
 # ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK of enum tcp_conntrack (linux/netfilter/nf_conntrack_tcp.h)
@@ -50,15 +53,18 @@ def usage() -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """The source ports in use towards each destination, and how many redirected connections are open.
+    """The source ports in use, by source and destination, and how many redirected connections are open.
 
     A port stays in use for a while after its connection has ended (TIME_WAIT), and while one is tried.
-    `waiting` are TCP connections that may still be accepted: their SYN was sent less than three seconds ago.
+    `waiting` are TCP connections that may still be accepted, by family and local port: their SYN was sent
+    less than three seconds ago. `clients` and `local_ports` (protocol, family, port) have the open ones.
     """
 
-    source_ports: Counter[Destination]
+    source_ports: Counter[Way]
     open: int
-    waiting: int
+    waiting: Counter[tuple[int, int]]
+    clients: Counter[IPAddress] = field(default_factory=Counter)
+    local_ports: Counter[tuple[str, int, int]] = field(default_factory=Counter)
 
 
 def connections(sources: Collection[IPAddress]) -> Connections:
@@ -67,28 +73,45 @@ def connections(sources: Collection[IPAddress]) -> Connections:
     Raises:
         RefusedError: the kernel does not let this process look.
     """
-    found: Counter[Destination] = Counter()
-    opened = waiting = 0
+    seen = Connections(Counter(), 0, Counter())
     longest = sysctl.read("net/netfilter/nf_conntrack_tcp_timeout_syn_sent") or _SYN_SENT_SECONDS
-    packed = {address.packed for address in sources}
+    by_bytes = {address.packed: address for address in sources}
     try:
         for entry in _entries():
             reply = attributes(entry.get(_TUPLE_REPLY, b""))
             addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
-            if len(addresses) != 2 or addresses[1] not in packed:
+            source = by_bytes.get(addresses[1]) if len(addresses) == 2 else None
+            if source is None:
                 continue
             fields = attributes(reply.get(_TUPLE_PROTO, b""))
             port = fields.get(_SOURCE_PORT)
             if port is not None:
-                found[fields[_NUMBER][0], ip_address(addresses[0]), int.from_bytes(port, "big")] += 1
-                state = _tcp_state(entry)
-                redirected = int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT
-                opened += bool(redirected) and (state is None or state in _OPEN_STATES)
-                left = int.from_bytes(entry.get(_TIMEOUT, b""), "big")
-                waiting += state == _SYN_SENT and longest - left < _ANSWER_SECONDS
+                destination = fields[_NUMBER][0], ip_address(addresses[0]), int.from_bytes(port, "big")
+                seen.source_ports[source, destination] += 1
+                if int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT:
+                    _add_redirected(seen, entry, longest)
     except OSError as error:
         raise RefusedError(f"cannot read connection tracking ({error.strerror})", "grant NET_ADMIN") from None
-    return Connections(found, opened, waiting)
+    return replace(seen, open=seen.clients.total())
+
+
+def _add_redirected(seen: Connections, entry: dict[int, bytes], longest: int) -> None:
+    """Add a redirected connection, as it is between client and router."""
+    original = attributes(entry.get(_TUPLE_ORIGINAL, b""))
+    addresses = list(attributes(original.get(_TUPLE_IP, b"")).values())
+    fields = attributes(original.get(_TUPLE_PROTO, b""))
+    protocol = _PROTOCOLS.get(fields.get(_NUMBER, b"\0")[0])
+    if protocol is None or not addresses:
+        return
+    client = ip_address(addresses[0])
+    local_port = int.from_bytes(fields.get(_DESTINATION_PORT, b""), "big")
+    state = _tcp_state(entry)
+    if state is None or state in _OPEN_STATES:
+        seen.clients[client] += 1
+        seen.local_ports[protocol, client.version, local_port] += 1
+    left = int.from_bytes(entry.get(_TIMEOUT, b""), "big")
+    if state == _SYN_SENT and longest - left < _ANSWER_SECONDS:
+        seen.waiting[client.version, local_port] += 1
 
 
 @dataclass(frozen=True, slots=True)

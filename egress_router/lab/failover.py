@@ -21,7 +21,8 @@ from egress_router.lab.pair import Pair
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from egress_router.lab.pair import Frame, Side
+    from egress_router.lab.side import Side
+    from egress_router.lab.wire_watch import Frame
 
 _SETTLE_SECONDS = 30.0
 _BEFORE = 1.0  # seconds in which the client's process starts
@@ -105,7 +106,7 @@ class Trials:
         pair = self._pair
         active = self._healthy()
         other = next(side for side in pair.sides if side is not active)
-        pair.frames.clear()
+        pair.wire.frames.clear()
         client = _Client(pair)
         time.sleep(_BEFORE)
         since = time.monotonic()
@@ -116,7 +117,7 @@ class Trials:
         self._finish(fault, active)
         time.sleep(_AFTER)
         gap = client.gap(since)
-        return Result(fault, gap, tuple(pair.second_owner()))
+        return Result(fault, gap, tuple(pair.wire.second_owner()))
 
     def _healthy(self) -> Side:
         """Have both routers run, one of them active and the other one standing by."""

@@ -120,6 +120,15 @@ class Host:
         self._processes.append(process)
         return process
 
+    def serve(self, words: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a server that says `ready` once it listens. RuntimeError if it does not."""
+        process = self.start(words)
+        if process.stdout is None or process.stdout.readline() != "ready\n":
+            process.kill()
+            said = "" if process.stderr is None else process.stderr.read().strip()
+            raise RuntimeError(f"{self.name}: {' '.join(words)} did not start: {said}")
+        return process
+
     def write(self, path: str, text: str) -> None:
         """Give this host a file of its own at the path of one that the machine has, by a bind mount."""
         script = (
@@ -135,6 +144,15 @@ class Host:
     def ip(self, words: str) -> None:
         """Run `ip` with these words."""
         self.run("ip", *words.split())
+
+    def sysctl(self, name: str, value: object) -> None:
+        """Set a value of the kernel, by its path below /proc/sys."""
+        self.run("sh", "-c", f"echo {value} >/proc/sys/{name}")
+
+    def forward(self) -> None:
+        """Make a router of this host, for both families."""
+        self.sysctl("net/ipv4/ip_forward", 1)
+        self.sysctl("net/ipv6/conf/all/forwarding", 1)
 
     def is_settled(self) -> bool:
         """Say whether the kernel is done with what was asked of it.

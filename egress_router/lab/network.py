@@ -25,14 +25,16 @@ import time
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from egress_router.lab import wiring
-from egress_router.lab.host import Host
+from egress_router.lab.hosts import Hosts
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from egress_router.lab.host import Host
 
 SOURCE, SOURCE_V6 = "192.168.12.99", "fd00:12::99"
 GATEWAY, GATEWAY_V6 = "192.168.12.1", "fd00:12::1"
@@ -68,81 +70,53 @@ class Seen:
     source_port: int
 
 
-class Laboratory:
+class Laboratory(Hosts):
     """The network, built by the constructor and gone after `close`."""
 
     def __init__(self) -> None:
-        self._hosts = contextlib.ExitStack()
-        folder = self._hosts.enter_context(tempfile.TemporaryDirectory(prefix="egress-lab-"))
-        self._zone = Path(folder) / "zone.json"
-        self._has_name_server = False
-        try:
-            self.node = self._host("node")
-            self.client = self._host("client")
-            self.router = self._host("router")
-            self.remote = self._host("remote")
-            self.gateway = self._host("gateway")
-            self.rival = self._host("rival")
-            self.outside = self._host("outside")
-            self._build()
-        except BaseException:
-            self.close()
-            raise
+        super().__init__()
+        with self.building():
+            folder = self.holds(tempfile.TemporaryDirectory(prefix="egress-lab-"))
+            self._zone = Path(folder) / "zone.json"
+            self._has_name_server = False
+            self.node = self.host("node")
+            self.client = self.host("client")
+            self.router = self.host("router")
+            self.remote = self.host("remote")
+            self.gateway = self.host("gateway")
+            self.rival = self.host("rival")
+            self.outside = self.host("outside")
+            self._build_wire()
+            self._build_cluster()
+            hosts = (self.node, self.client, self.router, self.remote, self.gateway, self.rival, self.outside)
+            self._await(lambda: all(host.is_settled() for host in hosts), "the laboratory's network")
 
-    def __enter__(self) -> Self:
-        return self
+    def _build_wire(self) -> None:
+        wiring.switch(self.gateway, "wire")
+        wiring.join(self.node, "uplink0", (self.gateway, "wire", "port1"), f"{NODE}/24", f"{NODE_V6}/64")
+        wiring.join(self.rival, "eth0", (self.gateway, "wire", "port2"))
+        build_outside(self.gateway, self.outside, (*SERVERS, *SERVERS_V6))
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End every host and what runs in it."""
-        self._hosts.close()
-
-    def _host(self, name: str) -> Host:
-        host = Host(name)
-        self._hosts.callback(host.close)
-        return host
-
-    def _build(self) -> None:
-        node, gateway, outside = self.node, self.gateway, self.outside
-        for pod, port in ((self.client, "pod1"), (self.router, "pod2")):
-            wiring.cable(pod, "eth0", node, port)
-        wiring.switch(node, "cni0", "pod1", "pod2")
+    def _build_cluster(self) -> None:
+        node = self.node
+        wiring.switch(node, "cni0")
+        wiring.join(self.client, "eth0", (node, "cni0", "pod1"), "10.128.0.10/24", "fd00:128::10/64")
+        wiring.join(self.router, "eth0", (node, "cni0", "pod2"), f"{ROUTER}/24", f"{ROUTER_V6}/64")
         wiring.cable(node, "remote0", self.remote, "eth0")
-        wiring.cable(node, "uplink0", gateway, "port1")
-        wiring.cable(self.rival, "eth0", gateway, "port2")
-        wiring.switch(gateway, "wire", "port1", "port2")
-        wiring.cable(gateway, "eth0", outside, "eth0")
-
         wiring.address(node, "cni0", "10.128.0.1/24", "fd00:128::1/64", f"{NAME_SERVER}/24")
         wiring.address(node, "remote0", "172.16.0.1/24", "fd00:172::1/64")
-        wiring.address(node, "uplink0", f"{NODE}/24", f"{NODE_V6}/64")
-        wiring.address(gateway, "wire", f"{GATEWAY}/24", f"{GATEWAY_V6}/64")
-        wiring.address(gateway, "eth0", "203.0.113.1/24", "2001:db8:113::1/64")
-        wiring.address(self.client, "eth0", "10.128.0.10/24", "fd00:128::10/64")
-        wiring.address(self.router, "eth0", f"{ROUTER}/24", f"{ROUTER_V6}/64")
         wiring.address(self.remote, "eth0", "172.16.0.10/24", "fd00:172::10/64")
-        wiring.address(outside, "eth0", *(f"{each}/24" for each in SERVERS))
-        wiring.address(outside, "eth0", *(f"{each}/64" for each in SERVERS_V6))
-
         for pod in (self.client, self.router):
             wiring.default_route(pod, "10.128.0.1", "fd00:128::1")
             pod.write("/etc/resolv.conf", f"nameserver {NAME_SERVER}\n")
         wiring.default_route(self.remote, "172.16.0.1", "fd00:172::1")
         wiring.default_route(node, GATEWAY, GATEWAY_V6)
-        wiring.default_route(outside, "203.0.113.1", "2001:db8:113::1")
-        for host in (node, gateway):
-            host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
-            host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+        node.forward()
         node.run("nft", "-f", "-", input=_MASQUERADE)
-        hosts = (node, self.client, self.router, self.remote, gateway, self.rival, outside)
-        self._await(lambda: all(host.is_settled() for host in hosts), "the laboratory's network")
 
     def serve(self, ports: Sequence[str] = PORTS) -> None:
         """Have the external servers listen, on every address."""
-        process = self.outside.start([sys.executable, "-m", "egress_router.lab.server", *ports])
-        _await_ready(process)
+        self.outside.serve([sys.executable, "-m", "egress_router.lab.server", *ports])
 
     def setup(self, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         """Start `egress-router setup` in the router, with the node's namespace as the macvlan's parent."""
@@ -222,6 +196,16 @@ class Laboratory:
             return _read_seen(wire.recv(4096))
 
 
+def build_outside(gateway: Host, outside: Host, servers: Sequence[str]) -> None:
+    """Have a gateway, which has its switch `wire` already, route to servers in the outside world."""
+    wiring.cable(gateway, "eth0", outside, "eth0")
+    wiring.address(gateway, "wire", f"{GATEWAY}/24", f"{GATEWAY_V6}/64")
+    wiring.address(gateway, "eth0", "203.0.113.1/24", "2001:db8:113::1/64")
+    wiring.address(outside, "eth0", *(f"{each}/{64 if ':' in each else 24}" for each in servers))
+    wiring.default_route(outside, "203.0.113.1", "2001:db8:113::1")
+    gateway.forward()
+
+
 def _family(address: str) -> int:
     return socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
 
@@ -237,10 +221,3 @@ def _read_seen(line: bytes) -> Seen:
         raise ConnectionResetError("the server said nothing")
     said: dict[str, str | int] = json.loads(line)
     return Seen(str(said["server"]), int(said["port"]), str(said["source"]), int(said["source_port"]))
-
-
-def _await_ready(process: subprocess.Popen[str]) -> None:
-    line = "" if process.stdout is None else process.stdout.readline()
-    if line != "ready\n":
-        errors = "" if process.stderr is None else process.stderr.read()
-        raise RuntimeError(f"a server of the laboratory did not start: {errors.strip()}")

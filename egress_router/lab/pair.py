@@ -17,179 +17,92 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from egress_router.lab import wiring
-from egress_router.lab.host import Host
+from egress_router.lab.hosts import Hosts
+from egress_router.lab.network import (
+    GATEWAY,
+    SERVERS,
+    SERVERS_V6,
+    SOURCE,
+    SOURCE_V6,
+    build_outside,
+)
+from egress_router.lab.side import Side
+from egress_router.lab.wire_watch import WireWatch
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Mapping
 
-SOURCE, SOURCE_V6 = "192.168.12.99", "fd00:12::99"
-GATEWAY, GATEWAY_V6 = "192.168.12.1", "fd00:12::1"
-SERVER, SERVER_V6 = "203.0.113.25", "2001:db8:113::25"
+SERVER, SERVER_V6 = SERVERS[0], SERVERS_V6[0]
 CLIENT = "10.128.0.10"
 API = "10.128.0.1"
-PODS = ("10.128.0.2", "10.128.0.3")
-_CABLES = ("cable0", "cable1")
-_ALL, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
-_SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
 _START_SECONDS = 60
-_SOON = 0.4  # seconds: less than any router needs to lose its right and win it again
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame that speaks for the source address: when, and through which cable it came."""
-
-    at: float
-    cable: str
-    mac: str
-
-
-class Side:
-    """One node and its router pod."""
-
-    def __init__(self, name: str, number: int) -> None:
-        self.name = name
-        self.number = number
-        self.address = PODS[number]
-        self.errors: deque[str] = deque(maxlen=200)
-        self.rebuild()
-
-    def rebuild(self) -> None:
-        """Make node and pod anew."""
-        self.node = Host(f"{self.name}-node")
-        self.pod = Host(f"{self.name}-pod")
-        self.router: subprocess.Popen[str] | None = None
-        self.has_account = False
-
-    def close(self) -> None:
-        """End both."""
-        self.pod.close()
-        self.node.close()
-
-    def pids(self) -> list[int]:
-        """Return the processes of the router."""
-        if self.router is None:
-            return []
-        found = [self.router.pid]
-        for pid in found:
-            with contextlib.suppress(OSError):
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    found += [int(each) for each in (task / "children").read_text("ascii").split()]
-        return found
-
-    def signal(self, number: int) -> None:
-        """Send a signal to every process of the router."""
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-
-class Pair:
+class Pair(Hosts):
     """The network, built by the constructor and gone after `close`."""
 
     def __init__(self) -> None:
-        self._hosts = contextlib.ExitStack()
-        self._ended = threading.Event()
-        self._watcher: threading.Thread | None = None
+        super().__init__()
         self._api: subprocess.Popen[str] | None = None
-        try:
-            self.gateway = self._host("gateway")
-            self.outside = self._host("outside")
-            self.network = self._host("network")
-            self.client = self._host("client")
-            self.station = self._host("station")
-            self.sides = [self._side("one", 0), self._side("two", 1)]
+        with self.building():
+            self.gateway = self.host("gateway")
+            self.outside = self.host("outside")
+            self.network = self.host("network")
+            self.client = self.host("client")
+            self.station = self.host("station")
+            self.sides = [Side("one", 0), Side("two", 1)]
+            for side in self.sides:
+                self.at_end(side.close)
             self._build()
-            self.frames: deque[Frame] = deque(maxlen=1_000_000)
-            self._watch()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End every host and what runs in it."""
-        self._ended.set()
-        if self._watcher is not None:
-            self._watcher.join()
-        self._hosts.close()
-
-    def _host(self, name: str) -> Host:
-        host = Host(name)
-        self._hosts.callback(host.close)
-        return host
-
-    def _side(self, name: str, number: int) -> Side:
-        side = Side(name, number)
-        self._hosts.callback(side.close)
-        return side
+            self.wire = WireWatch(self.gateway, ("cable0", "cable1"), (SOURCE, SOURCE_V6))
+            self.at_end(self.wire.close)
 
     def _build(self) -> None:
         gateway, network = self.gateway, self.network
-        for side in self.sides:
-            self._connect(side)
-        wiring.cable(self.station, "eth0", gateway, "cable2")
-        wiring.cable(self.client, "eth0", network, "client")
-        wiring.switch(network, "cni0", "pod0", "pod1", "client")
-        wiring.switch(gateway, "wire", "cable0", "cable1", "cable2")
+        wiring.switch(network, "cni0")
+        wiring.switch(gateway, "wire")
         # Else a switch has the least address of its ports, and another one when a node is replaced.
         network.run("ip", "link", "set", "cni0", "address", "02:00:00:00:0a:01")
         gateway.run("ip", "link", "set", "wire", "address", "02:00:00:00:0c:01")
+        for side in self.sides:
+            self._connect(side)
+        wiring.join(self.station, "eth0", (gateway, "wire", "cable2"))
+        wiring.join(self.client, "eth0", (network, "cni0", "client"), f"{CLIENT}/24")
         wiring.address(network, "cni0", "10.128.0.1/24", "10.128.0.53/24")
-        wiring.cable(gateway, "eth0", self.outside, "eth0")
-        wiring.address(gateway, "wire", f"{GATEWAY}/24", f"{GATEWAY_V6}/64")
-        wiring.address(gateway, "eth0", "203.0.113.1/24", "2001:db8:113::1/64")
-        wiring.address(self.outside, "eth0", f"{SERVER}/24", f"{SERVER_V6}/64")
-        wiring.address(self.client, "eth0", f"{CLIENT}/24")
-        wiring.default_route(self.outside, "203.0.113.1", "2001:db8:113::1")
-        gateway.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+        build_outside(gateway, self.outside, (SERVER, SERVER_V6))
         # A cable that is cut off from the switch still ends here, and must not find a gateway.
-        gateway.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore")
-        gateway.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+        gateway.sysctl("net/ipv4/conf/all/arp_ignore", 1)
 
     def _connect(self, side: Side) -> None:
         """Lay the cables of a node and its pod."""
         number = side.number
-        wiring.cable(side.pod, "eth0", self.network, f"pod{number}")
-        wiring.cable(side.node, "uplink0", self.gateway, f"cable{number}")
-        wiring.address(side.node, "uplink0", f"192.168.12.1{number}/24")
-        wiring.address(side.pod, "eth0", f"{side.address}/24")
+        wiring.join(side.pod, "eth0", (self.network, "cni0", f"pod{number}"), f"{side.address}/24")
+        wiring.join(
+            side.node, "uplink0", (self.gateway, "wire", f"cable{number}"), f"192.168.12.1{number}/24"
+        )
         wiring.default_route(side.pod, "10.128.0.1")
-        side.pod.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
-        side.pod.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+        side.pod.forward()
         side.pod.write("/etc/resolv.conf", "nameserver 10.128.0.53\n")
 
     def serve(self) -> None:
         """Have the external server answer."""
-        module = "egress_router.lab.server"
-        process = self.outside.start([sys.executable, "-m", module, "80"])
-        if process.stdout is None or process.stdout.readline() != "ready\n":
-            raise RuntimeError("the external server did not start")
+        self.outside.serve([sys.executable, "-m", "egress_router.lab.server", "80"])
 
     def serve_api(self) -> dict[str, str]:
         """Have the pod network hold an API server; return what a pod's environment says of it."""
-        folder = Path(self._hosts.enter_context(tempfile.TemporaryDirectory(prefix="egress-api-")))
+        folder = Path(self.holds(tempfile.TemporaryDirectory(prefix="egress-api-")))
         key, self._ca = folder / "key.pem", folder / "ca.pem"
         words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=api -addext subjectAltName=IP:{API}"
         subprocess.run(
@@ -209,9 +122,7 @@ class Pair:
     def start_api(self) -> None:
         """Start the API server; it has forgotten everything."""
         module = "egress_router.lab.api_server"
-        self._api = self.network.start([sys.executable, "-m", module, *self._api_command])
-        if self._api.stdout is None or self._api.stdout.readline() != "ready\n":
-            raise RuntimeError("the API server did not start")
+        self._api = self.network.serve([sys.executable, "-m", module, *self._api_command])
 
     def pause_api(self, *, goes_on: bool = False) -> None:
         """Have the API server hang, or go on."""
@@ -248,41 +159,6 @@ class Pair:
         if side.router is not None:
             side.signal(number)
             side.router.wait(_START_SECONDS)
-
-    # What is seen
-
-    def _watch(self) -> None:
-        wire = self.gateway.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
-        wire.settimeout(0.2)
-        wire.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 * 1024 * 1024)
-        # When the kernel saw a frame, not when this thread came to it.
-        wire.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        self._watcher = threading.Thread(target=self._capture, args=(wire,), daemon=True)
-        self._watcher.start()
-
-    def _capture(self, wire: socket.socket) -> None:
-        wanted = ip_address(SOURCE).packed, ip_address(SOURCE_V6).packed
-        with wire:
-            while not self._ended.is_set():
-                try:
-                    frame, extra, _, (cable, _, kind, *_) = wire.recvmsg(256, 64)
-                except TimeoutError:
-                    continue
-                if kind != _OUTGOING and cable in _CABLES and _speaks_for(frame, wanted):
-                    self.frames.append(Frame(_stamp(extra), cable, frame[6:12].hex(":")))
-
-    def second_owner(self) -> list[Frame]:
-        """Return the frames that came while another cable was in use: those of a second owner.
-
-        A cable is in use from one frame to the next, if that comes soon; a gate that closed stays closed.
-        """
-        frames = sorted(self.frames, key=lambda frame: frame.at)
-        uses = [use for cable in _CABLES for use in _uses(frames, cable)]
-        return [
-            frame
-            for frame in frames
-            if any(cable != frame.cable and first < frame.at < last for cable, first, last in uses)
-        ]
 
     def ask(self, address: str, timeout: float = 0.2) -> bool:
         """Connect from the client through a pod to the server; whether it answered."""
@@ -392,36 +268,6 @@ class Pair:
                 return found[0]
         said = {each.number: list(each.errors)[-8:] for each in self.sides}
         raise RuntimeError(f"no active router within {seconds} s: {said}")
-
-
-def _uses(frames: list[Frame], cable: str) -> list[tuple[str, float, float]]:
-    """Return when a cable was in use."""
-    uses: list[tuple[str, float, float]] = []
-    for frame in frames:
-        if frame.cable != cable:
-            continue
-        if uses and frame.at - uses[-1][2] < _SOON:
-            uses[-1] = (cable, uses[-1][1], frame.at)
-        else:
-            uses.append((cable, frame.at, frame.at))
-    return uses
-
-
-def _speaks_for(frame: bytes, wanted: tuple[bytes, bytes]) -> bool:
-    kind = frame[12:14]
-    if kind == b"\x08\x00":
-        return frame[26:30] == wanted[0]
-    if kind == b"\x08\x06":
-        return frame[28:32] == wanted[0]
-    if kind == b"\x86\xdd":
-        is_advertised = frame[20] == 58 and frame[54] == 136 and frame[62:78] == wanted[1]
-        return frame[22:38] == wanted[1] or is_advertised
-    return False
-
-
-def _stamp(extra: list[tuple[int, int, bytes]]) -> float:
-    seconds, nanoseconds = struct.unpack("qq", extra[0][2][:16])
-    return float(seconds) + float(nanoseconds) / 1e9
 
 
 def _drain(process: subprocess.Popen[str], lines: deque[str]) -> None:

@@ -37,6 +37,22 @@ def plug(host: Host, name: str, port: str) -> None:
     host.ipr.link("set", index=_index(host, port), master=_index(host, name))
 
 
+def join(host: Host, name: str, to: tuple[Host, str, str], *addresses: str) -> None:
+    """Connect an interface with addresses to a switch: its host, its name, and the port to make."""
+    switch_host, switch_name, port = to
+    cable(host, name, switch_host, port)
+    plug(switch_host, switch_name, port)
+    address(host, name, *addresses)
+
+
+def macvlan(pod: Host, node: Host, parent: str, mode: str = "bridge") -> None:
+    """Give a pod its macvlan0 on an interface of its node, as a network plug-in does."""
+    name = f"mv{pod.pid}"
+    node.ipr.link("add", ifname=name, kind="macvlan", link=_index(node, parent), macvlan_mode=mode)
+    node.ipr.link("set", index=_index(node, name), net_ns_pid=pod.pid)
+    pod.ipr.link("set", index=_index(pod, name), ifname="macvlan0")
+
+
 def address(host: Host, name: str, *texts: str) -> None:
     """Give an interface addresses, written with their prefix length."""
     for text in texts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from egress_router import log, setup
@@ -15,14 +16,18 @@ from egress_router.kernel import conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.names.resolver import Resolver
+from egress_router.records import RecordLog
 from egress_router.redirect.admin_rules import AdminRules
 from egress_router.redirect.enforced import EnforcedPolicy
 from egress_router.redirect.flow_log import FlowLog
 from egress_router.redirect.names import LineNames
+from egress_router.redirect.rejections import Rejections
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
 from egress_router.redirect.usable import Usable
-from egress_router.service import loop, output, process_metrics, signals
+from egress_router.service import loop, output, process_metrics, signals, sockets
+from egress_router.service.busiest import busiest
+from egress_router.service.recent_errors import RECENT
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.redirect import Redirects
     from egress_router.metrics import Snapshot
     from egress_router.redirect.lines import Departure, Resolved
+    from egress_router.redirect.traffic import LineOf
     from egress_router.service.mode import Json
     from egress_router.settings.policy import Guarded, GuardedSource
     from egress_router.settings.setup import SetupSettings
@@ -121,9 +127,12 @@ class RedirectServer:
             established,
             self._updates.policy_changed,
         )
+        self._records = RecordLog(everything=settings.access_log)
+        self._rejections = Rejections(self._records, self._line_of, self._policy.entry_of, SYSTEM)
         self._metrics = RedirectMetrics(registry)
         self._table = self._new_table()
         self._lines: list[LineTraffic] = []
+        self._busiest = busiest(Counter(), Counter())
         self._network_problem: str | None = None
         stand, standby = established.stand, settings.standby
         self._agent = None if stand is None or standby is None else assemble(stand, standby)
@@ -135,13 +144,18 @@ class RedirectServer:
         """Serve until a signal says to end."""
         self._loop = asyncio.get_running_loop()
         signals.handle(self._loop, self._end_asked, self._follower.reload)
+        notes_rejections = self._established.apply is nftables.apply
+        if notes_rejections:
+            await self._rejections.look()
         port = self._settings.runtime.admin_port
-        endpoint = await serve(self, port) if port else None
+        endpoint = await serve(self, sockets.listen(port, 1)[0]) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names), self._admin_rules.follow()]
         tasks.append(self._policy.cut())
+        if notes_rejections:
+            tasks.append(self._rejections.run())
         if self._settings.access_log:
-            flows = FlowLog(self._registry, lambda *key: self._current_table().text_of(*key), SYSTEM)
+            flows = FlowLog(self._registry, self._records, self._line_of, SYSTEM)
             tasks.append(flows.run(list(self._established.sources)))
         if self._agent is not None:
             self._agent.start()
@@ -191,9 +205,12 @@ class RedirectServer:
             "ports": [],
             "rules": [_shown(line) for line in self._lines],
             "policy": self._policy.shown(),
-            "denied": [],
+            "denied": self._rejections.latest(),
+            "busiest": self._busiest,
+            "recent_errors": RECENT.shown()[::-1],
             "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
             "admin_rules": await self._admin_rules.shown(),
+            "source_ports": [{**each} for each in self._metrics.source_ports()],
         }
 
     async def _put_in_force(self, guarded: Guarded[Redirects], _: frozenset[int]) -> None:
@@ -274,16 +291,23 @@ class RedirectServer:
             self._table = self._new_table()
         return self._table
 
+    def _line_of(self, protocol: str, version: int, port: int) -> LineOf | None:
+        return self._current_table().line_of(protocol, version, port)
+
     def _new_table(self) -> RuleTable:
         store = self._rule_store
         return RuleTable(store.rules.rules, self._source.rules_of(store.text))
 
     def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
-        if counts is not None:
-            self._lines = self._current_table().lines(counts)
-            self._metrics.traffic(self._lines, tracked.waiting)
         table = self._current_table()
+        if counts is not None:
+            self._lines = table.lines(counts, tracked.waiting)
+            self._metrics.traffic(self._lines, table.without_line(counts))
         table.lead(self._names.destinations())
+        self._busiest = busiest(
+            Counter({str(each): count for each, count in tracked.clients.items()}),
+            table.by_line(tracked.local_ports),
+        )
         self._metrics.tracked(table, tracked)
 
 
@@ -293,7 +317,7 @@ def _shown(line: LineTraffic) -> Json:
         "line": line.number,
         "text": line.text,
         "hits": traffic.connections,
-        "failures": traffic.failures,
+        "failures": traffic.failures + traffic.closed,
         "packets": traffic.sent_packets + traffic.received_packets,
         "sent_bytes": traffic.sent_bytes,
         "received_bytes": traffic.received_bytes,

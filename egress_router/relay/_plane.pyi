@@ -15,6 +15,12 @@ Connected: TypeAlias = tuple[object, int, str, Target, float, Failures, Identity
 # Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity.
 Closed: TypeAlias = tuple[object, int, str, Target | None, int, int, int, float, Failures, int, Identity]
 Wanted: TypeAlias = tuple[object, int]
+# Counts by upper bound, and the sum of all times in seconds.
+Times: TypeAlias = tuple[tuple[int, ...], float]
+# Line, kind, and: bytes sent and received, refusals by reason, times to connect, lifetimes.
+Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times]]
+# Line, kind, target, and how many connections it has answered.
+Answered: TypeAlias = tuple[object, int, Target, int]
 # Object, kind, client and its port, the connection's place, its socket, what has come already.
 Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes]
 
@@ -30,7 +36,7 @@ class Line:
         connect_seconds: float,
         idle_seconds: float,
         turn: int,
-        tells_source: bool = False,
+        tells: bool = True,
         hands_over: bool = False,
         /,
     ) -> None: ...
@@ -46,6 +52,8 @@ class Plane:
         possible: int,
         most_of_client: int,
         quiet: float,
+        connect_bounds: tuple[float, ...],
+        life_bounds: tuple[float, ...],
         /,
     ) -> None: ...
     def relay(
@@ -81,7 +89,7 @@ class Plane:
     ) -> None: ...
     def end_line(self, line: Line, /) -> None: ...
     def release_line(self, line: Line, /) -> None: ...
-    def collect(self, most: int, /) -> list[Connected | Closed | Wanted | Accepted]: ...
+    def collect(self, most: int, /) -> list[Connected | Closed | Wanted | Accepted | Summed | Answered]: ...
     def waiting(self) -> bool: ...
     def settle(self) -> None: ...
     def stop(self) -> None: ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from egress_router.errors import RefusedError
-from egress_router.metrics import Number
+from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Number
 
 try:
     from egress_router.relay import _plane
@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
     from egress_router.metrics import Registry
-    from egress_router.relay._plane import Accepted, Closed, Connected, Failures, Target, Wanted
+    from egress_router.relay._plane import (
+        Accepted,
+        Answered,
+        Closed,
+        Connected,
+        Failures,
+        Summed,
+        Target,
+        Times,
+        Wanted,
+    )
+
+    News = Accepted | Answered | Closed | Connected | Summed | Wanted
 
 Pair = _plane.Pair
 Forwarding = _plane.Line
@@ -33,7 +45,8 @@ QUIET: Final = 30.0
 _MOST: Final = 512
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
-_ADDRESS = struct.Struct("=16s2s2x16s")  # `struct address` of plane.h
+_BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
+_ADDRESS = struct.Struct("=16s2s2x16s4x")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
 _NO_SOURCE = bytes(16)
 
@@ -67,6 +80,21 @@ class End(NamedTuple):
     identity: Identity = UNKNOWN
 
 
+class Sums(NamedTuple):
+    """What became of connections of a line that were not told one by one, since the last time.
+
+    `sent` and `received` are bytes of those that have ended, `refused` reasons of plane.h and how many
+    clients were closed for each without a connection; the times are counted by LATENCY_BUCKETS and
+    DURATION_BUCKETS.
+    """
+
+    sent: int
+    received: int
+    refused: Sequence[tuple[int, int]]
+    connects: Times
+    lives: Times
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How many connections may be open: in all processes that share `counts`, in this one, for one client."""
@@ -86,12 +114,22 @@ class Connection(Protocol):
 
 
 class Line(Connection, Protocol):
-    """Where the connections of a listening port go; a subclass of `Forwarding`."""
+    """Where the connections of a listening port go; a subclass of `Forwarding`.
+
+    One that was not made to tell each connection hears of them by `summed` and `answered`, and one by one
+    of those that failed to reach an address, or came soon after.
+    """
 
     def connected(
         self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
     ) -> None:
         """Hear that a client has its connection; its end will be told, too."""
+
+    def summed(self, sums: Sums) -> None:
+        """Hear of many connections at once."""
+
+    def answered(self, target: Target, count: int) -> None:
+        """Hear that a target has answered so many of them."""
 
     def wanted(self) -> None:
         """Hear that a client waits for targets, until the next call of `DataPlane.aim`."""
@@ -282,10 +320,16 @@ class DataPlane:
                 self._loop.call_exception_handler(context)
 
 
-def _tell(record: Closed | Connected | Wanted | Accepted) -> None:
+def _tell(record: News) -> None:
     if len(record) == 2:
         waiting: Line = record[0]  # type: ignore[assignment] # what came back is what was given
         waiting.wanted()
+    elif len(record) == 3:
+        counting: Line = record[0]  # type: ignore[assignment]
+        counting.summed(Sums(*record[2]))
+    elif len(record) == 4:
+        serving: Line = record[0]  # type: ignore[assignment]
+        serving.answered(record[2], record[3])
     elif len(record) == 6:
         entrance: Entrance = record[0]  # type: ignore[assignment]
         entrance.accepted(*record[2:])
@@ -299,7 +343,7 @@ def _tell(record: Closed | Connected | Wanted | Accepted) -> None:
 
 def _started(limits: Limits | None, quiet: float) -> _plane.Plane:
     if limits is None:
-        return _plane.Plane(bytearray(4), 0, _UNLIMITED, _UNLIMITED, 0, quiet)
+        return _plane.Plane(bytearray(4), 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
     return _plane.Plane(
         limits.counts,
         limits.slot,
@@ -307,6 +351,7 @@ def _started(limits: Limits | None, quiet: float) -> _plane.Plane:
         limits.possible,
         limits.maximum_per_client or 0,
         quiet,
+        *_BOUNDS,
     )
 
 

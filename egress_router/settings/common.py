@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from egress_router.settings.chart import CHART_VALUES
-from egress_router.settings.table import group, read, setting, variables
+from egress_router.settings.table import group, setting
 from egress_router.settings.variables import Variable, flag, one_of, seconds, whole
 
 if TYPE_CHECKING:
     from egress_router.log import LogFormat
-    from egress_router.settings.variables import Environment
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
@@ -142,17 +141,3 @@ class ProxySettings:
             _limit,
         )
     )
-
-
-RUNTIME_VARIABLES = variables(RuntimeSettings)
-PROXY_VARIABLES = variables(ProxySettings)
-
-
-def read_runtime(environment: Environment) -> RuntimeSettings | None:
-    """Read what every mode shares; None where something of it is wrong, which `finish` reports."""
-    return read(RuntimeSettings, environment)
-
-
-def read_proxy(environment: Environment) -> ProxySettings | None:
-    """Read what both proxies share; None where something of it is wrong, which `finish` reports."""
-    return read(ProxySettings, environment)

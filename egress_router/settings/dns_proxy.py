@@ -11,14 +11,13 @@ from egress_router.settings import common
 from egress_router.settings.names import NamesSettings
 from egress_router.settings.policy import POLICY, GuardedSource
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
-from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
+from egress_router.settings.table import group, optional_rules, read_all, rules, setting, variables
 from egress_router.settings.variables import (
     Environment,
     RulesSource,
     RulesVariable,
     Variable,
     non_empty,
-    required,
     seconds,
 )
 
@@ -83,9 +82,7 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
     Raises:
         ConfigError: with everything that is missing or wrong.
     """
-    environment = Environment(environ)
-    settings = read(DnsProxySettings, environment)
-    return environment.finish(lambda: required(settings))
+    return read_all(DnsProxySettings, environ)
 
 
 def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Forwards]:
@@ -94,5 +91,5 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Forwards]:
     return functools.partial(
         forward.parse,
         admin_port=environment.read(common.ADMIN_PORT) or 0,
-        sources=known_sources(environment),
+        sources=known_sources(environ),
     )

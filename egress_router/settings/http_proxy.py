@@ -241,4 +241,4 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
 
 def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], AccessList]:
     """Return how allow/deny lists are read beside as much of this environment as is right by itself."""
-    return functools.partial(acl.parse, sources=known_sources(Environment(environ)))
+    return functools.partial(acl.parse, sources=known_sources(environ))

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import parse_address
 from egress_router.grammar.locality import Locality, locality
-from egress_router.settings.table import read, setting, variables
+from egress_router.settings.table import setting
 from egress_router.settings.variables import Variable, seconds, whole
 
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
-    from egress_router.settings.variables import Environment
 
 _NOWHERE = {Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
 _MAX_SERVERS = 3  # as resolv.conf(5): each one that is silent costs its time-out
@@ -28,6 +27,14 @@ def _servers(text: str) -> tuple[IPAddress, ...]:
     return servers
 
 
+SERVERS = Variable(
+    "EGRESS_DNS_SERVERS",
+    "name servers that are asked instead of those of /etc/resolv.conf, at most three, comma-separated",
+    "",
+    _servers,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NamesSettings:
     """Bounds of what the resolver keeps, in seconds, and of what it does at one time.
@@ -37,15 +44,7 @@ class NamesSettings:
     while there are old ones (RFC 8767 section 5).
     """
 
-    servers: tuple[IPAddress, ...] = setting(
-        Variable(
-            "EGRESS_DNS_SERVERS",
-            "name servers that are asked instead of those of /etc/resolv.conf, at most three,"
-            " comma-separated",
-            "",
-            _servers,
-        )
-    )
+    servers: tuple[IPAddress, ...] = setting(SERVERS)
     ttl_floor: float = setting(
         Variable("EGRESS_DNS_TTL_FLOOR", "an answer is kept at least so many seconds", "1", seconds)
     )
@@ -80,11 +79,3 @@ class NamesSettings:
     def __post_init__(self) -> None:
         """Keep the ceiling from being below the floor."""
         object.__setattr__(self, "ttl_ceiling", max(self.ttl_floor, self.ttl_ceiling))
-
-
-NAMES_VARIABLES = variables(NamesSettings)
-
-
-def read_names(environment: Environment) -> NamesSettings | None:
-    """Read the settings of name resolution; None where one of them is wrong, which `finish` reports."""
-    return read(NamesSettings, environment)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.errors import Problem
+from egress_router.settings.table import read, setting, variables
 from egress_router.settings.variables import Variable, one_of, whole
 
 if TYPE_CHECKING:
@@ -26,15 +27,6 @@ class ObjectName:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class StandbySettings:
-    """What a router of a group needs to know beside what every router does."""
-
-    lease: ObjectName | None
-    service: ObjectName | None
-    port: int
 
 
 def _object(text: str) -> ObjectName | None:
@@ -65,22 +57,34 @@ STANDBY_SERVICE = Variable(
     "",
     _object,
 )
-STANDBY_PORT = Variable(
-    "EGRESS_STANDBY_PORT",
-    "UDP port on which the routers hear each other on the pod network; never redirected",
-    "9798",
-    whole(1, 65535),
-)
-STANDBY_VARIABLES = (STANDBY, STANDBY_LEASE, STANDBY_SERVICE, STANDBY_PORT)
+
+
+@dataclass(frozen=True, slots=True)
+class StandbySettings:
+    """What a router of a group needs to know beside what every router does."""
+
+    lease: ObjectName | None = setting(STANDBY_LEASE)
+    service: ObjectName | None = setting(STANDBY_SERVICE)
+    port: int = setting(
+        Variable(
+            "EGRESS_STANDBY_PORT",
+            "UDP port on which the routers hear each other on the pod network; never redirected",
+            "9798",
+            whole(1, 65535),
+        )
+    )
+
+
+STANDBY_VARIABLES = (STANDBY, *variables(StandbySettings))
 
 
 def read_standby(environment: Environment) -> StandbySettings | None:
     """Read the settings; None where EGRESS_STANDBY is off, or something is wrong, which `finish` reports."""
-    switch, port = environment.read(STANDBY), environment.read(STANDBY_PORT)
-    lease, service = environment.read(STANDBY_LEASE), environment.read(STANDBY_SERVICE)
-    if switch == "off":
-        for variable, value in ((STANDBY_LEASE, lease), (STANDBY_SERVICE, service)):
-            if value is not None:
-                reason = "is set, but EGRESS_STANDBY is off; set EGRESS_STANDBY=on, or leave it out"
-                environment.reject(Problem(variable.name, None, str(value), reason))
-    return StandbySettings(lease, service, port) if switch == "on" and port is not None else None
+    switch, found = environment.read(STANDBY), read(StandbySettings, environment)
+    if switch != "off" or found is None:
+        return found
+    for variable, value in ((STANDBY_LEASE, found.lease), (STANDBY_SERVICE, found.service)):
+        if value is not None:
+            reason = "is set, but EGRESS_STANDBY is off; set EGRESS_STANDBY=on, or leave it out"
+            environment.reject(Problem(variable.name, None, str(value), reason))
+    return None

@@ -16,10 +16,10 @@ from egress_router.grammar.address import (
     parse_network,
 )
 from egress_router.grammar.locality import Locality, locality
-from egress_router.settings.variables import Variable, each
+from egress_router.settings.variables import Environment, Variable, each
 
 if TYPE_CHECKING:
-    from egress_router.settings.variables import Environment
+    from collections.abc import Mapping
 
 # The kernel reads the number for itself; leading zeros would only hide how many digits there are.
 _LENGTH = re.compile(r"[1-9][0-9]{0,2}")
@@ -110,9 +110,12 @@ GATEWAY = Variable(
 )
 
 
-def known_sources(environment: Environment) -> tuple[IPAddress, ...] | None:
-    """Return the addresses of EGRESS_SOURCE for `check`, which may not know them; None: it does not."""
-    return environment.read(OPTIONAL_SOURCE) or None
+def known_sources(environ: Mapping[str, str]) -> tuple[IPAddress, ...] | None:
+    """Return the addresses of EGRESS_SOURCE for `check`; None: it does not know them.
+
+    A variable that is there and empty is known not to be set; one that is not there may be given elsewhere.
+    """
+    return Environment(environ).read(OPTIONAL_SOURCE) if SOURCE.name in environ else None
 
 
 def read_sources(environment: Environment) -> tuple[Source, ...]:

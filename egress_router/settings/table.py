@@ -13,13 +13,15 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from egress_router.settings.variables import Environment, required
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from _typeshed import DataclassInstance
 
-    from egress_router.settings.variables import Environment, RulesSource, RulesVariable, Variable
+    from egress_router.settings.variables import RulesSource, RulesVariable, Variable
 
 T = TypeVar("T")
 _KEY = "egress_router"
@@ -31,6 +33,7 @@ class _Reading(Generic[T]):
 
     read: Callable[[Environment], T | None]
     variables: tuple[Variable[object] | RulesVariable, ...]
+    is_group: bool = False
 
 
 def setting(variable: Variable[T]) -> T:
@@ -52,7 +55,7 @@ def optional_rules(variable: RulesVariable) -> RulesSource | None:
 
 def group(table: type[T]) -> T:
     """Declare a field that is a table of its own."""
-    return _field(_Reading(lambda environment: read(table, environment), variables(table)))
+    return _field(_Reading(lambda environment: read(table, environment), variables(table), True))
 
 
 def derived(read_it: Callable[[Environment], T | None], *sources: Variable[Any] | RulesVariable) -> T:
@@ -67,9 +70,20 @@ def read(table: type[T], environment: Environment) -> T | None:
     return None if environment.problem_count > found else table(**values)
 
 
+def read_all(table: type[T], environ: Mapping[str, str]) -> T:
+    """Return a table as the environment has it.
+
+    Raises:
+        ConfigError: with everything that is missing or wrong.
+    """
+    environment = Environment(environ)
+    settings = read(table, environment)
+    return environment.finish(lambda: required(settings))
+
+
 def variables(table: type[object]) -> tuple[Variable[object] | RulesVariable, ...]:
     """Return the variables of a table, in the order of its fields, those of groups last; each once."""
-    readings = sorted((reading for _, reading in _readings(table)), key=lambda each: len(each.variables) > 1)
+    readings = sorted((reading for _, reading in _readings(table)), key=lambda each: each.is_group)
     found = (variable for reading in readings for variable in reading.variables)
     return tuple({variable.name: variable for variable in found}.values())
 

@@ -133,6 +133,10 @@ class Environment:
         """Return a value that is read elsewhere, to compare it; None where it is missing or wrong."""
         return Environment(self._environ).read(variable)
 
+    def has(self, variable: RulesVariable) -> bool:
+        """Say whether rules are given, inline or as a file."""
+        return any(self._environ.get(name, "").strip() for name in (variable.name, variable.file_name))
+
     def read_rules(self, variable: RulesVariable) -> RulesSource | None:
         """Return where the rules are; None where they are not given at all."""
         inline = self._environ.get(variable.name, "")

@@ -879,6 +879,71 @@ def test_a_policy_reaches_what_judges_and_is_checked_before(values: dict[str, ob
     assert "theirs" in {each["configMap"]["name"] for each in pod["volumes"] if "configMap" in each}
 
 
+ADMIN_RULES = "ip daddr 203.0.113.25 tcp dport 5432 limit rate over 20/second drop\n"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [REDIRECT, {**REDIRECT, "redirect": {"live": False}}, HTTP, {**DNS, "interface": {"provider": "okd"}}],
+)
+def test_rules_of_the_administrator_reach_the_container_that_fills_the_chain(
+    values: dict[str, object],
+) -> None:
+    given = {**values, "adminRules": {"inline": ADMIN_RULES}}
+    documents = json.loads(json.dumps(rendered(given)))
+    (stored,) = [each for each in documents if each["metadata"]["name"] == "db-egress-router-admin-rules"]
+    assert stored["data"] == {"rules": ADMIN_RULES}
+    found = [
+        each
+        for each in (*containers(given), *containers(given, "initContainers"))
+        if "EGRESS_ADMIN_RULES_FILE" in environment({"env": [], **each})
+    ]
+    (one,) = json.loads(json.dumps(found))
+    # Not the one that only makes the network for another one: it has no rules and leaves the chain alone.
+    assert environment(one)["EGRESS_ROUTER_MODE"] != "network"
+    folder, _, file = environment(one)["EGRESS_ADMIN_RULES_FILE"].rpartition("/")
+    (mount,) = [each for each in one["volumeMounts"] if each["mountPath"] == folder]
+    pod = json.loads(json.dumps(the("Deployment", given)))["spec"]["template"]
+    (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == mount["name"]]
+    assert volume["configMap"] == {
+        "name": "db-egress-router-admin-rules",
+        "items": [{"key": "rules", "path": file}],
+    }
+    follows = environment(one)["EGRESS_ROUTER_MODE"] == "legacy"
+    annotations = pod["metadata"].get("annotations") or {}
+    assert ("egress-router/admin-rules" in annotations) is not follows
+
+
+def test_rules_of_the_administrator_come_from_one_place() -> None:
+    with pytest.raises(HelmError, match="adminRules: give either inline or"):
+        rendered({**REDIRECT, "adminRules": {"inline": ADMIN_RULES, "existingConfigMap": {"name": "x"}}})
+    with pytest.raises(
+        HelmError, match=r"the chart sets EGRESS_ADMIN_RULES_FILE itself; use the value adminRules"
+    ):
+        rendered({**REDIRECT, "setup": {"env": {"EGRESS_ADMIN_RULES_FILE": "/x"}}})
+    theirs = {**REDIRECT, "adminRules": {"existingConfigMap": {"name": "theirs", "key": "nft"}}}
+    volumes = json.loads(json.dumps(the("Deployment", theirs)))["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "theirs", "items": [{"key": "nft", "path": "rules"}]} in [
+        each.get("configMap") for each in volumes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [(REDIRECT, "80 tcp 203.0.113.25"), (HTTP, "*.example.com"), (DNS, "80 db.example.com")],
+)
+def test_several_sources_are_a_list_and_rules_can_name_them(values: dict[str, object], rule: str) -> None:
+    listed = ["192.168.12.99/24", "192.168.12.100/24"]
+    given = {**values, "source": "", "sources": listed, "destinations": f"{rule} from 192.168.12.100\n"}
+    every = [*containers(given), *containers(given, "initContainers")]
+    for each in every:
+        if "env" in each:
+            # A proxy needs them for `from`, setup to claim them.
+            assert environment(each)["EGRESS_SOURCE"] == ",".join(listed)
+    with pytest.raises(HelmError, match="give either source or sources"):
+        rendered({**given, "source": "192.168.12.99/24"})
+
+
 def test_what_people_add_stands_where_it_belongs() -> None:
     volume = {"name": "ca", "secret": {"secretName": "ca"}}
     mount = {"name": "ca", "mountPath": "/ca"}

@@ -108,16 +108,11 @@ class Node:
         host = Host(f"pod{number}")
         node = self.lab.node
         try:
-            wiring.cable(host, "eth0", node, f"pod{number}")
-            wiring.plug(node, "cni0", f"pod{number}")
             address = f"10.128.0.{number}"
-            wiring.address(host, "eth0", f"{address}/24")
+            wiring.join(host, "eth0", (node, "cni0", f"pod{number}"), f"{address}/24")
             wiring.default_route(host, "10.128.0.1")
             if macvlan:
-                parent = node.ipr.link_lookup(ifname="uplink0")[0]
-                node.ipr.link("add", ifname="macvlan0", kind="macvlan", link=parent, macvlan_mode="bridge")
-                made = node.ipr.link_lookup(ifname="macvlan0")[0]
-                node.ipr.link("set", index=made, net_ns_pid=host.pid)
+                wiring.macvlan(host, node, "uplink0")
             sandbox = Sandbox(self, host, address)
             try:
                 yield sandbox
@@ -175,8 +170,7 @@ class Sandbox:
         """Set a pod's sysctls as a kubelet does; the engine refuses them, as this network is its host's."""
         spec = cast("dict[str, dict[str, list[dict[str, str]]]]", thing.get("spec", {}))
         for each in spec.pop("securityContext", {}).get("sysctls", ()):
-            path = "/proc/sys/" + each["name"].replace(".", "/")
-            self.host.run("sh", "-c", f"echo {each['value']} >{path}")
+            self.host.sysctl(each["name"].replace(".", "/"), each["value"])
 
     def change_config_map(self, key: str, text: str) -> None:
         """Change the one ConfigMap that is mounted, as a kubelet does some time after it was applied."""

@@ -124,14 +124,6 @@ def test_a_second_pod_of_the_node_waits_until_the_first_has_gone(lab: Laboratory
     assert mac(lab.client) == DERIVED
 
 
-def plugged(lab: Laboratory, pod: Host, mode: str) -> None:
-    """Give a pod an interface as a CNI plug-in or the annotation of OKD does."""
-    name = f"mv{pod.name}"
-    lab.node.ip(f"link add {name} link uplink0 type macvlan mode {mode}")
-    lab.node.ip(f"link set {name} netns {pod.pid}")
-    pod.ip(f"link set {name} name macvlan0")
-
-
 @pytest.mark.parametrize("mode", ["private", "vepa"])
 def test_interfaces_that_were_made_by_others_are_no_way_round_it(lab: Laboratory, mode: str) -> None:
     """Each keeps its own hardware address, so another interface holds the one that only one pod can have."""
@@ -144,7 +136,7 @@ def test_interfaces_that_were_made_by_others_are_no_way_round_it(lab: Laboratory
     }
     program = [*without_the_node, sys.executable, "-m", "egress_router", "setup"]
     for pod in (lab.router, lab.client):
-        plugged(lab, pod, mode)
+        wiring.macvlan(pod, lab.node, "uplink0", mode)
     for _ in range(2):
         assert ended(lab.router.start(program, environment))[0] == 0
     assert mac(lab.router) != DERIVED
@@ -160,7 +152,7 @@ def test_interfaces_that_were_made_by_others_are_no_way_round_it(lab: Laboratory
 
 
 def test_the_interface_that_holds_a_hardware_address_is_no_way_in(lab: Laboratory) -> None:
-    plugged(lab, lab.router, "private")
+    wiring.macvlan(lab.router, lab.node, "uplink0", "private")
     lab.serve()
     lab.finish_setup(INIT)
     (name,) = [

@@ -99,7 +99,14 @@ def servers(lab: Laboratory, port: int, count: int = 24) -> set[str]:
 
 
 def settles(lab: Laboratory, port: int, *wanted: str) -> bool:
-    return eventually(lambda: servers(lab, port) == set(wanted))
+    """Wait until these serve; what the router knows is in force a moment later."""
+
+    def serve() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            return servers(lab, port) == set(wanted)
+        return False
+
+    return eventually(serve)
 
 
 def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> None:
@@ -331,6 +338,17 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
             assert server() == ONE
             assert eventually(lambda: server() == TWO)
             assert 15 < time.monotonic() - changed < 40
+
+
+def test_explain_asks_the_name_servers_that_the_router_is_told(lab: Laboratory) -> None:
+    lab.name(zone(ONE))
+    lab.router.write("/etc/resolv.conf", f"nameserver {NOBODY}\n")
+    done = lab.router.run(
+        *(sys.executable, "-m", "egress_router", "explain", "--resolve", "-", NAME),
+        input=f"{ONE}\n",
+        env={**os.environ, "EGRESS_DNS_SERVERS": NAME_SERVER},
+    )
+    assert done.stdout.startswith(f"{NAME} has the addresses {ONE}\n")
 
 
 def test_names_need_a_router_that_stays_and_nftables(lab: Laboratory) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import sys
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,14 +19,20 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-NAME = "www.example.com"
+    from egress_router.lab.host import Host
+
+NAME = "www.foo.com"
 ALLOWED, NAMED, OTHER, FALLBACK = "1.2.3.4", "203.0.113.25", "203.0.113.26", "203.0.113.27"
-LINES = f"80 tcp {ALLOWED}\n443 tcp {NAMED}\n8443 tcp {OTHER}\n53 udp {OTHER}\n{FALLBACK}\n"
+LINES = (
+    f"80 tcp {ALLOWED}\n443 tcp {NAMED}\n8443 tcp {OTHER}\n53 udp {OTHER}\n54 udp {ALLOWED} 53\n{FALLBACK}\n"
+)
 ENTRIES = (
     {"type": "Allow", "to": {"cidrSelector": "1.2.3.0/24"}},
     {"type": "Allow", "to": {"dnsName": NAME}},
     {"type": "Deny", "to": {"cidrSelector": "0.0.0.0/0"}},
 )
+_NETFILTER = 12
+_GET_GENERATION = (10 << 8) | 16  # subsystem nftables, NFT_MSG_GETGEN
 QUICK = {"EGRESS_DNS_TTL_FLOOR": "0.1", "EGRESS_DESTINATION": LINES, "EGRESS_DRAIN_SECONDS": "1"}
 
 
@@ -115,25 +123,50 @@ def test_a_name_of_the_policy_is_followed(lab: Laboratory) -> None:
         assert eventually(lambda: reaches(lab) == [ALLOWED, None, OTHER, None])
 
 
-def test_open_connections_that_are_denied_now_are_cut_and_others_stay(
-    lab: Laboratory, tmp_path: Path
+@pytest.mark.parametrize("cause", ["a changed policy", "another answer for a name of the policy"])
+def test_what_is_open_and_denied_now_is_cut_and_all_else_stays(
+    lab: Laboratory, tmp_path: Path, cause: str
 ) -> None:
     serve(lab)
     path = tmp_path / "policy"
-    path.write_text(policy())
+    path.write_text(policy({"type": "Deny", "to": {"dnsName": NAME}}))
     with (
         lab.staying({**QUICK, "EGRESS_POLICY_FILE": str(path)}),
         lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as kept,
         lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as lost,
+        lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as kept_flow,
+        lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as lost_flow,
     ):
-        for wire, port in ((kept, 80), (lost, 8443)):
+        for wire, port in ((kept, 80), (lost, 8443), (kept_flow, 54), (lost_flow, 53)):
             wire.settimeout(PATIENCE)
             wire.connect((ROUTER, port))
-            wire.recv(4096)
-        path.write_text(policy({"type": "Deny", "to": {"cidrSelector": f"{OTHER}/32"}}))
+        assert kept.recv(4096)
+        assert lost.recv(4096)
+        source_port = asked(kept_flow)
+        assert source_port
+        assert asked(lost_flow)
+        if cause == "a changed policy":
+            path.write_text(policy({"type": "Deny", "to": {"cidrSelector": f"{OTHER}/32"}}))
+        else:
+            name(lab, OTHER)
         assert eventually(lambda: _is_cut(lost))
+        assert eventually(lambda: asked(lost_flow) is None)
         kept.send(b"x")
         assert kept.recv(1) == b"x"
+        # A flow that had been cut would begin anew, with another random port.
+        assert asked(kept_flow) == source_port
+
+
+def asked(wire: socket.socket) -> int | None:
+    """Ask by a flow that is there; return the source port that the server sees, None where it is prohibited."""
+    try:
+        wire.send(b"who am I?")
+        seen: dict[str, int] = json.loads(wire.recv(4096))
+    except TimeoutError:
+        raise
+    except OSError:
+        return None
+    return seen["source_port"]
 
 
 def _is_cut(wire: socket.socket) -> bool:
@@ -142,6 +175,46 @@ def _is_cut(wire: socket.socket) -> bool:
     except (ConnectionResetError, BrokenPipeError):
         return True
     return False
+
+
+def test_ten_thousand_entries_decide_in_their_order_and_are_one_transaction(
+    lab: Laboratory, tmp_path: Path
+) -> None:
+    serve(lab)
+    others = [str(ip_address("198.18.0.1") + number) for number in range(9998)]
+    lines, path = tmp_path / "lines", tmp_path / "policy"
+    lines.write_text(
+        f"80 tcp {ALLOWED}\n" + "".join(f"{10_000 + n} tcp {each} 80\n" for n, each in enumerate(others))
+    )
+    path.write_text(policy())
+    environment = {"EGRESS_DESTINATION_FILE": str(lines), "EGRESS_POLICY_FILE": str(path)}
+    with lab.staying(environment):
+        assert reached(lab, 80) == ALLOWED
+        before = generation(lab.router)
+        path.write_text(
+            policy(
+                {"type": "Allow", "to": {"cidrSelector": f"{ALLOWED}/32"}},
+                *({"type": "Deny", "to": {"cidrSelector": f"{each}/32"}} for each in others),
+                {"type": "Deny", "to": {"cidrSelector": "0.0.0.0/0"}},
+            )
+        )
+        assert eventually(lambda: generation(lab.router) > before)
+        # The first and the last: nobody has these addresses, so only the router can answer at once.
+        assert reached(lab, 10_000) is None
+        assert reached(lab, 19_997) is None
+        assert reached(lab, 80) == ALLOWED
+        assert eventually(lambda: denied(lab).get(f"Deny {others[0]}/32") == 1)
+        assert generation(lab.router) == before + 1
+
+
+def generation(host: Host) -> int:
+    """Return how many transactions of nftables there have been in a host."""
+    with host.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as netlink:
+        netlink.settimeout(PATIENCE)
+        body = struct.pack("=BBH", 0, 0, 0)
+        netlink.send(struct.pack("=IHHII", 16 + len(body), _GET_GENERATION, 1, 1, 0) + body)
+        # NFTA_GEN_ID is the first attribute behind both headers (linux/netfilter/nf_tables.h).
+        return int(struct.unpack_from("!I", netlink.recv(4096), 24)[0])
 
 
 @pytest.mark.parametrize(

@@ -727,7 +727,7 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
 
     assert eventually(lambda: hits() == {1: 2, 2: 0, 3: 2, 4: 1}), hits()
     # The sources' ports are read after the counters.
-    ports = 'egress_router_snat_ports_in_use{destination="203.0.113.25:80/tcp"} 2.0'
+    ports = 'egress_router_snat_ports_in_use{destination="203.0.113.25:80/tcp",source="192.168.12.99"} 2.0'
     assert eventually(lambda: ports in _fetch(lab, "/metrics")[1])
     _, metrics = _fetch(lab, "/metrics")
     assert 'egress_router_rule_connections_total{rule="80 tcp 203.0.113.25"} 2.0' in metrics

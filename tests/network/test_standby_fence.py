@@ -18,10 +18,12 @@ import pytest
 from egress_router.kernel import neighbour
 from egress_router.kernel.fence import render
 from egress_router.lab import wiring
-from egress_router.lab.host import Host
+from egress_router.lab.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from egress_router.lab.host import Host
 
 SOURCE, SOURCE_V6 = ip_address("192.168.12.99"), ip_address("fd00:12::99")
 SHARED, OWN = bytes.fromhex("020000000099"), bytes.fromhex("020000000001")
@@ -107,17 +109,13 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with contextlib.ExitStack() as stack:
-        hosts = []
-        for name in ("router", "wire"):
-            hosts.append(Host(name))
-            stack.callback(hosts[-1].close)
-        router, wire = hosts
+    with Hosts() as hosts:
+        router, wire = hosts.host("router"), hosts.host("wire")
         wiring.cable(router, "uplink0", wire, "eth0")
-        router.ip("link add link uplink0 name macvlan0 type macvlan mode bridge")
+        wiring.macvlan(router, router, "uplink0")
         wiring.set_up(router, "macvlan0")
         built = Bench(router, wire)
-        stack.callback(built.close)
+        hosts.at_end(built.close)
         yield built
 
 

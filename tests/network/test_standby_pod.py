@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.lab import wiring
-from egress_router.lab.pair import SOURCE, Pair
+from egress_router.lab.network import SOURCE
+from egress_router.lab.pair import Pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ def test_what_makes_the_interface_ends_with_the_fence_closed_and_the_next_contai
     pair.start(first, {"EGRESS_ROUTER_MODE": "network", "EGRESS_DESTINATION": ""})
     assert first.router is not None
     assert first.router.wait(SECONDS) == 0
-    assert not pair.frames, "nothing was sent for the address"
+    assert not pair.wire.frames, "nothing was sent for the address"
     # It has nothing of the node.
     pair.start(first, {"EGRESS_PARENT_NETNS": "auto", "EGRESS_PARENT_INTERFACE": "auto"})
     pair.start(second)
@@ -85,4 +86,4 @@ def test_a_third_station_with_the_address_is_refused(pair: Pair) -> None:
     assert side.router is not None
     assert side.router.wait(SECONDS) == 3
     until(lambda: any(f"{SOURCE} is in use by the station {mac} on macvlan0" in line for line in side.errors))
-    assert not pair.frames, "nothing was sent for an address that another station has"
+    assert not pair.wire.frames, "nothing was sent for an address that another station has"

@@ -164,6 +164,18 @@ def test_a_missing_variable_is_said_on_the_container() -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "line"), [("http-proxy.yaml", "*"), ("dns-proxy.yaml", "100 example.com")])
+def test_from_needs_the_sources_in_the_proxys_own_container(name: str, line: str) -> None:
+    text = text_of(name).replace(f" {line}\n", f" {line} from 192.168.12.99\n")
+    assert text != text_of(name)
+    (found,) = problems(text)
+    assert f"'{line} from 192.168.12.99': `from` needs EGRESS_SOURCE in the environment" in found
+    container = text.rindex("    env:\n") + len("    env:\n")
+    for source in ("value: 192.168.12.99/24", "valueFrom: {secretKeyRef: {name: s, key: k}}"):
+        given = f"{text[:container]}    - name: EGRESS_SOURCE\n      {source}\n{text[container:]}"
+        assert "lines" in manifests(("pod.yaml", given)).text
+
+
 def test_a_key_that_the_configmap_lacks_is_an_error() -> None:
     text = text_of("redirect-configmap-here.yaml").replace("key: destination", "key: destinations")
     found = problems(text)

@@ -172,8 +172,8 @@ SETUP = {"EGRESS_SOURCE": "192.168.12.99/24", "EGRESS_GATEWAY": "10.9.9.9"}
             "443 tcp 2001:db8::25\nx",
             {**SETUP, "EGRESS_SOURCE": "x", "EGRESS_ADMIN_PORT": "x", "EGRESS_ROUTER_MODE": "x"},
             [
-                "EGRESS_ROUTER_MODE: 'x'",
                 "EGRESS_SOURCE: 'x'",
+                "EGRESS_ROUTER_MODE: 'x'",
                 "EGRESS_ADMIN_PORT: 'x'",
                 "{} line 2: 'x'",
             ],

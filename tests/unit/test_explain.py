@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.errors import ConfigError, RefusedError
-from egress_router.explain import Outcome, explain
+from egress_router.explain import Explainer, Outcome
 from egress_router.manifests import egress_policy
 from egress_router.names.answer import Answer, Failure, ResolveError
-from egress_router.names.resolver import Resolver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from egress_router.grammar.egress_policy import EgressPolicy
 
 LIST = "!10.0.0.0/8\n!*.bad.example\nexact.example:443\n192.0.2.0/24\n*\n"
+
+
+explain = Explainer().explain
 
 
 def said(text: str, target: str, *, resolve: bool = False) -> list[str]:
@@ -67,59 +72,75 @@ def test_what_cannot_be_asked_is_an_error() -> None:
         explain("LIST", "a b", "a.example", resolve=False)
 
 
-def test_a_name_without_addresses_cannot_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(_: Resolver, name: str) -> Answer:
-        raise ResolveError(Failure.NO_SUCH_NAME, f"{name} does not exist")
+@dataclass
+class Scripted:
+    """Names that answer as a test says; `asked` is what was looked up."""
 
-    monkeypatch.setattr(Resolver, "resolve", unknown)
+    answer: Callable[[str], Answer]
+    tried: Callable[[str], tuple[str, ...]] = lambda name: (name,)
+    asked: list[str] = field(default_factory=list)
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        return self.tried(name)
+
+    async def resolve(self, name: str) -> Answer:
+        self.asked.append(name)
+        return self.answer(name)
+
+    def close(self) -> None:
+        pass
+
+
+def missing(name: str) -> Answer:
+    raise ResolveError(Failure.NO_SUCH_NAME, f"{name} does not exist")
+
+
+def test_a_name_without_addresses_cannot_be_judged() -> None:
     with pytest.raises(RefusedError, match=r"a\.example does not exist: .*unknown"):
-        explain("LIST", "*", "a.example", resolve=True)
+        Explainer(names=lambda: Scripted(missing)).explain("LIST", "*", "a.example", resolve=True)
 
 
-def test_a_short_name_with_a_dot_is_asked_for_as_the_proxy_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolve(_: Resolver, name: str) -> Answer:
-        raise ResolveError(Failure.NO_SUCH_NAME, f"asked for {name}")
-
-    monkeypatch.setattr(Resolver, "resolve", resolve)
-    for target, asked in (
-        ("db", "db"),
-        ("db.", "db."),
-        ("http://db.:80/", "db."),
-        ("a.example.", "a.example"),
-    ):
-        with pytest.raises(RefusedError, match=rf"asked for {asked}: "):
-            explain("LIST", "127.0.0.0/8", target, resolve=True)
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [("db", "db"), ("db.", "db."), ("http://db.:80/", "db."), ("a.example.", "a.example")],
+)
+def test_a_short_name_with_a_dot_is_asked_for_as_the_proxy_does(target: str, asked: str) -> None:
+    names = Scripted(missing)
+    with pytest.raises(RefusedError):
+        Explainer(names=lambda: names).explain("LIST", "127.0.0.0/8", target, resolve=True)
+    assert names.asked == [asked]
 
 
-def test_a_short_name_is_explained_candidate_by_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolve(_: Resolver, name: str) -> Answer:
+def test_a_short_name_is_explained_candidate_by_candidate() -> None:
+    def corporate(name: str) -> Answer:
         return Answer((ip_address("192.0.2.1"),), 0.0, stale=False, name=f"{name}.corp.example.com")
 
-    def candidates(_: Resolver, name: str) -> tuple[str, ...]:
+    def tried(name: str) -> tuple[str, ...]:
         return (f"{name}.svc.cluster.local", f"{name}.corp.example.com", name)
 
-    monkeypatch.setattr(Resolver, "resolve", resolve)
-    monkeypatch.setattr(Resolver, "candidates", candidates)
+    def names() -> Scripted:
+        return Scripted(corporate, tried)
+
     text = "!*.corp.example.com\n*\n"
-    lines = said(text, "http://intranet/")
-    assert "  intranet.corp.example.com:80 is denied: line 1 (!*.corp.example.com) denies it" in "\n".join(
-        lines
-    )
+    lines = Explainer(names=names).explain("LIST", text, "http://intranet/", resolve=False).lines
+    denied = "  intranet.corp.example.com:80 is denied: line 1 (!*.corp.example.com) denies it"
+    assert denied in "\n".join(lines)
     assert any(line.startswith("  intranet.svc.cluster.local:80: its addresses decide") for line in lines)
-    assert said(text, "http://intranet/", resolve=True) == [
+    assert Explainer(names=names).explain("LIST", text, "http://intranet/", resolve=True).lines == (
         "intranet stands for intranet.corp.example.com, which has the addresses 192.0.2.1",
         "intranet:80 is denied: line 1 (!*.corp.example.com) denies it as intranet.corp.example.com",
-    ]
-    assert said("b.example", "intranet") == ["intranet:443 is denied: no rule allows it"]
+    )
+    assert Explainer(names=names).explain("LIST", "b.example", "intranet", resolve=False).lines == (
+        "intranet:443 is denied: no rule allows it",
+    )
 
 
-def test_what_is_denied_by_name_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolve(_: Resolver, name: str) -> Answer:
-        raise AssertionError(name)
-
-    monkeypatch.setattr(Resolver, "resolve", resolve)
-    for text in ("!*.secret.example\n*", "a.example"):
-        assert said(text, "x.secret.example", resolve=True) == said(text, "x.secret.example")
+@pytest.mark.parametrize("text", ["!*.secret.example\n*", "a.example"])
+def test_what_is_denied_by_name_is_not_looked_up(text: str) -> None:
+    names = Scripted(missing)
+    found = Explainer(names=lambda: names).explain("LIST", text, "x.secret.example", resolve=True)
+    assert list(found.lines) == said(text, "x.secret.example")
+    assert names.asked == []
 
 
 def test_credentials_in_a_url_are_named_and_not_shown() -> None:
@@ -186,28 +207,28 @@ DENY_ALL = [("Deny", "cidrSelector", "0.0.0.0/0"), ("Deny", "cidrSelector", "::/
 
 def test_a_policy_judges_what_the_list_allows() -> None:
     policy = policy_of(("Allow", "cidrSelector", "192.0.2.0/24"), *DENY_ALL)
-    found = explain("LIST", "*", "192.0.2.1:80", resolve=False, policy=policy)
+    found = Explainer(policy).explain("LIST", "*", "192.0.2.1:80", resolve=False)
     assert found.outcome is Outcome.ALLOWED
     assert "192.0.2.1:80: policy entry 1 (Allow 192.0.2.0/24) allows it" in found.lines
-    found = explain("LIST", "*", "198.51.100.1:80", resolve=False, policy=policy)
+    found = Explainer(policy).explain("LIST", "*", "198.51.100.1:80", resolve=False)
     assert found.outcome is Outcome.DENIED
     assert found.lines[0] == "198.51.100.1:80 is denied: policy entry 2 (Deny 0.0.0.0/0) denies it"
-    found = explain("LIST", "!*.a.example\n*", "a.example", resolve=False, policy=policy)
+    found = Explainer(policy).explain("LIST", "!*.a.example\n*", "a.example", resolve=False)
     assert found.lines == ("a.example:443 is denied: line 1 (!*.a.example) denies it",)
 
 
 def test_without_addresses_a_policy_leaves_the_answer_open() -> None:
-    found = explain("LIST", "a.example", "a.example", resolve=False, policy=policy_of(*DENY_ALL))
+    found = Explainer(policy_of(*DENY_ALL)).explain("LIST", "a.example", "a.example", resolve=False)
     assert found.outcome is Outcome.UNDECIDED
     assert found.lines[-1] == "the egress policy judges each of its addresses (--resolve looks them up)"
 
 
 def test_names_of_a_policy_are_looked_up() -> None:
     policy = policy_of(("Allow", "dnsName", "localhost"), *DENY_ALL)
-    found = explain("LIST", "localhost", "localhost", resolve=True, policy=policy)
+    found = Explainer(policy).explain("LIST", "localhost", "localhost", resolve=True)
     assert found.outcome is Outcome.ALLOWED
     assert "127.0.0.1:443: policy entry 1 (Allow localhost) allows it" in found.lines
-    found = explain("LIST", "localhost", "localhost", resolve=True, policy=policy_of(*DENY_ALL))
+    found = Explainer(policy_of(*DENY_ALL)).explain("LIST", "localhost", "localhost", resolve=True)
     assert found.lines[0].startswith("localhost:443 is denied: policy entry ")
 
 
@@ -229,11 +250,11 @@ def test_the_name_in_the_tunnel_of_a_connect(target: str, sni: str, outcome: Out
     assert found.lines[-1].startswith(last), found.lines
 
 
-def test_a_short_name_may_be_asked_for_by_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolve(_: Resolver, name: str) -> Answer:
+def test_a_short_name_may_be_asked_for_by_what_it_stands_for() -> None:
+    def corporate(name: str) -> Answer:
         return Answer((ip_address("192.0.2.1"),), 0.0, stale=False, name=f"{name}.corp.example")
 
-    monkeypatch.setattr(Resolver, "resolve", resolve)
+    explain = Explainer(names=lambda: Scripted(corporate)).explain
     found = explain("LIST", "*", "intranet", resolve=True, sni="intranet.corp.example")
     assert found.outcome is Outcome.ALLOWED
     assert found.lines[-1] == "the SNI intranet.corp.example passes: intranet stands for it"

@@ -67,6 +67,18 @@ def test_lines_of_redirect_mode_have_the_kernels_counts(
     assert "  1     3     40       5           6               80 tcp 1.2.3.4\n" in capsys.readouterr().out
 
 
+def test_the_administrators_rules_and_the_source_ports_have_tables(
+    view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "ip daddr 203.0.113.25 counter drop"
+    view.answer["admin_rules"] = {"rules": [{"text": rule, "packets": 7, "bytes": 420}], "error": None}
+    view.answer["source_ports"] = [{"source": "192.0.2.9", "destination": "203.0.113.25:80/tcp", "in_use": 9}]
+    status.show(url, watch=False)
+    text = capsys.readouterr().out
+    assert f"  7        420    {rule}\n" in text
+    assert "  192.0.2.9  203.0.113.25:80/tcp  9\n" in text
+
+
 def test_it_says_what_is_wrong(view: FakeView, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     view.ready_problems = ("worker 0 does not serve",)
     view.answer["reload"] = {"source": "f", "loaded": 0, "refused": 1, "errors": ["line 3: 'x': bad"]}

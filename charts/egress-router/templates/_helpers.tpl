@@ -13,6 +13,12 @@ routers.NAME. What is included gets them as .Values, and the router's name (empt
 {{- $values := omit $root.Values "routers" | deepCopy -}}
 {{- $own := get ($root.Values.routers | default dict) $name | default dict | deepCopy -}}
 {{- $router := merge (dict "Values" (mustMergeOverwrite $values $own) "router" $name) $shared -}}
+{{- with $values.sources -}}
+  {{- if $values.source -}}
+    {{- include "egress-router.refuse" (list $router "give either source or sources, not both") -}}
+  {{- end -}}
+  {{- $_ := set $values "source" (join "," .) -}}
+{{- end -}}
 {{- include "egress-router.validate" $router }}
 {{ $separator }}
 {{ include $what $router }}
@@ -184,6 +190,10 @@ readOnlyRootFilesystem: true
 allowPrivilegeEscalation: false
 capabilities: { drop: [ALL] }
 seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{- define "egress-router.hasAdminRules" -}}
+{{- if or .Values.adminRules.inline .Values.adminRules.existingConfigMap.name }}true{{ end -}}
 {{- end -}}
 
 {{- define "egress-router.hasPolicy" -}}

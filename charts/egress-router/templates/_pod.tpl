@@ -38,6 +38,10 @@
   value: /etc/egress-router-policy/policy
 {{- end }}
 {{- end }}
+{{- if and (ne .kind "network") (include "egress-router.hasAdminRules" .root) }}
+- name: EGRESS_ADMIN_RULES_FILE
+  value: /etc/egress-router-admin/rules
+{{- end }}
 {{- if eq .kind "legacy" }}
 {{ include "egress-router.longRunningEnv" (dict "root" .root "env" (merge dict $values.env $values.setup.env)) }}
 {{- else }}
@@ -154,6 +158,9 @@ resources:
   {{- toYaml .Values.resources | nindent 2 }}
 volumeMounts:
   {{- include "egress-router.ruleMounts" . | nindent 2 }}
+  {{- if and (eq .Values.mode "redirect") (include "egress-router.hasAdminRules" .) }}
+  {{- include "egress-router.adminRulesMount" . | nindent 2 }}
+  {{- end }}
   {{- if and (eq .Values.mode "redirect") (include "egress-router.usesCluster" .) }}
   {{- include "egress-router.tokenMount" . | nindent 2 }}
   {{- end }}
@@ -170,6 +177,12 @@ volumeMounts:
   mountPath: /etc/egress-router-policy
   readOnly: true
 {{- end }}
+{{- end -}}
+
+{{- define "egress-router.adminRulesMount" -}}
+- name: admin-rules
+  mountPath: /etc/egress-router-admin
+  readOnly: true
 {{- end -}}
 
 {{- define "egress-router.proxyContainer" -}}
@@ -197,6 +210,8 @@ env:
 - name: EGRESS_POLICY_FILE
   value: /etc/egress-router-policy/policy
 {{- end }}
+- name: EGRESS_SOURCE
+  value: {{ .Values.source | quote }}
 - name: EGRESS_INTERFACE
   value: {{ .Values.interface.name | quote }}
 - name: EGRESS_ADMIN_PORT

@@ -46,6 +46,9 @@
 {{- if and .Values.policy.inline .Values.policy.existingConfigMap.name -}}
   {{- include "egress-router.refuse" (list $ "policy: give either inline or existingConfigMap.name, not both") -}}
 {{- end -}}
+{{- if and .Values.adminRules.inline .Values.adminRules.existingConfigMap.name -}}
+  {{- include "egress-router.refuse" (list $ "adminRules: give either inline or existingConfigMap.name, not both") -}}
+{{- end -}}
 {{- if and .Values.destinations .Values.existingConfigMap.name -}}
   {{- include "egress-router.refuse" (list $ "give either destinations or existingConfigMap.name, not both") -}}
 {{- end -}}
@@ -106,6 +109,7 @@ EGRESS_STANDBY_SERVICE: standby.service
 EGRESS_STANDBY_PORT: standby.port
 EGRESS_POLICY: policy.inline
 EGRESS_POLICY_FILE: policy.inline
+EGRESS_ADMIN_RULES_FILE: adminRules.inline
 {{- end -}}
 
 {{/* A variable that stands twice in a container has whichever value the API server keeps. */}}

@@ -204,6 +204,7 @@ static bool take(struct plane *plane, struct listener *listener) {
     pair->state = DIALLING;
     pair->line = listener->line;
     pair->line->refs++;
+    pair->told = pair->line->tells || pair->line->hands_over;
     pair->idle = pair->line->idle;
     pair->number = ++plane->accepted;
     pair->client = from.sin6_addr;

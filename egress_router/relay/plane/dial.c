@@ -32,8 +32,11 @@ static enum reason reason_of(int error) {
     }
 }
 
-static void note(struct dial *dial, int target, enum reason reason) {
-    dial->failures[dial->failed++] = (struct failure){target, reason};
+/* Health is counted in the order of what happened: so Python hears of each failure, and of what comes next. */
+static void note(struct pair *pair, int target, enum reason reason) {
+    pair->dial->failures[pair->dial->failed++] = (struct failure){target, reason};
+    pair->targets->list[target].troubled = TROUBLED;
+    pair->told = true;
 }
 
 /* What is up comes first, beginning with the next in turn. What is down comes last: it costs nothing while another
@@ -118,7 +121,7 @@ static void next(struct plane *plane, struct pair *pair) {
         enum reason reason = attempt(plane, pair, free_one, target);
         if (reason == FINISHED)
             break;
-        note(dial, target, reason);
+        note(pair, target, reason);
     }
     if (!dial->open) {
         pair_end(plane, pair, heaviest(dial));
@@ -152,7 +155,7 @@ static void connected(struct plane *plane, struct pair *pair, struct attempt *at
     upstream->room_watched = true;
     pair->target = attempt->target;
     pair->connected = plane->now;
-    if (pair->line && pair->line->tells_source)
+    if (pair->line && pair->line->tells)
         getsockname(upstream->fd, (struct sockaddr *)&pair->source, &(socklen_t){sizeof pair->source});
     bool first = attempt == pair->dial->attempts;
     attempt->fd = -1;
@@ -170,7 +173,15 @@ static void connected(struct plane *plane, struct pair *pair, struct attempt *at
         events = 0;
         watch(plane, EPOLL_CTL_MOD, upstream->fd, EPOLLOUT, upstream);
     }
-    report(plane, &pair->node, NEWS_CONNECTED, false);
+    uint16_t *troubled = &pair->targets->list[pair->target].troubled;
+    if (*troubled) {
+        --*troubled;
+        pair->told = true;
+    }
+    if (pair->told)
+        report(plane, &pair->node, NEWS_CONNECTED, false);
+    else
+        sum_connected(plane, pair);
     if (watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, 0, &pair->peers[CLIENT]) < 0) {
         pair_end(plane, pair, NO_DESCRIPTOR);
         return;
@@ -186,7 +197,7 @@ void dial_ready(struct plane *plane, struct pair *pair, struct attempt *attempt,
     if (events & (EPOLLERR | EPOLLHUP)) {
         int error = 0;
         getsockopt(attempt->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
-        note(pair->dial, attempt->target, reason_of(error));
+        note(pair, attempt->target, reason_of(error));
         attempt_close(pair->dial, attempt);
         if (pair->dial->begun < pair->targets->count || !pair->dial->open)
             next(plane, pair);
@@ -202,7 +213,7 @@ void dial_timeout(struct plane *plane, struct pair *pair) {
     if (dial->begun == pair->targets->count || plane->now >= dial->ends) {
         for (int i = 0; i < MOST_ATTEMPTS; i++)
             if (dial->attempts[i].fd >= 0)
-                note(dial, dial->attempts[i].target, TIMEOUT);
+                note(pair, dial->attempts[i].target, TIMEOUT);
         pair_end(plane, pair, heaviest(dial));
         return;
     }
@@ -211,7 +222,7 @@ void dial_timeout(struct plane *plane, struct pair *pair) {
         for (int i = 1; i < MOST_ATTEMPTS; i++)
             if (dial->attempts[i].order < oldest->order)
                 oldest = &dial->attempts[i];
-        note(dial, oldest->target, TIMEOUT);
+        note(pair, oldest->target, TIMEOUT);
         attempt_close(dial, oldest);
     }
     next(plane, pair);

@@ -1,423 +1,52 @@
-/* The interpreter's side: everything in here runs with its lock held, in one thread at a time. */
+/* The module's types, and the life of a data plane: its start, its thread's end, what is left then. */
 #define _GNU_SOURCE
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030b0000
-#include <Python.h>
-#include <arpa/inet.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "commands.h"
-#include "plane.h"
+#include "module.h"
 
-typedef struct {
-    PyObject_HEAD
-    struct pair *pair; /* null before it begins, and once its end was read */
-} Pair;
-
-typedef struct {
-    PyObject_HEAD
-    struct line *line;
-} Line;
-
-typedef struct {
-    PyObject_HEAD
-    struct plane *plane;
-    uint64_t sent;      /* commands */
-    struct node *taken; /* news that were taken and not read yet */
-    Py_buffer seats;
-    bool running;
-} Plane;
-
-static PyTypeObject *pair_type, *line_type;
-
-static nanoseconds from_seconds(double seconds) {
-    if (!(seconds > 0))
-        return 0;
-    return seconds > 1e9 ? 1000000000 * SECOND : (nanoseconds)(seconds * 1e9);
-}
-
-static double to_seconds(nanoseconds time) { return (double)time / 1e9; }
-
-/* Sends a command; false, with an exception set, where there is no memory or no thread. */
-static bool command(Plane *self, enum what what, void *with, void *also, int64_t number) {
-    struct command *made = self->running ? calloc(1, sizeof *made) : NULL;
-    if (!made) {
-        if (self->running)
-            PyErr_NoMemory();
-        else
-            PyErr_SetString(PyExc_RuntimeError, "the data plane has stopped");
-        return false;
-    }
-    *made = (struct command){.node.kind = NODE_COMMAND, .what = what, .with = with, .also = also, .number = number};
-    self->sent++;
-    queue_put(&self->plane->commands, &made->node);
-    if (atomic_exchange(&self->plane->asleep, false))
-        (void)!write(self->plane->bell, &(uint64_t){1}, sizeof(uint64_t));
-    return true;
-}
-
-/* Targets */
-
-static struct targets *targets_new(PyObject *values, const Py_buffer *list, int good) {
-    Py_ssize_t count = PyTuple_Size(values);
-    if (count < 0)
-        return NULL;
-    if (list->len != count * (Py_ssize_t)sizeof(struct address) || good < 0 || good > count) {
-        PyErr_SetString(PyExc_ValueError, "one address for each value");
-        return NULL;
-    }
-    struct targets *targets = calloc(1, sizeof *targets + (size_t)list->len);
-    if (!targets)
-        return (struct targets *)PyErr_NoMemory();
-    targets->node.kind = NODE_TARGETS;
-    targets->refs = 1;
-    targets->count = (int)count;
-    targets->good = good;
-    targets->values = Py_NewRef(values);
-    memcpy(targets->list, list->buf, (size_t)list->len);
-    return targets;
-}
-
-static void targets_free(struct targets *targets) {
-    Py_DECREF((PyObject *)targets->values);
-    free(targets);
-}
-
-/* Pairs */
-
-static struct pair *pair_new(Pair *object, int client, int upstream, double idle) {
-    if (object->pair) {
-        PyErr_SetString(PyExc_RuntimeError, "begun already");
-        return NULL;
-    }
-    struct pair *pair = calloc(1, sizeof *pair);
-    if (!pair)
-        return (struct pair *)PyErr_NoMemory();
-    pair->node.kind = NODE_PAIR;
-    pair->peers[CLIENT] = (struct peer){.kind = PEER_CLIENT, .no_delay = true, .fd = client};
-    pair->peers[UPSTREAM] = (struct peer){.kind = PEER_UPSTREAM, .no_delay = upstream >= 0, .fd = upstream};
-    pair->idle = from_seconds(idle);
-    pair->given = -1;
-    return pair;
-}
-
-/* Python never touches the connection again, except to read its end; its object lives until then. */
-static PyObject *begin(Plane *self, Pair *object, struct pair *pair, enum what what, int64_t number) {
-    if (!command(self, what, pair, NULL, number)) {
-        for (int side = CLIENT; side <= UPSTREAM; side++)
-            free(pair->flows[side].held);
-        if (pair->targets)
-            targets_free(pair->targets);
-        free(pair);
-        return NULL;
-    }
-    object->pair = pair;
-    pair->object = Py_NewRef((PyObject *)object);
-    Py_RETURN_NONE;
-}
-
-static PyObject *plane_relay(Plane *self, PyObject *arguments) {
-    Pair *object;
-    int client, upstream;
-    double idle;
-    Py_buffer up, down;
-    if (!PyArg_ParseTuple(arguments, "O!iidy*y*", pair_type, &object, &client, &upstream, &idle, &up, &down))
-        return NULL;
-    struct pair *pair = pair_new(object, client, upstream, idle);
-    PyObject *result = NULL;
-    if (pair && !(flow_hold(&pair->flows[CLIENT], up.buf, (size_t)up.len) &&
-                  flow_hold(&pair->flows[UPSTREAM], down.buf, (size_t)down.len))) {
-        free(pair->flows[CLIENT].held);
-        free(pair);
-        PyErr_NoMemory();
-    } else if (pair) {
-        result = begin(self, object, pair, COMMAND_RELAY, 0);
-    }
-    PyBuffer_Release(&up);
-    PyBuffer_Release(&down);
-    return result;
-}
-
-static PyObject *plane_dial(Plane *self, PyObject *arguments) {
-    Pair *object;
-    PyObject *values;
-    Py_buffer list;
-    double seconds, stagger;
-    if (!PyArg_ParseTuple(arguments, "O!O!y*dd", pair_type, &object, &PyTuple_Type, &values, &list, &seconds, &stagger))
-        return NULL;
-    PyObject *result = NULL;
-    struct targets *targets = targets_new(values, &list, (int)PyTuple_Size(values));
-    struct pair *pair = targets ? pair_new(object, -1, -1, seconds) : NULL;
-    if (pair) {
-        pair->targets = targets;
-        result = begin(self, object, pair, COMMAND_DIAL, from_seconds(stagger));
-    } else if (targets) {
-        targets_free(targets);
-    }
-    PyBuffer_Release(&list);
-    return result;
-}
-
-static PyObject *plane_cut(Plane *self, PyObject *object) {
-    if (!PyObject_TypeCheck(object, pair_type))
-        return PyErr_Format(PyExc_TypeError, "not a pair");
-    struct pair *pair = ((Pair *)object)->pair;
-    if (pair && self->running && !command(self, COMMAND_CUT, pair, NULL, 0))
-        return NULL;
-    Py_RETURN_NONE;
-}
+PyTypeObject *pair_type, *line_type;
 
 static PyObject *pair_moved(Pair *self, void *direction) {
     struct flow *flow = self->pair ? &self->pair->flows[(intptr_t)direction] : NULL;
     return PyLong_FromUnsignedLongLong(flow ? atomic_load_explicit(&flow->moved, memory_order_relaxed) : 0);
 }
 
-/* Lines */
-
-static int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
-    double connect, idle;
-    unsigned turn;
-    int tells_source = 0, hands_over = 0;
-    if (!PyArg_ParseTuple(arguments, "ddI|pp", &connect, &idle, &turn, &tells_source, &hands_over))
-        return -1;
-    if (self->line || !(self->line = calloc(1, sizeof *self->line))) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    self->line->node.kind = NODE_LINE;
-    self->line->refs = 1;
-    self->line->connect = from_seconds(connect);
-    self->line->idle = from_seconds(idle);
-    self->line->turn = turn;
-    self->line->tells_source = tells_source;
-    self->line->hands_over = hands_over;
-    self->line->object = Py_NewRef((PyObject *)self);
-    return 0;
-}
-
-static struct line *line_of(PyObject *object) {
-    struct line *line = PyObject_TypeCheck(object, line_type) ? ((Line *)object)->line : NULL;
-    if (!line)
-        PyErr_SetString(PyExc_TypeError, "not a line that is in use");
-    return line;
-}
-
 static PyObject *line_hits(Line *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->line ? atomic_load(&self->line->hits) : 0);
 }
 
-static PyObject *plane_listen(Plane *self, PyObject *arguments) {
-    PyObject *object;
-    int fd;
-    if (!PyArg_ParseTuple(arguments, "iO", &fd, &object))
-        return NULL;
-    struct line *line = line_of(object);
-    struct listener *listener = line ? calloc(1, sizeof *listener) : NULL;
-    if (!listener)
-        return line ? PyErr_NoMemory() : NULL;
-    *listener = (struct listener){.kind = LISTENER, .fd = fd, .line = line};
-    if (!command(self, COMMAND_LISTEN, listener, NULL, 0)) {
-        free(listener);
-        return NULL;
+/* Upper bounds of a histogram, in seconds. */
+static bool read_bounds(struct bounds *bounds, PyObject *values) {
+    Py_ssize_t count = PyTuple_Size(values);
+    if (count > MOST_BOUNDS) {
+        PyErr_SetString(PyExc_ValueError, "too many bounds");
+        return false;
     }
-    Py_RETURN_NONE;
+    for (bounds->count = 0; bounds->count < count; bounds->count++)
+        bounds->upper[bounds->count] = from_seconds(PyFloat_AsDouble(PyTuple_GetItem(values, bounds->count)));
+    return !PyErr_Occurred();
 }
-
-static PyObject *plane_stop_listening(Plane *self, PyObject *number) {
-    long fd = PyLong_AsLong(number);
-    if ((fd == -1 && PyErr_Occurred()) || !command(self, COMMAND_STOP_LISTENING, NULL, NULL, fd))
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *plane_aim(Plane *self, PyObject *arguments) {
-    PyObject *object, *values;
-    Py_buffer list;
-    int good, refuses;
-    if (!PyArg_ParseTuple(arguments, "OO!y*ii", &object, &PyTuple_Type, &values, &list, &good, &refuses))
-        return NULL;
-    struct line *line = line_of(object);
-    struct targets *targets = line && PyTuple_Size(values) ? targets_new(values, &list, good) : NULL;
-    PyBuffer_Release(&list);
-    if (PyErr_Occurred())
-        return NULL;
-    if (!command(self, COMMAND_AIM, line, targets, refuses)) {
-        if (targets)
-            targets_free(targets);
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *plane_end_line(Plane *self, PyObject *object) {
-    struct line *line = line_of(object);
-    if (!line || !command(self, COMMAND_END_LINE, line, NULL, 0))
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *plane_release_line(Plane *self, PyObject *object) {
-    struct line *line = line_of(object);
-    if (!line || !command(self, COMMAND_RELEASE_LINE, line, NULL, 0))
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-/* News */
-
-static PyObject *client_text(const struct pair *pair) {
-    char text[INET6_ADDRSTRLEN];
-    bool old = IN6_IS_ADDR_V4MAPPED(&pair->client);
-    inet_ntop(old ? AF_INET : AF_INET6, &pair->client.s6_addr[old ? 12 : 0], text, sizeof text);
-    return PyUnicode_FromString(pair->line ? text : "");
-}
-
-static PyObject *value_of(const struct pair *pair, int target) {
-    return Py_NewRef(PyTuple_GetItem(pair->targets->values, target));
-}
-
-static PyObject *failures_of(const struct pair *pair) {
-    int count = pair->dial ? pair->dial->failed : 0;
-    PyObject *failures = PyTuple_New(count);
-    for (int i = 0; failures && i < count; i++) {
-        const struct failure *failure = &pair->dial->failures[i];
-        PyObject *one = Py_BuildValue("(Ni)", value_of(pair, failure->target), (int)failure->reason);
-        if (!one || PyTuple_SetItem(failures, i, one) < 0)
-            Py_CLEAR(failures);
-    }
-    return failures;
-}
-
-/* What tells a connection from others: its number, the client's port, and the source address and port towards
-   the upstream (empty and 0: not known). */
-static PyObject *identity_of(const struct pair *pair) {
-    char text[INET6_ADDRSTRLEN] = "";
-    bool old = pair->source.sin6_family == AF_INET;
-    if (pair->source.sin6_family)
-        inet_ntop(old ? AF_INET : AF_INET6,
-                  old ? (const void *)&((const struct sockaddr_in *)&pair->source)->sin_addr : &pair->source.sin6_addr,
-                  text, sizeof text);
-    return Py_BuildValue("(Kisi)", (unsigned long long)pair->number, (int)ntohs(pair->client_port), text,
-                         (int)ntohs(pair->source.sin6_port));
-}
-
-static PyObject *connected(const struct pair *pair, PyObject *object) {
-    return Py_BuildValue("(OiNNdNN)", object, NEWS_CONNECTED, client_text(pair), value_of(pair, pair->target),
-                         to_seconds(pair->connected - pair->started), failures_of(pair), identity_of(pair));
-}
-
-static PyObject *closed(const struct pair *pair, PyObject *object) {
-    bool had_target = pair->connected && pair->targets;
-    bool dialled = pair->reason == CONNECTED || !pair->connected;
-    return Py_BuildValue("(OiNNiKKdNiN)", object, NEWS_CLOSED, client_text(pair),
-                         had_target ? value_of(pair, pair->target) : Py_NewRef(Py_None), (int)pair->reason,
-                         (unsigned long long)pair->flows[CLIENT].moved, (unsigned long long)pair->flows[UPSTREAM].moved,
-                         to_seconds(pair->ended - (dialled ? pair->started : pair->connected)), failures_of(pair),
-                         pair->given, identity_of(pair));
-}
-
-/* Python's object of a connection that it serves itself comes with its socket and what has come already. */
-static PyObject *accepted(struct pair *pair, PyObject *object) {
-    const struct flow *early = &pair->flows[CLIENT];
-    Pair *made = (Pair *)PyObject_CallNoArgs((PyObject *)pair_type);
-    if (!made)
-        return NULL;
-    made->pair = pair;
-    pair->object = Py_NewRef((PyObject *)made);
-    return Py_BuildValue("(Oi(Ni)Niy#)", object, NEWS_ACCEPTED, client_text(pair), (int)ntohs(pair->client_port), made,
-                         pair->given, early->held ? early->held : "", (Py_ssize_t)early->held_to);
-}
-
-static bool append(PyObject *list, PyObject *record) {
-    bool done = record && PyList_Append(list, record) == 0;
-    Py_XDECREF(record);
-    return done;
-}
-
-static bool read_pair(Plane *self, PyObject *list, struct pair *pair, unsigned news) {
-    PyObject *object = pair->object ? pair->object : pair->line->object;
-    bool done = true;
-    /* Who was given the socket hears it with the end. */
-    if (news & NEWS_ACCEPTED)
-        done = append(list, accepted(pair, object));
-    if (news & NEWS_CONNECTED)
-        done = append(list, connected(pair, object));
-    if (!(news & NEWS_CLOSED))
-        return done;
-    if (!pair->handed_over) /* else Python knows */
-        done &= append(list, closed(pair, object));
-    if (pair->object) {
-        ((Pair *)pair->object)->pair = NULL;
-        Py_DECREF((PyObject *)pair->object);
-    }
-    queue_put(&self->plane->commands, &pair->node);
-    return done;
-}
-
-static bool read_news(Plane *self, PyObject *list, struct node *node) {
-    unsigned news = node_news(node);
-    struct line *line;
-    switch ((enum node_kind)node->kind) {
-    case NODE_PAIR:
-        return read_pair(self, list, OWNER_OF(node, struct pair, node), news);
-    case NODE_TARGETS:
-        targets_free(OWNER_OF(node, struct targets, node));
-        return true;
-    case NODE_LINE:
-        line = OWNER_OF(node, struct line, node);
-        if (!(news & NEWS_GONE))
-            return append(list, Py_BuildValue("(Oi)", (PyObject *)line->object, NEWS_WANTED));
-        ((Line *)line->object)->line = NULL;
-        Py_DECREF((PyObject *)line->object);
-        free(line);
-        return true;
-    case NODE_COMMAND:
-        break;
-    }
-    return true;
-}
-
-static PyObject *plane_collect(Plane *self, PyObject *number) {
-    long most = PyLong_AsLong(number);
-    uint64_t rung;
-    if (most == -1 && PyErr_Occurred())
-        return NULL;
-    PyObject *list = PyList_New(0);
-    if (!self->taken) {
-        (void)!read(self->plane->python_bell, &rung, sizeof rung);
-        atomic_store(&self->plane->rung, false);
-        self->taken = queue_take(&self->plane->news);
-    }
-    while (list && self->taken && most-- > 0) {
-        struct node *node = self->taken;
-        self->taken = node->next;
-        if (!read_news(self, list, node))
-            Py_CLEAR(list);
-    }
-    return list;
-}
-
-/* Whether there are news that `collect` has not given out yet. */
-static PyObject *plane_waiting(Plane *self, PyObject *Py_UNUSED(none)) {
-    return PyBool_FromLong(self->taken || atomic_load(&self->plane->news.last));
-}
-
-/* The plane */
 
 static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double quiet;
     int place, most, possible, of_client;
     Py_buffer seats;
-    if (!PyArg_ParseTuple(arguments, "w*iiiid", &seats, &place, &most, &possible, &of_client, &quiet))
+    PyObject *connects, *lives;
+    if (!PyArg_ParseTuple(arguments, "w*iiiidO!O!", &seats, &place, &most, &possible, &of_client, &quiet, &PyTuple_Type,
+                          &connects, &PyTuple_Type, &lives))
         return -1;
     struct plane *plane = self->plane ? NULL : calloc(1, sizeof *plane);
+    if (plane && !(read_bounds(&plane->connects, connects) && read_bounds(&plane->lives, lives))) {
+        free(plane);
+        PyBuffer_Release(&seats);
+        return -1;
+    }
     if (!plane || place < 0 || place >= seats.len / (Py_ssize_t)sizeof(int32_t)) {
         free(plane);
         PyBuffer_Release(&seats);
@@ -548,11 +177,22 @@ static void plain_dealloc(PyObject *self) {
 #define METHOD(name, flags) {#name, (PyCFunction)(void (*)(void))plane_##name, flags, NULL}
 
 static PyMethodDef plane_methods[] = {
-    METHOD(relay, METH_VARARGS),  METHOD(dial, METH_VARARGS),   METHOD(cut, METH_O),
-    METHOD(listen, METH_VARARGS), METHOD(stop_listening, METH_O), METHOD(aim, METH_VARARGS),
-    METHOD(end_line, METH_O),     METHOD(release_line, METH_O), METHOD(collect, METH_O),
-    METHOD(settle, METH_NOARGS),  METHOD(stop, METH_NOARGS),    METHOD(sweep, METH_NOARGS), METHOD(waiting, METH_NOARGS), METHOD(counts, METH_NOARGS),
-    METHOD(fileno, METH_NOARGS),  {0},
+    METHOD(relay, METH_VARARGS),
+    METHOD(dial, METH_VARARGS),
+    METHOD(cut, METH_O),
+    METHOD(listen, METH_VARARGS),
+    METHOD(stop_listening, METH_O),
+    METHOD(aim, METH_VARARGS),
+    METHOD(end_line, METH_O),
+    METHOD(release_line, METH_O),
+    METHOD(collect, METH_O),
+    METHOD(waiting, METH_NOARGS),
+    METHOD(counts, METH_NOARGS),
+    METHOD(fileno, METH_NOARGS),
+    METHOD(settle, METH_NOARGS),
+    METHOD(stop, METH_NOARGS),
+    METHOD(sweep, METH_NOARGS),
+    {0},
 };
 
 static PyGetSetDef pair_values[] = {

@@ -177,13 +177,22 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
         pair->next->link = pair->link;
     admission_leave(plane, pair);
     atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
-    plane->unread++;
-    report(plane, &pair->node, NEWS_CLOSED, urgent && ours);
+    if (reason == FORBIDDEN) /* each has a record, whatever the line tells */
+        pair->told = true;
+    if (pair->told) {
+        plane->unread++;
+        report(plane, &pair->node, NEWS_CLOSED, urgent && ours);
+    } else {
+        sum_ended(plane, pair);
+        pair->next = plane->dead; /* events of this batch may lead here */
+        plane->dead = pair;
+    }
 }
 
-/* Python has read its news. */
+/* Python has read its news, or hears of none. */
 void pair_free(struct plane *plane, struct pair *pair) {
-    plane->unread--;
+    if (pair->told)
+        plane->unread--;
     flow_release(plane, &pair->flows[CLIENT]);
     free(pair->dial);
     if (pair->line)

@@ -28,6 +28,8 @@ enum {
     MOST_ATTEMPTS = 6,     /* connects of one connection at a time: each holds a descriptor */
     MOST_PIPES = 32,       /* each is two descriptors and up to 1 MiB of kernel memory */
     MOST_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
+    MOST_BOUNDS = 15,      /* of a histogram */
+    TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
 
 /* Why a connection ended, or was never made. The numbers are those of relay/records.py. */
@@ -47,6 +49,7 @@ enum reason {
     FULL,
     CLIENT_FULL,
     SOURCE_NOT_HELD,
+    REASONS,
 };
 
 struct timer {
@@ -89,16 +92,36 @@ struct flow {
 
 struct address {
     struct in6_addr ip; /* IPv4 as ::ffff:a.b.c.d */
-    in_port_t port; /* network order */
+    in_port_t port;         /* network order */
+    uint16_t troubled;      /* it failed, and has to answer so many times before it is like the others */
     struct in6_addr source; /* in the form of `ip`, and of its family; all zero: the kernel chooses */
+    atomic_uint answered;   /* connections that Python was not told of one by one; it takes them away */
 };
 
 /* Where connections go: `good` of them first, in turn. Immutable; read by both sides, freed by Python. */
 struct targets {
     struct node node;
     void *values; /* Python's: a tuple, one value each */
+    void *owner;  /* Python's: the line, or null */
     int refs, count, good;
     struct address list[];
+};
+
+struct bounds {
+    int count;
+    nanoseconds upper[MOST_BOUNDS];
+};
+
+/* Times by upper bound; the last count is for what is above every bound. */
+struct histogram {
+    _Atomic uint64_t counts[MOST_BOUNDS + 1], total;
+};
+
+/* What Python hears of connections that it is not told of one by one. The thread adds, Python takes away. */
+struct sums {
+    _Atomic uint64_t sent, received; /* by connections that have ended */
+    _Atomic uint64_t refused[REASONS];
+    struct histogram connects, lives;
 };
 
 /* A listening port's line; freed by Python. */
@@ -110,9 +133,10 @@ struct line {
     enum reason refuses; /* without targets: at once with this reason; 0: ask Python */
     struct targets *targets;
     nanoseconds connect, idle;
-    bool tells_source; /* with the news of its connections */
+    bool tells; /* news of each connection, with its source address; else they are summed up */
     bool hands_over; /* accepted sockets go to Python */
     _Atomic uint64_t hits; /* Python reads it */
+    struct sums sums;
 };
 
 struct attempt {
@@ -138,7 +162,15 @@ struct dial {
 
 /* HANDED_OVER: Python has the socket; here it keeps its place among those admitted. */
 enum state { WAITING, DIALLING, RELAYING, HANDED_OVER, CLOSED };
-enum { NEWS_CONNECTED = 1, NEWS_CLOSED = 2, NEWS_WANTED = 4, NEWS_GONE = 8, NEWS_ACCEPTED = 16 };
+enum {
+    NEWS_CONNECTED = 1,
+    NEWS_CLOSED = 2,
+    NEWS_WANTED = 4,
+    NEWS_GONE = 8,
+    NEWS_ACCEPTED = 16,
+    NEWS_SUMMED = 32,   /* of a line */
+    NEWS_ANSWERED = 64, /* of targets */
+};
 
 /* One connection, for its whole life. Python reads it after the news, and sends it back to be freed. */
 struct pair {
@@ -160,6 +192,7 @@ struct pair {
     int target, given; /* given: a socket for Python, or -1 */
     uint8_t state, reason;
     bool admitted, handed_over, repeats[2];
+    bool told; /* Python hears of it, or of what it failed to reach */
 };
 
 struct listener {
@@ -186,7 +219,7 @@ struct plane {
     bool urgent;
     uint32_t batch;
     struct wheel fine, coarse;
-    struct pair *pairs, *repeats;
+    struct pair *pairs, *repeats, *dead; /* dead: those that Python does not hear of */
     struct dial *garbage;
     struct pipe *free_pipes;
     atomic_int lent; /* Python reads it */
@@ -204,6 +237,7 @@ struct plane {
     int places, place, most, possible, most_of_client;
     struct client *clients[4096];
     uint64_t secret;
+    struct bounds connects, lives; /* of the histograms of all lines */
     /* Python waits for this number of commands. */
     pthread_mutex_t lock;
     pthread_cond_t settled;
@@ -230,6 +264,10 @@ enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint3
 bool flow_blocked(const struct flow *flow);
 bool flow_hold(struct flow *flow, const char *bytes, size_t count);
 void flow_release(struct plane *plane, struct flow *flow);
+
+/* sums.c */
+void sum_connected(struct plane *plane, struct pair *pair);
+void sum_ended(struct plane *plane, struct pair *pair);
 
 /* pair.c */
 void pair_open(struct plane *plane, struct pair *pair);

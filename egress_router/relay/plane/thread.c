@@ -102,6 +102,20 @@ static void obey(struct plane *plane, struct command *command) {
     plane->obeyed++;
 }
 
+static void bury(struct plane *plane) {
+    struct pair *pair = plane->dead, *following;
+    plane->dead = NULL;
+    for (; pair; pair = following) {
+        following = pair->next;
+        if (pair->repeats[CLIENT] || pair->repeats[UPSTREAM]) { /* its turn comes still, and finds it closed */
+            pair->next = plane->dead;
+            plane->dead = pair;
+        } else {
+            pair_free(plane, pair);
+        }
+    }
+}
+
 /* Does what Python wants, in its order, and frees what it has read. Called between fetching a batch of events and
  * acting on it: what was commanded before a client came decides on that client, and no event leads to what is
  * freed here, because it was closed before the batch was fetched. */
@@ -116,6 +130,7 @@ static void commands(struct plane *plane) {
         plane->garbage = dial->garbage;
         free(dial);
     }
+    bury(plane);
     struct node *node = queue_take(&plane->commands), *following;
     uint64_t before = plane->obeyed;
     if (node)
@@ -200,6 +215,8 @@ static void end(struct plane *plane) {
     while (plane->pairs)
         pair_end(plane, plane->pairs, CUT);
     plane->repeats = NULL;
+    for (struct pair *dead = plane->dead; dead; dead = dead->next)
+        dead->repeats[CLIENT] = dead->repeats[UPSTREAM] = false; /* no turn comes any more */
     commands(plane);
     pipes_close(plane);
     plane->urgent = true;

@@ -29,6 +29,7 @@ LABELS = {
     "reason": "one of a fixed list",
     "result": "one of a fixed list",
     "rule": "a line of the rules, at most 1,000 of them",
+    "source": "an address of EGRESS_SOURCE",
     "stream": "stderr, stdout",
     "transport": "udp, tcp",
     "verdict": "one of a fixed list",

@@ -52,6 +52,15 @@ def test_a_reason_not_to_be_ready_comes_first_and_keeps_its_beginning() -> None:
     assert watched.look() == expected[1:]
 
 
+def test_source_ports_that_run_out_are_named_by_source() -> None:
+    watched = Watched()
+    for source, count in (("192.168.12.99", 50_001), ("192.168.12.100", 50_000)):
+        labels = {"source": source, "destination": "203.0.113.25:80/tcp"}
+        watched.registry.gauge("snat_ports_in_use", "s", **labels).value = count
+    way = "192.168.12.99 towards 203.0.113.25:80/tcp"
+    assert watched.look() == [(f"source ports of {way} run out: 50,001 of 64,512 are in use", 1000.0, False)]
+
+
 def test_destinations_that_do_not_answer_are_named() -> None:
     watched = Watched()
     for destination, address, up in (

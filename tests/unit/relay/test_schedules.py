@@ -12,7 +12,7 @@ import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from egress_router.relay.dataplane import End, Forwarding, Identity
+from egress_router.relay.dataplane import End, Forwarding, Identity, Sums
 from egress_router.relay.tunnel import REASONS, CloseReason, Closing
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room, eventually
@@ -116,12 +116,14 @@ class Model:
             waiting = [side.sock for side in (self.client, self.server) if not side.at_end and not side.gone]
             select.select(waiting, [], [], 0.1)
 
+    def close(self) -> None:
+        for side in (self.client, self.server):
+            side.sock.close()
+
     def check(self) -> None:
         """Hold the record against the bytes."""
         assert self.closing is not None
         reason, sent, received, _ = self.closing
-        for side in (self.client, self.server):
-            side.sock.close()
         assert self.server.got <= sent <= self.client.sent, str(self)
         assert self.client.got <= received <= self.server.sent, str(self)
         if reason is CloseReason.FINISHED:
@@ -138,9 +140,11 @@ class Model:
 class Maker(Forwarding):
     """Makes connections through the data plane: accepted there, or handed over."""
 
-    def __init__(self, room: Room) -> None:
-        super().__init__(10.0, 60.0, 0)
+    def __init__(self, room: Room, *, tells: bool = True) -> None:
+        super().__init__(10.0, 60.0, 0, tells)
         self.room = room
+        self.sums: list[Sums] = []
+        self.answers = 0
         self.accepted: dict[str, Model] = {}
         self.made = 0
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -162,17 +166,73 @@ class Maker(Forwarding):
         model = self.accepted.pop(end.client)
         model.closing = Closing(REASONS[end.reason], end.sent, end.received, end.seconds)
 
-    def make(self, dice: random.Random) -> Model:
-        if dice.random() < 0.5:
-            # With little room in the kernel a direction blocks long before it counts as bulk.
-            client, server, tunnel = self.room.tunnel(room_bytes=dice.choice([None, 4_096, 50_000]))
-            return Model(client, server, tunnel)
+    def summed(self, sums: Sums) -> None:
+        self.sums.append(sums)
+
+    def answered(self, _: Target, count: int) -> None:
+        self.answers += count
+
+    def make(self) -> Model:
         self.made += 1
         source = f"127.{self.made >> 14 & 127}.{self.made >> 7 & 127}.{self.made & 127 | 128}"
         client = socket.create_connection(("127.0.0.1", self.port), 10, (source, 0))
         server, _ = self.server.accept()
         model = self.accepted[source] = Model(client, server, None)
         return model
+
+    def has_told(self, model: Model) -> bool:
+        return model.closing is not None
+
+    def check(self) -> None:
+        """See that what was not told one by one is in the sums."""
+
+    def end(self) -> None:
+        self.room.call(lambda: self.room.plane.stop_listening(self.listener))
+        self.room.call(self.room.plane.catch_up)
+        self.server.close()
+        self.check()
+
+
+class SilentMaker(Maker):
+    """Its connections are only added up."""
+
+    def __init__(self, room: Room) -> None:
+        super().__init__(room, tells=False)
+        self.done: list[Model] = []
+
+    def has_told(self, model: Model) -> bool:
+        """Nobody tells: the model's part of the sums is checked at the end."""
+        self.done.append(model)
+        return True
+
+    def check(self) -> None:
+        eventually(lambda: sum(sum(each.lives[0]) for each in self.sums) == self.made)
+        assert sum(sum(each.connects[0]) for each in self.sums) == self.made == self.answers
+        sent, received = sum(each.sent for each in self.sums), sum(each.received for each in self.sums)
+        assert sum(each.server.got for each in self.done) <= sent
+        assert sent <= sum(each.client.sent for each in self.done)
+        assert sum(each.client.got for each in self.done) <= received
+        assert received <= sum(each.server.sent for each in self.done)
+
+
+class TunnelMaker:
+    """Hands two connected sockets over."""
+
+    def __init__(self, room: Room, dice: random.Random) -> None:
+        self.room = room
+        self.dice = dice
+
+    def make(self) -> Model:
+        # With little room in the kernel a direction blocks long before it counts as bulk.
+        client, server, tunnel = self.room.tunnel(room_bytes=self.dice.choice([None, 4_096, 50_000]))
+        return Model(client, server, tunnel)
+
+    def has_told(self, model: Model) -> bool:
+        if model.tunnel is not None and model.tunnel in self.room.closed:
+            model.closing = self.room.closed.pop(model.tunnel)
+        return model.closing is not None
+
+    def end(self) -> None: ...
 
 
 def act(model: Model, dice: random.Random, room: Room) -> bool:
@@ -195,22 +255,25 @@ def test_random_schedules_are_relayed_to_the_byte() -> None:
     dice = random.Random(seed)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure
     with contextlib.closing(Room(*LOOPS["own"]())) as room:
-        maker = Maker(room)
-        models: list[Model] = []
+        makers = TunnelMaker(room, dice), Maker(room), SilentMaker(room)
+        models: list[tuple[Model, TunnelMaker | Maker]] = []
         end = time.monotonic() + FUZZ_SECONDS
         while time.monotonic() < end or models:
             while len(models) < AT_ONCE and time.monotonic() < end:
-                models.append(maker.make(dice))
-            model = dice.choice(models)
+                maker = dice.choice(makers)
+                models.append((maker.make(), maker))
+            model, maker = one = dice.choice(models)
             going = time.monotonic() < end
             if act(model, dice, room) and going:
                 continue
-            models.remove(model)
+            models.remove(one)
             settle(model)
-            eventually(lambda: model.closing or closing_of(room, model), 60.0)  # noqa: B023
-            model.check()
-        room.call(lambda: room.plane.stop_listening(maker.listener))
-        maker.server.close()
+            eventually(lambda: maker.has_told(model), 60.0)  # noqa: B023
+            model.close()
+            if model.closing is not None:
+                model.check()
+        for maker in makers:
+            maker.end()
         assert room.plane.open_connections() == 0
         assert room.plane.pipes_lent == 0
 
@@ -219,9 +282,3 @@ def settle(model: Model) -> None:
     """Bring a connection to its end, whatever has become of it."""
     with contextlib.suppress(OSError):
         model.finish()
-
-
-def closing_of(room: Room, model: Model) -> bool:
-    if model.tunnel is not None and model.tunnel in room.closed:
-        model.closing = room.closed.pop(model.tunnel)
-    return model.closing is not None

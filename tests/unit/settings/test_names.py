@@ -5,14 +5,12 @@ from ipaddress import ip_address
 import pytest
 
 from egress_router.errors import ConfigError
-from egress_router.settings.names import NamesSettings, read_names
-from egress_router.settings.variables import Environment, required
+from egress_router.settings.names import NamesSettings
+from egress_router.settings.table import read_all
 
 
 def read(**environ: str) -> NamesSettings:
-    environment = Environment(environ)
-    names = read_names(environment)
-    return environment.finish(lambda: required(names))
+    return read_all(NamesSettings, environ)
 
 
 def test_name_servers_in_their_order_each_once() -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 
 import pytest
 
 from egress_router.errors import ConfigError
-from egress_router.settings.table import group, optional_rules, read, rules, setting, variables
+from egress_router.settings.catalogue import VARIABLES
+from egress_router.settings.dns_proxy import DnsProxySettings
+from egress_router.settings.http_proxy import HttpProxySettings
+from egress_router.settings.setup import SetupSettings
+from egress_router.settings.table import group, optional_rules, read_all, rules, setting, variables
 from egress_router.settings.variables import (
-    Environment,
     RulesSource,
     RulesVariable,
     Variable,
     flag,
-    required,
     whole,
 )
 
@@ -36,9 +38,7 @@ class Outer:
 
 
 def outer(**environ: str) -> Outer:
-    environment = Environment(environ)
-    found = read(Outer, environment)
-    return environment.finish(lambda: required(found))
+    return read_all(Outer, environ)
 
 
 def test_fields_have_what_the_environment_says_and_else_their_defaults() -> None:
@@ -60,3 +60,26 @@ def test_help_names_own_settings_first_and_those_of_groups_behind_them() -> None
     assert [each.name for each in variables(Outer)] == [
         "T_RULES", "T_MORE", "T_NEEDED", "T_NUMBER", "T_SWITCH",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [("setup", SetupSettings), ("http-proxy", HttpProxySettings), ("dns-proxy", DnsProxySettings)],
+)
+def test_a_new_setting_is_a_field_of_the_table_and_nothing_else(command: str, table: type[object]) -> None:
+    """`--help`, the check of manifests and that of the manual take the catalogue, and that takes the tables."""
+    assert VARIABLES[command] == variables(table)
+    limit = Variable("EGRESS_NEW_LIMIT", "a limit", "7", whole(1, 9))
+    longer = make_dataclass("Longer", [("new_limit", int, setting(limit))], bases=(table,), frozen=True)
+    assert limit in variables(longer)
+    environ = {
+        "EGRESS_SOURCE": "192.168.12.99/24",
+        "EGRESS_GATEWAY": "192.168.12.1",
+        "EGRESS_DESTINATION": "203.0.113.25",
+        "EGRESS_HTTP_PROXY_DESTINATION": "*",
+        "EGRESS_DNS_PROXY_DESTINATION": "80 203.0.113.25",
+        "EGRESS_NEW_LIMIT": "3",
+    }
+    assert read_all(longer, environ).new_limit == 3
+    with pytest.raises(ConfigError, match="EGRESS_NEW_LIMIT"):
+        read_all(longer, {**environ, "EGRESS_NEW_LIMIT": "10"})

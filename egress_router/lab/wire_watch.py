@@ -1,0 +1,107 @@
+"""Who speaks for the source address: every such frame that a switch gets, with when and from where.
+
+It shows a second owner, however short the time in which both spoke.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections import deque
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egress_router.lab.host import Host
+
+_ALL, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
+_SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
+_SOON = 0.4  # seconds: less than any router needs to lose its right and win it again
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame that speaks for the source address: when, and through which cable it came."""
+
+    at: float
+    cable: str
+    mac: str
+
+
+class WireWatch:
+    """Listens on some ports of a switch from its construction to `close`."""
+
+    def __init__(self, switch: Host, cables: Sequence[str], addresses: Sequence[str]) -> None:
+        self._cables = tuple(cables)
+        self._addresses = tuple(ip_address(each).packed for each in addresses)
+        self.frames: deque[Frame] = deque(maxlen=1_000_000)
+        self._ended = threading.Event()
+        wire = switch.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
+        wire.settimeout(0.2)
+        wire.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 * 1024 * 1024)
+        # When the kernel saw a frame, not when this thread came to it.
+        wire.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._thread = threading.Thread(target=self._capture, args=(wire,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._ended.set()
+        self._thread.join()
+
+    def _capture(self, wire: socket.socket) -> None:
+        with wire:
+            while not self._ended.is_set():
+                try:
+                    frame, extra, _, (cable, _, kind, *_) = wire.recvmsg(256, 64)
+                except TimeoutError:
+                    continue
+                if kind != _OUTGOING and cable in self._cables and _speaks_for(frame, self._addresses):
+                    self.frames.append(Frame(_stamp(extra), cable, frame[6:12].hex(":")))
+
+    def second_owner(self) -> list[Frame]:
+        """Return the frames that came while another cable was in use: those of a second owner.
+
+        A cable is in use from one frame to the next, if that comes soon; a gate that closed stays closed.
+        """
+        frames = sorted(self.frames, key=lambda frame: frame.at)
+        uses = [use for cable in self._cables for use in _uses(frames, cable)]
+        return [
+            frame
+            for frame in frames
+            if any(cable != frame.cable and first < frame.at < last for cable, first, last in uses)
+        ]
+
+
+def _uses(frames: list[Frame], cable: str) -> list[tuple[str, float, float]]:
+    """Return when a cable was in use."""
+    uses: list[tuple[str, float, float]] = []
+    for frame in frames:
+        if frame.cable != cable:
+            continue
+        if uses and frame.at - uses[-1][2] < _SOON:
+            uses[-1] = (cable, uses[-1][1], frame.at)
+        else:
+            uses.append((cable, frame.at, frame.at))
+    return uses
+
+
+def _speaks_for(frame: bytes, addresses: Sequence[bytes]) -> bool:
+    kind = frame[12:14]
+    if kind == b"\x08\x00":
+        return frame[26:30] in addresses
+    if kind == b"\x08\x06":
+        return frame[28:32] in addresses
+    if kind == b"\x86\xdd":
+        is_advertised = frame[20] == 58 and frame[54] == 136 and frame[62:78] in addresses
+        return frame[22:38] in addresses or is_advertised
+    return False
+
+
+def _stamp(extra: list[tuple[int, int, bytes]]) -> float:
+    seconds, nanoseconds = struct.unpack("qq", extra[0][2][:16])
+    return float(seconds) + float(nanoseconds) / 1e9

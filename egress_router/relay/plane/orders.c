@@ -1,0 +1,226 @@
+/* What Python wants of the data plane: each call checks its arguments and sends a command. */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "module.h"
+
+/* Sends a command; false, with an exception set, where there is no memory or no thread. */
+bool command(Plane *self, enum what what, void *with, void *also, int64_t number) {
+    struct command *made = self->running ? calloc(1, sizeof *made) : NULL;
+    if (!made) {
+        if (self->running)
+            PyErr_NoMemory();
+        else
+            PyErr_SetString(PyExc_RuntimeError, "the data plane has stopped");
+        return false;
+    }
+    *made = (struct command){.node.kind = NODE_COMMAND, .what = what, .with = with, .also = also, .number = number};
+    self->sent++;
+    queue_put(&self->plane->commands, &made->node);
+    if (atomic_exchange(&self->plane->asleep, false))
+        (void)!write(self->plane->bell, &(uint64_t){1}, sizeof(uint64_t));
+    return true;
+}
+
+/* Targets */
+
+static struct targets *targets_new(PyObject *values, const Py_buffer *list, int good) {
+    Py_ssize_t count = PyTuple_Size(values);
+    if (count < 0)
+        return NULL;
+    if (list->len != count * (Py_ssize_t)sizeof(struct address) || good < 0 || good > count) {
+        PyErr_SetString(PyExc_ValueError, "one address for each value");
+        return NULL;
+    }
+    struct targets *targets = calloc(1, sizeof *targets + (size_t)list->len);
+    if (!targets)
+        return (struct targets *)PyErr_NoMemory();
+    targets->node.kind = NODE_TARGETS;
+    targets->refs = 1;
+    targets->count = (int)count;
+    targets->good = good;
+    targets->values = Py_NewRef(values);
+    memcpy(targets->list, list->buf, (size_t)list->len);
+    return targets;
+}
+
+void targets_free(struct targets *targets) {
+    Py_DECREF((PyObject *)targets->values);
+    Py_XDECREF((PyObject *)targets->owner);
+    free(targets);
+}
+
+/* Pairs */
+
+static struct pair *pair_new(Pair *object, int client, int upstream, double idle) {
+    if (object->pair) {
+        PyErr_SetString(PyExc_RuntimeError, "begun already");
+        return NULL;
+    }
+    struct pair *pair = calloc(1, sizeof *pair);
+    if (!pair)
+        return (struct pair *)PyErr_NoMemory();
+    pair->node.kind = NODE_PAIR;
+    pair->peers[CLIENT] = (struct peer){.kind = PEER_CLIENT, .no_delay = true, .fd = client};
+    pair->peers[UPSTREAM] = (struct peer){.kind = PEER_UPSTREAM, .no_delay = upstream >= 0, .fd = upstream};
+    pair->idle = from_seconds(idle);
+    pair->given = -1;
+    pair->told = true;
+    return pair;
+}
+
+/* Python never touches the connection again, except to read its end; its object lives until then. */
+static PyObject *begin(Plane *self, Pair *object, struct pair *pair, enum what what, int64_t number) {
+    if (!command(self, what, pair, NULL, number)) {
+        for (int side = CLIENT; side <= UPSTREAM; side++)
+            free(pair->flows[side].held);
+        if (pair->targets)
+            targets_free(pair->targets);
+        free(pair);
+        return NULL;
+    }
+    object->pair = pair;
+    pair->object = Py_NewRef((PyObject *)object);
+    Py_RETURN_NONE;
+}
+
+PyObject *plane_relay(Plane *self, PyObject *arguments) {
+    Pair *object;
+    int client, upstream;
+    double idle;
+    Py_buffer up, down;
+    if (!PyArg_ParseTuple(arguments, "O!iidy*y*", pair_type, &object, &client, &upstream, &idle, &up, &down))
+        return NULL;
+    struct pair *pair = pair_new(object, client, upstream, idle);
+    PyObject *result = NULL;
+    if (pair && !(flow_hold(&pair->flows[CLIENT], up.buf, (size_t)up.len) &&
+                  flow_hold(&pair->flows[UPSTREAM], down.buf, (size_t)down.len))) {
+        free(pair->flows[CLIENT].held);
+        free(pair);
+        PyErr_NoMemory();
+    } else if (pair) {
+        result = begin(self, object, pair, COMMAND_RELAY, 0);
+    }
+    PyBuffer_Release(&up);
+    PyBuffer_Release(&down);
+    return result;
+}
+
+PyObject *plane_dial(Plane *self, PyObject *arguments) {
+    Pair *object;
+    PyObject *values;
+    Py_buffer list;
+    double seconds, stagger;
+    if (!PyArg_ParseTuple(arguments, "O!O!y*dd", pair_type, &object, &PyTuple_Type, &values, &list, &seconds, &stagger))
+        return NULL;
+    PyObject *result = NULL;
+    struct targets *targets = targets_new(values, &list, (int)PyTuple_Size(values));
+    struct pair *pair = targets ? pair_new(object, -1, -1, seconds) : NULL;
+    if (pair) {
+        pair->targets = targets;
+        result = begin(self, object, pair, COMMAND_DIAL, from_seconds(stagger));
+    } else if (targets) {
+        targets_free(targets);
+    }
+    PyBuffer_Release(&list);
+    return result;
+}
+
+PyObject *plane_cut(Plane *self, PyObject *object) {
+    if (!PyObject_TypeCheck(object, pair_type))
+        return PyErr_Format(PyExc_TypeError, "not a pair");
+    struct pair *pair = ((Pair *)object)->pair;
+    if (pair && self->running && !command(self, COMMAND_CUT, pair, NULL, 0))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Lines */
+
+int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
+    double connect, idle;
+    unsigned turn;
+    int tells = 1, hands_over = 0;
+    if (!PyArg_ParseTuple(arguments, "ddI|pp", &connect, &idle, &turn, &tells, &hands_over))
+        return -1;
+    if (self->line || !(self->line = calloc(1, sizeof *self->line))) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->line->node.kind = NODE_LINE;
+    self->line->refs = 1;
+    self->line->connect = from_seconds(connect);
+    self->line->idle = from_seconds(idle);
+    self->line->turn = turn;
+    self->line->tells = tells;
+    self->line->hands_over = hands_over;
+    self->line->object = Py_NewRef((PyObject *)self);
+    return 0;
+}
+
+static struct line *line_of(PyObject *object) {
+    struct line *line = PyObject_TypeCheck(object, line_type) ? ((Line *)object)->line : NULL;
+    if (!line)
+        PyErr_SetString(PyExc_TypeError, "not a line that is in use");
+    return line;
+}
+PyObject *plane_listen(Plane *self, PyObject *arguments) {
+    PyObject *object;
+    int fd;
+    if (!PyArg_ParseTuple(arguments, "iO", &fd, &object))
+        return NULL;
+    struct line *line = line_of(object);
+    struct listener *listener = line ? calloc(1, sizeof *listener) : NULL;
+    if (!listener)
+        return line ? PyErr_NoMemory() : NULL;
+    *listener = (struct listener){.kind = LISTENER, .fd = fd, .line = line};
+    if (!command(self, COMMAND_LISTEN, listener, NULL, 0)) {
+        free(listener);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *plane_stop_listening(Plane *self, PyObject *number) {
+    long fd = PyLong_AsLong(number);
+    if ((fd == -1 && PyErr_Occurred()) || !command(self, COMMAND_STOP_LISTENING, NULL, NULL, fd))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *plane_aim(Plane *self, PyObject *arguments) {
+    PyObject *object, *values;
+    Py_buffer list;
+    int good, refuses;
+    if (!PyArg_ParseTuple(arguments, "OO!y*ii", &object, &PyTuple_Type, &values, &list, &good, &refuses))
+        return NULL;
+    struct line *line = line_of(object);
+    struct targets *targets = line && PyTuple_Size(values) ? targets_new(values, &list, good) : NULL;
+    PyBuffer_Release(&list);
+    if (PyErr_Occurred())
+        return NULL;
+    if (targets)
+        targets->owner = Py_NewRef(object);
+    if (!command(self, COMMAND_AIM, line, targets, refuses)) {
+        if (targets)
+            targets_free(targets);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *plane_end_line(Plane *self, PyObject *object) {
+    struct line *line = line_of(object);
+    if (!line || !command(self, COMMAND_END_LINE, line, NULL, 0))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *plane_release_line(Plane *self, PyObject *object) {
+    struct line *line = line_of(object);
+    if (!line || !command(self, COMMAND_RELEASE_LINE, line, NULL, 0))
+        return NULL;
+    Py_RETURN_NONE;
+}
