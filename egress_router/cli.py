@@ -36,9 +36,11 @@ from egress_router.settings.variables import RulesVariable, non_empty, read_with
 from egress_router.terminal import say, visible_lines
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from egress_router.service.mode import Mode
+    from egress_router.service.view import ServeAdministration
     from egress_router.settings.common import ProxySettings
     from egress_router.settings.variables import Source, Variable
 
@@ -71,7 +73,7 @@ def _asked(words: Sequence[str]) -> Sequence[str]:
     return words[1:] if words[:1] and words[0] in VARIABLES and not _TOOLS.isdisjoint(words[1:2]) else words
 
 
-def exit_with(run: Callable[[], int]) -> None:
+def exit_with(run: Callable[[], int]) -> NoReturn:
     """Exit with the status that `run` returns, or with that of the error that it raises."""
     try:
         status = run()
@@ -123,10 +125,8 @@ def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
         _setup,
         setup_settings.VARIABLES,
     )
-    http = _add(commands, "http-proxy", "run the HTTP forward proxy", _http_proxy, http_settings.VARIABLES)
-    dns = _add(commands, "dns-proxy", "run the TCP forwarder", _dns_proxy, dns_settings.VARIABLES)
-    for service in (http, dns):
-        service.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
+    _add(commands, "http-proxy", "run the HTTP forward proxy", _http_proxy, http_settings.VARIABLES)
+    _add(commands, "dns-proxy", "run the TCP forwarder", _dns_proxy, dns_settings.VARIABLES)
 
 
 def _add_tools(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -284,7 +284,7 @@ def _setup(_: argparse.Namespace) -> int:
     return DONE
 
 
-def _http_proxy(arguments: argparse.Namespace) -> int:
+def _http_proxy(_: argparse.Namespace) -> int:
     settings = read_with_rules(
         os.environ,
         http_settings.read_http_proxy,
@@ -293,10 +293,10 @@ def _http_proxy(arguments: argparse.Namespace) -> int:
     )
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source)
 
 
-def _dns_proxy(arguments: argparse.Namespace) -> int:
+def _dns_proxy(_: argparse.Namespace) -> int:
     settings = read_with_rules(
         os.environ,
         dns_settings.read_dns_proxy,
@@ -305,21 +305,22 @@ def _dns_proxy(arguments: argparse.Namespace) -> int:
     )
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source)
 
 
-def run_service(
-    mode: Mode[Rules], settings: ProxySettings, rules: Source, worker_descriptor: int | None
-) -> int:
-    """Be the supervisor of a mode, or, where a control descriptor is given, one of its workers."""
-    if worker_descriptor is not None:
-        from egress_router.service import worker  # noqa: PLC0415
+def run_service(mode: Mode[Rules], settings: ProxySettings, rules: Source) -> int:
+    """Be the supervisor of a mode; its workers are copies of this process."""
+    from egress_router.service import supervisor, worker  # noqa: PLC0415
 
-        return worker.run(mode, settings, worker_descriptor)
-    from egress_router.admin.app import serve  # noqa: PLC0415
-    from egress_router.service import supervisor  # noqa: PLC0415
+    def work(control: socket.socket) -> int:
+        return exit_with(lambda: worker.run(mode, settings, control))
 
-    return supervisor.run(mode, settings, rules, serve)
+    def administration() -> ServeAdministration:
+        from egress_router.admin.app import serve  # noqa: PLC0415
+
+        return serve
+
+    return supervisor.run(mode, settings, rules, work, administration)
 
 
 def _check(arguments: argparse.Namespace) -> int:

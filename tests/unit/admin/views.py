@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.metrics import LATENCY_BUCKETS, Registry
+from egress_router.service import sockets
 from tests.ports import free_port
 from tests.waiting import PATIENCE
 
@@ -85,7 +86,9 @@ def endpoint(view: FakeView, clock: Clock = SYSTEM) -> Iterator[int]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        running = asyncio.run_coroutine_threadsafe(serve(view, port, clock), loop).result(PATIENCE)
+        running = asyncio.run_coroutine_threadsafe(
+            serve(view, sockets.listen(port, 1)[0], clock), loop
+        ).result(PATIENCE)
         yield port
         asyncio.run_coroutine_threadsafe(running.close(), loop).result(PATIENCE)
     finally:

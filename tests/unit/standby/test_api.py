@@ -32,7 +32,9 @@ class Line:
     """A router's line to the stand-in; answers arrive in a queue."""
 
     def __init__(self, cluster: Cluster, dead: frozenset[int] = frozenset()) -> None:
-        self.thread = ApiThread(cluster, StandbySettings(lease=NAME, service=NAME, port=9798), dead, POD, 15.0)
+        self.thread = ApiThread(
+            cluster, StandbySettings(lease=NAME, service=NAME, port=9798), dead, POD, 15.0
+        )
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.troubles: list[str | None] = []
         self.thread.answer = self.answers.put
