@@ -115,6 +115,10 @@ class RecordLog:
         """Say whether a record with this verdict may be written; to be asked before one is made."""
         return self.everything or verdict == DENIED
 
+    def left_out(self, count: int) -> None:
+        """Note that there were so many more, of which nothing is known; the next record says so."""
+        self._suppressed += count
+
     def write(self, record: Record) -> None:
         """Write a record if the settings ask for it."""
         if not self.everything:
@@ -123,7 +127,7 @@ class RecordLog:
             if not self._may_write():
                 self._suppressed += 1
                 return
-            record.suppressed, self._suppressed = self._suppressed or None, 0
+        record.suppressed, self._suppressed = self._suppressed or None, 0
         values = {name: value for name in NAMES if (value := getattr(record, name)) is not None}
         self._records.info(record.event, **values)
 

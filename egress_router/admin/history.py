@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from egress_router.admin.troubles import Troubles
+from egress_router.admin.troubles import AS_IT_SHOULD, Troubles
 
 if TYPE_CHECKING:
     from egress_router.clock import Clock
@@ -53,7 +53,8 @@ class History:
             name: sum(_total(snapshot, metric, label) for metric in metrics)
             for name, (metrics, label) in _RATES.items()
         }
-        totals["failures"] -= _total(snapshot, "connections_total", ("result", "connected"))
+        for metric, result in AS_IT_SHOULD:
+            totals["failures"] -= _total(snapshot, metric, ("result", result))
         self._ticks.append((self._clock.monotonic(), {**totals, "open": _total(snapshot, _OPEN)}))
         self._count += 1
         if self._count % _TICKS_A_SAMPLE == 0:

@@ -33,6 +33,12 @@ _COUNTED: Final = (
 )
 
 
+# What became of connections that did, or did not, go where rules and policy let them. A limit counts as one.
+AS_IT_SHOULD: Final = frozenset(
+    ("connections_total", result) for result in ("connected", "limit", "policy", "no_rule")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """One thing that is wrong; `blocks` where clients are not served because of it."""
@@ -124,6 +130,6 @@ def _counts(snapshot: Snapshot) -> _Counts:
         family = snapshot.get(metric)
         for labels, value in () if family is None else family.numbers.items():
             what = dict(labels).get(label, "")
-            if what != "connected":
+            if (metric, what) not in AS_IT_SHOULD:
                 found[metric, what] = found.get((metric, what), 0.0) + value
     return found

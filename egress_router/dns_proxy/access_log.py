@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from egress_router.clock import SYSTEM
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
-from egress_router.records import Ids, RecordLog
+from egress_router.records import DENIED, Ids, RecordLog
+from egress_router.service.latest_denied import LatestDenied
 from egress_router.service.rule_metrics import RuleMetrics
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class AccessLog:
         self._results: dict[str, Number] = {}
         self._debug = debug
         self.ids = Ids()
+        self.denied = LatestDenied(SYSTEM)
         self._rules = RuleMetrics(registry)
         self._records = RecordLog(everything=access_log or debug)
         self.everything = self._records.everything
@@ -90,12 +93,15 @@ class AccessLog:
             record.connect_seconds = round(seconds, 6)
             self._records.write(record)
 
-    def refused(self, rule: str, made: Callable[[], Record], result: str) -> None:
-        """A client was closed without ever having been connected."""
+    def refused(self, rule: str, made: Callable[[], Record], result: str, denied_by: str | None) -> None:
+        """A client was closed without ever having been connected; `denied_by` names what denied it."""
         self.refused_many(rule, result, 1)
-        if self._records.everything:
+        if denied_by is not None or self._records.everything:
             record = made()
             record.reason = result
+            if denied_by is not None:
+                record.verdict, record.rule = DENIED, denied_by
+                self.denied.note(record.client, _target(record), denied_by, result)
             self._records.write(record)
 
     def closed(self, rule: str, made: Callable[[], Record], closing: Closing) -> None:
@@ -110,3 +116,8 @@ class AccessLog:
             record.sent, record.received = closing.sent, closing.received
             record.seconds = round(closing.seconds, 6)
             self._records.write(record)
+
+
+def _target(record: Record) -> str:
+    """Say for people where a connection was to go."""
+    return f"{record.name or record.address or 'port'}:{record.port}"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.dns_proxy.access_log import AccessLog
+    from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
     from egress_router.relay.dataplane import DataPlane, End, Identity, Sums
@@ -57,7 +58,7 @@ class Tools:
         log: AccessLog,
         limiter: ConnectionLimiter,
         settings: DnsProxySettings,
-        denied_by_policy: Callable[[Destination], None],
+        denied_by_policy: Callable[[Destination], PolicyEntry | None],
     ) -> None:
         self.denied_by_policy = denied_by_policy
         self.plane = plane
@@ -121,7 +122,11 @@ class Line(Forwarding):
             self._tools.log.closed(self._rule, made, closing)
             return
         self._observe(end.failures)
-        self._tools.log.refused(self._rule, made, self._refused(end.reason))
+        result, denied_by = self._refused(end.reason), None
+        if result == Place.POLICY.value:
+            entry = self._tools.denied_by_policy(self.destination)
+            denied_by = result if entry is None else entry.described
+        self._tools.log.refused(self._rule, made, result, denied_by)
 
     def summed(self, sums: Sums) -> None:
         """Count connections of which no record is written."""
@@ -137,18 +142,16 @@ class Line(Forwarding):
             self._tools.checks.observe(target, answered=True)
 
     def _refused(self, reason: int) -> str:
-        """Return what to call the reason for which a client was closed; count what it met."""
+        """Return what to call the reason for which a client was closed; count the limit that it met."""
         if reason in LIMITS:
             self._tools.limiter.refused(LIMITS[reason])
         return _REFUSALS.get(reason) or self._nowhere()
 
     def _nowhere(self) -> str:
-        """Return why there was no target to connect to; count what the policy denies."""
+        """Return why there was no target to connect to."""
         destination, place = self.destination, self.destination.left_out
         if self.forward.leaving is not None and destination.targets:
             return access_log.OTHER_FAMILY
-        if place is Place.POLICY:
-            self._tools.denied_by_policy(destination)
         return access_log.NO_ADDRESS if place is None else place.value
 
     def _record(self, client: str, identity: Identity, target: Target | None) -> Record:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forwards
     from egress_router.metrics import Registry
     from egress_router.policy.egress_policy import NamesOf, PolicyDecision
@@ -184,6 +185,7 @@ class Forwarder:
             "rules": rules,
             "policy": [{**each} for each in self._policy_denials.shown(policy)],
             "upstreams": upstreams,
+            "denied": self._access_log.denied.shown(),
             "listeners": list(self._lines),
         }
 
@@ -303,11 +305,14 @@ class Forwarder:
                     reason = self._reason(destination, place)
                 yield Upstream(destination.text, "", up=False, reason=reason)
 
-    def _denied_by_policy(self, destination: Destination) -> None:
+    def _denied_by_policy(self, destination: Destination) -> PolicyEntry | None:
+        """Count a connection that the policy denies; return which entry did."""
         denials = (self._denial(destination.host, each) for each in destination.asked_for)
         denial = next((each for each in denials if each is not None), None)
-        if denial is not None and denial.entry is not None:
-            self._policy_denials.count(denial.entry)
+        entry = None if denial is None else denial.entry
+        if entry is not None:
+            self._policy_denials.count(entry)
+        return entry
 
     def _reason(self, destination: Destination, place: Place) -> str:
         """Say why an address is left out; of the egress policy, which entry it is."""

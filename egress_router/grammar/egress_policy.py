@@ -53,6 +53,11 @@ class PolicyEntry:
         ports = f" on {', '.join(map(str, self.ports))}" if self.ports else ""
         return f"{self.effect.value} {self.selector}{ports}"
 
+    @property
+    def described(self) -> str:
+        """The same with its number, as records name what decided."""
+        return f"policy entry {self.number}: {self}"
+
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from egress_router.names.answer import Answer, Failure, ResolveError
 from egress_router.policy.access_list import ALLOWED, DENIED, AccessPolicy, connect_port, guarded, on_trial
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
+from egress_router.tls.server_name import SniMatch, compare, server_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.own_places import OwnPlaces
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.policy.access_list import Decision, Own
     from egress_router.policy.egress_policy import NamesOf
+    from egress_router.tls.client_hello import ClientHello
 
 Addresses = tuple["IPAddress", ...]
 
@@ -145,10 +148,16 @@ class AccessControl:
         """Say whether a connection that is open would be made today, too."""
         return self.by_addresses(target, (address,), name).verdict is not DENIED
 
-    def allows_name(self, name: str, port: int, address: IPAddress) -> bool:
-        """Say whether the list allows this name at this address."""
-        own = self._own.current()
-        return self._policy.by_addresses(name, port, (address,), own).verdict is ALLOWED
+    def covers(self, hello: ClientHello, info: RequestInfo) -> bool:
+        """Say whether the name in the ClientHello of a tunnel is what its CONNECT was allowed for."""
+        name = server_name(hello)
+        match compare(hello, info.target.host):
+            case SniMatch.SAME | SniMatch.ABSENT:
+                return True
+            case SniMatch.OTHER:
+                return name == info.decision.full_name
+            case SniMatch.ASK_LIST:
+                return isinstance(name, str) and self._allows_name(name, info)
 
     def look_up(
         self, name: str, client: str, seconds: float, on_done: Callable[[Answer | Failure], None]
@@ -204,3 +213,11 @@ class AccessControl:
             return self._names
         own = {each: (*self._names.get(each, ()), str(host)) for each in addresses}
         return {**self._names, **own}
+
+    def _allows_name(self, name: str, info: RequestInfo) -> bool:
+        """Say whether the list allows this name at the address that a request goes to."""
+        if info.address is None:
+            return False
+        own = self._own.current()
+        decision = self._policy.by_addresses(name, info.target.port, (info.address,), own)
+        return decision.verdict is ALLOWED

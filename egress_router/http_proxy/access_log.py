@@ -78,6 +78,7 @@ class AccessLog:
         if not info.id:  # most requests are never written down
             info.id = self._ids.next()
         decision, host = info.decision, info.target.host
+        rule = None if decision.rule is None else decision.rule.text
         address = info.address if isinstance(host, str) or info.address is not None else host
         return Record(
             event=event,
@@ -92,7 +93,7 @@ class AccessLog:
             source=None if info.source is None else info.source[0],
             source_port=None if info.source is None else info.source[1],
             verdict="undecided" if decision is UNDECIDED else decision.verdict.value,
-            rule=None if decision.rule is None else decision.rule.text,
+            rule=rule if decision.entry is None else decision.entry.described,
             reason=reason,
             dns_seconds=round(info.dns_seconds, 6),
             connect_seconds=round(info.connect_seconds, 6),

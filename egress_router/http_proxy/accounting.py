@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
+from egress_router.service.latest_denied import LatestDenied
 from egress_router.service.rule_metrics import RuleMetrics
 from egress_router.upstreams.policy_names import PolicyDenials
 
@@ -38,13 +39,12 @@ _LIMITS = {
 }
 TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
-_MAX_DENIED = 50
 _MAX_RULES = 1_000
 
 
 def _deciding(decision: Decision) -> str | None:
     if decision.entry is not None:
-        return f"policy entry {decision.entry.number}: {decision.entry}"
+        return decision.entry.described
     return None if decision.rule is None else f"line {decision.rule.line}: {decision.rule.text}"
 
 
@@ -70,7 +70,7 @@ class Accounting:
             "dns_seconds", "Time that a request waited for names.", LATENCY_BUCKETS
         )
         self._connect = registry.histogram("connect_seconds", "Time to connect.", LATENCY_BUCKETS)
-        self.first_byte = registry.histogram(
+        self._first_byte = registry.histogram(
             "first_byte_seconds", "Time from a request to its answer.", LATENCY_BUCKETS
         )
         self._durations = registry.histogram(
@@ -79,12 +79,14 @@ class Accounting:
         self._rules = RuleMetrics(registry)
         self._hits: Counter[str] = Counter()
         self.policy_denials = PolicyDenials(registry)
-        self._denied: deque[dict[str, Json]] = deque(maxlen=_MAX_DENIED)
+        self._denied = LatestDenied(clock)
 
     def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
         """Return what is known of a request whose head has come."""
-        trace = traceparent(head) if self._log.everything else None
-        return RequestInfo(who, head.method, target, self._clock.monotonic(), trace)
+        started = self._clock.monotonic()
+        if self._log.everything:
+            return RequestInfo(who, head.method, target, started, traceparent(head))
+        return RequestInfo(who, head.method, target, started, None, head)  # it may be denied
 
     def begun_tls(self, who: Who, target: Target) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
@@ -105,16 +107,12 @@ class Accounting:
             if decision.verdict is not DENIED:
                 self._rules.of(rule.text).connections.value += 1
         if decision.verdict is DENIED:
-            self._denied.append(
-                {
-                    "time": self._clock.time(),
-                    "client": info.client,
-                    "target": printed(info.target.host, info.target.port),
-                    "rule": _deciding(decision),
-                    "reason": decision.reason.value,
-                }
-            )
+            target = printed(info.target.host, info.target.port)
+            self._denied.note(info.client, target, _deciding(decision), decision.reason.value)
+            if info.head is not None:
+                info.traceparent = traceparent(info.head)
             self._log.request(info, None)
+        info.head = None
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
@@ -124,6 +122,13 @@ class Accounting:
             self._rules.of(info.decision.rule.text).connect_seconds.observe(info.connect_seconds)
         if self._log.everything:
             self._log.connected(info, sock)
+
+    def answered(self, info: RequestInfo) -> None:
+        """Count that the answer to a request begins."""
+        seconds = self._clock.monotonic() - info.started
+        self._first_byte.observe(seconds)
+        if info.decision.rule is not None:
+            self._rules.of(info.decision.rule.text).answered(self._registry, seconds)
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
@@ -218,7 +223,7 @@ class Accounting:
 
     def latest_denied(self) -> list[Json]:
         """Return the latest denials, oldest first."""
-        return list(self._denied)
+        return self._denied.shown()
 
     def _failure(self, reply: Reply) -> None:
         meaning = "Requests that got no connection, or no answer over it, by reason."

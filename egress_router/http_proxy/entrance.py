@@ -1,49 +1,96 @@
-"""The proxy's port: the data plane accepts there, and hands over what it has let in."""
+"""The proxy's ports: the data plane accepts there, and hands over what it has let in."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from egress_router.http_proxy import replies
+from egress_router.http_proxy.connection import ClientConnection
+from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.request_info import Who
+from egress_router.relay.buffered_socket import MAX_RECEIVED, BufferedSocket, nothing
 from egress_router.relay.dataplane import Forwarding
 from egress_router.service.connection_limiter import LIMITS, ConnectionLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.dataplane import End, Pair
+    from egress_router.service.connection_limiter import ConnectionLimiter
 
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_OVER_LIMIT: Final = {
+    ConnectionLimit.TOTAL: replies.CONNECTIONS_FULL,
+    ConnectionLimit.PER_CLIENT: replies.CLIENT_FULL,
+}
+
+
+class TurnedAway:
+    """Clients for which there is no place; `most` at a time are waited for until they have read why."""
+
+    def __init__(self, worker: WorkerState, limiter: ConnectionLimiter, most: int) -> None:
+        self._worker = worker
+        self._limiter = limiter
+        self._most = most
+        self._waiting: set[LingeringClose] = set()
+
+    def add(self, sock: socket.socket, who: Who, limit: ConnectionLimit) -> None:
+        """Tell a client which limit it has met."""
+        self._limiter.refused(limit)
+        worker, reply = self._worker, _OVER_LIMIT[limit]
+        worker.accounting.refused(who, reply.status, reply.reason)
+        answer = reply.encoded(worker.date())
+        if len(self._waiting) >= self._most:
+            with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
+                sock.send(answer)
+                sock.recv(MAX_RECEIVED)
+            sock.close()
+            return
+        wire = BufferedSocket(sock, worker.poller, nothing)
+        closing = LingeringClose(worker, wire, answer, SILENCE, lambda: self._waiting.discard(closing))
+        self._waiting.add(closing)
+
+    def close(self) -> None:
+        """Wait for nobody any more."""
+        for closing in list(self._waiting):
+            closing.close()
 
 
 class Entrance(Forwarding):
-    """The proxy's port, on which the data plane accepts."""
+    """One port on which the data plane accepts; on a transparent one clients speak as if to `origin_port`."""
 
-    __slots__ = ("_accept", "_family", "_port", "_turn_away")
+    __slots__ = ("_family", "_origin_port", "_port", "_turned_away", "_worker")
 
     def __init__(
         self,
+        worker: WorkerState,
+        turned_away: TurnedAway,
         port: int,
+        origin_port: int | None,
         family: socket.AddressFamily,
-        accept: Callable[[socket.socket, Who, Pair, bytes], None],
-        turn_away: Callable[[socket.socket, Who, ConnectionLimit], None],
     ) -> None:
         super().__init__(0.0, 0.0, 0, False, True)
+        self._worker = worker
+        self._turned_away = turned_away
         self._port = port
+        self._origin_port = origin_port
         self._family = family
-        self._accept = accept
-        self._turn_away = turn_away
 
     def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
-        """Serve a client."""
-        self._accept(self._socket(descriptor), Who(*client, self._port), place, early)
+        """Serve a client; `early` are the bytes that have come already."""
+        who = Who(*client, self._port)
+        sock = self._socket(descriptor)
+        connection = ClientConnection(self._worker, sock, who, place, early, self._origin_port)
+        self._worker.connections.add(connection)
+        connection.read_head()
 
     def ended(self, end: End) -> None:
         """Tell a client that it is over a limit; without memory for it there are no words."""
         sock = self._socket(end.given)
         if end.reason in LIMITS:
-            self._turn_away(sock, Who(end.client, end.identity.client_port, self._port), LIMITS[end.reason])
+            who = Who(end.client, end.identity.client_port, self._port)
+            self._turned_away.add(sock, who, LIMITS[end.reason])
         else:
             sock.close()
 

@@ -1,88 +1,64 @@
-"""Moves the bytes of one exchange between the client's socket and the origin's; `http1.exchange` says which.
-
-Each direction reads only while what it read before is written: a slow reader holds its writer back, and at
-most one receive is held for it.
-"""
+"""A request that is not CONNECT: goes over a connection to its origin, and comes to one of many ends."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.http1.exchange import FINISHED, Ending
-from egress_router.relay.buffered_socket import TURNS, nothing
+from egress_router.http_proxy.http1.exchange import Ending
+from egress_router.http_proxy.http1.state import INTO_EXCHANGE
+from egress_router.http_proxy.pump import Pump
+from egress_router.http_proxy.upstream import Upstream
+from egress_router.relay.buffered_socket import nothing
 
 if TYPE_CHECKING:
-    import socket
-
     from egress_router.http_proxy.http1.exchange import End, Exchange
+    from egress_router.http_proxy.owner import Owner
     from egress_router.http_proxy.request_info import RequestInfo
-    from egress_router.http_proxy.timeouts import Timeouts
-    from egress_router.http_proxy.upstream import ClientUpstreams, Upstream
-    from egress_router.http_proxy.worker_state import WorkerState
-    from egress_router.relay.buffered_socket import BufferedSocket
+    from egress_router.relay.dial import Dialled
 
 
-class Owner(Protocol):
-    """The client's connection, as an exchange sees it."""
+class Forwarder(Pump):
+    """Made for each request; first it waits for a connection, which `reuse` or `connected` has."""
 
-    worker: WorkerState
-    wire: BufferedSocket
-    kept: ClientUpstreams
-    timeouts: Timeouts
-    holds: bool
-
-    def account(self) -> None:
-        """Note how many bytes are held."""
-
-    def dial_again(self) -> None:
-        """Repeat the exchange over a new connection."""
-
-    def next_request(self, *, persists: bool, complete: bool) -> None:
-        """Go on after an exchange."""
-
-    def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
-        """Hand the connection over to a tunnel."""
-
-    def answer_and_close(self, reply: replies.Reply) -> None:
-        """Send an answer of the proxy's own and close."""
-
-    def abort(self) -> None:
-        """Close so that the client sees that its answer is cut short."""
-
-    def fault(self, error: Exception) -> None:
-        """Close, because of something that must not happen."""
-
-
-class Forwarder:
-    """Made for each request that is not CONNECT; `start` begins it when there is a connection.
-
-    `repeatable` says whether the request may be sent over an idle connection, which may end just then.
-    """
-
-    __slots__ = ("_client", "_exchange", "_info", "_over", "_owner", "_upstream", "repeatable")
+    __slots__ = ("_info", "_owner")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
+        super().__init__(owner.wire, exchange)
         self._owner = owner
-        self._client = owner.wire
         self._info = info
-        self._exchange = exchange
-        self.repeatable = exchange.repeatable
-        self._over = False
-        self._upstream: Upstream
 
-    @property
-    def held(self) -> int:
-        """How many bytes wait on the origin's side, for the origin or for the rest of an answer's head."""
-        return len(self._upstream.held) + len(self._upstream.out) + self._exchange.held
+    # A connection
 
-    def start(self, upstream: Upstream) -> None:
-        """Send the request over this connection, with as much of its body as is here."""
-        client, exchange = self._client, self._exchange
+    def reuse(self) -> bool:
+        """Go over a connection that is kept, if it leads to an address allowed now; say whether one does."""
+        info, owner = self._info, self._owner
+        key, addresses = (info.client, info.target.authority, info.leaving), info.decision.addresses
+        # Over an idle connection, which may end just then, only what may be sent again.
+        upstream = owner.kept.take(key, addresses, shared=self._exchange.repeatable)
+        if upstream is None:
+            return False
+        info.address = upstream.address
+        owner.worker.accounting.reused(info, upstream.sock)
+        self._start(upstream)
+        return True
+
+    def connected(self, dialled: Dialled) -> None:
+        """Go over a new connection."""
+        info, worker = self._info, self._owner.worker
+        key = (info.client, info.target.authority, info.leaving)
+        self._start(
+            Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, worker.most_received)
+        )
+
+    def _start(self, upstream: Upstream) -> None:
+        """Send the request, with as much of its body as is here."""
+        client, exchange, owner = self._client, self._exchange, self._owner
+        owner.enter(INTO_EXCHANGE)
+        owner.timeouts.await_answer()
         self._upstream = upstream
         self._over = False
-        if self._owner.worker.draining:
+        if owner.worker.draining:
             exchange.last()
         first = exchange.begin(client.held, reused=upstream.reused)
         client.held = exchange.unread
@@ -95,22 +71,39 @@ class Forwarder:
         client.watch()
         if not exchange.request_done:
             self.pump()
-        elif upstream.out or self._owner.holds:
+        elif upstream.out or owner.holds:
+            owner.account()
+
+    # While bytes move
+
+    def _rest(self) -> None:
+        if self._owner.holds:
             self._owner.account()
 
-    @guarded
-    def pump(self) -> None:
-        """Move what can be moved now."""
-        client, upstream = self._client, self._upstream
-        if client.gone or client.lost:
-            self.abort("client_gone")
-            return
-        if (not self._exchange.request_done or upstream.out) and not upstream.lost:
-            self._pump_request()
-        if not self._over:
-            self._pump_answer()
-        if self._owner.holds and not self._over:
-            self._owner.account()
+    def _moved(self) -> None:
+        """Put the time-out off, but for interim answers: they could put the real one off for ever."""
+        if self._exchange.answering:
+            self._owner.timeouts.await_more()
+        else:
+            self._owner.timeouts.await_answer()
+
+    def _hold_back(self, more: bool) -> None:  # noqa: FBT001
+        self._owner.account()
+        if more:
+            self._owner.worker.accounting.limit("buffer_bytes")
+
+    def _answer_begun(self) -> None:
+        upstream, exchange, worker = self._upstream, self._exchange, self._owner.worker
+        upstream.reused = True
+        upstream.persistent = exchange.origin_persists
+        if exchange.binds_origin:
+            upstream.bound = True
+        worker.accounting.answered(self._info)
+
+    def _answer_unfinished(self) -> None:
+        self._owner.account()
+
+    # What its connection asks
 
     def last(self) -> None:
         """Let the client's connection end with this answer, where that has not begun."""
@@ -130,6 +123,13 @@ class Forwarder:
         else:
             self._refuse(replies.TOO_MUCH_HELD, replies.TOO_MUCH_HELD.reason)
 
+    def close_now(self) -> None:
+        """End, because the client's connection has to."""
+        self.abort("closed")
+
+    def left(self) -> None:
+        """The client's connection has closed; the origin's does so by itself."""
+
     def fault(self, error: Exception) -> None:
         """End the client's connection, because of something that must not happen."""
         self._owner.fault(error)
@@ -140,106 +140,9 @@ class Forwarder:
         self._upstream.abort()
         self._owner.abort()
 
-    def _pump_request(self) -> None:
-        client, upstream, exchange = self._client, self._upstream, self._exchange
-        before = exchange.sent
-        for _ in range(TURNS):
-            if upstream.out and not upstream.flush():
-                self._hold_back(client.readable)
-                break
-            if upstream.lost:
-                exchange.origin_lost()  # the answer may be here all the same
-                break
-            if exchange.request_done:
-                break
-            data = client.receive()
-            if data is None:
-                break
-            if data:
-                passed = exchange.from_client(data)
-                client.held = exchange.unread
-                if passed:
-                    upstream.send(passed)
-            else:
-                exchange.client_ended()
-            if exchange.end is not None:
-                break
-        else:
-            client.again()
-        end = exchange.end
-        if end is not None and end is not FINISHED:  # that one waits until the client has its answer
-            self._ended(end)
-        elif exchange.sent != before:
-            self._touch()
-
-    def _pump_answer(self) -> None:
-        client, upstream = self._client, self._upstream
-        end = self._exchange.end
-        for _ in range(TURNS):
-            if client.out and not client.flush():
-                self._hold_back(upstream.readable)
-                return
-            if client.lost:
-                self.abort("client_gone")
-                return
-            if end is not None:
-                self._finish()
-                return
-            data = upstream.receive()
-            if data is None:
-                return
-            end = self._came(data)
-            if end is not None and end is not FINISHED:
-                self._ended(end)
-                return
-        upstream.again()
-
-    def _came(self, data: bytes) -> End | None:
-        """Pass on what the origin sent; return the end of the exchange, where it is over."""
-        exchange = self._exchange
-        if not data:
-            exchange.origin_ended(lost=self._upstream.lost)
-            return exchange.end
-        begun = exchange.status
-        passed = exchange.from_origin(data)
-        if exchange.rest:
-            self._upstream.held, exchange.rest = exchange.rest, b""
-        if exchange.status != begun:
-            self._answer_begun()
-        if passed:
-            self._client.send(passed)
-        if exchange.end is None:
-            if exchange.status:
-                self._touch()
-            else:
-                self._owner.account()  # for a part of a head
-        return exchange.end
-
-    def _answer_begun(self) -> None:
-        upstream, exchange, worker = self._upstream, self._exchange, self._owner.worker
-        upstream.reused = True
-        upstream.persistent = exchange.origin_persists
-        if exchange.binds_origin:
-            upstream.bound = True
-        worker.accounting.first_byte.observe(worker.clock.monotonic() - self._info.started)
-
-    def _touch(self) -> None:
-        """Note that something moves, but for interim answers: they could put the real one off for ever."""
-        if self._exchange.answering:
-            self._owner.timeouts.await_more()
-        else:
-            self._owner.timeouts.await_answer()
-
-    def _hold_back(self, more: bool) -> None:  # noqa: FBT001
-        """Count a reader that is slower than its writer."""
-        self._owner.account()
-        if more:
-            self._owner.worker.accounting.limit("buffer_bytes")
-
     # The end
 
     def _ended(self, end: End) -> None:
-        """End otherwise than by a complete answer, or by that, where nothing is left to be sent."""
         match end.ending:
             case Ending.FINISHED:
                 self._finish()

@@ -10,6 +10,7 @@ from egress_router.policy.access_list import Decision, Reason, Verdict
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.leaving import Leaving
+    from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.target import Target
 
 # Stands for the decision of a request whose name could not be resolved.
@@ -28,7 +29,8 @@ class Who(NamedTuple):
 class RequestInfo:
     """What a request wants, what was decided, and where it went. Times are in seconds.
 
-    `id` is made for what is written down. `recorded` and `ended` say which of its two records have been.
+    `head` is kept until the decision, for what only a denial looks up. `id` is made for what is written down.
+    `recorded` and `ended` say which of its two records have been.
     """
 
     who: Who
@@ -36,6 +38,7 @@ class RequestInfo:
     target: Target
     started: float
     traceparent: str | None
+    head: RequestHead | None = None
     id: str = ""
     source: tuple[str, int] | None = None
     decision: Decision = UNDECIDED

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
-from egress_router.http_proxy import replies
 from egress_router.http_proxy.access_control import AccessControl
 from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.client_watch import ClientWatch
-from egress_router.http_proxy.connection import ClientConnection
-from egress_router.http_proxy.entrance import Entrance
-from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
+from egress_router.http_proxy.entrance import Entrance, TurnedAway
 from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.own_places import OwnPlaces, seen
 from egress_router.http_proxy.upstream import UpstreamPool
 from egress_router.http_proxy.worker_state import WorkerState
 from egress_router.names.resolver import Resolver
-from egress_router.relay.buffered_socket import MAX_RECEIVED, BufferedSocket, nothing
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Relay
 from egress_router.service.accept_pauses import AcceptPauses
-from egress_router.service.connection_limiter import ConnectionLimit
 from egress_router.service.mode import Mode
 from egress_router.upstreams.policy_names import PolicyNames
 
@@ -37,10 +31,8 @@ if TYPE_CHECKING:
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.http_proxy.access_control import Names
-    from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
     from egress_router.policy.egress_policy import NamesOf
-    from egress_router.relay.dataplane import Pair
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.http_proxy import HttpProxySettings
     from egress_router.settings.names import NamesSettings
@@ -48,10 +40,6 @@ if TYPE_CHECKING:
 
 # Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
 MAX_TURNED_AWAY = 256
-_OVER_LIMIT = {
-    ConnectionLimit.TOTAL: replies.CONNECTIONS_FULL,
-    ConnectionLimit.PER_CLIENT: replies.CLIENT_FULL,
-}
 
 
 class MakeNames(Protocol):
@@ -92,9 +80,7 @@ class HttpProxyServer:
     ) -> None:
         self._rules = rules.rules
         self._policy = rules.policy
-        self._max_turned_away = max_turned_away
         self._drain_seconds = context.drain_seconds
-        self._limiter = context.limiter
         self._transparent = dict(settings.transparent_ports)
         self._own = OwnPlaces(
             frozenset({settings.port, settings.proxy.runtime.admin_port, *self._transparent}),
@@ -133,7 +119,7 @@ class HttpProxyServer:
         )
         self._plane.tell_pauses(AcceptPauses(context.registry))
         self._entrances: dict[int, Entrance] = {}
-        self._turned_away: set[LingeringClose] = set()
+        self._turned_away = TurnedAway(self._worker, context.limiter, max_turned_away)
         self._listening: tuple[int, ...] = ()
         self._policy_names = PolicyNames(context.loop, self._resolver, self._named)
         self._follow(rules.policy)
@@ -186,8 +172,7 @@ class HttpProxyServer:
         self._plane.catch_up()
         for each in list(self._worker.connections):
             each.close_now()
-        for closing in list(self._turned_away):
-            closing.close()
+        self._turned_away.close()
         self._worker.pool.close()
         self._policy_names.close()
         self._resolver.close()
@@ -206,29 +191,6 @@ class HttpProxyServer:
         }
 
     def _entrance(self, listeners: Mapping[int, socket.socket], port: int) -> Entrance:
-        self._entrances[port] = Entrance(port, listeners[port].family, self.accept, self.turn_away)
+        family, origin_port = listeners[port].family, self._transparent.get(port)
+        self._entrances[port] = Entrance(self._worker, self._turned_away, port, origin_port, family)
         return self._entrances[port]
-
-    def accept(self, sock: socket.socket, who: Who, place: Pair, early: bytes) -> None:
-        """Serve a client; `early` are the bytes that have come already."""
-        connection = ClientConnection(
-            self._worker, sock, who, place, early, self._transparent.get(who.local_port)
-        )
-        self._worker.connections.add(connection)
-        connection.read_head()
-
-    def turn_away(self, sock: socket.socket, who: Who, limit: ConnectionLimit) -> None:
-        """Tell a client that there is no place for it."""
-        self._limiter.refused(limit)
-        worker, reply = self._worker, _OVER_LIMIT[limit]
-        worker.accounting.refused(who, reply.status, reply.reason)
-        answer = reply.encoded(worker.date())
-        if len(self._turned_away) >= self._max_turned_away:
-            with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
-                sock.send(answer)
-                sock.recv(MAX_RECEIVED)
-            sock.close()
-            return
-        wire = BufferedSocket(sock, worker.poller, nothing)
-        closing = LingeringClose(worker, wire, answer, SILENCE, lambda: self._turned_away.discard(closing))
-        self._turned_away.add(closing)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router import log
+from egress_router.http_proxy.connect import ProxyTunnel
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.target import tls_target
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
-from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import TURNS, nothing
 from egress_router.tls.alert import Alert, fatal
@@ -105,7 +105,7 @@ class TlsConnection:
             return
         target = tls_target(name, self._origin_port)
         info = self._worker.accounting.begun_tls(self._who, target)
-        self._connector = UpstreamConnector(self._worker, self, info)
+        self._connector = UpstreamConnector(self._worker, self, info, tunnels=True)
         self._connector.begin()
         if self._connector is not None:
             self._worker.client_watch.add(self)
@@ -133,15 +133,13 @@ class TlsConnection:
 
     # What the connector says
 
-    def reuse(self, _info: RequestInfo) -> bool:
+    def reuse(self) -> bool:
         """See `Owner`: each TLS connection has one of its own."""
         return False
 
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
         """Relay, the ClientHello first."""
         worker, wire = self._worker, self._wire
-        if self._connector is not None:
-            worker.own_connections.made(dialled.sock, worker.clock.monotonic() - self._connector.began)
         self._tunnel = ProxyTunnel(
             worker, info, self.place, (wire.sock, dialled.sock), to_upstream=self._reader.held, to_client=b""
         )

@@ -24,7 +24,7 @@ _LEAST_SECONDS = 0.05  # to dial, after a look-up that took nearly all there was
 class Owner(Protocol):
     """Whose request it is; one of these is called, once."""
 
-    def reuse(self, info: RequestInfo) -> bool:
+    def reuse(self) -> bool:
         """Go on over a connection that is open, and say whether there was one to an allowed address."""
 
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
@@ -42,15 +42,16 @@ class _Cancellable(Protocol):
 
 
 class UpstreamConnector:
-    """Does so for one request."""
+    """Does so for one request; `tunnels` says that what goes over the connection will not be read."""
 
-    __slots__ = ("_list", "_owner", "_waiting", "_worker", "began", "info")
+    __slots__ = ("_began", "_list", "_owner", "_tunnels", "_waiting", "_worker", "info")
 
-    def __init__(self, worker: WorkerState, owner: Owner, info: RequestInfo) -> None:
+    def __init__(self, worker: WorkerState, owner: Owner, info: RequestInfo, *, tunnels: bool) -> None:
         self._worker = worker
         self._owner = owner
         self.info = info
-        self.began = 0.0  # to dial, by the monotonic clock
+        self._tunnels = tunnels
+        self._began = 0.0  # to dial, by the monotonic clock
         self._list = 0  # the one that decided, as AccessControl.lists counts them
         self._waiting: _Cancellable | None = None
 
@@ -75,7 +76,7 @@ class UpstreamConnector:
             self._fail(replies.OTHER_FAMILY)
             return
         seconds = max(_LEAST_SECONDS, worker.limits.connect_seconds - self.info.dns_seconds)
-        self.began = worker.clock.monotonic()
+        self._began = worker.clock.monotonic()
         self._waiting = Dial(worker.plane, targets, seconds, self._dialled, STAGGER, sources)
 
     def cancel(self) -> None:
@@ -116,14 +117,14 @@ class UpstreamConnector:
         self._worker.accounting.decided(self.info, decision)
         if decision.verdict is DENIED:
             self._end(replies.denied(decision))
-        elif self.info.target.tunnel or not self._owner.reuse(self.info):
+        elif self._tunnels or not self._owner.reuse():
             self.dial()
 
     @guarded_result
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if isinstance(result, DialError):
-            self.info.connect_seconds = self._worker.clock.monotonic() - self.began
+            self.info.connect_seconds = self._worker.clock.monotonic() - self._began
             if result.failures:
                 self.info.address = result.failures[-1].address  # the one that was tried last
             if result.reason is DialReason.TIMEOUT:
@@ -135,6 +136,8 @@ class UpstreamConnector:
         self.info.address = result.address
         self.info.connect_seconds = result.seconds
         try:
+            if self._tunnels:  # nothing in it would tell if it led back here
+                self._worker.own_connections.made(result.sock, self._worker.clock.monotonic() - self._began)
             self._worker.accounting.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
         except Exception:  # nobody owns it

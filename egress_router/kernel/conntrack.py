@@ -29,7 +29,7 @@ Way = tuple["IPAddress", Destination]
 _NETLINK_NETFILTER = 12
 _GET = (1 << 8) | 1  # subsystem ctnetlink, IPCTNL_MSG_CT_GET
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
-_TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 2, 1, 2
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 1, 2, 1, 2
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _TCP_NUMBER = b"\x06"
 _PROTOCOL_INFO, _TCP, _TCP_STATE = 4, 1, 1
@@ -55,12 +55,13 @@ class Connections:
     """The source ports in use, by source and destination, and how many redirected connections are open.
 
     A port stays in use for a while after its connection has ended (TIME_WAIT), and while one is tried.
-    `waiting` are TCP connections that may still be accepted: their SYN was sent less than three seconds ago.
+    `waiting` are TCP connections that may still be accepted, by family and local port: their SYN was sent
+    less than three seconds ago.
     """
 
     source_ports: Counter[Way]
     open: int
-    waiting: int
+    waiting: Counter[tuple[int, int]]
 
 
 def connections(sources: Collection[IPAddress]) -> Connections:
@@ -70,7 +71,8 @@ def connections(sources: Collection[IPAddress]) -> Connections:
         RefusedError: the kernel does not let this process look.
     """
     found: Counter[Way] = Counter()
-    opened = waiting = 0
+    waiting: Counter[tuple[int, int]] = Counter()
+    opened = 0
     longest = sysctl.read("net/netfilter/nf_conntrack_tcp_timeout_syn_sent") or _SYN_SENT_SECONDS
     by_bytes = {address.packed: address for address in sources}
     try:
@@ -89,7 +91,8 @@ def connections(sources: Collection[IPAddress]) -> Connections:
                 redirected = int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT
                 opened += bool(redirected) and (state is None or state in _OPEN_STATES)
                 left = int.from_bytes(entry.get(_TIMEOUT, b""), "big")
-                waiting += state == _SYN_SENT and longest - left < _ANSWER_SECONDS
+                if state == _SYN_SENT and longest - left < _ANSWER_SECONDS:
+                    waiting[4 if len(addresses[0]) == 4 else 6, _local_port(entry)] += 1
     except OSError as error:
         raise RefusedError(f"cannot read connection tracking ({error.strerror})", "grant NET_ADMIN") from None
     return Connections(found, opened, waiting)
@@ -125,6 +128,11 @@ def outgoing(sources: Collection[IPAddress]) -> list[OutgoingFlow]:
     except OSError:
         return []
     return found
+
+
+def _local_port(entry: dict[int, bytes]) -> int:
+    original = attributes(attributes(entry.get(_TUPLE_ORIGINAL, b"")).get(_TUPLE_PROTO, b""))
+    return int.from_bytes(original.get(_DESTINATION_PORT, b""), "big")
 
 
 def _entries() -> Iterator[dict[int, bytes]]:

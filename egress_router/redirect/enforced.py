@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.kernel.nat.counters import DeniedCounts
+    from egress_router.kernel.nat.rejections import Rejection
     from egress_router.metrics import Registry
     from egress_router.names.resolver import Resolver
     from egress_router.policy.egress_policy import NamesOf
@@ -135,6 +136,16 @@ class EnforcedPolicy:
         self._cuts.forget(due)
         if count:
             _log.info("connections that the egress policy denies now are cut", connections=count)
+
+    def entry_of(self, rejected: Rejection) -> str | None:
+        """Return which entry denies a connection, as records name it."""
+        entries = {} if self._policy is None else {each.number: each for each in self._policy.entries}
+        for each in self._denials:
+            protocol = None if each.protocol is None else each.protocol.value
+            is_same = (each.address, protocol) == (rejected.address, rejected.protocol)
+            if is_same and each.first <= rejected.port <= each.last and each.entry in entries:
+                return entries[each.entry].described
+        return None
 
     def shown(self) -> list[Json]:
         """Return the entries for `/status`."""

@@ -1,4 +1,4 @@
-"""A record for each redirected connection, out of the kernel's events: with EGRESS_ACCESS_LOG=1 only."""
+"""A record for each redirected connection, with EGRESS_ACCESS_LOG=1, when the kernel tells of its end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.kernel.flow_events import FlowEvents, keep_details
-from egress_router.records import ALLOWED, Ids, Record, RecordLog
+from egress_router.records import ALLOWED, Ids, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.kernel.flow_events import Flow
     from egress_router.metrics import Registry
+    from egress_router.records import RecordLog
+    from egress_router.redirect.traffic import LineOf
 
 _log = log.get("redirect")
 
@@ -24,12 +26,16 @@ class FlowLog:
     """Writes flows as they end; `line_of` says which line redirected a protocol, family and port."""
 
     def __init__(
-        self, registry: Registry, line_of: Callable[[str, int, int], str | None], clock: Clock
+        self,
+        registry: Registry,
+        records: RecordLog,
+        line_of: Callable[[str, int, int], LineOf | None],
+        clock: Clock,
     ) -> None:
         self._line_of = line_of
         self._clock = clock
         self._ids = Ids()
-        self._records = RecordLog(everything=True, clock=clock)
+        self._records = records
         meaning = "Times that ends of connections were not logged, because too many came at once."
         self._lost = registry.counter("flow_events_lost_total", meaning)
 
@@ -62,6 +68,7 @@ class FlowLog:
     def record(self, flow: Flow) -> Record:
         """Return the record of a flow."""
         seconds = None if flow.started is None else max(0.0, self._clock.time() - flow.started / 1e9)
+        line = self._line_of(flow.protocol, flow.client.version, flow.local_port)
         return Record(
             event="connection",
             id=self._ids.of(flow.number),
@@ -69,12 +76,13 @@ class FlowLog:
             client_port=flow.client_port,
             local_port=flow.local_port,
             protocol=flow.protocol,
+            name=None if line is None else line.name,
             address=str(flow.address),
             port=flow.port,
             source=str(flow.source),
             source_port=flow.source_port,
             verdict=ALLOWED,
-            rule=self._line_of(flow.protocol, flow.client.version, flow.local_port),
+            rule=None if line is None else line.text,
             reason=flow.reason,
             sent=flow.sent,
             received=flow.received,

@@ -15,10 +15,12 @@ from egress_router.kernel import conntrack, flows
 from egress_router.kernel.nat import counters, nftables
 from egress_router.metrics import Registry
 from egress_router.names.resolver import Resolver
+from egress_router.records import RecordLog
 from egress_router.redirect.admin_rules import AdminRules
 from egress_router.redirect.enforced import EnforcedPolicy
 from egress_router.redirect.flow_log import FlowLog
 from egress_router.redirect.names import LineNames
+from egress_router.redirect.rejections import Rejections
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
 from egress_router.redirect.usable import Usable
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Snapshot
     from egress_router.redirect.intervals import Intervals
     from egress_router.redirect.lines import Departure, Resolved
+    from egress_router.redirect.traffic import LineOf
     from egress_router.service.mode import Json
     from egress_router.settings.policy import Guarded, GuardedSource
     from egress_router.settings.setup import SetupSettings
@@ -126,6 +129,8 @@ class RedirectServer:
             established,
             self._updates.policy_changed,
         )
+        self._records = RecordLog(everything=settings.access_log)
+        self._rejections = Rejections(self._records, self._line_of, self._policy.entry_of, SYSTEM)
         self._metrics = RedirectMetrics(registry)
         self._table = self._new_table()
         self._lines: list[LineTraffic] = []
@@ -140,13 +145,18 @@ class RedirectServer:
         """Serve until a signal says to end."""
         self._loop = asyncio.get_running_loop()
         signals.handle(self._loop, self._end_asked, self._follower.reload)
+        notes_rejections = self._established.apply is nftables.apply
+        if notes_rejections:
+            await self._rejections.look()
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, port) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names), self._admin_rules.follow()]
         tasks.append(self._policy.cut())
+        if notes_rejections:
+            tasks.append(self._rejections.run())
         if self._settings.access_log:
-            flows = FlowLog(self._registry, lambda *key: self._current_table().text_of(*key), SYSTEM)
+            flows = FlowLog(self._registry, self._records, self._line_of, SYSTEM)
             tasks.append(flows.run(list(self._established.sources)))
         if self._agent is not None:
             self._agent.start()
@@ -196,7 +206,7 @@ class RedirectServer:
             "ports": [],
             "rules": [_shown(line) for line in self._lines],
             "policy": self._policy.shown(),
-            "denied": [],
+            "denied": self._rejections.latest(),
             "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
             "admin_rules": await self._admin_rules.shown(),
             "source_ports": [{**each} for each in self._metrics.source_ports()],
@@ -280,15 +290,18 @@ class RedirectServer:
             self._table = self._new_table()
         return self._table
 
+    def _line_of(self, protocol: str, version: int, port: int) -> LineOf | None:
+        return self._current_table().line_of(protocol, version, port)
+
     def _new_table(self) -> RuleTable:
         store = self._rule_store
         return RuleTable(store.rules.rules, self._source.rules_of(store.text))
 
     def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
-        if counts is not None:
-            self._lines = self._current_table().lines(counts)
-            self._metrics.traffic(self._lines, tracked.waiting)
         table = self._current_table()
+        if counts is not None:
+            self._lines = table.lines(counts, tracked.waiting)
+            self._metrics.traffic(self._lines, table.without_line(counts))
         table.lead(self._names.destinations())
         self._metrics.tracked(table, tracked)
 
@@ -299,7 +312,7 @@ def _shown(line: LineTraffic) -> Json:
         "line": line.number,
         "text": line.text,
         "hits": traffic.connections,
-        "failures": traffic.failures,
+        "failures": traffic.failures + traffic.closed,
         "packets": traffic.sent_packets + traffic.received_packets,
         "sent_bytes": traffic.sent_bytes,
         "received_bytes": traffic.received_bytes,

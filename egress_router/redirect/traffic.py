@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import printed
 from egress_router.grammar.lines import rule_lines
 from egress_router.kernel.nat.counters import Traffic
 from egress_router.redirect.lines import destination
+from egress_router.service.rule_metrics import OTHER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import NamedRedirect, Redirect, Redirects
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
     from egress_router.redirect.lines import Resolved
 
-_MAX_RULES = 1000  # with samples of their own; the traffic of others is counted in the sums only
+_MAX_RULES = 1000  # with samples of their own, of those with traffic; the others have one together
 _MAX_WAYS = 1000  # those with the most source ports in use
 _MAX_SHOWN = 100
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _NOTHING = Traffic()
+NO_RULE = "no_rule"
+_NONE: dict[tuple[int, int], int] = {}
+_RESULTS = ("connected", "failed", "policy", "no_address", NO_RULE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,14 @@ class LineTraffic:
     number: int
     text: str
     traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class LineOf:
+    """The line that a port belongs to; `name` where it leads to one."""
+
+    text: str
+    name: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,7 @@ class RuleTable:
         self._lines: list[tuple[int, str]] = []
         self._by_port: dict[tuple[str, int, int], int] = {}
         self._fallbacks: dict[int, int] = {}
+        self._names: dict[int, str] = {}
         self._destinations: dict[Destination, str] = {}
         self._named: dict[Destination, str] = {}
         self._others: dict[IPAddress, str] = {}
@@ -86,14 +99,15 @@ class RuleTable:
                 self._destinations[key] = f"{printed(target, remote)}/{protocol}"
 
     def _add_name(self, index: int, rule: NamedRedirect) -> None:
+        self._names[index] = rule.name
         for port in range(rule.first, rule.last + 1):
             for version in (4, 6):
                 self._by_port[rule.protocol.value, version, port] = index
 
-    def text_of(self, protocol: str, version: int, port: int) -> str | None:
-        """Return the text of the line that redirects a protocol, family and port."""
+    def line_of(self, protocol: str, version: int, port: int) -> LineOf | None:
+        """Return the line that redirects a protocol, family and port."""
         index = self._by_port.get((protocol, version, port), self._fallbacks.get(version))
-        return None if index is None else self._lines[index][1]
+        return None if index is None else LineOf(self._lines[index][1], self._names.get(index))
 
     def lead(self, resolved: Resolved) -> None:
         """Note where the lines with names lead now, so that source ports towards there have a name, too."""
@@ -117,56 +131,89 @@ class RuleTable:
                 most[source, leads_to] = max(most[source, leads_to], count)
         return [PortUse(str(source), to, count) for (source, to), count in most.most_common(_MAX_WAYS)]
 
-    def lines(self, counts: Counts) -> list[LineTraffic]:
-        """Return all lines, each with its traffic."""
+    def lines(self, counts: Counts, waiting: Mapping[tuple[int, int], int] = _NONE) -> list[LineTraffic]:
+        """Return all lines, each with its traffic; `waiting` TCP connections may still be accepted."""
         totals: dict[int, Traffic] = {}
-        for (protocol, version, port), traffic in counts.items():
+        for (protocol, version, port), counted in counts.items():
             index = self._by_port.get((protocol, version, port), self._fallbacks.get(version))
             if index is not None:
+                still = waiting.get((version, port), 0) if protocol == "tcp" else 0
+                traffic = replace(counted, waiting=still) if still else counted
                 totals[index] = totals.get(index, _NOTHING).plus(traffic)
         return [
             LineTraffic(number, text, totals.get(index, _NOTHING))
             for index, (number, text) in enumerate(self._lines)
         ]
 
+    def without_line(self, counts: Counts) -> int:
+        """Return how many connections came to ports that no line names."""
+        return sum(
+            traffic.closed
+            for (protocol, version, port), traffic in counts.items()
+            if self.line_of(protocol, version, port) is None
+        )
+
 
 class RedirectMetrics:
     """The metrics of redirect mode, set from the kernel's counters."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, max_rules: int = _MAX_RULES) -> None:
         self._registry = registry
-        meaning = "Redirected connections, by whether the destination accepted them."
-        self._connected = registry.counter("connections_total", meaning, result="connected")
-        self._failed = registry.counter("connections_total", meaning, result="failed")
+        self._max_rules = max_rules
+        meaning = "Connections by what became of them."
+        self._results = {
+            result: registry.counter("connections_total", meaning, result=result) for result in _RESULTS
+        }
         meaning = "Bytes of redirected connections: sent to the destination, received from it."
         self._sent = registry.counter("bytes_total", meaning, direction="sent")
         self._received = registry.counter("bytes_total", meaning, direction="received")
         self._open = registry.gauge("connections_open", "Redirected connections that are open.")
         self._entries = registry.gauge("conntrack_entries", "Entries in connection tracking.")
         self._most = registry.gauge("conntrack_entries_limit", "Entries that connection tracking may have.")
+        # Lines with samples of their own: whoever had them first keeps them, or counters would go back.
+        self._named: dict[str, None] = {}
+        self._failures: dict[str, int] = {}
         self._uses: list[PortUse] = []
 
-    def traffic(self, lines: Sequence[LineTraffic], waiting: int) -> None:
-        """Publish what went through each line; `waiting` connections may still be accepted."""
-        total = Traffic()
-        for line in lines:
-            total = total.plus(line.traffic)
-        self._connected.value = total.connections
+    def traffic(self, lines: Sequence[LineTraffic], without_line: int = 0) -> None:
+        """Publish what went through each line; so many connections came to ports `without_line`."""
+        total = _sum(line.traffic for line in lines)
+        results = self._results
+        results["connected"].value = total.connections
         # What is counted and what waits are read one after the other, so the difference may go back a little.
-        self._failed.value = max(self._failed.value, total.failures - waiting)
+        results["failed"].value = max(results["failed"].value, total.failures)
+        results["policy"].value, results["no_address"].value = total.denied, total.closed
+        results[NO_RULE].value = without_line
         self._sent.value, self._received.value = total.sent_bytes, total.received_bytes
-        self._registry.forget("rule_connections_total")
-        self._registry.forget("rule_bytes_total")
-        self._registry.forget("rule_packets_total")
-        busy = [line for line in lines if line.traffic.begun][:_MAX_RULES]
-        for line in busy:
-            self._rule(line)
+        for name in ("connections", "failures", "bytes", "packets"):
+            self._registry.forget(f"rule_{name}_total")
+        by_rule = self._by_rule(lines)
+        self._failures = {rule: self._failures.get(rule, 0) for rule in by_rule}
+        for rule, traffic in by_rule.items():
+            self._rule(rule, traffic)
 
-    def _rule(self, line: LineTraffic) -> None:
-        traffic, counter = line.traffic, self._registry.counter
-        rule = line.text
-        meaning = "Connections that this line redirected."
-        counter("rule_connections_total", meaning, rule=rule).value = traffic.connections
+    def _by_rule(self, lines: Sequence[LineTraffic]) -> dict[str, Traffic]:
+        found: dict[str, Traffic] = {}
+        for line in lines:
+            if line.traffic.begun or line.traffic.closed or line.traffic.denied:
+                found[line.text] = found.get(line.text, _NOTHING).plus(line.traffic)
+        self._named = {text: None for text in self._named if text in found}
+        for text in found:
+            if len(self._named) < self._max_rules:
+                self._named.setdefault(text)
+        named = {text: traffic for text, traffic in found.items() if text in self._named}
+        if len(named) == len(found):
+            return named
+        return {**named, OTHER: _sum(traffic for text, traffic in found.items() if text not in named)}
+
+    def _rule(self, rule: str, traffic: Traffic) -> None:
+        counter = self._registry.counter
+        meaning = "Connections that came to this line."
+        counter("rule_connections_total", meaning, rule=rule).value = traffic.begun + traffic.closed
+        meaning = "Of these, those that no destination accepted, or that there was none for."
+        failures = max(self._failures[rule], traffic.failures + traffic.closed)
+        self._failures[rule] = failures
+        counter("rule_failures_total", meaning, rule=rule).value = failures
         for direction, packets, size in (
             ("sent", traffic.sent_packets, traffic.sent_bytes),
             ("received", traffic.received_packets, traffic.received_bytes),
@@ -196,3 +243,10 @@ class RedirectMetrics:
             {"source": each.source, "destination": each.destination, "in_use": each.count}
             for each in self._uses[:_MAX_SHOWN]
         ]
+
+
+def _sum(traffic: Iterable[Traffic]) -> Traffic:
+    total = Traffic()
+    for each in traffic:
+        total = total.plus(each)
+    return total

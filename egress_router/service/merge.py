@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
+from egress_router.service.latest_denied import MAX_DENIED
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from egress_router.service.mode import Json
-
-_MAX_DENIED = 50
 
 
 class PastWorkers:
@@ -58,7 +58,7 @@ def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, 
 
 
 def _newest(denied: list[dict[str, Json]]) -> list[dict[str, Json]]:
-    return sorted(denied, key=lambda each: _number(each, "time"), reverse=True)[:_MAX_DENIED]
+    return sorted(denied, key=lambda each: _number(each, "time"), reverse=True)[:MAX_DENIED]
 
 
 def _entries(status: dict[str, Json], key: str) -> list[dict[str, Json]]:

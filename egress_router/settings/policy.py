@@ -40,7 +40,7 @@ class Guarded(Generic[Rules]):
     def policy_lines(self) -> tuple[str, ...]:
         """The entries of the policy as lines, for a readable difference."""
         entries = () if self.policy is None else self.policy.entries
-        return tuple(f"policy entry {each.number}: {each}" for each in entries)
+        return tuple(each.described for each in entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,16 @@ from egress_router.http_proxy.http1.head import (
     read_fields,
     too_large,
 )
-from egress_router.http_proxy.http1.target import parse_authority
+from egress_router.http_proxy.http1.target import (
+    absolute_target,
+    connect_target,
+    origin_target,
+    parse_authority,
+)
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.http1.head import Field, Framing
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.settings.http_proxy import HttpLimits
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
@@ -252,3 +258,16 @@ def _request_framing(method: bytes, minor: int, special: dict[bytes, list[bytes]
     if minor == 0 and method in _WITHOUT_CONTENT:
         raise MessageError(400, "this method has no body in HTTP/1.0")
     return framing, max(length, 0)
+
+
+def target_of(head: RequestHead, origin_port: int | None) -> Target:
+    """Return where a request goes; `origin_port` is that of the origin, where the client takes us for it.
+
+    Raises:
+        MessageError: the target has another form.
+    """
+    if origin_port is not None:
+        return origin_target(head.method, head.target, head.host, origin_port)
+    if head.method == b"CONNECT":
+        return connect_target(head.target)
+    return absolute_target(head.method, head.target)

@@ -44,6 +44,8 @@ class Traffic:
 
     `begun` counts every connection once, however often its first packet is sent again; `connections` those
     that the destination accepted (TCP), or all (UDP and SCTP, where no packet of the kernel's says so).
+    `denied` are those that the egress policy had rejected, `closed` those whose port led nowhere, `waiting`
+    those that may still be accepted.
     """
 
     connections: int = 0
@@ -52,11 +54,14 @@ class Traffic:
     received_packets: int = 0
     received_bytes: int = 0
     begun: int = 0
+    denied: int = 0
+    closed: int = 0
+    waiting: int = 0
 
     @property
     def failures(self) -> int:
-        """Connections that were not accepted, among them those that still wait for it."""
-        return max(0, self.begun - self.connections)
+        """Connections that were not accepted."""
+        return max(0, self.begun - self.connections - self.waiting)
 
     def plus(self, other: Traffic) -> Traffic:
         """Return the sum."""
@@ -67,6 +72,9 @@ class Traffic:
             self.received_packets + other.received_packets,
             self.received_bytes + other.received_bytes,
             self.begun + other.begun,
+            self.denied + other.denied,
+            self.closed + other.closed,
+            self.waiting + other.waiting,
         )
 
 
@@ -109,6 +117,10 @@ def _counted(kind: str, protocol: str, packets: int, size: int) -> Traffic:
         return Traffic(begun=packets, connections=0 if protocol == "tcp" else packets)
     if kind == "accepted":
         return Traffic(connections=packets)
+    if kind == "denied":
+        return Traffic(denied=packets)
+    if kind == "closed":
+        return Traffic(closed=packets)
     if kind == "sent":
         return Traffic(sent_packets=packets, sent_bytes=size)
     return Traffic(received_packets=packets, received_bytes=size)
@@ -154,12 +166,29 @@ def _elements(name: str) -> Iterator[tuple[int, int, int]]:
         yield int.from_bytes(key, "big"), packets, size
 
 
+def keys(name: str) -> Iterator[bytes]:
+    """Yield the key of each element of a set.
+
+    Raises:
+        OSError: there is no such set, or the kernel does not let this process look.
+    """
+    for element in _listed(name):
+        key = attributes(element.get(_KEY, b"")).get(_VALUE)
+        if key is not None:
+            yield key
+
+
 def _keyed(name: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield key, packets and bytes of each element of a set; of a range, its first key."""
+    for element in _listed(name):
+        yield from _element(element)
+
+
+def _listed(name: str) -> Iterator[dict[int, bytes]]:
     question = struct.pack("=BBH", _INET, 0, 0) + _text(_TABLE, TABLE) + _text(_SET, name)
     for row in rows(_NETLINK_NETFILTER, _GET_ELEMENTS, question):
         for element in nested(attributes(row, _FAMILY_HEADER).get(_ELEMENTS, b"")):
-            yield from _element(attributes(element))
+            yield attributes(element)
 
 
 def _element(found: dict[int, bytes]) -> Iterator[tuple[bytes, int, int]]:

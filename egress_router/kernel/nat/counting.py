@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROTOCOLS = ("tcp", "udp", "sctp")
-KINDS = ("begun", "accepted", "sent", "received")
+KINDS = ("begun", "accepted", "sent", "received", "denied", "closed")
+# Closed ports are what a scan finds; as many of them have a count of their own.
+_MOST_CLOSED = 4096
 # Earlier versions had their counters here.
 OLD_TABLE = "egress_router_counts"
 
@@ -18,7 +20,8 @@ def declarations(version: int) -> Iterator[str]:
     for kind in KINDS:
         for protocol in PROTOCOLS:
             # As large as there are ports, so that a scan cannot fill them.
-            yield f"set {kind}_{protocol}{version} {{ type inet_service; size 65536; flags dynamic; }}"
+            size = _MOST_CLOSED if kind == "closed" else 65536
+            yield f"set {kind}_{protocol}{version} {{ type inet_service; size {size}; flags dynamic; }}"
 
 
 def count(kind: str, protocol: str, version: int) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.leaving import Spread
-from egress_router.kernel.nat import admin_chain, counting, elements, source_ports
+from egress_router.kernel.nat import admin_chain, counting, elements, noting, source_ports
 from egress_router.kernel.nat.plan import REPLY_MARK
 from egress_router.kernel.nat.source_ports import TABLE, chain, dispatch, keyword
 
@@ -87,6 +87,7 @@ def _frame(plan: NatPlan) -> Iterator[str]:
         for family in plan.families:
             yield from elements.declarations(family.version)
             yield from counting.declarations(family.version)
+            yield from noting.declarations(family.version)
             yield from source_ports.declarations(family)
             address = f"ipv{family.version}_addr"
             yield f"set denied{family.version} {{ type {address}; counter; }}"
@@ -143,7 +144,7 @@ def _filling(plan: NatPlan) -> Iterator[str]:
     if plan.redirects:
         chains |= {
             "begin": _begin(plan),
-            "denied": _denied(),
+            "denied": _denied(plan),
             "sent": _sent(plan),
             "received": _received(plan),
         }
@@ -153,6 +154,7 @@ def _filling(plan: NatPlan) -> Iterator[str]:
             yield from elements.added(maps)
         for family in plan.families:
             yield from _from_elements(family)
+            yield from noting.chains(family.version)
         yield from _denied_elements(plan)
     yield from _table(line for name, rules in chains.items() for line in chain(name, *rules))
 
@@ -238,8 +240,9 @@ def _denied_elements(plan: NatPlan) -> Iterator[str]:
             yield f"add element inet {TABLE} {name} {{ {', '.join(listed)} }}"
 
 
-def _denied() -> Iterator[str]:
+def _denied(plan: NatPlan) -> Iterator[str]:
     """Reject what the egress policy denies, as its own destination would not."""
+    yield from (noting.note("denied", family.version) for family in plan.families)
     yield "meta l4proto tcp reject with tcp reset"
     yield "reject with icmpx admin-prohibited"
 
@@ -359,6 +362,7 @@ def _input(plan: NatPlan) -> Iterator[str]:
         if plan.surroundings.standby_port:
             yield f"udp dport {plan.surroundings.standby_port} accept"
         yield "meta l4proto { icmp, ipv6-icmp } accept"
+        yield from (noting.note("closed", family.version) for family in plan.families)
         yield "meta l4proto tcp reject with tcp reset"
         yield "reject with icmpx port-unreachable"
 

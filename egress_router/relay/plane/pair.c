@@ -177,6 +177,8 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
         pair->next->link = pair->link;
     admission_leave(plane, pair);
     atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
+    if (reason == FORBIDDEN) /* each has a record, whatever the line tells */
+        pair->told = true;
     if (pair->told) {
         plane->unread++;
         report(plane, &pair->node, NEWS_CLOSED, urgent && ours);

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.settings.policy import joined
+from tests.record_schema import check_record
 from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
 from tests.unit.relay.room import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.unit.dns_proxy.lab import Lines
 
 NAME = "db.example.com"
 ALL = ("Deny", "cidrSelector", "0.0.0.0/0")
@@ -32,7 +35,7 @@ def given(text: str) -> dict[str, str]:
     return {"EGRESS_POLICY": text}
 
 
-def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Path) -> None:
+def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Path, records: Lines) -> None:
     rules = policy(allow("127.0.0.1/32"), ALL)
     with backend("127.0.0.1") as one, backend("127.0.0.2", one.port):
         lines = f"80 127.0.0.1 {one.port}\n81 127.0.0.2 {one.port}"
@@ -43,6 +46,19 @@ def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Pat
             assert metric(running, "connections_total", result="policy") == 1
             shown = str(running.call(running.server.status)["upstreams"])
             assert "policy entry 2 (Deny 0.0.0.0/0) denies it" in shown
+            denied = running.call(running.server.status)["denied"]
+    # Without being asked for: what was relayed has no record.
+    (record,) = records.events("connection")
+    check_record(record)
+    expected = {
+        "verdict": "denied",
+        "reason": "policy",
+        "rule": "policy entry 2: Deny 0.0.0.0/0",
+        "local_port": 81,
+    }
+    assert expected.items() <= record.items()
+    assert isinstance(denied, list)
+    assert [isinstance(each, dict) and each["rule"] for each in denied] == [record["rule"]]
 
 
 def test_of_a_name_only_addresses_that_are_allowed_are_dialled(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_status_names_lines_and_addresses(tmp_path: Path) -> None:
             {"destination": where, "address": where, "up": True},
             {"destination": "127.0.0.1:9", "address": "127.0.0.1:9", "up": True},
         ],
+        "denied": [],
         "listeners": [80, 81],
         "policy": [],
     }

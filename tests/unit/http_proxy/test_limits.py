@@ -496,7 +496,7 @@ def test_what_is_denied_is_written_without_being_asked_for(records: list[dict[st
     with origin(answering(OK)) as server, proxy("127.0.0.0/8\n", access_log="0") as (_, port):
         for request in (
             get(server, "Connection: close"),
-            "CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+            f"CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\ntraceparent: {TRACE}\r\n\r\n",
         ):
             with Client(port) as client:
                 client.send(request)
@@ -506,6 +506,7 @@ def test_what_is_denied_is_written_without_being_asked_for(records: list[dict[st
         ("request", "denied"),
         ("closed", "denied"),
     ]
+    assert [each["traceparent"] for each in records] == [TRACE, TRACE]
 
 
 @pytest.mark.parametrize("failure", list(Failure))

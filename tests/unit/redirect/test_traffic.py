@@ -67,7 +67,7 @@ def test_source_ports_towards_an_address_of_a_name_have_its_name() -> None:
     address, other = ip_address("203.0.113.25"), ip_address("203.0.113.26")
     table.lead({redirects.names[0]: (address, other)})
     used = Counter({(OURS, (6, address, 443)): 3, (OURS, (6, other, 443)): 2})
-    RedirectMetrics(registry).tracked(table, Connections(used, 3, 0))
+    RedirectMetrics(registry).tracked(table, Connections(used, 3, Counter()))
     numbers = registry.snapshot()["snat_ports_in_use"].numbers
     # Each address has ports of its own: what counts is the busiest one.
     assert numbers == {(("destination", "db.example.com:443/tcp"), ("source", str(OURS))): 3}
@@ -77,7 +77,7 @@ def test_labels_hold_no_blanks_of_the_file() -> None:
     text, registry = "80  \t tcp   203.0.113.25\n", Registry()
     table = RuleTable(parse("R", text), text)
     traffic = Traffic(2, 10, 1000, 8, 4000, begun=2)
-    RedirectMetrics(registry).traffic(table.lines({("tcp", 4, 80): traffic}), waiting=0)
+    RedirectMetrics(registry).traffic(table.lines({("tcp", 4, 80): traffic}))
     for name in ("rule_connections_total", "rule_bytes_total", "rule_packets_total"):
         assert {dict(labels)["rule"] for labels in registry.snapshot()[name].numbers} == {
             "80 tcp 203.0.113.25"
@@ -87,19 +87,53 @@ def test_labels_hold_no_blanks_of_the_file() -> None:
 def test_metrics_name_rules_with_traffic_only() -> None:
     registry = Registry()
     metrics = RedirectMetrics(registry)
-    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=5)}), waiting=1)
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=5)}, {(4, 80): 1}))
     snapshot = registry.snapshot()
-    assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 2}
+    assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 5}
+    assert snapshot["rule_failures_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 2}
     assert snapshot["bytes_total"].numbers == {
         (("direction", "sent"),): 1000,
         (("direction", "received"),): 4000,
     }
-    assert snapshot["connections_total"].numbers == {
-        (("result", "connected"),): 2,
-        (("result", "failed"),): 2,
+    assert results(registry) == {"connected": 2, "failed": 2}
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(4, 10, 1000, 8, 4000, begun=5)}))
+    assert results(registry)["failed"] == 2, "a counter went back"
+
+
+def results(registry: Registry) -> dict[str, float]:
+    numbers = registry.snapshot()["connections_total"].numbers
+    return {dict(labels)["result"]: value for labels, value in numbers.items() if value}
+
+
+def test_what_is_rejected_belongs_to_its_line_or_to_none() -> None:
+    text, registry = "80 tcp 203.0.113.25\n81 tcp db.example.com\n", Registry()
+    table = RuleTable(parse("R", text), text)
+    counts = {
+        ("tcp", 4, 80): Traffic(denied=3),
+        ("tcp", 4, 81): Traffic(closed=2),
+        ("tcp", 4, 82): Traffic(closed=7),
+        ("udp", 4, 80): Traffic(closed=1),
     }
-    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(4, 10, 1000, 8, 4000, begun=5)}), waiting=0)
-    assert registry.snapshot()["connections_total"].numbers[("result", "failed"),] == 2, "a counter went back"
+    RedirectMetrics(registry).traffic(table.lines(counts), table.without_line(counts))
+    assert results(registry) == {"policy": 3, "no_address": 2, "no_rule": 8}
+    failures = registry.snapshot()["rule_failures_total"].numbers
+    assert failures == {(("rule", "80 tcp 203.0.113.25"),): 0, (("rule", "81 tcp db.example.com"),): 2}
+
+
+def test_lines_beyond_the_bound_have_one_sample_together_and_the_first_keep_theirs() -> None:
+    text, registry = "80 tcp 203.0.113.25\n81 tcp 203.0.113.25\n82 tcp 203.0.113.25\n", Registry()
+    table, metrics = RuleTable(parse("R", text), text), RedirectMetrics(registry, max_rules=2)
+    by_port = {81: 1, 82: 2}
+    for more in ({}, {80: 4}):
+        by_port |= more
+        counts = {("tcp", 4, port): Traffic(count, begun=count) for port, count in by_port.items()}
+        metrics.traffic(table.lines(counts))
+    numbers = registry.snapshot()["rule_connections_total"].numbers
+    assert {dict(labels)["rule"]: value for labels, value in numbers.items()} == {
+        "81 tcp 203.0.113.25": 1,
+        "82 tcp 203.0.113.25": 2,
+        "other": 4,
+    }
 
 
 def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
@@ -116,7 +150,7 @@ def test_source_ports_are_those_towards_destinations_of_the_rules() -> None:
         }
     )
     metrics = RedirectMetrics(registry)
-    metrics.tracked(TABLE, Connections(used, 44, 1))
+    metrics.tracked(TABLE, Connections(used, 44, Counter({(4, 80): 1})))
     snapshot = registry.snapshot()
     assert metrics.source_ports() == [
         {"source": str(OTHER), "destination": "203.0.113.25:80/tcp", "in_use": 41},
@@ -136,7 +170,7 @@ def test_source_ports_are_told_of_a_bounded_number_of_ways() -> None:
     registry, table = Registry(), RuleTable(parse("R", text), text)
     used = Counter({(OURS, (6, ip_address("203.0.113.25"), port)): port for port in range(1, 3001)})
     metrics = RedirectMetrics(registry)
-    metrics.tracked(table, Connections(used, 0, 0))
+    metrics.tracked(table, Connections(used, 0, Counter()))
     counts = registry.snapshot()["snat_ports_in_use"].numbers.values()
     assert (len(counts), min(counts), len(metrics.source_ports())) == (1000, 2001, 100)
 
@@ -146,9 +180,11 @@ def test_its_metrics_pass_the_lint_of_the_others() -> None:
     process_metrics.register(registry)
     process_metrics.describe(registry, "redirect", tuple)
     metrics = RedirectMetrics(registry)
-    metrics.traffic(TABLE.lines(COUNTS), waiting=0)
+    metrics.traffic(TABLE.lines(COUNTS))
     metrics.tracking((5, 262144))
-    metrics.tracked(TABLE, Connections(Counter({(OURS, (6, ip_address("203.0.113.25"), 80)): 40}), 1, 0))
+    metrics.tracked(
+        TABLE, Connections(Counter({(OURS, (6, ip_address("203.0.113.25"), 80)): 40}), 1, Counter())
+    )
     text = exposition(registry.snapshot()).decode()
     assert "egress_router_snat_ports_in_use" in text
     lint.test_every_family_has_help_and_type_once_and_in_front(text)

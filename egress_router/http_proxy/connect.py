@@ -1,0 +1,299 @@
+"""A CONNECT whose target is allowed: from its connection to the end of the tunnel.
+
+A TLS name in the first bytes of the tunnel must be the host that the CONNECT named. Otherwise an allowed host
+would be a way to every other one that the same address serves (domain fronting). Until it is decided, nothing
+of the client goes to the origin, and the connection is no tunnel yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from egress_router import log
+from egress_router.http_proxy import replies
+from egress_router.http_proxy.accounting import TLS_METHOD
+from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.http1.state import INTO_HELLO
+from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
+from egress_router.relay.tunnel import CloseReason
+from egress_router.tls.alert import Alert, fatal
+from egress_router.tls.client_hello import ClientHelloReader
+from egress_router.tls.errors import TlsError
+
+if TYPE_CHECKING:
+    import socket
+
+    from egress_router.http_proxy.owner import Owner
+    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.dataplane import Pair
+    from egress_router.relay.deadlines import Deadline
+    from egress_router.relay.dial import Dialled
+    from egress_router.relay.tunnel import Closing
+
+# Who speaks TLS sends its ClientHello at once; in other protocols the server may be the one who speaks first.
+# Most clients have spoken before anybody looks after the server, which costs a wake-up.
+_SERVER_FIRST_SECONDS: Final = 0.05
+_SECONDS: Final = 0.25
+_HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
+_HTTPS: Final = 443  # here nobody waits for the server, so that a late ClientHello is judged, too
+_log = log.get("http_proxy")
+
+# What the client was told by the proxy; otherwise it was an origin's answer 101.
+_STATUS: Final = {b"CONNECT": 200, TLS_METHOD: 0}
+
+
+class ConnectRequest:
+    """Made for each CONNECT; once it is connected, the first bytes are looked at, and a tunnel is opened."""
+
+    __slots__ = (
+        "_client",
+        "_connected",
+        "_deadline",
+        "_info",
+        "_origin",
+        "_owner",
+        "_reader",
+        "_rest",
+        "_worker",
+    )
+
+    def __init__(self, owner: Owner, info: RequestInfo) -> None:
+        self._owner = owner
+        self._info = info
+        self._worker = owner.worker
+        self._client = owner.wire
+        self._origin: BufferedSocket
+        self._connected = False
+        self._reader: ClientHelloReader | None = None
+        self._deadline: Deadline | None = None
+        self._rest: Deadline | None = None
+
+    @property
+    def held(self) -> int:
+        """How many bytes of the client wait here."""
+        return 0 if self._reader is None else self._reader.size
+
+    def reuse(self) -> bool:
+        """See `Request`: each tunnel has a connection of its own."""
+        return False
+
+    def connected(self, dialled: Dialled) -> None:
+        """Answer, look at what came with the CONNECT, and wait for more."""
+        worker, client, owner = self._worker, self._client, self._owner
+        client.send(replies.ESTABLISHED)
+        if worker.sni == "off":
+            owner.open_tunnel(self._info, dialled.sock, client.out)
+            return
+        owner.enter(INTO_HELLO)
+        self._connected = True
+        self._origin = BufferedSocket(dialled.sock, worker.poller, nothing)
+        data, client.held = client.held, b""
+        if data and self._take(data):
+            return
+        client.on_ready = self._client_ready
+        client.watch_anew()
+        if self._rest is None:
+            self._deadline = worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
+        if self._reader is not None or owner.holds:
+            owner.account()
+
+    def last(self) -> None:
+        """See `Request`: nothing follows a CONNECT."""
+
+    def late(self, *, begun: bool) -> None:
+        """See `Request`: it has a time-out of its own."""
+
+    def give_way(self) -> None:
+        """End, because all connections together hold too much."""
+        self._owner.abort()
+
+    def close_now(self) -> None:
+        """End, because the client's connection has to."""
+        self._owner.abort()
+
+    def left(self) -> None:
+        """Let go of the connection: the client's has closed."""
+        if self._connected:
+            self._stop()
+            self._origin.abort()
+
+    def fault(self, error: Exception) -> None:
+        """Close the client's connection, because of something that must not happen."""
+        self._owner.fault(error)
+
+    @guarded
+    def _client_ready(self) -> None:
+        if self._client.gone:
+            self._owner.close()
+            return
+        for _ in range(TURNS):
+            data = self._client.receive()
+            if data is None:
+                break
+            if not data:
+                self._pass()
+                return
+            if self._take(data):
+                return
+        else:
+            self._client.again()
+        if self._reader is not None:
+            self._owner.account()
+
+    @guarded
+    def _watch_origin(self) -> None:
+        """Who answers before it was asked speaks no TLS; the end of its stream is passed on, too."""
+        https = self._info.target.port == _HTTPS
+        seconds = self._worker.limits.idle_seconds if https else _SECONDS - _SERVER_FIRST_SECONDS
+        self._deadline = self._worker.deadlines.add(seconds, self._late)
+        self._origin.on_ready = self._origin_ready
+        self._origin.watch()
+
+    @guarded
+    def _origin_ready(self) -> None:
+        if not self._origin.readable:  # it may be written to, as every new connection
+            return
+        is_tls = self._info.target.port == _HTTPS or self._rest is not None
+        if is_tls and self._worker.enforces_sni:
+            self._owner.close()  # no TLS server speaks first; it has ended, or is none
+        else:
+            self._pass()
+
+    @guarded
+    def _late(self) -> None:
+        if self._info.target.port == _HTTPS:
+            self._worker.accounting.idle_end("idle_seconds")
+            self._owner.close()
+        else:
+            self._pass()
+
+    def _await_rest(self) -> None:
+        """Whoever has begun a ClientHello has to end it, on any port, in the time that a head has."""
+        if self._rest is None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._rest = self._worker.deadlines.add(self._worker.limits.head_seconds, self._overdue)
+
+    @guarded
+    def _overdue(self) -> None:
+        self._worker.accounting.limit("head_seconds")
+        self._mismatch(None)
+
+    def _take(self, data: bytes) -> bool:
+        """Look at bytes of the client; say whether it is decided."""
+        if self._reader is None:
+            if data[:1] != _HANDSHAKE:
+                self._pass(data)
+                return True
+            self._reader = ClientHelloReader()
+        try:
+            hello = self._reader.feed(data)
+        except TlsError:
+            # What we cannot read, the origin may read in its own way: Go's TLS takes records of any version.
+            self._mismatch(None)
+            return True
+        if hello is None:
+            self._await_rest()
+            return False
+        if self._worker.access.covers(hello, self._info):
+            self._pass()
+        else:
+            self._mismatch(hello.server_name)
+        return True
+
+    def _mismatch(self, name: str | None) -> None:
+        action = "closed" if self._worker.enforces_sni else "reported"
+        self._worker.accounting.sni_mismatch(action)
+        _log.warning(
+            "the name in a ClientHello is not the host of its CONNECT",
+            client=self._info.client,
+            host=str(self._info.target.host),
+            sni=name,
+            action=action,
+        )
+        if self._worker.enforces_sni:
+            self._stop()
+            self._connected = False
+            self._origin.close()
+            self._worker.accounting.closed(self._info, 200, 0, 0, "sni_mismatch")
+            self._owner.say_and_close(fatal(Alert.ACCESS_DENIED))  # in the words of a TLS server
+        else:
+            self._pass()
+
+    def _pass(self, data: bytes = b"") -> None:
+        """Open the tunnel; `data` came first, unless it was read as TLS."""
+        self._stop()
+        self._client.held = data if self._reader is None else self._reader.held
+        self._owner.open_tunnel(self._info, self._origin.sock, self._client.out)
+
+    def _stop(self) -> None:
+        """Look no further."""
+        for each in (self._deadline, self._rest):
+            if each is not None:
+                each.cancel()
+        self._client.on_ready = self._origin.on_ready = nothing
+
+
+class ProxyTunnel:
+    """The connection of a client to an origin, after a CONNECT or an answer 101.
+
+    Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
+    """
+
+    __slots__ = ("_info", "_tunnel", "_worker", "place")
+
+    def __init__(
+        self,
+        worker: WorkerState,
+        info: RequestInfo,
+        place: Pair,
+        sockets: tuple[socket.socket, socket.socket],
+        *,
+        to_upstream: bytes,
+        to_client: bytes,
+    ) -> None:
+        """Begin to relay between client and upstream; `to_upstream` and `to_client` go out first."""
+        self._worker = worker
+        self._info = info
+        self.place = place
+        self._tunnel = worker.relay.start(
+            *sockets,
+            worker.limits.idle_seconds,
+            self._closed,
+            to_upstream=to_upstream,
+            to_client=to_client,
+        )
+        worker.accounting.tunnels.value += 1
+        worker.connections.add(self)
+
+    def is_denied(self) -> bool:
+        """Say whether the present rules would deny the tunnel."""
+        return self._worker.denies(self._info)
+
+    @guarded
+    def end_if_denied(self) -> None:
+        """Close if the present rules do not allow it."""
+        if self.is_denied():
+            self.close_now()
+
+    def drain(self) -> None:
+        """Go on: a tunnel ends when its client or its origin wants it to."""
+
+    def close_now(self) -> None:
+        """Close both sides; each sees that its stream is cut short."""
+        self._tunnel.close()
+
+    def fault(self, error: Exception) -> None:
+        """Close, because of something that must not happen."""
+        self._worker.fault(error)
+        self.close_now()
+
+    def _closed(self, closing: Closing) -> None:
+        worker, info = self._worker, self._info
+        worker.left(self)
+        worker.accounting.tunnels.value -= 1
+        if closing.reason is CloseReason.IDLE:
+            worker.accounting.idle_end("idle_seconds")
+        status = _STATUS.get(info.method, 101)
+        worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)

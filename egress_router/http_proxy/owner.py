@@ -1,0 +1,86 @@
+"""What a request and the client's connection that it came over ask of each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import socket
+
+    from egress_router.http_proxy.http1.state import ConnectionState, Into
+    from egress_router.http_proxy.replies import Reply
+    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.http_proxy.timeouts import Timeouts
+    from egress_router.http_proxy.upstream import ClientUpstreams
+    from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.buffered_socket import BufferedSocket
+    from egress_router.relay.dial import Dialled
+
+
+class Owner(Protocol):
+    """The client's connection, as a request sees it; `holds` says that bytes are held."""
+
+    worker: WorkerState
+    wire: BufferedSocket
+    kept: ClientUpstreams
+    timeouts: Timeouts
+    holds: bool
+
+    def enter(self, into: Into[ConnectionState]) -> None:
+        """Go on to another state."""
+
+    def account(self) -> None:
+        """Note how many bytes are held."""
+
+    def dial_again(self) -> None:
+        """Repeat the request over a new connection."""
+
+    def next_request(self, *, persists: bool, complete: bool) -> None:
+        """Go on after a request; `complete` says that all of it was read."""
+
+    def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
+        """Hand the connection over to a tunnel."""
+
+    def answer_and_close(self, reply: Reply) -> None:
+        """Send an answer of the proxy's own and close."""
+
+    def say_and_close(self, last: bytes) -> None:
+        """Send these bytes, and close once they have arrived."""
+
+    def close(self) -> None:
+        """Close in order."""
+
+    def abort(self) -> None:
+        """Close so that the client sees that its answer is cut short."""
+
+    def fault(self, error: Exception) -> None:
+        """Close, because of something that must not happen."""
+
+
+class Request(Protocol):
+    """A request, as the client's connection sees it: `Forwarder`, or `ConnectRequest`."""
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held for it, once it has its connection."""
+
+    def reuse(self) -> bool:
+        """Go on over a connection that is open, and say whether there was one to an allowed address."""
+
+    def connected(self, dialled: Dialled) -> None:
+        """Go on over a new connection."""
+
+    def last(self) -> None:
+        """Let the client's connection end with this request."""
+
+    def late(self, *, begun: bool) -> None:
+        """Give up: its answer does not begin, or has `begun` and does not go on."""
+
+    def give_way(self) -> None:
+        """End, because all connections together hold too much."""
+
+    def close_now(self) -> None:
+        """End both connections."""
+
+    def left(self) -> None:
+        """Let go of everything: the client's connection has closed."""

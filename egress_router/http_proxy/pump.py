@@ -1,0 +1,161 @@
+"""Moves the bytes of one exchange between the client's socket and the origin's; `http1.exchange` says which.
+
+Each direction reads only while what it read before is written: a slow reader holds its writer back, and at
+most one receive is held for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.http1.exchange import FINISHED
+from egress_router.relay.buffered_socket import TURNS
+
+if TYPE_CHECKING:
+    from egress_router.http_proxy.http1.exchange import End, Exchange
+    from egress_router.http_proxy.upstream import Upstream
+    from egress_router.relay.buffered_socket import BufferedSocket
+
+
+class Pump(ABC):
+    """Moves bytes until the exchange is over; a subclass (`Forwarder`) says what becomes of it then."""
+
+    __slots__ = ("_client", "_exchange", "_over", "_upstream")
+
+    def __init__(self, client: BufferedSocket, exchange: Exchange) -> None:
+        self._client = client
+        self._exchange = exchange
+        self._over = False
+        self._upstream: Upstream
+
+    @property
+    def held(self) -> int:
+        """How many bytes wait on the origin's side, for the origin or for the rest of an answer's head."""
+        return len(self._upstream.held) + len(self._upstream.out) + self._exchange.held
+
+    @guarded
+    def pump(self) -> None:
+        """Move what can be moved now."""
+        client, upstream = self._client, self._upstream
+        if client.gone or client.lost:
+            self.abort("client_gone")
+            return
+        if (not self._exchange.request_done or upstream.out) and not upstream.lost:
+            self._pump_request()
+        if not self._over:
+            self._pump_answer()
+        if not self._over:
+            self._rest()
+
+    @abstractmethod
+    def abort(self, reason: str) -> None:
+        """End both connections so that each peer sees that its message was cut short."""
+
+    @abstractmethod
+    def fault(self, error: Exception) -> None:
+        """End the client's connection, because of something that must not happen."""
+
+    @abstractmethod
+    def _rest(self) -> None:
+        """Nothing more can be moved for now."""
+
+    @abstractmethod
+    def _moved(self) -> None:
+        """Something has moved."""
+
+    @abstractmethod
+    def _hold_back(self, more: bool) -> None:  # noqa: FBT001
+        """A reader is slower than its writer, which has `more`."""
+
+    @abstractmethod
+    def _answer_begun(self) -> None:
+        """The final head of the answer has come."""
+
+    @abstractmethod
+    def _answer_unfinished(self) -> None:
+        """Only a part of a head of the answer is here."""
+
+    @abstractmethod
+    def _ended(self, end: End) -> None:
+        """The exchange is over: without a complete answer, or with one of which nothing is left to send."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """The client has the whole answer."""
+
+    def _pump_request(self) -> None:
+        client, upstream, exchange = self._client, self._upstream, self._exchange
+        before = exchange.sent
+        for _ in range(TURNS):
+            if upstream.out and not upstream.flush():
+                self._hold_back(client.readable)
+                break
+            if upstream.lost:
+                exchange.origin_lost()  # the answer may be here all the same
+                break
+            if exchange.request_done:
+                break
+            data = client.receive()
+            if data is None:
+                break
+            if data:
+                passed = exchange.from_client(data)
+                client.held = exchange.unread
+                if passed:
+                    upstream.send(passed)
+            else:
+                exchange.client_ended()
+            if exchange.end is not None:
+                break
+        else:
+            client.again()
+        end = exchange.end
+        if end is not None and end is not FINISHED:  # that one waits until the client has its answer
+            self._ended(end)
+        elif exchange.sent != before:
+            self._moved()
+
+    def _pump_answer(self) -> None:
+        client, upstream = self._client, self._upstream
+        end = self._exchange.end
+        for _ in range(TURNS):
+            if client.out and not client.flush():
+                self._hold_back(upstream.readable)
+                return
+            if client.lost:
+                self.abort("client_gone")
+                return
+            if end is not None:
+                self._finish()
+                return
+            data = upstream.receive()
+            if data is None:
+                return
+            end = self._came(data)
+            if end is not None and end is not FINISHED:
+                self._ended(end)
+                return
+        upstream.again()
+
+    def _came(self, data: bytes) -> End | None:
+        """Pass on what the origin sent; return the end of the exchange, where it is over."""
+        exchange = self._exchange
+        if not data:
+            exchange.origin_ended(lost=self._upstream.lost)
+            return exchange.end
+        begun = exchange.status
+        passed = exchange.from_origin(data)
+        if exchange.rest:
+            self._upstream.held, exchange.rest = exchange.rest, b""
+        if exchange.status != begun:
+            self._answer_begun()
+        if passed:
+            self._client.send(passed)
+        if exchange.end is None:
+            if exchange.status:
+                self._moved()
+            else:
+                self._answer_unfinished()
+        return exchange.end
