@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ORIGIN_PORT, ECHO_PORT = 18000, 18001
 PROXY_PORT = 18080
+TRANSPARENT_PORT = 18083
 FORWARD_PORT, FORWARD_ECHO_PORT = 18081, 18082
 
 SQUID = f"""\
@@ -148,8 +149,10 @@ def nginx_stream() -> Contestant:
     return Contestant("nginx stream", command, {}, FORWARD_PORT)
 
 
-def http_proxy(rules: str = "127.0.0.0/8", name: str = "egress-router", workers: int = 1) -> Contestant:
-    """Our HTTP proxy."""
+def http_proxy(
+    rules: str = "127.0.0.0/8", name: str = "egress-router", workers: int = 1, transparent: int | None = None
+) -> Contestant:
+    """Our HTTP proxy; `transparent` is the origin's port behind a transparent one."""
 
     def command(folder: Path) -> list[str]:
         (folder / "rules").write_text(rules)
@@ -158,6 +161,7 @@ def http_proxy(rules: str = "127.0.0.0/8", name: str = "egress-router", workers:
     environment = {
         "EGRESS_HTTP_PROXY_DESTINATION_FILE": "rules",
         "EGRESS_HTTP_PROXY_PORT": str(PROXY_PORT),
+        "EGRESS_HTTP_PROXY_TRANSPARENT_PORTS": f"{TRANSPARENT_PORT}:{transparent}" if transparent else "",
         **_common(workers),
     }
     return Contestant(name, command, environment, PROXY_PORT)

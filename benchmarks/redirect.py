@@ -4,8 +4,9 @@
 of the original, one nftables rule a line, in the same laboratory and the same run. `cost`: busy time of the
 whole machine beside plain routing and haproxy. `names`: a connection
 among many lines, and the CPU time of a change. `ports`: connections at a steady rate to one destination,
-which keeps TIME_WAIT.
-Run as root: `make bench-redirect`, or `python -m benchmarks.redirect [lines] [cost] [names] [ports]`.
+which keeps TIME_WAIT. `many`: 100,000 connections at once to one destination, over two source addresses.
+`policy`: what putting 10,000 entries of an egress policy in force costs.
+Run as root: `make bench-redirect`, or `python -m benchmarks.redirect` and the parts that are wanted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import many_connections, many_entries
 from benchmarks.table import keep_text
 from benchmarks.topology import (
     FORWARDED,
@@ -28,13 +30,9 @@ from benchmarks.topology import (
     OTHERS,
     REDIRECTED,
     ROUTED,
-    SERVERS,
     Topology,
     Way,
-    line,
-    plan,
 )
-from egress_router.kernel.nat import rules
 from egress_router.lab.host import is_allowed, reenter
 from egress_router.lab.network import ROUTER, SOURCE, Laboratory
 
@@ -64,6 +62,12 @@ def main() -> None:
         "cost": ("redirect_cost", "What a connection costs the whole machine", by_way),
         "names": ("redirect_names", "Names beside addresses, and a change of 1,000 names", with_names),
         "ports": ("redirect_ports", "Connections at a steady rate to one destination", at_a_rate),
+        "many": (
+            "redirect_many",
+            "Connections at once to one destination, `from *`",
+            many_connections.at_once,
+        ),
+        "policy": ("redirect_policy", "An egress policy of 10,000 entries", many_entries.in_force),
     }
     for name in sys.argv[1:] or parts:
         file, title, measure = parts[name]
@@ -157,18 +161,8 @@ def with_names() -> Iterator[tuple[str, ...]]:
 
 def relaid(host: Host) -> tuple[float, float]:
     """Return the milliseconds of CPU that a change of 1,000 names takes, in Python and in nft."""
-    lines = [line(10_000 + number, 80, SERVERS) for number in range(1000)]
-    before = plan(lines)
-    host.run("nft", "-f", "-", input=rules.render(before))
-    fewer = SERVERS[:5] + SERVERS[6:]
-    after = plan([line(10_000 + number, 80, fewer) for number in range(1000)])
-    begun = time.process_time()
-    text, _ = rules.update(before, after)
-    python = time.process_time() - begun
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    host.run("nft", "-f", "-", input=text)
-    now = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return python * 1e3, (now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime) * 1e3
+    said = host.run(sys.executable, "-m", "benchmarks.relaid", str(ROUNDS)).stdout.split()
+    return float(said[0]), float(said[1])
 
 
 def at_a_rate() -> Iterator[tuple[str, ...]]:

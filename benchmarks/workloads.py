@@ -32,7 +32,7 @@ class Workload:
 
     name: str
     mode: Literal["churn", "keepalive", "ping", "down", "both", "idle"]
-    form: Literal["direct", "connect", "absolute"]
+    form: Literal["direct", "connect", "absolute", "tls", "connect-tls"]
     connections: int
     operations: int
     size: int = 0

@@ -1,6 +1,5 @@
-"""Command line to one call each, and errors to exit statuses.
+"""The program: a command line to one call, and its errors to an exit status.
 
-0 done, 1 a configuration error, 2 a wrong command line (argparse), 3 the kernel or the network refused.
 Each command imports its room only when it runs: `setup` in an init container need not load a web server.
 """
 
@@ -14,21 +13,11 @@ if sys.argv[1:2] in (["http-proxy"], ["dns-proxy"]) and not "".join(sys.argv[2:3
     signals.hold()  # first of all: what follows takes a tenth of a second to load
 
 # isort: split
-import os
 from typing import TYPE_CHECKING
 
 from egress_router.commands.command_line import make_parser
-from egress_router.errors import (
-    CONFIGURATION_ERROR,
-    DONE,
-    REFUSED,
-    ConfigError,
-    EgressRouterError,
-    RefusedError,
-)
+from egress_router.commands.exit_status import exit_with
 from egress_router.settings.catalogue import VARIABLES
-from egress_router.settings.chart import chart_values, with_chart_values
-from egress_router.terminal import say
 
 if TYPE_CHECKING:
     import argparse
@@ -51,26 +40,3 @@ def _asked(words: Sequence[str]) -> Sequence[str]:
     An image's entry point names its service; `docker run IMAGE check FILE` asks for the tool.
     """
     return words[1:] if words[:1] and words[0] in VARIABLES and not _TOOLS.isdisjoint(words[1:2]) else words
-
-
-def exit_with(run: Callable[[], int]) -> None:
-    """Exit with the status that `run` returns, or with that of the error that it raises."""
-    try:
-        status = run()
-    except ConfigError as error:
-        _complain(error)
-        status = CONFIGURATION_ERROR
-    except RefusedError as error:
-        _complain(error)
-        status = REFUSED
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = DONE
-    except KeyboardInterrupt:
-        status = 130  # what a shell reports for SIGINT
-    sys.exit(status)
-
-
-def _complain(error: EgressRouterError) -> None:
-    say(with_chart_values(str(error), chart_values(os.environ)), sys.stderr)

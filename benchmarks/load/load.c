@@ -12,6 +12,8 @@
  * FORM  direct     to a forwarder or the server itself
  *       connect    by CONNECT 127.0.0.1:TARGET_PORT
  *       absolute   GET http://127.0.0.1:TARGET_PORT/
+ *       tls        a ClientHello for "localhost" first, and the work after the server's answer to it
+ *       connect-tls  the same, by CONNECT localhost:TARGET_PORT
  *
  * ADDRESS is 127.0.0.1 where none is given. With a RATE, churn begins so many operations a second, whether or not
  * earlier ones have ended: at most CONNECTIONS at a time, and a latency counts from the moment at which its
@@ -30,7 +32,7 @@
 #include <unistd.h>
 
 enum mode { CHURN, KEEPALIVE, PING, DOWN, BOTH, IDLE, HOLD };
-enum phase { CONNECTING, HANDSHAKE, WORKING };
+enum phase { CONNECTING, HANDSHAKE, GREETING, WORKING };
 
 struct connection {
     int fd;
@@ -43,12 +45,12 @@ struct connection {
 };
 
 static enum mode mode;
-static int port, target, by_connect, absolute;
+static int port, target, by_connect, absolute, by_tls;
 static long operations, size, started, finished, errors, total_bytes, idle_ready;
 static double rate, first_due;
 static struct in_addr address;
 static struct connection *spare; /* with a rate: those that wait for their turn */
-static char request[512], handshake[256], *payload;
+static char request[512], handshake[256], greeting[512], *payload;
 static int request_length, handshake_length;
 static float *latencies;
 static int epoll_fd;
@@ -155,6 +157,34 @@ static void begin_work(struct connection *c) {
     }
 }
 
+/* TLS is imitated: a proxy that does not end it sees its first record and bytes after that. */
+static void greet(struct connection *c) {
+    c->phase = GREETING;
+    c->received = 0;
+    watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    send_all(c, greeting, sizeof greeting);
+}
+
+static void make_greeting(void) {
+    static const char name[] = "localhost";
+    const int length = sizeof name - 1, total = sizeof greeting;
+    char *at = greeting;
+    *at++ = 22, *at++ = 3, *at++ = 1, *at++ = (total - 5) >> 8, *at++ = (char)(total - 5);
+    *at++ = 1, *at++ = 0, *at++ = (total - 9) >> 8, *at++ = (char)(total - 9);
+    *at++ = 3, *at++ = 3, at += 32;                 /* version, random */
+    *at++ = 32, at += 32;                           /* session */
+    *at++ = 0, *at++ = 2, *at++ = 0x13, *at++ = 1;  /* cipher suites */
+    *at++ = 1, *at++ = 0;                           /* compression */
+    int rest = greeting + total - at - 2;
+    *at++ = rest >> 8, *at++ = (char)rest;
+    *at++ = 0, *at++ = 0, *at++ = 0, *at++ = length + 5, *at++ = 0, *at++ = length + 3, *at++ = 0;
+    *at++ = 0, *at++ = length;
+    memcpy(at, name, length);
+    at += length;
+    rest = greeting + total - at - 4;
+    *at++ = 0, *at++ = 21, *at++ = rest >> 8, *at++ = (char)rest; /* padding */
+}
+
 /* Collects a head; returns the bytes behind it, or -1 while it is not complete. */
 static long head_in(struct connection *c, const char *data, long length) {
     long room = sizeof c->head - 1 - c->head_length, before = c->head_length;
@@ -251,7 +281,14 @@ static void readable(struct connection *c) {
                 replace_connection(c, 0);
                 return;
             }
-            begin_work(c);
+            if (by_tls)
+                greet(c);
+            else
+                begin_work(c);
+        } else if (c->phase == GREETING) {
+            c->received += n;
+            if (c->received == sizeof greeting)
+                begin_work(c);
         } else {
             work_in(c, buffer, n);
         }
@@ -271,6 +308,8 @@ static void event_in(struct connection *c, unsigned events) {
             c->phase = HANDSHAKE;
             watch(c, EPOLL_CTL_MOD, EPOLLIN);
             send_all(c, handshake, handshake_length);
+        } else if (by_tls) {
+            greet(c);
         } else {
             begin_work(c);
         }
@@ -314,9 +353,12 @@ static void prepare(int argc, char **argv) {
     operations = atol(argv[5]);
     size = atol(argv[6]);
     rate = argc > 9 ? atof(argv[9]) : 0;
-    by_connect = !strcmp(argv[7], "connect");
+    by_connect = !strncmp(argv[7], "connect", 7);
+    by_tls = !strcmp(argv[7], "tls") || !strcmp(argv[7], "connect-tls");
+    make_greeting();
     absolute = !strcmp(argv[7], "absolute");
     char path[128] = "/", url[256], host[64] = "";
+    const char *name = by_tls ? "localhost" : "127.0.0.1";
     if (mode == DOWN)
         snprintf(path, sizeof path, "/bulk/%ld", size);
     if (absolute)
@@ -326,7 +368,7 @@ static void prepare(int argc, char **argv) {
                               "User-Agent: load\r\nAccept: */*\r\n%s\r\n", url, target,
                               mode == KEEPALIVE ? "" : "Connection: close\r\n");
     handshake_length = snprintf(handshake, sizeof handshake,
-                                "CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n", target, target);
+                                "CONNECT %s:%d HTTP/1.1\r\nHost: %s:%d\r\n\r\n", name, target, name, target);
     payload = calloc(1, 262144);
     latencies = calloc(operations + 1, sizeof *latencies);
 }

@@ -1,5 +1,5 @@
 /* Origin server: origin PORT [ADDRESS]. HTTP on 127.0.0.1:PORT (`/`: 100 bytes, `/bulk/N`: N bytes), echo on
- * PORT + 1. It closes first, so that TIME_WAIT is with it. */
+ * PORT + 1. A TLS record before a request is sent back. It closes first, so that TIME_WAIT is with it. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -89,6 +89,19 @@ static int answer_one(struct peer *p) {
     return !p->closing;
 }
 
+/* Sends a TLS record back once it is complete; returns whether there was one, or a part of one. */
+static int return_record(struct peer *p) {
+    if (!p->length || p->head[0] != 22)
+        return 0;
+    int size = p->length < 5 ? 5 : 5 + ((unsigned char)p->head[3] << 8) + (unsigned char)p->head[4];
+    if (p->length >= size) {
+        send(p->fd, p->head, size, MSG_NOSIGNAL);
+        p->length -= size;
+        memmove(p->head, p->head + size, p->length + 1);
+    }
+    return 1;
+}
+
 static void serve(struct peer *p) {
     if (p->bulk > 0) {
         if (send_bulk(p) && p->closing)
@@ -105,6 +118,8 @@ static void serve(struct peer *p) {
         }
         p->length += n;
         p->head[p->length] = 0;
+        if (return_record(p))
+            continue;
         char *stop;
         while ((stop = strstr(p->head, "\r\n\r\n"))) {
             if (!answer_one(p)) {

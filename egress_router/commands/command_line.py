@@ -57,12 +57,8 @@ def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
         services.setup,
         setup_settings.VARIABLES,
     )
-    http = _add(
-        commands, "http-proxy", "run the HTTP forward proxy", services.http_proxy, http_settings.VARIABLES
-    )
-    dns = _add(commands, "dns-proxy", "run the TCP forwarder", services.dns_proxy, dns_settings.VARIABLES)
-    for service in (http, dns):
-        service.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
+    _add(commands, "http-proxy", "run the HTTP forward proxy", services.http_proxy, http_settings.VARIABLES)
+    _add(commands, "dns-proxy", "run the TCP forwarder", services.dns_proxy, dns_settings.VARIABLES)
 
 
 def _add_tools(commands: argparse._SubParsersAction[_Parser], parser: _Parser) -> None:

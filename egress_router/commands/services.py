@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from egress_router import log
+from egress_router.commands.exit_status import exit_with
 from egress_router.errors import (
     DONE,
 )
@@ -21,9 +22,11 @@ from egress_router.settings.variables import read_with_rules
 
 if TYPE_CHECKING:
     import argparse
+    import socket
 
     from egress_router.redirect.intervals import Intervals
     from egress_router.service.mode import Mode
+    from egress_router.service.view import ServeAdministration
     from egress_router.settings.common import ProxySettings
     from egress_router.settings.variables import Source
 
@@ -73,7 +76,7 @@ def set_up(intervals: Intervals) -> int:
     return DONE
 
 
-def http_proxy(arguments: argparse.Namespace) -> int:
+def http_proxy(_: argparse.Namespace) -> int:
     """Run the HTTP forward proxy."""
     settings = read_with_rules(
         os.environ,
@@ -83,10 +86,10 @@ def http_proxy(arguments: argparse.Namespace) -> int:
     )
     from egress_router.http_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source)
 
 
-def dns_proxy(arguments: argparse.Namespace) -> int:
+def dns_proxy(_: argparse.Namespace) -> int:
     """Run the TCP forwarder."""
     settings = read_with_rules(
         os.environ,
@@ -96,18 +99,19 @@ def dns_proxy(arguments: argparse.Namespace) -> int:
     )
     from egress_router.dns_proxy.server import mode  # noqa: PLC0415
 
-    return run_service(mode(settings), settings.proxy, settings.source, arguments.worker)
+    return run_service(mode(settings), settings.proxy, settings.source)
 
 
-def run_service(
-    mode: Mode[Rules], settings: ProxySettings, rules: Source, worker_descriptor: int | None
-) -> int:
-    """Be the supervisor of a mode, or, where a control descriptor is given, one of its workers."""
-    if worker_descriptor is not None:
-        from egress_router.service import worker  # noqa: PLC0415
+def run_service(mode: Mode[Rules], settings: ProxySettings, rules: Source) -> int:
+    """Be the supervisor of a mode; its workers are copies of this process."""
+    from egress_router.service import supervisor, worker  # noqa: PLC0415
 
-        return worker.run(mode, settings, worker_descriptor)
-    from egress_router.admin.app import serve  # noqa: PLC0415
-    from egress_router.service import supervisor  # noqa: PLC0415
+    def work(control: socket.socket) -> int:
+        return exit_with(lambda: worker.run(mode, settings, control))
 
-    return supervisor.run(mode, settings, rules, serve)
+    def administration() -> ServeAdministration:
+        from egress_router.admin.app import serve  # noqa: PLC0415
+
+        return serve
+
+    return supervisor.run(mode, settings, rules, work, administration)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.connect import ProxyTunnel
     from egress_router.http_proxy.http1.state import Into
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.owner import Request
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
@@ -93,6 +94,11 @@ class ClientSide:
             self._request.give_way()
 
     # What the worker asks
+
+    @property
+    def target(self) -> Target | None:
+        """Where the present request leads to."""
+        return None if self._connector is None else self._connector.info.target
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny the connection that is open."""

@@ -23,6 +23,7 @@ from egress_router.tls.errors import TlsError
 if TYPE_CHECKING:
     import socket
 
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.owner import Owner
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.worker_state import WorkerState
@@ -266,6 +267,11 @@ class ProxyTunnel:
         )
         worker.accounting.tunnels.value += 1
         worker.connections.add(self)
+
+    @property
+    def target(self) -> Target:
+        """Where it leads to."""
+        return self._info.target
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny the tunnel."""

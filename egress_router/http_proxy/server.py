@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
+from egress_router.grammar.address import printed
 from egress_router.http_proxy.access_control import AccessControl
 from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 # Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
 MAX_TURNED_AWAY = 256
+_MAX_DESTINATIONS = 1_000
 
 
 class MakeNames(Protocol):
@@ -187,8 +190,18 @@ class HttpProxyServer:
             "policy": [{**each} for each in accounting.policy_denials.shown(self._policy)],
             "denied": accounting.latest_denied(),
             "upstreams": [],
+            "destinations": self._destinations(),
             "listeners": list(self._listening),
         }
+
+    def _destinations(self) -> list[Json]:
+        """Return where most of the open connections lead to."""
+        targets = (connection.target for connection in self._worker.connections)
+        found = Counter((each.host, each.port) for each in targets if each is not None)
+        return [
+            {"destination": printed(*target), "open": count}
+            for target, count in found.most_common(_MAX_DESTINATIONS)
+        ]
 
     def _entrance(self, listeners: Mapping[int, socket.socket], port: int) -> Entrance:
         family, origin_port = listeners[port].family, self._transparent.get(port)

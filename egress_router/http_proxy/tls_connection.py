@@ -18,6 +18,7 @@ from egress_router.tls.errors import TlsError
 from egress_router.tls.server_name import NameFault, server_name
 
 if TYPE_CHECKING:
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
@@ -160,6 +161,11 @@ class TlsConnection:
         self.close_now()
 
     # The end
+
+    @property
+    def target(self) -> Target | None:
+        """Where it shall lead to."""
+        return None if self._connector is None else self._connector.info.target
 
     def is_denied(self) -> bool:
         """See `Connection`: the tunnel that it becomes is asked; until then the connector decides."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.access_control import AccessControl
     from egress_router.http_proxy.accounting import Accounting
     from egress_router.http_proxy.client_watch import ClientWatch
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.own_connections import OwnConnections
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.upstream import UpstreamPool
@@ -37,6 +38,10 @@ class Connection(Protocol):
     @property
     def place(self) -> Pair:
         """Its place among those that the data plane has admitted."""
+
+    @property
+    def target(self) -> Target | None:
+        """Where it leads to; None where nothing is under way."""
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from egress_router import log
@@ -24,7 +25,9 @@ from egress_router.redirect.rejections import Rejections
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
 from egress_router.redirect.usable import Usable
-from egress_router.service import loop, output, process_metrics, signals
+from egress_router.service import loop, output, process_metrics, signals, sockets
+from egress_router.service.busiest import busiest
+from egress_router.service.recent_errors import RECENT
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
@@ -134,6 +137,7 @@ class RedirectServer:
         self._metrics = RedirectMetrics(registry)
         self._table = self._new_table()
         self._lines: list[LineTraffic] = []
+        self._busiest = busiest(Counter(), Counter())
         self._network_problem: str | None = None
         stand, standby = established.stand, settings.standby
         self._agent = None if stand is None or standby is None else assemble(stand, standby)
@@ -149,7 +153,7 @@ class RedirectServer:
         if notes_rejections:
             await self._rejections.look()
         port = self._settings.runtime.admin_port
-        endpoint = await serve(self, port) if port else None
+        endpoint = await serve(self, sockets.listen(port, 1)[0]) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names), self._admin_rules.follow()]
         tasks.append(self._policy.cut())
@@ -207,6 +211,8 @@ class RedirectServer:
             "rules": [_shown(line) for line in self._lines],
             "policy": self._policy.shown(),
             "denied": self._rejections.latest(),
+            "busiest": self._busiest,
+            "recent_errors": RECENT.shown()[::-1],
             "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
             "admin_rules": await self._admin_rules.shown(),
             "source_ports": [{**each} for each in self._metrics.source_ports()],
@@ -303,6 +309,10 @@ class RedirectServer:
             self._lines = table.lines(counts, tracked.waiting)
             self._metrics.traffic(self._lines, table.without_line(counts))
         table.lead(self._names.destinations())
+        self._busiest = busiest(
+            Counter({str(each): count for each, count in tracked.clients.items()}),
+            table.by_line(tracked.local_ports),
+        )
         self._metrics.tracked(table, tracked)
 
 

@@ -2,6 +2,6 @@
 
 # To be formatted with arguments of `Intervals`.
 SET_UP = (
-    "from egress_router.cli import exit_with; from egress_router.commands.services import set_up;"
+    "from egress_router.commands.exit_status import exit_with; from egress_router.commands.services import set_up;"
     " from egress_router.redirect.intervals import Intervals; exit_with(lambda: set_up(Intervals({})))"
 )

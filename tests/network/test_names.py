@@ -99,7 +99,14 @@ def servers(lab: Laboratory, port: int, count: int = 24) -> set[str]:
 
 
 def settles(lab: Laboratory, port: int, *wanted: str) -> bool:
-    return eventually(lambda: servers(lab, port) == set(wanted))
+    """Wait until these serve; what the router knows is in force a moment later."""
+
+    def serve() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            return servers(lab, port) == set(wanted)
+        return False
+
+    return eventually(serve)
 
 
 def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> None:

@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
 from egress_router.kernel.nat.source_ports import TABLE, chain, keyword
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # By map, and in it by key: the value.
 Elements: TypeAlias = dict[str, dict[str, str]]
+# By map: the keys.
+Keys: TypeAlias = dict[str, list[str]]
 # The place of each address of a line that has several.
 Places: TypeAlias = "tuple[IPAddress, ...]"
 # A map's name without its family, a key and its value.
@@ -59,16 +62,17 @@ def settled(before: Places, after: Places) -> Places:
     Who stays keeps its place, who is new takes one that is free, and the last ones fill what is still free.
     """
     # Numbers, because addresses are slow to hash and to compare.
-    wanted = {int(address): address for address in after}
-    kept = [number if number in wanted else None for number in map(int, before)]
-    new = sorted(wanted.keys() - set(kept), reverse=True)
-    places = [new.pop() if number is None and new else number for number in kept]
-    places += reversed(new)
+    wanted = dict(zip(map(int, after), after, strict=True))
+    places = [number if number in wanted else None for number in map(int, before)]
+    if len(places) - places.count(None) < len(wanted):
+        new = sorted(wanted.keys() - set(places), reverse=True)
+        places = [new.pop() if number is None and new else number for number in places]
+        places += reversed(new)
     while None in places:
         last = places.pop()
         if last is not None:
             places[places.index(None)] = last
-    return tuple(wanted[number] for number in places if number is not None)
+    return tuple([wanted[number] for number in places if number is not None])
 
 
 def elements(version: int, lines: Iterable[Line]) -> Elements:
@@ -101,9 +105,13 @@ def _port(line: Line) -> str:
 
 
 def _group(line: Line) -> Element:
-    prefix, count = _prefix(line), len(line.addresses)
-    verdict = f"goto {prefix}one_of_{count}_{line.addresses[0].version}" if count else "accept"
+    prefix, addresses = _prefix(line), line.addresses
+    verdict = _leads_to(prefix, len(addresses), addresses[0].version) if addresses else "accept"
     return f"{prefix}groups", _key(line), verdict
+
+
+def _leads_to(prefix: str, count: int, version: int) -> str:
+    return f"goto {prefix}one_of_{count}_{version}"
 
 
 def _member(line: Line, number: int) -> Element:
@@ -137,34 +145,46 @@ def added(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
             yield f"add element inet {TABLE} {name} {{ {listed} }}"
 
 
-def changes(version: int, pairs: Iterable[tuple[Line, Line]]) -> tuple[Elements, Elements]:
-    """Return which elements go and which come, from the one line of each pair to the other."""
-    gone: Elements = {f"{name}{version}": {} for name in MAPS}
+def changes(version: int, pairs: Iterable[tuple[Line, Line]]) -> tuple[Keys, Elements]:
+    """Return the keys that go and the elements that come, from the one line of each pair to the other."""
+    gone: Keys = {f"{name}{version}": [] for name in MAPS}
     come: Elements = {f"{name}{version}": {} for name in MAPS}
     for before, after in pairs:
-        old, new = _differing(before, after)
-        for found, listed in ((gone, old), (come, new)):
-            for name, key, value in listed:
-                found[f"{name}{version}"][key] = value
+        if len(before.addresses) > 1 and len(after.addresses) > 1:
+            _regroup(version, before, after, gone, come)
+            continue
+        for name, key, _ in _of_line(before):
+            gone[f"{name}{version}"].append(key)
+        for name, key, value in _of_line(after):
+            come[f"{name}{version}"][key] = value
     return gone, come
 
 
-def _differing(before: Line, after: Line) -> tuple[Iterable[Element], Iterable[Element]]:
+def _regroup(version: int, before: Line, after: Line, gone: Keys, come: Elements) -> None:
+    """Note what differs between two lines of several addresses.
+
+    With a thousand names at once this is what a change costs, so no text is made that is not used.
+    """
+    prefix, key, port = _prefix(before), _key(before), _port(after)
     old, new = before.addresses, after.addresses
-    if len(old) < 2 or len(new) < 2:
-        return _of_line(before), _of_line(after)
-    common = range(min(len(old), len(new)))
-    # The same object as a rule: who stays keeps its place.
-    moved = [number for number in common if old[number] is not new[number] and old[number] != new[number]]
-    gone = [_member(before, number) for number in (*moved, *range(len(common), len(old)))]
-    come = [_member(after, number) for number in (*moved, *range(len(common), len(new)))]
     if len(old) != len(new):
-        gone.append(_group(before))
-        come.append(_group(after))
-    return gone, come
+        groups = f"{prefix}groups{version}"
+        gone[groups].append(key)
+        come[groups][key] = _leads_to(prefix, len(new), version)
+    members = f"{prefix}members{version}"
+    goes, comes = gone[members], come[members]
+    for number, (was, becomes) in enumerate(zip_longest(old, new)):
+        # The same object as a rule: who stays keeps its place.
+        if was is becomes or was == becomes:
+            continue
+        member = f"{key} . {number}"
+        if was is not None:
+            goes.append(member)
+        if becomes is not None:
+            comes[member] = f"{becomes}{port}"
 
 
-def removed(gone: Elements) -> Iterator[str]:
+def removed(gone: Keys) -> Iterator[str]:
     """Yield the commands that delete elements."""
     for name, found in gone.items():
         if found:

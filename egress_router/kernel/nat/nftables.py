@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import TYPE_CHECKING
 
@@ -38,24 +37,41 @@ def apply(plan: NatPlan) -> None:
     Raises:
         RefusedError: there is no `nft`, no permission, or no nf_tables in this kernel.
     """
-    is_there = nft.run("list", "set", "inet", TABLE, rules.layout(plan)).returncode == 0
-    # Where the kernel refuses, somebody else may have changed the table: the next time it is told everything.
+    # Where the kernel refuses, somebody else may have changed the table: then it is told everything.
     before = _in_force.pop(TABLE, None)
-    text, plan = _text(before, plan) if is_there else (_render(plan), plan)
-    if text:
-        execute(text)
-    _in_force[TABLE] = plan
+    settled = None if before is None else _updated(before, plan)
+    if settled is None:
+        settled = plan
+        _execute_and_say(rules.render_again(plan) if _is_there(plan) else _render(plan))
+    _in_force[TABLE] = settled
+
+
+def _updated(before: NatPlan, plan: NatPlan) -> NatPlan | None:
+    """Change the addresses of lines; return the plan in force then, None where that was not enough."""
+    try:
+        text, settled = rules.update(before, plan)
+    except ValueError:
+        return None
+    if not text:
+        return settled if _is_there(plan) else None
+    try:
+        _execute_and_say(text)
+    except RefusedError as error:
+        _log.warning("a change of addresses was refused; all rules are set anew", error=str(error))
+        return None
+    return settled
+
+
+def _is_there(plan: NatPlan) -> bool:
+    """Say whether there is a table with this plan's layout."""
+    return nft.run("list", "set", "inet", TABLE, rules.layout(plan)).returncode == 0
+
+
+def _execute_and_say(text: str) -> None:
+    execute(text)
     if _log.tells_debug:
         for line in _spoken(text):
             _log.debug("nftables", line=line)
-
-
-def _text(before: NatPlan | None, plan: NatPlan) -> tuple[str, NatPlan]:
-    """Return the change to a plan where the table has its layout already, and the plan in force then."""
-    if before is not None:
-        with contextlib.suppress(ValueError):
-            return rules.update(before, plan)
-    return rules.render_again(plan), plan
 
 
 def _render(plan: NatPlan) -> str:

@@ -187,10 +187,12 @@ def _settled(line: Line, wanted: Line) -> tuple[Line, Line]:
     """Return the line as it is and as it shall be; the same object twice where nothing changes."""
     if _place(line) != _place(wanted):
         raise ValueError(_OTHER)
-    if line.addresses is wanted.addresses:
+    if line.addresses == wanted.addresses:  # of the same objects, as a rule
         return line, line
     addresses = elements.settled(line.addresses, wanted.addresses)
-    return line, line if addresses == line.addresses else replace(wanted, addresses=addresses)
+    if addresses == line.addresses:
+        return line, line
+    return line, replace(wanted, addresses=addresses)
 
 
 def _place(line: Line) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.metrics import LATENCY_BUCKETS, Registry
+from egress_router.service import sockets
 from tests.unit.service.routers import free_port
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def endpoint(view: FakeView, clock: Clock = SYSTEM) -> Iterator[int]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        running = asyncio.run_coroutine_threadsafe(serve(view, port, clock), loop).result(10)
+        running = asyncio.run_coroutine_threadsafe(
+            serve(view, sockets.listen(port, 1)[0], clock), loop
+        ).result(10)
         yield port
         asyncio.run_coroutine_threadsafe(running.close(), loop).result(10)
     finally:

@@ -1,0 +1,108 @@
+"""Holds many TCP connections open, as server or as client, and says which are alive.
+
+`python -m benchmarks.held serve ADDRESS PORT` says `ready`, and for each line that it reads how many
+connections are open, by source. `… open SOURCE ADDRESS PORT N` says how many it has opened and how many not,
+and for each line that it reads how many of them echo a byte.
+
+A process has only so many descriptors, so several do the same: servers share the port (SO_REUSEPORT).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import selectors
+import socket
+import sys
+from collections import Counter
+
+_PATIENCE = 60.0  # seconds
+_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it before 3.12
+_BATCH = 64
+
+
+def serve(address: str, port: int) -> None:
+    """Accept and echo until standard input ends."""
+    waiting = selectors.EpollSelector()
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((address, port))
+    listener.listen(4096)
+    listener.setblocking(False)
+    waiting.register(listener, selectors.EVENT_READ)
+    waiting.register(sys.stdin, selectors.EVENT_READ)
+    held: dict[socket.socket, str] = {}
+    print("ready", flush=True)
+    while True:
+        for key, _ in waiting.select():
+            wire = key.fileobj
+            if wire is listener:
+                _accept(listener, waiting, held)
+            elif not isinstance(wire, socket.socket):
+                if not sys.stdin.readline():
+                    return
+                print(json.dumps(Counter(held.values())), flush=True)
+            elif not _echo(wire):
+                waiting.unregister(wire)
+                del held[wire]
+                wire.close()
+
+
+def _accept(listener: socket.socket, waiting: selectors.BaseSelector, held: dict[socket.socket, str]) -> None:
+    for _ in range(_BATCH):
+        try:
+            wire, peer = listener.accept()
+        except BlockingIOError:
+            return
+        held[wire] = peer[0]
+        waiting.register(wire, selectors.EVENT_READ)
+
+
+def _echo(wire: socket.socket) -> bool:
+    """Send back what came; False: the connection has ended."""
+    try:
+        data = wire.recv(64)
+        return bool(data) and wire.send(data) == len(data)
+    except OSError:
+        return False
+
+
+def hold(source: str, address: str, port: int, count: int) -> None:
+    """Open so many connections from one address, and keep them until standard input ends."""
+    held = []
+    for _ in range(count):
+        wire = socket.socket()
+        wire.settimeout(_PATIENCE)
+        wire.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        try:
+            wire.bind((source, 0))
+            wire.connect((address, port))
+        except OSError:
+            wire.close()
+        else:
+            held.append(wire)
+    print(len(held), count - len(held), flush=True)
+    while sys.stdin.readline():
+        print(sum(map(_answers, held)), flush=True)
+
+
+def _answers(wire: socket.socket) -> bool:
+    try:
+        wire.send(b"?")
+        return wire.recv(1) == b"?"
+    except OSError:
+        return False
+
+
+def main(words: list[str]) -> None:
+    """Do what the command line says, with all the descriptors that this process may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if words[0] == "serve":
+        serve(words[1], int(words[2]))
+    else:
+        hold(words[1], words[2], int(words[3]), int(words[4]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
