@@ -176,10 +176,10 @@ class RedirectServer:
     def _end_asked(self, name: str) -> None:
         if self._state.ended.is_set():
             os._exit(0)  # asyncio would wait for threads, which may wait for the kernel
-        _log.info("asked to end", signal=name)
-        self._state.ended.set()
         if self._agent is not None:
             self._agent.leave(DRAIN_SECONDS)
+        _log.info("asked to end", signal=name)
+        self._state.ended.set()
 
     async def _end(self) -> None:
         self._state.ended.set()
