@@ -145,6 +145,13 @@ def configure_records(handler: logging.Handler, form: LogFormat) -> None:
     _attach(_RECORDS, handler, form, "debug")
 
 
+def flush() -> None:
+    """Have every handler write what it still holds."""
+    for name in (_ROOT, _RECORDS):
+        for handler in logging.getLogger(name).handlers:
+            handler.flush()
+
+
 def _attach(name: str, handler: logging.Handler, form: LogFormat, level: str) -> None:
     handler.setFormatter(EventFormatter(form))
     logger = logging.getLogger(name)

@@ -42,6 +42,11 @@ def start(settings: RuntimeSettings, registry: Registry) -> None:
     log.configure_records(records, settings.log_format)
 
 
+def finish() -> None:
+    """Wait until what was logged is written, for a short time at most: a worker ends without `atexit`."""
+    log.flush()
+
+
 def _open_standard_streams() -> None:
     """Put /dev/null where a stream is closed: a socket would get its number, and log lines with it."""
     for descriptor in (_STDIN, _STDOUT, _STDERR):

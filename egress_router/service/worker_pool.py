@@ -63,8 +63,11 @@ class WorkerSlot:
 class WorkerPool:
     """The worker processes. Each gets its own sockets of `listening`, and the rules given last."""
 
-    def __init__(self, count: int, listening: Listening, registry: Registry, clock: Clock) -> None:
+    def __init__(
+        self, count: int, starter: process.Starter, listening: Listening, registry: Registry, clock: Clock
+    ) -> None:
         self._clock = clock
+        self._starter = starter
         self._watchdog = Watchdog(clock)
         self._loop = asyncio.get_running_loop()
         self._slots = tuple(WorkerSlot(index) for index in range(count))
@@ -197,7 +200,7 @@ class WorkerPool:
         return seconds
 
     def _spawn(self, slot: WorkerSlot) -> None:
-        slot.pid, sock = process.start()
+        slot.pid, sock = self._starter.start()
         slot.started = self._clock.monotonic()
         self._watchdog.started(slot.index)
         slot.channel = Channel(
