@@ -29,6 +29,10 @@ class RecentErrors:
             level = record.levelname.lower()
             self._kept.append({"time": record.created, "level": level, "text": shown})
 
+    def forget(self) -> None:
+        """Begin anew: a worker is a copy of its supervisor, and what went wrong there is told there."""
+        self._kept.clear()
+
     def shown(self) -> list[Json]:
         """Return them as /status has them, oldest first."""
         return list(self._kept)

@@ -51,6 +51,7 @@ def run(mode: Mode[Rules], settings: ProxySettings, control: socket.socket) -> i
         signal.signal(number, signal.SIG_IGN)
     signals.release()
     registry = Registry()
+    RECENT.forget()
     output.start(settings.runtime, registry)
     process_metrics.register(registry)
     loop = PollerLoop()

@@ -24,6 +24,7 @@ FLOORS = (
     {"http_proxy", "dns_proxy", "setup", "redirect", "standby", "status", "check", "explain", "convert"},
     {"lab"},
     {"completion"},
+    {"commands"},
     {"cli", "__main__"},
     {"manual"},
 )

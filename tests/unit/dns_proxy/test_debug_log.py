@@ -10,7 +10,7 @@ import pytest
 from egress_router import log
 from egress_router.lab.nameserver import in_thread
 from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, greeting
-from tests.unit.relay.room import eventually
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ def test_a_connection_is_told_from_its_connection_to_its_end(debug: Lines, tmp_p
         with connect(running, 80) as client:
             assert greeting(client) == "127.0.0.1"
             client_port = client.getsockname()[1]
-        eventually(lambda: bool(debug.events("connection ended")))
+        until(lambda: bool(debug.events("connection ended")))
     (connected,) = debug.events("connected")
     assert told(debug, identity=connected["id"]) == ["connected", "connection ended"]
     assert (connected["client_port"], connected["local_port"]) == (client_port, 80)
@@ -55,7 +55,7 @@ def test_the_id_is_that_of_the_access_log(debug: Lines, records: Lines, tmp_path
         forwarder(tmp_path, f"80 127.0.0.1 {target.port}", environ={"EGRESS_ACCESS_LOG": "1"}) as running,
     ):
         ask(running, 80)
-        eventually(lambda: bool(records.seen))
+        until(lambda: bool(records.seen))
     assert [each["id"] for each in records.seen] == [debug.events("connected")[0]["id"]]
 
 
@@ -66,7 +66,7 @@ def test_a_client_that_waits_for_a_name_is_told(debug: Lines, tmp_path: Path) ->
         connect(running, 80) as client,
     ):
         assert client.recv(1) == b""
-        eventually(lambda: bool(debug.events("connection ended")))
+        until(lambda: bool(debug.events("connection ended")))
     assert {each["host"] for each in debug.events("client waits for an address")} <= {"nowhere.example"}
     assert debug.events("connection ended")[0]["reason"] == "no_address"
 
@@ -75,7 +75,7 @@ def test_attempts_that_fail_are_told(debug: Lines, tmp_path: Path) -> None:
     with forwarder(tmp_path, "80 127.0.0.1 1") as running:
         with connect(running, 80) as client:
             assert client.recv(1) == b""
-        eventually(lambda: bool(debug.events("connection ended")))
+        until(lambda: bool(debug.events("connection ended")))
     (failed,) = debug.events("attempt failed")
     (ended,) = debug.events("connection ended")
     assert (failed["address"], failed["reason"]) == ("127.0.0.1:1", "refused")

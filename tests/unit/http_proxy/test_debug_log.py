@@ -10,7 +10,8 @@ import pytest
 from egress_router import log
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.names.answer import Failure
-from tests.unit.http_proxy.origin import OK, Client, answering, eventually, know, origin, proxy, worker_of
+from tests.unit.http_proxy.origin import OK, Client, answering, know, origin, proxy, worker_of
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,7 @@ def test_the_life_of_a_tunnel(debug: Lines, access: Lines, monkeypatch: pytest.M
             client.send("GET / HTTP/1.1\r\n\r\n")
             assert client.answer()[1] == b"ok"
             client_port = str(client.sock.getsockname()[1])
-        eventually(lambda: "connection ended" in debug.events())
+        until(lambda: "connection ended" in debug.events())
     identity = debug.of("connection accepted")["id"]
     assert debug.events(f" id={identity} ") == [
         "connection accepted",
@@ -112,7 +113,7 @@ def test_requests_on_one_connection(debug: Lines) -> None:
             for _ in range(2):
                 client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
                 client.answer()
-        eventually(lambda: "connection ended" in debug.events())
+        until(lambda: "connection ended" in debug.events())
     assert debug.events() == [
         "connection accepted",
         "request read",
@@ -154,7 +155,7 @@ def test_other_lives(debug: Lines, monkeypatch: pytest.MonkeyPatch, sent: bytes,
             client.send(sent)
             client.end()
             client.rest()
-        eventually(lambda: "connection ended" in debug.events())
+        until(lambda: "connection ended" in debug.events())
     assert debug.events() == ["connection accepted", *events, "connection ended"]
     assert all(each.isprintable() for each in debug.lines)
     assert len({each.partition(" id=")[2].partition(" ")[0] for each in debug.lines}) == 1
@@ -177,7 +178,7 @@ def test_nothing_secret_is_told(debug: Lines) -> None:
             with Client(port) as client:
                 client.send(text)
                 client.head()
-        eventually(lambda: debug.events().count("connection ended") == 3)
+        until(lambda: debug.events().count("connection ended") == 3)
     assert not [each for each in debug.lines if SECRET in each]
 
 

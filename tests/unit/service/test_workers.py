@@ -11,14 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.service.routers import (
-    PATIENCE,
-    Client,
-    Router,
-    free_port,
-    router,
-    until,
-)
+from tests.ports import free_port
+from tests.unit.service.routers import Client, Router, router
+from tests.waiting import PATIENCE, until
 
 
 def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
@@ -215,6 +210,15 @@ def test_a_worker_holds_nothing_of_its_supervisor_but_where_it_listens(tmp_path:
         for each in common.values():
             assert len(each & listening) == 1
             assert not {name for name in each - listening if name.startswith("socket:")}
+
+
+def test_a_replacement_does_not_repeat_what_went_wrong_before_it(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        (first,) = running.workers()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(running.workers()) == 1 and first not in running.workers(), "a replacement")
+        until(lambda: "worker died" in str(running.status()["recent_errors"]), "the error in the status")
+        assert str(running.status()["recent_errors"]).count("worker died") == 1
 
 
 def shared(*pids: int) -> set[str]:
