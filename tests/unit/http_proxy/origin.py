@@ -18,6 +18,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import read_http_proxy
 from egress_router.settings.policy import joined
 from tests.serving import serving
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
-TIMEOUT = 60.0
 LOOPBACK = "127.0.0.0/8\n::1\n"
 
 
@@ -91,7 +91,7 @@ class Origin:
             with contextlib.suppress(OSError):
                 peer.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(TIMEOUT)
+            thread.join(PATIENCE)
         for peer in self.peers:
             peer.sock.close()
 
@@ -101,7 +101,7 @@ class Origin:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.settimeout(TIMEOUT)
+            sock.settimeout(PATIENCE)
             peer = Peer(sock)
             self.peers.append(peer)
             thread = threading.Thread(target=self._serve, args=(peer,))
@@ -156,7 +156,7 @@ class Client:
     """A raw connection to the proxy."""
 
     def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.buffer = b""
 
     def __enter__(self) -> Self:
@@ -316,12 +316,3 @@ def counted(running: Running[Guarded[AccessList]], name: str, **labels: str) -> 
     if name not in snapshot:
         return 0
     return sum(value for found, value in snapshot[name].numbers.items() if set(labels.items()) <= set(found))
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until something that happens elsewhere is so."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError("it did not happen in time")
-        time.sleep(0.005)
