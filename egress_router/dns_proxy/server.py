@@ -58,7 +58,10 @@ def mode(
         ),
         ports=lambda guarded: frozenset(line.port for line in guarded.rules.lines),
         build=lambda context, rules: Forwarder(context, settings, rules, resolver, forbidden),
-        summary=lambda guarded: (*grammar.printed(guarded.rules).splitlines(), *guarded.policy_lines()),
+        summary=lambda guarded: (
+            *grammar.printed_forwards(guarded.rules).splitlines(),
+            *guarded.policy_lines(),
+        ),
     )
 
 

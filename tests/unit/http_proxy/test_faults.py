@@ -1,4 +1,4 @@
-"""What must not happen ends the session in which it does, and no other."""
+"""A fault of ours ends the connection in which it shows, and no other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EVERYWHERE = [
         (connection, "ProxyTunnel", CONNECT),
     ],
 )
-def test_a_fault_closes_its_session(
+def test_a_fault_closes_its_connection(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str, text: str
 ) -> None:
     know(monkeypatch, a_example="127.0.0.1", slow=True)
@@ -55,7 +55,7 @@ def test_a_fault_closes_its_session(
             client.send(text.format(f"a.example:{server.port}"))
             with contextlib.suppress(ConnectionResetError):
                 client.rest()
-        assert counted(running, "session_faults_total") == 1
+        assert counted(running, "connection_faults_total") == 1
         until(lambda: running.call(running.server.open_connections) == 1)
         other.send(GET.format(f"a.example:{server.port}"))
         assert other.answer()[1] == b"ok"
