@@ -15,7 +15,7 @@ from egress_router.http_proxy.accounting import TLS_METHOD
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.state import INTO_HELLO
 from egress_router.http_proxy.owner import Request
-from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
+from egress_router.relay.buffered_socket import BufferedSocket, nothing
 from egress_router.relay.tunnel import CloseReason
 from egress_router.tls.alert import Alert, fatal
 from egress_router.tls.client_hello import ClientHelloReader
@@ -112,7 +112,7 @@ class ConnectRequest(Request):
         if self._client.gone:
             self._owner.close("client_gone")
             return
-        for _ in range(TURNS):
+        for _ in range(self._worker.reads_in_turn):
             data = self._client.receive()
             if data is None:
                 break
@@ -242,6 +242,7 @@ class ProxyTunnel:
         self._worker = worker
         self._info = info
         self.slot = slot
+        worker.accounting.tunnel_opened(info)  # before: from then on the sockets are not ours any more
         self._tunnel = worker.relay.start(
             *sockets,
             worker.limits.idle_seconds,
@@ -249,7 +250,6 @@ class ProxyTunnel:
             to_upstream=to_upstream,
             to_client=to_client,
         )
-        worker.accounting.tunnel_opened(info)
         worker.connections.add(self)
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ from egress_router.http_proxy.http1.state import (
 from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.tls_connection import TlsConnection
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
-from egress_router.relay.buffered_socket import TURNS, nothing
+from egress_router.relay.buffered_socket import nothing
 from egress_router.tls.client_hello import TLS_RECORD
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class ClientConnection(ClientSide):
         """Read on until there is a head, and act on it."""
         if self.state is not HEAD:
             return
-        for _ in range(TURNS):
+        for _ in range(self.worker.reads_in_turn):
             data = self.stream.receive()
             if data is None:
                 break

@@ -24,7 +24,7 @@ class Forwarder(Pump):
     __slots__ = ("_info", "_owner")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
-        super().__init__(owner.stream, exchange)
+        super().__init__(owner.stream, exchange, owner.worker.reads_in_turn)
         self._owner = owner
         self._info = info
 

@@ -6,8 +6,6 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from egress_router.relay.buffered_socket import TURNS
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -60,7 +58,7 @@ class LingeringClose:
     def _drain(self) -> None:
         if self._stream.out and self._stream.flush():
             self._end_stream()
-        for _ in range(TURNS):
+        for _ in range(self._worker.reads_in_turn):
             data = self._stream.receive()
             if data is None:
                 return

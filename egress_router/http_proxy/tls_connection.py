@@ -11,7 +11,7 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.target import tls_target
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
-from egress_router.relay.buffered_socket import TURNS, nothing
+from egress_router.relay.buffered_socket import nothing
 from egress_router.tls.alert import Alert, fatal
 from egress_router.tls.client_hello import ClientHelloReader
 from egress_router.tls.errors import TlsError
@@ -85,7 +85,7 @@ class TlsConnection:
     @guarded
     def read(self) -> None:
         """Read on until the ClientHello is complete, and act on it."""
-        for _ in range(TURNS):
+        for _ in range(self._worker.reads_in_turn):
             data = self._stream.receive()
             if data is None:
                 break

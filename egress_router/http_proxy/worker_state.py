@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy.held_bytes import HeldBytes
 from egress_router.http_proxy.http1.request import KnownConnects
-from egress_router.relay.buffered_socket import MAX_RECEIVED
+from egress_router.relay.buffered_socket import MAX_RECEIVED, TURNS
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,7 +71,8 @@ class WorkerState:
 
     `tells_debug` says that the accounting is a `DebugAccounting`, which wants to hear of every connection.
 
-    `max_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
+    `reads_in_turn` of one socket are made before others have their turn. `max_received` is how many bytes one
+    read takes, and so how many may have to wait for a slow reader.
     `sources` are the router's addresses; `turns` says which of them is the next, where a rule spreads.
     """
 
@@ -92,6 +93,7 @@ class WorkerState:
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     tells_debug: bool = False
+    reads_in_turn: int = TURNS
     max_received: int = field(init=False)
     connects: KnownConnects = field(init=False)
     held: HeldBytes = field(init=False)
