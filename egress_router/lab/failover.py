@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from egress_router.lab.wire_watch import Frame
 
 _SETTLE_SECONDS = 30.0
-_BEFORE = 1.0  # seconds in which the client's process starts
 _AFTER = 1.5  # seconds that a trial goes on after its take-over, for a second owner to show up
 _EVERY, _PATIENCE = 0.01, 0.15  # seconds between two connections of the client, and for one of them
 
@@ -73,6 +72,14 @@ class _Client:
         if self._process.stdout is not None:
             self._answers.extend(float(line) for line in self._process.stdout)
 
+    def await_answer(self) -> None:
+        """Wait until its process runs and a connection was answered."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while not self._answers:
+            if time.monotonic() > deadline:
+                raise RuntimeError("no connection of the client was answered")
+            time.sleep(_EVERY)
+
     def gap(self, since: float) -> float:
         """End, and return the longest time between two answered connections."""
         end = time.monotonic() - _PATIENCE
@@ -108,7 +115,7 @@ class Trials:
         other = next(side for side in pair.sides if side is not active)
         pair.wire.frames.clear()
         client = _Client(pair)
-        time.sleep(_BEFORE)
+        client.await_answer()
         since = time.monotonic()
         self._begin(fault, active, other)
         if fault in MOVES:
