@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.browser import Page, chromium
+from tests.ports import free_port
 from tests.unit.admin.views import FakeView, endpoint
-from tests.unit.service.routers import free_port, until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

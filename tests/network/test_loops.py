@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from egress_router.lab.network import ROUTER, SOURCE
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from egress_router.lab.network import Laboratory
@@ -41,7 +42,7 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
         lab.proxy("http-proxy", environment, 8080),
         lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire,
     ):
-        wire.settimeout(20)
+        wire.settimeout(PATIENCE)
         wire.connect((ROUTER, 8080))
         heads = [b" 200 "]
         while b" 200 " in heads[-1] and len(heads) < 10:

@@ -12,7 +12,8 @@ from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.metrics import LATENCY_BUCKETS, Registry
 from egress_router.service import sockets
-from tests.unit.service.routers import free_port
+from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,10 +88,10 @@ def endpoint(view: FakeView, clock: Clock = SYSTEM) -> Iterator[int]:
     try:
         running = asyncio.run_coroutine_threadsafe(
             serve(view, sockets.listen(port, 1)[0], clock), loop
-        ).result(10)
+        ).result(PATIENCE)
         yield port
-        asyncio.run_coroutine_threadsafe(running.close(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(running.close(), loop).result(PATIENCE)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE)
         loop.close()

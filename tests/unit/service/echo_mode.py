@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from egress_router import log
-from egress_router.cli import exit_with, run_service
+from egress_router.commands.exit_status import exit_with
+from egress_router.commands.services import run_service
 from egress_router.grammar.lines import Problems, rule_lines
 from egress_router.service import worker
 from egress_router.service.mode import Json, Mode, WorkerContext

@@ -12,19 +12,18 @@ import sys
 from pathlib import Path
 
 from egress_router.service.control import Channel, Serve
+from tests.ports import free_port
 from tests.unit.service.routers import (
-    PATIENCE,
     PROGRAM,
     ROOT,
     Router,
     connections_at,
     descriptors_below,
-    free_port,
     lowest_free_descriptor,
     router,
-    until,
     word,
 )
+from tests.waiting import PATIENCE, until
 
 
 def test_a_worker_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:

@@ -11,14 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.service.routers import (
-    PATIENCE,
-    Client,
-    Router,
-    free_port,
-    router,
-    until,
-)
+from tests.ports import free_port
+from tests.unit.service.routers import Client, Router, router
+from tests.waiting import PATIENCE, until
 
 
 def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
