@@ -19,10 +19,10 @@ from egress_router.admin import page
 from egress_router.admin.exposition import CONTENT_TYPE, exposition
 from egress_router.admin.history import History
 from egress_router.clock import SYSTEM
-from egress_router.service import sockets
 from egress_router.service.standby_monitor import is_good_standby
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from egress_router.clock import Clock
@@ -42,13 +42,8 @@ READY_OR_STANDBY = "/readyz?exclude=standby"
 _log = log.get("admin")
 
 
-async def serve(view: View, port: int, clock: Clock = SYSTEM) -> Endpoint:
-    """Serve what `view` answers on all addresses of a port, until the endpoint is closed.
-
-    Raises:
-        RefusedError: the port cannot be had.
-    """
-    (listener,) = sockets.listen(port, 1)
+async def serve(view: View, listener: socket.socket, clock: Clock = SYSTEM) -> Endpoint:
+    """Serve what `view` answers on a socket that listens, until the endpoint is closed."""
     history = History(view, clock)
     answers = Answers(view, history, clock)
     http = _Http(answers.answer)

@@ -91,7 +91,7 @@ class Line(Forwarding):
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
         # Several processes shall not all begin with the same address.
         turn = random.randrange(1 << 16)  # noqa: S311 - only spreads
-        super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.everything)
+        super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_each)
         self._tools = tools
         self.forward = forward
         self._rule = printed_forward(forward)
@@ -124,12 +124,12 @@ class Line(Forwarding):
         """Write down that a client has its connection."""
         self._observe(failures)
         self._tools.checks.observe(target, answered=True)
-        made = partial(self._record, client, identity, target)
+        made = partial(self.record, client, identity, target)
         self._tools.log.connected(self._rule, made, seconds)
 
     def ended(self, end: End) -> None:
         """Write down the end of a connection, or why there was none."""
-        made = partial(self._record, end.client, end.identity, end.target)
+        made = partial(self.record, end.client, end.identity, end.target)
         if end.target is not None:
             closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds)
             self._tools.log.closed(self._rule, made, closing)
@@ -154,6 +154,12 @@ class Line(Forwarding):
         for _ in range(min(count, SUCCESSES_UP)):
             self._tools.checks.observe(target, answered=True)
 
+    def reason_of(self, end: End) -> str:
+        """Return what to call the reason of an end."""
+        if end.target is not None:
+            return CLOSE_REASONS[end.reason].value
+        return _REFUSALS.get(end.reason) or self._nowhere()
+
     def _refused(self, reason: int) -> str:
         """Return what to call the reason for which a client was closed; count the limit that it met."""
         if reason in LIMITS:
@@ -167,7 +173,7 @@ class Line(Forwarding):
             return access_log.OTHER_FAMILY
         return access_log.NO_ADDRESS if place is None else place.value
 
-    def _record(self, client: str, identity: Identity, target: Target | None) -> Record:
+    def record(self, client: str, identity: Identity, target: Target | None) -> Record:
         """Return what is known of a connection of this line; `target`: where it was connected to."""
         forward, host = self.forward, self.destination.host
         return Record(

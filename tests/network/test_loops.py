@@ -9,7 +9,7 @@ import pytest
 
 from egress_router.lab.network import ROUTER, SOURCE
 from tests.network.test_policy import fetch
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from egress_router.lab.network import Laboratory
@@ -45,7 +45,7 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
         lab.proxy("http-proxy", environment, 8080),
         lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire,
     ):
-        wire.settimeout(20)
+        wire.settimeout(PATIENCE)
         wire.connect((ROUTER, 8080))
         heads = [b" 200 "]
         while b" 200 " in heads[-1] and len(heads) < 10:

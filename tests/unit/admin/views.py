@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.metrics import LATENCY_BUCKETS, Registry
-from tests.unit.service.routers import free_port
+from egress_router.service import sockets
+from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,10 +86,12 @@ def endpoint(view: FakeView, clock: Clock = SYSTEM) -> Iterator[int]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        running = asyncio.run_coroutine_threadsafe(serve(view, port, clock), loop).result(10)
+        running = asyncio.run_coroutine_threadsafe(
+            serve(view, sockets.listen(port, 1)[0], clock), loop
+        ).result(PATIENCE)
         yield port
-        asyncio.run_coroutine_threadsafe(running.close(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(running.close(), loop).result(PATIENCE)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE)
         loop.close()

@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING
 from egress_router.names.watched import WatchedFile
 from egress_router.service import file_watch
 from egress_router.service.file_watch import Signature, signature
-from tests.unit.service.routers import (
-    PATIENCE,
-    Router,
-    free_port,
-    router,
-    until,
-    word,
-)
+from tests.ports import free_port
+from tests.unit.service.routers import Router, router, word
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     import pytest

@@ -9,7 +9,7 @@ import pytest
 
 from egress_router.errors import RefusedError
 from egress_router.service import limits, sockets
-from tests.unit.service.routers import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
