@@ -68,6 +68,10 @@ class ClientSide:
         self._tunnel: ProxyTunnel | None = None
         self._ending: LingeringClose | None = None
 
+    def __repr__(self) -> str:
+        held = self._heads.size + len(self.wire.held) + len(self.wire.out)
+        return f"<{type(self).__name__} {self.who} {self.state.name} {self._request!r} held={held}>"
+
     def enter(self, into: Into[ConnectionState]) -> None:
         """Go on to another state."""
         self.state = into[self.state]
@@ -119,7 +123,7 @@ class ClientSide:
     def drain(self) -> None:
         """Close if idle between requests; one without a request so far still gets its first answer."""
         if self.state is HEAD and self._served and not self._heads.begun:
-            self.close()
+            self.close("drained")
         elif self._request is not None:
             self._request.last()
 
@@ -132,7 +136,7 @@ class ClientSide:
         elif self.state in CONNECTED and self._request is not None:
             self._request.close_now()
         else:
-            self.close()
+            self.close("closed")
 
     # The end
 
@@ -165,29 +169,32 @@ class ClientSide:
         self.timeouts.stop()
         self.kept.close()
         self._ending = LingeringClose(
-            self.worker, self.wire, last, self.worker.limits.linger_seconds, self._left
+            self.worker, self.wire, last, self.worker.limits.linger_seconds, self._lingered
         )
 
-    def close(self) -> None:
+    def close(self, reason: str) -> None:
         """Close in order."""
         if self.state not in _OVER:
             self.wire.close()
-            self._left()
+            self._left(reason)
 
     def abort(self) -> None:
         """Close so that the client sees that its answer is cut short."""
         if self.state not in _OVER:
             self.wire.abort()
-            self._left()
+            self._left("cut")
 
-    def _left(self) -> None:
+    def _lingered(self) -> None:
+        self._left("answered")
+
+    def _left(self, reason: str) -> None:
         if self._request is not None:
             self._request.left()
         if self._connector is not None:
             self._connector.cancel()
             self.worker.accounting.left(self._connector.info)
         self._end(INTO_CLOSED)
-        self.worker.left(self)
+        self.worker.left(self, reason)
 
     def _end(self, into: Into[ConnectionState]) -> None:
         self.state = into[self.state]

@@ -1,63 +1,54 @@
-"""Fail-over on real kernels, each kind of it. `make test-standby` runs a thousand trials."""
+"""Fail-over on real kernels: each kind in three laboratories, side by side. `make test-standby` runs a thousand.
+
+That two never send at once holds on every machine. Times hold on one that does nothing else; here others may
+run beside, so a trial may be slow, by more than what the machine held up everything, but not each time.
+"""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.lab.failover import MOVES, Fault, Trials
+from egress_router.lab.failover import MOVES, PLANNED, Fault, Result, Trials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What is promised holds on a machine of one's own; here others may run beside, and take a trial's time away.
-_BUSY = 1 if os.environ.get("EGRESS_TEST_QUIET") else 3
-_TRIALS = 5
+ATTEMPTS = 3
 
 
-def _laboratory(*, has_witness: bool) -> Iterator[Trials]:
-    built = Trials(has_witness=has_witness)
+def laboratory(name: str, *, has_witness: bool) -> object:
+    """Return a parameter that has a process of the tests to itself."""
+    return pytest.param(has_witness, id=name, marks=pytest.mark.xdist_group(f"standby-{name}"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        laboratory("wire", has_witness=False),
+        laboratory("wire-again", has_witness=False),
+        laboratory("lease", has_witness=True),
+    ],
+)
+def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
+    """A laboratory without a witness, or one with a Lease, an EndpointSlice and an API server."""
+    built = Trials(has_witness=request.param, every=0.04)
     yield built
     built.close()
 
 
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Trials]:
-    """A laboratory without a witness."""
-    yield from _laboratory(has_witness=False)
+def is_quick(result: Result) -> bool:
+    """Say whether a client's gap is what is promised, with a margin, besides what the machine held up."""
+    is_move = result.fault in MOVES - PLANNED or result.fault is Fault.GATEWAY
+    return result.gap - result.machine < (2.0 if is_move else 0.5)
 
 
-@pytest.fixture(scope="module")
-def lease() -> Iterator[Trials]:
-    """One with a Lease, an EndpointSlice and an API server."""
-    yield from _laboratory(has_witness=True)
-
-
-def _in_time(trials: Trials, fault: Fault) -> None:
-    """Try until the promise is kept once; never may two routers send at once."""
-    limit = _BUSY * (1.0 if fault in MOVES or fault is Fault.GATEWAY else 0.5)
-    gaps = []
-    for _ in range(_TRIALS):
-        result = trials.run(fault)
-        assert not result.second_owner, "two routers sent at once"
-        gaps.append(result.gap)
-        if result.gap < limit:
-            return
-    pytest.fail(f"clients missed {gaps} s, more than {limit} s each time")
-
-
-# One laboratory each, so one process of the test runner each.
-@pytest.mark.timeout(600)
-@pytest.mark.xdist_group("standby-wire")
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", Fault)
-def test_without_a_witness(wire: Trials, fault: Fault) -> None:
-    _in_time(wire, fault)
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.xdist_group("standby-lease")
-@pytest.mark.parametrize("fault", Fault)
-def test_with_a_lease(lease: Trials, fault: Fault) -> None:
-    _in_time(lease, fault)
+def test_nobody_sends_beside_another_and_somebody_goes_on(trials: Trials, fault: Fault) -> None:
+    results: list[Result] = []
+    while not results or not is_quick(results[-1]):
+        assert len(results) < ATTEMPTS, results
+        results.append(trials.run(fault))
+        assert not results[-1].second_owner, "two routers sent at once"

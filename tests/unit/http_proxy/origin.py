@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
@@ -308,6 +309,12 @@ def proxy(
         running.call(lambda: running.context.loop.set_exception_handler(handler))
         yield running, next(iter(running.ports.values()))
         assert bool(faults) is faulty, faults
+
+
+def worker_of(running: Running[Guarded[AccessList]]) -> WorkerState:
+    """Return what the connections of a proxy share."""
+    assert isinstance(running.server, server.HttpProxyServer)
+    return running.server.worker
 
 
 def counted(running: Running[Guarded[AccessList]], name: str, **labels: str) -> float:

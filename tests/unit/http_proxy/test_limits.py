@@ -32,7 +32,7 @@ from egress_router.settings.http_proxy import read_http_proxy
 from tests.manual_clock import ManualClock
 from tests.record_schema import check_record
 from tests.serving import LOOPS
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, know, origin, proxy, worker_of
 from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
@@ -617,8 +617,8 @@ def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
                     client.send(ask)
                     client.head()
             until(lambda: running.call(running.server.open_connections) == 0)
-            client_watch = cast("WorkerState", running.server._worker).client_watch  # type: ignore[attr-defined]
-            until(lambda: not client_watch._waiting)
+            client_watch = worker_of(running).client_watch
+            until(lambda: not len(client_watch))
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             left = [type(each) for each in gc.garbage if type(each).__module__.startswith("egress_router.")]
