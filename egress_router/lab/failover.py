@@ -26,14 +26,9 @@ if TYPE_CHECKING:
     from egress_router.lab.wire_watch import Frame
 
 _SETTLE_SECONDS = 30.0
-<<<<<<< HEAD
-_AFTER = 1.5  # seconds that a trial goes on after its take-over, for a second owner to show up
-_EVERY, _PATIENCE = 0.01, 0.15  # seconds between two connections of the client, and for one of them
-=======
 _AFTER = 0.5  # seconds that the client is watched after a take-over
 _QUIET = 1.3  # seconds in which a fault that moves nothing would have moved something: a right, and a claim
 _RESUMED = 0.7  # seconds for one that was stopped to send, if it could
->>>>>>> main
 
 
 class Fault(enum.Enum):
@@ -69,42 +64,7 @@ class Result:
     machine: float
     wire: float | None
     second_owner: tuple[Frame, ...]
-<<<<<<< HEAD
-
-
-class _Client:
-    """A client that opens a connection every moment, through whichever pod answers."""
-
-    def __init__(self, pair: Pair) -> None:
-        words = [str(_EVERY), str(_PATIENCE), *(side.address for side in pair.sides)]
-        self._process = pair.client.start([sys.executable, "-m", "egress_router.lab.knock", *words])
-        self._answers: list[float] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        if self._process.stdout is not None:
-            self._answers.extend(float(line) for line in self._process.stdout)
-
-    def await_answer(self) -> None:
-        """Wait until its process runs and a connection was answered."""
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while not self._answers:
-            if time.monotonic() > deadline:
-                raise RuntimeError("no connection of the client was answered")
-            time.sleep(_EVERY)
-
-    def gap(self, since: float) -> float:
-        """End, and return the longest time between two answered connections."""
-        end = time.monotonic() - _PATIENCE
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        answers = [since, *sorted(each for each in self._answers if since <= each <= end), end]
-        return max(after - before for before, after in itertools.pairwise(answers))
-=======
     took: float  # the whole trial
->>>>>>> main
 
 
 class Trials:
@@ -137,14 +97,8 @@ class Trials:
         active = self._healthy()
         other = next(side for side in pair.sides if side is not active)
         pair.wire.frames.clear()
-<<<<<<< HEAD
-        client = _Client(pair)
-        client.await_answer()
-        since = time.monotonic()
-=======
         self._client.forget()
         since, clock = time.monotonic(), time.time()
->>>>>>> main
         self._begin(fault, active, other)
         if fault in MOVES:
             pair.await_active(other)
