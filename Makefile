@@ -78,7 +78,7 @@ bench-dns: venv ## what reading one DNS answer costs, honest ones and hostile on
 	@$(BIN)/python -m benchmarks.dns_answers
 
 .PHONY: test-chart
-test-chart: venv ## the Helm chart: rendered, linted, held against Kubernetes schemas; its alerts, by promtool
+test-chart: venv network-tools ## the Helm chart: rendered, linted, held against schemas; its alerts and dashboard, by promtool
 	@scripts/need promtool:prometheus
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
 	@$(BIN)/pytest tests/chart

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+DONE, CONFIGURATION_ERROR, REFUSED = 0, 1, 3  # exit statuses; 2, a wrong command line, is argparse's
+
+
 class EgressRouterError(Exception):
     """Base of every error that this program raises on purpose."""
 

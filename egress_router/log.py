@@ -101,6 +101,15 @@ class EventFormatter(logging.Formatter):
         )
 
 
+def without_time(record: logging.LogRecord) -> str:
+    """Return an event as one line of text, but for its time and level."""
+    fields: Mapping[str, Field] = getattr(record, _FIELDS, {})
+    component = record.name.removeprefix(_ROOT + ".")
+    if record.exc_info and record.exc_info[1] is not None:
+        fields = {**fields, "error": repr(record.exc_info[1])}
+    return f"{component}: {record.getMessage()}{_pairs(fields)}"
+
+
 def _timestamp(seconds: float) -> str:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
@@ -112,8 +121,11 @@ def _as_json(when: str, level: str, component: str, event: str, fields: Mapping[
 
 
 def _as_text(when: str, level: str, component: str, event: str, fields: Mapping[str, Field]) -> str:
-    pairs = "".join(f" {name}={_printable(value)}" for name, value in fields.items() if value is not None)
-    return f"{when} {level} {component}: {event}{pairs}"
+    return f"{when} {level} {component}: {event}{_pairs(fields)}"
+
+
+def _pairs(fields: Mapping[str, Field]) -> str:
+    return "".join(f" {name}={_printable(value)}" for name, value in fields.items() if value is not None)
 
 
 def _printable(value: Field) -> str:
@@ -131,6 +143,13 @@ def configure(handler: logging.Handler, form: LogFormat, level: str) -> None:
 def configure_records(handler: logging.Handler, form: LogFormat) -> None:
     """Send every record to `handler`, rendered as `form`, and to no other."""
     _attach(_RECORDS, handler, form, "debug")
+
+
+def flush() -> None:
+    """Have every handler write what it still holds."""
+    for name in (_ROOT, _RECORDS):
+        for handler in logging.getLogger(name).handlers:
+            handler.flush()
 
 
 def _attach(name: str, handler: logging.Handler, form: LogFormat, level: str) -> None:

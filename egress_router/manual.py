@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egress_router.cli import make_parser
+from egress_router.commands.command_line import make_parser
 from egress_router.completion import commands, options
 from egress_router.settings.catalogue import VARIABLES
 from egress_router.settings.variables import RulesVariable

@@ -9,14 +9,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE = 60.0  # seconds: what takes longer has failed, also on a machine that is busy
-_POLL = 0.02
+_POLL = 0.005
 
 
-def eventually(check: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+def eventually(check: Callable[[], object], seconds: float = PATIENCE) -> bool:
     """Return whether `check` comes true in time; the last look is made after it."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if check():
             return True
         time.sleep(_POLL)
-    return check()
+    return bool(check())
+
+
+def until(check: Callable[[], object], what: str = "what is waited for") -> None:
+    """Wait until `check` comes true; the test fails if it does not."""
+    assert eventually(check), f"waited in vain for: {what}"

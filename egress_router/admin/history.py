@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from egress_router.admin.troubles import AS_IT_SHOULD, Troubles
@@ -18,6 +19,8 @@ _TICK = 2.0  # seconds
 _TICKS_A_SAMPLE = 5
 _SAMPLES = 360
 _OPEN = "connections_open"
+_CONNECT = "connect_seconds"
+_QUANTILE = 0.9
 # What a person wants to see, the metrics that it may come from (the mode has one of them), and a label.
 _RATES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "requests": (("requests_total", "connections_total"), None),
@@ -35,7 +38,9 @@ class History:
         self._clock = clock
         self._troubles = Troubles(clock)
         self._ticks: deque[tuple[float, dict[str, float]]] = deque(maxlen=_TICKS_A_SAMPLE + 1)
-        self._samples: deque[dict[str, float]] = deque(maxlen=_SAMPLES)
+        self._connects: deque[list[int]] = deque(maxlen=_TICKS_A_SAMPLE + 1)
+        self._bounds: tuple[float, ...] = ()
+        self._samples: deque[dict[str, float | None]] = deque(maxlen=_SAMPLES)
         self._count = 0
         self.tick()
 
@@ -55,13 +60,18 @@ class History:
         }
         for metric, result in AS_IT_SHOULD:
             totals["failures"] -= _total(snapshot, metric, ("result", result))
+        self._bounds, counts = _histogram(snapshot, _CONNECT)
+        self._connects.append(counts)
         self._ticks.append((self._clock.monotonic(), {**totals, "open": _total(snapshot, _OPEN)}))
         self._count += 1
         if self._count % _TICKS_A_SAMPLE == 0:
             self._samples.append(self._rates())
 
     def status(self) -> dict[str, Json]:
-        """Return `problems`, `now` (amounts a second, open connections) and `history`: the same in time."""
+        """Return `problems`, `now` and `history`, the same in time.
+
+        That is amounts a second, open connections, and the time within which nine of ten connects were done.
+        """
         now = self._rates()
         columns: dict[str, Json] = {name: [sample[name] for sample in self._samples] for name in now}
         seconds = _TICK * _TICKS_A_SAMPLE
@@ -71,11 +81,35 @@ class History:
             "history": {"seconds": seconds, **columns},
         }
 
-    def _rates(self) -> dict[str, float]:
+    def _rates(self) -> dict[str, float | None]:
         (start, before), (end, after) = self._ticks[0], self._ticks[-1]
         seconds = max(end - start, 1e-3)
         rates = {name: round(max(0.0, after[name] - before[name]) / seconds, 2) for name in _RATES}
-        return {**rates, "open": after["open"]}
+        before_counts, counts = self._connects[0], self._connects[-1]
+        more = [now - then for now, then in zip_longest(counts, before_counts, fillvalue=0)]
+        return {**rates, "open": after["open"], "connect_seconds": quantile(self._bounds, more)}
+
+
+def quantile(bounds: tuple[float, ...], counts: list[int]) -> float | None:
+    """Return the time that nine of ten were within, as far as the bounds tell; None: there were none."""
+    total, below = sum(counts), 0
+    if total <= 0 or min(counts) < 0:  # a worker died with what it had counted a moment ago
+        return None
+    for index, bound in enumerate(bounds):
+        if below + counts[index] >= _QUANTILE * total:
+            start = bounds[index - 1] if index else 0.0
+            part = (_QUANTILE * total - below) / counts[index]
+            return round(start + (bound - start) * part, 5)
+        below += counts[index]
+    return bounds[-1]
+
+
+def _histogram(snapshot: Snapshot, metric: str) -> tuple[tuple[float, ...], list[int]]:
+    family = snapshot.get(metric)
+    found: tuple[tuple[float, ...], list[int]] = ((), [])
+    for bounds, counts, _ in () if family is None else family.histograms.values():
+        found = (bounds, [one + other for one, other in zip_longest(found[1], counts, fillvalue=0)])
+    return found
 
 
 def _total(snapshot: Snapshot, metric: str, label: tuple[str, str] | None = None) -> float:

@@ -62,7 +62,7 @@ class Troubles:
         found = [(each, Trouble(each, blocks=True)) for each in dict.fromkeys((*health, *ready))]
         found += _of_state(snapshot)
         found += self._of_counts()
-        self._now = found[:_MAX]
+        self._now = found if len(found) <= _MAX else [*found[:_MAX], _more(len(found) - _MAX)]
         now = self._clock.time()
         self._since = {key: self._since.get(key, now) for key, _ in self._now}
 
@@ -85,6 +85,10 @@ class Troubles:
                     f"{metric} {what}",
                     Trouble(words[metric].format(count=round(count), what=what), blocks=False),
                 )
+
+
+def _more(count: int) -> tuple[str, Trouble]:
+    return "more", Trouble(f"and {count} more, which the metrics show", blocks=False)
 
 
 def _of_state(snapshot: Snapshot) -> Iterator[tuple[str, Trouble]]:

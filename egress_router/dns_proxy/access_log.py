@@ -30,7 +30,7 @@ _TOTAL = "Client connections by what became of them; all but `connected` were cl
 class AccessLog:
     """Metrics always, lines on stdout where the settings ask for them."""
 
-    def __init__(self, registry: Registry, *, access_log: bool, debug: bool) -> None:
+    def __init__(self, registry: Registry, *, access_log: bool, debug: bool, tells_debug: bool) -> None:
         self._registry = registry
         self._results: dict[str, Number] = {}
         self._debug = debug
@@ -38,7 +38,7 @@ class AccessLog:
         self.denied = LatestDenied(SYSTEM)
         self._rules = RuleMetrics(registry)
         self._records = RecordLog(everything=access_log or debug)
-        self.everything = self._records.everything
+        self.tells_each = self._records.everything or tells_debug  # otherwise the data plane adds them up
         self._connect_seconds = registry.histogram(
             "connect_seconds", "Time until an upstream connection was there, in seconds.", LATENCY_BUCKETS
         )

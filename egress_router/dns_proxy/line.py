@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router.dns_proxy import access_log
 from egress_router.grammar.forward import printed_forward
+from egress_router.net.own import leaves_with
 from egress_router.records import ALLOWED, Record
 from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.dial import REASONS as DIAL_REASONS
@@ -20,9 +21,10 @@ from egress_router.upstreams.places import Place
 from egress_router.upstreams.pool import SUCCESSES_UP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from egress_router.dns_proxy.access_log import AccessLog
+    from egress_router.grammar.address import IPAddress
     from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 # Numbers of plane.h.
 _NO_ADDRESS: Final = 10
 _FORBIDDEN: Final = 11
+_LOOP: Final = 15
 # These say nothing of the address that was tried.
 _OUR_OWN: Final = frozenset({DialReason.NO_DESCRIPTOR, DialReason.SOURCE_NOT_HELD})
 # What became of a client that was never connected.
@@ -45,6 +48,7 @@ _REFUSALS: Final = {
     **{number: reason.value for number, reason in enumerate(CLOSE_REASONS)},
     **{number: reason.value for number, reason in DIAL_REASONS.items()},
     **dict.fromkeys(LIMITS, access_log.LIMIT),
+    _LOOP: Place.LOOP.value,
 }
 
 
@@ -68,6 +72,15 @@ class Tools:
         self.connect_seconds = settings.connect_seconds
         self.idle_seconds = settings.idle_seconds
         self.sources = settings.sources
+        # The addresses of the egress interface; what is reached with another one is in the cluster.
+        self.outside: frozenset[IPAddress] = frozenset()
+
+    def near(self, targets: Sequence[Target]) -> frozenset[Target]:
+        """Return those of these from where a connection may come back to this router, by its own Service.
+
+        The outside network is closed: nothing that left by the egress interface comes in again.
+        """
+        return frozenset(each for each in targets if not leaves_with(each[0], self.outside))
 
 
 class Line(Forwarding):
@@ -78,7 +91,7 @@ class Line(Forwarding):
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
         # Several processes shall not all begin with the same address.
         turn = random.randrange(1 << 16)  # noqa: S311 - only spreads
-        super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.everything)
+        super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_each)
         self._tools = tools
         self.forward = forward
         self._rule = printed_forward(forward)
@@ -111,12 +124,12 @@ class Line(Forwarding):
         """Write down that a client has its connection."""
         self._observe(failures)
         self._tools.checks.observe(target, answered=True)
-        made = partial(self._record, client, identity, target)
+        made = partial(self.record, client, identity, target)
         self._tools.log.connected(self._rule, made, seconds)
 
     def ended(self, end: End) -> None:
         """Write down the end of a connection, or why there was none."""
-        made = partial(self._record, end.client, end.identity, end.target)
+        made = partial(self.record, end.client, end.identity, end.target)
         if end.target is not None:
             closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds)
             self._tools.log.closed(self._rule, made, closing)
@@ -141,6 +154,12 @@ class Line(Forwarding):
         for _ in range(min(count, SUCCESSES_UP)):
             self._tools.checks.observe(target, answered=True)
 
+    def reason_of(self, end: End) -> str:
+        """Return what to call the reason of an end."""
+        if end.target is not None:
+            return CLOSE_REASONS[end.reason].value
+        return _REFUSALS.get(end.reason) or self._nowhere()
+
     def _refused(self, reason: int) -> str:
         """Return what to call the reason for which a client was closed; count the limit that it met."""
         if reason in LIMITS:
@@ -154,7 +173,7 @@ class Line(Forwarding):
             return access_log.OTHER_FAMILY
         return access_log.NO_ADDRESS if place is None else place.value
 
-    def _record(self, client: str, identity: Identity, target: Target | None) -> Record:
+    def record(self, client: str, identity: Identity, target: Target | None) -> Record:
         """Return what is known of a connection of this line; `target`: where it was connected to."""
         forward, host = self.forward, self.destination.host
         return Record(
@@ -190,6 +209,8 @@ class Line(Forwarding):
             len(up.targets),
             _FORBIDDEN if refuses else 0,
             up.sources + down.sources,
+            # One that names a source of the router leaves by the egress interface.
+            self._tools.near(all_targets) if leaving is None else (),
         )
 
     def _observe(self, failures: Failures) -> None:

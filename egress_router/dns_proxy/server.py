@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.dns_proxy.access_log import AccessLog
+from egress_router.dns_proxy.debug_log import DebugLine
 from egress_router.dns_proxy.line import Line, Tools
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
-from egress_router.net.own import is_own
+from egress_router.net.own import addresses_of, is_own
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 from egress_router.relay.dataplane import DataPlane
+from egress_router.relay.own_connections import save_first_packets
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
@@ -73,14 +75,19 @@ class Forwarder:
         forbidden: Forbidden,
     ) -> None:
         self._context = context
+        events = log.get("dns_proxy")
         self._access_log = AccessLog(
-            context.registry, access_log=settings.proxy.access_log, debug=settings.debug
+            context.registry,
+            access_log=settings.proxy.access_log,
+            debug=settings.debug,
+            tells_debug=events.tells_debug,
         )
         # With the debug setting these lines belong to stdout, otherwise they are events like others.
-        changes = log.records() if settings.debug else log.get("dns_proxy")
+        changes = log.records() if settings.debug else events
         self._report = UpstreamReport(context.registry, changes)
         self._forbidden = forbidden
         self._admin_port = settings.proxy.runtime.admin_port
+        self._interface = settings.proxy.interface
         self._names = resolver(settings.names, context.registry)
         self._plane = DataPlane(context.loop, context.limiter.limits)
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
@@ -92,6 +99,7 @@ class Forwarder:
         self._tools = Tools(
             self._plane, self._checks, self._access_log, context.limiter, settings, self._denied_by_policy
         )
+        self._make_line = DebugLine if events.tells_debug else Line
         self._lines: dict[int, Line] = {}
         self._ports: frozenset[int] = frozenset()
         self._named: frozenset[IPAddress] = frozenset()
@@ -113,6 +121,7 @@ class Forwarder:
         of a line that leads to where the policy lets nobody go any more.
         """
         rules = guarded.rules
+        self._tools.outside = addresses_of(self._interface)
         self._egress = None if guarded.policy is None else PolicyIndex(guarded.policy)
         before, destinations = self._lines, self._destinations
         self._ports = frozenset(line.port for line in rules.lines)
@@ -140,7 +149,7 @@ class Forwarder:
         self._names_of = names
         for port, line in list(self._lines.items()):
             if self._leads_to_denied(line):
-                self._lines[port] = Line(self._tools, line.forward, line.destination)
+                self._lines[port] = self._make_line(self._tools, line.forward, line.destination)
                 self._cut_later(line)
         for destination in self._destinations.values():
             destination.arrange()
@@ -151,6 +160,8 @@ class Forwarder:
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
+        for listener in listeners.values():
+            save_first_packets(listener)
         self._plane.listen_on(listeners, self._lines.__getitem__)
 
     def stop_accepting(self) -> None:
@@ -205,14 +216,14 @@ class Forwarder:
         line = before.get(rule.port)
         if line is not None and self._leads_to_denied(line):
             self._cut_later(before.pop(rule.port))
-            return Line(self._tools, rule, destination)
+            return self._make_line(self._tools, rule, destination)
         if line is not None and line.forward == rule:
             del before[rule.port]
         elif rule in self._leaving:
             line, timer = self._leaving.pop(rule)
             timer.cancel()
         else:
-            return Line(self._tools, rule, destination)
+            return self._make_line(self._tools, rule, destination)
         line.forward = rule
         line.destination = destination
         return line

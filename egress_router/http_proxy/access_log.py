@@ -31,15 +31,20 @@ class AccessLog:
     """Writes the records of requests: all of them, or those of denials only."""
 
     def __init__(self, *, everything: bool) -> None:
-        self._ids = Ids()
+        self.ids = Ids()
         self._records = RecordLog(everything=everything)
         self.everything = everything
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
-        """Write down which way a request went, with the source address, which costs a system call."""
-        with contextlib.suppress(OSError):  # the connection is gone already
-            info.source = sock.getsockname()[:2]
+        """Write down which way a request went, with the source address."""
+        self.note_source(info, sock)
         self.request(info, None)
+
+    def note_source(self, info: RequestInfo, sock: socket.socket) -> None:
+        """Note with which address a request left, which costs a system call."""
+        if info.source is None:
+            with contextlib.suppress(OSError):  # the connection is gone already
+                info.source = sock.getsockname()[:2]
 
     def request(self, info: RequestInfo, failure: str | None) -> None:
         """Write down what was decided and where the request went, unless that has been done."""
@@ -64,7 +69,7 @@ class AccessLog:
         """Write down a request of which nothing is known but that it was refused."""
         made = Record(
             event="request",
-            id=self._ids.next(),
+            id=who.id or self.ids.next(),
             client=who.client,
             client_port=who.client_port,
             local_port=who.local_port,
@@ -76,7 +81,7 @@ class AccessLog:
 
     def _made(self, event: str, info: RequestInfo, reason: str | None) -> Record:
         if not info.id:  # most requests are never written down
-            info.id = self._ids.next()
+            info.id = self.ids.next()
         decision, host = info.decision, info.target.host
         rule = None if decision.rule is None else decision.rule.text
         address = info.address if isinstance(host, str) or info.address is not None else host

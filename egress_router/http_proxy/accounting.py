@@ -18,7 +18,7 @@ from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from egress_router.clock import Clock
     from egress_router.grammar.acl import Rule
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
+    from egress_router.names.answer import Answer, Failure
     from egress_router.policy.access_list import Decision
+    from egress_router.relay.dial import DialFailure
     from egress_router.service.mode import Json
 
 _LIMITS = {
@@ -65,7 +67,7 @@ class Accounting:
         self._allowed = self._verdicts[ALLOWED, Reason.RULE]
         self.sent = registry.counter("bytes_total", "Body and tunnel bytes.", direction="sent")
         self.received = registry.counter("bytes_total", "Body and tunnel bytes.", direction="received")
-        self.tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
+        self._tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
         self._dns = registry.histogram(
             "dns_seconds", "Time that a request waited for names.", LATENCY_BUCKETS
         )
@@ -80,6 +82,26 @@ class Accounting:
         self._hits: Counter[str] = Counter()
         self.policy_denials = PolicyDenials(registry)
         self._denied = LatestDenied(clock)
+
+    # Only `DebugAccounting` does something with these; `accepted` and `left_by` are called for it alone.
+
+    def accepted(self, who: Who) -> Who:
+        """Return what to call a connection that was accepted."""
+        return who
+
+    def left_by(self, who: Who, reason: str) -> None:
+        """Hear that a connection is closed."""
+
+    def name_asked(self, info: RequestInfo) -> None:
+        """Hear that a name is looked up."""
+
+    def name_answered(self, info: RequestInfo, found: Answer | Failure) -> None:
+        """Hear what came of a look-up."""
+
+    def attempts_failed(self, info: RequestInfo, failures: Iterable[DialFailure]) -> None:
+        """Hear of addresses that were tried in vain."""
+
+    # What is counted
 
     def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
         """Return what is known of a request whose head has come."""
@@ -122,6 +144,14 @@ class Accounting:
             self._rules.of(info.decision.rule.text).connect_seconds.observe(info.connect_seconds)
         if self._log.everything:
             self._log.connected(info, sock)
+
+    def tunnel_opened(self, info: RequestInfo) -> None:  # noqa: ARG002 - see `DebugAccounting`
+        """Count a tunnel; `tunnel_closed` follows."""
+        self._tunnels.value += 1
+
+    def tunnel_closed(self) -> None:
+        """Count that a tunnel is no more."""
+        self._tunnels.value -= 1
 
     def answered(self, info: RequestInfo) -> None:
         """Count that the answer to a request begins."""

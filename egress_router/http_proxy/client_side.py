@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.connect import ProxyTunnel
     from egress_router.http_proxy.http1.state import Into
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.owner import Request
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
@@ -67,6 +68,10 @@ class ClientSide:
         self._tunnel: ProxyTunnel | None = None
         self._ending: LingeringClose | None = None
 
+    def __repr__(self) -> str:
+        held = self._heads.size + len(self.wire.held) + len(self.wire.out)
+        return f"<{type(self).__name__} {self.who} {self.state.name} {self._request!r} held={held}>"
+
     def enter(self, into: Into[ConnectionState]) -> None:
         """Go on to another state."""
         self.state = into[self.state]
@@ -94,6 +99,11 @@ class ClientSide:
 
     # What the worker asks
 
+    @property
+    def target(self) -> Target | None:
+        """Where the present request leads to."""
+        return None if self._connector is None else self._connector.info.target
+
     def is_denied(self) -> bool:
         """Say whether the present rules would deny the connection that is open."""
         return (
@@ -113,7 +123,7 @@ class ClientSide:
     def drain(self) -> None:
         """Close if idle between requests; one without a request so far still gets its first answer."""
         if self.state is HEAD and self._served and not self._heads.begun:
-            self.close()
+            self.close("drained")
         elif self._request is not None:
             self._request.last()
 
@@ -126,7 +136,7 @@ class ClientSide:
         elif self.state in CONNECTED and self._request is not None:
             self._request.close_now()
         else:
-            self.close()
+            self.close("closed")
 
     # The end
 
@@ -159,29 +169,32 @@ class ClientSide:
         self.timeouts.stop()
         self.kept.close()
         self._ending = LingeringClose(
-            self.worker, self.wire, last, self.worker.limits.linger_seconds, self._left
+            self.worker, self.wire, last, self.worker.limits.linger_seconds, self._lingered
         )
 
-    def close(self) -> None:
+    def close(self, reason: str) -> None:
         """Close in order."""
         if self.state not in _OVER:
             self.wire.close()
-            self._left()
+            self._left(reason)
 
     def abort(self) -> None:
         """Close so that the client sees that its answer is cut short."""
         if self.state not in _OVER:
             self.wire.abort()
-            self._left()
+            self._left("cut")
 
-    def _left(self) -> None:
+    def _lingered(self) -> None:
+        self._left("answered")
+
+    def _left(self, reason: str) -> None:
         if self._request is not None:
             self._request.left()
         if self._connector is not None:
             self._connector.cancel()
             self.worker.accounting.left(self._connector.info)
         self._end(INTO_CLOSED)
-        self.worker.left(self)
+        self.worker.left(self, reason)
 
     def _end(self, into: Into[ConnectionState]) -> None:
         self.state = into[self.state]

@@ -29,6 +29,10 @@ class ClientWatch:
         self._waiting: list[Waiting] = []
         self._look: Deadline | None = None
 
+    def __len__(self) -> int:
+        """How many clients are remembered."""
+        return len(self._waiting)
+
     def add(self, waiting: Waiting) -> None:
         """Watch this client soon, if it still waits then."""
         self._waiting.append(waiting)

@@ -14,6 +14,7 @@ from egress_router.http_proxy import replies
 from egress_router.http_proxy.accounting import TLS_METHOD
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.state import INTO_HELLO
+from egress_router.http_proxy.owner import Request
 from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
 from egress_router.relay.tunnel import CloseReason
 from egress_router.tls.alert import Alert, fatal
@@ -23,8 +24,9 @@ from egress_router.tls.errors import TlsError
 if TYPE_CHECKING:
     import socket
 
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.owner import Owner
-    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.dataplane import Pair
     from egress_router.relay.deadlines import Deadline
@@ -38,25 +40,15 @@ _SECONDS: Final = 0.25
 _HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
 _HTTPS: Final = 443  # here nobody waits for the server, so that a late ClientHello is judged, too
 _log = log.get("http_proxy")
-
 # What the client was told by the proxy; otherwise it was an origin's answer 101.
 _STATUS: Final = {b"CONNECT": 200, TLS_METHOD: 0}
 
 
-class ConnectRequest:
+class ConnectRequest(Request):
     """Made for each CONNECT; once it is connected, the first bytes are looked at, and a tunnel is opened."""
 
-    __slots__ = (
-        "_client",
-        "_connected",
-        "_deadline",
-        "_info",
-        "_origin",
-        "_owner",
-        "_reader",
-        "_rest",
-        "_worker",
-    )
+    __slots__ = ("_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader", "_rest",
+        "_worker")  # fmt: skip
 
     def __init__(self, owner: Owner, info: RequestInfo) -> None:
         self._owner = owner
@@ -69,14 +61,13 @@ class ConnectRequest:
         self._deadline: Deadline | None = None
         self._rest: Deadline | None = None
 
+    def __repr__(self) -> str:
+        return f"<ConnectRequest {self._info} connected={self._connected} held={self.held}>"
+
     @property
     def held(self) -> int:
         """How many bytes of the client wait here."""
         return 0 if self._reader is None else self._reader.size
-
-    def reuse(self) -> bool:
-        """See `Request`: each tunnel has a connection of its own."""
-        return False
 
     def connected(self, dialled: Dialled) -> None:
         """Answer, look at what came with the CONNECT, and wait for more."""
@@ -97,12 +88,6 @@ class ConnectRequest:
             self._deadline = worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
         if self._reader is not None or owner.holds:
             owner.account()
-
-    def last(self) -> None:
-        """See `Request`: nothing follows a CONNECT."""
-
-    def late(self, *, begun: bool) -> None:
-        """See `Request`: it has a time-out of its own."""
 
     def give_way(self) -> None:
         """End, because all connections together hold too much."""
@@ -125,7 +110,7 @@ class ConnectRequest:
     @guarded
     def _client_ready(self) -> None:
         if self._client.gone:
-            self._owner.close()
+            self._owner.close("client_gone")
             return
         for _ in range(TURNS):
             data = self._client.receive()
@@ -156,7 +141,7 @@ class ConnectRequest:
             return
         is_tls = self._info.target.port == _HTTPS or self._rest is not None
         if is_tls and self._worker.enforces_sni:
-            self._owner.close()  # no TLS server speaks first; it has ended, or is none
+            self._owner.close("origin_first")  # no TLS server speaks first; it has ended, or is none
         else:
             self._pass()
 
@@ -164,7 +149,7 @@ class ConnectRequest:
     def _late(self) -> None:
         if self._info.target.port == _HTTPS:
             self._worker.accounting.idle_end("idle_seconds")
-            self._owner.close()
+            self._owner.close("idle")
         else:
             self._pass()
 
@@ -264,8 +249,22 @@ class ProxyTunnel:
             to_upstream=to_upstream,
             to_client=to_client,
         )
-        worker.accounting.tunnels.value += 1
+        worker.accounting.tunnel_opened(info)
         worker.connections.add(self)
+
+    def __repr__(self) -> str:
+        went = f"sent={self._tunnel.sent} received={self._tunnel.received}"
+        return f"<ProxyTunnel {self.who} TUNNEL {self._info} at {self._info.address} {went}>"
+
+    @property
+    def who(self) -> Who:
+        """Whose connection it is."""
+        return self._info.who
+
+    @property
+    def target(self) -> Target:
+        """Where it leads to."""
+        return self._info.target
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny the tunnel."""
@@ -291,9 +290,9 @@ class ProxyTunnel:
 
     def _closed(self, closing: Closing) -> None:
         worker, info = self._worker, self._info
-        worker.left(self)
-        worker.accounting.tunnels.value -= 1
+        worker.accounting.tunnel_closed()
         if closing.reason is CloseReason.IDLE:
             worker.accounting.idle_end("idle_seconds")
         status = _STATUS.get(info.method, 101)
         worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)
+        worker.left(self, closing.reason.value)

@@ -67,7 +67,7 @@ class ClientConnection(ClientSide):
             if data is None:
                 break
             if not data:
-                self.close()
+                self.close("client_closed")
                 return
             if self._take(data):
                 return
@@ -155,7 +155,7 @@ class ClientConnection(ClientSide):
     @guarded
     def _client_moved(self) -> None:
         if self.wire.gone:  # reset; a client that has only ended its sending side still wants its answer
-            self.close()
+            self.close("client_gone")
 
     # With a connection
 
@@ -190,7 +190,7 @@ class ClientConnection(ClientSide):
         elif unread or not complete:
             self.say_and_close(b"")
         else:
-            self.close()
+            self.close("finished")
 
     def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
         """Hand the connection over to a tunnel, after a CONNECT or an answer 101."""
@@ -214,14 +214,14 @@ class ClientConnection(ClientSide):
             self._refuse(replies.HEAD_TOO_SLOW)
         else:
             self.worker.accounting.idle_end("head_seconds")
-            self.close()
+            self.close("no_request")
 
     @guarded
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.state is HEAD and not self._heads.begun:
             self.worker.accounting.idle_end("keepalive_seconds")
-            self.close()
+            self.close("idle")
 
     @guarded
     def answer_late(self) -> None:

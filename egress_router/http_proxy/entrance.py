@@ -80,6 +80,8 @@ class Entrance(Forwarding):
     def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
         """Serve a client; `early` are the bytes that have come already."""
         who = Who(*client, self._port)
+        if self._worker.tells_debug:
+            who = self._worker.accounting.accepted(who)
         sock = self._socket(descriptor)
         connection = ClientConnection(self._worker, sock, who, place, early, self._origin_port)
         self._worker.connections.add(connection)

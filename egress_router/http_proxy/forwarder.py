@@ -28,6 +28,13 @@ class Forwarder(Pump):
         self._owner = owner
         self._info = info
 
+    def __repr__(self) -> str:
+        exchange = self._exchange
+        return (
+            f"<Forwarder {self._info} at {self._info.address} status={exchange.status}"
+            f" sent={exchange.sent} received={exchange.received}>"
+        )
+
     # A connection
 
     def reuse(self) -> bool:
@@ -126,9 +133,6 @@ class Forwarder(Pump):
     def close_now(self) -> None:
         """End, because the client's connection has to."""
         self.abort("closed")
-
-    def left(self) -> None:
-        """The client's connection has closed; the origin's does so by itself."""
 
     def fault(self, error: Exception) -> None:
         """End the client's connection, because of something that must not happen."""

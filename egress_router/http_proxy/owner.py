@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Owner(Protocol):
     def say_and_close(self, last: bytes) -> None:
         """Send these bytes, and close once they have arrived."""
 
-    def close(self) -> None:
-        """Close in order."""
+    def close(self, reason: str) -> None:
+        """Close in order; `reason` is for debug events."""
 
     def abort(self) -> None:
         """Close so that the client sees that its answer is cut short."""
@@ -57,30 +58,37 @@ class Owner(Protocol):
         """Close, because of something that must not happen."""
 
 
-class Request(Protocol):
+class Request(ABC):
     """A request, as the client's connection sees it: `Forwarder`, or `ConnectRequest`."""
 
+    __slots__ = ()
+
     @property
+    @abstractmethod
     def held(self) -> int:
         """How many bytes are held for it, once it has its connection."""
 
     def reuse(self) -> bool:
         """Go on over a connection that is open, and say whether there was one to an allowed address."""
+        return False
 
+    @abstractmethod
     def connected(self, dialled: Dialled) -> None:
         """Go on over a new connection."""
 
-    def last(self) -> None:
+    def last(self) -> None:  # noqa: B027 - a tunnel is the last one anyhow
         """Let the client's connection end with this request."""
 
-    def late(self, *, begun: bool) -> None:
+    def late(self, *, begun: bool) -> None:  # noqa: B027 - a CONNECT has a time-out of its own
         """Give up: its answer does not begin, or has `begun` and does not go on."""
 
+    @abstractmethod
     def give_way(self) -> None:
         """End, because all connections together hold too much."""
 
+    @abstractmethod
     def close_now(self) -> None:
-        """End both connections."""
+        """End both connections, because the client's has to."""
 
-    def left(self) -> None:
+    def left(self) -> None:  # noqa: B027 - mostly nothing is left then
         """Let go of everything: the client's connection has closed."""

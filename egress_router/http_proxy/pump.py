@@ -6,11 +6,12 @@ most one receive is held for it.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.exchange import FINISHED
+from egress_router.http_proxy.owner import Request
 from egress_router.relay.buffered_socket import TURNS
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from egress_router.relay.buffered_socket import BufferedSocket
 
 
-class Pump(ABC):
+class Pump(Request):
     """Moves bytes until the exchange is over; a subclass (`Forwarder`) says what becomes of it then."""
 
     __slots__ = ("_client", "_exchange", "_over", "_upstream")

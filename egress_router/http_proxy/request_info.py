@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from egress_router.grammar.address import printed
 from egress_router.policy.access_list import Decision, Reason, Verdict
 
 if TYPE_CHECKING:
@@ -18,11 +19,15 @@ UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 
 class Who(NamedTuple):
-    """A client connection: address and port of the client, port of this proxy."""
+    """A client connection: address and port of the client, port of this proxy; an `id` for debug events."""
 
     client: str
     client_port: int
     local_port: int
+    id: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.client} port {self.client_port}"
 
 
 @dataclass(slots=True)
@@ -57,3 +62,6 @@ class RequestInfo:
     def client(self) -> str:
         """The client's address."""
         return self.who.client
+
+    def __str__(self) -> str:
+        return f"{self.method.decode()} {printed(self.target.host, self.target.port)}"

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from egress_router import log
 from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
+from egress_router.grammar.address import printed
 from egress_router.http_proxy.access_control import AccessControl
 from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.client_watch import ClientWatch
+from egress_router.http_proxy.debug_log import DebugAccounting
 from egress_router.http_proxy.entrance import Entrance, TurnedAway
-from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.own_places import OwnPlaces, seen
 from egress_router.http_proxy.upstream import UpstreamPool
 from egress_router.http_proxy.worker_state import WorkerState
 from egress_router.names.resolver import Resolver
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
+from egress_router.relay.own_connections import OwnConnections, save_first_packets
 from egress_router.relay.tunnel import Relay
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 
 # Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
 MAX_TURNED_AWAY = 256
+_MAX_DESTINATIONS = 1_000
 
 
 class MakeNames(Protocol):
@@ -96,12 +101,15 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         access.apply(rules.rules, rules.policy)
-        accounting = Accounting(context.registry, AccessLog(everything=settings.proxy.access_log), SYSTEM)
+        tells_debug = log.get("http_proxy").tells_debug
+        accounting = (DebugAccounting if tells_debug else Accounting)(
+            context.registry, AccessLog(everything=settings.proxy.access_log), SYSTEM
+        )
         self._plane = DataPlane(context.loop, context.limiter.limits)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
         self._plane.count(context.registry, accounting.sent, accounting.received)
-        self._worker = WorkerState(
+        self.worker = WorkerState(
             loop=context.loop,
             poller=context.poller,
             plane=self._plane,
@@ -116,10 +124,11 @@ class HttpProxyServer:
             clock=SYSTEM,
             sni=settings.sni,
             sources=settings.sources,
+            tells_debug=tells_debug,
         )
         self._plane.tell_pauses(AcceptPauses(context.registry))
         self._entrances: dict[int, Entrance] = {}
-        self._turned_away = TurnedAway(self._worker, context.limiter, max_turned_away)
+        self._turned_away = TurnedAway(self.worker, context.limiter, max_turned_away)
         self._listening: tuple[int, ...] = ()
         self._policy_names = PolicyNames(context.loop, self._resolver, self._named)
         self._follow(rules.policy)
@@ -128,7 +137,7 @@ class HttpProxyServer:
         """Decide by these rules; what is open and no longer allowed has the drain time to end."""
         self._rules = rules.rules
         self._policy = rules.policy
-        self._worker.access.apply(rules.rules, rules.policy)
+        self.worker.access.apply(rules.rules, rules.policy)
         self._follow(rules.policy)
         self._judge_again()
 
@@ -136,13 +145,13 @@ class HttpProxyServer:
         self._policy_names.follow(() if policy is None else policy.dns_names)
 
     def _named(self, names: NamesOf) -> None:
-        self._worker.access.follow(names)
+        self.worker.access.follow(names)
         self._judge_again()
 
     def _judge_again(self) -> None:
-        for each in self._worker.connections:
+        for each in self.worker.connections:
             if each.is_denied():
-                self._worker.deadlines.add(self._drain_seconds, each.end_if_denied)
+                self.worker.deadlines.add(self._drain_seconds, each.end_if_denied)
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
@@ -157,40 +166,50 @@ class HttpProxyServer:
         self._plane.listen_on({}, self._entrances.__getitem__)
         self._plane.catch_up()  # those whom it has let in are served still
         self._listening = ()
-        self._worker.draining = True
-        for each in list(self._worker.connections):
+        self.worker.draining = True
+        for each in list(self.worker.connections):
             each.drain()
-        self._worker.pool.close()
+        self.worker.pool.close()
 
     def open_connections(self) -> int:
         """How many client connections are open."""
-        return len(self._worker.connections)
+        return len(self.worker.connections)
 
     def close_all(self) -> None:
         """Close every connection now."""
         self._plane.listen_on({}, self._entrances.__getitem__)
         self._plane.catch_up()
-        for each in list(self._worker.connections):
+        for each in list(self.worker.connections):
             each.close_now()
         self._turned_away.close()
-        self._worker.pool.close()
+        self.worker.pool.close()
         self._policy_names.close()
         self._resolver.close()
         self._plane.close(self._entrances.values())
-        self._worker.deadlines.close()
+        self.worker.deadlines.close()
 
     def status(self) -> dict[str, Json]:
         """What a person wants to see of this worker."""
-        accounting = self._worker.accounting
+        accounting = self.worker.accounting
         return {
             "rules": accounting.rule_hits(self._rules.rules),
             "policy": [{**each} for each in accounting.policy_denials.shown(self._policy)],
             "denied": accounting.latest_denied(),
             "upstreams": [],
+            "destinations": self._destinations(),
             "listeners": list(self._listening),
         }
 
+    def _destinations(self) -> list[Json]:
+        """Return where most of the open connections lead to."""
+        targets = (connection.target for connection in self.worker.connections)
+        found = Counter((each.host, each.port) for each in targets if each is not None)
+        return [
+            {"destination": printed(*target), "open": count}
+            for target, count in found.most_common(_MAX_DESTINATIONS)
+        ]
+
     def _entrance(self, listeners: Mapping[int, socket.socket], port: int) -> Entrance:
         family, origin_port = listeners[port].family, self._transparent.get(port)
-        self._entrances[port] = Entrance(self._worker, self._turned_away, port, origin_port, family)
+        self._entrances[port] = Entrance(self.worker, self._turned_away, port, origin_port, family)
         return self._entrances[port]

@@ -18,6 +18,7 @@ from egress_router.tls.errors import TlsError
 from egress_router.tls.server_name import NameFault, server_name
 
 if TYPE_CHECKING:
+    from egress_router.http_proxy.http1.target import Target
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
@@ -33,7 +34,7 @@ class TlsConnection:
     """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
 
     __slots__ = ("_accepted", "_connector", "_deadline", "_ending", "_origin_port", "_over", "_reader",
-        "_tunnel", "_who", "_wire", "_worker", "client", "place")  # fmt: skip
+        "_tunnel", "_wire", "_worker", "client", "place", "who")  # fmt: skip
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class TlsConnection:
         """Take over the wire; what it holds is read first. `accepted` is when, by the monotonic clock."""
         self._worker = worker
         self._wire = wire
-        self._who = who
+        self.who = who
         self.place = place
         self.client = who.client
         self._origin_port = origin_port
@@ -61,6 +62,11 @@ class TlsConnection:
         wire.on_ready = self.read
         worker.connections.add(self)
 
+    def __repr__(self) -> str:
+        asked = "HELLO" if self._connector is None else f"CONNECTING {self._connector.info}"
+        state = "CLOSED" if self._over else "LINGERING" if self._ending is not None else asked
+        return f"<TlsConnection {self.who} {state} held={self._reader.size}>"
+
     # The ClientHello
 
     @guarded
@@ -71,7 +77,7 @@ class TlsConnection:
             if data is None:
                 break
             if not data:
-                self.close_now()
+                self._close("client_closed")
                 return
             if self._take(data):
                 return
@@ -104,7 +110,7 @@ class TlsConnection:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
         target = tls_target(name, self._origin_port)
-        info = self._worker.accounting.begun_tls(self._who, target)
+        info = self._worker.accounting.begun_tls(self.who, target)
         self._connector = UpstreamConnector(self._worker, self, info, tunnels=True)
         self._connector.begin()
         if self._connector is not None:
@@ -118,7 +124,7 @@ class TlsConnection:
     @guarded
     def _client_moved(self) -> None:
         if self._wire.gone:
-            self.close_now()
+            self._close("client_gone")
 
     @guarded
     def _late(self) -> None:
@@ -161,6 +167,11 @@ class TlsConnection:
 
     # The end
 
+    @property
+    def target(self) -> Target | None:
+        """Where it shall lead to."""
+        return None if self._connector is None else self._connector.info.target
+
     def is_denied(self) -> bool:
         """See `Connection`: the tunnel that it becomes is asked; until then the connector decides."""
         return False
@@ -178,13 +189,16 @@ class TlsConnection:
         elif self._ending is not None:
             self._ending.close()
         else:
-            self._wire.close()
-            self._left()
+            self._close("closed")
+
+    def _close(self, reason: str) -> None:
+        self._wire.close()
+        self._left(reason)
 
     def _refuse(self, alert: Alert, reason: str) -> None:
         accounting = self._worker.accounting
         accounting.transparent_refused(reason)
-        accounting.refused(self._who, 0, reason)
+        accounting.refused(self.who, 0, reason)
         _log.warning(
             "TLS to a transparent port is refused", client=self.client, reason=reason, port=self._origin_port
         )
@@ -193,9 +207,12 @@ class TlsConnection:
     def _say(self, alert: Alert) -> None:
         self._deadline.cancel()
         self._worker.held.hold(self, 0)
-        self._ending = LingeringClose(self._worker, self._wire, fatal(alert), SILENCE, self._left)
+        self._ending = LingeringClose(self._worker, self._wire, fatal(alert), SILENCE, self._lingered)
 
-    def _left(self) -> None:
+    def _lingered(self) -> None:
+        self._left("answered")
+
+    def _left(self, reason: str) -> None:
         if self._over:
             return
         self._over = True
@@ -205,4 +222,4 @@ class TlsConnection:
             self._connector.cancel()
             self._worker.accounting.left(self._connector.info)
         self._connector = self._ending = None
-        self._worker.left(self)
+        self._worker.left(self, reason)

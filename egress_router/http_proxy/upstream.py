@@ -46,6 +46,12 @@ class Upstream(BufferedSocket):
         self.idle_before = False  # at the last sweep of the pool
         self._look: select.poll | None = None
 
+    def __repr__(self) -> str:
+        client, authority, _ = self.key
+        flags = " bound" * self.bound + " reused" * self.reused + " lost" * self.lost
+        waits = f"held={len(self.held)} out={len(self.out)}"
+        return f"<Upstream {authority.decode()} at {self.address} for {client}{flags} {waits}>"
+
     def is_quiet(self) -> bool:
         """Ask the kernel whether nothing has come: events tell only what came before they were fetched."""
         if self._look is None:  # costs a third of a read that finds nothing, which raises an exception
@@ -81,6 +87,10 @@ class UpstreamPool:
                 return upstream
             upstream.close()
         return None
+
+    def idle_to(self, key: Key) -> tuple[Upstream, ...]:
+        """Return the connections that wait there, the one that was used last at the end."""
+        return tuple(self._idle.get(key, ()))
 
     def put(self, upstream: Upstream) -> None:
         """Keep a connection whose answer is complete."""

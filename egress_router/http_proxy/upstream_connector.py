@@ -55,6 +55,9 @@ class UpstreamConnector:
         self._list = 0  # the one that decided, as AccessControl.lists counts them
         self._waiting: _Cancellable | None = None
 
+    def __repr__(self) -> str:
+        return f"<UpstreamConnector {self.info.who} {self.info} waits for {self._waiting!r}>"
+
     def begin(self) -> None:
         """Decide, at once where nothing has to be looked up."""
         target = self.info.target
@@ -63,6 +66,7 @@ class UpstreamConnector:
             self._decided(decision)
         elif isinstance(target.asked, str):
             seconds = self._worker.limits.connect_seconds
+            self._worker.accounting.name_asked(self.info)
             self._waiting = self._worker.access.look_up(
                 target.asked, self.info.client, seconds, self._looked_up
             )
@@ -99,6 +103,7 @@ class UpstreamConnector:
     def _looked_up(self, found: Answer | Failure) -> None:
         self._waiting = None
         self.info.dns_seconds = self._worker.clock.monotonic() - self.info.started
+        self._worker.accounting.name_answered(self.info, found)
         if not isinstance(found, Failure):
             self._decided(self._worker.access.by_addresses(self.info.target, found.addresses, found.name))
             return
@@ -123,6 +128,8 @@ class UpstreamConnector:
     @guarded_result
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
+        if result.failures:
+            self._worker.accounting.attempts_failed(self.info, result.failures)
         if isinstance(result, DialError):
             self.info.connect_seconds = self._worker.clock.monotonic() - self._began
             if result.failures:

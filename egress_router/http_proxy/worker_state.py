@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.access_control import AccessControl
     from egress_router.http_proxy.accounting import Accounting
     from egress_router.http_proxy.client_watch import ClientWatch
-    from egress_router.http_proxy.own_connections import OwnConnections
-    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane, Pair
     from egress_router.relay.deadlines import Deadlines
+    from egress_router.relay.own_connections import OwnConnections
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
     from egress_router.settings.http_proxy import HttpLimits, SniMode
@@ -35,8 +36,16 @@ class Connection(Protocol):
     """A client's connection: a ClientConnection, or the ProxyTunnel that it has become."""
 
     @property
+    def who(self) -> Who:
+        """Whose connection it is."""
+
+    @property
     def place(self) -> Pair:
         """Its place among those that the data plane has admitted."""
+
+    @property
+    def target(self) -> Target | None:
+        """Where it leads to; None where nothing is under way."""
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny it."""
@@ -60,6 +69,8 @@ def _turns() -> Iterator[int]:
 class WorkerState:
     """The tools and the limits of every connection; `draining` once no new connections come in.
 
+    `tells_debug` says that the accounting is a `DebugAccounting`, which wants to hear of every connection.
+
     `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
     `sources` are the router's addresses; `turns` says which of them is the next, where a rule spreads.
     """
@@ -80,6 +91,7 @@ class WorkerState:
     sources: tuple[IPAddress, ...]
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
+    tells_debug: bool = False
     most_received: int = field(init=False)
     connects: KnownConnects = field(init=False)
     held: HeldBytes = field(init=False)
@@ -118,7 +130,9 @@ class WorkerState:
             info.target, address, info.decision.full_name
         )
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: Connection, reason: str) -> None:
         """Forget a connection that has closed."""
+        if self.tells_debug:
+            self.accounting.left_by(connection.who, reason)
         self.connections.discard(connection)
         self.plane.cut(connection.place)

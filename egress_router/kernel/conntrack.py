@@ -7,7 +7,7 @@ them refuses connections without a word.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ _GET = (1 << 8) | 1  # subsystem ctnetlink, IPCTNL_MSG_CT_GET
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _TUPLE_IP, _TUPLE_PROTO = 1, 2, 1, 2
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 _TCP_NUMBER = b"\x06"
 _PROTOCOL_INFO, _TCP, _TCP_STATE = 4, 1, 1
 # ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK of enum tcp_conntrack (linux/netfilter/nf_conntrack_tcp.h)
@@ -56,12 +57,14 @@ class Connections:
 
     A port stays in use for a while after its connection has ended (TIME_WAIT), and while one is tried.
     `waiting` are TCP connections that may still be accepted, by family and local port: their SYN was sent
-    less than three seconds ago.
+    less than three seconds ago. `clients` and `local_ports` (protocol, family, port) have the open ones.
     """
 
     source_ports: Counter[Way]
     open: int
     waiting: Counter[tuple[int, int]]
+    clients: Counter[IPAddress] = field(default_factory=Counter)
+    local_ports: Counter[tuple[str, int, int]] = field(default_factory=Counter)
 
 
 def connections(sources: Collection[IPAddress]) -> Connections:
@@ -70,9 +73,7 @@ def connections(sources: Collection[IPAddress]) -> Connections:
     Raises:
         RefusedError: the kernel does not let this process look.
     """
-    found: Counter[Way] = Counter()
-    waiting: Counter[tuple[int, int]] = Counter()
-    opened = 0
+    seen = Connections(Counter(), 0, Counter())
     longest = sysctl.read("net/netfilter/nf_conntrack_tcp_timeout_syn_sent") or _SYN_SENT_SECONDS
     by_bytes = {address.packed: address for address in sources}
     try:
@@ -86,16 +87,31 @@ def connections(sources: Collection[IPAddress]) -> Connections:
             port = fields.get(_SOURCE_PORT)
             if port is not None:
                 destination = fields[_NUMBER][0], ip_address(addresses[0]), int.from_bytes(port, "big")
-                found[source, destination] += 1
-                state = _tcp_state(entry)
-                redirected = int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT
-                opened += bool(redirected) and (state is None or state in _OPEN_STATES)
-                left = int.from_bytes(entry.get(_TIMEOUT, b""), "big")
-                if state == _SYN_SENT and longest - left < _ANSWER_SECONDS:
-                    waiting[4 if len(addresses[0]) == 4 else 6, _local_port(entry)] += 1
+                seen.source_ports[source, destination] += 1
+                if int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT:
+                    _add_redirected(seen, entry, longest)
     except OSError as error:
         raise RefusedError(f"cannot read connection tracking ({error.strerror})", "grant NET_ADMIN") from None
-    return Connections(found, opened, waiting)
+    return replace(seen, open=seen.clients.total())
+
+
+def _add_redirected(seen: Connections, entry: dict[int, bytes], longest: int) -> None:
+    """Add a redirected connection, as it is between client and router."""
+    original = attributes(entry.get(_TUPLE_ORIGINAL, b""))
+    addresses = list(attributes(original.get(_TUPLE_IP, b"")).values())
+    fields = attributes(original.get(_TUPLE_PROTO, b""))
+    protocol = _PROTOCOLS.get(fields.get(_NUMBER, b"\0")[0])
+    if protocol is None or not addresses:
+        return
+    client = ip_address(addresses[0])
+    local_port = int.from_bytes(fields.get(_DESTINATION_PORT, b""), "big")
+    state = _tcp_state(entry)
+    if state is None or state in _OPEN_STATES:
+        seen.clients[client] += 1
+        seen.local_ports[protocol, client.version, local_port] += 1
+    left = int.from_bytes(entry.get(_TIMEOUT, b""), "big")
+    if state == _SYN_SENT and longest - left < _ANSWER_SECONDS:
+        seen.waiting[client.version, local_port] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +144,6 @@ def outgoing(sources: Collection[IPAddress]) -> list[OutgoingFlow]:
     except OSError:
         return []
     return found
-
-
-def _local_port(entry: dict[int, bytes]) -> int:
-    original = attributes(attributes(entry.get(_TUPLE_ORIGINAL, b"")).get(_TUPLE_PROTO, b""))
-    return int.from_bytes(original.get(_DESTINATION_PORT, b""), "big")
 
 
 def _entries() -> Iterator[dict[int, bytes]]:

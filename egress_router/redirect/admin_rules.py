@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from egress_router import log, setup
+from egress_router import log
 from egress_router.errors import ConfigError, RefusedError
 from egress_router.kernel.nat import admin_rules, nftables
 from egress_router.service.file_watch import changes
+from egress_router.setup.nat_rules import read_admin_rules
 
 if TYPE_CHECKING:
     from egress_router.service.mode import Json
     from egress_router.settings.setup import SetupSettings
+    from egress_router.setup.nat_rules import Established
 
 _log = log.get("redirect")
 
@@ -23,7 +25,7 @@ class AdminRules:
     `setup` has filled it once. `error` says why what the file says now is not in force.
     """
 
-    def __init__(self, settings: SetupSettings, established: setup.Established) -> None:
+    def __init__(self, settings: SetupSettings, established: Established) -> None:
         self._settings = settings
         self._established = established
         self._in_force: str | None = None
@@ -41,9 +43,7 @@ class AdminRules:
 
     async def _wanted(self) -> str | None:
         try:
-            return await asyncio.to_thread(
-                lambda: setup.read_admin_rules(self._settings, self._established.apply)
-            )
+            return await asyncio.to_thread(lambda: read_admin_rules(self._settings, self._established.apply))
         except (ConfigError, RefusedError):
             return None
 
@@ -51,7 +51,7 @@ class AdminRules:
         """Fill the chain with what the file says."""
 
         def refill() -> str | None:
-            text = setup.read_admin_rules(self._settings, self._established.apply)
+            text = read_admin_rules(self._settings, self._established.apply)
             # The same text would only set the counters back.
             if text is not None and text != self._in_force:
                 nftables.execute(text)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from egress_router.policy.egress_policy import NamesOf
     from egress_router.policy.redirected import Denial
     from egress_router.service.mode import Json
-    from egress_router.setup import Established
+    from egress_router.setup.nat_rules import Established
 
 # How long a changed policy waits for the first answers about its names: an entry without addresses matches
 # nothing.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from egress_router import log, setup
+from egress_router import log
 from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
 from egress_router.errors import RefusedError
@@ -24,11 +25,14 @@ from egress_router.redirect.rejections import Rejections
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.redirect.updates import NameUpdates
 from egress_router.redirect.usable import Usable
-from egress_router.service import loop, output, process_metrics, signals
+from egress_router.service import loop, output, process_metrics, signals, sockets
+from egress_router.service.busiest import busiest
+from egress_router.service.recent_errors import RECENT
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
+from egress_router.setup import announcements, nat_rules, network
 from egress_router.standby.agent import DRAIN_SECONDS
 from egress_router.standby.assembly import assemble
 from egress_router.upstreams.report import UpstreamReport
@@ -38,14 +42,14 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.redirect import Redirects
     from egress_router.metrics import Snapshot
+    from egress_router.redirect.intervals import Intervals
     from egress_router.redirect.lines import Departure, Resolved
     from egress_router.redirect.traffic import LineOf
     from egress_router.service.mode import Json
     from egress_router.settings.policy import Guarded, GuardedSource
     from egress_router.settings.setup import SetupSettings
+    from egress_router.setup.nat_rules import Established
 
-ANNOUNCE_INTERVAL = 60.0  # seconds
-COUNT_INTERVAL = 5.0  # seconds
 _log = log.get("redirect")
 
 
@@ -66,7 +70,9 @@ class RedirectRules:
         return (*redirect.printed(guarded.rules).splitlines(), *guarded.policy_lines())
 
 
-def stay(settings: SetupSettings, source: GuardedSource, established: setup.Established) -> None:
+def stay(
+    settings: SetupSettings, source: GuardedSource, established: Established, intervals: Intervals
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -79,7 +85,7 @@ def stay(settings: SetupSettings, source: GuardedSource, established: setup.Esta
     rule_store = RuleStore(RedirectRules(settings, source), source, registry, established.rules_text)
 
     async def main() -> None:
-        await RedirectServer(settings, source, established, registry, rule_store).run()
+        await RedirectServer(settings, source, established, registry, rule_store, intervals).run()
 
     loop.run(main)
 
@@ -91,10 +97,12 @@ class RedirectServer:
         self,
         settings: SetupSettings,
         source: GuardedSource,
-        established: setup.Established,
+        established: Established,
         registry: Registry,
         rule_store: RuleStore[Guarded[Redirects]],
+        intervals: Intervals,
     ) -> None:
+        self._intervals = intervals
         self._settings = settings
         self._source = source
         self._established = established
@@ -129,6 +137,7 @@ class RedirectServer:
         self._metrics = RedirectMetrics(registry)
         self._table = self._new_table()
         self._lines: list[LineTraffic] = []
+        self._busiest = busiest(Counter(), Counter())
         self._network_problem: str | None = None
         stand, standby = established.stand, settings.standby
         self._agent = None if stand is None or standby is None else assemble(stand, standby)
@@ -144,7 +153,7 @@ class RedirectServer:
         if notes_rejections:
             await self._rejections.look()
         port = self._settings.runtime.admin_port
-        endpoint = await serve(self, port) if port else None
+        endpoint = await serve(self, sockets.listen(port, 1)[0]) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
         tasks += [self._announce(), self._count(), self._updates.run(self._names), self._admin_rules.follow()]
         tasks.append(self._policy.cut())
@@ -167,10 +176,10 @@ class RedirectServer:
     def _end_asked(self, name: str) -> None:
         if self._state.ended.is_set():
             os._exit(0)  # asyncio would wait for threads, which may wait for the kernel
-        _log.info("asked to end", signal=name)
-        self._state.ended.set()
         if self._agent is not None:
             self._agent.leave(DRAIN_SECONDS)
+        _log.info("asked to end", signal=name)
+        self._state.ended.set()
 
     async def _end(self) -> None:
         self._state.ended.set()
@@ -202,6 +211,8 @@ class RedirectServer:
             "rules": [_shown(line) for line in self._lines],
             "policy": self._policy.shown(),
             "denied": self._rejections.latest(),
+            "busiest": self._busiest,
+            "recent_errors": RECENT.shown()[::-1],
             "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
             "admin_rules": await self._admin_rules.shown(),
             "source_ports": [{**each} for each in self._metrics.source_ports()],
@@ -217,7 +228,7 @@ class RedirectServer:
     async def _put(self, guarded: Guarded[Redirects], resolved: Resolved) -> None:
         await self._policy.put(
             guarded.policy,
-            lambda names: setup.put_in_force(self._settings, guarded, self._established, resolved, names),
+            lambda names: nat_rules.put_in_force(self._settings, guarded, self._established, resolved, names),
         )
 
     async def _move(self, departed: Sequence[Departure]) -> None:
@@ -232,12 +243,12 @@ class RedirectServer:
 
     async def _announce(self) -> None:
         """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
-        await asyncio.sleep(setup.ANNOUNCE_INTERVAL)
+        await asyncio.sleep(self._intervals.second_announcement)
         holdings = self._established.holdings
         if holdings is not None and holdings.new:
-            await self._keep(lambda: setup.announce_again(holdings))
+            await self._keep(lambda: announcements.announce_again(holdings))
         while True:
-            await asyncio.sleep(ANNOUNCE_INTERVAL)
+            await asyncio.sleep(self._intervals.keep_network)
             await self._keep(self._keep_network)
 
     async def _keep(self, work: Callable[[], None]) -> None:
@@ -250,11 +261,11 @@ class RedirectServer:
             self._network_problem = None
 
     def _keep_network(self) -> None:
-        self._established = setup.keep_network(
+        self._established = network.keep_network(
             self._settings, self._rule_store.rules.rules, self._established, self._hold
         )
 
-    def _hold(self, established: setup.Established) -> None:
+    def _hold(self, established: Established) -> None:
         """Put the rules in force for other source addresses; called in a thread, done by the loop."""
 
         async def put_in_force() -> None:
@@ -278,7 +289,7 @@ class RedirectServer:
                 self._show(counts, tracked)
             await self._policy.count()
             self._metrics.tracking(conntrack.usage())
-            await asyncio.sleep(COUNT_INTERVAL)
+            await asyncio.sleep(self._intervals.count)
 
     def _current_table(self) -> RuleTable:
         if self._table.redirects is not self._rule_store.rules.rules:
@@ -298,6 +309,10 @@ class RedirectServer:
             self._lines = table.lines(counts, tracked.waiting)
             self._metrics.traffic(self._lines, table.without_line(counts))
         table.lead(self._names.destinations())
+        self._busiest = busiest(
+            Counter({str(each): count for each, count in tracked.clients.items()}),
+            table.by_line(tracked.local_ports),
+        )
         self._metrics.tracked(table, tracked)
 
 

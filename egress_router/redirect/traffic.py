@@ -145,6 +145,14 @@ class RuleTable:
             for index, (number, text) in enumerate(self._lines)
         ]
 
+    def by_line(self, ports: Mapping[tuple[str, int, int], int]) -> Counter[str]:
+        """Return what is counted by protocol, family and local port by the text of the line instead."""
+        found: Counter[str] = Counter()
+        for key, count in ports.items():
+            line = self.line_of(*key)
+            found["no line any more" if line is None else line.text] += count
+        return found
+
     def without_line(self, counts: Counts) -> int:
         """Return how many connections came to ports that no line names."""
         return sum(

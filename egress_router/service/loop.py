@@ -14,7 +14,7 @@ from egress_router.errors import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-_DESCRIPTORS: Final = 12  # the loop opens 9; what comes next opens more
+_DESCRIPTORS: Final = 12  # a loop opens 9; what comes next opens more
 
 
 def run(main: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -32,20 +32,25 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         import uvloop  # noqa: PLC0415 (there is none for other interpreters than CPython)
     except ImportError:
         return asyncio.new_event_loop()
-    _require_descriptors()  # uvloop prints lines of its own when they run out while it begins
+    require_descriptors(
+        "start an event loop"
+    )  # uvloop prints lines of its own when they run out while it begins
     made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return made
 
 
-def _require_descriptors() -> None:
+def require_descriptors(what: str) -> None:
+    """See that some descriptors are free, for what says in words of its own when there is none.
+
+    Raises:
+        RefusedError: there are not, so that this process cannot do `what`.
+    """
     opened: list[int] = []
     try:
         for _ in range(_DESCRIPTORS):
             opened.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 (they are closed after a failure, too)
     except OSError as error:
-        raise RefusedError(
-            f"cannot start an event loop ({error.strerror})", "raise the limit of open files"
-        ) from None
+        raise RefusedError(f"cannot {what} ({error.strerror})", "raise the limit of open files") from None
     finally:
         for each in opened:
             os.close(each)

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 from egress_router.service.latest_denied import MAX_DENIED
+from egress_router.service.recent_errors import MAX_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,7 @@ class PastWorkers:
     def __init__(self) -> None:
         self.hits: Counter[Json] = Counter()
         self.denied: list[dict[str, Json]] = []
+        self.errors: list[dict[str, Json]] = []
         self.by_policy: Counter[Json] = Counter()
 
     def take(self, status: dict[str, Json]) -> None:
@@ -28,7 +30,8 @@ class PastWorkers:
         self.by_policy.update(
             {entry["text"]: int(_number(entry, "denied")) for entry in _entries(status, "policy")}
         )
-        self.denied = _newest(self.denied + _entries(status, "denied"))
+        self.denied = newest(self.denied + _entries(status, "denied"))
+        self.errors = newest(self.errors + _entries(status, "recent_errors"), MAX_ERRORS)
 
 
 def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, Json]:
@@ -36,7 +39,8 @@ def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, 
     rules: dict[Json, dict[str, Json]] = {}
     upstreams: dict[tuple[Json, Json], dict[str, Json]] = {}
     policy: dict[Json, dict[str, Json]] = {}
-    denied = past.denied
+    denied, errors = past.denied, past.errors
+    destinations: Counter[Json] = Counter()
     for status in statuses:
         for rule in _entries(status, "rules"):
             known = rules.setdefault(rule["line"], {**rule, "hits": past.hits[rule["text"]]})
@@ -49,16 +53,23 @@ def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, 
             seen = upstreams.setdefault(key, upstream)
             seen["up"] = bool(seen["up"]) and bool(upstream["up"])
         denied = denied + _entries(status, "denied")
+        errors = errors + _entries(status, "recent_errors")
+        destinations.update(
+            {each["destination"]: int(_number(each, "open")) for each in _entries(status, "destinations")}
+        )
     return {
         "rules": list(rules.values()),
         "policy": list(policy.values()),
         "upstreams": list(upstreams.values()),
-        "denied": [*_newest(denied)],
+        "denied": [*newest(denied)],
+        "recent_errors": [*newest(errors, MAX_ERRORS)],
+        "destinations": [{"destination": each, "open": count} for each, count in destinations.items()],
     }
 
 
-def _newest(denied: list[dict[str, Json]]) -> list[dict[str, Json]]:
-    return sorted(denied, key=lambda each: _number(each, "time"), reverse=True)[:MAX_DENIED]
+def newest(kept: list[dict[str, Json]], most: int = MAX_DENIED) -> list[dict[str, Json]]:
+    """Return the newest of them, newest first."""
+    return sorted(kept, key=lambda each: _number(each, "time"), reverse=True)[:most]
 
 
 def _entries(status: dict[str, Json], key: str) -> list[dict[str, Json]]:

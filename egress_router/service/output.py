@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from egress_router import log
+from egress_router.service.recent_errors import RECENT
 from egress_router.service.repeats import Repeats
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ def start(settings: RuntimeSettings, registry: Registry) -> None:
     )
     log.configure(events, settings.log_format, settings.log_level)
     log.configure_records(records, settings.log_format)
+
+
+def finish() -> None:
+    """Wait until what was logged is written, for a short time at most: a worker ends without `atexit`."""
+    log.flush()
 
 
 def _open_standard_streams() -> None:
@@ -73,6 +79,7 @@ class Output(logging.Handler):
                 self._thread.start()
             if record.levelno < logging.WARNING or self._repeats.admit(record):
                 self._queue(record)
+                RECENT.note(record)
             if not self._writing:
                 self._changed.notify_all()
 

@@ -2,30 +2,114 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import os
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING, NoReturn
 
 from egress_router.service import signals
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
-def start() -> tuple[int, socket.socket]:
-    """Start a worker; return its process id and this end of its control socket.
+    Work = Callable[[socket.socket], int]
 
-    Raises:
-        OSError: there are not enough processes, memory or descriptors.
+_FAULT = 1
+
+
+class Starter:
+    """Starts workers: copies of this process that do `work` with their end of a control socket.
+
+    What this process has loaded is in memory once for all of them. `prepare` makes the first ones while this
+    process has nothing yet that a copy would have to let go: no loop, no sockets, no threads.
     """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._ready: list[tuple[int, socket.socket]] = []
+
+    def prepare(self, count: int) -> None:
+        """Make so many for `start` to hand out; they wait for their first message.
+
+        Where there is not enough for one, `start` tries again and says so.
+        """
+        with contextlib.suppress(OSError):
+            self._ready += [_forked(self._work) for _ in range(count)]
+
+    def start(self) -> tuple[int, socket.socket]:
+        """Return the process id of a worker, and this end of its control socket.
+
+        Raises:
+            OSError: there are not enough processes, memory or descriptors.
+        """
+        return self._ready.pop(0) if self._ready else _forked(self._work)
+
+
+def _forked(work: Work) -> tuple[int, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with theirs:
-        theirs.set_inheritable(True)
-        # The command line of this process once more: the same program, interpreter options and mode.
-        command = [sys.executable, *sys.orig_argv[1:], "--worker", str(theirs.fileno())]
-        try:
-            return os.posix_spawn(sys.executable, command, os.environ, setsigmask=signals.HELD), ours
-        except OSError:
-            ours.close()
-            raise
+    # The collector would write into every page that the two have in common.
+    gc.collect()
+    gc.freeze()
+    # A signal must not reach the copy while the handlers are still this process's.
+    held = signals.hold()
+    try:
+        running = asyncio._get_running_loop()  # noqa: SLF001 (as `_let_go` says)
+        task = None if running is None else asyncio.current_task(running)
+        pid = os.fork()
+        if pid == 0:
+            _be_worker(work, theirs, running, task)
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        signals.restore(held)
+    return pid, ours
+
+
+def _be_worker(
+    work: Work,
+    control: socket.socket,
+    running: asyncio.AbstractEventLoop | None,
+    task: asyncio.Task[object] | None,
+) -> NoReturn:
+    """Never return: the frames below are the supervisor's, and hold what is its own."""
+    status = _FAULT
+    try:
+        _let_go(control, running, task)
+        # At its end the supervisor has ended before it had any use for this.
+        status = work(control) if control.recv(1, socket.MSG_PEEK) else 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else _FAULT
+    except BaseException:  # noqa: BLE001 - whatever it is, it ends here
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _let_go(
+    control: socket.socket, running: asyncio.AbstractEventLoop | None, task: asyncio.Task[object] | None
+) -> None:
+    """Let go what belongs to the supervisor: its loop, its signals, its descriptors.
+
+    Its objects stay where they are, and are never used again.
+    """
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if running is not None and task is not None:
+        # What asyncio offers to loops of others: here nobody else will say that task and loop do not run.
+        with contextlib.suppress(RuntimeError):  # asyncio knows already
+            asyncio._leave_task(running, task)  # noqa: SLF001
+    asyncio._set_running_loop(None)  # noqa: SLF001
+    keep = {0, 1, 2, control.fileno()}
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 (iterdir makes Paths)
+        if int(name) not in keep:
+            with contextlib.suppress(OSError):  # the one that lists the directory is closed already
+                os.close(int(name))
 
 
 def ending(code: int) -> dict[str, str | int]:
@@ -36,3 +120,15 @@ def ending(code: int) -> dict[str, str | int]:
         return {"signal": signal.Signals(-code).name}
     except ValueError:  # a real-time signal: Python names only the first and the last one
         return {"signal": -code}
+
+
+def ended() -> Iterator[tuple[int, int]]:
+    """Yield process and exit code of every child that has ended; as PID 1 also of strangers left to us."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)

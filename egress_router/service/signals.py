@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def hold() -> None:
-    """Let these signals wait, so that none is lost before somebody can act on it.
+def hold() -> set[int]:
+    """Let these signals wait, so that none is lost before somebody can act on it; return what waited before.
 
     As process 1 of a container the kernel drops those that nobody handles.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    return {*signal.pthread_sigmask(signal.SIG_BLOCK, HELD)}
+
+
+def restore(held: set[int]) -> None:
+    """Let those signals wait that did before `hold`."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def release() -> None:

@@ -10,19 +10,24 @@ from egress_router import log
 from egress_router.clock import SYSTEM
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
-from egress_router.service import limits, loop, output, process_metrics, signals
+from egress_router.net import open_connections
+from egress_router.service import limits, loop, output, process_metrics, signals, sockets
+from egress_router.service.process import Starter
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
+from egress_router.service.seen_by_people import put_together
 from egress_router.service.sockets import Listening
-from egress_router.service.tasks import run_until
+from egress_router.service.tasks import in_daemon_thread, run_until
 from egress_router.service.worker_pool import WorkerPool
 from egress_router.settings.catalogue import warn_of_unknown
 
 if TYPE_CHECKING:
-    from egress_router.clock import Clock
+    from collections.abc import Callable
+
     from egress_router.metrics import Snapshot
     from egress_router.service.mode import Json, Mode
+    from egress_router.service.process import Work
     from egress_router.service.view import ServeAdministration
     from egress_router.settings.common import ProxySettings
     from egress_router.settings.variables import Source
@@ -32,9 +37,16 @@ _log = log.get("service")
 
 
 def run(
-    mode: Mode[Rules], settings: ProxySettings, source: Source, administration: ServeAdministration
+    mode: Mode[Rules],
+    settings: ProxySettings,
+    source: Source,
+    work: Work,
+    administration: Callable[[], ServeAdministration],
 ) -> int:
     """Run a proxy until SIGTERM or SIGINT has ended it in order; return the exit status.
+
+    `work` is what a worker does; `administration` loads the endpoint, which takes longer than a worker needs
+    to serve.
 
     Raises:
         ConfigError: the rules are wrong.
@@ -46,9 +58,12 @@ def run(
     process_metrics.register(registry)
     limits.raise_descriptors()
     rule_store = RuleStore(mode, source, registry)
+    starter = Starter(work)
+    starter.prepare(settings.workers)
 
     async def main() -> None:
-        await Supervisor(mode.name, settings, source, registry, rule_store).run(administration)
+        supervisor = Supervisor(mode.name, settings, source, registry, rule_store, starter)
+        await supervisor.run(administration)
 
     loop.run(main)
     return 0
@@ -64,28 +79,31 @@ class Supervisor(Generic[Rules]):
         source: Source,
         registry: Registry,
         rule_store: RuleStore[Rules],
-        clock: Clock = SYSTEM,
+        starter: Starter,
     ) -> None:
         self._settings = settings
         self._source = source
         self._registry = registry
         self._rule_store = rule_store
-        self._state = RouterState(name, settings.interface, rule_store, clock)
+        self._state = RouterState(name, settings.interface, rule_store, SYSTEM)
         self._follower = RuleFollower(rule_store, source.paths, self._put_in_force)
         by_client = settings.max_connections_per_client is not None
         self._listening = Listening(settings.workers, by_client=by_client)
-        self._pool = WorkerPool(settings.workers, self._listening, registry, clock)
+        self._pool = WorkerPool(settings.workers, starter, self._listening, registry, SYSTEM)
         process_metrics.describe(registry, name, self.ready)
         self._state.gateway_monitor.describe(registry)
         self._state.standby_monitor.describe(registry)
 
-    async def run(self, administration: ServeAdministration) -> None:
+    async def run(self, administration: Callable[[], ServeAdministration]) -> None:
         """Serve until a signal says to end, then finish what is open."""
         signals.handle(asyncio.get_running_loop(), self._end_asked, self._follower.reload)
         self._listen(self._rule_store.ports)
         port = self._settings.runtime.admin_port
-        endpoint = await administration(self, port) if port else None
+        own = sockets.listen(port, 1) if port else ()
+        if own:
+            loop.require_descriptors("load the administration endpoint")
         self._pool.start(self._rule_store.rules, self._rule_store.ports)
+        endpoint = await administration()(self, *own) if own else None
         _log.info("started", mode=self._state.mode, pid=os.getpid(), workers=self._settings.workers)
         tasks = [*self._state.monitors(), self._pool.watch(), *self._follower.tasks()]
         try:
@@ -109,11 +127,16 @@ class Supervisor(Generic[Rules]):
 
     async def status(self) -> dict[str, Json]:
         """See `View`."""
+        ports = self._rule_store.ports
+        others = {self._settings.runtime.admin_port}
+        seen, workers = await asyncio.gather(
+            in_daemon_thread(lambda: open_connections.read(ports, others)), self._pool.status()
+        )
         return {
             **self._state.status(self.health(), self.ready()),
             "workers": self._pool.processes(),
-            "ports": [*sorted(self._rule_store.ports)],
-            **await self._pool.status(),
+            "ports": [*sorted(ports)],
+            **put_together(workers, seen),
         }
 
     def _end_asked(self, name: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import socket
+
     from egress_router.metrics import Snapshot
     from egress_router.service.mode import Json
 
@@ -33,7 +35,7 @@ class Administration(Protocol):
 
 
 class ServeAdministration(Protocol):
-    """Starts the endpoint on a port; raises RefusedError where the port cannot be had."""
+    """Starts the endpoint on a socket that listens."""
 
-    async def __call__(self, view: View, port: int) -> Administration:
+    async def __call__(self, view: View, listener: socket.socket) -> Administration:
         """Serve what `view` answers."""

@@ -29,6 +29,7 @@ from egress_router.service.control import (
     StatusRequest,
 )
 from egress_router.service.mode import WorkerContext
+from egress_router.service.recent_errors import RECENT
 from egress_router.service.tasks import log_fault
 
 if TYPE_CHECKING:
@@ -43,24 +44,26 @@ _COLLECT_AFTER = 10_000  # allocations more than releases
 _REMEDY = "raise the limit of open files"
 
 
-def run(mode: Mode[Rules], settings: ProxySettings, descriptor: int) -> int:
-    """Serve until the supervisor, at the other end of `descriptor`, says to end or is gone."""
+def run(mode: Mode[Rules], settings: ProxySettings, control: socket.socket) -> int:
+    """Serve until the supervisor, at the other end of `control`, says to end or is gone."""
     # A terminal signals the whole group; what happens on Ctrl-C is the supervisor's decision.
     for number in signals.HELD:
         signal.signal(number, signal.SIG_IGN)
     signals.release()
     registry = Registry()
+    RECENT.forget()
     output.start(settings.runtime, registry)
     process_metrics.register(registry)
     loop = PollerLoop()
     loop.set_exception_handler(log_fault)
-    worker = Worker(mode, settings, registry, loop, loop.poller, socket.socket(fileno=descriptor))
+    worker = Worker(mode, settings, registry, loop, loop.poller, control)
     try:
         loop.run_forever()
     finally:
         worker.close()
         _cancel_tasks(loop)
         loop.close()
+        output.finish()
     if worker.fault is not None:
         raise worker.fault
     return 0
@@ -118,7 +121,7 @@ class Worker(Generic[Rules]):
                     self._loop.stop()
             case StatusRequest(number):
                 status = {} if self._server is None else self._server.status()
-                self._channel.send(StatusReport(number, status))
+                self._channel.send(StatusReport(number, {**status, "recent_errors": RECENT.shown()}))
             case Drain():
                 self._drain()
             case Close():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router.errors import ConfigError, Problem, RefusedError
-from egress_router.manifests import egress_policy
 from egress_router.settings.variables import RulesVariable
 
 if TYPE_CHECKING:
@@ -27,7 +26,18 @@ POLICY = RulesVariable(
 
 def policy_parser(_: Mapping[str, str]) -> Callable[[str, str], EgressPolicy]:
     """Return how an egress policy is read; no other setting changes what it means."""
-    return egress_policy.parse
+    return parse_policy
+
+
+def parse_policy(source: str, text: str) -> EgressPolicy:
+    """Read an egress policy, with the reader of YAML that most routers do without.
+
+    Raises:
+        ConfigError: with every error of the text.
+    """
+    from egress_router.manifests import egress_policy  # noqa: PLC0415
+
+    return egress_policy.parse(source, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ class GuardedSource:
     def parser(
         self,
         parse: Callable[[str, str], Rules],
-        parse_policy: Callable[[str, str], EgressPolicy] = egress_policy.parse,
+        parse_policy: Callable[[str, str], EgressPolicy] = parse_policy,
     ) -> Callable[[str, str], Guarded[Rules]]:
         """Return what reads the one text; `parse` reads the rules in it, and `parse_policy` the policy."""
         return functools.partial(_parse_guarded, self, parse, parse_policy)

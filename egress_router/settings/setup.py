@@ -12,12 +12,11 @@ from egress_router.errors import ConfigError, Problem
 from egress_router.grammar import redirect
 from egress_router.grammar.egress_policy import DnsName
 from egress_router.grammar.redirect import Router
-from egress_router.manifests import egress_policy
 from egress_router.settings import common
 from egress_router.settings.cluster import CLUSTER_CIDRS
 from egress_router.settings.hardware import MAC_ADDRESS, MacChoice
 from egress_router.settings.names import NamesSettings
-from egress_router.settings.policy import POLICY, GuardedSource
+from egress_router.settings.policy import POLICY, GuardedSource, parse_policy
 from egress_router.settings.standby import STANDBY_VARIABLES, StandbySettings, read_standby
 from egress_router.settings.subnet import GATEWAY, SOURCE, read_sources
 from egress_router.settings.subnet import Source as Source
@@ -184,7 +183,7 @@ class SetupSettings:
     @property
     def parse_policy(self) -> Callable[[str, str], EgressPolicy]:
         """What reads an egress policy that shall work in this router; it raises ConfigError."""
-        return egress_policy.parse if self.mode is RouterMode.LEGACY else _policy_without_names
+        return parse_policy if self.mode is RouterMode.LEGACY else _policy_without_names
 
     def parse_rules(self, source: str, text: str) -> Redirects:
         """Read redirect rules that shall work in this router; `source` names them in errors.
@@ -233,11 +232,11 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] 
 def policy_parser(environ: Mapping[str, str]) -> Callable[[str, str], EgressPolicy]:
     """Return how an egress policy is read in this environment: names need a process that follows them."""
     mode = Environment(environ).read(MODE)
-    return egress_policy.parse if mode is not RouterMode.INIT else _policy_without_names
+    return parse_policy if mode is not RouterMode.INIT else _policy_without_names
 
 
 def _policy_without_names(source: str, text: str) -> EgressPolicy:
-    policy = egress_policy.parse(source, text)
+    policy = parse_policy(source, text)
     problems = [
         Problem(source, each.line, None, f"entry {each.number}: dnsName needs mode legacy: {_FOLLOWED}")
         for each in policy.entries

@@ -29,6 +29,8 @@ class Message(NamedTuple):
     grant_to: int
     grant_seq: int
     leans_on: int  # the one whose promises an active router needs; 0: nobody's, or everybody's
+    heir: int = 0  # the one that an active router that is about to leave asks to make itself ready
+    ready: bool = False  # it has done all for a take-over that takes time
 
 
 class Arm(NamedTuple):
@@ -70,6 +72,10 @@ class Close(NamedTuple):
     """Close the gate now, and give the hardware address up."""
 
 
+class Prepare(NamedTuple):
+    """Do what a take-over needs and what takes time, behind the closed gate: the right will come soon."""
+
+
 class Ask(NamedTuple):
     """Ask the witness: read it (`members` is None), or replace it if it still has `version`."""
 
@@ -89,4 +95,4 @@ class Answer(NamedTuple):
     version: str | None
 
 
-Action = Arm | Send | Probe | Seek | Approve | Open | Close | Ask
+Action = Arm | Send | Probe | Seek | Approve | Open | Close | Prepare | Ask

@@ -21,7 +21,8 @@ from egress_router.kernel.fence import FenceError
 from egress_router.kernel.link_address import HardwareAddressInUseError, set_mac
 from egress_router.service.tasks import in_daemon_thread
 from egress_router.standby.acquaintances import Acquaintances
-from egress_router.standby.actions import Approve, Arm, Ask, Close, Open, Probe, Seek, Send
+from egress_router.standby.actions import Approve, Arm, Ask, Close, Open, Prepare, Probe, Seek, Send
+from egress_router.standby.carrier import Carrier
 from egress_router.standby.chronicle import Chronicle
 from egress_router.standby.door import Door
 from egress_router.standby.hands import Hands
@@ -79,7 +80,6 @@ class Agent:
         self._bell.setblocking(False)
         self._probing = Probing(now, place.claim_timeout)
         self._drain_until: float | None = None
-        self._had_carrier = True
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
 
     # From other threads
@@ -146,6 +146,7 @@ class Agent:
             Door() as self._door,
             PodNetwork(place.pod_address, place.port, place.mark) as self._pod,
             Wire(place.interface, place.index, place.own_mac) as self._wire,
+            Carrier(place.interface) as self._carrier,
         ):
             self._hands = Hands(place, self._fence, self._wire, self._pod, self._known, self._clock)
             self._senses = Senses(place, self.number, self._key, self._wire, self._pod, self._known)
@@ -153,12 +154,14 @@ class Agent:
 
     def _loop(self) -> None:
         poller = select.poll()
-        for descriptor in (self._wire.fileno(), self._pod.fileno(), self._bell.fileno(), self._door.fileno()):
+        for each in (self._wire, self._pod, self._bell, self._door, self._carrier):
+            descriptor = each.fileno()
             if descriptor is not None:
                 poller.register(descriptor, select.POLLIN)
         next_tick = self._clock.monotonic()
         while self._machine.role is not Role.GONE:
             poller.poll(max(0.0, next_tick - self._clock.monotonic()) * 1000)
+            self._look_at_carrier()
             self._take_in()
             self._read_mail()
             if self._door.answer(self.standing.as_json):
@@ -169,7 +172,6 @@ class Agent:
                 self._tick(now)
 
     def _tick(self, now: float) -> None:
-        self._look_at_carrier(now)
         if self._probing.is_over(now):
             self._do(self._machine.free(now))
         elif self._probing.is_due(now):
@@ -182,12 +184,10 @@ class Agent:
             self._do(machine.end(now))
         self._chronicle.publish(machine, self._known, self._probing.rival(now))
 
-    def _look_at_carrier(self, now: float) -> None:
-        has_carrier = self._wire.has_carrier()
-        if self._had_carrier and not has_carrier:
+    def _look_at_carrier(self) -> None:
+        if self._carrier.is_lost():
+            self._do(self._machine.carrier_lost(self._clock.monotonic()))
             _log.warning("the interface has no carrier", interface=self.place.interface)
-            self._do(self._machine.carrier_lost(now))
-        self._had_carrier = has_carrier
 
     # What comes in
 
@@ -215,13 +215,14 @@ class Agent:
                 self._known.hear(event.message, event.way, now)
                 self._do(self._machine.heard(event.message, now))
             elif event.address in self.place.gateways:
-                self._gateway_answered(event.mac, now)
+                self._gateway_answered(event.address, event.mac, now)
             else:
                 self._owner_answered(event.address, event.mac, now)
 
-    def _gateway_answered(self, mac: bytes, now: float) -> None:
+    def _gateway_answered(self, gateway: IPAddress, mac: bytes, now: float) -> None:
         slot = None if mac == self._hands.mac else self._hands.question_answered(now)
         if slot is not None:
+            self._hands.note_gateway(gateway, mac)
             self._do(self._machine.gateway(slot, now))
 
     def _owner_answered(self, source: IPAddress, mac: bytes, now: float) -> None:
@@ -256,9 +257,9 @@ class Agent:
         try:
             for action in actions:
                 self._act(action)
-            if self._machine.role is not Role.ACTIVE:
-                # Not before the last message of a hand-over was sent: it takes milliseconds.
-                self._hands.use_mac(self.place.own_mac)
+            now = self._clock.monotonic()
+            if self._machine.role is not Role.ACTIVE and not self._machine.is_ready(now):
+                self._hands.give_mac_back(now)
         except FenceError as error:
             _log.error("the fence is gone; putting it up again", error=error.strerror)
             self._fence.restore()
@@ -288,11 +289,13 @@ class Agent:
             self._open(action.slot)
         elif isinstance(action, Close):
             self._close()
+        elif isinstance(action, Prepare):
+            self._hands.prepare()
         elif self._ask is not None:
             self._ask(action)
 
     def _open(self, slot: int) -> None:
-        self._hands.open(slot, self._clock.monotonic())
+        self._hands.open(slot)
         self._chronicle.took_over(self._clock.monotonic() - self._known.active_heard)
 
     def _close(self) -> None:

@@ -24,6 +24,7 @@ ETHERTYPE = 0x88B5  # IEEE 802 local experimental
 GROUP_MAC = b"\x03egrs\x01"  # a locally administered group
 _MAGIC = b"egrs\x01"
 _FIXED = struct.Struct("!5s8sBB10Q16s6sHB16s")
+_ABLE, _READY = 0x01, 0x02  # flags; earlier versions ignore those that they do not know
 _CODE = 16
 
 
@@ -51,7 +52,7 @@ def group_of(addresses: Iterable[IPAddress]) -> bytes:
 
 def encode(group: bytes, message: Message, contact: Contact) -> bytes:
     """Return the bytes of a message."""
-    flags = 1 if message.able else 0
+    flags = (_ABLE if message.able else 0) | (_READY if message.ready else 0)
     address = b"" if contact.address is None else contact.address.packed
     return _FIXED.pack(
         _MAGIC,
@@ -67,7 +68,7 @@ def encode(group: bytes, message: Message, contact: Contact) -> bytes:
         message.grant_to,
         message.grant_seq,
         message.leans_on,
-        0,
+        message.heir,
         contact.key,
         contact.mac,
         contact.port,
@@ -84,14 +85,14 @@ def decode(group: bytes, data: bytes) -> Heard | None:
     numbers, (key, mac, port, length, address) = rest[:10], rest[10:]
     if magic != _MAGIC or theirs != group or role not in set(Role) or length not in {0, 4, 16}:
         return None
-    sender, seq, epoch, term, promise_to, promise_seq, grant_to, grant_seq, leans_on, _ = numbers
+    sender, seq, epoch, term, promise_to, promise_seq, grant_to, grant_seq, leans_on, heir = numbers
     if not sender or not seq:
         return None
     message = Message(
         sender,
         seq,
         Role(role),
-        bool(flags & 1),
+        bool(flags & _ABLE),
         epoch,
         term,
         promise_to,
@@ -99,6 +100,8 @@ def decode(group: bytes, data: bytes) -> Heard | None:
         grant_to,
         grant_seq,
         leans_on,
+        heir,
+        bool(flags & _READY),
     )
     where: IPv4Address | IPv6Address | None = ip_address(address[:length]) if length else None
     return Heard(message, Contact(key, mac, where, port))

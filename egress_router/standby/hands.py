@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from egress_router.kernel.link_address import set_mac
+from egress_router.kernel.link_address import HardwareAddressInUseError, set_mac, set_neighbour
 from egress_router.standby import codec
 from egress_router.standby.codec import Contact
 
 if TYPE_CHECKING:
     from egress_router.clock import Clock
+    from egress_router.grammar.address import IPAddress
     from egress_router.kernel.fence import Fence
     from egress_router.standby.acquaintances import Acquaintances
     from egress_router.standby.actions import Message
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 # Seconds after a take-over; the first may be lost while a switch learns.
 _ANNOUNCE_AGAIN = (0.05, 0.2, 1.0, 2.0)
 _ANNOUNCE_INTERVAL = 60.0
+_KEEP_MAC = 0.2  # seconds: to change it takes time that a hand-over has not
 _ANSWER_WINDOW = 0.2  # seconds in which an answer of the gateway can belong to a question
 
 
@@ -39,27 +43,67 @@ class Hands:
         self._group = codec.group_of(place.sources)
         self._probes: deque[tuple[int, float]] = deque()
         self._announcements: list[float] = []
+        self._gateway_macs: dict[IPAddress, bytes] = {}
+        self._is_prepared = False
+        self._closed = -math.inf
         self.mac = place.own_mac
 
     # The gate
 
-    def open(self, slot: int, now: float) -> None:
+    def prepare(self) -> None:
+        """Do what takes time before the gate opens, so that only the opening is left."""
+        # Another pod on this node may have it still: then opening tries again.
+        with contextlib.suppress(HardwareAddressInUseError):
+            self._use_mac(self._place.shared_mac or self._place.own_mac)
+            self._know_gateways()
+            self._is_prepared = True
+
+    def open(self, slot: int) -> None:
         """Take the hardware address, open the gate, and announce."""
-        self.use_mac(self._place.shared_mac or self._place.own_mac)
+        self._use_mac(self._place.shared_mac or self._place.own_mac)
         self._fence.approve(slot)
         self.announce()
+        if not self._is_prepared:
+            self._know_gateways()
+        now = self._clock.monotonic()
         self._announcements = [now + each for each in _ANNOUNCE_AGAIN]
 
     def close(self) -> None:
         """Close the gate."""
         self._fence.close()
+        self._closed = self._clock.monotonic()
         self._announcements = []
 
-    def use_mac(self, mac: bytes) -> None:
-        """Change the hardware address of the interface, where it is another one."""
+    def give_mac_back(self, now: float) -> None:
+        """Use the hardware address that only this router has; not in the middle of a hand-over."""
+        self._is_prepared = False
+        if now >= self._closed + _KEEP_MAC:
+            self._use_mac(self._place.own_mac)
+
+    def _use_mac(self, mac: bytes) -> None:
+        """Change the hardware address of the interface, where it is another one.
+
+        The kernel waits until no processor uses the old one (an RCU grace period): 10 to 100 ms.
+        """
         if mac != self.mac:
             set_mac(self._place.index, mac)
             self.mac = mac
+
+    # The gateways
+
+    def note_gateway(self, address: IPAddress, mac: bytes) -> None:
+        """Remember the hardware address of a gateway."""
+        self._gateway_macs[address] = mac
+
+    def _know_gateways(self) -> None:
+        """Tell the kernel where the gateways are.
+
+        It asked for them in vain while the gate was closed, and would ask again only after a second; and it
+        forgets them when the interface's hardware address changes.
+        """
+        for address, mac in self._gateway_macs.items():
+            with contextlib.suppress(OSError):
+                set_neighbour(self._place.index, address, mac)
 
     # Announcements
 

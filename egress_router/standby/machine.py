@@ -7,6 +7,7 @@ timer, whenever it is acted upon. docs/decisions/standby.md says why two routers
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from egress_router.standby import membership
@@ -70,6 +71,7 @@ class Machine:
             situation.peers.excuse(stood_still, now)
         self._ticked = now
         situation.peers.forget(now)
+        self._leave_in_time()
         self._change_role()
         self._step_aside()
         if situation.witness is not None and self.role is not Role.GONE:
@@ -115,7 +117,7 @@ class Machine:
             return self._moves.flush()
         situation.epoch = max(situation.epoch, message.epoch)
         if message.sender == situation.promise.to and message.role not in EAGER:
-            situation.promise.release()
+            situation.promise.follow(message, self.me)
         if message.promise_to == self.me:
             peer.promised = max(peer.promised, message.promise_seq)
         if message.role is Role.GONE:
@@ -129,6 +131,7 @@ class Machine:
         elif self.role is Role.LEAVING and message.sender == situation.granted_to:
             self._moves.grant(peer)  # it spoke before it heard of the grant, or the grant was lost
         self._use_right()
+        self._leave_in_time()
         return self._moves.flush()
 
     def witnessed(self, answer: Answer, now: float) -> list[Action]:
@@ -143,19 +146,17 @@ class Machine:
         return self._moves.flush()
 
     def leave(self, now: float) -> list[Action]:
-        """End: hand the right over where somebody can take it, and never send again."""
+        """End: hand the right over where somebody can take it, and never send again.
+
+        While the heir makes itself ready this router goes on; so it does while it waits to hear of one.
+        """
         self._begin(now)
-        if self.role in {Role.LEAVING, Role.GONE}:
+        situation = self.situation
+        if self.role in {Role.LEAVING, Role.GONE} or situation.leave_by < math.inf:
             return self._moves.flush()
-        was_active = self.role is Role.ACTIVE
-        heir = self.situation.heir() if was_active else None
-        if was_active:
-            self._moves.close()
-        self._moves.become(Role.LEAVING)
-        if heir is not None:
-            self._moves.grant(heir)
-        else:
-            self._moves.speak()
+        is_awaited = self.role is Role.ACTIVE and len(situation.peers) > 0
+        situation.leave_by = now + self._timing.yielding if is_awaited else now
+        self._leave_in_time()
         return self._moves.flush()
 
     def has_heir(self, now: float) -> bool:
@@ -182,10 +183,37 @@ class Machine:
             self._moves.speak()
         return self._moves.flush()
 
+    def is_ready(self, now: float) -> bool:
+        """Say whether the shell shall stay prepared for a take-over."""
+        self.situation.now = now
+        return self.situation.is_ready()
+
     def is_needed(self, now: float) -> bool:
         """Say whether a leaving router should stay a moment longer, because others count on its promises."""
         self.situation.now = now
         return self.situation.is_needed()
+
+    # Leaving
+
+    def _leave_in_time(self) -> None:
+        """Ask the heir to make itself ready, and leave once it is, or the time is up."""
+        situation = self.situation
+        if situation.leave_by == math.inf or self.role in {Role.LEAVING, Role.GONE}:
+            return
+        heir = situation.heir() if self.role is Role.ACTIVE else None
+        is_ready = heir is not None and heir.last.ready and heir.last.sender == situation.asked_heir
+        if self.role is not Role.ACTIVE or is_ready or situation.now >= situation.leave_by:
+            self._leave(heir)
+        elif heir is not None and heir.last.sender != situation.asked_heir:
+            situation.asked_heir = heir.last.sender
+            self._moves.speak()
+
+    def _leave(self, heir: Peer | None) -> None:
+        if self.role is Role.ACTIVE:
+            self._moves.close()
+        self._moves.become(Role.LEAVING)
+        if heir is None or not self._moves.grant(heir):
+            self._moves.speak()
 
     # Time and roles
 
@@ -239,6 +267,8 @@ class Machine:
         elif self.role is Role.CLAIMING and not situation.has_won():
             self._moves.step_back()
         if not (self.role is Role.CLAIMING and situation.has_won()):
+            if last.heir == self.me and self.role is Role.STANDBY:
+                self._moves.prepare()
             self._moves.promise(peer)
 
     def _meet_claimer(self, peer: Peer) -> None:

@@ -46,8 +46,8 @@ def wanted(situation: Situation, witness: Witness) -> Members | None:
     if situation.role is Role.LEAVING:
         is_free = not situation.promise.is_running(situation.now)
         return frozenset() if is_free and situation.is_last(witness) else None
-    overdue = situation.now - witness.since >= 1.4 * situation.timing.refresh
-    return witness.members if situation.role is Role.STANDBY and witness.partner() and overdue else None
+    is_due = witness.in_doubt or situation.now - witness.since >= 1.4 * situation.timing.refresh
+    return witness.members if situation.role is Role.STANDBY and witness.partner() and is_due else None
 
 
 def _wanted_active(situation: Situation, witness: Witness) -> Members | None:
@@ -81,4 +81,7 @@ def _wanted_claiming(situation: Situation, witness: Witness) -> Members | None:
     is_silent = not situation.peers.is_live(partner, now) and (
         peer is None or situation.gateway.has_answered_since(peer.heard)
     )
-    return alone if is_silent and now >= situation.may_open - timing.lead else None
+    if is_silent:
+        return alone if now >= situation.may_open - timing.lead else None
+    # Until it is known whether an attempt to be named alone came true, neither of the two may promise.
+    return witness.members if witness.in_doubt else None

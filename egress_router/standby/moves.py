@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from egress_router.standby.actions import Approve, Arm, Close, Message, Open, Probe, Seek, Send
+from egress_router.standby.actions import Approve, Arm, Close, Message, Open, Prepare, Probe, Seek, Send
 from egress_router.standby.role import EAGER, Role, moved
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Moves:
             grant_to,
             grant_seq,
             situation.witness.partner() if situation.witness is not None else 0,
+            situation.asked_heir if situation.role is Role.ACTIVE else 0,
+            situation.is_ready(),
         )
         self._out.append(Send(message))
 
@@ -109,6 +111,7 @@ class Moves:
     def close(self) -> None:
         """Close the gate; what was asked before gives no right any more."""
         situation = self._situation
+        situation.right_asked = situation.deadline - self._timing.lease
         situation.deadline = -math.inf
         situation.questions.revoke()
         if situation.witness is not None:
@@ -128,6 +131,13 @@ class Moves:
 
     # Promises and grants
 
+    def prepare(self) -> None:
+        """Make ready for a grant, so that between two open gates there is no more than a message."""
+        situation = self._situation
+        if not situation.is_ready():
+            self._out.append(Prepare())
+        situation.ready_until = situation.now + self._timing.ready
+
     def promise(self, peer: Peer) -> None:
         """Answer with a promise; one promises to one at a time, and to nobody whom it tries to leave out."""
         situation = self._situation
@@ -138,14 +148,21 @@ class Moves:
         situation.promise.bind(peer.last, situation.now)
         self.speak()
 
-    def grant(self, heir: Peer) -> None:
-        """Let another one open its gate; ours is closed, and stays so for as long as its gate may be open."""
+    def grant(self, heir: Peer) -> bool:
+        """Let another one open its gate; ours is closed, and stays so for as long as its gate may be open.
+
+        Says whether it could. Without a witness others wait only for as long as this router had the right
+        itself. So the question that is granted is older than the one that gave it.
+        """
         situation = self._situation
-        if not situation.promise.allows(heir.last.sender, situation.now):
-            return
+        is_bounded = situation.witness is None
+        slot = heir.asked_before(situation.right_asked) if is_bounded else heir.last.seq
+        if not slot or not situation.promise.allows(heir.last.sender, situation.now):
+            return False
         situation.granted_to = heir.last.sender
         situation.promise.bind(heir.last, situation.now)
-        self.speak(heir.last.sender, heir.last.seq)
+        self.speak(heir.last.sender, slot)
+        return True
 
     def accept(self, message: Message) -> None:
         """Take over by a grant, if it came while our question's timer runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from egress_router.standby.role import Role
@@ -11,18 +12,29 @@ if TYPE_CHECKING:
 
     from egress_router.standby.actions import Message
 
+_REMEMBERED = 32  # messages: more than are heard during a lease
 _MOST = 8  # a group has two, three while it is rolled out; more can only be hostile
 
 
 class Peer:
     """One other router: its last message, and the last question of ours that it answered with a promise."""
 
-    __slots__ = ("heard", "last", "promised")
+    __slots__ = ("_history", "heard", "last", "promised")
 
     def __init__(self, message: Message, now: float) -> None:
+        self._history: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
+        self.promised = 0
+        self.hear(message, now)
+
+    def hear(self, message: Message, now: float) -> None:
+        """Take a newer message in."""
         self.last = message
         self.heard = now
-        self.promised = 0
+        self._history.append((message.seq, now))
+
+    def asked_before(self, when: float) -> int:
+        """Return its last question that was heard by `when`; 0 where none is remembered."""
+        return max((seq for seq, heard in self._history if heard <= when), default=0)
 
 
 class Peers:
@@ -47,8 +59,8 @@ class Peers:
             peer = self._by_id[message.sender] = Peer(message, now)
         elif message.seq <= peer.last.seq:
             return None
-        peer.last = message
-        peer.heard = now
+        else:
+            peer.hear(message, now)
         return peer
 
     def drop(self, number: int) -> None:

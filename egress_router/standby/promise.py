@@ -25,9 +25,15 @@ class Promise:
         self.to, self.seq = message.sender, message.seq
         self.until = now + self._seconds
 
-    def release(self) -> None:
-        """Be free again: the gate of the other one is closed, and what it asked before is void."""
-        self.until = -math.inf
+    def follow(self, message: Message, me: int) -> None:
+        """Take in that the other one has given up: its gate is closed, and what it asked before is void.
+
+        So nobody is bound to it any more; but whoever it promises to itself may have the right by its grant.
+        """
+        if message.promise_to in {0, me}:
+            self.until = -math.inf
+        else:
+            self.to, self.seq = message.promise_to, 0  # it asked nothing yet
 
     def is_running(self, now: float) -> bool:
         """Say whether it is still to be kept."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from egress_router.standby.role import Role
+
 if TYPE_CHECKING:
     from egress_router.standby.situation import Situation
 
@@ -37,6 +39,8 @@ def _by_wire(situation: Situation) -> tuple[int, float]:
     others = [peer.last.sender for peer in peers.live(situation.now)]
     if others:
         slot = _least_promise(situation, others)
+    elif situation.role is Role.CLAIMING and not gateway.has_answered_since(situation.since):
+        return NONE  # it was heard before, and now nobody is
     missing = max((peer.heard for peer in peers if peer.last.sender not in others), default=None)
     if gateway.is_known and missing is not None:
         if situation.now < gateway.steady_from or gateway.asked < missing + situation.timing.silent:

@@ -23,12 +23,14 @@ class Situation:
     """The values of the pair protocol; `Machine` changes them, the questions below only read."""
 
     __slots__ = (
+        "asked_heir",
         "deadline",
         "epoch",
         "failed_until",
         "gateway",
         "granted_to",
         "is_free",
+        "leave_by",
         "listen_until",
         "me",
         "not_before",
@@ -36,6 +38,8 @@ class Situation:
         "peers",
         "promise",
         "questions",
+        "ready_until",
+        "right_asked",
         "role",
         "since",
         "timing",
@@ -59,6 +63,10 @@ class Situation:
         self.not_before = now + timing.listen  # when it may open its gate at the earliest
         self.failed_until = -math.inf
         self.is_free = False  # whether no station outside the group has one of the addresses
+        self.leave_by = math.inf  # when it leaves whether its heir is ready or not
+        self.asked_heir = 0  # whom it asked to make itself ready
+        self.ready_until = -math.inf  # how long it is ready to take over, because it was asked to be
+        self.right_asked = -math.inf  # when the question was asked that gave it the right that it gave up
         self.granted_to = 0
 
     @property
@@ -74,6 +82,10 @@ class Situation:
     def is_able(self) -> bool:
         """Say whether others may count on this router: it hears the gateway, and has not just failed."""
         return self.now >= self.failed_until and self.gateway.is_heard(self.now)
+
+    def is_ready(self) -> bool:
+        """Say whether it was asked to make itself ready for a take-over, and still is."""
+        return self.role is Role.STANDBY and self.now < self.ready_until
 
     def needs_gateway(self) -> bool:
         """Say whether the gateway's answers are part of the right to send, or will be."""
@@ -125,6 +137,8 @@ class Situation:
             return False
         if self.witness is not None and self.is_last(self.witness):
             return True  # until the witness names it no longer
+        if self.witness is not None and self._is_unsure_of(self.witness.partner()):
+            return True
         if self.granted_to:
             heir = self.peers.get(self.granted_to)
             if heir is None or not self.peers.is_live(self.granted_to, self.now):
@@ -133,6 +147,11 @@ class Situation:
                 return True
         active = self.peers.active(self.now)
         return active is not None and active.last.leans_on == self.me
+
+    def _is_unsure_of(self, partner: int) -> bool:
+        """Say whether the other member was not heard since this router began to leave, and may be dead."""
+        peer = self.peers.get(partner)
+        return peer is not None and peer.heard <= self.since
 
     def is_last(self, witness: Witness) -> bool:
         """Say whether this leaving router may be the last member, so that others would wait for it."""

@@ -18,6 +18,8 @@ class Timing:
     attempt: float = 1.5  # a claim that had no success for so long lets others try
     drift: float = 0.01  # two clocks run apart by no more than this share
     guard: float = 0.06  # granularity of kernel timers, and frames that wait in a queue behind the gate
+    yielding: float = 0.25  # how long a router that is asked to leave waits until its heir is ready
+    ready: float = 0.3  # how long an heir stays ready after it was asked to
     forget: float = 600.0  # without a message and without a goodbye for so long a peer is taken for dead
     # With a witness only:
     alone: float = 15.0  # how long one write to the witness keeps the gate open, from before its sending

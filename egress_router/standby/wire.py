@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import socket
 import struct
 from typing import TYPE_CHECKING, Self
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 _SOL_PACKET, _ADD_MEMBERSHIP, _ALLMULTI = 263, 1, 2  # linux/if_packet.h
 _SO_ATTACH_FILTER = 26
-_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
 _OUTGOING = 4  # PACKET_OUTGOING: our own frames come by, too
 _MAX_A_TURN = 256  # frames; a flood must not keep the heartbeat waiting
 
@@ -48,7 +46,6 @@ class Wire:
         Raises:
             RefusedError: NET_RAW is missing, or the interface is gone.
         """
-        self._interface = interface
         self._mac = mac
         try:
             # Protocol 0 receives nothing, until the filter is in its place and the socket is bound.
@@ -76,21 +73,6 @@ class Wire:
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
         return self._socket.fileno()
-
-    def has_carrier(self) -> bool:
-        """Say whether the interface has a carrier.
-
-        Raises:
-            RefusedError: the interface is gone.
-        """
-        request = struct.pack("16sH14x", self._interface.encode(), 0)
-        try:
-            answer = fcntl.ioctl(self._socket.fileno(), _SIOCGIFFLAGS, request)
-        except OSError:
-            raise RefusedError(
-                f"{self._interface} is gone", "see who deleted it, and start the router again"
-            ) from None
-        return bool(struct.unpack_from("H", answer, 16)[0] & _IFF_RUNNING)
 
     def send(self, data: bytes) -> None:
         """Send a message to the group; that nobody can hear it is for the protocol to find out."""

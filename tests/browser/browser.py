@@ -69,6 +69,12 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """Press and release a key."""
+        more = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **more)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **more)
+
     def screenshot(self, path: Path) -> None:
         image = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(image))

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.browser import Page, chromium
+from tests.ports import free_port
 from tests.unit.admin.views import FakeView, endpoint
-from tests.unit.service.routers import free_port, until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +140,111 @@ def test_what_is_wrong_is_on_top_with_since_when(page: Page, view: FakeView) -> 
     assert page.complaints == []
 
 
+def test_a_pair_shows_who_is_active_and_one_that_stands_by_is_not_red(page: Page, view: FakeView) -> None:
+    assert page.evaluate("document.getElementById('pair').hidden") is True
+    peers: list[Json] = [
+        {
+            "mac": "02:00:00:00:00:01",
+            "address": "10.128.0.21",
+            "role": "active",
+            "ways": ["wire", "pod network"],
+        },
+        {"mac": "02:00:00:00:00:02", "address": None, "role": "standby", "ways": []},
+    ]
+    standby: dict[str, Json] = {
+        "role": "standby", "holder": "02:00:00:00:00:01", "peers": peers, "take_overs": 2, "losses": 1,
+        "since": 60, "took": 0.3127, "problems": [],
+    }  # fmt: skip
+    view.answer["standby"] = standby
+    view.ready_problems = ("standing by; 192.168.12.99 is held by 02:00:00:00:00:01",)
+    page.wait("document.getElementById('verdict').innerText === 'standing by'")
+    assert page.evaluate("document.getElementById('verdict').className") == "waiting"
+    assert text(page, "role") == "standby since 1970-01-01 00:01:00Z"
+    assert text(page, "holder") == "02:00:00:00:00:01"
+    assert text(page, "take-overs") == "2, 1"
+    assert text(page, "took") == "0.313 s"
+    assert "10.128.0.21" in text(page, "peers")
+    assert "wire, pod network" in text(page, "peers")
+    assert "not heard" in text(page, "peers")
+    view.answer["standby"] = {**standby, "role": "active", "holder": None, "peers": []}
+    view.ready_problems = ()
+    page.wait("document.getElementById('verdict').className === 'good'")
+    assert text(page, "holder") == "this pod"
+    assert "nobody would take over" in text(page, "peers")
+    # Its process is gone.
+    view.answer["standby"] = {"problems": ["the process that keeps the fence does not answer"]}
+    view.ready_problems = ("the process that keeps the fence does not answer",)
+    page.wait("document.getElementById('verdict').className === 'bad'")
+    assert text(page, "role") == "not known"
+    assert page.complaints == []
+
+
+def test_the_policy_has_its_entries_and_when_each_denied_last(page: Page, view: FakeView) -> None:
+    assert page.evaluate("document.getElementById('policy-section').hidden") is True
+    view.answer["policy"] = [
+        {"entry": 1, "text": "Allow 203.0.113.0/24", "denied": 0},
+        {"entry": 2, "text": "Deny 0.0.0.0/0", "denied": 7},
+    ]
+    view.answer["denied"] = [
+        {"time": 60, "client": "10.0.0.1", "target": "a:1", "rule": "policy entry 2: Deny 0.0.0.0/0", "reason": "policy"},
+        {"time": 30, "client": "10.0.0.2", "target": "b:1", "rule": "policy entry 2: Deny 0.0.0.0/0", "reason": "policy"},
+    ]  # fmt: skip
+    page.wait("document.getElementById('policy-section').hidden === false")
+    rows = page.evaluate("[...document.querySelectorAll('#policy tbody tr')].map((row) => row.innerText)")
+    assert rows == [
+        "1\tAllow 203.0.113.0/24\t0\tnever",
+        "2\tDeny 0.0.0.0/0\t7\t1970-01-01 00:01:00Z 10.0.0.1 to a:1",
+    ]
+    assert page.complaints == []
+
+
+def test_the_busiest_and_the_last_errors_are_shown_and_what_is_left_out_is_said(
+    page: Page, view: FakeView
+) -> None:
+    view.answer["busiest"] = {
+        "clients": [{"client": "10.128.0.7", "open": 93}],
+        "destinations": [{"destination": "db.example.com:443", "open": 90}],
+        "all_clients": 17,
+        "all_destinations": 1,
+    }
+    view.answer["recent_errors"] = [
+        {"time": 0, "level": "error", "text": "names: name server does not answer server=10.96.0.10"}
+    ]
+    view.answer["upstreams"] = [
+        {"destination": f"{number}.example", "address": f"203.0.113.9:{number}", "up": number != 259}
+        for number in range(260)
+    ]
+    view.answer["denied"] = [
+        {"time": 0, "client": "c", "target": "t", "rule": None, "reason": "no_rule"} for _ in range(50)
+    ]
+    page.wait("document.querySelectorAll('#denied tbody tr').length === 50")
+    assert text(page, "clients").split()[-2:] == ["10.128.0.7", "93"]
+    assert text(page, "targets").split()[-2:] == ["db.example.com:443", "90"]
+    assert text(page, "busy-cut") == "The busiest of 17 clients and 1 destinations."
+    assert "name server does not answer" in text(page, "errors")
+    assert text(page, "upstreams-cut") == "200 of 260 addresses are shown"
+    # What is down is not among those that are left out.
+    assert page.evaluate("document.querySelector('#upstreams tbody tr').innerText").startswith("259.example")
+    assert text(page, "denied-cut") == "The last 50; the records in the log have more."
+    assert page.complaints == []
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    reached = []
+    for _ in range(8):
+        page.press("Tab", 9)
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.innerText"))
+    assert reached[:4] == ["search", "line", "rule", "hits"]
+    assert {"metrics", "status as JSON"} <= set(reached)
+    page.evaluate("document.querySelector('#rules button[data-key=hits]').focus()")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    page.press("Enter", 13, "\r")
+    page.wait(
+        "document.querySelector('#rules button[data-key=hits]').closest('th').ariaSort === 'descending'"
+    )
+    assert outline == "solid"
+
+
 def test_it_is_live_without_being_loaded_again(page: Page, view: FakeView) -> None:
     page.evaluate("window.same = true")
     view.ready_problems = ("gateway 192.168.12.1 does not answer on macvlan0",)
@@ -172,6 +278,16 @@ def test_what_clients_chose_is_shown_as_text(page: Page, view: FakeView) -> None
     }
     view.answer["denied"] = [entry]
     view.answer["rules"] = [{"line": 1, "text": HOSTILE, "hits": 1}]
+    view.answer["policy"] = [{"entry": 1, "text": HOSTILE, "denied": 1}]
+    view.answer["recent_errors"] = [{"time": 0, "level": HOSTILE, "text": HOSTILE}]
+    view.answer["standby"] = {
+        "role": HOSTILE, "holder": HOSTILE, "take_overs": HOSTILE, "losses": 0,
+        "peers": [{"mac": HOSTILE, "address": HOSTILE, "role": HOSTILE, "ways": [HOSTILE]}],
+    }  # fmt: skip
+    view.answer["busiest"] = {
+        "clients": [{"client": HOSTILE, "open": 1}], "destinations": [{"destination": HOSTILE, "open": 1}],
+        "all_clients": 1, "all_destinations": 1,
+    }  # fmt: skip
     view.answer["upstreams"] = [{"destination": HOSTILE, "address": HOSTILE, "up": False, "reason": HOSTILE}]
     view.answer["mode"] = HOSTILE
     view.answer["reload"] = {"source": HOSTILE, "loaded": 0, "refused": 0, "errors": [HOSTILE]}
@@ -248,6 +364,19 @@ def test_it_fits_a_phone_and_the_dark(page: Page, view: FakeView, *, dark: bool)
     view.answer["denied"] = [
         {"time": 0, "client": "2001:db8::1:2:3:4", "target": long, "rule": None, "reason": "no_rule"}
     ]
+    view.answer["policy"] = [{"entry": 1, "text": f"Deny {long}", "denied": 1234567}]
+    view.answer["recent_errors"] = [{"time": 0, "level": "error", "text": long * 3}]
+    view.answer["busiest"] = {
+        "clients": [{"client": "2001:db8:1111:2222:3333:4444:5555:6666", "open": 12345}],
+        "destinations": [{"destination": long, "open": 12345}],
+        "all_clients": 1,
+        "all_destinations": 1,
+    }
+    view.answer["standby"] = {
+        "role": "standby", "holder": "02:00:00:00:00:01", "take_overs": 1, "losses": 0,
+        "peers": [{"mac": "02:00:00:00:00:01", "address": "2001:db8:1111:2222:3333:4444:5555:6666",
+                   "role": "active", "ways": ["wire", "pod network"]}],
+    }  # fmt: skip
     page.resize(360, 740, dark=dark)
     page.wait("document.getElementById('denied').innerText.includes('a-very-long')")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -276,6 +405,19 @@ def fill(view: FakeView) -> None:
         "sent_bytes": [40_000 * each for each in shape],
         "received_bytes": [900_000 * each + 50_000 * (index % 5) for index, each in enumerate(shape)],
         "open": [100 * each for each in shape],
+        "failures": [0.2 if index % 90 < 6 else 0.0 for index in range(360)],
+        "connect_seconds": [0.011 + 0.004 * each for each in shape],
+    }
+    view.answer["pod"] = "bank-egress-router-5f7c9d-x2k4q"
+    view.answer["busiest"] = {
+        "clients": [{"client": f"10.128.0.{40 + number}", "open": 61 - 17 * number} for number in range(3)],
+        "destinations": [
+            {"destination": "api.example.com:443", "open": 98},
+            {"destination": "203.0.113.20:443", "open": 31},
+            {"destination": "www.example.com:80", "open": 14},
+        ],
+        "all_clients": 3,
+        "all_destinations": 3,
     }
     rules = (
         ("*.example.com", 48211),

@@ -112,6 +112,9 @@ def test_every_alert_has_a_section_in_the_runbook(mode: str, standby: bool) -> N
             (
                 CONNECTED,
                 series("connections_total", "0+1x60", result="failed"),
+                # The policy denies, and somebody scans.
+                series("connections_total", "0+500x60", result="policy"),
+                series("connections_total", "0+500x60", result="no_rule"),
                 # Together more than one address may have, each by itself far from it.
                 series("snat_ports_in_use", "30000x60", destination="d", source="192.168.12.99"),
                 series("snat_ports_in_use", "30000x60", destination="d", source="192.168.12.100"),

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from tests.network.test_http_tools import accepts, output, run
-from tests.unit.http_proxy.origin import Client, counted, eventually, know, proxy
+from tests.unit.http_proxy.origin import Client, counted, know, proxy
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,11 +98,11 @@ def nginx(folder: Path, *, listen: str, more: str = "") -> Iterator[int]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(lambda: accepts(port))
+        until(lambda: accepts(port))
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture

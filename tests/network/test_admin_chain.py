@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.kernel.nat.admin_chain import NAME, TABLE
+from egress_router.kernel.nat.counting import OLD_TABLE
 from egress_router.lab.network import ROUTER, Laboratory
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
     from egress_router.lab.host import Host
 
+_NETFILTER, _GROUP = 12, 5
+_CONFIGURE = (4 << 8) | 1  # subsystem ULOG, NFULNL_MSG_CONFIG
+_COMMAND, _MODE, _BIND, _COPY_PACKET = 1, 2, 1, 2
+_REQUEST_ACKNOWLEDGED = 0x1 | 0x4
 ENVIRONMENT = {
     "EGRESS_ROUTER_MODE": "init",
     "EGRESS_DESTINATION": "80 tcp 203.0.113.25\n81 tcp 203.0.113.26 80\n",
@@ -46,7 +52,7 @@ def fill(host: Host, text: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_rules_of_the_administrator_decide_and_stay(lab: Laboratory) -> None:
-    """Also over another run, other lines, another source, the other backend and back."""
+    """Also over another run, other lines, another source, an old table of ours, the other backend and back."""
     lab.serve(["80"])
     lab.finish_setup(ENVIRONMENT)
     add(lab, "ip daddr 203.0.113.26 counter reject with tcp reset")
@@ -55,14 +61,44 @@ def test_rules_of_the_administrator_decide_and_stay(lab: Laboratory) -> None:
         {},
         {"EGRESS_DESTINATION": "80 tcp 203.0.113.25\n81 tcp 203.0.113.26 80\n82 tcp 203.0.113.27\n"},
         {"EGRESS_SOURCE": "192.168.12.98"},
+        {"EGRESS_SOURCE": "192.168.12.97"},
         {"EGRESS_NAT_BACKEND": "iptables"},
         {"EGRESS_NAT_BACKEND": "nftables"},
     ):
+        make_old_tables(lab)
         lab.finish_setup({**ENVIRONMENT, **changed})
         assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
         with pytest.raises(ConnectionRefusedError):
             lab.ask_tcp(lab.client, ROUTER, 81)
         assert re.sub("packets.*bytes [0-9]+", "", listed(lab)) == re.sub("packets.*bytes [0-9]+", "", rules)
+
+
+def make_old_tables(lab: Laboratory) -> None:
+    """Leave what other versions may have left: a table of counters, and our table with something else in it."""
+    lab.router.run("nft", f"table inet {OLD_TABLE} {{ set seen {{ type inet_service; }}; }}")
+    lab.router.run("nft", "delete table inet egress_router", check=False)
+    old = "type filter hook forward priority filter; policy accept;"
+    lab.router.run(
+        "nft", f"table inet egress_router {{ chain forward {{ {old} ip daddr 203.0.113.25 drop; }}; }}"
+    )
+
+
+def test_a_reload_and_a_new_process_leave_it(lab: Laboratory, tmp_path: Path) -> None:
+    lab.serve(["80"])
+    lines = tmp_path / "lines"
+    lines.write_text(ENVIRONMENT["EGRESS_DESTINATION"])
+    environment = {"EGRESS_DESTINATION_FILE": str(lines)}
+    with lab.staying(environment) as process:
+        add(lab, "ip daddr 203.0.113.26 counter reject with tcp reset")
+        assert _refused(lab, 81)
+        lines.write_text(lines.read_text() + "82 tcp 203.0.113.26 80\n83 tcp 203.0.113.25 80\n")
+        assert eventually(lambda: not _refused(lab, 83))
+        assert _refused(lab, 82)
+        assert "counter packets 2 " in listed(lab)
+        process.kill()
+    with lab.staying(environment):
+        assert _refused(lab, 81)
+        assert "counter packets 3 " in listed(lab)
 
 
 def test_the_pod_itself_passes_it(lab: Laboratory) -> None:
@@ -87,24 +123,52 @@ def test_iptables_have_the_chain_and_keep_what_is_in_it(lab: Laboratory) -> None
     assert NAME in lab.router.run("ip6tables-legacy-save").stdout
 
 
-def test_the_documents_examples_as_a_file(lab: Laboratory) -> None:
-    """Log certain destinations, and limit new connections a second; the counters can be read."""
+def test_the_documents_first_example_logs_certain_destinations(lab: Laboratory) -> None:
     lab.serve(["80"])
     lab.finish_setup(ENVIRONMENT)
-    text = """\
-# what goes to the bank
-ip daddr 203.0.113.25 counter log prefix "bank; "
-tcp dport 80 ct state new ip daddr 203.0.113.26 limit rate over 2/hour burst 2 packets counter reject with tcp reset
-"""
-    assert fill(lab.router, text).returncode == 0
-    assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
-    for _ in range(2):
+    with lab.router.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as logged:
+        logged.settimeout(PATIENCE)
+        listen_to_log(logged)
+        # To a group, because the kernel's own log does not hear of other network namespaces than the first.
+        text = f'# what goes to the bank\nip daddr 203.0.113.25 counter log prefix "bank; " group {_GROUP}\n'
+        assert fill(lab.router, text).returncode == 0
+        # In order: what goes elsewhere would have come first.
         assert lab.ask_tcp(lab.client, ROUTER, 81).server == "203.0.113.26"
-    with pytest.raises(ConnectionRefusedError):
-        lab.ask_tcp(lab.client, ROUTER, 81)
-    counted = [int(each) for each in re.findall(r"counter packets (\d+)", listed(lab))]
-    assert counted[0] >= 3
-    assert counted[1] == 1
+        assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
+        packet = logged.recv(65536)
+    assert b"bank; " in packet
+    assert socket.inet_aton("203.0.113.25") in packet
+    assert int(re.findall(r"counter packets (\d+)", listed(lab))[0]) >= 3
+
+
+def listen_to_log(netlink: socket.socket) -> None:
+    """Have the kernel send what rules log to a group (linux/netfilter/nfnetlink_log.h)."""
+    header = struct.pack("=BBH", 0, 0, socket.htons(_GROUP))
+    for kind, value in ((_COMMAND, bytes([_BIND])), (_MODE, struct.pack("!IBB", 0xFFFF, _COPY_PACKET, 0))):
+        body = header + struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+        netlink.send(struct.pack("=IHHII", 16 + len(body), _CONFIGURE, _REQUEST_ACKNOWLEDGED, 1, 0) + body)
+        assert struct.unpack_from("=i", netlink.recv(4096), 16)[0] == 0
+
+
+def test_the_documents_second_example_limits_new_connections_a_second(lab: Laboratory) -> None:
+    lab.serve(["80"])
+    lab.finish_setup(ENVIRONMENT)
+    text = (
+        "tcp dport 80 ct state new ip daddr 203.0.113.26"
+        " limit rate over 2/second burst 2 packets counter reject with tcp reset\n"
+    )
+    assert fill(lab.router, text).returncode == 0
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as before:
+        before.settimeout(PATIENCE)
+        before.connect((ROUTER, 81))
+        assert before.recv(4096)
+        assert eventually(lambda: _refused(lab, 81)), "as many as one can open in a second are too many"
+        # Those that are open go on, other destinations have no limit, and after a while there is room again.
+        before.send(b"x")
+        assert before.recv(1) == b"x"
+        assert not any(_refused(lab, 80) for _ in range(20))
+        assert eventually(lambda: not _refused(lab, 81))
+    assert int(re.findall(r"counter packets (\d+)", listed(lab))[0]) >= 1
     done = fill(lab.router, "accept\n")
     assert "AdminRule(text='accept', packets=None, size=None)" in done.stdout
 

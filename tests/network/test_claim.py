@@ -13,6 +13,7 @@ from egress_router.kernel.neighbour import announcements, mac_bytes
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, SOURCE, SOURCE_V6, Laboratory
 from egress_router.settings.hardware import derived_mac
+from tests.network.staying import SET_UP
 from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -256,13 +257,11 @@ def test_an_address_that_is_needed_is_not_left_out(lab: Laboratory, environment:
 def test_a_router_that_stays_goes_on_trying(lab: Laboratory) -> None:
     lab.serve()
     wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
-    program = (
-        "from egress_router import cli; from egress_router.redirect import server;"
-        " server.ANNOUNCE_INTERVAL = 0.5; cli.main(['setup'])"
-    )
     environment = {**INIT, **MANY, "EGRESS_ROUTER_MODE": "legacy", "EGRESS_CLAIM_TIMEOUT": "1"}
     base = {"EGRESS_GATEWAY": GATEWAY, "EGRESS_PARENT_NETNS": str(lab.node.path)}
-    process = lab.router.start([sys.executable, "-c", program], {**base, **environment})
+    process = lab.router.start(
+        [sys.executable, "-c", SET_UP.format("keep_network=0.5")], {**base, **environment}
+    )
     assert process.stderr is not None
     assert any("network is set up" in line for line in process.stderr)
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SECOND

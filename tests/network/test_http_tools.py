@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.http_proxy.origin import Client, Peer, eventually, origin, proxy
+from tests.unit.http_proxy.origin import Client, Peer, origin, proxy
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ def served(folder: Path, certificate: Path | None = None) -> Iterator[str]:
         yield f"{scheme}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(PATIENCE)
         server.server_close()
 
 
@@ -152,7 +153,7 @@ def test_urllib(folder: Path, certificate: Path) -> None:
             urllib.request.ProxyHandler(through), urllib.request.HTTPSHandler(context=context)
         )
         for url in (plain, secure):
-            with opener.open(f"{url}/small", timeout=10) as answer:
+            with opener.open(f"{url}/small", timeout=PATIENCE) as answer:
                 assert answer.read() == b"hello"
 
 
@@ -259,11 +260,11 @@ def nginx(folder: Path, tmp_path: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(lambda: accepts(port))
+        until(lambda: accepts(port))
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def test_nginx_as_the_origin(folder: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def reaches(lab: Laboratory) -> list[str | None]:
 def fetch(lab: Laboratory, path: str) -> str:
     script = (
         "import sys, urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797{path}', timeout=20).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797{path}', timeout={PATIENCE}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout
 

@@ -146,3 +146,19 @@ def test_a_denied_request_is_told_which_entry_denies_it(lab: Laboratory) -> None
         answer = told(lab, 8080, f"{OTHER}:80")
     assert answer.startswith("HTTP/1.1 403 ")
     assert "policy entry 3 (Deny 0.0.0.0/0) denies it" in answer
+
+
+def test_report_only_lets_pass_what_the_policy_denies_and_counts_it(lab: Laboratory) -> None:
+    serve(lab)
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy"})
+    environment = {
+        **QUICK,
+        "EGRESS_HTTP_PROXY_DESTINATION": "*",
+        "EGRESS_HTTP_PROXY_REPORT_ONLY": "1",
+        "EGRESS_POLICY": policy(*ENTRIES),
+    }
+    with lab.proxy("http-proxy", environment, 8080):
+        assert server(told(lab, 8080, f"{OTHER}:80")) == OTHER
+        reported = 'egress_router_requests_total{reason="policy",verdict="reported"} 1.0'
+        assert eventually(lambda: reported in fetch(lab, "/metrics"))
+        assert denied(lab)["Deny 0.0.0.0/0"] == 1

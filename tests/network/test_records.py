@@ -146,6 +146,16 @@ def test_denied_ones_have_a_record_unasked_and_a_place_in_the_status(lab: Labora
     assert 'rule_failures_total{rule="81 tcp gone.example.com"} 1.0' in told
 
 
+def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
+    with recording(lab, {}), lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+        wire.connect((ROUTER, 80))
+        wire.recv(1000)
+        assert eventually(lambda: json.loads(status(lab))["busiest"]["all_clients"] == 1)
+        busy = json.loads(status(lab))["busiest"]
+    assert busy["clients"] == [{"client": "10.128.0.10", "open": 1}]
+    assert busy["destinations"] == [{"destination": "80 tcp db.example.com", "open": 1}]
+
+
 def metrics(lab: Laboratory) -> str:
     script = (
         "import urllib.request as r\n"

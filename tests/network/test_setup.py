@@ -29,6 +29,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
+from tests.network.staying import SET_UP
 from tests.record_schema import check_record
 from tests.waiting import PATIENCE, eventually
 
@@ -630,9 +631,9 @@ def test_legacy_follows_its_file_while_its_second_announcement_waits(lab: Labora
     lab.serve()
     rules = tmp_path / "rules"
     rules.write_text("80 tcp 203.0.113.25\n")
-    process = _changed(
+    process = _staying(
         lab,
-        "from egress_router import setup; setup.ANNOUNCE_INTERVAL = 3600",
+        "second_announcement=3600",
         {"EGRESS_DESTINATION_FILE": str(rules), "EGRESS_DESTINATION": ""},
     )
     assert process.stderr is not None
@@ -649,9 +650,9 @@ def test_legacy_tries_again_what_the_kernel_refused(lab: Laboratory, tmp_path: P
         f'#!/bin/sh\n[ -e {refusing} ] && {{ echo "no memory" >&2; exit 1; }}\nPATH={os.environ["PATH"]} exec nft "$@"\n'
     )
     nft.chmod(0o755)
-    process = _changed(
+    process = _staying(
         lab,
-        "pass",
+        "",
         {
             "EGRESS_DESTINATION_FILE": str(rules),
             "EGRESS_DESTINATION": "",
@@ -791,12 +792,12 @@ def _drain(capture: socket.socket) -> list[bytes]:
 
 def _impatient(lab: Laboratory) -> subprocess.Popen[str]:
     """Start `setup` in mode legacy; it looks after its network twice a second instead of once a minute."""
-    return _changed(lab, "from egress_router.redirect import server; server.ANNOUNCE_INTERVAL = 0.5", {})
+    return _staying(lab, "keep_network=0.5", {})
 
 
-def _changed(lab: Laboratory, change: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Start `setup` in mode legacy after a change to the program, and wait until the network is set up."""
-    program = f"from egress_router import cli; {change}; cli.main(['setup'])"
+def _staying(lab: Laboratory, intervals: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start `setup` in mode legacy with these intervals, and wait until the network is set up."""
+    program = SET_UP.format(intervals)
     process = lab.router.start(
         [sys.executable, "-c", program],
         {

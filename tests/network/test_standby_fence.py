@@ -19,6 +19,7 @@ from egress_router.kernel import neighbour
 from egress_router.kernel.fence import render
 from egress_router.lab import wiring
 from egress_router.lab.hosts import Hosts
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,7 @@ class Bench:
         self.sender.bind(("macvlan0", 0x0003))
         self.receiver = wire.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
         self.receiver.bind(("eth0", 0x0003))
-        self.receiver.settimeout(10)
+        self.receiver.settimeout(PATIENCE)
 
     def close(self) -> None:
         os.kill(self.keeper.pid, signal.SIGCONT)

@@ -2,7 +2,8 @@
 
 const INTERVAL = 2000; // ms
 const PATIENCE = 5000; // ms; a router that does not answer must show as such
-const MAX_ROWS = 200; // of the rules at one time; the search finds the others
+const HEADROOM = 1.35; // above the highest value of a low plot: for its label
+const MAX_ROWS = 200; // of a table at one time; the search finds the other rules
 
 const byId = (id) => document.getElementById(id);
 
@@ -107,13 +108,28 @@ function showReload(reload) {
 function path(samples, style, height, top, full) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", "path");
   const start = full - samples.length;
+  let pen = "M"; // lifted where nothing is known
   const points = samples.map((value, index) => {
+    if (value === null) {
+      pen = "M";
+      return "";
+    }
     const x = ((start + index + 1) / full) * 720;
-    return `${x.toFixed(1)} ${(height - 2 - (value / top) * (height - 8)).toFixed(1)}`;
+    const point = `${pen}${x.toFixed(1)} ${(height - 2 - (value / top) * (height - 8)).toFixed(1)}`;
+    pen = "L";
+    return point;
   });
-  made.setAttribute("d", points.length ? `M${points.join("L")}` : "");
+  made.setAttribute("d", points.join(""));
   made.setAttribute("class", style);
   return made;
+}
+
+function showLatency(seconds, full) {
+  const known = (seconds || []).filter((each) => each !== null);
+  byId("latency-plot").hidden = byId("latency-key").hidden = known.length === 0;
+  const most = Math.max(0.001, ...known);
+  byId("latency").replaceChildren(path(seconds || [], "latency", 60, most * HEADROOM, full));
+  put("latency-scale", most < 1 ? `${(most * 1000).toFixed(0)} ms` : `${most.toFixed(1)} s`);
 }
 
 function showPlot(history) {
@@ -123,7 +139,8 @@ function showPlot(history) {
   const most = Math.max(1, ...failures);
   byId("plot").replaceChildren(
     path(history.received_bytes, "received", 160, top, full), path(history.sent_bytes, "sent", 160, top, full));
-  byId("failures").replaceChildren(path(failures, "failed", 60, most, full));
+  byId("failures").replaceChildren(path(failures, "failed", 60, most * HEADROOM, full));
+  showLatency(history.connect_seconds, full);
   put("scale", `${bytes(top)}/s`);
   put("half", `${bytes(top / 2)}/s`);
   put("failures-scale", `${most.toFixed(most < 10 ? 1 : 0)} failures/s`);
@@ -169,13 +186,71 @@ for (const button of document.querySelectorAll("#rules button")) {
 }
 byId("search").addEventListener("input", showRules);
 
+// Nothing is left out without a word.
+function sayCut(id, shown, all, what) {
+  put(id, shown < all ? `${shown} of ${all} ${what} are shown` : "");
+}
+
+function showStandby(standby) {
+  byId("pair").hidden = !standby;
+  if (!standby) return;
+  const known = standby.role !== undefined; // else its process does not answer
+  const since = standby.since ? ` since ${clock(standby.since)}` : "";
+  put("role", known ? `${standby.role}${since}` : "not known");
+  put("holder", standby.role === "active" ? "this pod" : standby.holder || "nobody is heard");
+  put("take-overs", known ? `${standby.take_overs}, ${standby.losses}` : "not known");
+  put("took", typeof standby.took === "number" ? `${standby.took.toFixed(3)} s` : "there was none");
+  table("peers", (standby.peers || []).map((each) => [
+    [each.address || "not known"], [each.mac], [each.role], [each.ways.join(", ") || "not heard", each.ways.length > 1 ? "good" : "warn"],
+  ]), "no other pod is heard: nobody would take over from this one");
+}
+
+function showPolicy(entries, denied) {
+  byId("policy-section").hidden = entries.length === 0;
+  table("policy", entries.slice(0, MAX_ROWS).map((each) => {
+    const last = denied.find((one) => (one.rule || "").startsWith(`policy entry ${each.entry}:`));
+    return [[each.entry, "number"], [each.text], [each.denied, "number"],
+      [last ? `${clock(last.time)} ${last.client} to ${last.target}` : each.denied ? "longer ago" : "never"]];
+  }), "none");
+  sayCut("policy-cut", Math.min(entries.length, MAX_ROWS), entries.length, "entries");
+}
+
+function showBusy(busiest) {
+  byId("busy").hidden = !busiest;
+  if (!busiest) return;
+  table("clients", busiest.clients.map((each) => [[each.client], [each.open, "number"]]), "none");
+  table("targets", busiest.destinations.map((each) => [[each.destination], [each.open, "number"]]), "none");
+  const [clients, targets] = [busiest.all_clients, busiest.all_destinations];
+  put("busy-cut", clients > busiest.clients.length || targets > busiest.destinations.length
+    ? `The busiest of ${clients} clients and ${targets} destinations.` : "");
+}
+
+function showDestinations(upstreams) {
+  byId("destinations").hidden = upstreams.length === 0; // of an open proxy there are none to name
+  const ordered = [...upstreams].sort((one, other) => one.up - other.up); // what is down comes first
+  table("upstreams", ordered.slice(0, MAX_ROWS).map((each) => [
+    [each.destination], [each.address], each.up ? ["up", "good"] : [each.reason || "down", "bad"],
+  ]), "none");
+  sayCut("upstreams-cut", Math.min(ordered.length, MAX_ROWS), ordered.length, "addresses");
+}
+
+function showErrors(errors) {
+  byId("errors-section").hidden = errors.length === 0;
+  put("errors-cut", errors.length >= 20 ? "The last 20; the log has all." : "");
+  table("errors", errors.map((each) => [
+    [clock(each.time)], [each.level, each.level === "warning" ? "warn" : "bad"], [each.text],
+  ]), "none");
+}
+
 function showTables(status) {
   rules = status.rules;
   showRules();
-  byId("destinations").hidden = status.upstreams.length === 0;  // of an open proxy there are none to name
-  table("upstreams", status.upstreams.map((each) => [
-    [each.destination], [each.address], each.up ? ["up", "good"] : [each.reason || "down", "bad"],
-  ]), "none");
+  showStandby(status.standby);
+  showPolicy(status.policy || [], status.denied);
+  showBusy(status.busiest);
+  showDestinations(status.upstreams);
+  showErrors(status.recent_errors || []);
+  put("denied-cut", status.denied.length >= 50 ? "The last 50; the records in the log have more." : "");
   byId("denials").hidden = status.denied.length === 0 && status.mode !== "http-proxy";
   table("denied", status.denied.map((each) => [
     [clock(each.time)], [each.client], [each.target], [each.rule || each.reason.replaceAll("_", " ")],
@@ -189,7 +264,9 @@ function show(status) {
   const known = new Set(problems.map((each) => each.text));
   // What began a moment ago is not in the list yet.
   const all = [...reasons.filter((each) => !known.has(each)).map((text) => ({text, blocks: true})), ...problems];
-  if (reasons.length) showVerdict(status.health.length ? "not healthy" : "not ready", "bad", all);
+  const waits = reasons.length && reasons.every((each) => each.startsWith("standing by; ") && each.includes(" is held by "));
+  if (waits) showVerdict("standing by", "waiting", all.map((each) => ({...each, blocks: false})));
+  else if (reasons.length) showVerdict(status.health.length ? "not healthy" : "not ready", "bad", all);
   else showVerdict(all.length ? "ready, with problems" : "ready", all.length ? "warn" : "good", all);
   showFacts(status);
   showReload(status.reload);

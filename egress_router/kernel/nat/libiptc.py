@@ -18,7 +18,7 @@ from egress_router.kernel.nat import admin_chain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egress_router.kernel.nat.iptables import Rule, Tables
+    from egress_router.kernel.nat.iptables_rules import Rule, Tables
 
 # Our chains, and the built-in chain of the same table that jumps to each.
 _HOOKS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import conntrack
-from egress_router.kernel.nat import counting, nft, rules, source_ports
+from egress_router.kernel.nat import counting, nft, rules, source_ports, updates
 from egress_router.kernel.nat.source_ports import TABLE
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def apply(plan: NatPlan) -> None:
 def _updated(before: NatPlan, plan: NatPlan) -> NatPlan | None:
     """Change the addresses of lines; return the plan in force then, None where that was not enough."""
     try:
-        text, settled = rules.update(before, plan)
+        text, settled = updates.update(before, plan)
     except ValueError:
         return None
     if not text:

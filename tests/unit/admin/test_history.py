@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.admin.history import History
-from egress_router.metrics import Registry
+import pytest
+
+from egress_router.admin.history import History, quantile
+from egress_router.metrics import LATENCY_BUCKETS, Registry
 from tests.manual_clock import ManualClock
 from tests.unit.admin.views import FakeView
 
@@ -55,6 +57,7 @@ def test_rates_are_of_the_last_ten_seconds_and_the_hour_is_bounded() -> None:
         "received_bytes": 100.0,
         "failures": 0.0,
         "open": 5000.0,
+        "connect_seconds": None,
     }
     assert {len(column) for name, column in status["history"].items() if name != "seconds"} == {360}
     assert status["history"]["open"][-2:] == [4994.0, 4999.0]
@@ -71,3 +74,33 @@ def test_a_counter_that_began_again_is_no_negative_rate() -> None:
     history.tick()
     now: dict[str, Any] = history.status()["now"]  # type: ignore[assignment]
     assert now["sent_bytes"] == 0
+
+
+def test_the_time_to_connect_is_of_the_last_ten_seconds() -> None:
+    registry = Registry()
+    connects = registry.histogram("connect_seconds", "c", LATENCY_BUCKETS)
+    for _ in range(1000):
+        connects.observe(5)
+    clock = ManualClock()
+    history = History(viewed(registry), clock)
+    for _ in range(10):
+        connects.observe(0.02)
+    clock.advance(2)
+    history.tick()
+    now: dict[str, Any] = history.status()["now"]  # type: ignore[assignment]
+    assert 0.01 < now["connect_seconds"] <= 0.025
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([0, 0, 0], None),
+        ([10, 0, 0], 0.9),
+        ([0, 10, 0], 1.9),
+        ([9, 1, 0], 1.0),
+        ([0, 0, 10], 2.0),
+        ([1, -1, 0], None),
+    ],
+)
+def test_nine_of_ten_were_within(counts: list[int], expected: float | None) -> None:
+    assert quantile((1.0, 2.0), counts) == (None if expected is None else pytest.approx(expected))

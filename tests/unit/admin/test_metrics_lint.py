@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.unit.service.routers import PATIENCE, ROOT, free_port, until
+from tests.ports import free_port
+from tests.unit.service.routers import ROOT
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

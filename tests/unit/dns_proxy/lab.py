@@ -20,6 +20,7 @@ from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.names import NamesSettings
 from egress_router.upstreams.places import forbidden_place
 from tests.serving import Running, serving
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -117,7 +118,7 @@ def backend(host: str = "127.0.0.1", port: int = 0, kind: type[Backend] = Backen
             yield server
         finally:
             server.shutdown()
-            thread.join(10)
+            thread.join(PATIENCE)
 
 
 def loopback_is_remote(
@@ -182,7 +183,7 @@ def forwarder(
 
 
 def connect(running: Running[Guarded[Forwards]], port: int, host: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection((host, running.ports[port]), timeout=10)
+    return socket.create_connection((host, running.ports[port]), timeout=PATIENCE)
 
 
 def greeting(sock: socket.socket) -> str:

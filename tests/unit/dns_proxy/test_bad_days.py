@@ -25,7 +25,7 @@ from tests.unit.dns_proxy.lab import (
     greeting,
     metric,
 )
-from tests.unit.relay.room import eventually
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,10 +96,10 @@ def test_checks_take_a_silent_address_out_and_back_in(tmp_path: Path) -> None:
         found = {key: value.format(one.port) for key, value in labels.items()}
         with forwarder(tmp_path, f"80 {NAME} {one.port}", names) as running:
             running.call(lambda: setattr(running.server._checks, "_interval", 0.05))  # type: ignore[attr-defined]
-            eventually(lambda: metric(running, "upstream_up", **found) == 1)
-            eventually(lambda: metric(running, "upstream_up", **found) == 0)
+            until(lambda: metric(running, "upstream_up", **found) == 1)
+            until(lambda: metric(running, "upstream_up", **found) == 0)
             with backend("127.0.0.2", one.port):
-                eventually(lambda: metric(running, "upstream_up", **found) == 1)
+                until(lambda: metric(running, "upstream_up", **found) == 1)
                 assert {ask(running, 80) for _ in range(4)} == {"127.0.0.1", "127.0.0.2"}
 
 
@@ -129,7 +129,7 @@ def test_an_address_that_accepts_and_resets_harms_only_its_own(tmp_path: Path, l
             with contextlib.suppress(ConnectionResetError), connect(running, 80) as client:
                 assert client.recv(1) == b""
         assert ask(running, 81) == "127.0.0.1"
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 @both_loops
@@ -155,7 +155,7 @@ def test_a_client_that_disappears_frees_everything(tmp_path: Path, loop: str) ->
             client.sendall(b"to be continued")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_a_client_that_leaves_before_it_is_connected(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_client_that_leaves_before_it_is_connected(tmp_path: Path) -> None:
         for _ in range(5):
             connect(running, 80).close()
         assert ask(running, 80) == "127.0.0.1"
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 @both_loops
@@ -191,7 +191,7 @@ def test_fifty_megabytes_both_ways_at_once(tmp_path: Path, loop: str) -> None:
         seen = hashlib.blake2b()
         while part := client.recv(MIB):
             seen.update(part)
-        sender.join(10)
+        sender.join(PATIENCE)
     wanted = hashlib.blake2b(b"".join(number.to_bytes(4, "big") + block for number in range(50)))
     assert seen.digest() == wanted.digest()
 
@@ -212,9 +212,9 @@ def test_exhausted_descriptors_leave_open_connections_alone(tmp_path: Path, loop
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
         try:
             for client in clients:
-                client.settimeout(10)
+                client.settimeout(PATIENCE)
                 client.connect(("127.0.0.1", running.ports[80]))
-            eventually(lambda: metric(running, "accept_pauses_total") >= 1)
+            until(lambda: metric(running, "accept_pauses_total") >= 1)
             old.sendall(b"on")
             assert old.recv(2) == b"on"
         finally:
@@ -240,6 +240,6 @@ def test_thousands_of_idle_connections_and_new_ones_are_served(tmp_path: Path) -
         assert running.call(running.server.open_connections) == count
         assert {ask(running, 81) for _ in range(20)} == {"127.0.0.1"}
         for client, far in pairs[:: count // 10]:
-            far.settimeout(10)
+            far.settimeout(PATIENCE)
             client.sendall(b"still there")
             assert far.recv(100) == b"still there"

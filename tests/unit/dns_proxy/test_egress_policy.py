@@ -11,7 +11,7 @@ from egress_router.lab.zone import entry
 from egress_router.settings.policy import joined
 from tests.record_schema import check_record
 from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
-from tests.unit.relay.room import eventually
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Pat
         with forwarder(tmp_path, joined(lines, rules), environ=given(rules)) as running:
             assert ask(running, 80) == "127.0.0.1"
             assert ask(running, 81) == ""
-            eventually(lambda: metric(running, "policy_denied_total", entry="2") == 1)
+            until(lambda: metric(running, "policy_denied_total", entry="2") == 1)
             assert metric(running, "connections_total", result="policy") == 1
             shown = str(running.call(running.server.status)["upstreams"])
             assert "policy entry 2 (Deny 0.0.0.0/0) denies it" in shown
@@ -86,7 +86,7 @@ def test_an_entry_by_name_allows_the_addresses_of_the_name(tmp_path: Path) -> No
     ):
         assert ask(running, 80) == "127.0.0.1"
         # By its address, as soon as the policy's own look-up has been answered.
-        eventually(lambda: ask(running, 81) == "127.0.0.1")
+        until(lambda: ask(running, 81) == "127.0.0.1")
         assert ask(running, 82) == ""
 
 

@@ -12,7 +12,7 @@ from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.upstreams.places import forbidden_place
 from tests.serving import LOOPS, serving
 from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, greeting, metric
-from tests.unit.relay.room import eventually
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +83,7 @@ def test_a_name_unknown_at_start_stops_no_other_line_and_serves_later(tmp_path: 
         assert unresolved["up"] is False
         assert NAME in str(unresolved["reason"])
         names.zone = {NAME: entry("127.0.0.1")}
-        eventually(lambda: ask(running, 80) == "127.0.0.1")
+        until(lambda: ask(running, 80) == "127.0.0.1")
 
 
 @both_loops
@@ -97,7 +97,7 @@ def test_a_changed_answer_moves_new_connections_and_leaves_old_ones(tmp_path: Pa
     ):
         assert greeting(old) == "127.0.0.1"
         names.zone = {NAME: entry("127.0.0.2", ttl=0)}
-        eventually(lambda: serving_addresses(running) == {"127.0.0.2"})
+        until(lambda: serving_addresses(running) == {"127.0.0.2"})
         assert {ask(running, 80) for _ in range(5)} == {"127.0.0.2"}
         old.sendall(b"still here")
         assert old.recv(10) == b"still here"
@@ -112,12 +112,12 @@ def test_an_answer_grows_to_sixty_addresses_and_shrinks_to_one(tmp_path: Path) -
     ):
         assert ask(running, 80) == "127.0.0.1"
         names.zone = {NAME: entry(*sixty[:-1], "127.0.0.1", ttl=0)}
-        eventually(lambda: len(serving_addresses(running)) == 60)
+        until(lambda: len(serving_addresses(running)) == 60)
         # 59 of them refuse: each connection finds the one that answers.
         assert {ask(running, 80) for _ in range(30)} == {"127.0.0.1"}
-        eventually(lambda: metric_of_up(running) < 60)
+        until(lambda: metric_of_up(running) < 60)
         names.zone = {NAME: entry("127.0.0.1", ttl=0)}
-        eventually(lambda: serving_addresses(running) == {"127.0.0.1"})
+        until(lambda: serving_addresses(running) == {"127.0.0.1"})
         assert ask(running, 80) == "127.0.0.1"
         families = running.call(running.context.registry.snapshot)
         assert len(families["upstream_up"].numbers) == 1
@@ -137,7 +137,7 @@ def test_the_last_good_addresses_serve_while_the_name_server_fails(tmp_path: Pat
         assert ask(running, 80) == "127.0.0.1"
         names.zone = {NAME: entry(behaviour=behaviour)}
         asked = len(names.asked)
-        eventually(lambda: len(names.asked) >= asked + 2)
+        until(lambda: len(names.asked) >= asked + 2)
         assert ask(running, 80) == "127.0.0.1"
 
 
@@ -150,7 +150,7 @@ def test_a_name_that_ceases_to_exist_still_serves(tmp_path: Path) -> None:
         assert ask(running, 80) == "127.0.0.1"
         names.zone = {}
         asked = len(names.asked)
-        eventually(lambda: len(names.asked) >= asked + 2)
+        until(lambda: len(names.asked) >= asked + 2)
         assert ask(running, 80) == "127.0.0.1"
 
 
@@ -175,7 +175,7 @@ def test_a_name_does_not_lead_to_what_only_this_pod_can_reach(tmp_path: Path) ->
         assert [ask(running, port) for port in (80, 81)] == ["", ""]
         # A line names this one, so names may have it, too.
         assert [ask(running, port) for port in (82, 83)] == ["127.0.0.2", "127.0.0.2"]
-        eventually(lambda: metric(running, "connections_total", result="local_address") == 2)
+        until(lambda: metric(running, "connections_total", result="local_address") == 2)
         status = running.call(running.server.status)["upstreams"]
         assert isinstance(status, list)
         reasons = [each["reason"] for each in status if isinstance(each, dict) and "reason" in each]
@@ -190,15 +190,15 @@ def test_debug_says_what_names_resolve_to(tmp_path: Path, records: Lines) -> Non
         in_thread({NAME: entry("127.0.0.1", "127.0.0.2", ttl=0)}) as names,
         forwarder(tmp_path, f"80 {NAME} 9", names, environ=environ),
     ):
-        eventually(lambda: records.events("name resolved"))
+        until(lambda: records.events("name resolved"))
         names.zone = {NAME: entry("127.0.0.2", "127.0.0.1", ttl=0)}
         asked = len(names.asked)
-        eventually(lambda: len(names.asked) >= asked + 4)
+        until(lambda: len(names.asked) >= asked + 4)
         assert len(records.events("name resolved")) == 1  # the same addresses in another order
         names.zone = {}
-        eventually(lambda: records.events("name does not resolve"))
+        until(lambda: records.events("name does not resolve"))
         names.zone = {NAME: entry("127.0.0.3", ttl=0)}
-        eventually(lambda: len(records.events("name resolved")) == 2)
+        until(lambda: len(records.events("name resolved")) == 2)
     first, second = records.events("name resolved")
     assert (first["name"], first["addresses"]) == (NAME, "127.0.0.1, 127.0.0.2")
     assert second["addresses"] == "127.0.0.3"
@@ -233,12 +233,12 @@ def test_a_removed_name_is_not_asked_for_any_more(tmp_path: Path) -> None:
         in_thread({NAME: entry("127.0.0.1", ttl=0), "other.example.com": entry("127.0.0.1", ttl=0)}) as names,
         forwarder(tmp_path, f"80 {NAME} 9", names) as running,
     ):
-        eventually(lambda: names.asked)
+        until(lambda: names.asked)
         running.apply("80 other.example.com 9")
-        eventually(lambda: any(each.name == "other.example.com" for each in names.asked))
+        until(lambda: any(each.name == "other.example.com" for each in names.asked))
         running.call(lambda: None)
         names.asked.clear()
-        eventually(lambda: len(names.asked) >= 4)
+        until(lambda: len(names.asked) >= 4)
         assert {each.name for each in names.asked} == {"other.example.com"}
 
 
@@ -250,9 +250,9 @@ def test_a_client_that_waits_for_a_removed_name_is_let_go(tmp_path: Path) -> Non
     ):
         thread = threading.Thread(target=lambda: answers.append(ask(running, 80)))
         thread.start()
-        eventually(lambda: running.call(running.server.open_connections) == 1)
+        until(lambda: running.call(running.server.open_connections) == 1)
         running.apply("81 127.0.0.1 9")
-        thread.join(10)
+        thread.join(PATIENCE)
         assert answers == [""]
 
 
@@ -266,4 +266,4 @@ def test_a_fault_of_ours_in_following_a_name_is_reported(caplog: pytest.LogCaptu
 
     settings = read_dns_proxy({"EGRESS_DNS_PROXY_DESTINATION": f"80 {NAME}"})
     with serving(mode(settings, lambda _settings, _registry: Broken()), f"80 {NAME}"):
-        eventually(lambda: f"a fault of ours with {NAME}" in caplog.text)
+        until(lambda: f"a fault of ours with {NAME}" in caplog.text)

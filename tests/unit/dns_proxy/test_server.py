@@ -12,7 +12,7 @@ from egress_router.lab.zone import entry
 from tests.record_schema import check_record
 from tests.serving import LOOPS, listening
 from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, forwarding, greeting, metric
-from tests.unit.relay.room import eventually
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_line_forwards_over_both_families(tmp_path: Path, loop: str, host: str
             client.sendall(b"there and back")
             client.shutdown(socket.SHUT_WR)
             assert client.makefile("rb").read() == b"there and back"
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
         assert metric(running, "connections_total", result="connected") == 1
         assert metric(running, "connections_open") == 0
         assert metric(running, "bytes_total", direction="sent") == 14
@@ -112,7 +112,7 @@ def test_limits_close_what_is_over_them(tmp_path: Path, loop: str) -> None:
             assert ask(running, 80) == ""
             assert ask(running, 80, "::1") == ""
         assert metric(running, "connections_total", result="limit") == 2
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
         assert ask(running, 80) == "127.0.0.1"
 
 
@@ -125,7 +125,7 @@ def test_an_idle_connection_ends(tmp_path: Path, records: Lines) -> None:
     ):
         greeting(client)
         assert client.recv(1) == b""
-        eventually(lambda: records.events("connection"))
+        until(lambda: records.events("connection"))
     assert records.events("connection")[0]["reason"] == "idle"
 
 
@@ -138,7 +138,7 @@ def test_the_access_log_has_one_line_for_each_connection(tmp_path: Path, records
     ):
         ask(running, 80)
         ask(running, 81)
-        eventually(lambda: len(records.seen) == 2)
+        until(lambda: len(records.seen) == 2)
         snapshot = running.call(running.context.registry.snapshot)
         lines = (("rule", f"80 127.0.0.1 {target.port}"),), (("rule", "81 127.0.0.1 9"),)
         assert [snapshot["rule_connections_total"].numbers[line] for line in lines] == [1, 1]
@@ -161,7 +161,7 @@ def test_the_access_log_has_one_line_for_each_connection(tmp_path: Path, records
 def test_without_a_setting_nothing_goes_to_stdout(tmp_path: Path, records: Lines) -> None:
     with backend() as target, forwarder(tmp_path, f"80 127.0.0.1 {target.port}") as running:
         ask(running, 80)
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
     assert records.seen == []
 
 
@@ -172,9 +172,9 @@ def test_debug_says_connections_and_health(tmp_path: Path, records: Lines) -> No
             ask(running, 80)
             for _ in range(3):
                 ask(running, 81)
-            eventually(lambda: records.events("upstream does not answer"))
+            until(lambda: records.events("upstream does not answer"))
             assert [line["address"] for line in records.events("upstream does not answer")] == ["127.0.0.1:9"]
-            eventually(lambda: len(records.events("connection")) == 4)
+            until(lambda: len(records.events("connection")) == 4)
     assert [line["local_port"] for line in records.events("connected")] == [80]
     (ended,) = [line for line in records.events("connection") if line["local_port"] == 80]
     assert records.events("connected")[0]["id"] == ended["id"]
@@ -203,7 +203,7 @@ def test_other_rules_leave_what_they_allow_alone(tmp_path: Path, loop: str) -> N
             assert kept.recv(2) == b"on"
             with connect(running, 81) as again:
                 assert greeting(again) == "127.0.0.1"
-            eventually(lambda: two.served == 1)
+            until(lambda: two.served == 1)
         hits = [each["hits"] for each in running.call(running.server.status)["rules"]]  # type: ignore[index, union-attr, call-overload]
         assert hits == [1, 1]
 
@@ -219,7 +219,7 @@ def test_a_line_that_comes_back_in_time_keeps_its_connections(tmp_path: Path) ->
         running.apply(f"80 127.0.0.1 {target.port}")
         done = threading.Event()
         running.call(lambda: running.context.loop.call_later(0.6, done.set))
-        done.wait(10)
+        done.wait(PATIENCE)
         client.sendall(b"on")
         assert client.recv(2) == b"on"
 
@@ -233,7 +233,7 @@ def test_ports_open_and_close_without_touching_others(tmp_path: Path) -> None:
             new = listening()
             old = running.call(lambda: running.server._plane._listeners[80])  # type: ignore[attr-defined]
             running.call(lambda: running.server.listen({80: old, 81: new}))
-            with socket.create_connection(("127.0.0.1", new.getsockname()[1]), timeout=10) as fresh:
+            with socket.create_connection(("127.0.0.1", new.getsockname()[1]), timeout=PATIENCE) as fresh:
                 assert greeting(fresh) == "127.0.0.1"
             running.call(lambda: running.server.listen({81: new}))
             with pytest.raises(ConnectionRefusedError):
@@ -259,10 +259,10 @@ def test_rules_change_under_load(tmp_path: Path, loop: str) -> None:
         for turn in range(60):
             others = "".join(f"{port} 192.0.2.{turn + 1}\n" for port in range(100, 100 + turn % 7))
             running.apply(f"{others}80 127.0.0.1 {target.port}")
-        eventually(lambda: len(answers) > 200)
+        until(lambda: len(answers) > 200)
         stop.set()
         for worker in workers:
-            worker.join(10)
+            worker.join(PATIENCE)
         assert set(answers) == {"127.0.0.1"}
 
 

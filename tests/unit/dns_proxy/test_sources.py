@@ -8,7 +8,7 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.upstreams.health import Checks
 from tests.unit.dns_proxy.lab import Observing, ask, backend, forwarder, metric
-from tests.unit.relay.room import eventually
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_line_is_spread_over_all_sources_and_all_addresses(tmp_path: Path) -> 
     ):
         seen = sorted(ask(running, 80) for _ in range(8))
         assert seen == ["127.0.0.2"] * 4 + ["127.0.0.5"] * 2 + ["127.0.0.6"] * 2
-        eventually(lambda: two.served == 4)
+        until(lambda: two.served == 4)
 
 
 def test_a_source_that_is_not_held_is_passed_over_where_others_are(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_source_that_is_not_held_closes_and_is_counted(tmp_path: Path) -> None
         lines = f"80 127.0.0.1 {one.port} from {NOT_HELD}\n81 127.0.0.1 {one.port}"
         with forwarder(tmp_path, lines, sources=SOURCES) as running:
             assert [ask(running, 80) for _ in range(4)] == [""] * 4
-            eventually(lambda: metric(running, "connections_total", result="source_not_held") == 4)
+            until(lambda: metric(running, "connections_total", result="source_not_held") == 4)
             # It says nothing of the destination, whose health other lines go by.
             assert is_up(running)
             assert ask(running, 81) == "127.0.0.1"
@@ -78,7 +78,7 @@ def test_a_name_without_an_address_of_the_family_closes_and_is_counted(tmp_path:
         forwarder(tmp_path, f"80 {NAME} {one.port} from ::1", names, sources=SOURCES) as running,
     ):
         assert [ask(running, 80) for _ in range(2)] == ["", ""]
-        eventually(lambda: metric(running, "connections_total", result="other_family") == 2)
+        until(lambda: metric(running, "connections_total", result="other_family") == 2)
         assert metric(running, "connections_total", result="connected") == 0
 
 
@@ -112,5 +112,5 @@ def test_one_connection_counts_once_for_the_health_of_an_address(
         tmp_path, f"80 127.0.0.1 {port} from *", sources="127.0.0.5 127.0.0.6 127.0.0.7"
     ) as running:
         assert ask(running, 80) == ""
-        eventually(lambda: metric(running, "connections_total", result="refused") == 1)
+        until(lambda: metric(running, "connections_total", result="refused") == 1)
         assert is_up(running)

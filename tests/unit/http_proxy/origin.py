@@ -18,6 +18,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import read_http_proxy
 from egress_router.settings.policy import joined
 from tests.serving import serving
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
-TIMEOUT = 60.0
 LOOPBACK = "127.0.0.0/8\n::1\n"
 
 
@@ -91,7 +92,7 @@ class Origin:
             with contextlib.suppress(OSError):
                 peer.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(TIMEOUT)
+            thread.join(PATIENCE)
         for peer in self.peers:
             peer.sock.close()
 
@@ -101,7 +102,7 @@ class Origin:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.settimeout(TIMEOUT)
+            sock.settimeout(PATIENCE)
             peer = Peer(sock)
             self.peers.append(peer)
             thread = threading.Thread(target=self._serve, args=(peer,))
@@ -156,7 +157,7 @@ class Client:
     """A raw connection to the proxy."""
 
     def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.buffer = b""
 
     def __enter__(self) -> Self:
@@ -310,18 +311,15 @@ def proxy(
         assert bool(faults) is faulty, faults
 
 
+def worker_of(running: Running[Guarded[AccessList]]) -> WorkerState:
+    """Return what the connections of a proxy share."""
+    assert isinstance(running.server, server.HttpProxyServer)
+    return running.server.worker
+
+
 def counted(running: Running[Guarded[AccessList]], name: str, **labels: str) -> float:
     """Return a counter, added up over the labels that are not given."""
     snapshot = running.call(running.context.registry.snapshot)
     if name not in snapshot:
         return 0
     return sum(value for found, value in snapshot[name].numbers.items() if set(labels.items()) <= set(found))
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until something that happens elsewhere is so."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError("it did not happen in time")
-        time.sleep(0.005)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.http_proxy.origin import LOOPBACK, OK, TIMEOUT, Client, counted, eventually, proxy
+from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, counted, proxy
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ class Busy:
 
     def __init__(self, stack: ExitStack) -> None:
         self._listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        self._listener.settimeout(TIMEOUT)
+        self._listener.settimeout(PATIENCE)
         self._stack = stack
         self.port: int = self._listener.getsockname()[1]
         self._others = [stack.enter_context(socket.socket()) for _ in range(2)]
@@ -33,7 +34,7 @@ class Busy:
         while True:
             sock, peer = self._listener.accept()
             self._stack.enter_context(sock)
-            sock.settimeout(TIMEOUT)
+            sock.settimeout(PATIENCE)
             if peer not in known:
                 return sock
 
@@ -51,7 +52,7 @@ REQUESTS = ["CONNECT {0} HTTP/1.1\r\nHost: x\r\n\r\n", "GET http://{0}/secret HT
 def test_what_the_list_denies_when_the_connection_is_made_does_not_open(request_text: str) -> None:
     with busy() as server, proxy(LOOPBACK) as (running, port), Client(port) as client:
         client.send(request_text.format(f"127.0.0.1:{server.port}"))
-        eventually(lambda: counted(running, "requests_total", verdict="allowed") == 1)
+        until(lambda: counted(running, "requests_total", verdict="allowed") == 1)
         running.apply("!127.0.0.0/8\n")
         sock = server.accept()
         head, body = client.answer()
@@ -64,7 +65,7 @@ def test_what_the_list_denies_when_the_connection_is_made_does_not_open(request_
 def test_a_connection_that_the_changed_list_still_allows_opens() -> None:
     with busy() as server, proxy(LOOPBACK) as (running, port), Client(port) as client:
         client.send(REQUESTS[1].format(f"127.0.0.1:{server.port}"))
-        eventually(lambda: counted(running, "requests_total", verdict="allowed") == 1)
+        until(lambda: counted(running, "requests_total", verdict="allowed") == 1)
         running.apply("127.0.0.1\n")
         sock = server.accept()
         assert sock.recv(1000).startswith(b"GET /secret HTTP/1.1\r\n")

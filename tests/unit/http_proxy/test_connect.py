@@ -7,18 +7,8 @@ import pytest
 
 from egress_router.names.answer import Failure
 from tests.serving import LOOPS
-from tests.unit.http_proxy.origin import (
-    LOOPBACK,
-    OK,
-    Client,
-    Peer,
-    answering,
-    counted,
-    eventually,
-    know,
-    origin,
-    proxy,
-)
+from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, Peer, answering, counted, know, origin, proxy
+from tests.waiting import PATIENCE, until
 
 
 def connect(authority: str, version: str = "1.1") -> str:
@@ -42,7 +32,7 @@ def test_a_tunnel_carries_bytes_both_ways(loop: str) -> None:
         assert counted(running, "bytes_total", direction="received") == 4
         client.end()
         assert client.rest() == b""
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
         assert counted(running, "tunnels_open") == 0
         assert counted(running, "bytes_total", direction="sent") == 4
         assert counted(running, "bytes_total", direction="received") == 4
@@ -244,7 +234,7 @@ def test_an_upstream_that_resets_is_seen_as_a_reset() -> None:
     go = threading.Event()
 
     def cut(peer: Peer) -> None:
-        go.wait(10)
+        go.wait(PATIENCE)
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         peer.sock.close()
 
@@ -254,7 +244,7 @@ def test_an_upstream_that_resets_is_seen_as_a_reset() -> None:
         go.set()
         with pytest.raises(ConnectionResetError):
             client.rest()
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_a_client_that_leaves_while_its_name_is_looked_up_is_forgotten(
@@ -264,8 +254,8 @@ def test_a_client_that_leaves_while_its_name_is_looked_up_is_forgotten(
     with origin(echo) as server, proxy("a.example\n") as (running, port):
         with Client(port) as client:
             client.send(connect(f"a.example:{server.port}"))
-        eventually(lambda: counted(running, "requests_total") == 1)
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: counted(running, "requests_total") == 1)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_tunnels_that_new_rules_deny_end_after_the_drain_time_and_others_stay() -> None:
@@ -294,5 +284,5 @@ def test_idle_tunnels_end() -> None:
         client.send(connect(server.authority))
         client.head()
         assert client.rest() == b""
-        eventually(lambda: counted(running, "idle_closed_total", limit="idle_seconds") == 1)
+        until(lambda: counted(running, "idle_closed_total", limit="idle_seconds") == 1)
         assert counted(running, "limit_hits_total") == 0

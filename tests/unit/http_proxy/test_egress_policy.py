@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from egress_router.settings.policy import joined
-from tests.unit.http_proxy.origin import OK, Client, answering, counted, eventually, know, origin, proxy
+from tests.unit.http_proxy.origin import OK, Client, answering, counted, know, origin, proxy
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import pytest
@@ -62,7 +63,7 @@ def test_an_entry_by_name_follows_the_name(monkeypatch: pytest.MonkeyPatch) -> N
     with origin(answering(OK)) as server, proxy(LIST, policy=policy(NAMED, ALL)) as (_, port):
         assert get(port, f"a.example:{server.port}")[0].startswith("HTTP/1.1 200")
         # The same address asked for without the name: the policy is about addresses.
-        eventually(lambda: get(port, server.authority)[0].startswith("HTTP/1.1 200"))
+        until(lambda: get(port, server.authority)[0].startswith("HTTP/1.1 200"))
         assert get(port, f"127.0.0.2:{server.port}")[0].startswith("HTTP/1.1 403")
         assert "a.example" in known.asked
 

@@ -10,7 +10,8 @@ import pytest
 from egress_router.http_proxy import connection, upstream_connector
 from egress_router.http_proxy.access_control import AccessControl
 from egress_router.http_proxy.http1 import request, response
-from tests.unit.http_proxy.origin import OK, Client, answering, counted, eventually, know, origin, proxy
+from tests.unit.http_proxy.origin import OK, Client, answering, counted, know, origin, proxy
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from egress_router.policy.access_list import Decision
@@ -55,7 +56,7 @@ def test_a_fault_closes_its_session(
             with contextlib.suppress(ConnectionResetError):
                 client.rest()
         assert counted(running, "session_faults_total") == 1
-        eventually(lambda: running.call(running.server.open_connections) == 1)
+        until(lambda: running.call(running.server.open_connections) == 1)
         other.send(GET.format(f"a.example:{server.port}"))
         assert other.answer()[1] == b"ok"
 

@@ -5,17 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.held_bytes import HeldBytes
-from tests.unit.http_proxy.origin import (
-    OK,
-    Client,
-    Peer,
-    answering,
-    counted,
-    eventually,
-    know,
-    origin,
-    proxy,
-)
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, know, origin, proxy
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +62,7 @@ def test_unfinished_heads_are_bounded_in_all() -> None:
         for client in clients:
             client.send(unfinished(40_000))
         assert biggest.head().startswith("HTTP/1.1 503")
-        eventually(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 14)
+        until(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 14)
         with Client(port) as other:
             other.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert other.answer()[1] == b"ok"
@@ -91,7 +82,7 @@ def test_early_data_behind_a_connect_that_waits_is_bounded_in_all(monkeypatch: p
         clients = [Client(port) for _ in range(40)]
         for client in clients:
             client.send(b"CONNECT a.example:443 HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 40_000)
-        eventually(lambda: counted(running, "refused_total", reason="held_bytes") >= 14)
+        until(lambda: counted(running, "refused_total", reason="held_bytes") >= 14)
         assert counted(running, "upstream_failures_total") == 0
         for client in clients:
             client.sock.close()
@@ -110,6 +101,6 @@ def test_answers_for_slow_readers_are_bounded_in_all() -> None:
         for client in clients:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
-        eventually(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 1)
+        until(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 1)
         for client in clients:
             client.sock.close()

@@ -10,17 +10,8 @@ import time
 
 import pytest
 
-from tests.unit.http_proxy.origin import (
-    OK,
-    Client,
-    Peer,
-    answering,
-    closing,
-    counted,
-    eventually,
-    origin,
-    proxy,
-)
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, closing, counted, origin, proxy
+from tests.waiting import PATIENCE, until
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))  # each; `make fuzz` takes longer
 
@@ -141,10 +132,10 @@ def test_a_bad_chunk_at_once_reaches_no_origin_and_a_late_one_no_end(chunk: str)
         assert server.received == b""
         with Client(port) as client:
             client.send(f"{head}2\r\nok\r\n")
-            eventually(lambda: server.received.endswith(b"2\r\nok\r\n"))
+            until(lambda: server.received.endswith(b"2\r\nok\r\n"))
             client.send(f"{chunk}0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n")
             assert client.rest()[9:12] == b"400"
-        assert server.peers[-1].ended.wait(10)
+        assert server.peers[-1].ended.wait(PATIENCE)
         assert b"0\r\n\r\n" not in server.received
         assert b"smuggled" not in server.received
 
@@ -163,8 +154,8 @@ def test_a_client_that_leaves_in_its_body_does_not_complete_the_request() -> Non
             client.send(
                 f"POST http://{server.authority}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"
             )
-            eventually(lambda: server.received.endswith(b"half"))
-        assert server.peers[0].ended.wait(10)
+            until(lambda: server.received.endswith(b"half"))
+        assert server.peers[0].ended.wait(PATIENCE)
 
 
 BAD_ANSWERS = [
@@ -251,7 +242,7 @@ def test_an_answer_without_length_that_ends_in_a_reset_is_cut_short() -> None:
     def cut(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
         peer.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
-        go.wait(10)
+        go.wait(PATIENCE)
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         peer.sock.close()
 
@@ -288,7 +279,7 @@ def test_bytes_on_an_idle_upstream_are_never_an_answer() -> None:
         for _ in range(2):
             client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.answer()[1] == b"ok"
-            assert server.peers[-1].ended.wait(10)
+            assert server.peers[-1].ended.wait(PATIENCE)
         assert len(server.peers) == 2
 
 
@@ -297,7 +288,7 @@ def test_bytes_that_came_before_a_request_are_not_its_answer(field: str) -> None
     def impatient(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
         peer.send(OK)
-        go.wait(10)
+        go.wait(PATIENCE)
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
         sent.set()
         peer.read_to_the_end()
@@ -313,7 +304,7 @@ def test_bytes_that_came_before_a_request_are_not_its_answer(field: str) -> None
             client.send(text)
             time.sleep(0.05)
             go.set()
-            sent.wait(10)
+            sent.wait(PATIENCE)
             time.sleep(0.05)
 
         running.call(at_one_time)
@@ -371,9 +362,9 @@ def test_mutated_requests_leave_nothing_open() -> None:
                 except ConnectionResetError:
                     continue
                 assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
         running.call(running.server.stop_accepting)  # closes what waits for further requests
-        eventually(lambda: all(peer.ended.is_set() for peer in server.peers))
+        until(lambda: all(peer.ended.is_set() for peer in server.peers))
 
 
 def test_mutated_answers_leave_nothing_open() -> None:
@@ -399,6 +390,6 @@ def test_mutated_answers_leave_nothing_open() -> None:
                 except ConnectionResetError:
                     continue
                 assert answer.startswith(b"HTTP/1.1 ")
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
         running.call(running.server.stop_accepting)  # closes what waits for further requests
-        eventually(lambda: all(peer.ended.is_set() for peer in server.peers))
+        until(lambda: all(peer.ended.is_set() for peer in server.peers))

@@ -32,7 +32,8 @@ from egress_router.settings.http_proxy import read_http_proxy
 from tests.manual_clock import ManualClock
 from tests.record_schema import check_record
 from tests.serving import LOOPS
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, eventually, know, origin, proxy
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, know, origin, proxy, worker_of
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +129,7 @@ def test_silent_origins_time_out() -> None:
             assert "error=connection_read_timeout" in head
             assert b"did not answer" in body
         assert counted(running, "limit_hits_total", limit="answer_seconds") == 1
-        assert server.peers[0].ended.wait(10)
+        assert server.peers[0].ended.wait(PATIENCE)
 
 
 def test_interim_answers_do_not_put_the_answer_off() -> None:
@@ -227,9 +228,9 @@ def test_a_client_that_resets_while_a_connection_is_made_is_let_go(
             before = time.monotonic()
             with Client(port) as client:
                 client.send(f"CONNECT {authority} HTTP/1.1\r\nHost: x\r\n\r\n")
-                eventually(lambda: running.call(running.server.open_connections) == 1)
+                until(lambda: running.call(running.server.open_connections) == 1)
                 resets(client)
-            eventually(lambda: running.call(running.server.open_connections) == 0)
+            until(lambda: running.call(running.server.open_connections) == 0)
             assert time.monotonic() < before + 2
     assert [(each["event"], each["reason"]) for each in records[1::2]] == [("closed", "abandoned")] * 2
     assert [each["reason"] for each in records[::2]] == ["abandoned"] * 2
@@ -244,7 +245,7 @@ def test_a_client_that_ends_its_stream_while_a_connection_is_made_is_not_forgott
 
 def test_connections_beyond_the_limits_are_told_so() -> None:
     with proxy(most=2) as (running, port), Client(port) as first, Client(port):
-        eventually(lambda: running.call(running.server.open_connections) == 2)
+        until(lambda: running.call(running.server.open_connections) == 2)
         with Client(port) as third:
             third.send("GET http://a.example/ HTTP/1.1\r\nHost: x\r\n\r\n")
             head = third.head()
@@ -253,7 +254,7 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
             assert "error=connection_limit_reached" in head
         assert counted(running, "limit_hits_total", limit="connections") == 1
         first.end()
-        eventually(lambda: running.call(running.server.open_connections) == 1)
+        until(lambda: running.call(running.server.open_connections) == 1)
     with proxy(per_client=1) as (running, port), Client(port), Client(port) as second:
         assert second.head().startswith("HTTP/1.1 429")
         assert counted(running, "limit_hits_total", limit="connections_per_client") == 1
@@ -261,7 +262,7 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
 
 def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for() -> None:
     with proxy(most=1, max_turned_away=1) as (running, port), Client(port):
-        eventually(lambda: running.call(running.server.open_connections) == 1)
+        until(lambda: running.call(running.server.open_connections) == 1)
         with Client(port) as second, Client(port) as third:
             for client in (second, third):
                 assert client.head().startswith("HTTP/1.1 503")
@@ -276,7 +277,7 @@ def test_last_words_arrive_while_the_client_goes_on_sending() -> None:
                 for _ in range(10):
                     client.send("x" * (size // 10))
                 assert client.head().startswith("HTTP/1.1 403")
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_who_goes_on_sending_for_too_long_is_cut() -> None:
@@ -313,7 +314,7 @@ def test_last_words_wait_for_a_slow_reader() -> None:
 
     async def both() -> bytes:
         data = await asyncio.to_thread(read)
-        await asyncio.wait_for(closed, 10)
+        await asyncio.wait_for(closed, PATIENCE)
         return data
 
     assert loop.run_until_complete(both()) == b"x" * filled + b"words"
@@ -340,7 +341,7 @@ def test_draining_lets_requests_end_and_closes_idle_connections() -> None:
         idle.send(get(quick))
         idle.answer()
         busy.send(get(server))
-        eventually(lambda: bool(ready))
+        until(lambda: bool(ready))
         running.call(running.server.stop_accepting)
         assert idle.rest() == b""
         ready[0].send(OK)
@@ -350,7 +351,7 @@ def test_draining_lets_requests_end_and_closes_idle_connections() -> None:
             assert "Connection: close" in head
             assert body == b"ok"
             assert client.rest() == b""
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
         with pytest.raises(ConnectionRefusedError):
             Client(port)
 
@@ -361,7 +362,7 @@ def test_everything_closes_at_once_when_told() -> None:
         clients[0].send(f"CONNECT {server.authority} HTTP/1.1\r\nHost: x\r\n\r\n")
         clients[0].head()
         clients[1].send(get(server))
-        eventually(lambda: len(server.peers) == 2)
+        until(lambda: len(server.peers) == 2)
         running.call(running.server.close_all)
         assert running.call(running.server.open_connections) == 0
         for client in clients:
@@ -388,7 +389,7 @@ def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.
             assert client.head()[9:12] == "502"
         assert counted(running, "requests_total", verdict="reported", reason="rule") == 1
         assert counted(running, "requests_total", verdict="denied", reason="no_rule") == 1
-        eventually(lambda: len(remote.peers) == 1)
+        until(lambda: len(remote.peers) == 1)
 
 
 def test_status_and_metrics() -> None:
@@ -459,7 +460,7 @@ def test_one_record_for_the_decision_and_one_for_the_end(
         with Client(port) as client:
             client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
             client.rest()
-        eventually(lambda: len(records) == 8)
+        until(lambda: len(records) == 8)
     assert [each["event"] for each in records] == ["request", "closed"] * 4
     decision, end, denied, denied_end, refused, refused_end, unknown, unknown_end = records
     for closed, status, reason in (
@@ -501,7 +502,7 @@ def test_what_is_denied_is_written_without_being_asked_for(records: list[dict[st
             with Client(port) as client:
                 client.send(request)
                 client.rest()
-        eventually(lambda: len(records) == 2)
+        until(lambda: len(records) == 2)
     assert [(each["event"], each["verdict"]) for each in records] == [
         ("request", "denied"),
         ("closed", "denied"),
@@ -540,7 +541,7 @@ def test_a_request_that_fails_or_is_repeated_has_two_records_as_well(
         with Client(port) as client:
             client.send(get(server, "Transfer-Encoding: chunked").replace("GET", "POST") + "x")
             client.rest()
-        eventually(lambda: len(records) == 8)
+        until(lambda: len(records) == 8)
     assert [each["event"] for each in records] == ["request", "closed"] * 4
     assert [each["status"] for each in records[1::2]] == [200, 200, 502, 400]
     assert [each["reason"] for each in records[1::2]] == ["finished", "finished", "bad_answer", "bad_request"]
@@ -615,9 +616,9 @@ def test_what_has_ended_leaves_nothing_for_the_collector() -> None:
                 with Client(port) as client:
                     client.send(ask)
                     client.head()
-            eventually(lambda: running.call(running.server.open_connections) == 0)
-            client_watch = cast("WorkerState", running.server._worker).client_watch  # type: ignore[attr-defined]
-            eventually(lambda: not client_watch._waiting)
+            until(lambda: running.call(running.server.open_connections) == 0)
+            client_watch = worker_of(running).client_watch
+            until(lambda: not len(client_watch))
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             left = [type(each) for each in gc.garbage if type(each).__module__.startswith("egress_router.")]

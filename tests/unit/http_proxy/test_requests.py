@@ -16,11 +16,11 @@ from tests.unit.http_proxy.origin import (
     answering,
     closing,
     counted,
-    eventually,
     know,
     origin,
     proxy,
 )
+from tests.waiting import PATIENCE, until
 
 
 def get(server: Origin, path: str = "/", *fields: str, method: str = "GET", version: str = "1.1") -> str:
@@ -48,7 +48,7 @@ def test_pipelined_requests_to_several_origins_are_answered_in_order() -> None:
 
     def late(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
-        slow.wait(10)
+        slow.wait(PATIENCE)
         peer.send(OK.replace(b"ok", b"1!"))
         peer.read_to_the_end()
 
@@ -65,7 +65,7 @@ def test_hundreds_of_pipelined_requests() -> None:
         sender.start()
         for _ in range(count):
             assert client.answer()[1] == b"ok"
-        sender.join(10)
+        sender.join(PATIENCE)
         assert len(server.peers) == 1
 
 
@@ -218,7 +218,7 @@ def test_an_early_answer_does_not_cut_the_upload_that_it_answers() -> None:
         client.send(get(server, "/", f"Content-Length: {size}", method="PUT"))
         assert client.answer()[1] == b"ok"
         client.send("x" * size)
-        eventually(lambda: server.received.endswith(b"\r\n\r\n" + b"x" * size))
+        until(lambda: server.received.endswith(b"\r\n\r\n" + b"x" * size))
         client.send(get(server))
         assert client.answer()[1] == b"ok"
         assert len(server.peers) == 1
@@ -230,8 +230,8 @@ def test_a_client_that_has_its_answer_may_leave_before_its_upload_is_complete() 
         assert client.answer()[1] == b"ok"
         client.end()
         assert client.rest() == b""
-        assert server.peers[0].ended.wait(10)
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        assert server.peers[0].ended.wait(PATIENCE)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_an_upload_that_is_answered_and_does_not_go_on_ends() -> None:
@@ -287,13 +287,13 @@ def test_a_tunnel_that_was_denied_while_it_was_asked_for_ends() -> None:
 
     def switch(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
-        go.wait(10)
+        go.wait(PATIENCE)
         peer.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
         peer.read_to_the_end()
 
     with origin(switch) as server, proxy(drain_seconds=0.5) as (running, port), Client(port) as client:
         client.send(get(server, "/", "Connection: Upgrade", "Upgrade: websocket"))
-        eventually(lambda: b"websocket" in server.received)
+        until(lambda: b"websocket" in server.received)
         running.apply("192.0.2.0/24\n")
         go.set()
         assert client.head().startswith("HTTP/1.1 101")
@@ -383,7 +383,7 @@ def test_a_connection_that_is_authenticated_stays_with_its_client_connection(
             client.send(get(server))
             client.answer()
             assert [peer.received.count(b"HTTP/1.1\r\n") for peer in server.peers] == [2, 1]
-        assert server.peers[0].ended.wait(10)
+        assert server.peers[0].ended.wait(PATIENCE)
 
 
 def test_a_connection_that_its_origin_will_close_is_not_used_again() -> None:
@@ -414,7 +414,7 @@ def test_idle_upstreams_are_let_go() -> None:
         with Client(port) as client:
             client.send(get(server))
             client.answer()
-        assert server.peers[0].ended.wait(10)
+        assert server.peers[0].ended.wait(PATIENCE)
 
 
 def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
@@ -461,13 +461,13 @@ def test_slow_readers_hold_their_writers_back() -> None:
 
     with origin(flood) as server, proxy() as (running, port), Client(port) as client:
         client.send(get(server))
-        eventually(lambda: counted(running, "limit_hits_total", limit="buffer_bytes") > 0)
+        until(lambda: counted(running, "limit_hits_total", limit="buffer_bytes") > 0)
         assert not sent.is_set()
         client.head()
         left = size - len(client.buffer)
         while left:
             left -= len(client.sock.recv(1_000_000))
-        assert sent.wait(10)
+        assert sent.wait(PATIENCE)
 
 
 def test_slow_origins_hold_their_clients_back() -> None:
@@ -476,7 +476,7 @@ def test_slow_origins_hold_their_clients_back() -> None:
 
     def slow(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
-        read.wait(10)
+        read.wait(PATIENCE)
         left = size - len(peer.received.partition(b"\r\n\r\n")[2])
         while left:  # not kept: to add to 30 MB again and again takes seconds
             left -= len(peer.sock.recv(1_000_000))
@@ -487,11 +487,11 @@ def test_slow_origins_hold_their_clients_back() -> None:
         data = get(server, "/", f"Content-Length: {size}", method="POST").encode() + b"x" * size
         sender = threading.Thread(target=client.send, args=(data,))
         sender.start()
-        eventually(lambda: counted(running, "limit_hits_total", limit="buffer_bytes") > 0)
+        until(lambda: counted(running, "limit_hits_total", limit="buffer_bytes") > 0)
         assert sender.is_alive()
         read.set()
         assert client.answer()[1] == b"ok"
-        sender.join(10)
+        sender.join(PATIENCE)
 
 
 def test_a_client_that_has_ended_its_side_gets_its_answer() -> None:
@@ -506,10 +506,10 @@ def test_a_client_that_resets_ends_its_upstream() -> None:
     with origin(answering()) as waiting, origin(Peer.read_to_the_end) as server, proxy() as (running, port):
         with Client(port) as client:
             client.send(get(server))
-            eventually(lambda: b"\r\n\r\n" in server.received)
+            until(lambda: b"\r\n\r\n" in server.received)
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-        assert server.peers[0].ended.wait(10)
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        assert server.peers[0].ended.wait(PATIENCE)
+        until(lambda: running.call(running.server.open_connections) == 0)
         assert not waiting.peers
 
 
@@ -518,5 +518,5 @@ def test_idle_upstreams_that_close_are_let_go() -> None:
         for number in range(1, 4):
             client.send(get(server))
             assert client.answer()[1] == b"ok"
-            assert server.peers[-1].ended.wait(10)
+            assert server.peers[-1].ended.wait(PATIENCE)
             assert len(server.peers) == number

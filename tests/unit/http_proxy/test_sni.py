@@ -7,7 +7,8 @@ import ssl
 
 import pytest
 
-from tests.unit.http_proxy.origin import Client, Peer, counted, eventually, know, origin, proxy
+from tests.unit.http_proxy.origin import Client, Peer, counted, know, origin, proxy
+from tests.waiting import until
 
 ALERT = b"\x15\x03\x01\x00\x02\x02\x31"  # fatal, access_denied
 
@@ -87,8 +88,8 @@ def test_enforced_nothing_of_another_name_reaches_the_origin(
         assert client.rest() == b""
         assert counted(running, "sni_mismatch_total", action="closed") == 1
         client.sock.close()
-        eventually(lambda: running.call(running.server.open_connections) == 0)
-        eventually(lambda: all(peer.ended.is_set() for peer in server.peers))
+        until(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: all(peer.ended.is_set() for peer in server.peers))
     assert server.received == b""
 
 
@@ -162,7 +163,7 @@ def test_other_protocols_are_not_held_up(mode: str) -> None:
         with origin(echo) as server, Client(port) as client:
             client.send(connect("127.0.0.1", server.port))
             client.head()
-            eventually(lambda: counted(running, "tunnels_open") == 1)  # nobody says anything
+            until(lambda: counted(running, "tunnels_open") == 1)  # nobody says anything
             client.end()
             assert client.rest() == b""
 
@@ -199,10 +200,10 @@ def test_unfinished_hellos_in_tunnels_are_bounded_in_all() -> None:
             client.send(connect("127.0.0.1", server.port))
             client.head()
             client.send(b"\x16\x03\x01\x3f\x00\x01\x00\x3e\x00" + bytes(15_000))
-        eventually(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 5)
+        until(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 5)
         for client in clients:
             client.sock.close()
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_a_client_that_leaves_before_it_has_said_anything_leaves_nothing_open() -> None:
@@ -212,5 +213,5 @@ def test_a_client_that_leaves_before_it_has_said_anything_leaves_nothing_open() 
         client.head()
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         client.sock.close()
-        eventually(lambda: running.call(running.server.open_connections) == 0)
-        eventually(lambda: all(peer.ended.is_set() for peer in server.peers))
+        until(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: all(peer.ended.is_set() for peer in server.peers))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.http_proxy.origin import OK, Client, Peer, counted, eventually, know, origin, proxy
+from tests.unit.http_proxy.origin import OK, Client, Peer, counted, know, origin, proxy
 from tests.unit.http_proxy.test_changed_lists import busy
+from tests.waiting import until
 
 NOT_HELD = "203.0.113.9"  # of the network that nobody has (RFC 5737)
 SOURCES = f"127.0.0.5 127.0.0.6 {NOT_HELD} ::1"
@@ -137,7 +138,7 @@ def test_a_source_that_changes_during_the_dial_is_the_new_one() -> None:
         Client(port) as client,
     ):
         client.send(f"GET http://127.0.0.1:{server.port}/ HTTP/1.1\r\nHost: x\r\n\r\n")
-        eventually(lambda: counted(running, "requests_total", verdict="allowed") == 1)
+        until(lambda: counted(running, "requests_total", verdict="allowed") == 1)
         running.apply("127.0.0.1 from 127.0.0.6")
         assert server.accept().getpeername()[0] == "127.0.0.5"
         sock = server.accept()

@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.names.answer import Failure
-from tests.unit.http_proxy.origin import (
-    Client,
-    Origin,
-    Peer,
-    answering,
-    counted,
-    eventually,
-    know,
-    origin,
-    proxy,
-)
+from tests.unit.http_proxy.origin import Client, Origin, Peer, answering, counted, know, origin, proxy
 from tests.unit.tls.hellos import RECORDED, extension, hello, names, records, sni
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -109,7 +100,7 @@ def test_what_may_not_pass_is_refused_in_words_of_tls(
     with origin(echo) as server, transparent(server) as (running, _), Client(port_of(running)) as peer:
         peer.send(first)
         assert peer.rest() == answer
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
         if reason is not None:
             assert counted(running, "transparent_refused_total", reason=reason) == 1
         assert counted(running, "transparent_refused_total") == (reason is not None)
@@ -205,10 +196,10 @@ def test_unfinished_hellos_are_bounded_in_all() -> None:
         clients = [Client(port_of(running)) for _ in range(120)]
         for client in clients:
             client.send(records(b"\x01\x00\x3f\x00" + bytes(15_000))[:15_000])
-        eventually(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 5)
+        until(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 5)
         for client in clients:
             client.sock.close()
-        eventually(lambda: running.call(running.server.open_connections) == 0)
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_report_only_covers_transparent_ports() -> None:

@@ -14,8 +14,9 @@ from egress_router.names.resolv_conf import parse_resolv_conf
 from egress_router.names.resolver import Resolver, Sources
 from egress_router.settings.names import NamesSettings
 from tests.unit.http_proxy import origin as proxies
-from tests.unit.http_proxy.origin import Client, Origin, Peer, counted, eventually, origin, proxy
+from tests.unit.http_proxy.origin import Client, Origin, Peer, counted, origin, proxy
 from tests.unit.tls.hellos import hello, sni
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +84,7 @@ def test_a_name_that_moves_between_two_connections_is_followed(name_server: Name
             open_one.send(first)
             assert open_one.take(10) == b"127.0.0.1\n"
             name_server.zone = {"a.example": entry("127.0.0.2", ttl=0)}
-            eventually(lambda: answered_by(port, "a.example") == "127.0.0.2")
+            until(lambda: answered_by(port, "a.example") == "127.0.0.2")
             # What is open stays where it is.
             assert open_one.take(len(first)) == first
             open_one.send(b"more")
@@ -101,7 +102,7 @@ def test_a_name_that_moves_to_a_denied_address_is_denied_from_then_on(name_serve
                 client.send(hello(sni(b"a.example")))
                 return client.take(7) == ACCESS_DENIED
 
-        eventually(denied)
+        until(denied)
         assert counted(running, "transparent_refused_total") >= 1
         assert {peer.sock.fileno() >= 0 and peer.sock.getsockname()[0] for peer in server.peers} <= {
             False,
@@ -128,7 +129,7 @@ def test_a_thousand_names_on_one_port_are_each_looked_up_and_decided(name_server
                         assert client.take(7) == ACCESS_DENIED
                     else:
                         assert client.take(len(address) + 1).decode() == f"{address}\n"
-            eventually(lambda: running.call(running.server.open_connections) == 0)
+            until(lambda: running.call(running.server.open_connections) == 0)
             grown.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             server.peers.clear()
         assert counted(running, "transparent_refused_total", reason="rule") == 2 * len(denied)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.grammar.redirect import Protocol
-from egress_router.kernel.nat import elements, rules
+from egress_router.kernel.nat import elements, rules, updates
 from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def test_as_few_as_can_be_change_their_place(
 def test_when_one_of_sixty_goes_one_moves() -> None:
     before = plan(line(443, *POOL[:60]))
     after = with_addresses(before, {0: tuple(POOL[:20] + POOL[21:60])})
-    text, settled = rules.update(before, after)
+    text, settled = updates.update(before, after)
     assert settled.families[0].lines[0].addresses[20] == POOL[59]
     assert [each for each in text.splitlines() if "element" in each] == [
         "delete element inet egress_router groups4 { tcp . 443 }",
@@ -72,14 +72,14 @@ def test_when_one_of_sixty_goes_one_moves() -> None:
 
 def test_another_order_is_no_change() -> None:
     before = plan(line(443, *POOL[:5]))
-    text, settled = rules.update(before, with_addresses(before, {0: tuple(reversed(POOL[:5]))}))
+    text, settled = updates.update(before, with_addresses(before, {0: tuple(reversed(POOL[:5]))}))
     assert (text, settled) == ("", before)
 
 
 def test_only_addresses_may_differ() -> None:
     before = plan(line(443, POOL[0]))
     with pytest.raises(ValueError, match="more than the addresses"):
-        rules.update(before, replace(before, admin_port=1))
+        updates.update(before, replace(before, admin_port=1))
 
 
 lines = st.tuples(sets_of_addresses, sets_of_addresses, sets_of_addresses)
@@ -93,7 +93,7 @@ def test_the_kernel_comes_to_the_same_by_every_way(
     """An update leaves the elements that the plan has when it is put in force for the first time."""
     before = plan(line(80, *start), line(5000, *start, last=5100), line(443, POOL[0]))
     after = with_addresses(before, {0: end, 1: end})
-    text, settled = rules.update(before, after)
+    text, settled = updates.update(before, after)
     show = "".join(f"nft list map inet egress_router {name}4; " for name in elements.MAPS)
     script = f"nft -f /dev/fd/3 && nft -f /dev/fd/4 && {show} echo --- && nft -f /dev/fd/5 && {show}"
     listed = _run(script, rules.render(before), text, rules.render(settled))
@@ -142,6 +142,6 @@ def test_a_thousand_names_are_laid_out_again_in_little_time() -> None:
     before = plan(*(line(1000 + number, *addresses[:16]) for number in range(1000)))
     wanted = dict.fromkeys(range(1000), addresses[:5] + addresses[6:16])
     begun = time.process_time()
-    text, _ = rules.update(before, with_addresses(before, wanted))
+    text, _ = updates.update(before, with_addresses(before, wanted))
     assert time.process_time() - begun < 0.5
     assert text.count(" : goto one_of_15_4") == 1000

@@ -14,6 +14,7 @@ from egress_router.names.resolver import Resolver, Sources, system_sources
 from egress_router.settings.names import NamesSettings
 from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -69,7 +70,7 @@ class Lab:
 
     async def becoming(self, resolver: Resolver, name: str, *addresses: str, seconds: float = 1.0) -> None:
         wanted = [ip_address(address) for address in addresses]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 with contextlib.suppress(ResolveError):
                     if list((await resolver.resolve(name)).addresses) == wanted:
@@ -82,7 +83,7 @@ class Lab:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
             await asyncio.sleep(0.01)
 

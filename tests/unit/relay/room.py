@@ -3,13 +3,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING, TypeVar
 
 from egress_router.metrics import Number, Registry
 from egress_router.relay.dataplane import QUIET, DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Closing, Relay, Tunnel
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,20 +19,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not come about in time"
-        time.sleep(0.005)
-
-
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return the two ends of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         far, _ = server.accept()
-    near.settimeout(10)
-    far.settimeout(10)
+    near.settimeout(PATIENCE)
+    far.settimeout(PATIENCE)
     return near, far
 
 
@@ -60,7 +53,7 @@ class Room:
         async def run() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
 
     def tunnel(
         self,
@@ -93,7 +86,7 @@ class Room:
         return client, server, tunnel
 
     def closing(self) -> Closing:
-        eventually(lambda: self.closings)
+        until(lambda: self.closings)
         assert len(self.closings) == 1
         return self.closings[0]
 
@@ -105,6 +98,6 @@ class Room:
         self.call(self.plane.close)
         self.call(self.deadlines.close)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
+        self.thread.join(PATIENCE)
         self.loop.close()
         self.poller.close()

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.relay.dial import Dial, DialError, Dialled, DialReason
-from tests.unit.relay.room import Room, eventually
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from egress_router.grammar.address import IPAddress
+    from tests.unit.relay.room import Room
 
 Target = tuple["IPAddress", int]
 MOST_AT_ONCE = 6
@@ -63,7 +64,7 @@ def result_of(
 ) -> Dialled | DialError:
     results: list[Dialled | DialError] = []
     keep = room.call(lambda: Dial(room.plane, targets, seconds, results.append, stagger, sources))
-    eventually(lambda: results)
+    until(lambda: results)
     assert len(results) == 1
     room.call(keep.cancel)
     return results[0]
@@ -109,10 +110,10 @@ def test_what_a_server_says_first_is_not_lost(room: Room) -> None:
                     time.sleep(0.05)
                 room.call(lambda: room.poller.add(sock.fileno(), edges.append))  # noqa: B023
                 if late:
-                    eventually(lambda: edges)  # noqa: B023
+                    until(lambda: edges)  # noqa: B023
                     assert not any(each & select.EPOLLIN for each in edges)
                     peer.sendall(b"220 ready")
-                eventually(lambda: any(each & select.EPOLLIN for each in edges))  # noqa: B023
+                until(lambda: any(each & select.EPOLLIN for each in edges))  # noqa: B023
 
 
 def test_a_failure_moves_on_to_the_next_address_at_once(room: Room) -> None:
@@ -171,7 +172,7 @@ def test_an_earlier_attempt_may_still_win(room: Room) -> None:
         room.call(lambda: Dial(room.plane, targets, 10, results.append, 0.02))
         for _ in fillers:
             late.accept()[0].close()
-        eventually(lambda: results)
+        until(lambda: results)
         assert isinstance(results[0], Dialled)
         assert results[0].port == address[1]
         results[0].sock.close()

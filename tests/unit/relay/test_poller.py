@@ -5,7 +5,8 @@ import os
 import select
 import socket
 
-from tests.unit.relay.room import Room, eventually, pair
+from tests.unit.relay.room import Room, pair
+from tests.waiting import until
 
 
 def test_edges_are_reported_once_each(room: Room) -> None:
@@ -13,11 +14,11 @@ def test_edges_are_reported_once_each(room: Room) -> None:
     masks: list[int] = []
     with near, far:
         room.call(lambda: room.poller.add(near.fileno(), masks.append))
-        eventually(lambda: masks == [select.EPOLLOUT])
+        until(lambda: masks == [select.EPOLLOUT])
         far.sendall(b"x")
-        eventually(lambda: masks == [select.EPOLLOUT, select.EPOLLIN | select.EPOLLOUT])
+        until(lambda: masks == [select.EPOLLOUT, select.EPOLLIN | select.EPOLLOUT])
         far.close()
-        eventually(lambda: masks[-1] & select.EPOLLRDHUP)
+        until(lambda: masks[-1] & select.EPOLLRDHUP)
         room.call(lambda: room.poller.forget(near.fileno()))
 
 
@@ -28,10 +29,10 @@ def test_adding_again_reports_the_state_to_the_new_handler(room: Room) -> None:
     with near, far:
         far.sendall(b"x")
         room.call(lambda: room.poller.add(near.fileno(), first.append))
-        eventually(lambda: first)
+        until(lambda: first)
         seen = len(first)
         room.call(lambda: room.poller.add(near.fileno(), second.append))
-        eventually(lambda: second and second[-1] & select.EPOLLIN)
+        until(lambda: second and second[-1] & select.EPOLLIN)
         assert len(first) == seen
         room.call(lambda: room.poller.forget(near.fileno()))
 
@@ -68,7 +69,7 @@ def test_a_reused_number_gets_no_event_of_the_socket_before_it(room: Room) -> No
             room.poller.add(b.fileno(), lambda _: swap(a))
 
         room.call(add_both)
-        eventually(lambda: masks)
+        until(lambda: masks)
         assert masks == [select.EPOLLOUT | select.EPOLLHUP]
         room.call(lambda: room.poller.forget(numbers[0]))
         os.close(numbers[0])
@@ -82,7 +83,7 @@ def test_a_number_closed_without_a_word_can_be_added_again(room: Room) -> None:
         with socket.socket() as other:
             os.dup2(other.fileno(), near.fileno())
         room.call(lambda: room.poller.add(near.fileno(), masks.append))
-        eventually(lambda: masks)
+        until(lambda: masks)
         room.call(lambda: room.poller.forget(near.fileno()))
 
 
@@ -108,14 +109,14 @@ def test_a_handler_that_fails_takes_no_edge_from_the_others(room: Room) -> None:
                 room.poller.add(near.fileno(), handler)
 
         room.call(add)
-        eventually(lambda: len(seen) == 2)
+        until(lambda: len(seen) == 2)
 
         def again() -> None:
             for near, _ in pairs:
                 room.poller.again(near.fileno())
 
         room.call(again)
-        eventually(lambda: len(seen) == 4)
+        until(lambda: len(seen) == 4)
         assert reported == [error] * 4
 
         def leave() -> None:
@@ -130,7 +131,7 @@ def test_again_is_one_more_turn_and_none_for_those_who_left(room: Room) -> None:
     masks: list[int] = []
     with near, far:
         room.call(lambda: room.poller.add(near.fileno(), masks.append))
-        eventually(lambda: masks)
+        until(lambda: masks)
 
         def ask_twice() -> None:
             room.poller.again(near.fileno())

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from egress_router.relay.dataplane import End, Forwarding, Identity, Sums
 from egress_router.relay.tunnel import REASONS, CloseReason, Closing
 from tests.serving import LOOPS, listening
-from tests.unit.relay.room import Room, eventually
+from tests.unit.relay.room import Room
 from tests.unit.relay.test_tunnel import reset
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from egress_router.relay._plane import Failures, Target
@@ -206,7 +207,7 @@ class SilentMaker(Maker):
         return True
 
     def check(self) -> None:
-        eventually(lambda: sum(sum(each.lives[0]) for each in self.sums) == self.made)
+        until(lambda: sum(sum(each.lives[0]) for each in self.sums) == self.made)
         assert sum(sum(each.connects[0]) for each in self.sums) == self.made == self.answers
         sent, received = sum(each.sent for each in self.sums), sum(each.received for each in self.sums)
         assert sum(each.server.got for each in self.done) <= sent
@@ -268,7 +269,7 @@ def test_random_schedules_are_relayed_to_the_byte() -> None:
                 continue
             models.remove(one)
             settle(model)
-            eventually(lambda: maker.has_told(model), 60.0)  # noqa: B023
+            until(lambda: maker.has_told(model))  # noqa: B023
             model.close()
             if model.closing is not None:
                 model.check()

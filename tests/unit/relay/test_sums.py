@@ -11,8 +11,8 @@ import pytest
 
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.relay.dataplane import Limits, Sums
-from tests.unit.relay.room import eventually
 from tests.unit.relay.test_forwarding import FULL, NO_ADDRESS, Line, Router
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def test_a_line_that_does_not_tell_adds_up(router: Router) -> None:
     for _ in range(20):
         exchange(router, "127.0.0.1")
     router.room.call(router.plane.catch_up)
-    eventually(lambda: line.lives() == 20)
+    until(lambda: line.lives() == 20)
     assert (line.heard, line.ends) == ([], [])
     assert line.connects() == 20
     assert sum(each.sent for each in line.sums) == 20 * len("question")
@@ -95,10 +95,10 @@ def test_many_short_connections_are_few_records(router: Router) -> None:
         for each in accepting:
             each.close()
             router.servers["127.0.0.1"].accept()[0].close()
-        eventually(lambda: router.plane.open_connections() == 0)
+        until(lambda: router.plane.open_connections() == 0)
 
     router.room.call(busy)
-    eventually(lambda: line.lives() == 100)
+    until(lambda: line.lives() == 100)
     assert len(line.sums) <= 3
 
 
@@ -108,12 +108,12 @@ def test_an_address_that_failed_is_told_of_until_it_is_like_the_others(router: R
     router.listen(line, "127.0.0.1", "127.0.0.2", good=1)
     router.servers.pop("127.0.0.1").close()
     assert router.served_by() == "127.0.0.2"
-    eventually(lambda: len(line.ends) == 1)
+    until(lambda: len(line.ends) == 1)
     assert [len(failures) for _, _, failures in line.heard] == [1]
     assert line.sums == []
     router.room.call(lambda: router.plane.aim(line, router.targets("127.0.0.2"), 1))
     assert router.served_by() == "127.0.0.2"
-    eventually(lambda: line.lives() == 1)
+    until(lambda: line.lives() == 1)
     assert len(line.heard) == 1
 
 
@@ -123,16 +123,16 @@ def test_successes_after_a_failure_are_told_one_by_one(router: Router) -> None:
     address = router.servers["127.0.0.1"].getsockname()
     router.servers.pop("127.0.0.1").close()
     assert router.client().recv(1) == b""
-    eventually(lambda: len(line.ends) == 1)
+    until(lambda: len(line.ends) == 1)
     with socket.create_server(address) as server:
         router.servers["127.0.0.1"] = server
         for number in range(TROUBLED):
             exchange(router, "127.0.0.1")
-            eventually(lambda: len(line.ends) == 2 + number)  # noqa: B023
+            until(lambda: len(line.ends) == 2 + number)  # noqa: B023
         assert len(line.heard) == TROUBLED
         assert line.sums == []
         exchange(router, "127.0.0.1")
-        eventually(lambda: line.lives() == 1)
+        until(lambda: line.lives() == 1)
         assert len(line.heard) == TROUBLED
 
 
@@ -142,11 +142,11 @@ def test_refusals_are_added_up_by_reason(room: Room) -> None:
         line = Silent(connect_seconds=0.2)
         router.listen(line)
         waiting = router.client()
-        eventually(lambda: line.asked == 1)
+        until(lambda: line.asked == 1)
         for _ in range(3):
             assert router.client().recv(1) == b""
         assert waiting.recv(1) == b""
-        eventually(lambda: line.refused() == {FULL: 3, NO_ADDRESS: 1})
+        until(lambda: line.refused() == {FULL: 3, NO_ADDRESS: 1})
         assert line.connects() == line.lives() == 0
         assert line.ends == []
 

@@ -16,7 +16,8 @@ import pytest
 
 from egress_router.relay.tunnel import CloseReason
 from tests.serving import LOOPS
-from tests.unit.relay.room import Room, eventually, pair
+from tests.unit.relay.room import Room, pair
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def stuff(sock: socket.socket) -> int:
     with contextlib.suppress(TimeoutError):
         while True:
             sent += sock.send(b"x" * 65536)
-    sock.settimeout(10)
+    sock.settimeout(PATIENCE)
     return sent
 
 
@@ -73,7 +74,7 @@ def sending(sock: socket.socket, parts: Iterator[bytes], *, end: bool = True) ->
     thread = threading.Thread(target=send)
     thread.start()
     yield
-    thread.join(30)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -155,7 +156,7 @@ def test_both_ways_at_once_byte_for_byte(room: Room, megabytes: int) -> None:
         reader = threading.Thread(target=lambda: answers.append(digest(server)))
         reader.start()
         assert digest(client) == expected(2, count)
-        reader.join(30)
+        reader.join(PATIENCE)
     assert answers == [expected(1, count)]
     closing = room.closing()
     assert (closing.reason, closing.sent, closing.received) == (CloseReason.FINISHED, count, count)
@@ -182,7 +183,7 @@ def test_messages_after_a_bulk_transfer_arrive_at_once(room: Room) -> None:
         sender.start()
         assert len(read_exactly(client, size)) == size
         sender.join()
-    eventually(lambda: room.plane.pipes_lent == 0)
+    until(lambda: room.plane.pipes_lent == 0)
 
 
 def test_pipes_come_back_from_tunnels_that_die_with_bytes_in_them(room: Room) -> None:
@@ -195,9 +196,9 @@ def test_pipes_come_back_from_tunnels_that_die_with_bytes_in_them(room: Room) ->
         stuff(server)
         return room.plane.pipes_lent == 1
 
-    eventually(bulk)
+    until(bulk)
     room.call(tunnel.close)
-    eventually(lambda: room.plane.pipes_lent == 0)
+    until(lambda: room.plane.pipes_lent == 0)
     with pytest.raises(ConnectionResetError):
         read_all(client)
 
@@ -224,7 +225,7 @@ def test_a_reset_after_a_half_close_is_noticed(room: Room) -> None:
     reset(client)
     assert room.closing().reason is CloseReason.CLIENT_RESET
     # What a reset is called after the end of the stream (tcp(7)).
-    eventually(lambda: server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
+    until(lambda: server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
 
 
 def test_a_reset_is_noticed_while_the_other_side_does_not_read(room: Room) -> None:
@@ -241,7 +242,7 @@ def test_the_answer_of_a_server_that_refuses_half_way_arrives(room: Room) -> Non
     """It answers and closes with the request unread, which resets the connection under the request."""
     client, server, _ = room.tunnel()
     client.sendall(b"z" * 100_000)
-    eventually(lambda: server.recv(1, socket.MSG_PEEK))
+    until(lambda: server.recv(1, socket.MSG_PEEK))
     server.sendall(b"413 too large")
     server.close()
     assert read_exactly(client, 13) == b"413 too large"
@@ -271,7 +272,7 @@ def test_urgent_data_in_the_middle_of_bulk_stalls_and_cuts_nothing(room: Room) -
         sender = threading.Thread(target=send)
         sender.start()
         assert len(read_all(server)) == 10 * MIB
-        sender.join(10)
+        sender.join(PATIENCE)
 
 
 def test_an_idle_tunnel_ends(room: Room) -> None:
@@ -290,7 +291,7 @@ def test_a_byte_either_way_puts_the_idle_time_off(room: Room, side: str) -> None
     client, server, _ = room.tunnel(idle=1.5)
     began = time.monotonic()
     sender, receiver = (client, server) if side == "client" else (server, client)
-    eventually(lambda: time.monotonic() > began + 0.5)
+    until(lambda: time.monotonic() > began + 0.5)
     sender.sendall(b"x")
     assert receiver.recv(1) == b"x"
     assert room.closing().seconds >= 0.5 + 1.5
@@ -301,7 +302,7 @@ def test_a_quiet_tunnel_has_its_peers_probed_and_ends_in_time() -> None:
     with contextlib.closing(Room(*LOOPS["own"](), quiet=0.3)) as room:
         client, server, _ = room.tunnel(idle=2.0)
         assert not any(map(is_probed, room.inner))
-        eventually(lambda: all(map(is_probed, room.inner)))
+        until(lambda: all(map(is_probed, room.inner)))
         client.sendall(b"not dead yet")
         assert read_exactly(server, 12) == b"not dead yet"
         assert room.closing().seconds >= 0.3 + 2.0
@@ -331,7 +332,7 @@ def test_sockets_that_are_watched_already_are_taken_over(room: Room) -> None:
         sock.setblocking(False)
     room.call(lambda: room.poller.add(inner_client.fileno(), edges.append))
     client.sendall(b"seen before the tunnel")
-    eventually(lambda: edges and edges[-1] & select.EPOLLIN)
+    until(lambda: edges and edges[-1] & select.EPOLLIN)
     tunnel = room.call(lambda: room.relay.start(inner_client, inner_server, 60, room.closings.append))
     assert read_exactly(server, 22) == b"seen before the tunnel"
     room.call(tunnel.close)
@@ -373,9 +374,9 @@ def test_one_bulk_tunnel_leaves_turns_to_the_others(room: Room) -> None:
         client.sendall(b"ping")
         assert read_exactly(server, 4) == b"ping"
     stop.set()
-    threads[0].join(10)
+    threads[0].join(PATIENCE)
     bulk_server.close()
-    threads[1].join(10)
+    threads[1].join(PATIENCE)
 
 
 def test_hundreds_of_short_connections(room: Room) -> None:
@@ -388,5 +389,5 @@ def test_hundreds_of_short_connections(room: Room) -> None:
         server.close()
         assert read_all(client) == b"a"
         client.close()
-    eventually(lambda: len(room.closings) == 500)
+    until(lambda: len(room.closings) == 500)
     assert {closing.reason for closing in room.closings} == {CloseReason.FINISHED}

@@ -1,12 +1,13 @@
 """A mode as small as can be, run as a program: greets with its process id and its rules' word, then echoes.
 
-A rule is `PORT WORD`. Run without `--worker` it is the supervisor, as `egress-router http-proxy` is.
+A rule is `PORT WORD`. With `--worker FD` it is a worker alone, whose supervisor is a test.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from egress_router import log
-from egress_router.cli import exit_with, run_service
+from egress_router.commands.exit_status import exit_with
+from egress_router.commands.services import run_service
 from egress_router.grammar.lines import Problems, rule_lines
+from egress_router.service import worker
 from egress_router.service.mode import Json, Mode, WorkerContext
 from egress_router.settings.common import ProxySettings
 from egress_router.settings.table import read_all
 from egress_router.settings.variables import RulesSource
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
 
 
@@ -144,7 +146,9 @@ def main(arguments: list[str]) -> int:
         EchoServer,
         lambda rules: tuple(f"{port} {word}" for port, word in rules.words.items()),
     )
-    return run_service(mode, settings, source, int(arguments[1]) if arguments else None)
+    if arguments:
+        return worker.run(mode, settings, socket.socket(fileno=int(arguments[1])))
+    return run_service(mode, settings, source)
 
 
 if __name__ == "__main__":

@@ -18,34 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tests.ports import free_port
+from tests.waiting import PATIENCE, until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("echo_mode.py")
-PATIENCE = 60.0  # seconds, of every wait; a pass needs a fraction of it, on a busy machine too
-
-
-# Below the ports that the kernel gives to outgoing connections, which would take one again; a stretch of its
-# own for each process of the test runner, and none of it twice.
-_FIRST = 21_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_PORTS = itertools.cycle(range(_FIRST, _FIRST + 1_000))
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    while True:
-        port = next(_PORTS)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < limit, f"waited in vain for: {what}"
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from egress_router.metrics import Registry
 from egress_router.relay.dataplane import DataPlane, End, Forwarding, Limits, Pair
 from egress_router.service.accept_pauses import AcceptPauses
 from tests.serving import LOOPS, listening
-from tests.unit.relay.room import Room, eventually
+from tests.unit.relay.room import Room
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,7 @@ def test_a_connection_comes_ready_for_the_relay(door: Door, host: str) -> None:
     listener = listening()
     door.listen(p8080=listener)
     with socket.create_connection((host, port_of(listener))) as peer:
-        eventually(lambda: door.entered)
+        until(lambda: door.entered)
         sock, client, client_port, port = door.entered[0]
         assert (client, client_port, port) == (host, peer.getsockname()[1], 8080)
         assert not sock.getblocking()
@@ -114,7 +115,7 @@ def test_ports_come_and_go_without_touching_the_others(door: Door) -> None:
         socket.create_connection(("127.0.0.1", ports[0]))
     for port in ports[1:]:
         socket.create_connection(("127.0.0.1", port)).close()
-    eventually(lambda: [port for *_, port in door.entered] == [2, 3])
+    until(lambda: [port for *_, port in door.entered] == [2, 3])
 
 
 def test_a_new_socket_for_a_known_port_replaces_the_old_one(door: Door) -> None:
@@ -124,7 +125,7 @@ def test_a_new_socket_for_a_known_port_replaces_the_old_one(door: Door) -> None:
     door.listen(p1=new)
     assert old.fileno() == -1
     with socket.create_connection(("127.0.0.1", port)):
-        eventually(lambda: door.entered)
+        until(lambda: door.entered)
 
 
 def test_stopping_takes_in_those_who_wait_at_the_door(door: Door) -> None:
@@ -158,10 +159,10 @@ def test_exhausted_descriptors_pause_accepting_with_one_line(
         with descriptors(lowest):
             for client in clients:
                 client.connect(address)
-            eventually(lambda: "accepting pauses" in caplog.messages)
+            until(lambda: "accepting pauses" in caplog.messages)
             assert door.entered == []
-        eventually(lambda: len(door.entered) == 20)
-        eventually(lambda: "accepting goes on" in caplog.messages)
+        until(lambda: len(door.entered) == 20)
+        until(lambda: "accepting goes on" in caplog.messages)
     assert caplog.messages == ["accepting pauses", "accepting goes on"]
     assert door.registry.snapshot()["accept_pauses_total"].numbers == {(): 1}
 
@@ -172,7 +173,7 @@ def test_what_has_come_already_comes_with_the_socket(door: Door) -> None:
     with socket.create_connection(address) as client:
         client.sendall(b"GET / HTTP/1.1")
         door.listen(p1=listener)
-        eventually(lambda: door.entered)
+        until(lambda: door.entered)
         assert door.early == b"GET / HTTP/1.1"
 
 
@@ -183,10 +184,10 @@ def test_a_place_is_kept_until_it_is_given_back() -> None:
         address = ("127.0.0.1", port_of(listener))
         door.listen(p1=listener)
         with socket.create_connection(address), socket.create_connection(address):
-            eventually(lambda: (len(door.entered), door.turned_away) == (1, [12]))
+            until(lambda: (len(door.entered), door.turned_away) == (1, [12]))
         door.entered[0][0].close()
         assert counts[0] == 1
         door.room.call(lambda: door.plane.cut(door.places[0]))
-        eventually(lambda: counts[0] == 0)
+        until(lambda: counts[0] == 0)
         with socket.create_connection(address):
-            eventually(lambda: len(door.entered) == 2)
+            until(lambda: len(door.entered) == 2)

@@ -20,7 +20,8 @@ from egress_router.service.control import (
     StatusRequest,
 )
 from tests.serving import LOOPS
-from tests.unit.service.routers import PATIENCE, descriptors_below
+from tests.unit.service.routers import descriptors_below
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.service.routers import PATIENCE, ROOT, free_port
+from tests.ports import free_port
+from tests.unit.service.routers import ROOT
 from tests.unit.service.test_workers import children
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

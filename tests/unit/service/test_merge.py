@@ -55,7 +55,14 @@ def test_the_latest_denials_of_all_come_first_and_are_bounded() -> None:
 
 
 def test_merging_nothing_is_empty() -> None:
-    assert merged([], PastWorkers()) == {"rules": [], "policy": [], "upstreams": [], "denied": []}
+    assert merged([], PastWorkers()) == {
+        "rules": [],
+        "policy": [],
+        "upstreams": [],
+        "denied": [],
+        "recent_errors": [],
+        "destinations": [],
+    }
 
 
 def test_what_dead_workers_had_counted_stays_with_the_text_of_its_rule() -> None:

@@ -12,7 +12,8 @@ from egress_router import log
 from egress_router.metrics import Number
 from egress_router.service.output import Output
 from egress_router.service.repeats import Repeats
-from tests.unit.service.routers import router, until
+from tests.unit.service.routers import router
+from tests.waiting import until
 
 F_SETPIPE_SZ = 1031
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.service.routers import PATIENCE, Router, free_port, until
+from tests.ports import free_port
+from tests.unit.service.routers import Router
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,14 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.service.routers import (
-    PATIENCE,
-    Client,
-    Router,
-    free_port,
-    router,
-    until,
-)
+from tests.ports import free_port
+from tests.unit.service.routers import Client, Router, router
+from tests.waiting import PATIENCE, until
 
 
 def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
@@ -200,6 +195,49 @@ def test_a_worker_whose_supervisor_died_ends(tmp_path: Path) -> None:
         running.process.kill()
         assert client.ended()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers gone")
+
+
+def test_a_worker_holds_nothing_of_its_supervisor_but_where_it_listens(tmp_path: Path) -> None:
+    """It is a copy, also one that replaces another in the midst of the supervisor's work."""
+    with router(tmp_path, EGRESS_WORKERS="2") as running:
+        first = running.workers()
+        common = {pid: shared(running.process.pid, pid) for pid in first}
+        os.kill(first[0], signal.SIGKILL)
+        until(lambda: len(running.workers()) == 2 and first[0] not in running.workers(), "a replacement")
+        common |= {pid: shared(running.process.pid, pid) for pid in running.workers()}
+        listening = {f"socket:[{inode}]" for inode in listeners(running.port)}
+        assert len(common) == 3
+        for each in common.values():
+            assert len(each & listening) == 1
+            assert not {name for name in each - listening if name.startswith("socket:")}
+
+
+def test_a_replacement_does_not_repeat_what_went_wrong_before_it(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        (first,) = running.workers()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(running.workers()) == 1 and first not in running.workers(), "a replacement")
+        until(lambda: "worker died" in str(running.status()["recent_errors"]), "the error in the status")
+        assert str(running.status()["recent_errors"]).count("worker died") == 1
+
+
+def shared(*pids: int) -> set[str]:
+    """Return what several processes have open, apart from the standard streams."""
+    streams = [
+        {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if int(each.name) > 2}
+        for pid in pids
+    ]
+    return set.intersection(*streams)
+
+
+def listeners(port: int) -> set[str]:
+    """Return the inodes of the sockets that listen on a port."""
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()
+    ]
+    return {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
 
 
 def test_as_first_process_it_reaps_strangers(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from egress_router.standby.actions import Answer, Approve, Arm, Ask, Close, Open, Probe, Seek, Send
+from egress_router.standby.actions import Answer, Approve, Arm, Ask, Close, Open, Prepare, Probe, Seek, Send
 from egress_router.standby.machine import Machine
 from egress_router.standby.role import Role
 
@@ -64,6 +64,7 @@ class Router:
         self.freeze_seconds = 0.0
         self.inbox: deque[tuple[Callable[..., list[Action]], object]] = deque()
         self.rest: list[Action] = []
+        self.has_shared_mac = False
         self.run = 0
 
     def clock(self) -> float:
@@ -74,6 +75,7 @@ class Router:
         self.kernel = Kernel()
         self.inbox.clear()
         self.rest = []
+        self.has_shared_mac = False
         self.frozen_until = -1.0
         number = self.world.number()
         self.world.by_id[number] = self
@@ -153,7 +155,16 @@ class Router:
                 self.rest = [*actions[number:]]
                 self.freeze(self.freeze_seconds * self.world.random.uniform(0.1, 2))
                 return
+            if isinstance(action, (Open, Prepare)) and not self.has_shared_mac:
+                # The kernel lets the process wait until no processor uses the former hardware address.
+                self.has_shared_mac = True
+                self.rest = [*actions[number:]]
+                self.freeze(self.world.random.uniform(0.005, 0.08))
+                return
             self.act(action)
+        machine = self.machine
+        if machine is not None and machine.role is not Role.ACTIVE and not machine.is_ready(self.clock()):
+            self.has_shared_mac = False
 
     def act(self, action: Action) -> None:
         world = self.world
@@ -401,7 +412,9 @@ def _partition(world: World, router: Router, places: Sequence[int]) -> None:
             world.gateway_cut ^= {router.place}
         return
     # Without a witness: one of the channels, or the wire in two with the gateway on one side.
-    kind = pick.randrange(3)
+    # One that never heard the gateway cannot know on which side it is.
+    machines = [each.machine for each in world.routers if each.machine is not None]
+    kind = pick.randrange(3 if all(each.situation.gateway.is_known for each in machines) else 2)
     world.cut.clear()
     world.gateway_cut.clear()
     if kind == 2:
@@ -476,7 +489,7 @@ def single(seed: int) -> World:
     _single_fault(world, what, one, other)
     world.until(world.now + 2.5)
     gap = max(world.worst_gap, world.now - world.closed_since)
-    limit = {"leave": 0.1, "unable": 0.1, "kill": 0.45, "freeze": 0.45, "isolate": 0.45}.get(what, 0.0)
+    limit = {"leave": 0.01, "unable": 0.1, "kill": 0.45, "freeze": 0.45, "isolate": 0.45}.get(what, 0.0)
     if gap > limit:
         raise BrokenError(f"seed {seed}: {what}: nobody was active for {gap:.3f} s")
     return world

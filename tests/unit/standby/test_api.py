@@ -17,6 +17,7 @@ from egress_router.standby.actions import Answer, Ask
 from egress_router.standby.api import ApiThread, Cluster
 from egress_router.standby.role import Role
 from egress_router.standby.standing import Standing
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -31,7 +32,9 @@ class Line:
     """A router's line to the stand-in; answers arrive in a queue."""
 
     def __init__(self, cluster: Cluster, dead: frozenset[int] = frozenset()) -> None:
-        self.thread = ApiThread(cluster, StandbySettings(NAME, NAME, 9798), dead, POD, 15.0)
+        self.thread = ApiThread(
+            cluster, StandbySettings(lease=NAME, service=NAME, port=9798), dead, POD, 15.0
+        )
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.troubles: list[str | None] = []
         self.thread.answer = self.answers.put
@@ -67,7 +70,7 @@ def stand_in() -> ApiServer:
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not check():  # noqa: ASYNC110 (another thread changes it)
             await asyncio.sleep(0.01)
 

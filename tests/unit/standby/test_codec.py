@@ -28,6 +28,8 @@ MESSAGE = st.builds(
     grant_to=NUMBER,
     grant_seq=NUMBER,
     leans_on=NUMBER,
+    heir=NUMBER,
+    ready=st.booleans(),
 )
 CONTACT = st.builds(
     Contact,

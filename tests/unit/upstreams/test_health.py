@@ -11,6 +11,7 @@ import pytest
 
 from egress_router.upstreams.health import INTERVAL, Checks, answers
 from tests.serving import LOOPS
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def test_a_target_goes_down_and_comes_back(runner: asyncio.Runner) -> None:
             assert len(checks) == 1
             accepted, _ = await asyncio.get_running_loop().run_in_executor(None, server.accept)
             accepted.close()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             assert await changes.get() == (target, False)
             with socket.create_server(("127.0.0.1", target[1])):
                 assert await changes.get() == (target, True)

@@ -1,0 +1,189 @@
+"""What the command line may say: commands, their arguments, and the variables that each of them reads."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NoReturn
+
+from egress_router.settings import dns_proxy as dns_settings
+from egress_router.settings import http_proxy as http_settings
+from egress_router.settings import setup as setup_settings
+from egress_router.settings.catalogue import VARIABLES
+from egress_router.settings.common import ADMIN_PORT
+from egress_router.settings.names import SERVERS as NAME_SERVERS
+from egress_router.settings.variables import RulesVariable, non_empty
+from egress_router.terminal import visible_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egress_router.settings.variables import Variable
+
+
+from egress_router.commands import services, tools
+
+_CHECK_EXAMPLES = """\
+Examples:
+    egress-router check redirect destinations.txt    the rules as a table, or all errors
+    egress-router check pod.yaml rules.yaml          every EGRESS_* variable, also in ConfigMaps
+    egress-router check policy.yaml                  an EgressNetworkPolicy, EgressFirewall or EgressRouter
+    kubectl get pods -o yaml | egress-router check -
+
+Exit status: 0 all is right, 1 something is wrong, or there was nothing to check."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    parser = _Parser(
+        prog="egress-router",
+        description="Gives pods one fixed source address towards the outside.",
+        epilog=_variables_text("Environment of all commands, by command", VARIABLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('egress-router')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_services(commands)
+    _add_tools(commands, parser)
+    return parser
+
+
+def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
+    _add(
+        commands,
+        "setup",
+        "claim the source address; set routes and NAT rules",
+        services.setup,
+        setup_settings.VARIABLES,
+    )
+    _add(commands, "http-proxy", "run the HTTP forward proxy", services.http_proxy, http_settings.VARIABLES)
+    _add(commands, "dns-proxy", "run the TCP forwarder", services.dns_proxy, dns_settings.VARIABLES)
+
+
+def _add_tools(commands: argparse._SubParsersAction[_Parser], parser: _Parser) -> None:
+    check = _add(
+        commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", tools.check
+    )
+    check.usage = f"%(prog)s [-h] [--strict] [--output {{text,json}}] [{{{','.join(tools.KINDS)}}}] FILE…"
+    check.epilog = _CHECK_EXAMPLES
+    check.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE",
+        help="rules of the kind before it; without a kind, Kubernetes manifests, egress policies and"
+        " EgressRouters, which belong together where there are several; `-`: standard input",
+    )
+    _add_output(check)
+    check.add_argument(
+        "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
+    )
+    explain = _add(
+        commands,
+        "explain",
+        "say which line of an allow/deny list decides, and why",
+        tools.explain,
+        (NAME_SERVERS,),
+    )
+    explain.add_argument("file", metavar="FILE", help="an allow/deny list; `-`: standard input")
+    explain.add_argument("target", metavar="URL-or-host[:port]", help="what a client would ask for")
+    explain.add_argument("--resolve", action="store_true", help="look the name up and judge its addresses")
+    explain.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="an egress policy (EgressNetworkPolicy, EgressFirewall) behind the list",
+    )
+    explain.add_argument(
+        "--sni",
+        metavar="NAME",
+        help="the name in the ClientHello of a CONNECT to the target, for EGRESS_HTTP_PROXY_SNI=enforce",
+    )
+    explain.add_argument(
+        "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
+    )
+    _add_output(explain)
+    convert = _add(
+        commands, "convert", "print what an EgressRouter resource of OpenShift 4 becomes", tools.convert
+    )
+    convert.add_argument("file", metavar="FILE", help="the resource, JSON or YAML; `-`: standard input")
+    convert.add_argument(
+        "--to",
+        choices=("values", "manifest"),
+        default="values",
+        help="values of the Helm chart (default), or a manifest for kubectl",
+    )
+    status = _add(
+        commands,
+        "status",
+        "show what a running router knows; exit status 3 where it is not ready",
+        tools.status,
+        (ADMIN_PORT,),
+    )
+    status.add_argument(
+        "--url", default=None, help="administration endpoint (default: EGRESS_ADMIN_PORT here)"
+    )
+    status.add_argument("--watch", action="store_true", help="refresh every 2 s until interrupted")
+    _add_output(status)
+    status.add_argument(
+        "--health",
+        action="store_true",
+        help="exit status 3 only where the router is not healthy, for the health check of a container engine",
+    )
+    completion = _add(
+        commands, "completion", "print what a shell reads to complete this command line", tools.completion
+    )
+    completion.set_defaults(parser=parser)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
+    _add(commands, "demo", "build a small network on this machine and show the modes in it", tools.demo)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--output", choices=("text", "json"), default="text", help="tables for people (default), or JSON"
+    )
+
+
+def _add(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    meaning: str,
+    run: Callable[[argparse.Namespace], int],
+    variables: Sequence[Variable[object] | RulesVariable] = (),
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=meaning,
+        description=meaning[0].upper() + meaning[1:] + ".",
+        epilog=_variables_text("Environment", {"": variables}) if variables else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _variables_text(title: str, groups: dict[str, Sequence[Variable[object] | RulesVariable]]) -> str:
+    lines = [f"{title}:"]
+    for group, variables in groups.items():
+        if group:
+            lines += ["", f"  {group}"]
+        for variable in variables:
+            lines += _variable_lines(variable)
+    return "\n".join(lines)
+
+
+def _variable_lines(variable: Variable[object] | RulesVariable) -> list[str]:
+    if isinstance(variable, RulesVariable):
+        name = f"{variable.name}, or a file in {variable.file_name}"
+        remark = " (required)" if variable.required else ""
+    else:
+        name = variable.name
+        nothing = "off" if variable.parse is non_empty else "none"
+        remark = " (required)" if variable.default is None else f" (default: {variable.default or nothing})"
+    text = variable.meaning + remark
+    return [f"    {name}", *textwrap.wrap(text, 92, initial_indent=" " * 8, subsequent_indent=" " * 8)]
+
+
+class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """See `argparse`; its messages repeat arguments as they are."""
+        super().exit(status, message and visible_lines(message))

@@ -1,0 +1,70 @@
+"""Who has how many connections open with the ports of this pod, and where the others of the pod lead to.
+
+Asked when somebody looks, of the kernel's own table (/proc/net/tcp, proc(5)): so no connection pays for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from egress_router.grammar.address import IPAddress
+
+_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_MAX_LINES = 100_000
+_ESTABLISHED = "01"
+_LOCAL, _REMOTE, _STATE = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class OpenConnections:
+    """Open connections by client address, and by address and port of the destination."""
+
+    clients: Counter[IPAddress] = field(default_factory=Counter)
+    destinations: Counter[tuple[IPAddress, int]] = field(default_factory=Counter)
+
+
+def read(ports: Collection[int], others: Collection[int] = ()) -> OpenConnections:
+    """Look; clients come to `ports`, and what comes to `others` (administration) is neither."""
+    found = OpenConnections()
+    for path in _TABLES:
+        try:
+            with path.open(encoding="ascii") as lines:
+                add(found, itertools.islice(lines, 1, _MAX_LINES), ports, others)
+        except OSError:  # a kernel without IPv6
+            continue
+    return found
+
+
+def add(into: OpenConnections, lines: Iterable[str], ports: Collection[int], others: Collection[int]) -> None:
+    """Count the connections of a table's lines."""
+    for line in lines:
+        words = line.split(maxsplit=4)
+        if len(words) < 5 or words[_STATE] != _ESTABLISHED:
+            continue
+        local = int(words[_LOCAL][-4:], 16)
+        if local in others:
+            continue
+        address, _, port = words[_REMOTE].partition(":")
+        if local in ports:
+            into.clients[_address(address)] += 1
+        else:
+            into.destinations[_address(address), int(port, 16)] += 1
+
+
+def _address(text: str) -> IPAddress:
+    # Words of four bytes, each as this machine writes numbers.
+    words = (bytes.fromhex(text[index : index + 8]) for index in range(0, len(text), 8))
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    if len(packed) == 4:
+        return IPv4Address(packed)
+    six = IPv6Address(packed)
+    return six.ipv4_mapped or six

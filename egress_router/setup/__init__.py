@@ -1,0 +1,1 @@
+"""`egress-router setup`: claims the source address, sets routes and NAT rules."""

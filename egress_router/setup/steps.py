@@ -1,0 +1,112 @@
+"""`egress-router setup`: the order of the steps, nothing else.
+
+Everything is validated before anything is changed. The rules come before the interface, so that nothing
+passes that they would stop; the address comes before the routes, so that a claim that fails leaves the pod's
+own routes alone.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.kernel.addresses import refuse_elsewhere
+from egress_router.kernel.link import ensure_interface
+from egress_router.kernel.nat import backend, nftables
+from egress_router.kernel.netlink import Netlink
+from egress_router.policy.egress_policy import names_of
+from egress_router.settings.setup import RouterMode
+from egress_router.setup import forwarding, nat_rules, network
+from egress_router.setup.nat_rules import Established
+from egress_router.standby import network as standby_network
+
+if TYPE_CHECKING:
+    from egress_router.grammar.redirect import Redirects
+    from egress_router.settings.policy import Guarded
+    from egress_router.settings.setup import SetupSettings
+    from egress_router.standby.network import Stand
+
+
+_log = log.get("setup")
+
+
+def run(settings: SetupSettings) -> Established:
+    """Set everything up.
+
+    Raises:
+        ConfigError: the redirect rules are wrong.
+        RefusedError: the kernel or the network refused a step.
+    """
+    _end_when_asked()
+    rules_text, guarded = _read_rules(settings)
+    redirects = None if guarded is None else guarded.rules
+    forwarding.require(settings)
+    refuse_elsewhere(settings.interface, settings.sources)
+    apply = backend.choose(settings.nat_backend)
+    nat_rules.require_nftables(guarded, apply)
+    with Netlink() as netlink:
+        around = network.surroundings(netlink, settings)
+    established = nat_rules.resolve_names(settings, guarded, Established(apply, around, rules_text, {}))
+    names = names_of(established.policy_names)
+
+    def hold(after: Established) -> None:
+        nat_rules.put_in_force(settings, guarded, after, after.resolved, names)
+
+    rules_of_admin = nat_rules.read_admin_rules(settings, apply)
+    addresses = [source.address for source in settings.sources]
+    denials = nat_rules.apply_rules(settings, guarded, established, addresses, names)
+    established = replace(established, denials=denials)
+    if rules_of_admin is not None:
+        nftables.execute(rules_of_admin)
+    backend.remove_other(apply)
+    established = replace(established, stand=_put_up_fence(settings))
+    established = network.keep_network(settings, redirects, established, hold)
+    forwarding.switch_on(settings)
+    if settings.mode is RouterMode.DNS_PROXY:
+        forwarding.lower_first_port()
+    _report(settings, redirects, established)
+    return established
+
+
+def _report(settings: SetupSettings, redirects: Redirects | None, established: Established) -> None:
+    _log.info(
+        "network is set up",
+        mode=settings.mode.value,
+        source=", ".join(map(str, established.sources)),
+        gateway=", ".join(dict.fromkeys(str(source.gateway) for source in settings.sources)),
+        interface=settings.interface,
+        mac=None if established.holdings is None else established.holdings.link.mac,
+        rules=None if redirects is None else len(redirects.rules),
+    )
+
+
+def _end_when_asked() -> None:
+    """End at once on SIGTERM and SIGINT, which a container's first process ignores unless it handles them.
+
+    Nothing has to be undone: the next run repairs what this one leaves half done.
+    """
+
+    def end(_: int, __: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+
+
+def _put_up_fence(settings: SetupSettings) -> Stand | None:
+    """Where the router is one of a group, have nothing leave the interface before it has an address."""
+    if settings.standby is None:
+        return None
+    with Netlink() as netlink:
+        link = ensure_interface(netlink, settings)
+    return standby_network.put_up(link, settings, settings.standby)
+
+
+def _read_rules(settings: SetupSettings) -> tuple[str, Guarded[Redirects] | None]:
+    source = settings.source
+    if source is None:
+        return "", None
+    text = source.read()
+    return text, source.parser(settings.parse_rules, settings.parse_policy)(source.name, text)

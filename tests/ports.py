@@ -1,0 +1,52 @@
+"""Ports for servers under test, none of them twice, whoever else runs tests on this machine.
+
+They lie below those that the kernel gives to outgoing connections, which would take one again. Each test runner
+leases stretches of them: a stretch is leased to who has the abstract socket of its name, and free when that
+process has ended, however it ended. Such names are those of the network namespace, as the ports are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FIRST, _END, _STRETCH = 20_000, 32_000, 100
+_LEASES: list[socket.socket] = []
+
+
+def _lease(first: int) -> bool:
+    lease = socket.socket(socket.AF_UNIX)
+    try:
+        lease.bind(f"\0egress-router-tests-port-{first}")
+    except OSError:
+        lease.close()
+        return False
+    _LEASES.append(lease)
+    return True
+
+
+def _leased() -> Iterator[int]:
+    had: list[int] = []
+    for first in range(_FIRST, _END, _STRETCH):
+        if _lease(first):
+            ports = range(first, first + _STRETCH)
+            had += ports
+            yield from ports
+    assert had, "all ports are leased to other test runners"
+    yield from itertools.cycle(had)
+
+
+_PORTS = _leased()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    while True:
+        port = next(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
