@@ -123,7 +123,7 @@ def test_lines_of_every_protocol_may_lead_to_several_addresses(protocol: str, nu
     some = replace(line(443, *POOL[:2]), protocol=Protocol(protocol))
     more = replace(line(5000, *POOL[:2], last=5100), protocol=Protocol(protocol))
     before = plan(some, more)
-    text, _ = rules.update(before, with_addresses(before, {0: tuple(POOL[:3]), 1: tuple(POOL[:3])}))
+    text, _ = updates.update(before, with_addresses(before, {0: tuple(POOL[:3]), 1: tuple(POOL[:3])}))
     chain, whole = (
         ("" if protocol == "tcp" else f"{protocol}_"),
         "nft --debug=netlink list chain inet egress_router",
