@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,16 +134,15 @@ def test_watch_goes_on_when_the_router_is_gone(
         if len(shown) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with endpoint(view) as port:
         monkeypatch.setenv("EGRESS_ADMIN_PORT", str(port))
         with pytest.raises(KeyboardInterrupt):
-            status.show(None, watch=True)
+            status.show(None, watch=True, sleep=sleep)
     assert "ready" in shown[1]
     shown.clear()
     with pytest.raises(KeyboardInterrupt):
-        status.show(None, watch=True)
+        status.show(None, watch=True, sleep=sleep)
     assert "Connection refused" in shown[1]
 
 
