@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -36,6 +38,25 @@ def test_text_that_can_be_printed_stays() -> None:
 def test_what_steers_a_terminal_is_shown() -> None:
     assert visible("a\x1b[2Jb\r\nc\u202e\udc9b") == r"a\x1b[2Jb\r\nc\u202e\udc9b"
     assert visible_lines("a\n\x1b\n") == "a\n\\x1b\n"
+
+
+@pytest.mark.parametrize("command", ["--help", "check --help", "--version"])
+def test_no_colour_is_asked_for_and_none_comes(command: str) -> None:
+    """https://no-color.org: also where a terminal is written to, and by Python's own help (3.14 colours it)."""
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm-256color"}
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "egress_router", *command.split()], stdout=follower, env=environment
+    ) as process:
+        os.close(follower)
+        seen = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
+            while more := os.read(leader, 4096):
+                seen += more
+    os.close(leader)
+    assert process.returncode == 0
+    assert b"egress" in seen
+    assert b"\x1b" not in seen
 
 
 @pytest.mark.parametrize(
