@@ -19,7 +19,7 @@ from egress_router.settings.variables import Environment, required
 from egress_router.terminal import say, table, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from egress_router.service.mode import Json
 
@@ -32,7 +32,14 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not th
 _DONE, _NOT_AS_IT_SHOULD_BE = 0, 3
 
 
-def show(url: str | None, *, watch: bool, health_only: bool = False, as_json: bool = False) -> int:
+def show(
+    url: str | None,
+    *,
+    watch: bool,
+    health_only: bool = False,
+    as_json: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
     """Print the status of the router at `url` (default: this machine's, at EGRESS_ADMIN_PORT).
 
     With `watch` again each two seconds, until interrupted; a router that does not answer then is no end.
@@ -49,7 +56,7 @@ def show(url: str | None, *, watch: bool, health_only: bool = False, as_json: bo
         return _DONE
     if watch:
         with _screen() as clear:
-            _watch(address, clear)
+            _watch(address, clear, sleep)
     try:
         status = _fetch(address)
     except RefusedError as error:
@@ -78,7 +85,7 @@ def _screen() -> Iterator[str]:
         print(_LEAVE, end="", flush=True)
 
 
-def _watch(address: str, clear: str) -> NoReturn:
+def _watch(address: str, clear: str, sleep: Callable[[float], None]) -> NoReturn:
     while True:
         try:
             text = render(_fetch(address))
@@ -86,7 +93,7 @@ def _watch(address: str, clear: str) -> NoReturn:
             text = f"{error}\n"
         print(clear, end="")
         say(text)
-        time.sleep(_INTERVAL)
+        sleep(_INTERVAL)
 
 
 def _address(url: str | None) -> str | None:
@@ -124,7 +131,16 @@ def render(status: dict[str, Json]) -> str:
     if errors:
         parts.append("\nthe rules as they are now are refused, those before stay in force:\n")
         parts += [f"  {_printable(each)}\n" for each in errors]
-    tables = {**status, "admin_rules": _list(_dict(status, "admin_rules"), "rules")}
+    standby, busiest = _dict(status, "standby"), _dict(status, "busiest")
+    tables: dict[str, Json] = {
+        **status,
+        "admin_rules": _list(_dict(status, "admin_rules"), "rules"),
+        "standby": [standby] if standby else [],
+        "peers": _list(standby, "peers"),
+        "busiest clients": _list(busiest, "clients"),
+        "busiest destinations": _list(busiest, "destinations"),
+        "recent errors": _list(status, "recent_errors"),
+    }
     for title, known in _TABLES.items():
         entries = [cast("dict[str, Json]", each) for each in _list(tables, title)]
         if entries:
@@ -135,12 +151,17 @@ def render(status: dict[str, Json]) -> str:
 
 
 _TABLES: dict[str, tuple[str, ...]] = {
+    "standby": ("role", "since", "holder", "take_overs", "losses", "took"),
+    "peers": ("address", "mac", "role"),
     "rules": ("line", "hits", "packets", "sent_bytes", "received_bytes", "text"),
     "policy": ("entry", "denied", "text"),
     "admin_rules": ("packets", "bytes", "text"),
     "source_ports": ("source", "destination", "in_use"),
     "upstreams": ("destination", "address", "up"),
+    "busiest clients": ("client", "open"),
+    "busiest destinations": ("destination", "open"),
     "denied": ("time", "client", "target", "reason", "rule"),
+    "recent errors": ("time", "level", "text"),
 }
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from egress_router.clock import Clock
     from egress_router.service.view import View
 
-_MAX_CONNECTIONS = 64
-_CONNECTION_SECONDS = 10.0  # for head, answer and a slow reader together
 _MAX_LINE_BYTES = 4096
 _STATUS_SECONDS = 1.0  # so long an answer of /status serves: to make one costs the workers milliseconds
 _HEADERS = {
@@ -42,14 +41,27 @@ READY_OR_STANDBY = "/readyz?exclude=standby"
 _log = log.get("admin")
 
 
-async def serve(view: View, listener: socket.socket, clock: Clock = SYSTEM) -> Endpoint:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Connections at a time, and seconds for head, answer and a slow reader of one together."""
+
+    connections: int = 64
+    connection_seconds: float = 10.0
+
+
+_LIMITS = Limits()
+
+
+async def serve(
+    view: View, listener: socket.socket, clock: Clock = SYSTEM, limits: Limits = _LIMITS
+) -> Endpoint:
     """Serve what `view` answers on a socket that listens, until the endpoint is closed."""
     history = History(view, clock)
     answers = Answers(view, history, clock)
     http = _Http(answers.answer)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: _connection(http, answers), sock=listener, backlog=_MAX_CONNECTIONS
+        lambda: _connection(http, answers, limits), sock=listener, backlog=limits.connections
     )
     return Endpoint(http, server, loop.create_task(history.record()))
 
@@ -107,17 +119,17 @@ class Endpoint:
         await self._server.wait_closed()
 
 
-def _connection(http: web.Server, answers: Answers) -> asyncio.Protocol:
+def _connection(http: web.Server, answers: Answers, limits: Limits) -> asyncio.Protocol:
     """Make a connection, and end the oldest where it is one too many, those that ask nothing first.
 
     So whoever holds connections open cannot keep a probe out, whose question comes at once.
     """
-    too_many = len(http.connections) - _MAX_CONNECTIONS + 1
+    too_many = len(http.connections) - limits.connections + 1
     if too_many > 0:
         for each in sorted(http.connections, key=answers.under_way.__contains__)[:too_many]:
             _abort(each)
     connection = http()
-    asyncio.get_running_loop().call_later(_CONNECTION_SECONDS, _abort, connection)
+    asyncio.get_running_loop().call_later(limits.connection_seconds, _abort, connection)
     return connection
 
 

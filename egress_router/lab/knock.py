@@ -1,4 +1,4 @@
-"""A client that opens a connection every moment, and prints when each that was answered had begun."""
+"""A client that opens a connection every moment, and prints which was answered and when it had begun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def _once(address: str, patience: float) -> None:
     except OSError:  # TimeoutError is one
         return
     if answered:
-        sys.stdout.write(f"{begun!r}\n")
+        sys.stdout.write(f"{address} {begun!r}\n")
         sys.stdout.flush()
 
 
@@ -32,8 +32,8 @@ async def _knock(every: float, patience: float, addresses: list[str]) -> None:
             task = asyncio.create_task(_once(address, patience))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        due += every
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        due = max(due + every, time.monotonic())  # what a busy machine held up is not made up for
+        await asyncio.sleep(due - time.monotonic())
 
 
 def main() -> None:

@@ -176,8 +176,9 @@ class Pair(Hosts):
         """Cut the wire between one side and everybody else, while its cable stays plugged in."""
         self.gateway.ipr.link("set", index=self._port(side), master=0)
 
-    def mute(self, side: Side) -> None:
-        """Cut one pod off the pod network, but for the client, which then sees what it still answers."""
+    def cut_off(self, side: Side) -> None:
+        """Cut one pod off the wire, and off the pod network but for the client, so that it is still asked."""
+        self.isolate(side)
         mac = self._pod_mac(side)
         text = (
             "table bridge cut {\n  chain forward {\n    type filter hook forward priority 0;\n"

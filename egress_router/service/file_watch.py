@@ -10,10 +10,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-_INTERVAL = 0.5  # seconds
+INTERVAL = 0.5  # seconds
 
 Signature = tuple[int, int, int, int, int]
 _UNSEEN: Signature | None = (-1, -1, -1, -1, -1)  # no file's
@@ -29,7 +29,9 @@ def signature(path: Path) -> Signature | None:
     return (seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size)
 
 
-async def changes(path: Path) -> AsyncIterator[Signature | None]:
+async def changes(
+    path: Path, interval: float = INTERVAL, look: Callable[[Path], Signature | None] = signature
+) -> AsyncIterator[Signature | None]:
     """Yield the signature when it changed, and the first one: who read the file before misses nothing.
 
     It must have stayed the same for one interval: whoever writes in place truncates first, and half a file
@@ -37,8 +39,8 @@ async def changes(path: Path) -> AsyncIterator[Signature | None]:
     """
     known = before = _UNSEEN
     while True:
-        await asyncio.sleep(_INTERVAL)
-        now = signature(path)
+        await asyncio.sleep(interval)
+        now = look(path)
         if now != known and now == before:
             known = now
             yield now

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from egress_router.service import signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Work = Callable[[socket.socket], int]
 
@@ -120,3 +120,15 @@ def ending(code: int) -> dict[str, str | int]:
         return {"signal": signal.Signals(-code).name}
     except ValueError:  # a real-time signal: Python names only the first and the last one
         return {"signal": -code}
+
+
+def ended() -> Iterator[tuple[int, int]]:
+    """Yield process and exit code of every child that has ended; as PID 1 also of strangers left to us."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)

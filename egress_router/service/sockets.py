@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egress_router.errors import RefusedError
 from egress_router.service.reuseport import choose_by_client
@@ -18,11 +18,38 @@ _BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
 _PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
+class Bind(Protocol):
+    """How a listening socket is made: `bound_to`, or less than this kernel has."""
+
+    def __call__(self, family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
+        """See `bound_to`."""
+
+
+def bound_to(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
+    """Return a socket that listens there; `shared`: others may, too. OSError where it cannot."""
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Accepted sockets inherit it, those too that are in the queue before anybody accepts.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.bind((host, port))
+        made.listen(_BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 class Listening:
     """The sockets of all ports in use; they stay open here, so a dead worker's accept queue is not lost."""
 
-    def __init__(self, workers: int, *, by_client: bool) -> None:
+    def __init__(self, workers: int, *, by_client: bool, bind: Bind = bound_to) -> None:
         self._workers = workers
+        self._bind = bind
         self._by_client = by_client
         self._by_port: dict[int, tuple[socket.socket, ...]] = {}
 
@@ -35,7 +62,7 @@ class Listening:
         added: dict[int, tuple[socket.socket, ...]] = {}
         try:
             for port in sorted(ports - self._by_port.keys()):
-                added[port] = listen(port, self._workers, by_client=self._by_client)
+                added[port] = listen(port, self._workers, by_client=self._by_client, bind=self._bind)
         except RefusedError:
             _close(added)
             raise
@@ -53,7 +80,9 @@ class Listening:
         self._by_port = {}
 
 
-def listen(port: int, copies: int, *, by_client: bool = False) -> tuple[socket.socket, ...]:
+def listen(
+    port: int, copies: int, *, by_client: bool = False, bind: Bind = bound_to
+) -> tuple[socket.socket, ...]:
     """Return sockets that listen on all addresses of a port, IPv6 too where the kernel has it.
 
     Several copies share the port by SO_REUSEPORT, one queue each; the kernel chooses one for each connection,
@@ -63,7 +92,7 @@ def listen(port: int, copies: int, *, by_client: bool = False) -> tuple[socket.s
     Raises:
         RefusedError: the port is taken or not allowed.
     """
-    first = _bound(port, shared=False)
+    first = _bound(bind, port, shared=False)
     if copies == 1:
         made = [first]
     else:
@@ -71,7 +100,7 @@ def listen(port: int, copies: int, *, by_client: bool = False) -> tuple[socket.s
         made = []
         try:
             for _ in range(copies):
-                made.append(_bound(port, shared=True))
+                made.append(_bound(bind, port, shared=True))
             if by_client:
                 choose_by_client(made[0], copies)
         except (RefusedError, OSError) as error:
@@ -83,34 +112,16 @@ def listen(port: int, copies: int, *, by_client: bool = False) -> tuple[socket.s
     return tuple(made)
 
 
-def _bound(port: int, *, shared: bool) -> socket.socket:
+def _bound(bind: Bind, port: int, *, shared: bool) -> socket.socket:
     try:
-        return _bound_to(socket.AF_INET6, "::", port, shared=shared)
+        return bind(socket.AF_INET6, "::", port, shared=shared)
     except OSError as error:
         if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
             raise RefusedError(f"cannot listen on port {port} ({_said(error)})", _remedy(error)) from None
     try:
-        return _bound_to(socket.AF_INET, "0.0.0.0", port, shared=shared)  # noqa: S104 (every address is the job)
+        return bind(socket.AF_INET, "0.0.0.0", port, shared=shared)  # noqa: S104 (every address is the job)
     except OSError as error:
         raise RefusedError(f"cannot listen on port {port} ({_said(error)})", _remedy(error)) from None
-
-
-def _bound_to(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Accepted sockets inherit it, those too that are in the queue before anybody accepts.
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.bind((host, port))
-        made.listen(_BACKLOG)
-    except OSError:
-        made.close()
-        raise
-    return made
 
 
 def _said(error: OSError) -> str:

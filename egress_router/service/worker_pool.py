@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egress_router import log
@@ -13,12 +12,10 @@ from egress_router.errors import RefusedError
 from egress_router.metrics import Snapshot, added, lasting
 from egress_router.service import connection_counts, process, watchdog
 from egress_router.service.control import (
-    MAX_DESCRIPTORS,
     Assigned,
     Channel,
     Close,
     Drain,
-    Listeners,
     Report,
     Serve,
     Serving,
@@ -26,11 +23,11 @@ from egress_router.service.control import (
     ToWorker,
 )
 from egress_router.service.watchdog import Watchdog
+from egress_router.service.worker_slot import WorkerSlot
 from egress_router.service.worker_status import WorkerStatuses
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from egress_router.clock import Clock
     from egress_router.metrics import Registry
@@ -38,26 +35,11 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
     from egress_router.service.sockets import Listening
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # seconds before a dead worker's replacement starts
-_SETTLED_SECONDS = 60.0  # a worker that lived so long did not die of its start
 _LOST_SECONDS = 30.0  # a worker that is silent for so long could not even be killed
 _CLOSE_SECONDS = 2.0
 _REAP_SECONDS = 0.02
 _REMEDY = "raise the limits of open files, processes and memory, or lower EGRESS_WORKERS"
 _log = log.get("service")
-
-
-@dataclass(slots=True)
-class WorkerSlot:
-    """One worker's slot, and the process that is in it now (`pid` 0: none)."""
-
-    index: int
-    pid: int = 0
-    channel: Channel | None = None
-    started: float = 0.0  # monotonic
-    serves: bool = False
-    delay: float = _FIRST_DELAY
-    snapshot: Snapshot = field(default_factory=dict)
 
 
 class WorkerPool:
@@ -124,8 +106,7 @@ class WorkerPool:
         """End every worker at once."""
         self._ending = True
         for slot in self._slots:
-            if slot.pid:
-                os.kill(slot.pid, signal.SIGKILL)
+            slot.kill()
 
     async def watch(self) -> None:
         """Replace workers that hang (stopped, in an endless loop): clients of their queues wait for them."""
@@ -166,15 +147,7 @@ class WorkerPool:
     def processes(self) -> list[Json]:
         """Return the workers as a person wants to see them."""
         now = self._clock.monotonic()
-        return [
-            {
-                "index": slot.index,
-                "pid": slot.pid or None,
-                "serves": slot.serves,
-                "seconds": round(now - slot.started) if slot.pid else None,
-            }
-            for slot in self._slots
-        ]
+        return [slot.shown(now) for slot in self._slots]
 
     def _fill(self, slot: WorkerSlot) -> None:
         """Start a worker in this slot, and where none can be started, later."""
@@ -194,8 +167,7 @@ class WorkerPool:
 
     def _fill_later(self, slot: WorkerSlot) -> float:
         """Start a worker in this slot after a time that grows with each start in vain; return it."""
-        seconds = slot.delay
-        slot.delay = min(seconds * 2, _LONGEST_DELAY)
+        seconds = slot.next_delay()
         self._loop.call_later(seconds, self._fill, slot)
         return seconds
 
@@ -210,25 +182,11 @@ class WorkerPool:
         self._hand_over(slot, self._serve.ports)
 
     def _hand_over(self, slot: WorkerSlot, new_ports: Iterable[int]) -> None:
-        """Give a worker the sockets of new ports, in portions that the kernel takes, then the rules."""
-        sockets = self._listening.of_worker(slot.index)
-        ports = sorted(new_ports)
-        try:
-            for start in range(0, len(ports), MAX_DESCRIPTORS):
-                portion = tuple(ports[start : start + MAX_DESCRIPTORS])
-                _send(slot, Listeners(portion), sockets)
-        except OSError as error:
-            # It is behind and cannot be given the sockets; it must not stay behind with other rules.
-            _log.error(
-                "worker does not take its sockets and is ended", worker=slot.index, reason=error.strerror
-            )
-            os.kill(slot.pid, signal.SIGKILL)
-        else:
-            _send(slot, self._serve)
+        slot.hand_over(self._serve, new_ports, self._listening.of_worker(slot.index))
 
     def _tell(self, message: ToWorker) -> None:
         for slot in self._slots:
-            _send(slot, message)
+            slot.send(message)
         if not any(slot.pid for slot in self._slots):
             self._all_gone.set()
 
@@ -263,16 +221,10 @@ class WorkerPool:
 
     def _reap(self) -> None:
         """Take the exit status of every dead child; as PID 1 also of strangers that were left to us."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, code in process.ended():
             for slot in self._slots:
                 if slot.pid == pid:
-                    self._died(slot, os.waitstatus_to_exitcode(status))
+                    self._died(slot, code)
 
     def _died(self, slot: WorkerSlot, code: int) -> None:
         pid, slot.pid = slot.pid, 0
@@ -288,8 +240,7 @@ class WorkerPool:
             if not any(each.pid for each in self._slots):
                 self._all_gone.set()
             return
-        if self._clock.monotonic() - slot.started >= _SETTLED_SECONDS:
-            slot.delay = _FIRST_DELAY
+        slot.settle(self._clock.monotonic())
         self._restarts.value += 1
         seconds = self._fill_later(slot)
         _log.error("worker died", worker=slot.index, pid=pid, restart_seconds=seconds, **process.ending(code))
@@ -301,10 +252,3 @@ class WorkerPool:
         except TimeoutError:
             return False
         return True
-
-
-def _send(slot: WorkerSlot, message: ToWorker, sockets: Mapping[int, socket.socket] | None = None) -> None:
-    if slot.channel is None:
-        return
-    ports = message.ports if isinstance(message, Listeners) else ()
-    slot.channel.send(message, [sockets[port].fileno() for port in ports] if sockets else ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -968,12 +969,31 @@ def test_what_people_add_stands_where_it_belongs() -> None:
         "commonLabels": {"team": "bank"},
         "commonAnnotations": {"owner": "bank"},
         "podSecurityContext": {"fsGroup": 1},
-        "service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8"]},
+        "service": {
+            "type": "LoadBalancer",
+            "loadBalancerSourceRanges": ["10.0.0.0/8"],
+            "externalTrafficPolicy": "Local",
+            "internalTrafficPolicy": "Local",
+            "sessionAffinity": "ClientIP",
+            "loadBalancerClass": "lab",
+            "externalIPs": ["192.0.2.7"],
+            "annotations": {"lb": "1"},
+        },
+        "priorityClassName": "high",
+        "runtimeClassName": "runc",
+        "schedulerName": "ours",
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+        ],
+        "nodeSelector": {"egress": "yes"},
+        "podAnnotations": {"pod": "a"},
+        "podLabels": {"pod": "l"},
         "global": {"imagePullSecrets": [{"name": "g"}]},
         "images": {"pullSecrets": [{"name": "own"}]},
         "fullnameOverride": "short",
-        "serviceMonitor": {"enabled": True, "relabelings": [{"action": "drop"}], "scrapeTimeout": "5s"},
-    }
+        "serviceMonitor": {"enabled": True, "relabelings": [{"action": "drop"}], "scrapeTimeout": "5s",
+            "metricRelabelings": [{"action": "keep"}]},
+    }  # fmt: skip
     documents = json.loads(json.dumps(rendered(values)))
     for document in documents:
         if not document["apiVersion"].startswith("monitoring"):
@@ -993,13 +1013,36 @@ def test_what_people_add_stands_where_it_belongs() -> None:
     assert mount in proxy["volumeMounts"]
     assert proxy["env"][-1]["valueFrom"] == {"secretKeyRef": {"name": "s", "key": "k"}}
     assert (pod["serviceAccountName"], pod["dnsPolicy"]) == ("theirs", "None")
+    for name in (
+        "dnsConfig", "hostAliases", "priorityClassName", "runtimeClassName", "schedulerName", "nodeSelector",
+        "topologySpreadConstraints",
+    ):  # fmt: skip
+        assert pod[name] == values[name], name
+    assert proxy["lifecycle"] == values["lifecycle"]
+    meta = deployment["spec"]["template"]["metadata"]
+    assert (meta["annotations"]["pod"], meta["labels"]["pod"]) == ("a", "l")
     assert proxy["readinessProbe"]["periodSeconds"] == 7
     assert proxy["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "admin"}
     assert pod["securityContext"]["fsGroup"] == 1
     assert [each["name"] for each in pod["imagePullSecrets"]] == ["g", "own"]
-    assert kinds["Service", "short"]["spec"]["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
+    service = json.loads(json.dumps(values["service"]))
+    assert kinds["Service", "short"]["metadata"]["annotations"]["lb"] == service.pop("annotations")["lb"]
+    assert service.items() <= kinds["Service", "short"]["spec"].items()
     (endpoint,) = kinds["ServiceMonitor", "short"]["spec"]["endpoints"]
     assert (endpoint["relabelings"], endpoint["scrapeTimeout"]) == ([{"action": "drop"}], "5s")
+    assert endpoint["metricRelabelings"] == [{"action": "keep"}]
+
+
+def test_the_chart_says_of_itself_what_hubs_show() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    kind, _, data = chart["icon"].partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert base64.b64decode(data) == (CHART / "icon.svg").read_bytes()
+    assert chart["maintainers"]
+    assert chart["annotations"]["artifacthub.io/license"] == "Apache-2.0"
+    # Where it comes from is known when it is published.
+    release = (CHART.parents[1] / ".github" / "workflows" / "release.yml").read_text()
+    assert "home: %s\\nsources: [%s]\\n" in release
 
 
 def test_a_line_that_names_its_source_opens_the_same_ports() -> None:

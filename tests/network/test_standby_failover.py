@@ -1,34 +1,54 @@
-"""Fail-over on real kernels: three trials of each kind. `make test-standby` runs a thousand."""
+"""Fail-over on real kernels: each kind in three laboratories, side by side. `make test-standby` runs a thousand.
+
+That two never send at once holds on every machine. Times hold on one that does nothing else; here others may
+run beside, so a trial may be slow, by more than what the machine held up everything, but not each time.
+"""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.lab.failover import MOVES, Fault, Trials
+from egress_router.lab.failover import MOVES, PLANNED, Fault, Result, Trials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What is promised holds on a machine of one's own; here others may run beside.
-_BUSY = 1 if os.environ.get("EGRESS_TEST_QUIET") else 3
+ATTEMPTS = 3
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["wire", "lease"])
+def laboratory(name: str, *, has_witness: bool) -> object:
+    """Return a parameter that has a process of the tests to itself."""
+    return pytest.param(has_witness, id=name, marks=pytest.mark.xdist_group(f"standby-{name}"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        laboratory("wire", has_witness=False),
+        laboratory("wire-again", has_witness=False),
+        laboratory("lease", has_witness=True),
+    ],
+)
 def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
-    """A laboratory without a witness, and one with a Lease, an EndpointSlice and an API server."""
-    built = Trials(has_witness=request.param)
+    """A laboratory without a witness, or one with a Lease, an EndpointSlice and an API server."""
+    built = Trials(has_witness=request.param, every=0.04)
     yield built
     built.close()
 
 
+def is_quick(result: Result) -> bool:
+    """Say whether a client's gap is what is promised, with a margin, besides what the machine held up."""
+    is_move = result.fault in MOVES - PLANNED or result.fault is Fault.GATEWAY
+    return result.gap - result.machine < (2.0 if is_move else 0.5)
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.xdist_group("standby")
 @pytest.mark.parametrize("fault", Fault)
-def test_three_times(trials: Trials, fault: Fault) -> None:
-    results = [trials.run(fault) for _ in range(3)]
-    assert not any(result.second_owner for result in results), "two routers sent at once"
-    limit = 1.0 if fault in MOVES or fault is Fault.GATEWAY else 0.5
-    assert min(result.gap for result in results) < limit * _BUSY, results
+def test_nobody_sends_beside_another_and_somebody_goes_on(trials: Trials, fault: Fault) -> None:
+    results: list[Result] = []
+    while not results or not is_quick(results[-1]):
+        assert len(results) < ATTEMPTS, results
+        results.append(trials.run(fault))
+        assert not results[-1].second_owner, "two routers sent at once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
         ("charts/egress-router/Chart.yaml", r"^(?:appV|v)ersion: (\S+)$", 2),
         ("images/*/Dockerfile", r"^ARG VERSION=(\S*)$", 3),
         ("docker-compose.yml", r"\$\{TAG:-([^}]*)\}", 3),
+        ("README.md", r"--version (\S+)", 1),
         ("docs/*.md", r"\begress-(?:router|http-proxy|dns-proxy):([0-9][^ \n`]*)", 6),
     ],
 )
@@ -66,3 +68,35 @@ def test_a_published_chart_asks_for_the_images_that_are_published() -> None:
     values = (ROOT / "charts" / "egress-router" / "values.yaml").read_text()
     assert len(re.findall(pattern, values, re.MULTILINE)) == 1
     assert yaml.safe_load(values)["images"]["registry"] == "localhost"
+
+
+RELEASE = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+
+
+def test_a_release_has_both_architectures_bills_of_materials_provenance_and_signatures() -> None:
+    jobs = yaml.safe_load(RELEASE)["jobs"]
+    assert jobs["wheels"]["strategy"]["matrix"]["runner"] == ["ubuntu-24.04", "ubuntu-24.04-arm"]
+    assert jobs["images"]["strategy"]["matrix"]["image"] == ["router", "http-proxy", "dns-proxy"]
+    (build,) = [step["with"] for step in jobs["images"]["steps"] if "build-push" in step.get("uses", "")]
+    expected = {"platforms": "linux/amd64,linux/arm64", "push": True, "sbom": True, "provenance": "mode=max"}
+    assert expected.items() <= build.items()
+    for job in ("images", "chart"):
+        assert "cosign sign --yes" in yaml.safe_dump(jobs[job])
+        assert jobs[job]["permissions"]["id-token"] == "write"
+    assert "attest-build-provenance" in yaml.safe_dump(jobs["release"])
+
+
+def test_the_readme_installs_what_a_release_publishes_and_says_what_to_do_before() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert 'helm push egress-router-*.tgz "oci://$REGISTRY/charts"' in RELEASE
+    assert "helm install bank oci://REGISTRY/charts/egress-router --version" in text
+    assert "helm install bank charts/egress-router --set images.registry=" in text
+
+
+def test_a_release_has_its_own_part_of_the_changelog(tmp_path: Path) -> None:
+    (script,) = re.findall(r"^ *(awk .*) CHANGELOG.md > notes$", RELEASE, re.MULTILINE)
+    text = "# Changelog\n\n## 1.2.30\n- later\n\n## 1.2.3 (today)\n- this\n\n### More\n- that\n\n## 1.2.2\n- before\n"
+    (tmp_path / "CHANGELOG.md").write_text(text)
+    command = f"version=1.2.3; {script} CHANGELOG.md"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == "- this\n\n### More\n- that\n\n"

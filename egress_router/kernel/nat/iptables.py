@@ -21,7 +21,7 @@ _TIMEOUT = 120  # seconds; 0.7 ms a rule
 _log = log.get("kernel")
 
 
-def apply(plan: NatPlan) -> None:
+def apply(plan: NatPlan, timeout: float = _TIMEOUT) -> None:
     """Put the plan in force, one commit a table.
 
     Raises:
@@ -29,7 +29,7 @@ def apply(plan: NatPlan) -> None:
     """
     for version in (4, 6):
         tables = rules(plan, version)
-        _, said = _libiptc(version, "apply", tables)
+        _, said = _libiptc(version, "apply", tables, timeout)
         if version == 6 and plan.family(6) is None and "can't initialize" in said:
             continue  # a kernel without ip6tables, on a router without IPv6
         if said:
@@ -41,7 +41,7 @@ def apply(plan: NatPlan) -> None:
             _log.debug("iptables", version=version, chain=chain, rule=rule)
 
 
-def remove() -> list[str]:
+def remove(proc_net: Path = _PROC_NET) -> list[str]:
     """Remove our chains where they are, and return of which families.
 
     A table that this namespace never used is left alone: the first look at it would set it up. Tables of
@@ -50,7 +50,7 @@ def remove() -> list[str]:
     removed = []
     for version, names in (4, "ip_tables_names"), (6, "ip6_tables_names"):
         try:
-            used = (_PROC_NET / names).read_text(encoding="ascii").split()
+            used = (proc_net / names).read_text(encoding="ascii").split()
         except OSError:
             continue  # a kernel without x_tables
         known = [table for table in ("filter", "mangle", "nat") if table in used]
@@ -64,7 +64,7 @@ def remove() -> list[str]:
     return removed
 
 
-def _libiptc(version: int, action: str, what: object) -> tuple[str, str]:
+def _libiptc(version: int, action: str, what: object, timeout: float = _TIMEOUT) -> tuple[str, str]:
     """Have python-iptables do something for one family; return what it said, and what it complained of.
 
     Each family goes through a process of its own: libxtables keeps the first family's NAT target for its
@@ -76,12 +76,12 @@ def _libiptc(version: int, action: str, what: object) -> tuple[str, str]:
             input=json.dumps(what),
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise RefusedError(
-            f"iptables rules were not set within {_TIMEOUT} s", "look at the node's load"
+            f"iptables rules were not set within {timeout} s", "look at the node's load"
         ) from None
     if done.returncode == 0:
         return done.stdout.strip(), ""

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from egress_router.admin import app
+from egress_router.admin.app import READY_OR_STANDBY, Limits
 from egress_router.standby.role import Role
 from egress_router.standby.standing import Standing
 from tests.manual_clock import ManualClock
 from tests.unit.admin.views import FakeView, endpoint
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,9 +82,9 @@ def test_what_replaces_pods_takes_a_good_standby_for_ready(view: FakeView, port:
     held = Standing(Role.STANDBY, ("192.168.12.99",), holder="02:00:00:00:00:01").problems()
     view.ready_problems = held
     assert get(port, "/readyz")[0] == 503
-    assert get(port, app.READY_OR_STANDBY)[::2] == (200, "ok\n")
+    assert get(port, READY_OR_STANDBY)[::2] == (200, "ok\n")
     view.ready_problems = (*held, "worker 0 does not serve")
-    assert get(port, app.READY_OR_STANDBY)[::2] == (503, "worker 0 does not serve\n")
+    assert get(port, READY_OR_STANDBY)[::2] == (503, "worker 0 does not serve\n")
     for bad in (
         Standing(Role.STANDBY, ("192.168.12.99",)),
         Standing(Role.LISTENING, ("192.168.12.99",)),
@@ -91,7 +92,7 @@ def test_what_replaces_pods_takes_a_good_standby_for_ready(view: FakeView, port:
         Standing(Role.STANDBY, ("192.168.12.99",), rival="02:00:00:00:00:01"),
     ):
         view.ready_problems = bad.problems()
-        assert get(port, app.READY_OR_STANDBY)[0] == 503
+        assert get(port, READY_OR_STANDBY)[0] == 503
 
 
 def test_status_is_json_with_current_rates(view: FakeView, port: int) -> None:
@@ -113,9 +114,7 @@ def test_a_status_serves_for_a_second(view: FakeView, port: int, clock: ManualCl
     assert view.asked == 2
 
 
-def test_all_who_ask_while_a_status_is_made_get_that_one(
-    view: FakeView, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_who_ask_while_a_status_is_made_get_that_one(view: FakeView, port: int) -> None:
     asked = threading.Semaphore(0)
     made = threading.Event()
 
@@ -124,7 +123,7 @@ def test_all_who_ask_while_a_status_is_made_get_that_one(
         await asyncio.to_thread(made.wait, 60)
         return {"mode": "slow"}
 
-    monkeypatch.setattr(view, "status", slow)
+    view.make_status = slow
     with concurrent.futures.ThreadPoolExecutor() as pool:
         first = pool.submit(get, port, "/status")
         assert asked.acquire(timeout=60)
@@ -205,24 +204,25 @@ def test_unknown_paths_are_not_found(port: int) -> None:
     ],
 )
 def test_bad_requests_do_no_harm(
-    port: int, request_bytes: bytes, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    view: FakeView, request_bytes: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(app, "_CONNECTION_SECONDS", 0.3)  # some of them wait for more
+    with endpoint(view, limits=Limits(connection_seconds=0.3)) as port:  # some of them wait for more
         answer = exchange(port, request_bytes)
-    assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
-    assert get(port, "/healthz")[0] == 200
+        assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+        assert eventually(
+            lambda: exchange(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"ok\n")
+        )
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /status HT", b"GET /status HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-def test_a_head_that_never_ends_is_cut(port: int, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_CONNECTION_SECONDS", 0.1)
-    assert exchange(port, sent) == b""
+def test_a_head_that_never_ends_is_cut(view: FakeView, sent: bytes) -> None:
+    with endpoint(view, limits=Limits(connection_seconds=0.1)) as port:
+        assert exchange(port, sent) == b""
 
 
 def test_one_connection_too_many_ends_the_oldest_that_asks_nothing(
-    view: FakeView, port: int, monkeypatch: pytest.MonkeyPatch
+    view: FakeView,
 ) -> None:
     asked, made = threading.Event(), threading.Event()
 
@@ -231,10 +231,11 @@ def test_one_connection_too_many_ends_the_oldest_that_asks_nothing(
         await asyncio.to_thread(made.wait, 60)
         return {}
 
-    monkeypatch.setattr(app, "_MAX_CONNECTIONS", 3)
-    monkeypatch.setattr(app, "_CONNECTION_SECONDS", 600)
-    monkeypatch.setattr(view, "status", slow)
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as asking:
+    view.make_status = slow
+    with (
+        endpoint(view, limits=Limits(connections=3, connection_seconds=600)) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as asking,
+    ):
         asking.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
         assert asked.wait(60)
         # They are taken out of the accept queue in their order.
@@ -247,13 +248,11 @@ def test_one_connection_too_many_ends_the_oldest_that_asks_nothing(
             each.close()
 
 
-def test_a_fault_of_ours_is_500_and_the_rest_goes_on(
-    view: FakeView, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken() -> None:
+def test_a_fault_of_ours_is_500_and_the_rest_goes_on(view: FakeView, port: int) -> None:
+    async def broken() -> dict[str, Json]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(view, "status", broken)
+    view.make_status = broken
     assert get(port, "/status")[0] == 500
     assert get(port, "/healthz")[0] == 200
 

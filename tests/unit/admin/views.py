@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from egress_router.admin.app import serve
+from egress_router.admin.app import Limits, serve
 from egress_router.clock import SYSTEM
 from egress_router.metrics import LATENCY_BUCKETS, Registry
 from egress_router.service import sockets
@@ -16,7 +16,7 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from egress_router.clock import Clock
     from egress_router.metrics import Snapshot
@@ -41,6 +41,7 @@ class FakeView:
         self.health_problems: tuple[str, ...] = ()
         self.ready_problems: tuple[str, ...] = ()
         self.asked = 0  # how often for its status
+        self.make_status: Callable[[], Awaitable[dict[str, Json]]] | None = None  # in its place
         self.answer: dict[str, Json] = {
             "mode": "http-proxy",
             "version": "1.0.0",
@@ -75,11 +76,13 @@ class FakeView:
 
     async def status(self) -> dict[str, Json]:
         self.asked += 1
+        if self.make_status is not None:
+            return await self.make_status()
         return {**self.answer, "health": list(self.health_problems), "ready": list(self.ready_problems)}
 
 
 @contextlib.contextmanager
-def endpoint(view: FakeView, clock: Clock = SYSTEM) -> Iterator[int]:
+def endpoint(view: FakeView, clock: Clock = SYSTEM, limits: Limits | None = None) -> Iterator[int]:
     """Serve a view in a thread; gives the port."""
     port = free_port()
     loop = asyncio.new_event_loop()
@@ -87,7 +90,7 @@ def endpoint(view: FakeView, clock: Clock = SYSTEM) -> Iterator[int]:
     thread.start()
     try:
         running = asyncio.run_coroutine_threadsafe(
-            serve(view, sockets.listen(port, 1)[0], clock), loop
+            serve(view, sockets.listen(port, 1)[0], clock, limits or Limits()), loop
         ).result(PATIENCE)
         yield port
         asyncio.run_coroutine_threadsafe(running.close(), loop).result(PATIENCE)

@@ -200,10 +200,9 @@ def test_without_nft_one_line_says_what_to_install() -> None:
     )
 
 
-def test_iptables_that_do_not_end_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iptables, "_TIMEOUT", 0.01)
+def test_iptables_that_do_not_end_are_refused_in_one_line() -> None:
     with pytest.raises(RefusedError, match=r"not set within 0.01 s: look at the node's load"):
-        iptables.apply(PLANS["v4"])
+        iptables.apply(PLANS["v4"], timeout=0.01)
 
 
 def test_without_the_other_backend_there_is_nothing_to_remove(
@@ -211,11 +210,10 @@ def test_without_the_other_backend_there_is_nothing_to_remove(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert nftables.remove() == []
-    monkeypatch.setattr(iptables, "_PROC_NET", tmp_path)
-    assert iptables.remove() == []
+    assert iptables.remove(tmp_path) == []
     (tmp_path / "ip_tables_names").write_text("filter\nraw\n")
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert iptables.remove() == []
+    assert iptables.remove(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from egress_router.names.watched import WatchedFile
 from egress_router.service import file_watch
@@ -16,9 +15,6 @@ from egress_router.service.file_watch import Signature, signature
 from tests.ports import free_port
 from tests.unit.service.routers import Router, router, word
 from tests.waiting import PATIENCE, until
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def test_a_file_changed_in_place_takes_effect_in_all_workers(tmp_path: Path) -> None:
@@ -96,16 +92,12 @@ def test_a_bad_file_is_refused_and_a_good_one_heals(tmp_path: Path) -> None:
         assert running.metric("rules_valid") == 1
 
 
-def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet() -> None:
     seen: list[Signature | None] = [(1, 1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
     steps = iter(seen)
-    monkeypatch.setattr(file_watch, "_INTERVAL", 0)
-    monkeypatch.setattr(file_watch, "signature", lambda _: next(steps))
 
     async def first_two() -> list[Signature | None]:
-        changes = file_watch.changes(Path("rules"))
+        changes = file_watch.changes(Path("rules"), 0, lambda _: next(steps))
         return [await anext(changes), await anext(changes)]
 
     assert asyncio.run(first_two()) == [(1, 1, 1, 1, 20), (1, 1, 1, 1, 30)]

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def listening(workers: int, *, by_client: bool = False) -> Iterator[sockets.Listening]:
-    made = sockets.Listening(workers, by_client=by_client)
+def listening(
+    workers: int, *, by_client: bool = False, bind: sockets.Bind = sockets.bound_to
+) -> Iterator[sockets.Listening]:
+    made = sockets.Listening(workers, by_client=by_client, bind=bind)
     try:
         yield made
     finally:
@@ -82,17 +84,14 @@ def test_a_change_is_whole_or_not_at_all() -> None:
 
 
 @pytest.mark.parametrize("missing", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
-def test_without_ipv6_it_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
-    bound_to = sockets._bound_to
-
+def test_without_ipv6_it_listens_on_ipv4(missing: int) -> None:
     def without_ipv6(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(missing, "no IPv6")
-        return bound_to(family, host, port, shared=shared)
+        return sockets.bound_to(family, host, port, shared=shared)
 
-    monkeypatch.setattr(sockets, "_bound_to", without_ipv6)
     port = free_port()
-    with listening(2) as made:
+    with listening(2, bind=without_ipv6) as made:
         made.change(frozenset({port}))
         connect(port, "127.0.0.1")
 
