@@ -12,7 +12,7 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.names.answer import Failure, ResolveError
 from egress_router.settings.names import NamesSettings
-from tests.unit.names.labs import until
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
     from egress_router.names.answer import Answer
@@ -41,9 +41,9 @@ def test_a_look_up_that_nobody_waits_for_any_more_ends(lab: Lab) -> None:
     async def play(resolver: Resolver) -> None:
         for turn in range(1, 4):
             tasks = [ask(resolver, f"{number}.example.com", "10.0.0.1") for number in range(5)]
-            await until(lambda: len(server.asked) == 10 * turn)  # noqa: B023
+            await until_async(lambda: len(server.asked) == 10 * turn)  # noqa: B023
             await given_up(*tasks)
-            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+            await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
         assert str((await ask(resolver, "good.example.com", "10.0.0.2")).addresses[0]) == "192.0.2.1"
 
     with in_thread(SILENT) as server:
@@ -89,7 +89,7 @@ def test_renewals_behind_the_scenes_take_half_of_the_places(lab: Lab) -> None:
         lab.clock.advance(30.0)
         stale = await asyncio.gather(*(resolver.resolve(name) for name in names))
         assert all(each.stale for each in stale)
-        await until(lambda: len(server.asked) == 16 + 2 * 2)
+        await until_async(lambda: len(server.asked) == 16 + 2 * 2)
         assert (await ask(resolver, "good.example.com", "10.0.0.1")).addresses
         resolver.close()
 
@@ -101,11 +101,11 @@ def test_renewals_behind_the_scenes_take_half_of_the_places(lab: Lab) -> None:
 def test_a_look_up_begins_anew_when_resolv_conf_changes(lab: Lab) -> None:
     async def play(resolver: Resolver) -> None:
         waiting = ask(resolver, "a.example.com", "10.0.0.1")
-        await until(lambda: len(first.asked) == 2)
+        await until_async(lambda: len(first.asked) == 2)
         lab.configure("nameserver 127.0.0.2")
         lab.clock.advance(1.0)
         assert str((await asyncio.wait_for(waiting, 20)).addresses[0]) == "192.0.2.2"
-        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     with (
         in_thread(SILENT) as first,
