@@ -1,7 +1,8 @@
 """`python -m benchmarks.responsiveness [--quick]`: start-up, memory, and latency while Python is busy.
 
 Latency is that of an open loop: counted from when a message was due. Python burns 50 ms of every 200 in the
-event loop of the process that relays; beside a peer, another process burns as much.
+event loop of the process that relays; beside a peer, another process burns as much. The bare relay in C says
+what the scheduler alone makes of it beside the same burner: what to hold ours against on a busy machine.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from benchmarks import contestants
 from benchmarks.contestants import ECHO_PORT, FORWARD_ECHO_PORT, Contestant, answers, process_of, running
 from benchmarks.table import keep_text
 from benchmarks.workloads import Tools, tools
-from egress_router.relay.dataplane import DataPlane, End, Forwarding
+from egress_router.relay.dataplane import DataPlane, Forwarding, Sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from egress_router.relay._plane import Failures, Target
+    from egress_router.relay._plane import Target
 
 _BURN, _PERIOD = 0.05, 0.2  # seconds
 _CONNECTIONS, _RATE, _SECONDS = 20, 1_000, 10
@@ -90,12 +91,13 @@ def _latency(made: Tools, rounds: int) -> None:
         FORWARD_ECHO_PORT,
     )
     lines = ["| contestant | p50 | p99 | p99.9 | longest |", "|---|---|---|---|---|"]
-    for peer in (ours, contestants.haproxy(), contestants.nginx_stream()):
-        found = []
-        for _ in range(rounds):
+    peers = (ours, made.floor(), contestants.haproxy(), contestants.nginx_stream())
+    seen: list[list[dict[str, float]]] = [[] for _ in peers]
+    for _ in range(rounds):  # in turn, so that all of them see the same machine
+        for peer, found in zip(peers, seen, strict=True):
             with running(peer), contextlib.nullcontext() if peer is ours else _burning():
                 found.append(made.open_loop(FORWARD_ECHO_PORT, _CONNECTIONS, _RATE, _SECONDS))
-        lines.append(f"| {peer.name} | {_times(found)} |")
+    lines += [f"| {peer.name} | {_times(found)} |" for peer, found in zip(peers, seen, strict=True)]
     title = "Round trips in an open loop while Python is busy for 50 ms of every 200"
     _show("busy", title, lines)
 
@@ -133,16 +135,19 @@ async def _burn() -> None:
 class _Line(Forwarding):
     """A line that nobody keeps books of."""
 
+    def __init__(self) -> None:
+        super().__init__(10.0, 60.0, 0, False)
+
     def wanted(self) -> None: ...
 
-    def connected(self, client: str, target: Target, seconds: float, failures: Failures) -> None: ...
+    def summed(self, sums: Sums) -> None: ...
 
-    def ended(self, end: End) -> None: ...
+    def answered(self, target: Target, count: int) -> None: ...
 
 
 async def _relay_and_burn() -> None:
     plane = DataPlane(asyncio.get_running_loop())
-    line = _Line(10.0, 60.0, 0)
+    line = _Line()
     plane.aim(line, ((ip_address("127.0.0.1"), ECHO_PORT),), 1)
     listener = socket.create_server(("127.0.0.1", FORWARD_ECHO_PORT), backlog=1024)
     listener.setblocking(False)

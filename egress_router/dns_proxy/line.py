@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router.dns_proxy import access_log
 from egress_router.grammar.forward import printed_forward
+from egress_router.net.own import leaves_with
 from egress_router.records import ALLOWED, Record
 from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.dial import REASONS as DIAL_REASONS
@@ -20,9 +21,10 @@ from egress_router.upstreams.places import Place
 from egress_router.upstreams.pool import SUCCESSES_UP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from egress_router.dns_proxy.access_log import AccessLog
+    from egress_router.grammar.address import IPAddress
     from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 # Numbers of plane.h.
 _NO_ADDRESS: Final = 10
 _FORBIDDEN: Final = 11
+_LOOP: Final = 15
 # These say nothing of the address that was tried.
 _OUR_OWN: Final = frozenset({DialReason.NO_DESCRIPTOR, DialReason.SOURCE_NOT_HELD})
 # What became of a client that was never connected.
@@ -45,6 +48,7 @@ _REFUSALS: Final = {
     **{number: reason.value for number, reason in enumerate(CLOSE_REASONS)},
     **{number: reason.value for number, reason in DIAL_REASONS.items()},
     **dict.fromkeys(LIMITS, access_log.LIMIT),
+    _LOOP: Place.LOOP.value,
 }
 
 
@@ -68,6 +72,15 @@ class Tools:
         self.connect_seconds = settings.connect_seconds
         self.idle_seconds = settings.idle_seconds
         self.sources = settings.sources
+        # The addresses of the egress interface; what is reached with another one is in the cluster.
+        self.outside: frozenset[IPAddress] = frozenset()
+
+    def near(self, targets: Sequence[Target]) -> frozenset[Target]:
+        """Return those of these from where a connection may come back to this router, by its own Service.
+
+        The outside network is closed: nothing that left by the egress interface comes in again.
+        """
+        return frozenset(each for each in targets if not leaves_with(each[0], self.outside))
 
 
 class Line(Forwarding):
@@ -196,6 +209,8 @@ class Line(Forwarding):
             len(up.targets),
             _FORBIDDEN if refuses else 0,
             up.sources + down.sources,
+            # One that names a source of the router leaves by the egress interface.
+            self._tools.near(all_targets) if leaving is None else (),
         )
 
     def _observe(self, failures: Failures) -> None:

@@ -16,13 +16,13 @@ from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.client_watch import ClientWatch
 from egress_router.http_proxy.debug_log import DebugAccounting
 from egress_router.http_proxy.entrance import Entrance, TurnedAway
-from egress_router.http_proxy.own_connections import OwnConnections, save_first_packets
 from egress_router.http_proxy.own_places import OwnPlaces, seen
 from egress_router.http_proxy.upstream import UpstreamPool
 from egress_router.http_proxy.worker_state import WorkerState
 from egress_router.names.resolver import Resolver
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
+from egress_router.relay.own_connections import OwnConnections, save_first_packets
 from egress_router.relay.tunnel import Relay
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode

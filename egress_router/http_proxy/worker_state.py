@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.accounting import Accounting
     from egress_router.http_proxy.client_watch import ClientWatch
     from egress_router.http_proxy.http1.target import Target
-    from egress_router.http_proxy.own_connections import OwnConnections
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane, Pair
     from egress_router.relay.deadlines import Deadlines
+    from egress_router.relay.own_connections import OwnConnections
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
     from egress_router.settings.http_proxy import HttpLimits, SniMode

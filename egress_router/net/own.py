@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from egress_router.net import rtnetlink
 from egress_router.net.route import source_towards
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from egress_router.grammar.address import IPAddress, IPNetwork
 
 
@@ -20,6 +22,23 @@ def addresses() -> frozenset[IPAddress]:
         OSError: the kernel cannot be asked.
     """
     return frozenset(address for _, address in rtnetlink.addresses())
+
+
+def addresses_of(interface: str) -> frozenset[IPAddress]:
+    """Return the addresses of one interface; none where it is not there, or the kernel cannot be asked."""
+    try:
+        wanted = socket.if_nametoindex(interface)
+        return frozenset(address for index, address in rtnetlink.addresses() if index == wanted)
+    except OSError:
+        return frozenset()
+
+
+def leaves_with(address: IPAddress, sources: Collection[IPAddress]) -> bool:
+    """Return whether connections to an address leave with one of these."""
+    try:
+        return ip_address(source_towards(address)) in sources
+    except OSError:
+        return False
 
 
 def is_own(address: IPAddress) -> bool:

@@ -18,7 +18,7 @@ except ImportError as error:  # a checkout whose environment is older than the s
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.metrics import Registry
@@ -46,7 +46,7 @@ _MOST: Final = 512
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
-_ADDRESS = struct.Struct("=16s2s2x16s4x")  # `struct address` of plane.h
+_ADDRESS = struct.Struct("=16s2s2x16s4xB3x")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
 _NO_SOURCE = bytes(16)
 
@@ -234,14 +234,16 @@ class DataPlane:
         good: int,
         refuses: int = 0,
         sources: Sequence[IPAddress | None] = (),
+        near: Collection[Target] = (),
     ) -> None:
         """Have the next connections of a line go to these targets: the first `good` in turn, then the others.
 
         Without any, clients that wait are closed; later ones, too, where `refuses` is a reason. `sources` are
         the addresses that they leave with, one for each target and of its family, or none at all: then the
-        kernel chooses, as it does where one is None.
+        kernel chooses, as it does where one is None. Connections to those of `near` are closed with the
+        reason of a loop when they come back to a port that is listened on here.
         """
-        self._plane.aim(line, targets, _addresses(targets, sources), good, refuses)
+        self._plane.aim(line, targets, _addresses(targets, sources, near), good, refuses)
 
     def end_line(self, line: Forwarding) -> None:
         """Close every connection of a line."""
@@ -359,16 +361,21 @@ def _nothing(_: int) -> None:
     """Do nothing: nobody wants to hear of pauses."""
 
 
-def _addresses(targets: Sequence[Target], sources: Sequence[IPAddress | None]) -> bytes:
+def _addresses(
+    targets: Sequence[Target], sources: Sequence[IPAddress | None], near: Collection[Target] = ()
+) -> bytes:
     if not sources:
-        return b"".join(_address(each, None) for each in targets)
-    return b"".join(_address(*each) for each in zip(targets, sources, strict=True))
+        return b"".join(_address(each, None, is_near=each in near) for each in targets)
+    return b"".join(
+        _address(target, source, is_near=target in near)
+        for target, source in zip(targets, sources, strict=True)
+    )
 
 
-def _address(target: Target, source: IPAddress | None) -> bytes:
+def _address(target: Target, source: IPAddress | None, *, is_near: bool) -> bytes:
     address, port = target
     leaving = _NO_SOURCE if source is None else _packed(source)
-    return _ADDRESS.pack(_packed(address), port.to_bytes(2, "big"), leaving)
+    return _ADDRESS.pack(_packed(address), port.to_bytes(2, "big"), leaving, is_near)
 
 
 def _packed(address: IPAddress) -> bytes:

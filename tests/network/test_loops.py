@@ -5,8 +5,11 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
 from egress_router.lab.network import ROUTER, SOURCE
-from tests.waiting import PATIENCE
+from tests.network.test_policy import fetch
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from egress_router.lab.network import Laboratory
@@ -51,3 +54,32 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
         assert b"HTTP/1.1 502 " in heads[-1]
         assert b"proxy_loop_detected" in heads[-1]
         assert len(heads) == 3
+
+
+@pytest.mark.parametrize("target", ["router.example.com", _SERVICE])
+def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(lab: Laboratory, target: str) -> None:
+    """Neither its own name tells it, nor its address: what arrives is one's own connection."""
+    lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
+    lab.node.run("nft", "-f", "-", input=_HAIRPIN)
+    lab.name({"router.example.com": {"addresses": [_SERVICE]}})
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "dns-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
+    environment = {"EGRESS_DNS_PROXY_DESTINATION": f"8080 {target} 3128", "EGRESS_WORKERS": "1"}
+    with lab.proxy("dns-proxy", environment, 8080):
+        loops = 'egress_router_connections_total{result="loop"}'
+        assert eventually(lambda: loops in fetch(lab, "/metrics"))
+        for _ in range(5):
+            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+                wire.settimeout(20)
+                wire.connect((ROUTER, 8080))
+                assert wire.recv(1) == b""
+        # Whatever comes, a client or a check, is one connection and one that comes back.
+        assert eventually(lambda: _counted(lab, loops) >= 5)
+        assert (
+            _counted(lab, 'egress_router_connections_total{result="connected"}') <= _counted(lab, loops) * 2
+        )
+        assert _counted(lab, "egress_router_connections_open") < 20
+
+
+def _counted(lab: Laboratory, metric: str) -> float:
+    lines = fetch(lab, "/metrics").splitlines()
+    return sum(float(each.split()[-1]) for each in lines if each.startswith(metric))

@@ -215,7 +215,9 @@ static bool take(struct plane *plane, struct listener *listener) {
         memcpy(&pair->client.s6_addr[12], &((struct sockaddr_in *)&from)->sin_addr, 4);
     }
     pair_open(plane, pair);
-    enum reason refused = admit(plane, pair);
+    /* Python asks it by itself of what it serves. */
+    bool loops = !pair->line->hands_over && own_accepted(plane, fd);
+    enum reason refused = loops ? LOOP : admit(plane, pair);
     if (pair->line->hands_over) {
         hand_over(plane, pair, refused);
         return true;

@@ -88,6 +88,8 @@ static enum reason attempt(struct plane *plane, struct pair *pair, struct attemp
         close(fd);
         return reason;
     }
+    if (address->near)
+        own_note(plane, fd);
     *attempt = (struct attempt){ATTEMPT, fd, target, (unsigned)pair->dial->begun, pair};
     pair->dial->open++;
     return FINISHED;

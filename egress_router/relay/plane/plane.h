@@ -29,6 +29,7 @@ enum {
     MOST_PIPES = 32,       /* each is two descriptors and up to 1 MiB of kernel memory */
     MOST_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
     MOST_BOUNDS = 15,      /* of a histogram */
+    MOST_OWN = 1024,       /* a power of two: connections that may come back to us, the latest */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
 
@@ -49,6 +50,7 @@ enum reason {
     FULL,
     CLIENT_FULL,
     SOURCE_NOT_HELD,
+    LOOP,
     REASONS,
 };
 
@@ -96,6 +98,13 @@ struct address {
     uint16_t troubled;      /* it failed, and has to answer so many times before it is like the others */
     struct in6_addr source; /* in the form of `ip`, and of its family; all zero: the kernel chooses */
     atomic_uint answered;   /* connections that Python was not told of one by one; it takes them away */
+    uint8_t near;           /* in the cluster, from where a connection may come back */
+};
+
+/* A connection to something near: the timestamp of its first packet. */
+struct own {
+    uint32_t stamp;
+    nanoseconds made;
 };
 
 /* Where connections go: `good` of them first, in turn. Immutable; read by both sides, freed by Python. */
@@ -237,6 +246,8 @@ struct plane {
     int places, place, most, possible, most_of_client;
     struct client *clients[4096];
     uint64_t secret;
+    struct own own[MOST_OWN];
+    unsigned made;
     struct bounds connects, lives; /* of the histograms of all lines */
     /* Python waits for this number of commands. */
     pthread_mutex_t lock;
@@ -294,6 +305,10 @@ void admission_leave(struct plane *plane, struct pair *pair);
 void line_changed(struct plane *plane, struct line *line);
 void line_release(struct plane *plane, struct line *line);
 void targets_release(struct plane *plane, struct targets *targets);
+
+/* own.c */
+void own_note(struct plane *plane, int fd);
+bool own_accepted(struct plane *plane, int fd);
 
 /* thread.c */
 void *plane_run(void *plane);

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.relay.dataplane import DataPlane, End, Forwarding, Identity, Limits
+from egress_router.relay.own_connections import save_first_packets
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room
 from tests.waiting import until
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from egress_router.relay._plane import Failures, Target
 
-REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL = 6, 10, 11, 12, 13
+REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 6, 10, 11, 12, 13, 15
 
 
 class Line(Forwarding):
@@ -262,3 +263,31 @@ def test_news_beyond_what_one_turn_reads_are_read_in_the_next(
 
     router.room.call(burst)
     until(lambda: len(line.ends) == 10)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_connection_that_comes_back_is_closed_as_a_loop(router: Router, *, tells: bool) -> None:
+    save_first_packets(router.listener)
+    line = Line(tells=tells)
+    itself: Target = (ip_address("127.0.0.1"), router.address[1])
+    router.room.call(lambda: router.plane.aim(line, (itself,), 1, near=(itself,)))
+    router.room.call(lambda: router.plane.listen(router.listener, line))
+    with router.client() as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b""
+    until(lambda: router.plane.open_connections() == 0)
+    if tells:
+        until(lambda: len(line.ends) == len(line.heard) + 1)
+        assert [end.reason for end in line.ends if end.target is None] == [LOOP]
+        # The client's own; on a machine that is busy the moment is missed now and then, and the next one counts.
+        assert len(line.heard) < 10
+
+
+def test_what_is_near_and_no_loop_is_served_like_all_else(router: Router) -> None:
+    save_first_packets(router.listener)
+    line = Line()
+    targets = router.targets("127.0.0.1")
+    router.room.call(lambda: router.plane.aim(line, targets, 1, near=targets))
+    router.room.call(lambda: router.plane.listen(router.listener, line))
+    # While connections of ours are remembered, those of others are told from them.
+    assert [router.served_by() for _ in range(50)] == ["127.0.0.1"] * 50

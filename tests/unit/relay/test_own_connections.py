@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from egress_router.clock import SYSTEM
-from egress_router.http_proxy.own_connections import OwnConnections, first_timestamp, save_first_packets
+from egress_router.relay.own_connections import OwnConnections, first_timestamp, save_first_packets
 from tests.manual_clock import ManualClock
 
 

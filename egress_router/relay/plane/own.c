@@ -1,0 +1,75 @@
+/* Recognises a connection that this thread made itself, whatever address translation lies between.
+ *
+ * A line that leads to this router's own Service brings each connection back as a new one, and so on without end.
+ * Its peer is no own address: the node hides a pod that reaches itself through a Service. But address translation
+ * leaves the timestamp of the first packet alone (RFC 7323 3). Linux counts it in milliseconds from a random 32-bit
+ * number that each connection has for itself, so who made the connection knows what who accepts it must see.
+ *
+ * relay/own_connections.py does the same for connections that Python accepts.
+ */
+#define _GNU_SOURCE
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "plane.h"
+
+enum {
+    EARLY = 2,         /* ms: the kernel rounds the two differently */
+    SLACK = 10,        /* ms from the first packet to where its timestamp is noted: the same thread goes on at once */
+    SAVED_BYTES = 128, /* the headers of IPv6 and of TCP with all its options */
+    TCP_HEADER = 20,
+    IPV6_HEADER = 40,
+    OPTION_END = 0,
+    OPTION_NOTHING = 1,
+    OPTION_TIMESTAMP = 8,
+};
+#define KEPT (5 * SECOND) /* longer than a first packet takes through a cluster, and to be accepted */
+
+/* Call it as soon as connect(2) has sent the first packet. */
+void own_note(struct plane *plane, int fd) {
+    uint32_t stamp;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, &stamp, &(socklen_t){sizeof stamp}) < 0)
+        return;
+    plane->own[plane->made++ % MOST_OWN] = (struct own){stamp, plane->now};
+}
+
+/* The timestamp in the headers of a connection's first packet; false where it has none. */
+static bool first_timestamp(const uint8_t *packet, size_t length, uint32_t *stamp) {
+    if (!length)
+        return false;
+    size_t at = packet[0] >> 4 == 6 ? IPV6_HEADER : (size_t)(packet[0] & 15) * 4;
+    at += TCP_HEADER;
+    while (at + 1 < length && packet[at] != OPTION_END) {
+        size_t size = packet[at] == OPTION_NOTHING ? 1 : packet[at + 1];
+        if (packet[at] == OPTION_TIMESTAMP && at + 6 <= length) {
+            memcpy(stamp, packet + at + 2, sizeof *stamp);
+            *stamp = ntohl(*stamp);
+            return true;
+        }
+        if (!size)
+            return false;
+        at += size;
+    }
+    return false;
+}
+
+/* Costs nothing while no connection of ours could come back. */
+bool own_accepted(struct plane *plane, int fd) {
+    if (!plane->made || plane->now - plane->own[(plane->made - 1) % MOST_OWN].made > KEPT)
+        return false;
+    uint8_t packet[SAVED_BYTES];
+    socklen_t length = sizeof packet;
+    uint32_t stamp;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_SAVED_SYN, packet, &length) < 0 || !first_timestamp(packet, length, &stamp))
+        return false;
+    unsigned known = plane->made < MOST_OWN ? plane->made : MOST_OWN;
+    for (unsigned i = 1; i <= known; i++) {
+        const struct own *own = &plane->own[(plane->made - i) % MOST_OWN];
+        if (plane->now - own->made > KEPT)
+            return false;
+        if (own->stamp + EARLY - stamp <= EARLY + SLACK)
+            return true;
+    }
+    return false;
+}
