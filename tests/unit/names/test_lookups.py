@@ -78,8 +78,8 @@ def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new
         for number in range(1000):
             flood.append(ask(resolver, f"{number}.example.com", f"10.1.{number >> 8}.{number & 255}"))
             if number % 20 == 19:  # no more at once than the name server's socket has room for
-                await until(lambda: len(server.asked) == 2 * len(flood))
-        await until(lambda: sum(each.done() for each in flood) == 1000 - most)
+                await until_async(lambda: len(server.asked) == 2 * len(flood))
+        await until_async(lambda: sum(each.done() for each in flood) == 1000 - most)
         refused = await asyncio.gather(*flood[:-most], return_exceptions=True)
         # Who has waited longest gave way; the latest still wait.
         assert {each.failure for each in refused if isinstance(each, ResolveError)} == {Failure.OVER_LIMIT}
@@ -89,7 +89,7 @@ def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new
             assert (await ask(resolver, name, "10.0.0.2")).addresses
         assert sum(not each.done() for each in flood) >= most - 3
         await given_up(*flood)
-        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     zone = SILENT | {f"{turn}.good.example.com": entry("192.0.2.1") for turn in range(3)}
     with in_thread(zone) as server:
@@ -100,7 +100,7 @@ def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new
 def test_names_that_nobody_but_the_router_asks_for_do_not_give_way(lab: Lab) -> None:
     async def play(resolver: Resolver) -> None:
         followed = asyncio.get_running_loop().create_task(resolver.resolve("slow.example.com"))
-        await until(lambda: len(server.asked) == 2)
+        await until_async(lambda: len(server.asked) == 2)
         with pytest.raises(ResolveError, match="too many names"):
             await ask(resolver, "good.example.com", "10.0.0.1")
         assert (await followed).addresses
