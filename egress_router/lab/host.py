@@ -107,12 +107,13 @@ class Host:
         return result
 
     def start(
-        self, words: Sequence[str], environment: Mapping[str, str] | None = None
+        self, words: Sequence[str], environment: Mapping[str, str] | None = None, stdin: int | None = None
     ) -> subprocess.Popen[str]:
         """Start a command in this host; it is ended by `close` at the latest."""
         process = subprocess.Popen(
             self.command(*words),
             env=None if environment is None else {**os.environ, **environment},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

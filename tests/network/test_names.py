@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -28,8 +29,7 @@ from egress_router.lab.network import (
 from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 NAME = "db.example.com"
@@ -245,28 +245,55 @@ def test_a_name_does_not_lead_to_the_router_or_to_the_node(
         assert settles(lab, 443, ONE)
 
 
+def transactions(lab: Laboratory) -> Callable[[], int]:
+    """Return a function that says how often the router's rules have changed since now."""
+    process = lab.router.start(["nft", "monitor"])
+    seen: list[str] = []
+    lines = process.stdout or ()
+    threading.Thread(target=lambda: seen.extend(lines), daemon=True).start()
+    return lambda: sum("new generation" in line for line in seen)
+
+
 def test_an_answer_that_changes_all_the_time_breaks_no_connection(lab: Laboratory) -> None:
+    """A hundred changes while 500 connections a second begin and 20 are held; the benchmark takes a minute."""
     lab.serve()
     lab.name(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n"):
         assert settles(lab, 443, ONE)
-        with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(PATIENCE)
-            wire.connect((ROUTER, 443))
-            lines = wire.makefile("rb")
-            assert ONE.encode() in lines.readline()
-            # Ten times a second the name server says something else.
-            turns = [[ONE, TWO], [TWO], [TWO, THREE], [ONE, TWO, THREE], [THREE], [THREE, ONE]]
-            lab.name({NAME: {"turns": turns, "ttl": 0}})
-            changes, connections, last = 0, 0, ""
-            while changes < 100:
-                # An error here is a failed connect.
-                server = lab.ask_tcp(lab.client, ROUTER, 443).server
-                changes, last, connections = changes + (server != last), server, connections + 1
-            assert connections >= 100
-            wire.sendall(b"still here\n")
-            assert lines.readline() == b"still here\n"
-            lines.close()
+        crowd = lab.client.start(
+            [sys.executable, "-m", "egress_router.lab.crowd", ROUTER, "443", "500", "20"],
+            stdin=subprocess.PIPE,
+        )
+        changes = transactions(lab)
+        # Ten times a second the name server says something else.
+        turns = [[ONE, TWO], [TWO], [TWO, THREE], [ONE, TWO, THREE], [THREE], [THREE, ONE]]
+        lab.name({NAME: {"turns": turns, "ttl": 0}})
+        assert eventually(lambda: changes() >= 100, 90), changes()
+        output, errors = crowd.communicate(timeout=PATIENCE)
+        said = json.loads(output)
+        assert (said["failed"], said["broken"]) == ({}, {}), errors
+        assert set(said["answered"]) == {ONE, TWO, THREE}
+        assert said["words"] >= 20
+
+
+def test_lines_of_one_name_have_its_addresses_and_a_health_each(lab: Laboratory) -> None:
+    lab.serve(["443", "5001"])
+    lab.name(zone(ONE, TWO))
+    ports = ("443 tcp", "80 tcp", "443 udp", "5000-5100 udp")
+    with following(lab, "".join(f"{each} {NAME}\n" for each in ports) + f"8443 tcp {NAME} 443\n"):
+        # Nobody listens on port 80: that line's addresses are down, the others' are not.
+        known = {f"{each}:{port}": port == 443 for each in (ONE, TWO) for port in (80, 443)}
+        assert eventually(lambda: known.items() <= upstreams(lab).items()), upstreams(lab)
+        assert settles(lab, 443, ONE, TWO)
+        assert settles(lab, 8443, ONE, TWO)
+        with pytest.raises(ConnectionRefusedError):
+            lab.ask_tcp(lab.client, ROUTER, 80)
+        for port in (443, 5001):
+            assert {lab.ask_udp(lab.client, ROUTER, port).server for _ in range(24)} == {ONE, TWO}
+        lab.name(zone(THREE))
+        assert settles(lab, 443, THREE)
+        assert settles(lab, 8443, THREE)
+        assert {lab.ask_udp(lab.client, ROUTER, port).server for port in (443, 5001)} == {THREE}
 
 
 def test_what_nft_refuses_is_tried_again_and_the_old_addresses_stay(lab: Laboratory, tmp_path: Path) -> None:

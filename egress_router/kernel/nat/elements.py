@@ -1,10 +1,10 @@
 """Lines as elements of maps: which there are, and what has to change from some lines to others.
 
-A line with one address is an element of `ports` (or `ranges`). A line with n of them is n elements of
-`members`, numbered from 0, and one of `groups` that leads to a chain that draws a number below n: every
-address gets the same share, and when one of n goes, the last takes its number and no other moves. A line
-without an address is an element of `groups` that accepts: its packets meet the router itself, which rejects
-them.
+A line with one address is an element of `ports` (or `ranges`). A line with n of them is n elements of its
+protocol's `members`, numbered from 0, and one of `groups` that leads to a chain that draws a number below n:
+every address gets the same share, and when one of n goes, the last takes its number and no other moves. A
+line without an address is an element of `groups` that accepts: its packets meet the router itself, which
+rejects them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
+from egress_router.grammar.redirect import Protocol
 from egress_router.kernel.nat.source_ports import TABLE, chain, keyword
 
 if TYPE_CHECKING:
@@ -39,11 +40,22 @@ def declarations(version: int) -> Iterator[str]:
     yield f"map ranges{version} {{ {key} : {address}; flags interval; }}"
     yield f"map groups{version} {{ {key} : verdict; }}"
     yield f"map range_groups{version} {{ {key} : verdict; flags interval; }}"
-    yield f"map members{version} {{ {member} : {ip} daddr . tcp dport; }}"
+    # One for each protocol: nft has a rule ask for the protocol whose port the values are, and takes no `th`.
+    for protocol, prefix in _PREFIXES.items():
+        yield f"map {prefix}members{version} {{ {member} : {ip} daddr . {protocol.value} dport; }}"
     yield f"map range_members{version} {{ {member} : {ip} daddr; flags interval; }}"
 
 
-MAPS = ("ports", "ranges", "groups", "range_groups", "members", "range_members")
+_PREFIXES = {Protocol.TCP: "", Protocol.UDP: "udp_", Protocol.SCTP: "sctp_"}
+_RANGE = "range_"
+MAPS = (
+    "ports",
+    "ranges",
+    "groups",
+    "range_groups",
+    *(f"{prefix}members" for prefix in _PREFIXES.values()),
+    "range_members",
+)
 
 
 def translations(version: int, lines: Sequence[Line]) -> Iterator[str]:
@@ -105,9 +117,13 @@ def _port(line: Line) -> str:
 
 
 def _group(line: Line) -> Element:
-    prefix, addresses = _prefix(line), line.addresses
-    verdict = _leads_to(prefix, len(addresses), addresses[0].version) if addresses else "accept"
-    return f"{prefix}groups", _key(line), verdict
+    addresses = line.addresses
+    verdict = _leads_to(_prefix(line), len(addresses), addresses[0].version) if addresses else "accept"
+    return _groups(line), _key(line), verdict
+
+
+def _groups(line: Line) -> str:
+    return "range_groups" if line.is_range else "groups"
 
 
 def _leads_to(prefix: str, count: int, version: int) -> str:
@@ -119,15 +135,15 @@ def _member(line: Line, number: int) -> Element:
 
 
 def _prefix(line: Line) -> str:
-    return "range_" if line.is_range else ""
+    return _RANGE if line.is_range else _PREFIXES[line.protocol]
 
 
 def group_chains(version: int, verdicts: Iterable[str]) -> Iterator[list[str]]:
     """Yield the chains that these values of `groups` and `range_groups` lead to."""
     for verdict in sorted(set(verdicts) - {"accept"}):
         name = verdict.removeprefix("goto ")
-        prefix = "range_" if name.startswith("range_") else ""
-        count = name.removeprefix(f"{prefix}one_of_").partition("_")[0]
+        prefix, _, rest = name.partition("one_of_")
+        count = rest.partition("_")[0]
         key = f"meta l4proto . th dport . numgen random mod {count}"
         yield chain(name, f"dnat {keyword(version)} to {key} map @{prefix}members{version}")
 
@@ -168,7 +184,7 @@ def _regroup(version: int, before: Line, after: Line, gone: Keys, come: Elements
     prefix, key, port = _prefix(before), _key(before), _port(after)
     old, new = before.addresses, after.addresses
     if len(old) != len(new):
-        groups = f"{prefix}groups{version}"
+        groups = f"{_groups(before)}{version}"
         gone[groups].append(key)
         come[groups][key] = _leads_to(prefix, len(new), version)
     members = f"{prefix}members{version}"

@@ -117,6 +117,25 @@ def _run(script: str, *texts: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(("protocol", "number"), [("tcp", 6), ("udp", 17), ("sctp", 132)])
+def test_lines_of_every_protocol_may_lead_to_several_addresses(protocol: str, number: int) -> None:
+    """nft has the rule ask for the protocol of the map's values, so that each protocol needs its own."""
+    some = replace(line(443, *POOL[:2]), protocol=Protocol(protocol))
+    more = replace(line(5000, *POOL[:2], last=5100), protocol=Protocol(protocol))
+    before = plan(some, more)
+    text, _ = updates.update(before, with_addresses(before, {0: tuple(POOL[:3]), 1: tuple(POOL[:3])}))
+    chain, whole = (
+        ("" if protocol == "tcp" else f"{protocol}_"),
+        "nft --debug=netlink list chain inet egress_router",
+    )
+    show = f"{whole} {chain}one_of_2_4 && {whole} {chain}one_of_3_4 && echo --- && {whole} range_one_of_3_4"
+    listed = _run(f"nft -f /dev/fd/3 && nft -f /dev/fd/4 && {show}", rules.render(before), text)
+    ported, ranged = listed.split("---\n")
+    asked = re.findall(r"cmp eq reg 1 0x(\w+) ", ported[ported.index("one_of_2_4 ") :])
+    assert {int(each, 16) for each in asked} <= {number}
+    assert "cmp" not in ranged[ranged.index("range_one_of_3_4 ") :]
+
+
 def test_a_thousand_names_are_laid_out_again_in_little_time() -> None:
     """Every name loses one of 16 addresses. The machine may be busy: CPU time counts, with a margin."""
     addresses = tuple(IPv4Address(0xCB007100 + number) for number in range(17))

@@ -69,6 +69,46 @@ def test_one_client_does_not_keep_others_from_looking_names_up(lab: Lab) -> None
         assert lab.counted("limit_hits_total", limit="dns_lookups") == 0
 
 
+def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new_name(lab: Lab) -> None:
+    """Each of them is within its own bound, and together they are five times what there is room for."""
+    most = 200
+
+    async def play(resolver: Resolver) -> None:
+        flood: list[asyncio.Task[Answer]] = []
+        for number in range(1000):
+            flood.append(ask(resolver, f"{number}.example.com", f"10.1.{number >> 8}.{number & 255}"))
+            if number % 20 == 19:  # no more at once than the name server's socket has room for
+                await until(lambda: len(server.asked) == 2 * len(flood))
+        await until(lambda: sum(each.done() for each in flood) == 1000 - most)
+        refused = await asyncio.gather(*flood[:-most], return_exceptions=True)
+        # Who has waited longest gave way; the latest still wait.
+        assert {each.failure for each in refused if isinstance(each, ResolveError)} == {Failure.OVER_LIMIT}
+        assert len(refused) == 800
+        for turn in range(3):
+            name = f"{turn}.good.example.com"
+            assert (await ask(resolver, name, "10.0.0.2")).addresses
+        assert sum(not each.done() for each in flood) >= most - 3
+        await given_up(*flood)
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+    zone = SILENT | {f"{turn}.good.example.com": entry("192.0.2.1") for turn in range(3)}
+    with in_thread(zone) as server:
+        lab.run(play(lab.resolver(server.port, NamesSettings(max_lookups=most))))
+        assert 800 < lab.counted("limit_hits_total", limit="dns_lookups") <= 803
+
+
+def test_names_that_nobody_but_the_router_asks_for_do_not_give_way(lab: Lab) -> None:
+    async def play(resolver: Resolver) -> None:
+        followed = asyncio.get_running_loop().create_task(resolver.resolve("slow.example.com"))
+        await until(lambda: len(server.asked) == 2)
+        with pytest.raises(ResolveError, match="too many names"):
+            await ask(resolver, "good.example.com", "10.0.0.1")
+        assert (await followed).addresses
+
+    with in_thread({**SILENT, "slow.example.com": entry("192.0.2.1", delay=0.3)}) as server:
+        lab.run(play(lab.resolver(server.port, NamesSettings(max_lookups=1))))
+
+
 def test_many_requests_of_one_client_for_one_name_are_one_look_up(lab: Lab) -> None:
     async def play(resolver: Resolver) -> None:
         tasks = [ask(resolver, "slow.example.com", "10.0.0.1") for _ in range(50)]
