@@ -249,6 +249,7 @@ class ProxyTunnel:
             self._closed,
             to_upstream=to_upstream,
             to_client=to_client,
+            place=slot,
         )
         worker.connections.add(self)
 
