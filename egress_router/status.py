@@ -131,7 +131,16 @@ def render(status: dict[str, Json]) -> str:
     if errors:
         parts.append("\nthe rules as they are now are refused, those before stay in force:\n")
         parts += [f"  {_printable(each)}\n" for each in errors]
-    tables = {**status, "admin_rules": _list(_dict(status, "admin_rules"), "rules")}
+    standby, busiest = _dict(status, "standby"), _dict(status, "busiest")
+    tables: dict[str, Json] = {
+        **status,
+        "admin_rules": _list(_dict(status, "admin_rules"), "rules"),
+        "standby": [standby] if standby else [],
+        "peers": _list(standby, "peers"),
+        "busiest clients": _list(busiest, "clients"),
+        "busiest destinations": _list(busiest, "destinations"),
+        "recent errors": _list(status, "recent_errors"),
+    }
     for title, known in _TABLES.items():
         entries = [cast("dict[str, Json]", each) for each in _list(tables, title)]
         if entries:
@@ -142,12 +151,17 @@ def render(status: dict[str, Json]) -> str:
 
 
 _TABLES: dict[str, tuple[str, ...]] = {
+    "standby": ("role", "since", "holder", "take_overs", "losses", "took"),
+    "peers": ("address", "mac", "role"),
     "rules": ("line", "hits", "packets", "sent_bytes", "received_bytes", "text"),
     "policy": ("entry", "denied", "text"),
     "admin_rules": ("packets", "bytes", "text"),
     "source_ports": ("source", "destination", "in_use"),
     "upstreams": ("destination", "address", "up"),
+    "busiest clients": ("client", "open"),
+    "busiest destinations": ("destination", "open"),
     "denied": ("time", "client", "target", "reason", "rule"),
+    "recent errors": ("time", "level", "text"),
 }
 
 

@@ -248,6 +248,7 @@ class ProxyTunnel:
             self._closed,
             to_upstream=to_upstream,
             to_client=to_client,
+            place=place,
         )
         worker.accounting.tunnel_opened(info)
         worker.connections.add(self)

@@ -93,3 +93,34 @@ def test_every_selector_of_the_alerts_of_a_mode_finds_something_in_it(
     }
     assert len(selectors) > 5
     assert silent(sorted(selectors), {mode: expositions[mode]}, tmp_path) == set()
+
+
+PROXIES = {"http-proxy", "dns-proxy"}
+WORDS = {"all": {*PROXIES, "redirect"}, "proxies": PROXIES, **{mode: {mode} for mode in MODES}}
+
+
+def table() -> dict[str, tuple[set[str], set[str]]]:
+    """Return labels and modes of each metric, as docs/operating.md has them."""
+    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8").partition("## Metrics")[2]
+    found = {}
+    for names, modes in re.findall(r"^\| (`.*?`) \| ([\w, `-]+?) \| ", text, re.MULTILINE):
+        words = set(re.findall(r"[\w-]+", modes.replace("with `EGRESS_STANDBY`", ""))) - {"and"}
+        for name, labels in re.findall(r"`([a-z_]+)(?:\{([a-z,]+)\})?`", names):
+            found[name] = (
+                set(filter(None, labels.split(","))),
+                set().union(*(WORDS[each] for each in words)),
+            )
+    return found
+
+
+def test_the_table_of_metrics_is_what_real_routers_say(expositions: dict[str, str]) -> None:
+    documented, wrong = table(), []
+    for mode, text in expositions.items():
+        for family in text_string_to_metric_families(text):
+            name = family.name.removeprefix("egress_router_") + ("_total" if family.type == "counter" else "")
+            labels, modes = documented.get(name, (set(), set()))
+            if mode not in modes:
+                wrong.append(f"{name} is not of mode {mode}")
+            elif any(sample.labels.keys() - {"le"} != labels for sample in family.samples):
+                wrong.append(f"{name} has other labels in mode {mode}")
+    assert not wrong, "docs/operating.md says so"

@@ -13,6 +13,7 @@ import pytest
 
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, ROUTER_V6, SOURCE, SOURCE_V6, Laboratory
 from tests.record_schema import check_record
+from tests.status_keys import check_status
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
         wire.connect((ROUTER, 80))
         wire.recv(1000)
         assert eventually(lambda: json.loads(status(lab))["busiest"]["all_clients"] == 1)
-        busy = json.loads(status(lab))["busiest"]
+        found = json.loads(status(lab))
+    busy = found["busiest"]
+    check_status(found)
     assert busy["clients"] == [{"client": "10.128.0.10", "open": 1}]
     assert busy["destinations"] == [{"destination": "80 tcp db.example.com", "open": 1}]
 

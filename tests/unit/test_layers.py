@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "egress_router"
 
 # From the bottom to the top; a room may import rooms of its own floor and of the floors below it.
 FLOORS = (
-    {"errors", "log", "metrics", "clock", "terminal", "records"},
+    {"errors", "files", "log", "metrics", "clock", "terminal", "records"},
     {"grammar"},
     {"policy"},
     {"manifests"},

@@ -196,3 +196,27 @@ def test_nobody_there_is_one_line() -> None:
         status.show(f"http://127.0.0.1:{port}", watch=False)
     with pytest.raises(RefusedError, match="expected an address"):
         status.show("file:///etc/passwd", watch=False)
+
+
+def test_the_pair_the_busiest_and_recent_errors_have_tables(
+    view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view.answer["standby"] = {
+        "role": "active", "since": 60, "holder": None, "take_overs": 2, "losses": 0, "took": 0.31,
+        "peers": [{"mac": "02:00:00:00:00:02", "address": "10.128.0.9", "role": "standby", "ways": ["wire"]}],
+    }  # fmt: skip
+    view.answer["busiest"] = {
+        "clients": [{"client": "10.128.0.7", "open": 93}],
+        "destinations": [{"destination": "db.example.com:443", "open": 90}],
+    }
+    view.answer["recent_errors"] = [{"time": 0, "level": "error", "text": "names: it fails"}]
+    status.show(url, watch=False)
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        "active 1970-01-01 00:01:00Z - 2 0 0.31",
+        "10.128.0.9 02:00:00:00:00:02 standby",
+        "10.128.0.7 93",
+        "db.example.com:443 90",
+        "1970-01-01 00:00:00Z error names: it fails",
+    ):
+        assert line in said

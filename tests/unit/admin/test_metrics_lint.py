@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.ports import free_port
+from tests.status_keys import check_status
 from tests.unit.service.routers import ROOT
 from tests.waiting import PATIENCE, until
 
@@ -82,6 +84,7 @@ def exposed(request: pytest.FixtureRequest) -> Iterator[str]:
                 provoke(port)
             name = "requests_total" if mode == "http-proxy" else "connections_total"
             until(lambda: counted(fetched(admin, "/metrics"), name) >= 4, "the traffic counted")
+            check_status(json.loads(fetched(admin, "/status")))
             yield fetched(admin, "/metrics")
         finally:
             process.kill()
