@@ -65,11 +65,11 @@ class Peer:
 
 
 class Origin:
-    """Listens on a loopback address and runs a script for each connection."""
+    """Listens on a loopback address, on any port or a certain one, and runs a script for each connection."""
 
-    def __init__(self, script: Callable[[Peer], None], host: str = "127.0.0.1") -> None:
+    def __init__(self, script: Callable[[Peer], None], host: str = "127.0.0.1", port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, 0), family=family)
+        self._listener = socket.create_server((host, port), family=family)
         self._script = script
         self.port: int = self._listener.getsockname()[1]
         self.host = f"[{host}]" if ":" in host else host
@@ -120,8 +120,8 @@ class Origin:
 
 
 @contextlib.contextmanager
-def origin(script: Callable[[Peer], None], host: str = "127.0.0.1") -> Iterator[Origin]:
-    made = Origin(script, host)
+def origin(script: Callable[[Peer], None], host: str = "127.0.0.1", port: int = 0) -> Iterator[Origin]:
+    made = Origin(script, host, port)
     try:
         yield made
     finally:
