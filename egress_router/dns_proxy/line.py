@@ -83,7 +83,7 @@ class Tools:
         return frozenset(each for each in targets if not leaves_with(each[0], self.outside))
 
 
-class Line(Forwarding):
+class LineInForce(Forwarding):
     """A line in force, or one that is gone and whose connections have a while to end."""
 
     __slots__ = ("_aim", "_rule", "_tools", "destination", "forward")
