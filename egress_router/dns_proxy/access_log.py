@@ -101,7 +101,8 @@ class AccessLog:
             record.reason = result
             if denied_by is not None:
                 record.verdict, record.rule = DENIED, denied_by
-                self.denied.note(record.client, _target(record), denied_by, result)
+                target = f"{record.name or record.address}:{record.port}"
+                self.denied.note(record.client, target, denied_by, result)
             self._records.write(record)
 
     def closed(self, rule: str, made: Callable[[], Record], closing: Closing) -> None:
@@ -116,8 +117,3 @@ class AccessLog:
             record.sent, record.received = closing.sent, closing.received
             record.seconds = round(closing.seconds, 6)
             self._records.write(record)
-
-
-def _target(record: Record) -> str:
-    """Say for people where a connection was to go."""
-    return f"{record.name or record.address or 'port'}:{record.port}"
