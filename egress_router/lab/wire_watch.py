@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,12 @@ class WireWatch:
         wire.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._thread = threading.Thread(target=self._capture, args=(wire,), daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Listen no more."""
