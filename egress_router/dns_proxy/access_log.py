@@ -69,6 +69,7 @@ class AccessLog:
             numbers.connect_seconds.add(counts, seconds)
             self._connect_seconds.add(counts, seconds)
         self._connection_seconds.add(*sums.lives)
+        numbers.first_byte.add(*sums.first_bytes)
         numbers.sent.value += sums.sent
         numbers.received.value += sums.received
 
@@ -111,6 +112,8 @@ class AccessLog:
         numbers = self._rules.of(rule)
         numbers.sent.value += closing.sent
         numbers.received.value += closing.received
+        if closing.first_byte is not None:
+            numbers.first_byte.observe(closing.first_byte)
         if self._records.everything:
             record = made()
             record.reason = closing.reason.value

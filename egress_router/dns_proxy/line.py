@@ -131,7 +131,7 @@ class Line(Forwarding):
         """Write down the end of a connection, or why there was none."""
         made = partial(self.record, end.client, end.identity, end.target)
         if end.target is not None:
-            closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds)
+            closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds, end.first_byte)
             self._tools.log.closed(self._rule, made, closing)
             return
         self._observe(end.failures)

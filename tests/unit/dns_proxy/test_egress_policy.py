@@ -58,8 +58,8 @@ def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Pat
     }
     assert expected.items() <= record.items()
     assert isinstance(denied, list)
-    shown: list[dict[str, object]] = [{**each} for each in denied if isinstance(each, dict)]
-    assert [(each["rule"], each["target"]) for each in shown] == [
+    last: list[dict[str, object]] = [{**each} for each in denied if isinstance(each, dict)]
+    assert [(each["rule"], each["target"]) for each in last] == [
         (record["rule"], f"127.0.0.2:{record['port']}")
     ]
     assert record["address"] == "127.0.0.2"
