@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.errors import MessageError
     from egress_router.http_proxy.http1.request import RequestHead
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
@@ -103,14 +103,14 @@ class Accounting:
 
     # What is counted
 
-    def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
+    def begun(self, who: Who, head: RequestHead, target: RequestTarget) -> RequestInfo:
         """Return what is known of a request whose head has come."""
         started = self._clock.monotonic()
         if self._log.everything:
             return RequestInfo(who, head.method, target, started, traceparent(head))
         return RequestInfo(who, head.method, target, started, None, head)  # it may be denied
 
-    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+    def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
         return RequestInfo(who, TLS_METHOD, target, self._clock.monotonic(), None)
 
@@ -239,7 +239,9 @@ class Accounting:
 
     def fault(self) -> None:
         """Count a connection that was closed because of a fault of ours."""
-        self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
+        self._registry.counter(
+            "connection_faults_total", "Connections closed by a fault of the proxy."
+        ).value += 1
 
     def met_limit(self, error: MessageError) -> None:
         """Count the limit of a head that is too large, of a request or of an answer."""

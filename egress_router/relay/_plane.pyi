@@ -68,6 +68,7 @@ class Plane:
         idle_seconds: float,
         to_upstream: ReadableBuffer,
         to_client: ReadableBuffer,
+        place: Pair | None,
         /,
     ) -> None: ...
     def dial(

@@ -263,11 +263,15 @@ class DataPlane:
         pair: Pair,
         sockets: tuple[int, int],
         idle_seconds: float,
-        to_upstream: bytes,
-        to_client: bytes,
+        early: tuple[bytes, bytes],
+        place: Pair | None = None,
     ) -> None:
-        """Take over the connected sockets of client and upstream; `pair` hears of the end."""
-        self._plane.relay(pair, *sockets, idle_seconds, to_upstream, to_client)
+        """Take over the connected sockets of client and upstream; `pair` hears of the end.
+
+        `early` goes out first: to the upstream, to the client. `place` is the client's among those admitted,
+        and given back with the end.
+        """
+        self._plane.relay(pair, *sockets, idle_seconds, *early, place)
 
     def dial(
         self,

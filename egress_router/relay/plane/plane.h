@@ -187,6 +187,7 @@ struct pair {
     struct timer timer;
     struct pair *next, **link;   /* all that are open */
     struct pair *again;          /* those whose turn was used up */
+    struct pair *partner;        /* of a tunnel: its place among those admitted; of the place: the tunnel */
     struct peer peers[2];        /* CLIENT, UPSTREAM */
     struct flow flows[2];        /* from peers[i] to the other */
     void *object;                /* Python's, or null: the line's */
