@@ -19,7 +19,7 @@ from egress_router.relay.own_connections import save_first_packets
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
-from egress_router.upstreams.health import Checks
+from egress_router.upstreams.health import INTERVAL, Checks
 from egress_router.upstreams.places import Place, forbidden_place
 from egress_router.upstreams.policy_names import PolicyDenials, PolicyNames
 from egress_router.upstreams.report import Upstream, UpstreamReport
@@ -47,10 +47,12 @@ def mode(
     settings: DnsProxySettings,
     resolver: Callable[[NamesSettings, Registry], Names] = Resolver,
     forbidden: Forbidden = forbidden_place,
+    check_seconds: float = INTERVAL,
 ) -> Mode[Guarded[Forwards]]:
     """Return the TCP forwarder as a mode.
 
-    `resolver` makes what looks names up; `forbidden` says which of their addresses are left out.
+    `resolver` makes what looks names up; `forbidden` says which of their addresses are left out;
+    each address is checked every `check_seconds`.
     """
     return Mode(
         name="dns-proxy",
@@ -58,8 +60,11 @@ def mode(
             partial(grammar.parse, admin_port=settings.proxy.runtime.admin_port, sources=settings.sources)
         ),
         ports=lambda guarded: frozenset(line.port for line in guarded.rules.lines),
-        build=lambda context, rules: Forwarder(context, settings, rules, resolver, forbidden),
-        summary=lambda guarded: (*grammar.printed(guarded.rules).splitlines(), *guarded.policy_lines()),
+        build=lambda context, rules: Forwarder(context, settings, rules, resolver, forbidden, check_seconds),
+        summary=lambda guarded: (
+            *grammar.printed_forwards(guarded.rules).splitlines(),
+            *guarded.policy_lines(),
+        ),
     )
 
 
@@ -73,6 +78,7 @@ class Forwarder:
         rules: Guarded[Forwards],
         resolver: Callable[[NamesSettings, Registry], Names],
         forbidden: Forbidden,
+        check_seconds: float,
     ) -> None:
         self._context = context
         events = log.get("dns_proxy")
@@ -95,7 +101,7 @@ class Forwarder:
         context.registry.before_snapshot(self._show)
         # After what the data plane has told, which may have changed an address's health.
         self._report.show(self._upstreams)
-        self._checks = Checks(context.loop, self._health_changed)
+        self._checks = Checks(context.loop, self._health_changed, interval=check_seconds)
         self._tools = Tools(
             self._plane, self._checks, self._access_log, context.limiter, settings, self._denied_by_policy
         )

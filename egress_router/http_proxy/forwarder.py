@@ -24,7 +24,7 @@ class Forwarder(Pump):
     __slots__ = ("_info", "_owner")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
-        super().__init__(owner.wire, exchange)
+        super().__init__(owner.stream, exchange, owner.worker.reads_in_turn)
         self._owner = owner
         self._info = info
 
@@ -55,7 +55,7 @@ class Forwarder(Pump):
         info, worker = self._info, self._owner.worker
         key = (info.client, info.target.authority, info.leaving)
         self._start(
-            Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, worker.most_received)
+            Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, worker.max_received)
         )
 
     def _start(self, upstream: Upstream) -> None:

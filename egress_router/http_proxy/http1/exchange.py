@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.http1.body import Body
     from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.response import ResponseHead
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.settings.http_proxy import HttpLimits
 
 # RFC 9110 9.2.2, without those that may carry a body.
@@ -105,7 +105,7 @@ class Exchange:
         "unread")  # fmt: skip
 
     def __init__(
-        self, head: RequestHead, target: Target, limits: HttpLimits, date: Callable[[], bytes]
+        self, head: RequestHead, target: RequestTarget, limits: HttpLimits, date: Callable[[], bytes]
     ) -> None:
         """Prepare the request; `date` gives the value of a Date field that an origin left out.
 
