@@ -158,7 +158,12 @@ class Accounting:
         seconds = self._clock.monotonic() - info.started
         self._first_byte.observe(seconds)
         if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).answered(self._registry, seconds)
+            self._rules.of(info.decision.rule.text).first_byte.observe(seconds)
+
+    def tunnel_answered(self, info: RequestInfo, seconds: float) -> None:
+        """Count how long a tunnel that has ended had waited for the first byte of its destination."""
+        if info.decision.rule is not None:
+            self._rules.of(info.decision.rule.text).first_byte.observe(seconds)
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""

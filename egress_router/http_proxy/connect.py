@@ -294,6 +294,8 @@ class ProxyTunnel:
         worker.accounting.tunnel_closed()
         if closing.reason is CloseReason.IDLE:
             worker.accounting.idle_end("idle_seconds")
+        if closing.first_byte is not None:
+            worker.accounting.tunnel_answered(info, closing.first_byte)
         status = _STATUS.get(info.method, 101)
         worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)
         worker.left(self, closing.reason.value)

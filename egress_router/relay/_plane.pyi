@@ -12,13 +12,17 @@ Failures: TypeAlias = tuple[tuple[Target, int], ...]
 Identity: TypeAlias = tuple[int, int, str, int]
 # Object, kind of news, client, target, seconds of the dial, attempts that failed, identity.
 Connected: TypeAlias = tuple[object, int, str, Target, float, Failures, Identity]
-# Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity.
-Closed: TypeAlias = tuple[object, int, str, Target | None, int, int, int, float, Failures, int, Identity]
+# Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity,
+# seconds to the upstream's first byte.
+Closed: TypeAlias = tuple[
+    object, int, str, Target | None, int, int, int, float, Failures, int, Identity, float | None
+]
 Wanted: TypeAlias = tuple[object, int]
 # Counts by upper bound, and the sum of all times in seconds.
 Times: TypeAlias = tuple[tuple[int, ...], float]
-# Line, kind, and: bytes sent and received, refusals by reason, times to connect, lifetimes.
-Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times]]
+# Line, kind, and: bytes sent and received, refusals by reason, times to connect, lifetimes, times to
+# the first byte.
+Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times, Times]]
 # Line, kind, target, and how many connections it has answered.
 Answered: TypeAlias = tuple[object, int, Target, int]
 # Object, kind, client and its port, the connection's place, its socket, what has come already.

@@ -67,7 +67,10 @@ UNKNOWN: Final = Identity(0, 0, "", 0)
 
 
 class End(NamedTuple):
-    """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1."""
+    """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1.
+
+    `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
+    """
 
     client: str
     target: Target | None
@@ -78,6 +81,7 @@ class End(NamedTuple):
     failures: Failures
     given: int
     identity: Identity = UNKNOWN
+    first_byte: float | None = None
 
 
 class Sums(NamedTuple):
@@ -93,6 +97,7 @@ class Sums(NamedTuple):
     refused: Sequence[tuple[int, int]]
     connects: Times
     lives: Times
+    first_bytes: Times
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +349,7 @@ def _tell(record: News) -> None:
         line.connected(*record[2:6], Identity(*record[6]))
     else:
         connection: Connection = record[0]  # type: ignore[assignment]
-        connection.ended(End(*record[2:10], Identity(*record[10])))
+        connection.ended(End(*record[2:10], Identity(*record[10]), record[11]))
 
 
 def _started(limits: Limits | None, quiet: float) -> _plane.Plane:
