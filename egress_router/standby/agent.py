@@ -32,6 +32,7 @@ from egress_router.standby.pod_network import PodNetwork
 from egress_router.standby.probing import Probing
 from egress_router.standby.role import Role
 from egress_router.standby.senses import Heard, Senses
+from egress_router.standby.steady_clock import SteadyClock
 from egress_router.standby.wire import Wire
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Agent:
 
         `ask` passes a question on to the witness, `changed` hears of every new standing.
         """
+        clock = SteadyClock(clock)
         now = clock.monotonic()
         self.place = place
         self.number = number
