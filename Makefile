@@ -28,18 +28,25 @@ demo: venv network-tools ## build a small network on this machine and show all t
 
 .PHONY: test
 test: venv network-tools test-tools ## all tests that need no container engine: unit, network, fuzz (short)
-	@scripts/in-namespaces $(BIN)/pytest --numprocesses 6 --dist loadgroup
-	@scripts/test-sanitized $(VENV) --quiet --numprocesses 2 tests/unit/relay \
-	  tests/unit/service/test_accepting.py -k 'not standard and not uvloop'
+	@scripts/test $(VENV)
+
+.PHONY: test-repeat
+test-repeat: venv network-tools test-tools ## all of `make test` N times (20) beside BURNERS (0) busy processes; how many were green
+	@scripts/test-repeat $(VENV) $(or $(N),20) $(or $(BURNERS),0)
+
+.PHONY: coverage
+coverage: venv network-tools test-tools ## `make test` with coverage by branches, held against tests/uncovered.txt
+	@rm -rf build/coverage
+	@mkdir -p build/coverage
+	@COVERAGE_FILE=$(CURDIR)/build/coverage/data scripts/test $(VENV) $(BIN)/coverage run
+	@$(BIN)/coverage combine --quiet --data-file build/coverage/data build/coverage
+	@$(BIN)/coverage json --quiet --data-file build/coverage/data -o build/coverage/report.json
+	@$(BIN)/python scripts/uncovered build/coverage/report.json
 
 .PHONY: test-standby
 test-standby: venv network-tools ## two routers, one address: a million simulated schedules, a thousand real fail-overs (hours)
 	@$(BIN)/python -m tests.unit.standby.simulation $(or $(SCHEDULES),1000000)
 	@scripts/in-namespaces $(BIN)/python -m egress_router.lab.failover $(or $(TRIALS),1000)
-
-.PHONY: test-again
-test-again: venv network-tools test-tools ## what failed in the last `make test`, one after the other
-	@scripts/in-namespaces $(BIN)/pytest --last-failed --last-failed-no-failures none
 
 .PHONY: test-clients
 test-clients: venv ## transparent ports under Java's and Go's TLS, curl and openssl, nginx with a certificate chain

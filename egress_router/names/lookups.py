@@ -102,14 +102,27 @@ class Lookups:
             self._waited_for[client] += 1
         if lookup is None:
             if len(self._by_name) >= self._settings.max_lookups:
-                self._forget_wait(client)
                 self._count_limit("dns_lookups")
-                raise ResolveError(
-                    Failure.OVER_LIMIT, f"too many names are being looked up to look up {name}"
-                )
+                if not self._made_room():
+                    self._forget_wait(client)
+                    raise _over_limit(name)
             lookup = self._begin(name, renews=False)
         lookup.clients[client] += 1
         return lookup
+
+    def _made_room(self) -> bool:
+        """End the look-up of clients that has gone on longest; False: there is none.
+
+        An honest name has its answer within milliseconds. So what fills all places for long are names whose
+        servers are silent, and however many clients ask for those, nobody else has to wait for their end.
+        """
+        for lookup in self._by_name.values():
+            if not lookup.renews and None not in lookup.clients:
+                lookup.future.set_exception(_over_limit(lookup.name))
+                lookup.future.exception()  # not a fault, also where nobody is left to hear of it
+                self._end(lookup)
+                return True
+        return False
 
     def _leave(self, lookup: _Lookup, client: Hashable) -> None:
         lookup.clients[client] -= 1
@@ -164,3 +177,7 @@ class Lookups:
     def _count_limit(self, limit: str) -> None:
         self._metrics.lookups[Failure.OVER_LIMIT.value].value += 1
         self._metrics.limits[limit].value += 1
+
+
+def _over_limit(name: str) -> ResolveError:
+    return ResolveError(Failure.OVER_LIMIT, f"too many names are being looked up to look up {name}")

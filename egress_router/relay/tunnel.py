@@ -35,12 +35,16 @@ REASONS: Final = tuple(CloseReason)
 
 
 class Closing(NamedTuple):
-    """The end of a tunnel: bytes that went to the upstream, bytes that went to the client, its lifetime."""
+    """The end of a tunnel: bytes that went to the upstream, bytes that went to the client, its lifetime.
+
+    `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
+    """
 
     reason: CloseReason
     sent: int
     received: int
     seconds: float
+    first_byte: float | None = None
 
 
 def reset(sock: socket.socket) -> None:
@@ -58,7 +62,7 @@ class Relay:
         self._plane = plane
         self._poller = poller
 
-    def start(
+    def start(  # noqa: PLR0913 (two sockets, what goes out first, and whose place it is)
         self,
         client: socket.socket,
         upstream: socket.socket,
@@ -67,17 +71,19 @@ class Relay:
         *,
         to_upstream: bytes = b"",
         to_client: bytes = b"",
+        place: Pair | None = None,
     ) -> Tunnel:
         """Take over two connected, non-blocking sockets and relay between them until both sides are done.
 
-        `to_upstream` and `to_client` go out first. `idle_seconds` without a byte end the tunnel.
+        `to_upstream` and `to_client` go out first. `idle_seconds` without a byte end the tunnel. With it the
+        client's `place` among those admitted is given back.
         `on_close` is called exactly once, never from inside `start`, when both sockets are closed.
         """
         tunnel = Tunnel(self._plane, on_close)
         for each in (client, upstream):
             self._poller.release(each.fileno())
         sockets = client.fileno(), upstream.fileno()
-        self._plane.relay(tunnel, sockets, idle_seconds, to_upstream, to_client)
+        self._plane.relay(tunnel, sockets, idle_seconds, (to_upstream, to_client), place)
         client.detach()
         upstream.detach()
         return tunnel
@@ -102,7 +108,7 @@ class Tunnel(Pair):
     def ended(self, end: End) -> None:
         """Pass the closing record on."""
         on_close, self._on_close = self._on_close, _nothing  # its owner and the tunnel refer to each other
-        on_close(Closing(REASONS[end.reason], end.sent, end.received, end.seconds))
+        on_close(Closing(REASONS[end.reason], end.sent, end.received, end.seconds, end.first_byte))
 
 
 def _nothing(_: Closing) -> None:

@@ -14,6 +14,7 @@ from egress_router.cli import main
 from egress_router.manual import pages
 from egress_router.settings import dns_proxy, http_proxy, setup
 from egress_router.settings.variables import RulesVariable
+from tests.measured import measured
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = {
@@ -132,7 +133,7 @@ def test_help_of_check_names_kinds_and_examples(capsys: pytest.CaptureFixture[st
 def errors_of(command: str, environ: dict[str, str]) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-m", "egress_router", command],
-        env=environ,
+        env={**measured(), **environ},
         capture_output=True,
         text=True,
         check=False,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.terminal import visible, visible_lines
+from tests.measured import measured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +87,7 @@ def test_no_command_passes_an_escape_on(tmp_path: Path, arguments: list[str]) ->
     variables = ("EGRESS_SOURCE", "EGRESS_ADMIN_PORT", "EGRESS_HTTP_PROXY_DESTINATION_FILE", "EGRESS_WORKERS")
     done = subprocess.run(
         [sys.executable, "-m", "egress_router", *(each.format(**paths) for each in arguments)],
-        env={"PATH": os.environ["PATH"], **dict.fromkeys(variables, CLEAR)},
+        env={"PATH": os.environ["PATH"], **measured(), **dict.fromkeys(variables, CLEAR)},
         check=False,
         capture_output=True,
     )

@@ -82,8 +82,10 @@ static enum reason attempt(struct plane *plane, struct pair *pair, struct attemp
         return reason;
     }
     bool first = attempt == pair->dial->attempts;
+    /* Python gets the socket after its first event: then nothing of it may lead here any more. */
+    uint32_t events = pair->peers[CLIENT].fd < 0 ? EPOLLOUT | EPOLLONESHOT : EPOLLOUT;
     if ((with_address(connect, fd, &address->ip, address->port) < 0 && errno != EINPROGRESS) ||
-        watch(plane, EPOLL_CTL_ADD, fd, EPOLLOUT, first ? (void *)&pair->peers[UPSTREAM] : attempt) < 0) {
+        watch(plane, EPOLL_CTL_ADD, fd, events, first ? (void *)&pair->peers[UPSTREAM] : attempt) < 0) {
         enum reason reason = reason_of(errno);
         close(fd);
         return reason;
@@ -163,7 +165,6 @@ static void connected(struct plane *plane, struct pair *pair, struct attempt *at
     attempt->fd = -1;
     dial_stop(plane, pair);
     if (pair->peers[CLIENT].fd < 0) { /* Python wants the socket */
-        watch(plane, EPOLL_CTL_DEL, upstream->fd, 0, NULL);
         setsockopt(upstream->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
         pair->given = upstream->fd;
         upstream->fd = -1;

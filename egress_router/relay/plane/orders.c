@@ -72,8 +72,8 @@ static struct pair *pair_new(Pair *object, int client, int upstream, double idle
 }
 
 /* Python never touches the connection again, except to read its end; its object lives until then. */
-static PyObject *begin(Plane *self, Pair *object, struct pair *pair, enum what what, int64_t number) {
-    if (!command(self, what, pair, NULL, number)) {
+static PyObject *begin(Plane *self, Pair *object, struct pair *pair, struct command order) {
+    if (!command(self, order.what, pair, order.also, order.number)) {
         for (int side = CLIENT; side <= UPSTREAM; side++)
             free(pair->flows[side].held);
         if (pair->targets)
@@ -88,11 +88,13 @@ static PyObject *begin(Plane *self, Pair *object, struct pair *pair, enum what w
 
 PyObject *plane_relay(Plane *self, PyObject *arguments) {
     Pair *object;
+    PyObject *place;
     int client, upstream;
     double idle;
     Py_buffer up, down;
-    if (!PyArg_ParseTuple(arguments, "O!iidy*y*", pair_type, &object, &client, &upstream, &idle, &up, &down))
+    if (!PyArg_ParseTuple(arguments, "O!iidy*y*O", pair_type, &object, &client, &upstream, &idle, &up, &down, &place))
         return NULL;
+    struct pair *admitted = PyObject_TypeCheck(place, pair_type) ? ((Pair *)place)->pair : NULL;
     struct pair *pair = pair_new(object, client, upstream, idle);
     PyObject *result = NULL;
     if (pair && !(flow_hold(&pair->flows[CLIENT], up.buf, (size_t)up.len) &&
@@ -101,7 +103,7 @@ PyObject *plane_relay(Plane *self, PyObject *arguments) {
         free(pair);
         PyErr_NoMemory();
     } else if (pair) {
-        result = begin(self, object, pair, COMMAND_RELAY, 0);
+        result = begin(self, object, pair, (struct command){.what = COMMAND_RELAY, .also = admitted});
     }
     PyBuffer_Release(&up);
     PyBuffer_Release(&down);
@@ -120,7 +122,7 @@ PyObject *plane_dial(Plane *self, PyObject *arguments) {
     struct pair *pair = targets ? pair_new(object, -1, -1, seconds) : NULL;
     if (pair) {
         pair->targets = targets;
-        result = begin(self, object, pair, COMMAND_DIAL, from_seconds(stagger));
+        result = begin(self, object, pair, (struct command){.what = COMMAND_DIAL, .number = from_seconds(stagger)});
     } else if (targets) {
         targets_free(targets);
     }

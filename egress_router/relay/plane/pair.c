@@ -150,6 +150,16 @@ static void close_peer(struct peer *peer, bool orderly) {
     peer->fd = -1;
 }
 
+/* With a tunnel its place is given back; a place that goes first leaves the tunnel alone. */
+static void part(struct plane *plane, struct pair *pair) {
+    struct pair *partner = pair->partner;
+    if (!partner)
+        return;
+    pair->partner = partner->partner = NULL;
+    if (partner->state == HANDED_OVER)
+        pair_end(plane, partner, CUT);
+}
+
 /* Closes what is open and tells Python; may be called again. */
 void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     if (pair->state == CLOSED)
@@ -176,6 +186,7 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     if (pair->next)
         pair->next->link = pair->link;
     admission_leave(plane, pair);
+    part(plane, pair);
     atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
     if (reason == FORBIDDEN) /* each has a record, whatever the line tells */
         pair->told = true;

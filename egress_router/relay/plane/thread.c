@@ -35,11 +35,21 @@ static void ring(struct plane *plane) {
         (void)!write(plane->python_bell, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-static void relay(struct plane *plane, struct pair *pair) {
+/* An upstream is mostly one that was connected here, and is watched already, without effect since its one event. */
+static bool watch_given(struct plane *plane, struct peer *peer) {
+    return (peer->kind == PEER_UPSTREAM && watch(plane, EPOLL_CTL_MOD, peer->fd, 0, peer) == 0) ||
+           watch(plane, EPOLL_CTL_ADD, peer->fd, 0, peer) == 0;
+}
+
+static void relay(struct plane *plane, struct pair *pair, struct pair *place) {
     pair_open(plane, pair);
+    if (place && place->state == HANDED_OVER) {
+        pair->partner = place;
+        place->partner = pair;
+    }
     pair->connected = plane->now;
     for (int side = CLIENT; side <= UPSTREAM; side++)
-        if (watch(plane, EPOLL_CTL_ADD, pair->peers[side].fd, 0, &pair->peers[side]) < 0) {
+        if (!watch_given(plane, &pair->peers[side])) {
             pair->state = RELAYING;
             pair_end(plane, pair, CUT);
             return;
@@ -67,7 +77,7 @@ static void end_of_line(struct plane *plane, struct line *line) {
 static void obey(struct plane *plane, struct command *command) {
     switch (command->what) {
     case COMMAND_RELAY:
-        relay(plane, command->with);
+        relay(plane, command->with, command->also);
         break;
     case COMMAND_DIAL: {
         struct pair *pair = command->with;

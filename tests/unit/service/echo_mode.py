@@ -80,6 +80,9 @@ class EchoServer:
         self.open = 0
         self.greeted = context.registry.counter("connections_total", "Connections accepted.")
         self.echoed = context.registry.counter("bytes_total", "Bytes echoed.", direction="sent")
+        self.rendered = context.registry.counter(
+            "status_rendered_total", "Times this worker told its status."
+        )
         self.denied: list[Json] = []
 
     def apply(self, rules: Rules) -> None:
@@ -128,6 +131,7 @@ class EchoServer:
             transport.abort()
 
     def status(self) -> dict[str, Json]:
+        self.rendered.value += 1
         rules: list[Json] = [
             {"line": line, "text": f"{port} {word}", "hits": 1}
             for line, (port, word) in enumerate(self.rules.words.items(), start=1)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import PATIENCE, until
 
@@ -82,6 +83,7 @@ class Router:
                     "EGRESS_ADMIN_PORT": str(self.admin),
                     "EGRESS_WORKERS": "1",
                     "EGRESS_INTERFACE": "none0",
+                    **measured(),
                     **environment,
                 },
                 stdout=stdout,

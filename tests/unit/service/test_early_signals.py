@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.measured import measured
 from tests.ports import free_port
 from tests.unit.service.routers import ROOT
 from tests.unit.service.test_workers import children
@@ -37,6 +38,7 @@ def starting(mode: str, wrap: Sequence[str], errors: Path) -> Iterator[tuple[sub
         "EGRESS_ADMIN_PORT": str(free_port()),
         "EGRESS_WORKERS": "2",
         "EGRESS_INTERFACE": "none0",
+        **measured(),
     }
     command = [*wrap, sys.executable, "-m", "egress_router", mode]
     with errors.open("wb") as stream, subprocess.Popen(command, env=environment, stderr=stream) as started:

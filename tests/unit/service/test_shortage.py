@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from egress_router.service.control import Channel, Serve
+from tests.measured import measured
 from tests.ports import free_port
 from tests.unit.service.routers import (
     PROGRAM,
@@ -47,7 +48,7 @@ def test_a_worker_without_the_sockets_of_its_rules_ends_and_says_so() -> None:
         ended = subprocess.run(
             [sys.executable, PROGRAM, "--worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env={"PYTHONPATH": str(ROOT), "ECHO_RULES": "80 unused"},
+            env={"PYTHONPATH": str(ROOT), "ECHO_RULES": "80 unused", **measured()},
             capture_output=True,
             timeout=PATIENCE,
             check=False,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import signal
 import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,21 @@ def test_hits_and_denials_of_a_worker_that_died_or_hangs_stay_in_the_status(tmp_
         after = running.status()
         assert after["rules"][0]["hits"] == 2, "one of each worker (each rule counts one in this mode)"
         assert after["denied"] == before["denied"]
+
+
+def test_a_flood_of_questions_for_the_status_reaches_a_worker_a_few_times(tmp_path: Path) -> None:
+    """So what else it does, such as carrying tunnels, does not become slower however many ask."""
+    with router(tmp_path) as running, running.connect() as client:
+        before, begun = running.metric("status_rendered_total"), time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(running.get, "/status") for _ in range(400)]
+            for number in range(100):
+                assert client.echo(str(number)) == str(number)
+            assert {each.result()[0] for each in answers} == {200}
+        # Once a second for those who ask, and once by itself, so that a worker that dies leaves what it knew.
+        until(lambda: running.metric("status_rendered_total") > before, "the renderings are counted")
+        rendered = running.metric("status_rendered_total") - before
+        assert rendered <= 2 * (time.monotonic() - begun + 2)
 
 
 def test_under_load_no_new_connection_is_refused_while_a_worker_is_replaced(tmp_path: Path) -> None:

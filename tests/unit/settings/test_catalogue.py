@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from egress_router.settings.catalogue import VARIABLES, names, unknown
+from tests.measured import measured
 
 KNOWN = names(VARIABLES["http-proxy"])
 
@@ -49,7 +50,7 @@ def test_a_misspelt_variable_is_said_at_the_start_with_the_nearest(command: str)
     }
     done = subprocess.run(
         ["unshare", "-rn", sys.executable, "-m", "egress_router", command],
-        env={"PATH": os.environ["PATH"], **environ},
+        env={"PATH": os.environ["PATH"], **measured(), **environ},
         check=False,
         capture_output=True,
         text=True,
