@@ -74,7 +74,7 @@ class Tools:
         self.nearby = Nearby(settings.proxy.interface)
 
 
-class Line(Forwarding):
+class LineInForce(Forwarding):
     """A line in force, or one that is gone and whose connections have a while to end."""
 
     __slots__ = ("_aim", "_rule", "_tools", "destination", "forward")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.dns_proxy.access_log import AccessLog
 from egress_router.dns_proxy.debug_log import DebugLine
-from egress_router.dns_proxy.line import Line, Tools
+from egress_router.dns_proxy.line import LineInForce, Tools
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
@@ -103,14 +103,14 @@ class Forwarder:
         self._tools = Tools(
             self._plane, self._checks, self._access_log, context.limiter, settings, self._denied_by_policy
         )
-        self._make_line = DebugLine if events.tells_debug else Line
-        self._lines: dict[int, Line] = {}
+        self._make_line = DebugLine if events.tells_debug else LineInForce
+        self._lines: dict[int, LineInForce] = {}
         self._ports: frozenset[int] = frozenset()
         self._named: frozenset[IPAddress] = frozenset()
         self._destinations: dict[tuple[Host, int], Destination] = {}
         # Lines that are gone, and the timers that end their connections.
-        self._leaving: dict[grammar.Forward, tuple[Line, asyncio.TimerHandle]] = {}
-        self._denied: dict[Line, asyncio.TimerHandle] = {}
+        self._leaving: dict[grammar.Forward, tuple[LineInForce, asyncio.TimerHandle]] = {}
+        self._denied: dict[LineInForce, asyncio.TimerHandle] = {}
         self._update_due = False
         self._egress: PolicyIndex | None = None
         self._policy_denials = PolicyDenials(context.registry)
@@ -214,7 +214,9 @@ class Forwarder:
         self._destinations[key] = destination
         return destination
 
-    def _line(self, rule: grammar.Forward, destination: Destination, before: dict[int, Line]) -> Line:
+    def _line(
+        self, rule: grammar.Forward, destination: Destination, before: dict[int, LineInForce]
+    ) -> LineInForce:
         """Return the line of a rule: the one that there is, one that was about to leave, or a new one."""
         line = before.get(rule.port)
         if line is not None and self._leads_to_denied(line):
@@ -231,20 +233,20 @@ class Forwarder:
         line.destination = destination
         return line
 
-    def _cut_later(self, line: Line) -> None:
+    def _cut_later(self, line: LineInForce) -> None:
         """Give the connections of a line that led to where the policy lets nobody go a time to end."""
         self._denied[line] = self._context.loop.call_later(self._context.drain_seconds, self._cut, line)
 
-    def _cut(self, line: Line) -> None:
+    def _cut(self, line: LineInForce) -> None:
         del self._denied[line]
         line.end()
 
-    def _leave(self, line: Line) -> None:
+    def _leave(self, line: LineInForce) -> None:
         """Give the connections of a line that is gone a time to end."""
         timer = self._context.loop.call_later(self._context.drain_seconds, self._end, line)
         self._leaving[line.forward] = (line, timer)
 
-    def _end(self, line: Line) -> None:
+    def _end(self, line: LineInForce) -> None:
         del self._leaving[line.forward]
         line.end()
 
@@ -254,7 +256,7 @@ class Forwarder:
             self._update()
         self._access_log.open.value = self._plane.open_connections()
 
-    def _leads_to_denied(self, line: Line) -> bool:
+    def _leads_to_denied(self, line: LineInForce) -> bool:
         """Say whether some of a line's connections may be to where the policy lets nobody go any more."""
         return any(self._denial(line.destination.host, target) for target in line.destination.targets)
 
@@ -336,5 +338,5 @@ class Forwarder:
         return place.reason
 
     @staticmethod
-    def _text(line: Line) -> str:
+    def _text(line: LineInForce) -> str:
         return grammar.printed_forward(line.forward)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.http1.exchange import Ending
+from egress_router.http_proxy.http1.ending import Ending
 from egress_router.http_proxy.http1.state import INTO_EXCHANGE
 from egress_router.http_proxy.pump import Pump
 from egress_router.http_proxy.upstream import Upstream
 from egress_router.relay.buffered_socket import nothing
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.http1.exchange import End, Exchange
+    from egress_router.http_proxy.http1.ending import End
+    from egress_router.http_proxy.http1.exchange import Exchange
     from egress_router.http_proxy.owner import Owner
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.relay.dial import Dialled
