@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -25,3 +26,10 @@ def eventually(check: Callable[[], object], seconds: float = PATIENCE) -> bool:
 def until(check: Callable[[], object], what: str = "what is waited for") -> None:
     """Wait until `check` comes true; the test fails if it does not."""
     assert eventually(check), f"waited in vain for: {what}"
+
+
+async def until_async(check: Callable[[], object]) -> None:
+    """Wait until `check` comes true while the loop goes on; TimeoutError if it does not."""
+    async with asyncio.timeout(PATIENCE):
+        while not check():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
+            await asyncio.sleep(_POLL)

@@ -83,7 +83,7 @@ class Tools:
         return frozenset(each for each in targets if not leaves_with(each[0], self.outside))
 
 
-class Line(Forwarding):
+class LineInForce(Forwarding):
     """A line in force, or one that is gone and whose connections have a while to end."""
 
     __slots__ = ("_aim", "_rule", "_tools", "destination", "forward")
@@ -131,7 +131,7 @@ class Line(Forwarding):
         """Write down the end of a connection, or why there was none."""
         made = partial(self.record, end.client, end.identity, end.target)
         if end.target is not None:
-            closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds)
+            closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds, end.first_byte)
             self._tools.log.closed(self._rule, made, closing)
             return
         self._observe(end.failures)
@@ -176,6 +176,9 @@ class Line(Forwarding):
     def record(self, client: str, identity: Identity, target: Target | None) -> Record:
         """Return what is known of a connection of this line; `target`: where it was connected to."""
         forward, host = self.forward, self.destination.host
+        address = None if isinstance(host, str) else host
+        if target is not None:
+            address = target[0]
         return Record(
             event="connection",
             id=self._tools.log.ids.of(identity.number),
@@ -183,7 +186,7 @@ class Line(Forwarding):
             client_port=identity.client_port,
             local_port=forward.port,
             name=host if isinstance(host, str) else None,
-            address=None if target is None else str(target[0]),
+            address=None if address is None else str(address),
             port=forward.target_port,
             source=identity.source or None,
             source_port=identity.source_port or None,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.errors import MessageError
     from egress_router.http_proxy.http1.request import RequestHead
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
@@ -103,14 +103,14 @@ class Accounting:
 
     # What is counted
 
-    def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
+    def begun(self, who: Who, head: RequestHead, target: RequestTarget) -> RequestInfo:
         """Return what is known of a request whose head has come."""
         started = self._clock.monotonic()
         if self._log.everything:
             return RequestInfo(who, head.method, target, started, traceparent(head))
         return RequestInfo(who, head.method, target, started, None, head)  # it may be denied
 
-    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+    def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
         return RequestInfo(who, TLS_METHOD, target, self._clock.monotonic(), None)
 
@@ -158,7 +158,12 @@ class Accounting:
         seconds = self._clock.monotonic() - info.started
         self._first_byte.observe(seconds)
         if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).answered(self._registry, seconds)
+            self._rules.of(info.decision.rule.text).first_byte.observe(seconds)
+
+    def tunnel_answered(self, info: RequestInfo, seconds: float) -> None:
+        """Count how long a tunnel that has ended had waited for the first byte of its destination."""
+        if info.decision.rule is not None:
+            self._rules.of(info.decision.rule.text).first_byte.observe(seconds)
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
@@ -234,7 +239,9 @@ class Accounting:
 
     def fault(self) -> None:
         """Count a connection that was closed because of a fault of ours."""
-        self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
+        self._registry.counter(
+            "connection_faults_total", "Connections closed by a fault of the proxy."
+        ).value += 1
 
     def met_limit(self, error: MessageError) -> None:
         """Count the limit of a head that is too large, of a request or of an answer."""

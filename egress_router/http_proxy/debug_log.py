@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.request import RequestHead
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.metrics import Registry
@@ -70,11 +70,11 @@ class DebugAccounting(Accounting):
             requests = connection.requests
             _log.debug("connection ended", id=who.id, reason=reason, requests=requests, seconds=seconds)
 
-    def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
+    def begun(self, who: Who, head: RequestHead, target: RequestTarget) -> RequestInfo:
         """See `Accounting`."""
         return self._told(super().begun(who, head, target))
 
-    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+    def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
         """See `Accounting`."""
         return self._told(super().begun_tls(who, target))
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.http1.exchange import Ending
+from egress_router.http_proxy.http1.ending import Ending
 from egress_router.http_proxy.http1.state import INTO_EXCHANGE
 from egress_router.http_proxy.pump import Pump
 from egress_router.http_proxy.upstream import Upstream
 from egress_router.relay.buffered_socket import nothing
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.http1.exchange import End, Exchange
+    from egress_router.http_proxy.http1.ending import End
+    from egress_router.http_proxy.http1.exchange import Exchange
     from egress_router.http_proxy.owner import Owner
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.relay.dial import Dialled
@@ -24,7 +25,7 @@ class Forwarder(Pump):
     __slots__ = ("_info", "_owner")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
-        super().__init__(owner.wire, exchange)
+        super().__init__(owner.stream, exchange, owner.worker.reads_in_turn)
         self._owner = owner
         self._info = info
 
@@ -55,7 +56,7 @@ class Forwarder(Pump):
         info, worker = self._info, self._owner.worker
         key = (info.client, info.target.authority, info.leaving)
         self._start(
-            Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, worker.most_received)
+            Upstream(worker.pool, key, dialled.sock, worker.poller, dialled.address, worker.max_received)
         )
 
     def _start(self, upstream: Upstream) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.leaving import Leaving
     from egress_router.http_proxy.http1.request import RequestHead
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
 
 # Stands for the decision of a request whose name could not be resolved.
 UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
@@ -40,7 +40,7 @@ class RequestInfo:
 
     who: Who
     method: bytes
-    target: Target
+    target: RequestTarget
     started: float
     traceparent: str | None
     head: RequestHead | None = None

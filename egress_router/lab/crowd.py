@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 _SAY_SECONDS = 0.2  # from one word of a held connection to the next
 _PATIENCE = 30.0  # with anything; a SYN that is lost is sent again meanwhile, and shows as a slow connection
-_MOST_AT_ONCE = 1_000  # that begin: a machine that is busy falls behind instead of drowning
+# That begin. A machine that is busy falls behind instead of drowning; the server's queue holds 1,024.
+_MOST_AT_ONCE = 500
 
 
 @dataclass
@@ -45,17 +46,18 @@ class Crowd:
 
 
 async def _once(crowd: Crowd, address: str, port: int) -> None:
-    begun = time.monotonic()
+    begun, step = time.monotonic(), "connect"
     try:
         async with asyncio.timeout(_PATIENCE):
             reader, writer = await asyncio.open_connection(address, port)
             crowd.milliseconds.append((time.monotonic() - begun) * 1000)
+            step = "read"
             try:
                 crowd.answered[await _server(reader)] += 1
             finally:
                 writer.close()
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
-        crowd.failed[f"{type(error).__name__}: {error}"] += 1
+        crowd.failed[f"{step}: {type(error).__name__} {error}".rstrip()] += 1
 
 
 async def _server(reader: asyncio.StreamReader) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router import log
+from egress_router.files import signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from egress_router.files import Signature
 
 T = TypeVar("T")
 
@@ -23,7 +26,7 @@ class WatchedFile(Generic[T]):
         self._path = path
         self._parse = parse
         self._next_look = 0.0
-        self._signature: tuple[int, int, int, int] | None = None
+        self._signature: Signature | None = None
         self._readable = True
         self._value = parse("")
 
@@ -35,16 +38,10 @@ class WatchedFile(Generic[T]):
         return self._value
 
     def _look(self) -> None:
-        try:
-            seen = self._path.stat()
-        except OSError:
-            signature = None
-        else:
-            # ctime: a program may set mtime back, and what became readable has the mtime that it had.
-            signature = (seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size)
-        if signature != self._signature and self._read():
+        seen = signature(self._path)
+        if seen != self._signature and self._read():
             # The signature is older than the text: a change while reading shows at the next look.
-            self._signature = signature
+            self._signature = seen
 
     def _read(self) -> bool:
         try:

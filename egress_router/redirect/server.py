@@ -4,70 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.admin.app import serve
 from egress_router.clock import SYSTEM
-from egress_router.errors import RefusedError
-from egress_router.grammar import redirect
-from egress_router.kernel import conntrack, flows
-from egress_router.kernel.nat import counters, nftables
+from egress_router.kernel import flows
+from egress_router.kernel.nat import nftables
 from egress_router.metrics import Registry
 from egress_router.names.resolver import Resolver
 from egress_router.records import RecordLog
 from egress_router.redirect.admin_rules import AdminRules
 from egress_router.redirect.enforced import EnforcedPolicy
 from egress_router.redirect.flow_log import FlowLog
+from egress_router.redirect.line_counts import LineCounts
 from egress_router.redirect.names import LineNames
 from egress_router.redirect.rejections import Rejections
-from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
+from egress_router.redirect.rules import RedirectRules
 from egress_router.redirect.updates import NameUpdates
+from egress_router.redirect.upkeep import Upkeep
 from egress_router.redirect.usable import Usable
 from egress_router.service import loop, output, process_metrics, signals, sockets
-from egress_router.service.busiest import busiest
 from egress_router.service.recent_errors import RECENT
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
-from egress_router.setup import announcements, nat_rules, network
+from egress_router.setup import nat_rules
 from egress_router.standby.agent import DRAIN_SECONDS
 from egress_router.standby.assembly import assemble
 from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import Redirects
     from egress_router.metrics import Snapshot
     from egress_router.redirect.intervals import Intervals
     from egress_router.redirect.lines import Departure, Resolved
-    from egress_router.redirect.traffic import LineOf
     from egress_router.service.mode import Json
     from egress_router.settings.policy import Guarded, GuardedSource
     from egress_router.settings.setup import SetupSettings
     from egress_router.setup.nat_rules import Established
 
 _log = log.get("redirect")
-
-
-class RedirectRules:
-    """How redirect rules and their policy are read; no port of this process belongs to them."""
-
-    def __init__(self, settings: SetupSettings, source: GuardedSource) -> None:
-        self.parse = source.parser(settings.parse_rules, settings.parse_policy)
-
-    @staticmethod
-    def ports(_: Guarded[Redirects]) -> frozenset[int]:
-        """See `Reader`."""
-        return frozenset()
-
-    @staticmethod
-    def summary(guarded: Guarded[Redirects]) -> tuple[str, ...]:
-        """See `Reader`."""
-        return (*redirect.printed(guarded.rules).splitlines(), *guarded.policy_lines())
 
 
 def stay(
@@ -102,10 +83,10 @@ class RedirectServer:
         rule_store: RuleStore[Guarded[Redirects]],
         intervals: Intervals,
     ) -> None:
-        self._intervals = intervals
         self._settings = settings
-        self._source = source
-        self._established = established
+        self._upkeep = Upkeep(
+            settings, established, lambda: rule_store.rules.rules, self._put_again, intervals
+        )
         self._admin_rules = AdminRules(settings, established)
         self._registry = registry
         self._rule_store = rule_store
@@ -133,12 +114,16 @@ class RedirectServer:
             self._updates.policy_changed,
         )
         self._records = RecordLog(everything=settings.access_log)
-        self._rejections = Rejections(self._records, self._line_of, self._policy.entry_of, SYSTEM)
-        self._metrics = RedirectMetrics(registry)
-        self._table = self._new_table()
-        self._lines: list[LineTraffic] = []
-        self._busiest = busiest(Counter(), Counter())
-        self._network_problem: str | None = None
+        self._has_counters = established.apply is nftables.apply
+        self._counts = LineCounts(
+            source,
+            rule_store,
+            registry,
+            self._names.destinations,
+            intervals.count,
+            has_counters=self._has_counters,
+        )
+        self._rejections = Rejections(self._records, self._counts.line_of, self._policy.entry_of, SYSTEM)
         stand, standby = established.stand, settings.standby
         self._agent = None if stand is None or standby is None else assemble(stand, standby)
         process_metrics.describe(registry, "redirect", self.ready)
@@ -147,21 +132,19 @@ class RedirectServer:
 
     async def run(self) -> None:
         """Serve until a signal says to end."""
-        self._loop = asyncio.get_running_loop()
-        signals.handle(self._loop, self._end_asked, self._follower.reload)
-        notes_rejections = self._established.apply is nftables.apply
-        if notes_rejections:
+        signals.handle(asyncio.get_running_loop(), self._end_asked, self._follower.reload)
+        if self._has_counters:
             await self._rejections.look()
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, sockets.listen(port, 1)[0]) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
-        tasks += [self._announce(), self._count(), self._updates.run(self._names), self._admin_rules.follow()]
-        tasks.append(self._policy.cut())
-        if notes_rejections:
+        tasks += [self._upkeep.run(), self._updates.run(self._names), self._admin_rules.follow()]
+        tasks += [self._counts.run(self._sources, self._policy), self._policy.cut()]
+        if self._has_counters:
             tasks.append(self._rejections.run())
         if self._settings.access_log:
-            flows = FlowLog(self._registry, self._records, self._line_of, SYSTEM)
-            tasks.append(flows.run(list(self._established.sources)))
+            flows = FlowLog(self._registry, self._records, self._counts.line_of, SYSTEM)
+            tasks.append(flows.run(list(self._sources())))
         if self._agent is not None:
             self._agent.start()
             tasks.append(self._agent.until_failure())
@@ -196,7 +179,8 @@ class RedirectServer:
 
     def ready(self) -> tuple[str, ...]:
         """See `View`."""
-        return self._state.problems(*(() if self._network_problem is None else (self._network_problem,)))
+        problem = self._upkeep.problem
+        return self._state.problems(*(() if problem is None else (problem,)))
 
     def snapshot(self) -> Snapshot:
         """See `View`."""
@@ -208,15 +192,21 @@ class RedirectServer:
             **self._state.status(self.health(), self.ready()),
             "workers": [],
             "ports": [],
-            "rules": [_shown(line) for line in self._lines],
+            "rules": self._counts.shown(),
             "policy": self._policy.shown(),
             "denied": self._rejections.latest(),
-            "busiest": self._busiest,
+            "busiest": self._counts.busiest,
             "recent_errors": RECENT.shown()[::-1],
             "upstreams": [{**upstream.shown()} for upstream in self._names.upstreams()],
             "admin_rules": await self._admin_rules.shown(),
-            "source_ports": [{**each} for each in self._metrics.source_ports()],
+            "source_ports": self._counts.source_ports(),
         }
+
+    def _sources(self) -> Sequence[IPAddress]:
+        return self._upkeep.established.sources
+
+    async def _put_again(self) -> None:
+        await self._updates.put_in_force(self._names, self._rule_store.rules)
 
     async def _put_in_force(self, guarded: Guarded[Redirects], _: frozenset[int]) -> None:
         await self._policy.prepare(guarded.policy)
@@ -228,7 +218,9 @@ class RedirectServer:
     async def _put(self, guarded: Guarded[Redirects], resolved: Resolved) -> None:
         await self._policy.put(
             guarded.policy,
-            lambda names: nat_rules.put_in_force(self._settings, guarded, self._established, resolved, names),
+            lambda names: nat_rules.put_in_force(
+                self._settings, guarded, self._upkeep.established, resolved, names
+            ),
         )
 
     async def _move(self, departed: Sequence[Departure]) -> None:
@@ -240,90 +232,3 @@ class RedirectServer:
             _log.info("UDP flows are moved to the addresses that their names have now", flows=count)
 
         await in_daemon_thread(move)
-
-    async def _announce(self) -> None:
-        """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
-        await asyncio.sleep(self._intervals.second_announcement)
-        holdings = self._established.holdings
-        if holdings is not None and holdings.new:
-            await self._keep(lambda: announcements.announce_again(holdings))
-        while True:
-            await asyncio.sleep(self._intervals.keep_network)
-            await self._keep(self._keep_network)
-
-    async def _keep(self, work: Callable[[], None]) -> None:
-        try:
-            await in_daemon_thread(work)
-        except RefusedError as error:
-            self._network_problem = str(error)
-            _log.error("the network is not as it should be", error=str(error))
-        else:
-            self._network_problem = None
-
-    def _keep_network(self) -> None:
-        self._established = network.keep_network(
-            self._settings, self._rule_store.rules.rules, self._established, self._hold
-        )
-
-    def _hold(self, established: Established) -> None:
-        """Put the rules in force for other source addresses; called in a thread, done by the loop."""
-
-        async def put_in_force() -> None:
-            self._established = established
-            await self._updates.put_in_force(self._names, self._rule_store.rules)
-
-        asyncio.run_coroutine_threadsafe(put_in_force(), self._loop).result()
-
-    async def _count(self) -> None:
-        """Read the kernel's counters now and then."""
-        has_counters = self._established.apply is nftables.apply
-        if not has_counters:
-            _log.info("traffic is not counted by line: that needs nftables")
-        while True:
-            try:
-                counts = await asyncio.to_thread(counters.read) if has_counters else None
-                tracked = await asyncio.to_thread(conntrack.connections, self._established.sources)
-            except RefusedError as error:
-                _log.warning("no counters", error=str(error))
-            else:
-                self._show(counts, tracked)
-            await self._policy.count()
-            self._metrics.tracking(conntrack.usage())
-            await asyncio.sleep(self._intervals.count)
-
-    def _current_table(self) -> RuleTable:
-        if self._table.redirects is not self._rule_store.rules.rules:
-            self._table = self._new_table()
-        return self._table
-
-    def _line_of(self, protocol: str, version: int, port: int) -> LineOf | None:
-        return self._current_table().line_of(protocol, version, port)
-
-    def _new_table(self) -> RuleTable:
-        store = self._rule_store
-        return RuleTable(store.rules.rules, self._source.rules_of(store.text))
-
-    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
-        table = self._current_table()
-        if counts is not None:
-            self._lines = table.lines(counts, tracked.waiting)
-            self._metrics.traffic(self._lines, table.without_line(counts))
-        table.lead(self._names.destinations())
-        self._busiest = busiest(
-            Counter({str(each): count for each, count in tracked.clients.items()}),
-            table.by_line(tracked.local_ports),
-        )
-        self._metrics.tracked(table, tracked)
-
-
-def _shown(line: LineTraffic) -> Json:
-    traffic = line.traffic
-    return {
-        "line": line.number,
-        "text": line.text,
-        "hits": traffic.connections,
-        "failures": traffic.failures + traffic.closed,
-        "packets": traffic.sent_packets + traffic.received_packets,
-        "sent_bytes": traffic.sent_bytes,
-        "received_bytes": traffic.received_bytes,
-    }

@@ -9,24 +9,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from egress_router.files import Signature, signature
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 INTERVAL = 0.5  # seconds
 
-Signature = tuple[int, int, int, int, int]
 _UNSEEN: Signature | None = (-1, -1, -1, -1, -1)  # no file's
-
-
-def signature(path: Path) -> Signature | None:
-    """Return what changes whenever the file's content or its permissions do; None while there is none."""
-    try:
-        seen = path.stat()
-    except OSError:
-        return None
-    # The kernel alone sets ctime: also where a program sets mtime back, and with every chmod.
-    return (seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size)
 
 
 async def changes(

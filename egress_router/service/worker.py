@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
@@ -115,7 +115,7 @@ class Worker(Generic[Rules]):
             case Serve(rules, ports):
                 try:
                     # The supervisor's own `Mode.parse` made these rules, out of the same code.
-                    self._serve(rules, ports)  # type: ignore[arg-type]
+                    self._serve(cast("Rules", rules), ports)
                 except Exception as error:  # noqa: BLE001 (see `fault`)
                     self.fault = error
                     self._loop.stop()

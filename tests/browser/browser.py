@@ -7,8 +7,9 @@ import contextlib
 import json
 import os
 import subprocess
-import time
 from typing import TYPE_CHECKING
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,10 +54,7 @@ class Page:
         return result["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        limit = time.monotonic() + PATIENCE
-        while not self.evaluate(expression):
-            assert time.monotonic() < limit, f"the page never had: {expression}"
-            time.sleep(0.05)
+        until(lambda: self.evaluate(expression), expression)
 
     def resize(self, width: int, height: int, *, dark: bool) -> None:
         self.call(

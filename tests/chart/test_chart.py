@@ -748,6 +748,9 @@ def test_the_program_understands_the_environment_that_the_chart_gives() -> None:
 
 def test_notes_say_how_clients_connect() -> None:
     assert "https_proxy=http://db-egress-router.egress.svc:8080/" in notes(HTTP)
+    rule = "rewrite name exact api.partner.example db-egress-router.egress.svc.cluster.local answer auto"
+    assert rule in notes({**HTTP, "httpProxy": {"transparentPorts": "443"}})
+    assert "rewrite" not in notes(HTTP)
 
 
 ROUTERS: dict[str, object] = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tests.waiting import eventually, until
 
 if TYPE_CHECKING:
     from egress_router.lab.network import Seen
@@ -52,10 +53,7 @@ def get(sandbox: Sandbox, url: str) -> Reply:
 def await_readiness(sandbox: Sandbox) -> None:
     """Wait until the pod's readiness probe would succeed. AssertionError when it does not in time."""
     await_port(sandbox, 9797)
-    deadline = time.monotonic() + _START_SECONDS
-    while (said := _readiness(sandbox)) != 200:
-        assert time.monotonic() < deadline, f"/readyz still answers {said}"
-        time.sleep(0.1)
+    until(lambda: _readiness(sandbox) == 200, "/readyz answers 200")
 
 
 def _readiness(sandbox: Sandbox) -> int:
@@ -70,14 +68,11 @@ def _readiness(sandbox: Sandbox) -> int:
 
 def await_port(sandbox: Sandbox, port: int) -> None:
     """Wait until something in the pod accepts connections on a port. OSError when nothing does in time."""
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-                wire.settimeout(2)
-                wire.connect((sandbox.address, port))
-                return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise OSError(f"port {port} of the pod: {error}\n{sandbox.logs()}") from error
-            time.sleep(0.1)
+
+    def accepts() -> bool:
+        with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+            wire.settimeout(2)
+            return wire.connect_ex((sandbox.address, port)) == 0
+
+    if not eventually(accepts):
+        raise OSError(f"nothing accepts on port {port} of the pod\n{sandbox.logs()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from helm_python.chart import Chart
 
 from egress_router.lab.network import GATEWAY, SOURCE
 from tests.images.asking import ask, await_readiness, get
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.images.node import Object, Sandbox
@@ -98,10 +98,7 @@ def test_what_stays_needs_no_privilege_after_a_container_that_had_it(sandbox: Sa
     await_readiness(sandbox)
     assert ask(sandbox, 80).source == SOURCE
     sandbox.change_config_map("destinations", "80 tcp 203.0.113.26\n")
-    deadline = time.monotonic() + 10
-    while ask(sandbox, 80).server != "203.0.113.26":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: ask(sandbox, 80).server == "203.0.113.26", "the changed rules")
 
 
 def test_http_proxy(sandbox: Sandbox) -> None:
@@ -138,8 +135,5 @@ def test_a_changed_config_map_takes_effect_without_a_restart(sandbox: Sandbox) -
     await_readiness(sandbox)
     assert get(sandbox, "http://www.example.com:8000/").status == 403
     sandbox.change_config_map("destinations", "*.example.com\n")
-    deadline = time.monotonic() + 10
-    while get(sandbox, "http://www.example.com:8000/").status != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: get(sandbox, "http://www.example.com:8000/").status == 200, "the changed list")
     assert get(sandbox, "http://www.example.org:8000/").status == 403

@@ -19,7 +19,7 @@ from egress_router.kernel import neighbour
 from egress_router.kernel.fence import render
 from egress_router.lab import wiring
 from egress_router.lab.hosts import Hosts
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,7 +191,7 @@ def test_what_a_stopped_keeper_still_writes_opens_nothing(bench: Bench) -> None:
     assert bench.do("arm 1 0.3") == "done"
     os.kill(bench.keeper.pid, signal.SIGSTOP)
     bench.write("approve 1")
-    time.sleep(0.4)
+    assert eventually(lambda: "expires" not in bench.router.run("nft", "list", "ruleset").stdout)
     os.kill(bench.keeper.pid, signal.SIGCONT)
     assert bench._line() == "done"
     assert not bench.passes(SPEAKS_FOR_IT["IPv4"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +11,10 @@ import pytest
 from egress_router.lab import wiring
 from egress_router.lab.network import SOURCE
 from egress_router.lab.pair import Pair
+from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 SECONDS = 60
 
@@ -23,13 +23,6 @@ SECONDS = 60
 def pair() -> Iterator[Pair]:
     with Pair() as built:
         yield built
-
-
-def until(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.timeout(180)

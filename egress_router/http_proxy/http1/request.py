@@ -28,7 +28,7 @@ from egress_router.http_proxy.http1.target import (
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.http1.head import Field, Framing
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.settings.http_proxy import HttpLimits
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
@@ -163,8 +163,8 @@ class KnownConnects:
     has what it saves.
     """
 
-    def __init__(self, most_fields: int) -> None:
-        self._most_fields = most_fields
+    def __init__(self, max_fields: int) -> None:
+        self._max_fields = max_fields
         self._known: dict[bytes, RequestHead] = {}
 
     def __len__(self) -> int:
@@ -178,10 +178,10 @@ class KnownConnects:
             MessageError: see `parse_request`.
         """
         if not text.startswith(b"CONNECT ") or len(text) > _MAX_KNOWN_BYTES:
-            return parse_request(text, self._most_fields)
+            return parse_request(text, self._max_fields)
         head = self._known.get(text)
         if head is None:
-            head = parse_request(text, self._most_fields)
+            head = parse_request(text, self._max_fields)
             if all(lower in _HARMLESS for lower, _, _ in head.fields):
                 self._keep(text, head)
         return head
@@ -192,11 +192,11 @@ class KnownConnects:
         self._known[text] = head
 
 
-def parse_request(head: bytes, most_fields: int) -> RequestHead:
+def parse_request(head: bytes, max_fields: int) -> RequestHead:
     """Read the head of a request, its empty line included.
 
     Raises:
-        MessageError: it is malformed or ambiguous, or has more than `most_fields` fields.
+        MessageError: it is malformed or ambiguous, or has more than `max_fields` fields.
     """
     line = _REQUEST_LINE.match(head)
     if line is None:
@@ -207,7 +207,7 @@ def parse_request(head: bytes, most_fields: int) -> RequestHead:
         raise MessageError(505, "HTTP/2 is spoken here inside TLS only: use HTTP/1.1, or TLS", Fault.HTTP2)
     if minor is None:
         raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
-    seen = read_fields(head, most_fields, httptools.HttpRequestParser)
+    seen = read_fields(head, max_fields, httptools.HttpRequestParser)
     special = seen.special
     host = _host(special.pop(b"host", None), minor)
     connection, framing, length = NO_OPTIONS, NO_BODY, 0
@@ -260,7 +260,7 @@ def _request_framing(method: bytes, minor: int, special: dict[bytes, list[bytes]
     return framing, max(length, 0)
 
 
-def target_of(head: RequestHead, origin_port: int | None) -> Target:
+def target_of(head: RequestHead, origin_port: int | None) -> RequestTarget:
     """Return where a request goes; `origin_port` is that of the origin, where the client takes us for it.
 
     Raises:

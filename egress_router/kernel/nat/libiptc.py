@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import iptc
 from iptc.ip4tc import IPTCError
@@ -33,6 +33,26 @@ _HOOKS = {
 }
 
 
+class _Chain(Protocol):
+    """What is used of python-iptables' Chain; it has no types of its own."""
+
+    def flush(self) -> None:
+        """Take every rule out."""
+
+    def append_rule(self, rule: object) -> None:
+        """Add a rule."""
+
+
+class _Table(Protocol):
+    """What is used of its Table."""
+
+    def is_chain(self, chain: _Chain) -> bool:
+        """Say whether the table has the chain."""
+
+    def create_chain(self, chain: _Chain) -> _Chain:
+        """Make the chain."""
+
+
 def put_in_force(tables: Tables, *, ipv6: bool) -> None:
     """Replace our chains; each table in one commit.
 
@@ -51,12 +71,12 @@ def put_in_force(tables: Tables, *, ipv6: bool) -> None:
         table.commit()
 
 
-def _fill(table: object, name: str, wanted: list[Rule], *, ipv6: bool) -> None:
-    chain = iptc.Chain(table, name)
-    if table.is_chain(chain):  # type: ignore[attr-defined]
+def _fill(table: _Table, name: str, wanted: list[Rule], *, ipv6: bool) -> None:
+    chain: _Chain = iptc.Chain(table, name)
+    if table.is_chain(chain):
         chain.flush()
     else:
-        chain = table.create_chain(chain)  # type: ignore[attr-defined]
+        chain = table.create_chain(chain)
     for rule in wanted:
         chain.append_rule(iptc.easy.encode_iptc_rule(rule, ipv6=ipv6))
     hook = iptc.Chain(table, _HOOKS[name])

@@ -191,6 +191,8 @@ enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint3
             flow->pipe = NULL;
         }
     }
+    if (direction == UPSTREAM && !pair->first && events && moved(flow) > before)
+        pair->first = plane->now;
     tally(plane, flow, direction, moved(flow) - before);
     return step;
 }

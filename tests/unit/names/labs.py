@@ -17,7 +17,7 @@ from tests.serving import LOOPS
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator
     from pathlib import Path
     from typing import TypeVar
 
@@ -80,12 +80,6 @@ class Lab:
 
     def counted(self, name: str, **labels: str) -> float:
         return self.registry.snapshot()[name].numbers[tuple(sorted(labels.items()))]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(params=sorted(LOOPS))

@@ -23,8 +23,7 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.names.answer import Failure, ResolveError
 from egress_router.settings.names import NamesSettings
-from tests.unit.names.labs import until
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +63,7 @@ def no_leak(lab: Lab, resolver: Resolver) -> Iterator[None]:
     before = lab.run(count())
     yield
     # The other end of a connection may be closed a moment later.
-    lab.run(until(lambda: descriptors() <= before))
+    lab.run(until_async(lambda: descriptors() <= before))
 
 
 def failure_of(lab: Lab, resolver: Resolver) -> Failure:
@@ -207,7 +206,7 @@ def test_the_last_good_answer_serves_while_the_server_fails(lab: Lab) -> None:
         # From here on only `cached` is called: it alone must bring the renewal about.
         server.zone = {NAME: entry("192.0.2.77")}
         lab.clock.advance(1.0)
-        lab.run(until(lambda: _addresses(resolver) == ["192.0.2.77"]))
+        lab.run(until_async(lambda: _addresses(resolver) == ["192.0.2.77"]))
 
 
 def _addresses(resolver: Resolver) -> list[str]:

@@ -12,7 +12,7 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.names.answer import Failure, ResolveError
 from egress_router.settings.names import NamesSettings
-from tests.unit.names.labs import until
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
     from egress_router.names.answer import Answer
@@ -41,9 +41,9 @@ def test_a_look_up_that_nobody_waits_for_any_more_ends(lab: Lab) -> None:
     async def play(resolver: Resolver) -> None:
         for turn in range(1, 4):
             tasks = [ask(resolver, f"{number}.example.com", "10.0.0.1") for number in range(5)]
-            await until(lambda: len(server.asked) == 10 * turn)  # noqa: B023
+            await until_async(lambda: len(server.asked) == 10 * turn)  # noqa: B023
             await given_up(*tasks)
-            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+            await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
         assert str((await ask(resolver, "good.example.com", "10.0.0.2")).addresses[0]) == "192.0.2.1"
 
     with in_thread(SILENT) as server:
@@ -78,8 +78,8 @@ def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new
         for number in range(1000):
             flood.append(ask(resolver, f"{number}.example.com", f"10.1.{number >> 8}.{number & 255}"))
             if number % 20 == 19:  # no more at once than the name server's socket has room for
-                await until(lambda: len(server.asked) == 2 * len(flood))
-        await until(lambda: sum(each.done() for each in flood) == 1000 - most)
+                await until_async(lambda: len(server.asked) == 2 * len(flood))
+        await until_async(lambda: sum(each.done() for each in flood) == 1000 - most)
         refused = await asyncio.gather(*flood[:-most], return_exceptions=True)
         # Who has waited longest gave way; the latest still wait.
         assert {each.failure for each in refused if isinstance(each, ResolveError)} == {Failure.OVER_LIMIT}
@@ -89,7 +89,7 @@ def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new
             assert (await ask(resolver, name, "10.0.0.2")).addresses
         assert sum(not each.done() for each in flood) >= most - 3
         await given_up(*flood)
-        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     zone = SILENT | {f"{turn}.good.example.com": entry("192.0.2.1") for turn in range(3)}
     with in_thread(zone) as server:
@@ -100,7 +100,7 @@ def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new
 def test_names_that_nobody_but_the_router_asks_for_do_not_give_way(lab: Lab) -> None:
     async def play(resolver: Resolver) -> None:
         followed = asyncio.get_running_loop().create_task(resolver.resolve("slow.example.com"))
-        await until(lambda: len(server.asked) == 2)
+        await until_async(lambda: len(server.asked) == 2)
         with pytest.raises(ResolveError, match="too many names"):
             await ask(resolver, "good.example.com", "10.0.0.1")
         assert (await followed).addresses
@@ -129,7 +129,7 @@ def test_renewals_behind_the_scenes_take_half_of_the_places(lab: Lab) -> None:
         lab.clock.advance(30.0)
         stale = await asyncio.gather(*(resolver.resolve(name) for name in names))
         assert all(each.stale for each in stale)
-        await until(lambda: len(server.asked) == 16 + 2 * 2)
+        await until_async(lambda: len(server.asked) == 16 + 2 * 2)
         assert (await ask(resolver, "good.example.com", "10.0.0.1")).addresses
         resolver.close()
 
@@ -141,11 +141,11 @@ def test_renewals_behind_the_scenes_take_half_of_the_places(lab: Lab) -> None:
 def test_a_look_up_begins_anew_when_resolv_conf_changes(lab: Lab) -> None:
     async def play(resolver: Resolver) -> None:
         waiting = ask(resolver, "a.example.com", "10.0.0.1")
-        await until(lambda: len(first.asked) == 2)
+        await until_async(lambda: len(first.asked) == 2)
         lab.configure("nameserver 127.0.0.2")
         lab.clock.advance(1.0)
         assert str((await asyncio.wait_for(waiting, 20)).addresses[0]) == "192.0.2.2"
-        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     with (
         in_thread(SILENT) as first,

@@ -13,7 +13,7 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.names.answer import Answer, Failure, ResolveError
 from egress_router.settings.names import NamesSettings
-from tests.unit.names.labs import until
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
     from egress_router.lab.nameserver import Asked
@@ -189,7 +189,7 @@ def test_those_who_ask_for_one_name_share_one_look_up(lab: Lab) -> None:
 def test_who_stops_waiting_does_not_end_it_for_others(lab: Lab) -> None:
     async def ask(resolver: resolver_module.Resolver) -> Answer:
         tasks = [asyncio.ensure_future(resolver.resolve("slow.example.com")) for _ in range(3)]
-        await until(lambda: len(server.asked) == 2)
+        await until_async(lambda: len(server.asked) == 2)
         tasks[0].cancel()
         with pytest.raises(asyncio.CancelledError):
             await tasks[0]
@@ -204,11 +204,11 @@ def test_who_stops_waiting_does_not_end_it_for_others(lab: Lab) -> None:
 def test_closing_ends_what_is_being_looked_up(lab: Lab) -> None:
     async def ask(resolver: resolver_module.Resolver) -> None:
         waiting = asyncio.ensure_future(resolver.resolve("silent.example.com"))
-        await until(lambda: len(server.asked) == 2)
+        await until_async(lambda: len(server.asked) == 2)
         resolver.close()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     lab.configure("nameserver 127.0.0.1", options="timeout:30")
     with in_thread({"silent.example.com": entry(behaviour="silent")}) as server:
@@ -218,7 +218,7 @@ def test_closing_ends_what_is_being_looked_up(lab: Lab) -> None:
 def test_look_ups_at_one_time_are_bounded(lab: Lab) -> None:
     async def ask(resolver: resolver_module.Resolver) -> None:
         waiting = asyncio.ensure_future(resolver.resolve("slow.example.com"))
-        await until(lambda: server.asked)
+        await until_async(lambda: server.asked)
         with pytest.raises(ResolveError) as caught:
             await resolver.resolve("other.example.com")
         assert caught.value.failure is Failure.OVER_LIMIT

@@ -18,8 +18,8 @@ from egress_router.redirect.updates import RETRY_SECONDS, NameUpdates
 from egress_router.settings.policy import Guarded
 from egress_router.upstreams.report import UpstreamReport
 from tests.manual_clock import ManualClock
-from tests.unit.names.labs import until
 from tests.unit.upstreams.scripted import ScriptedNames
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ class Following:
         self.moved += [str(each.address) for each in departed]
 
     async def becomes(self, *lines: list[str]) -> None:
-        await until(lambda: self.kernel and self.kernel[-1] == list(lines))
+        await until_async(lambda: self.kernel and self.kernel[-1] == list(lines))
 
     def up(self) -> dict[str, float]:
         family = self.registry.snapshot().get("upstream_up")
@@ -104,8 +104,8 @@ def play(text: str, scene: object) -> None:
 
 def test_a_name_that_is_unknown_at_start_and_known_later() -> None:
     async def scene(following: Following) -> None:
-        await until(lambda: following.up() == {"": 0})
-        await until(lambda: following.log.said)
+        await until_async(lambda: following.up() == {"": 0})
+        await until_async(lambda: following.log.said)
         (upstream,) = following.names.upstreams()
         assert upstream.reason == f"{NAME}: no_such_name"
         following.resolver.known[NAME] = ("192.0.2.2", "192.0.2.1")
@@ -121,7 +121,7 @@ def test_an_answer_in_another_order_changes_nothing() -> None:
         await following.becomes(["192.0.2.1", "192.0.2.2"])
         following.resolver.known[NAME] = ("192.0.2.1", "192.0.2.2")
         asked = len(following.resolver.asked)
-        await until(lambda: len(following.resolver.asked) > asked + 2)
+        await until_async(lambda: len(following.resolver.asked) > asked + 2)
         assert len(following.kernel) == 1
 
     play(f"514 udp {NAME}", scene)
@@ -158,7 +158,7 @@ def test_addresses_that_are_of_no_use_are_left_out_and_said() -> None:
     async def scene(following: Following) -> None:
         following.unusable["192.0.2.1"] = "it is this router itself"
         following.resolver.known[NAME] = ("192.0.2.1",)
-        await until(lambda: any("left out" in each for each in following.log.said))
+        await until_async(lambda: any("left out" in each for each in following.log.said))
         (upstream,) = following.names.upstreams()
         assert (upstream.up, upstream.reason) == (False, "it is this router itself")
         following.resolver.known[NAME] = ("192.0.2.1", "192.0.2.2")
@@ -177,10 +177,10 @@ def test_udp_flows_are_moved_once_their_address_is_gone_for_25_s() -> None:
         following.clock.advance(25.0)
         following.refusal = RefusedError("cannot change connection tracking", "grant NET_ADMIN")
         following.updates.changed()
-        await until(lambda: following.updates.problem)
+        await until_async(lambda: following.updates.problem)
         following.refusal = None
         following.clock.advance(RETRY_SECONDS)
-        await until(lambda: following.moved == ["192.0.2.1"])
+        await until_async(lambda: following.moved == ["192.0.2.1"])
 
     play(f"514 udp {NAME}", scene)
 
@@ -191,7 +191,7 @@ def test_what_the_kernel_refuses_is_tried_again_and_the_old_addresses_stay() -> 
         await following.becomes(["192.0.2.1"])
         following.refusal = RefusedError("nft refused the rules", "look at the log")
         following.resolver.known[NAME] = ("192.0.2.2",)
-        await until(lambda: following.updates.problem)
+        await until_async(lambda: following.updates.problem)
         assert (len(following.kernel), following.attempts) == (1, 2)
         await following.updates.update(following.names)
         assert following.attempts == 2, "not before a while"
@@ -220,7 +220,7 @@ def test_changed_rules_wait_for_the_first_answers_about_their_names() -> None:
         gone = parse("R", "515 udp b.example.com")
         await following.updates.put_in_force(following.names, Guarded(gone, None))
         following.rules = gone
-        await until(lambda: set(following.up()) == {"192.0.2.9:515"})
+        await until_async(lambda: set(following.up()) == {"192.0.2.9:515"})
         assert following.kernel[-1] == [["192.0.2.9"]]
 
     play(f"514 udp {NAME}", scene)
@@ -247,13 +247,13 @@ def test_what_a_policy_denies_is_put_in_force_when_its_names_change_and_again_af
         await following.becomes(["192.0.2.1"])
         before = len(following.kernel)
         following.updates.policy_changed()
-        await until(lambda: len(following.kernel) == before + 1)
+        await until_async(lambda: len(following.kernel) == before + 1)
         following.refusal = RefusedError("nft refused the rules", "look at the log")
         following.updates.policy_changed()
-        await until(lambda: following.updates.problem)
+        await until_async(lambda: following.updates.problem)
         following.refusal = None
         following.clock.advance(RETRY_SECONDS)
-        await until(lambda: len(following.kernel) == before + 2)
+        await until_async(lambda: len(following.kernel) == before + 2)
         assert following.updates.problem is None
 
     play(f"514 udp {NAME}", scene)

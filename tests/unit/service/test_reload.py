@@ -9,9 +9,9 @@ import socket
 import threading
 from pathlib import Path
 
+from egress_router.files import Signature, signature
 from egress_router.names.watched import WatchedFile
 from egress_router.service import file_watch
-from egress_router.service.file_watch import Signature, signature
 from tests.ports import free_port
 from tests.unit.service.routers import Router, router, word
 from tests.waiting import PATIENCE, until
@@ -66,8 +66,7 @@ def test_ports_come_and_go_without_closing_the_others(tmp_path: Path) -> None:
 
 def test_more_ports_than_one_message_carries(tmp_path: Path) -> None:
     with router(tmp_path) as running:
-        # Below the ports that the kernel gives to outgoing connections.
-        ports = [running.port, *range(20_000, 20_600)]
+        ports = [running.port, *(free_port() for _ in range(600))]
         running.rules.write_text("".join(f"{port} w{port}\n" for port in ports))
         until(lambda: not running.refuses(ports[-1]), "the last port")
         assert all(word(running, port) == f"w{port}" for port in ports)

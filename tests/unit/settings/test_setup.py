@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
-from egress_router.redirect.server import RedirectRules
+from egress_router.redirect.rules import RedirectRules
 from egress_router.settings.hardware import MacChoice, derived_mac
 from egress_router.settings.setup import RouterMode, Source, read_setup, rules_parser
 

@@ -17,10 +17,10 @@ from egress_router.standby.actions import Answer, Ask
 from egress_router.standby.api import ApiThread, Cluster
 from egress_router.standby.role import Role
 from egress_router.standby.standing import Standing
-from tests.waiting import PATIENCE
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 NAME = ObjectName("egress", "router")
@@ -67,12 +67,6 @@ async def cluster(server: ApiServer, folder: Path) -> AsyncIterator[Cluster]:
 
 def stand_in() -> ApiServer:
     return ApiServer(dict([LEASE, SLICE]), {"first"})
-
-
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not check():  # noqa: ASYNC110 (another thread changes it)
-            await asyncio.sleep(0.01)
 
 
 def endpoints(server: ApiServer) -> object:
@@ -183,10 +177,10 @@ def test_the_slice_follows_the_active_router(tmp_path: Path) -> None:
             assert endpoints(server) == []
             server.failing = 500
             line.thread.standing(Standing(role=Role.ACTIVE))
-            await until(lambda: ("GET", SLICE[0]) in server.seen)
+            await until_async(lambda: ("GET", SLICE[0]) in server.seen)
             server.failing = 0
             wanted = [{"addresses": [str(POD)], "conditions": {"ready": True}}]
-            await until(lambda: endpoints(server) == wanted)
+            await until_async(lambda: endpoints(server) == wanted)
             # The right is for endpoints alone: nothing else of the object changed.
             metadata = server.objects[SLICE[0]]["metadata"]
             assert isinstance(metadata, dict)

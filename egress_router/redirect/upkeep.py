@@ -1,0 +1,79 @@
+"""Keeps the network as it was set up: announces the addresses, and repairs what was taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+from egress_router import log
+from egress_router.errors import RefusedError
+from egress_router.service.tasks import in_daemon_thread
+from egress_router.setup import announcements, network
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from egress_router.grammar.redirect import Redirects
+    from egress_router.redirect.intervals import Intervals
+    from egress_router.settings.setup import SetupSettings
+    from egress_router.setup.nat_rules import Established
+
+_log = log.get("redirect")
+
+
+class Upkeep:
+    """Looks after interface, addresses and routes; `problem` says what of them is not as it should be.
+
+    `established` is what holds now. Where the router holds other addresses than before, `put_in_force` makes
+    the rules fit.
+    """
+
+    def __init__(
+        self,
+        settings: SetupSettings,
+        established: Established,
+        redirects: Callable[[], Redirects],
+        put_in_force: Callable[[], Awaitable[None]],
+        intervals: Intervals,
+    ) -> None:
+        self._settings = settings
+        self._redirects = redirects
+        self._put_in_force = put_in_force
+        self._intervals = intervals
+        self.established = established
+        self.problem: str | None = None
+
+    async def run(self) -> None:
+        """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
+        await asyncio.sleep(self._intervals.second_announcement)
+        holdings = self.established.holdings
+        if holdings is not None and holdings.new:
+            await self._keep(lambda: announcements.announce_again(holdings))
+        keep = functools.partial(self._keep_network, asyncio.get_running_loop())
+        while True:
+            await asyncio.sleep(self._intervals.keep_network)
+            await self._keep(keep)
+
+    async def _keep(self, work: Callable[[], None]) -> None:
+        try:
+            await in_daemon_thread(work)
+        except RefusedError as error:
+            self.problem = str(error)
+            _log.error("the network is not as it should be", error=str(error))
+        else:
+            self.problem = None
+
+    def _keep_network(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.established = network.keep_network(
+            self._settings, self._redirects(), self.established, functools.partial(self._hold, loop)
+        )
+
+    def _hold(self, loop: asyncio.AbstractEventLoop, established: Established) -> None:
+        """Put the rules in force for other source addresses; called in a thread, done by the loop."""
+
+        async def put_in_force() -> None:
+            self.established = established
+            await self._put_in_force()
+
+        asyncio.run_coroutine_threadsafe(put_in_force(), loop).result()
