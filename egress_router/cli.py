@@ -1,6 +1,6 @@
 """The program: a command line to one call, and its errors to an exit status.
 
-Each command imports its room only when it runs: `setup` in an init container need not load a web server.
+Each command imports its package only when it runs: `setup` in an init container need not load a web server.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ Kind = Literal["counter", "gauge", "flag", "histogram"]
 PREFIX = "egress_router_"
 # Seconds: from a connection inside the node to a time-out.
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# Seconds: from one short request to a session of a working day.
+# Seconds: from one short request to a connection that lasts a working day.
 DURATION_BUCKETS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36000.0)
 
 

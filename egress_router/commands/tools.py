@@ -1,4 +1,4 @@
-"""What people run. Each imports its room only when it runs."""
+"""What people run. Each imports its package only when it runs."""
 
 from __future__ import annotations
 

@@ -69,6 +69,7 @@ class AccessLog:
             numbers.connect_seconds.add(counts, seconds)
             self._connect_seconds.add(counts, seconds)
         self._connection_seconds.add(*sums.lives)
+        numbers.first_byte.add(*sums.first_bytes)
         numbers.sent.value += sums.sent
         numbers.received.value += sums.received
 
@@ -101,7 +102,8 @@ class AccessLog:
             record.reason = result
             if denied_by is not None:
                 record.verdict, record.rule = DENIED, denied_by
-                self.denied.note(record.client, _target(record), denied_by, result)
+                target = f"{record.name or record.address}:{record.port}"
+                self.denied.note(record.client, target, denied_by, result)
             self._records.write(record)
 
     def closed(self, rule: str, made: Callable[[], Record], closing: Closing) -> None:
@@ -110,14 +112,11 @@ class AccessLog:
         numbers = self._rules.of(rule)
         numbers.sent.value += closing.sent
         numbers.received.value += closing.received
+        if closing.first_byte is not None:
+            numbers.first_byte.observe(closing.first_byte)
         if self._records.everything:
             record = made()
             record.reason = closing.reason.value
             record.sent, record.received = closing.sent, closing.received
             record.seconds = round(closing.seconds, 6)
             self._records.write(record)
-
-
-def _target(record: Record) -> str:
-    """Say for people where a connection was to go."""
-    return f"{record.name or record.address or 'port'}:{record.port}"

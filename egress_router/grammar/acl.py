@@ -157,7 +157,7 @@ def _unbracketed(text: str) -> str:
     return text
 
 
-def printed(access_list: AccessList) -> str:
+def printed_access_list(access_list: AccessList) -> str:
     """Write the rules in the grammar; reading the text gives an equal list but for texts and line numbers."""
     return "".join(f"{_printed_rule(rule)}\n" for rule in access_list.rules)
 

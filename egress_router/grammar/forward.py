@@ -103,7 +103,7 @@ def _target(text: str) -> Host:
     return target
 
 
-def printed(forwards: Forwards) -> str:
+def printed_forwards(forwards: Forwards) -> str:
     """Write forwards in the grammar; reading the text gives an equal value."""
     return "".join(f"{printed_forward(line)}\n" for line in forwards.lines)
 

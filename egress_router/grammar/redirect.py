@@ -276,7 +276,7 @@ def _fallback(text: str) -> IPAddress:
     return target
 
 
-def printed(redirects: Redirects) -> str:
+def printed_redirects(redirects: Redirects) -> str:
     """Write redirects in the grammar; reading the text gives an equal value."""
     rules: list[Redirect | NamedRedirect] = [*redirects.rules, *redirects.names]
     lines = [printed_rule(rule) for rule in sorted(rules, key=lambda rule: rule.line)]

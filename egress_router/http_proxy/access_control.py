@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.egress_policy import EgressPolicy
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.own_places import OwnPlaces
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.policy.access_list import Decision, Own
@@ -93,7 +93,7 @@ class AccessControl:
         self._names = names
         self.lists += 1
 
-    def at_once(self, target: Target) -> Decision | None:
+    def at_once(self, target: RequestTarget) -> Decision | None:
         """Decide without waiting; None where the name has to be looked up first.
 
         What was decided before is decided again where nothing has changed that it depends on.
@@ -113,7 +113,7 @@ class AccessControl:
                 return self._decided(target)
         return known.decision
 
-    def _decided(self, target: Target) -> Decision | None:
+    def _decided(self, target: RequestTarget) -> Decision | None:
         early = self._early(target)
         if early is not None and not self._report_only:
             return self._remember(target, None, early)
@@ -126,25 +126,25 @@ class AccessControl:
             return self._remember(target, answer.addresses, decision)
         return self._remember(target, None, self._on(early, target, (asked,)))
 
-    def _remember(self, target: Target, addresses: Addresses | None, decision: Decision) -> Decision:
+    def _remember(self, target: RequestTarget, addresses: Addresses | None, decision: Decision) -> Decision:
         asked = target.asked
         if isinstance(asked, str) and "." not in asked:  # what a short name stands for may change
             return decision
         if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()  # simple, and as good as any order for who has so many
+            self._known.clear()  # simple; where there are so many, any order is as good
         own = self._own.current()
         self._known[target.authority] = _Known(asked, target.tunnel, self.lists, own, addresses, decision)
         return decision
 
-    def by_addresses(self, target: Target, addresses: Addresses, name: str | None) -> Decision:
+    def by_addresses(self, target: RequestTarget, addresses: Addresses, name: str | None) -> Decision:
         """Decide on a target whose addresses are known; `name` is the absolute name that has them."""
         return self._on(self._early(target), target, addresses, name)
 
-    def by_failure(self, target: Target) -> Decision | None:
+    def by_failure(self, target: RequestTarget) -> Decision | None:
         """Decide on a target whose name has no addresses; None where some could have been allowed."""
         return None if self._report_only else self._early(target)
 
-    def still_allows(self, target: Target, address: IPAddress, name: str | None) -> bool:
+    def still_allows(self, target: RequestTarget, address: IPAddress, name: str | None) -> bool:
         """Say whether a connection that is open would be made today, too."""
         return self.by_addresses(target, (address,), name).verdict is not DENIED
 
@@ -185,7 +185,7 @@ class AccessControl:
             found = Failure.SERVER_FAILURE
         on_done(found)
 
-    def _early(self, target: Target) -> Decision | None:
+    def _early(self, target: RequestTarget) -> Decision | None:
         if target.tunnel:
             decision = connect_port(target.port, self._connect_ports)
             if decision is not None:
@@ -198,7 +198,7 @@ class AccessControl:
         return self._policy.by_candidates(host, target.port, self._resolver.candidates(asked))
 
     def _on(
-        self, early: Decision | None, target: Target, addresses: Addresses, name: str | None = None
+        self, early: Decision | None, target: RequestTarget, addresses: Addresses, name: str | None = None
     ) -> Decision:
         own = self._own.current()
         decision = early or self._policy.by_addresses(target.host, target.port, addresses, own, name)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.errors import MessageError
     from egress_router.http_proxy.http1.request import RequestHead
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
     from egress_router.metrics import Registry
@@ -103,24 +103,25 @@ class Accounting:
         """Hear what came of a look-up."""
 
     def attempts_failed(self, info: RequestInfo, failures: Iterable[DialFailure]) -> None:
-        """Hear of addresses that were tried in vain."""
+        """Hear of addresses that were tried and did not answer."""
 
     # What is counted
 
-    def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
+    def begun(self, who: Who, head: RequestHead, target: RequestTarget) -> RequestInfo:
         """Return what is known of a request whose head has come."""
         started = self._clock.monotonic()
         if self._log.everything:
             return RequestInfo(who, head.method, target, started, traceparent(head))
         return RequestInfo(who, head.method, target, started, None, head)  # it may be denied
 
-    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+    def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
         return RequestInfo(who, TLS_METHOD, target, self._clock.monotonic(), None)
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
         info.decision = decision
+        info.numbers = None
         if decision.verdict is ALLOWED:
             self._allowed.value += 1  # without hashing two members of enums, which is done in Python
         else:
@@ -131,7 +132,8 @@ class Accounting:
         if rule is not None:
             self._hits[rule.text] += 1
             if decision.verdict is not DENIED:
-                self._rules.of(rule.text).connections.value += 1
+                info.numbers = numbers = self._rules.of(rule.text)
+                numbers.connections.value += 1
         if decision.verdict is DENIED:
             target = printed(info.target.host, info.target.port)
             self._denied.note(info.client, target, _deciding(decision), decision.reason.value)
@@ -144,8 +146,8 @@ class Accounting:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
-        if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).connect_seconds.observe(info.connect_seconds)
+        if info.numbers is not None:
+            info.numbers.connect_seconds.observe(info.connect_seconds)
         if self._log.everything:
             self._log.connected(info, sock)
 
@@ -161,8 +163,13 @@ class Accounting:
         """Count that the answer to a request begins."""
         seconds = self._clock.monotonic() - info.started
         self._first_byte.observe(seconds)
-        if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).answered(self._registry, seconds)
+        if info.numbers is not None:
+            info.numbers.first_byte.observe(seconds)
+
+    def tunnel_answered(self, info: RequestInfo, seconds: float) -> None:
+        """Count how long a tunnel that has ended had waited for the first byte of its destination."""
+        if info.numbers is not None:
+            info.numbers.first_byte.observe(seconds)
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
@@ -179,8 +186,8 @@ class Accounting:
     def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
-        if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).failures.value += 1
+        if info.numbers is not None:
+            info.numbers.failures.value += 1
         self._log.request(info, reply.reason)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
@@ -210,10 +217,9 @@ class Accounting:
         info.ended = True
         seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
-        if info.decision.rule is not None and (sent or received):
-            numbers = self._rules.of(info.decision.rule.text)
-            numbers.sent.value += sent
-            numbers.received.value += received
+        if info.numbers is not None:
+            info.numbers.sent.value += sent
+            info.numbers.received.value += received
         if self._log.everything or info.decision.verdict is DENIED:
             self._log.closed(info, status, sent, received, seconds, reason)
 
@@ -240,7 +246,9 @@ class Accounting:
 
     def fault(self) -> None:
         """Count a connection that was closed because of a fault of ours."""
-        self._registry.counter("session_faults_total", "Sessions closed by a fault of the proxy.").value += 1
+        self._registry.counter(
+            "connection_faults_total", "Connections closed by a fault of the proxy."
+        ).value += 1
 
     def met_limit(self, error: MessageError) -> None:
         """Count the limit of a head that is too large, of a request or of an answer."""

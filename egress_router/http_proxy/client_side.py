@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.connect import ProxyTunnel
     from egress_router.http_proxy.http1.state import Into
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.owner import Request
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
@@ -44,21 +44,37 @@ class ClientSide:
     On a transparent port clients speak as if this were the origin: `origin_port` is where their requests go.
     """
 
-    __slots__ = ("_connector", "_ending", "_heads", "_origin_port", "_request", "_served", "_tunnel",
-        "client", "holds", "kept", "place", "state", "timeouts", "who", "wire", "worker")  # fmt: skip
+    __slots__ = (
+        "_connector",
+        "_ending",
+        "_heads",
+        "_origin_port",
+        "_request",
+        "_served",
+        "_tunnel",
+        "client",
+        "holds",
+        "kept",
+        "slot",
+        "state",
+        "stream",
+        "timeouts",
+        "who",
+        "worker",
+    )  # fmt: skip
 
     timeouts: Timeouts
 
     def __init__(
-        self, worker: WorkerState, sock: socket.socket, who: Who, place: Pair, origin_port: int | None
+        self, worker: WorkerState, sock: socket.socket, who: Who, slot: Pair, origin_port: int | None
     ) -> None:
         self.worker = worker
-        self.place = place
+        self.slot = slot
         self.who = who
         self.client = who.client
         self._origin_port = origin_port
         self.state = HEAD
-        self.wire = BufferedSocket(sock, worker.poller, nothing, worker.most_received)
+        self.stream = BufferedSocket(sock, worker.poller, nothing, worker.max_received)
         self._heads = RequestHeads(worker.limits, worker.connects)
         self.holds = False  # bytes, as far as `account` knows
         self._connector: UpstreamConnector | None = None
@@ -69,7 +85,7 @@ class ClientSide:
         self._ending: LingeringClose | None = None
 
     def __repr__(self) -> str:
-        held = self._heads.size + len(self.wire.held) + len(self.wire.out)
+        held = self._heads.size + len(self.stream.held) + len(self.stream.out)
         return f"<{type(self).__name__} {self.who} {self.state.name} {self._request!r} held={held}>"
 
     def enter(self, into: Into[ConnectionState]) -> None:
@@ -80,7 +96,7 @@ class ClientSide:
 
     def account(self) -> None:
         """Note how many bytes this connection holds."""
-        size = self._heads.size + len(self.wire.held) + len(self.wire.out)
+        size = self._heads.size + len(self.stream.held) + len(self.stream.out)
         if self._request is not None and self.state in CONNECTED:
             size += self._request.held
         self.holds = size > 0
@@ -100,7 +116,7 @@ class ClientSide:
     # What the worker asks
 
     @property
-    def target(self) -> Target | None:
+    def target(self) -> RequestTarget | None:
         """Where the present request leads to."""
         return None if self._connector is None else self._connector.info.target
 
@@ -177,19 +193,19 @@ class ClientSide:
         self.timeouts.stop()
         self.kept.close()
         self._ending = LingeringClose(
-            self.worker, self.wire, last, self.worker.limits.linger_seconds, self._lingered
+            self.worker, self.stream, last, self.worker.limits.linger_seconds, self._lingered
         )
 
     def close(self, reason: str) -> None:
         """Close in order."""
         if self.state not in _OVER:
-            self.wire.close()
+            self.stream.close()
             self._left(reason)
 
     def abort(self) -> None:
         """Close so that the client sees that its answer is cut short."""
         if self.state not in _OVER:
-            self.wire.abort()
+            self.stream.abort()
             self._left("cut")
 
     def _lingered(self) -> None:

@@ -15,7 +15,7 @@ from egress_router.http_proxy.accounting import TLS_METHOD
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.state import INTO_HELLO
 from egress_router.http_proxy.owner import Request
-from egress_router.relay.buffered_socket import TURNS, BufferedSocket, nothing
+from egress_router.relay.buffered_socket import BufferedSocket, nothing
 from egress_router.relay.tunnel import CloseReason
 from egress_router.tls.alert import Alert, fatal
 from egress_router.tls.client_hello import ClientHelloReader
@@ -24,7 +24,7 @@ from egress_router.tls.errors import TlsError
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.owner import Owner
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
@@ -54,7 +54,7 @@ class ConnectRequest(Request):
         self._owner = owner
         self._info = info
         self._worker = owner.worker
-        self._client = owner.wire
+        self._client = owner.stream
         self._origin: BufferedSocket
         self._connected = False
         self._reader: ClientHelloReader | None = None
@@ -112,7 +112,7 @@ class ConnectRequest(Request):
         if self._client.gone:
             self._owner.close("client_gone")
             return
-        for _ in range(TURNS):
+        for _ in range(self._worker.reads_in_turn):
             data = self._client.receive()
             if data is None:
                 break
@@ -226,13 +226,13 @@ class ProxyTunnel:
     Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
     """
 
-    __slots__ = ("_info", "_tunnel", "_worker", "place")
+    __slots__ = ("_info", "_tunnel", "_worker", "slot")
 
     def __init__(
         self,
         worker: WorkerState,
         info: RequestInfo,
-        place: Pair,
+        slot: Pair,
         sockets: tuple[socket.socket, socket.socket],
         *,
         to_upstream: bytes,
@@ -241,16 +241,16 @@ class ProxyTunnel:
         """Begin to relay between client and upstream; `to_upstream` and `to_client` go out first."""
         self._worker = worker
         self._info = info
-        self.place = place
+        self.slot = slot
+        worker.accounting.tunnel_opened(info)  # before: from then on the sockets are not ours any more
         self._tunnel = worker.relay.start(
             *sockets,
             worker.limits.idle_seconds,
             self._closed,
             to_upstream=to_upstream,
             to_client=to_client,
-            place=place,
+            place=slot,
         )
-        worker.accounting.tunnel_opened(info)
         worker.connections.add(self)
 
     def __repr__(self) -> str:
@@ -263,7 +263,7 @@ class ProxyTunnel:
         return self._info.who
 
     @property
-    def target(self) -> Target:
+    def target(self) -> RequestTarget:
         """Where it leads to."""
         return self._info.target
 
@@ -294,6 +294,8 @@ class ProxyTunnel:
         worker.accounting.tunnel_closed()
         if closing.reason is CloseReason.IDLE:
             worker.accounting.idle_end("idle_seconds")
+        if closing.first_byte is not None:
+            worker.accounting.tunnel_answered(info, closing.first_byte)
         status = _STATUS.get(info.method, 101)
         worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)
         worker.left(self, closing.reason.value)

@@ -21,7 +21,7 @@ from egress_router.http_proxy.http1.state import (
 from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.tls_connection import TlsConnection
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
-from egress_router.relay.buffered_socket import TURNS, nothing
+from egress_router.relay.buffered_socket import nothing
 from egress_router.tls.client_hello import TLS_RECORD
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ class ClientConnection(ClientSide):
         worker: WorkerState,
         sock: socket.socket,
         who: Who,
-        place: Pair,
+        slot: Pair,
         early: bytes,
         origin_port: int | None,
     ) -> None:
-        super().__init__(worker, sock, who, place, origin_port)
+        super().__init__(worker, sock, who, slot, origin_port)
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
-        self.wire.on_ready = self.read_head
-        self.wire.held = early  # mostly the request; what else is there, the poller will say
+        self.stream.on_ready = self.read_head
+        self.stream.held = early  # mostly the request; what else is there, the poller will say
         self._accepted = worker.clock.monotonic()
         self._own = False  # the proxy itself made it, by way of an address that leads back here
 
@@ -62,8 +62,8 @@ class ClientConnection(ClientSide):
         """Read on until there is a head, and act on it."""
         if self.state is not HEAD:
             return
-        for _ in range(TURNS):
-            data = self.wire.receive()
+        for _ in range(self.worker.reads_in_turn):
+            data = self.stream.receive()
             if data is None:
                 break
             if not data:
@@ -72,13 +72,13 @@ class ClientConnection(ClientSide):
             if self._take(data):
                 return
         else:
-            self.wire.again()
+            self.stream.again()
         if self._heads.begun:
             self.timeouts.await_head()
             self.account()
         elif not self._served:
             self.timeouts.await_head()
-        self.wire.watch()
+        self.stream.watch()
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the head; say whether reading is over for now."""
@@ -90,7 +90,7 @@ class ClientConnection(ClientSide):
             if head is None:
                 return False
             if behind or self.holds:
-                self.wire.held = behind
+                self.stream.held = behind
                 self.account()
             self._begin(head)
         except MessageError as error:
@@ -103,7 +103,7 @@ class ClientConnection(ClientSide):
         worker = self.worker
         if not self._served:
             self._served = True
-            self._own = worker.own_connections.accepted(self.wire.sock, self._accepted)
+            self._own = worker.own_connections.accepted(self.stream.sock, self._accepted)
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
         if connect and self._own:
@@ -136,25 +136,25 @@ class ClientConnection(ClientSide):
 
     def _speak_tls(self, data: bytes, origin_port: int) -> None:
         """Hand the connection over to who reads TLS."""
-        wire = self.wire
-        wire.held = data
+        stream = self.stream
+        stream.held = data
         self._end(INTO_TUNNEL)
         self.worker.connections.discard(self)
-        TlsConnection(self.worker, wire, self.who, self.place, origin_port, self._accepted).read()
+        TlsConnection(self.worker, stream, self.who, self.slot, origin_port, self._accepted).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
         self.state = INTO_CONNECTING[self.state]
-        self.wire.on_ready = self._client_moved
+        self.stream.on_ready = self._client_moved
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
         if self.state is CONNECTING:
-            self.wire.watch()
+            self.stream.watch()
 
     @guarded
     def _client_moved(self) -> None:
-        if self.wire.gone:  # reset; a client that has only ended its sending side still wants its answer
+        if self.stream.gone:  # reset; a client that has only ended its sending side still wants its answer
             self.close("client_gone")
 
     # With a connection
@@ -180,10 +180,10 @@ class ClientConnection(ClientSide):
         self._request = self._connector = None
         if self.holds:
             self.account()
-        unread = self.wire.held or self.wire.readable
+        unread = self.stream.held or self.stream.readable
         if persists and not self.worker.draining:
             self.state = INTO_HEAD[self.state]
-            self.wire.on_ready = self.read_head
+            self.stream.on_ready = self.read_head
             self.timeouts.await_request()
             if unread:
                 self.worker.poller.soon(self.read_head)
@@ -194,19 +194,24 @@ class ClientConnection(ClientSide):
 
     def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
         """Hand the connection over to a tunnel, after a CONNECT or an answer 101."""
-        wire = self.wire
+        stream = self.stream
         self._tunnel = ProxyTunnel(
-            self.worker, info, self.place, (wire.sock, upstream), to_upstream=wire.held, to_client=to_client
+            self.worker,
+            info,
+            self.slot,
+            (stream.sock, upstream),
+            to_upstream=stream.held,
+            to_client=to_client,
         )
         self._end(INTO_TUNNEL)
-        wire.on_ready = nothing
+        stream.on_ready = nothing
         self.worker.connections.discard(self)
 
     # What did not come in time
 
     @guarded
     def head_late(self) -> None:
-        """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
+        """Refuse a head that comes too slowly; close, without an answer, if none has begun."""
         if self.state is not HEAD:
             return
         if self._heads.begun:

@@ -1,7 +1,7 @@
 """EGRESS_LOG_LEVEL=debug: the life of each connection, from the accept to its end, as events with its `id`.
 
-Nothing of a head is told but its method and where it goes: no path, no query and no field, for these may hold
-secrets. Where the level is another one, nothing of this is used.
+Of a head only the method, the host and the port are told: paths, queries and fields may hold secrets. With
+another level this module does nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.request import RequestHead
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.metrics import Registry
@@ -70,11 +70,11 @@ class DebugAccounting(Accounting):
             requests = connection.requests
             _log.debug("connection ended", id=who.id, reason=reason, requests=requests, seconds=seconds)
 
-    def begun(self, who: Who, head: RequestHead, target: Target) -> RequestInfo:
+    def begun(self, who: Who, head: RequestHead, target: RequestTarget) -> RequestInfo:
         """See `Accounting`."""
         return self._told(super().begun(who, head, target))
 
-    def begun_tls(self, who: Who, target: Target) -> RequestInfo:
+    def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
         """See `Accounting`."""
         return self._told(super().begun_tls(who, target))
 
@@ -117,7 +117,7 @@ class DebugAccounting(Accounting):
             _log.debug("name answered", id=info.id, name=found.name, addresses=addresses, seconds=seconds)
 
     def attempts_failed(self, info: RequestInfo, failures: Iterable[DialFailure]) -> None:
-        """Tell each address that was tried in vain."""
+        """Tell each address that was tried and did not answer."""
         for each in failures:
             _log.debug(
                 "attempt failed",

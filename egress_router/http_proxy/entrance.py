@@ -47,8 +47,8 @@ class TurnedAway:
                 sock.recv(MAX_RECEIVED)
             sock.close()
             return
-        wire = BufferedSocket(sock, worker.poller, nothing)
-        closing = LingeringClose(worker, wire, answer, SILENCE, lambda: self._waiting.discard(closing))
+        stream = BufferedSocket(sock, worker.poller, nothing)
+        closing = LingeringClose(worker, stream, answer, SILENCE, lambda: self._waiting.discard(closing))
         self._waiting.add(closing)
 
     def close(self) -> None:
@@ -77,18 +77,18 @@ class Entrance(Forwarding):
         self._origin_port = origin_port
         self._family = family
 
-    def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
+    def accepted(self, client: tuple[str, int], slot: Pair, descriptor: int, early: bytes) -> None:
         """Serve a client; `early` are the bytes that have come already."""
         who = Who(*client, self._port)
         if self._worker.tells_debug:
             who = self._worker.accounting.accepted(who)
         sock = self._socket(descriptor)
-        connection = ClientConnection(self._worker, sock, who, place, early, self._origin_port)
+        connection = ClientConnection(self._worker, sock, who, slot, early, self._origin_port)
         self._worker.connections.add(connection)
         connection.read_head()
 
     def ended(self, end: End) -> None:
-        """Tell a client that it is over a limit; without memory for it there are no words."""
+        """Tell a client that it is over a limit; where memory is missing, only close."""
         sock = self._socket(end.given)
         if end.reason in LIMITS:
             who = Who(end.client, end.identity.client_port, self._port)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Room is made down to this part of the limit, because finding the biggest is a walk over all connections.
-_ROOM = 7 / 8
+# Beyond the limit connections end until this part of it is left: finding the biggest is a walk over all.
+_LEFT = 7 / 8
 
 
 class Holder(Protocol):
@@ -39,14 +39,14 @@ class HeldBytes:
             self._sizes[holder] = size
         if self.total > self._limit and not self._coming:
             self._coming = True
-            self._soon(self._make_room)
+            self._soon(self._end_the_biggest)
 
-    def _make_room(self) -> None:
+    def _end_the_biggest(self) -> None:
         self._coming = False
         if self.total <= self._limit:
             return
         for holder in sorted(self._sizes, key=self._sizes.__getitem__, reverse=True):
-            if self.total <= self._limit * _ROOM:
+            if self.total <= self._limit * _LEFT:
                 break
             if holder in self._sizes:
                 holder.give_way()

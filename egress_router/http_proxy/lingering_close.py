@@ -6,15 +6,13 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from egress_router.relay.buffered_socket import TURNS
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.buffered_socket import BufferedSocket
 
-SILENCE = 2.0  # seconds in which neither does the client send nor take anything
+SILENCE = 2.0  # seconds in which the client neither sends nor takes anything
 
 
 class LingeringClose:
@@ -24,44 +22,44 @@ class LingeringClose:
     dropped (RFC 9112 9.6). `on_closed` is called once, never from inside `__init__`.
     """
 
-    __slots__ = ("_deadline", "_ends", "_on_closed", "_open", "_wire", "_worker")
+    __slots__ = ("_deadline", "_ends", "_on_closed", "_open", "_stream", "_worker")
 
     def __init__(
         self,
         worker: WorkerState,
-        wire: BufferedSocket,
+        stream: BufferedSocket,
         answer: bytes,
         seconds: float,
         on_closed: Callable[[], None],
     ) -> None:
-        """Take over the wire, for `seconds` at most; `answer` may be empty where everything has been said."""
+        """Take over the socket, for `seconds` at most; `answer` may be empty where all has been said."""
         self._worker = worker
-        self._wire = wire
+        self._stream = stream
         self._open = True
         self._on_closed = on_closed
         self._ends = worker.clock.monotonic() + seconds
         self._deadline = worker.deadlines.add(min(SILENCE, seconds), self.close)
-        wire.held = b""
-        wire.on_ready = self._drain
+        stream.held = b""
+        stream.on_ready = self._drain
         if answer:
-            wire.send(answer)
-        if not wire.out:
+            stream.send(answer)
+        if not stream.out:
             self._end_stream()
-        wire.watch_anew()
+        stream.watch_anew()
 
     def close(self) -> None:
         """Close now."""
         if self._open:
             self._open = False
             self._deadline.cancel()
-            self._wire.close()
+            self._stream.close()
             self._on_closed()
 
     def _drain(self) -> None:
-        if self._wire.out and self._wire.flush():
+        if self._stream.out and self._stream.flush():
             self._end_stream()
-        for _ in range(TURNS):
-            data = self._wire.receive()
+        for _ in range(self._worker.reads_in_turn):
+            data = self._stream.receive()
             if data is None:
                 return
             if not data:
@@ -72,8 +70,8 @@ class LingeringClose:
                 self._worker.accounting.limit("linger_seconds")
                 self.close()
                 return
-        self._wire.again()
+        self._stream.again()
 
     def _end_stream(self) -> None:
         with contextlib.suppress(OSError):  # the client has reset the connection; reading will tell
-            self._wire.sock.shutdown(socket.SHUT_WR)
+            self._stream.sock.shutdown(socket.SHUT_WR)

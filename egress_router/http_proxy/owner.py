@@ -22,7 +22,7 @@ class Owner(Protocol):
     """The client's connection, as a request sees it; `holds` says that bytes are held."""
 
     worker: WorkerState
-    wire: BufferedSocket
+    stream: BufferedSocket
     kept: ClientUpstreams
     timeouts: Timeouts
     holds: bool

@@ -10,12 +10,12 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.http1.exchange import FINISHED
+from egress_router.http_proxy.http1.ending import FINISHED
 from egress_router.http_proxy.owner import Request
-from egress_router.relay.buffered_socket import TURNS
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.http1.exchange import End, Exchange
+    from egress_router.http_proxy.http1.ending import End
+    from egress_router.http_proxy.http1.exchange import Exchange
     from egress_router.http_proxy.upstream import Upstream
     from egress_router.relay.buffered_socket import BufferedSocket
 
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 class Pump(Request):
     """Moves bytes until the exchange is over; a subclass (`Forwarder`) says what becomes of it then."""
 
-    __slots__ = ("_client", "_exchange", "_over", "_upstream")
+    __slots__ = ("_client", "_exchange", "_over", "_turns", "_upstream")
 
-    def __init__(self, client: BufferedSocket, exchange: Exchange) -> None:
+    def __init__(self, client: BufferedSocket, exchange: Exchange, turns: int) -> None:
+        """Make at most so many reads before others have their `turns`."""
         self._client = client
         self._exchange = exchange
         self._over = False
+        self._turns = turns
         self._upstream: Upstream
 
     @property
@@ -89,7 +91,7 @@ class Pump(Request):
     def _pump_request(self) -> None:
         client, upstream, exchange = self._client, self._upstream, self._exchange
         before = exchange.sent
-        for _ in range(TURNS):
+        for _ in range(self._turns):
             if upstream.out and not upstream.flush():
                 self._hold_back(client.readable)
                 break
@@ -121,7 +123,7 @@ class Pump(Request):
     def _pump_answer(self) -> None:
         client, upstream = self._client, self._upstream
         end = self._exchange.end
-        for _ in range(TURNS):
+        for _ in range(self._turns):
             if client.out and not client.flush():
                 self._hold_back(upstream.readable)
                 return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from egress_router import log
 from egress_router.clock import SYSTEM
@@ -20,6 +21,7 @@ from egress_router.http_proxy.own_places import OwnPlaces, seen
 from egress_router.http_proxy.upstream import UpstreamPool
 from egress_router.http_proxy.worker_state import WorkerState
 from egress_router.names.resolver import Resolver
+from egress_router.relay.buffered_socket import TURNS
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.own_connections import OwnConnections, save_first_packets
@@ -30,20 +32,20 @@ from egress_router.upstreams.policy_names import PolicyNames
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from egress_router.clock import Clock
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.http_proxy.access_control import Names
     from egress_router.metrics import Registry
+    from egress_router.policy.access_list import Own
     from egress_router.policy.egress_policy import NamesOf
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.http_proxy import HttpProxySettings
     from egress_router.settings.names import NamesSettings
     from egress_router.settings.policy import Guarded
 
-# Waited for until they have read their answer; what comes on top of them gets it, and is closed at once.
-MAX_TURNED_AWAY = 256
 _MAX_DESTINATIONS = 1_000
 
 
@@ -54,20 +56,45 @@ class MakeNames(Protocol):
         """Return it, for the event loop that is running."""
 
 
-def mode(
-    settings: HttpProxySettings,
-    *,
-    names: MakeNames = Resolver,
-    max_turned_away: int = MAX_TURNED_AWAY,
-) -> Mode[Guarded[AccessList]]:
-    """Return the mode `http-proxy`; tests pass names of their own, and a smaller bound."""
+class MakeAccounting(Protocol):
+    """How a worker gets what counts and writes down."""
+
+    def __call__(self, registry: Registry, access_log: AccessLog, clock: Clock, /) -> Accounting:
+        """Return it."""
+
+
+def _accounting(registry: Registry, access_log: AccessLog, clock: Clock) -> Accounting:
+    kind = DebugAccounting if log.get("http_proxy").tells_debug else Accounting
+    return kind(registry, access_log, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What a worker gets from outside; tests pass others.
+
+    `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are waited for
+    until they have read that there is no place for them; others are told so and closed at once.
+    `reads_in_turn` of one socket are made before others have their turn.
+    """
+
+    names: MakeNames = Resolver
+    look: Callable[[str], Own] = seen
+    accounting: MakeAccounting = _accounting
+    clock: Clock = SYSTEM
+    max_turned_away: int = 256
+    reads_in_turn: int = TURNS
+
+
+REAL: Final = Dependencies()
+
+
+def mode(settings: HttpProxySettings, needs: Dependencies = REAL) -> Mode[Guarded[AccessList]]:
+    """Return the mode `http-proxy`."""
     return Mode(
         name="http-proxy",
         parse=settings.source.parser(partial(acl.parse, sources=settings.sources)),
         ports=lambda _: frozenset({settings.port, *dict(settings.transparent_ports)}),
-        build=lambda context, rules: HttpProxyServer(
-            settings, context, rules, names(settings.names, context.registry), max_turned_away
-        ),
+        build=lambda context, rules: HttpProxyServer(settings, context, rules, needs),
         summary=lambda guarded: (*(rule.text for rule in guarded.rules.rules), *guarded.policy_lines()),
     )
 
@@ -80,8 +107,7 @@ class HttpProxyServer:
         settings: HttpProxySettings,
         context: WorkerContext,
         rules: Guarded[AccessList],
-        names: Names,
-        max_turned_away: int,
+        needs: Dependencies,
     ) -> None:
         self._rules = rules.rules
         self._policy = rules.policy
@@ -89,9 +115,9 @@ class HttpProxyServer:
         self._transparent = dict(settings.transparent_ports)
         self._own = OwnPlaces(
             frozenset({settings.port, settings.proxy.runtime.admin_port, *self._transparent}),
-            partial(seen, settings.proxy.interface),
+            partial(needs.look, settings.proxy.interface),
         )
-        self._resolver = names
+        self._resolver = needs.names(settings.names, context.registry)
         deadlines = Deadlines(context.loop)
         access = AccessControl(
             context.loop,
@@ -101,10 +127,8 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         access.apply(rules.rules, rules.policy)
-        tells_debug = log.get("http_proxy").tells_debug
-        accounting = (DebugAccounting if tells_debug else Accounting)(
-            context.registry, AccessLog(everything=settings.proxy.access_log), SYSTEM
-        )
+        access_log = AccessLog(everything=settings.proxy.access_log)
+        accounting = needs.accounting(context.registry, access_log, needs.clock)
         self._plane = DataPlane(context.loop, context.limiter.limits)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
@@ -120,15 +144,16 @@ class HttpProxyServer:
             limits=settings.limits,
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
             client_watch=ClientWatch(deadlines),
-            own_connections=OwnConnections(SYSTEM, settings.limits.head_seconds + 1),
-            clock=SYSTEM,
+            own_connections=OwnConnections(needs.clock, settings.limits.head_seconds + 1),
+            clock=needs.clock,
             sni=settings.sni,
             sources=settings.sources,
-            tells_debug=tells_debug,
+            tells_debug=isinstance(accounting, DebugAccounting),
+            reads_in_turn=needs.reads_in_turn,
         )
         self._plane.tell_pauses(AcceptPauses(context.registry))
         self._entrances: dict[int, Entrance] = {}
-        self._turned_away = TurnedAway(self.worker, context.limiter, max_turned_away)
+        self._turned_away = TurnedAway(self.worker, context.limiter, needs.max_turned_away)
         self._listening: tuple[int, ...] = ()
         self._policy_names = PolicyNames(context.loop, self._resolver, self._named)
         self._follow(rules.policy)
@@ -139,16 +164,16 @@ class HttpProxyServer:
         self._policy = rules.policy
         self.worker.access.apply(rules.rules, rules.policy)
         self._follow(rules.policy)
-        self._judge_again()
+        self._decide_again()
 
     def _follow(self, policy: EgressPolicy | None) -> None:
         self._policy_names.follow(() if policy is None else policy.dns_names)
 
     def _named(self, names: NamesOf) -> None:
         self.worker.access.follow(names)
-        self._judge_again()
+        self._decide_again()
 
-    def _judge_again(self) -> None:
+    def _decide_again(self) -> None:
         for each in self.worker.connections:
             if each.is_denied():
                 self.worker.deadlines.add(self._drain_seconds, each.end_if_denied)

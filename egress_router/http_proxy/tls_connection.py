@@ -11,14 +11,14 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.target import tls_target
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
-from egress_router.relay.buffered_socket import TURNS, nothing
+from egress_router.relay.buffered_socket import nothing
 from egress_router.tls.alert import Alert, fatal
 from egress_router.tls.client_hello import ClientHelloReader
 from egress_router.tls.errors import TlsError
 from egress_router.tls.server_name import NameFault, server_name
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
@@ -33,23 +33,36 @@ _log = log.get("http_proxy")
 class TlsConnection:
     """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
 
-    __slots__ = ("_accepted", "_connector", "_deadline", "_ending", "_origin_port", "_over", "_reader",
-        "_tunnel", "_wire", "_worker", "client", "place", "who")  # fmt: skip
+    __slots__ = (
+        "_accepted",
+        "_connector",
+        "_deadline",
+        "_ending",
+        "_origin_port",
+        "_over",
+        "_reader",
+        "_stream",
+        "_tunnel",
+        "_worker",
+        "client",
+        "slot",
+        "who",
+    )  # fmt: skip
 
     def __init__(
         self,
         worker: WorkerState,
-        wire: BufferedSocket,
+        stream: BufferedSocket,
         who: Who,
-        place: Pair,
+        slot: Pair,
         origin_port: int,
         accepted: float,
     ) -> None:
-        """Take over the wire; what it holds is read first. `accepted` is when, by the monotonic clock."""
+        """Take over the socket; what it holds is read first. `accepted` is when, by the monotonic clock."""
         self._worker = worker
-        self._wire = wire
+        self._stream = stream
         self.who = who
-        self.place = place
+        self.slot = slot
         self.client = who.client
         self._origin_port = origin_port
         self._accepted = accepted
@@ -59,7 +72,7 @@ class TlsConnection:
         self._tunnel: ProxyTunnel | None = None
         self._ending: LingeringClose | None = None
         self._over = False
-        wire.on_ready = self.read
+        stream.on_ready = self.read
         worker.connections.add(self)
 
     def __repr__(self) -> str:
@@ -72,8 +85,8 @@ class TlsConnection:
     @guarded
     def read(self) -> None:
         """Read on until the ClientHello is complete, and act on it."""
-        for _ in range(TURNS):
-            data = self._wire.receive()
+        for _ in range(self._worker.reads_in_turn):
+            data = self._stream.receive()
             if data is None:
                 break
             if not data:
@@ -82,9 +95,9 @@ class TlsConnection:
             if self._take(data):
                 return
         else:
-            self._wire.again()
+            self._stream.again()
         self._worker.held.hold(self, self._reader.size)
-        self._wire.watch()
+        self._stream.watch()
 
     def _take(self, data: bytes) -> bool:
         """Add bytes to the ClientHello; say whether reading is over."""
@@ -101,12 +114,12 @@ class TlsConnection:
     def _decide(self, hello: ClientHello) -> None:
         self._deadline.cancel()
         self._worker.held.hold(self, 0)
-        self._wire.on_ready = self._client_moved
+        self._stream.on_ready = self._client_moved
         name = server_name(hello)
         if isinstance(name, NameFault):
             self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
             return
-        if self._worker.own_connections.accepted(self._wire.sock, self._accepted):
+        if self._worker.own_connections.accepted(self._stream.sock, self._accepted):
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
         target = tls_target(name, self._origin_port)
@@ -119,11 +132,11 @@ class TlsConnection:
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
         if self._connector is not None:
-            self._wire.watch()
+            self._stream.watch()
 
     @guarded
     def _client_moved(self) -> None:
-        if self._wire.gone:
+        if self._stream.gone:
             self._close("client_gone")
 
     @guarded
@@ -145,12 +158,12 @@ class TlsConnection:
 
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
         """Relay, the ClientHello first."""
-        worker, wire = self._worker, self._wire
+        worker, stream = self._worker, self._stream
         self._tunnel = ProxyTunnel(
-            worker, info, self.place, (wire.sock, dialled.sock), to_upstream=self._reader.held, to_client=b""
+            worker, info, self.slot, (stream.sock, dialled.sock), to_upstream=self._reader.held, to_client=b""
         )
         self._connector = None
-        wire.on_ready = nothing
+        stream.on_ready = nothing
         worker.connections.discard(self)
 
     def answer_and_close(self, reply: Reply) -> None:
@@ -168,8 +181,8 @@ class TlsConnection:
     # The end
 
     @property
-    def target(self) -> Target | None:
-        """Where it shall lead to."""
+    def target(self) -> RequestTarget | None:
+        """Where it is to go."""
         return None if self._connector is None else self._connector.info.target
 
     def is_denied(self) -> bool:
@@ -192,7 +205,7 @@ class TlsConnection:
             self._close("closed")
 
     def _close(self, reason: str) -> None:
-        self._wire.close()
+        self._stream.close()
         self._left(reason)
 
     def _refuse(self, alert: Alert, reason: str) -> None:
@@ -207,7 +220,7 @@ class TlsConnection:
     def _say(self, alert: Alert) -> None:
         self._deadline.cancel()
         self._worker.held.hold(self, 0)
-        self._ending = LingeringClose(self._worker, self._wire, fatal(alert), SILENCE, self._lingered)
+        self._ending = LingeringClose(self._worker, self._stream, fatal(alert), SILENCE, self._lingered)
 
     def _lingered(self) -> None:
         self._left("answered")

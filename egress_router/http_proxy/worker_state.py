@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy.held_bytes import HeldBytes
 from egress_router.http_proxy.http1.request import KnownConnects
-from egress_router.relay.buffered_socket import MAX_RECEIVED
+from egress_router.relay.buffered_socket import MAX_RECEIVED, TURNS
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.access_control import AccessControl
     from egress_router.http_proxy.accounting import Accounting
     from egress_router.http_proxy.client_watch import ClientWatch
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane, Pair
@@ -40,11 +40,11 @@ class Connection(Protocol):
         """Whose connection it is."""
 
     @property
-    def place(self) -> Pair:
-        """Its place among those that the data plane has admitted."""
+    def slot(self) -> Pair:
+        """Its slot among the connections that the data plane counts."""
 
     @property
-    def target(self) -> Target | None:
+    def target(self) -> RequestTarget | None:
         """Where it leads to; None where nothing is under way."""
 
     def is_denied(self) -> bool:
@@ -54,14 +54,14 @@ class Connection(Protocol):
         """Close if the present rules do not allow it."""
 
     def drain(self) -> None:
-        """Close if nothing is under way; nothing new shall begin."""
+        """Close if nothing is under way, and begin nothing new."""
 
     def close_now(self) -> None:
         """Close whatever is under way."""
 
 
 def _turns() -> Iterator[int]:
-    # Several processes shall not all begin with the same source address.
+    # Several processes should not all begin with the same source address.
     return itertools.count(random.randrange(1 << 16))  # noqa: S311 - only spreads
 
 
@@ -71,7 +71,8 @@ class WorkerState:
 
     `tells_debug` says that the accounting is a `DebugAccounting`, which wants to hear of every connection.
 
-    `most_received` is how many bytes one read takes, and so how many may have to wait for a slow reader.
+    `reads_in_turn` of one socket are made before others have their turn. `max_received` is how many bytes one
+    read takes, and so how many may have to wait for a slow reader.
     `sources` are the router's addresses; `turns` says which of them is the next, where a rule spreads.
     """
 
@@ -92,7 +93,8 @@ class WorkerState:
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     tells_debug: bool = False
-    most_received: int = field(init=False)
+    reads_in_turn: int = TURNS
+    max_received: int = field(init=False)
     connects: KnownConnects = field(init=False)
     held: HeldBytes = field(init=False)
     turns: Iterator[int] = field(default_factory=_turns)
@@ -102,7 +104,7 @@ class WorkerState:
     def __post_init__(self) -> None:
         self.connects = KnownConnects(self.limits.head_fields)
         self.held = HeldBytes(self.limits.held_bytes, self.poller.soon)
-        self.most_received = min(MAX_RECEIVED, self.limits.buffer_bytes)
+        self.max_received = min(MAX_RECEIVED, self.limits.buffer_bytes)
 
     @property
     def enforces_sni(self) -> bool:
@@ -135,4 +137,4 @@ class WorkerState:
         if self.tells_debug:
             self.accounting.left_by(connection.who, reason)
         self.connections.discard(connection)
-        self.plane.cut(connection.place)
+        self.plane.cut(connection.slot)

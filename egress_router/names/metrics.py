@@ -22,7 +22,7 @@ FOUND = "found"
 
 
 class DnsMetrics:
-    """Handles of every counter of this room."""
+    """Every counter of this package."""
 
     def __init__(self, registry: Registry) -> None:
         self.lookups = {

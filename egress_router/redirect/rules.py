@@ -26,4 +26,4 @@ class RedirectRules:
     @staticmethod
     def summary(guarded: Guarded[Redirects]) -> tuple[str, ...]:
         """See `Reader`."""
-        return (*redirect.printed(guarded.rules).splitlines(), *guarded.policy_lines())
+        return (*redirect.printed_redirects(guarded.rules).splitlines(), *guarded.policy_lines())

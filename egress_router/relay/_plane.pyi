@@ -12,13 +12,17 @@ Failures: TypeAlias = tuple[tuple[Target, int], ...]
 Identity: TypeAlias = tuple[int, int, str, int]
 # Object, kind of news, client, target, seconds of the dial, attempts that failed, identity.
 Connected: TypeAlias = tuple[object, int, str, Target, float, Failures, Identity]
-# Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity.
-Closed: TypeAlias = tuple[object, int, str, Target | None, int, int, int, float, Failures, int, Identity]
+# Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity,
+# seconds to the upstream's first byte.
+Closed: TypeAlias = tuple[
+    object, int, str, Target | None, int, int, int, float, Failures, int, Identity, float | None
+]
 Wanted: TypeAlias = tuple[object, int]
 # Counts by upper bound, and the sum of all times in seconds.
 Times: TypeAlias = tuple[tuple[int, ...], float]
-# Line, kind, and: bytes sent and received, refusals by reason, times to connect, lifetimes.
-Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times]]
+# Line, kind, and: bytes sent and received, refusals by reason, times to connect, lifetimes, times to
+# the first byte.
+Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times, Times]]
 # Line, kind, target, and how many connections it has answered.
 Answered: TypeAlias = tuple[object, int, Target, int]
 # Object, kind, client and its port, the connection's place, its socket, what has come already.
@@ -30,7 +34,7 @@ class Pair:
     @property
     def received(self) -> int: ...
 
-class Line:
+class Forwarding:
     def __init__(
         self,
         connect_seconds: float,
@@ -77,19 +81,19 @@ class Plane:
         /,
     ) -> None: ...
     def cut(self, pair: Pair, /) -> None: ...
-    def listen(self, descriptor: int, line: Line, /) -> None: ...
+    def listen(self, descriptor: int, line: Forwarding, /) -> None: ...
     def stop_listening(self, descriptor: int, /) -> None: ...
     def aim(
         self,
-        line: Line,
+        line: Forwarding,
         targets: tuple[Target, ...],
         addresses: ReadableBuffer,
         good: int,
         refuses: int,
         /,
     ) -> None: ...
-    def end_line(self, line: Line, /) -> None: ...
-    def release_line(self, line: Line, /) -> None: ...
+    def end_line(self, line: Forwarding, /) -> None: ...
+    def release_line(self, line: Forwarding, /) -> None: ...
     def collect(self, most: int, /) -> list[Connected | Closed | Wanted | Accepted | Summed | Answered]: ...
     def waiting(self) -> bool: ...
     def settle(self) -> None: ...

@@ -24,13 +24,13 @@ _READABLE = select.EPOLLIN | _TROUBLE
 
 
 def nothing() -> None:
-    """Do nothing: what a closed wire calls."""
+    """Do nothing: what a closed socket calls."""
 
 
 class BufferedSocket:
-    """One side of a session.
+    """One end of a connection.
 
-    `on_ready` is called when there may be something to read or room to write what is left in `out`. `lost`
+    `on_ready` is called when there may be something to read, or what is left in `out` may be written. `lost`
     says that the peer reset the connection, `gone` that neither direction is open any more, `readable` that a
     read is worth trying: the poller reported something that has not been read.
     """

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     News = Accepted | Answered | Closed | Connected | Summed | Wanted
 
 Pair = _plane.Pair
-Forwarding = _plane.Line
+Forwarding = _plane.Forwarding
 
 # Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
 QUIET: Final = 30.0
@@ -67,7 +67,10 @@ UNKNOWN: Final = Identity(0, 0, "", 0)
 
 
 class End(NamedTuple):
-    """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1."""
+    """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1.
+
+    `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
+    """
 
     client: str
     target: Target | None
@@ -78,6 +81,7 @@ class End(NamedTuple):
     failures: Failures
     given: int
     identity: Identity = UNKNOWN
+    first_byte: float | None = None
 
 
 class Sums(NamedTuple):
@@ -93,6 +97,7 @@ class Sums(NamedTuple):
     refused: Sequence[tuple[int, int]]
     connects: Times
     lives: Times
+    first_bytes: Times
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ class Connection(Protocol):
         """Hear of the end; called once."""
 
 
-class Line(Connection, Protocol):
+class ForwardingLine(Connection, Protocol):
     """Where the connections of a listening port go; a subclass of `Forwarding`.
 
     One that was not made to tell each connection hears of them by `summed` and `answered`, and one by one
@@ -328,23 +333,23 @@ class DataPlane:
 
 def _tell(record: News) -> None:
     if len(record) == 2:
-        waiting: Line = record[0]  # type: ignore[assignment] # what came back is what was given
+        waiting: ForwardingLine = record[0]  # type: ignore[assignment] # what came back is what was given
         waiting.wanted()
     elif len(record) == 3:
-        counting: Line = record[0]  # type: ignore[assignment]
+        counting: ForwardingLine = record[0]  # type: ignore[assignment]
         counting.summed(Sums(*record[2]))
     elif len(record) == 4:
-        serving: Line = record[0]  # type: ignore[assignment]
+        serving: ForwardingLine = record[0]  # type: ignore[assignment]
         serving.answered(record[2], record[3])
     elif len(record) == 6:
         entrance: Entrance = record[0]  # type: ignore[assignment]
         entrance.accepted(*record[2:])
     elif len(record) == 7:
-        line: Line = record[0]  # type: ignore[assignment]
+        line: ForwardingLine = record[0]  # type: ignore[assignment]
         line.connected(*record[2:6], Identity(*record[6]))
     else:
         connection: Connection = record[0]  # type: ignore[assignment]
-        connection.ended(End(*record[2:10], Identity(*record[10])))
+        connection.ended(End(*record[2:10], Identity(*record[10]), record[11]))
 
 
 def _started(limits: Limits | None, quiet: float) -> _plane.Plane:

@@ -35,12 +35,16 @@ REASONS: Final = tuple(CloseReason)
 
 
 class Closing(NamedTuple):
-    """The end of a tunnel: bytes that went to the upstream, bytes that went to the client, its lifetime."""
+    """The end of a tunnel: bytes that went to the upstream, bytes that went to the client, its lifetime.
+
+    `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
+    """
 
     reason: CloseReason
     sent: int
     received: int
     seconds: float
+    first_byte: float | None = None
 
 
 def reset(sock: socket.socket) -> None:
@@ -104,7 +108,7 @@ class Tunnel(Pair):
     def ended(self, end: End) -> None:
         """Pass the closing record on."""
         on_close, self._on_close = self._on_close, _nothing  # its owner and the tunnel refer to each other
-        on_close(Closing(REASONS[end.reason], end.sent, end.received, end.seconds))
+        on_close(Closing(REASONS[end.reason], end.sent, end.received, end.seconds, end.first_byte))
 
 
 def _nothing(_: Closing) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from egress_router.metrics import LATENCY_BUCKETS
 
 if TYPE_CHECKING:
-    from egress_router.metrics import Histogram, Registry
+    from egress_router.metrics import Registry
 
 MAX_RULES: Final = 100
 OTHER: Final = "other"
@@ -16,11 +16,9 @@ OTHER: Final = "other"
 class RuleNumbers:
     """What is counted for one rule; the hot path adds to `value`."""
 
-    __slots__ = ("_rule", "connect_seconds", "connections", "failures", "first_byte", "received", "sent")
+    __slots__ = ("connect_seconds", "connections", "failures", "first_byte", "received", "sent")
 
     def __init__(self, registry: Registry, rule: str) -> None:
-        self._rule = rule
-        self.first_byte: Histogram | None = None
         connections = "Connections or requests that this rule let through."
         failures = "Of these, those that got no connection, or no answer."
         size = "Bytes that this rule let through."
@@ -28,18 +26,11 @@ class RuleNumbers:
         self.failures = registry.counter("rule_failures_total", failures, rule=rule)
         self.sent = registry.counter("rule_bytes_total", size, rule=rule, direction="sent")
         self.received = registry.counter("rule_bytes_total", size, rule=rule, direction="received")
+        meaning = "Time from a request, or a connection, to the first byte of the destination, by rule."
+        self.first_byte = registry.histogram("rule_first_byte_seconds", meaning, LATENCY_BUCKETS, rule=rule)
         self.connect_seconds = registry.histogram(
             "rule_connect_seconds", "Time until there was a connection, by rule.", LATENCY_BUCKETS, rule=rule
         )
-
-    def answered(self, registry: Registry, seconds: float) -> None:
-        """Count an answer that began; only HTTP has answers."""
-        if self.first_byte is None:
-            meaning = "Time from a request to its answer, by rule; of tunnels nobody knows."
-            self.first_byte = registry.histogram(
-                "rule_first_byte_seconds", meaning, LATENCY_BUCKETS, rule=self._rule
-            )
-        self.first_byte.observe(seconds)
 
 
 class RuleMetrics:

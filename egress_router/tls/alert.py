@@ -1,4 +1,4 @@
-"""TLS alerts: the words with which a server refuses before there is a session (RFC 8446 6)."""
+"""TLS alerts: the words with which a server refuses before there is a connection (RFC 8446 6)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from egress_router.grammar.address import printed
 from egress_router.net.route import has_route
 from egress_router.upstreams.followed import FollowedName, Names
-from egress_router.upstreams.pool import Pool, Target
+from egress_router.upstreams.pool import AddressPool, Target
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,7 +40,7 @@ class Destination:
         self._is_up = is_up
         self._forbidden = forbidden
         self._on_change = on_change
-        self._pool = Pool()
+        self._pool = AddressPool()
         self._name = FollowedName(host, names, self._answered) if isinstance(host, str) else None
         self._addresses: tuple[IPAddress, ...] = ()
         self._waiting: set[Callable[[], None]] = set()

@@ -29,7 +29,7 @@ HOLD_SECONDS: Final = 30.0
 
 
 class Names(Protocol):
-    """What this room needs of a resolver."""
+    """What this package needs of a resolver."""
 
     async def resolve(self, name: str, *, denial_seconds: float | None = None) -> Answer:
         """Return the addresses of a name, or raise ResolveError."""

@@ -39,7 +39,7 @@ class Health:
         return True
 
 
-class Pool:
+class AddressPool:
     """The addresses of one destination: `targets` in the order in which they serve, the first `good` in turn.
 
     What is up comes first. What is down comes last: it costs nothing while another one answers, and when all

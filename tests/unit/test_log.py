@@ -117,5 +117,5 @@ def test_the_manual_lists_every_event_with_its_fields() -> None:
         )
         assert any(sentence in sentences and fields <= named for sentences, named in known), (
             f"{place}: add to the table under Logs in docs/operating.md: "
-            f"| room | `{sentence}` | {', '.join(f'`{each}`' for each in sorted(fields)) or 'none'} |"
+            f"| component | `{sentence}` | {', '.join(f'`{each}`' for each in sorted(fields)) or 'none'} |"
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.response import ResponseHead
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
 
 _VIA = (b"Via: 1.0 egress-router\r\n", b"Via: 1.1 egress-router\r\n")  # by the minor version received
 _MEMBER = re.compile(rb"[^ \t]+[ \t]+egress-router(?:[ \t].*)?", re.IGNORECASE | re.DOTALL)
@@ -115,7 +115,7 @@ def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
     )
 
 
-def request_bytes(head: RequestHead, target: Target, upgrade: bytes | None) -> bytes:
+def request_bytes(head: RequestHead, target: RequestTarget, upgrade: bytes | None) -> bytes:
     """Return the head for the origin: origin form, Host of the target, Via, and no hop-by-hop field.
 
     Raises:

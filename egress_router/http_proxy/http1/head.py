@@ -90,11 +90,11 @@ def too_large() -> MessageError:
     return MessageError(431, "the head is too large", Fault.HEAD_TOO_LARGE)
 
 
-def read_fields(head: bytes, most_fields: int, parser: _Parser) -> Fields:
+def read_fields(head: bytes, max_fields: int, parser: _Parser) -> Fields:
     """Read the fields of a head, its first line and its empty line included.
 
     Raises:
-        MessageError: it is malformed, or has more than `most_fields` fields.
+        MessageError: it is malformed, or has more than `max_fields` fields.
     """
     seen = Fields()
     try:
@@ -109,7 +109,7 @@ def read_fields(head: bytes, most_fields: int, parser: _Parser) -> Fields:
             raise MessageError(400, _sentence(error)) from None
     if not seen.complete:
         raise MessageError(400, "the head does not end where its empty line is")
-    if len(seen.fields) > most_fields:
+    if len(seen.fields) > max_fields:
         raise MessageError(431, "the head has too many fields", Fault.TOO_MANY_FIELDS)
     return seen
 

@@ -28,7 +28,7 @@ from egress_router.http_proxy.http1.target import (
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.http1.head import Field, Framing
-    from egress_router.http_proxy.http1.target import Target
+    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.settings.http_proxy import HttpLimits
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
@@ -38,9 +38,7 @@ _WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE"})
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 # What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
 _BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
-_MAX_OVERLOOKED: Final = (
-    16  # bytes of empty lines before a request; RFC 9112 2.2 asks to bear with one of them
-)
+_MAX_OVERLOOKED: Final = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to ignore at least one
 _MAX_KNOWN: Final = 256
 _MAX_KNOWN_BYTES: Final = 1_024
 # Of a head with any other field nothing is kept: it might be a secret.
@@ -145,7 +143,7 @@ class RequestHeads:
         return rest
 
     def _check_beginning(self, data: bytes, *, fits: bool) -> None:
-        """Refuse what can become no head: nobody is to wait for the rest of it."""
+        """Refuse what cannot become a head, without waiting for the rest of it."""
         if not fits:
             # RFC 9112 3: 414 where it is the request line that is too long.
             if b"\r\n" in data[: self._limits.head_bytes]:
@@ -163,8 +161,8 @@ class KnownConnects:
     has what it saves.
     """
 
-    def __init__(self, most_fields: int) -> None:
-        self._most_fields = most_fields
+    def __init__(self, max_fields: int) -> None:
+        self._max_fields = max_fields
         self._known: dict[bytes, RequestHead] = {}
 
     def __len__(self) -> int:
@@ -178,25 +176,25 @@ class KnownConnects:
             MessageError: see `parse_request`.
         """
         if not text.startswith(b"CONNECT ") or len(text) > _MAX_KNOWN_BYTES:
-            return parse_request(text, self._most_fields)
+            return parse_request(text, self._max_fields)
         head = self._known.get(text)
         if head is None:
-            head = parse_request(text, self._most_fields)
+            head = parse_request(text, self._max_fields)
             if all(lower in _HARMLESS for lower, _, _ in head.fields):
                 self._keep(text, head)
         return head
 
     def _keep(self, text: bytes, head: RequestHead) -> None:
         if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()  # simple, and as good as any order for who has so many
+            self._known.clear()  # simple; where there are so many, any order is as good
         self._known[text] = head
 
 
-def parse_request(head: bytes, most_fields: int) -> RequestHead:
+def parse_request(head: bytes, max_fields: int) -> RequestHead:
     """Read the head of a request, its empty line included.
 
     Raises:
-        MessageError: it is malformed or ambiguous, or has more than `most_fields` fields.
+        MessageError: it is malformed or ambiguous, or has more than `max_fields` fields.
     """
     line = _REQUEST_LINE.match(head)
     if line is None:
@@ -207,7 +205,7 @@ def parse_request(head: bytes, most_fields: int) -> RequestHead:
         raise MessageError(505, "HTTP/2 is spoken here inside TLS only: use HTTP/1.1, or TLS", Fault.HTTP2)
     if minor is None:
         raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
-    seen = read_fields(head, most_fields, httptools.HttpRequestParser)
+    seen = read_fields(head, max_fields, httptools.HttpRequestParser)
     special = seen.special
     host = _host(special.pop(b"host", None), minor)
     connection, framing, length = NO_OPTIONS, NO_BODY, 0
@@ -260,7 +258,7 @@ def _request_framing(method: bytes, minor: int, special: dict[bytes, list[bytes]
     return framing, max(length, 0)
 
 
-def target_of(head: RequestHead, origin_port: int | None) -> Target:
+def target_of(head: RequestHead, origin_port: int | None) -> RequestTarget:
     """Return where a request goes; `origin_port` is that of the origin, where the client takes us for it.
 
     Raises:

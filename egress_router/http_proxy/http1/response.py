@@ -98,18 +98,18 @@ class AnswerHeads:
         return head, data[end:]
 
 
-def parse_response(head: bytes, method: bytes, most_fields: int) -> ResponseHead:
+def parse_response(head: bytes, method: bytes, max_fields: int) -> ResponseHead:
     """Read the head of an answer to a request of this method, its empty line included.
 
     Raises:
-        MessageError: it is malformed or ambiguous, or has more than `most_fields` fields.
+        MessageError: it is malformed or ambiguous, or has more than `max_fields` fields.
     """
     line = _STATUS_LINE.match(head)
     if line is None:
         raise MessageError(502, "the status line is not HTTP/1.1 STATUS REASON")
     version, code, phrase = line.groups(b"")
     minor, status = MINORS[version], int(code)
-    seen = read_fields(head, most_fields, httptools.HttpResponseParser)
+    seen = read_fields(head, max_fields, httptools.HttpResponseParser)
     special = seen.special
     framing, length = _response_framing(method, status, minor, special)
     connection = connection_options(special) if special else NO_OPTIONS

@@ -22,7 +22,7 @@ _HTTP_PORT = 80
 
 # A value, though not frozen (see the heads): one is made for each request, or shared by those of one CONNECT.
 @dataclass(slots=True)
-class Target:
+class RequestTarget:
     """Where a request goes: host and port, and the target in origin form (empty for CONNECT: a `tunnel`).
 
     `asked` is the host as name servers are asked for it: a short name that was sent with a dot keeps it.
@@ -38,7 +38,7 @@ class Target:
 
 
 @lru_cache(maxsize=1024)
-def connect_target(target: bytes) -> Target:
+def connect_target(target: bytes) -> RequestTarget:
     """Read the target of CONNECT, `host:port`; there is no default port (RFC 9110 9.3.6).
 
     Raises:
@@ -47,10 +47,10 @@ def connect_target(target: bytes) -> Target:
     host, port = parse_authority(target)
     if port is None:
         raise MessageError(400, "the target of CONNECT is host:port; the port is missing")
-    return Target(host, port, b"", as_asked(host, target), _authority(host, port), tunnel=True)
+    return RequestTarget(host, port, b"", as_asked(host, target), _authority(host, port), tunnel=True)
 
 
-def absolute_target(method: bytes, target: bytes) -> Target:
+def absolute_target(method: bytes, target: bytes) -> RequestTarget:
     """Read a target in absolute form, `http://host[:port]/path?query`.
 
     Raises:
@@ -65,10 +65,10 @@ def absolute_target(method: bytes, target: bytes) -> Target:
     if b"#" in rest:
         raise MessageError(400, "the target has a fragment, which never leaves a client")
     host, port, asked, normalised = _place(authority)
-    return Target(host, port, _origin_form(method, rest), asked, normalised, False)
+    return RequestTarget(host, port, _origin_form(method, rest), asked, normalised, False)
 
 
-def origin_target(method: bytes, target: bytes, host_field: bytes, origin_port: int) -> Target:
+def origin_target(method: bytes, target: bytes, host_field: bytes, origin_port: int) -> RequestTarget:
     """Read a target as an origin server gets it, `/path?query` with a Host field, or in absolute form.
 
     The host counts, its port does not: the connection goes to `origin_port`.
@@ -90,12 +90,12 @@ def origin_target(method: bytes, target: bytes, host_field: bytes, origin_port: 
         raise MessageError(
             400, "the host is an address; this port leads to names only", Fault.HOST_IS_ADDRESS
         )
-    return Target(host, origin_port, origin_form, asked, _authority(host, origin_port), tunnel=False)
+    return RequestTarget(host, origin_port, origin_form, asked, _authority(host, origin_port), tunnel=False)
 
 
-def tls_target(name: str, origin_port: int) -> Target:
+def tls_target(name: str, origin_port: int) -> RequestTarget:
     """Return where a TLS connection goes whose ClientHello names a server."""
-    return Target(name, origin_port, b"", name, _authority(name, origin_port), tunnel=False)
+    return RequestTarget(name, origin_port, b"", name, _authority(name, origin_port), tunnel=False)
 
 
 @lru_cache(maxsize=1024)

@@ -52,11 +52,13 @@ static PyObject *connected(const struct pair *pair, PyObject *object) {
 static PyObject *closed(const struct pair *pair, PyObject *object) {
     bool had_target = pair->connected && pair->targets;
     bool dialled = pair->reason == CONNECTED || !pair->connected;
-    return Py_BuildValue("(OiNNiKKdNiN)", object, NEWS_CLOSED, client_text(pair),
+    return Py_BuildValue("(OiNNiKKdNiNN)", object, NEWS_CLOSED, client_text(pair),
                          had_target ? value_of(pair, pair->target) : Py_NewRef(Py_None), (int)pair->reason,
                          (unsigned long long)pair->flows[CLIENT].moved, (unsigned long long)pair->flows[UPSTREAM].moved,
                          to_seconds(pair->ended - (dialled ? pair->started : pair->connected)), failures_of(pair),
-                         pair->given, identity_of(pair));
+                         pair->given, identity_of(pair),
+                         pair->first ? PyFloat_FromDouble(to_seconds(pair->first - pair->connected))
+                                     : Py_NewRef(Py_None));
 }
 
 /* Python's object of a connection that it serves itself comes with its socket and what has come already. */
@@ -103,9 +105,10 @@ static PyObject *refusals_of(struct sums *sums) {
 
 static PyObject *summed(struct plane *plane, struct line *line) {
     struct sums *sums = &line->sums;
-    return Py_BuildValue("(Oi(KKNNN))", (PyObject *)line->object, NEWS_SUMMED, (unsigned long long)taken(&sums->sent),
+    return Py_BuildValue("(Oi(KKNNNN))", (PyObject *)line->object, NEWS_SUMMED, (unsigned long long)taken(&sums->sent),
                          (unsigned long long)taken(&sums->received), refusals_of(sums),
-                         times_of(&sums->connects, &plane->connects), times_of(&sums->lives, &plane->lives));
+                         times_of(&sums->connects, &plane->connects), times_of(&sums->lives, &plane->lives),
+                         times_of(&sums->firsts, &plane->connects));
 }
 
 static bool read_targets(PyObject *list, struct targets *targets, unsigned news) {

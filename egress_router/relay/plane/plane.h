@@ -130,7 +130,7 @@ struct histogram {
 struct sums {
     _Atomic uint64_t sent, received; /* by connections that have ended */
     _Atomic uint64_t refused[REASONS];
-    struct histogram connects, lives;
+    struct histogram connects, lives, firsts;
 };
 
 /* A listening port's line; freed by Python. */
@@ -199,6 +199,7 @@ struct pair {
     in_port_t client_port;     /* in network byte order */
     struct sockaddr_in6 source; /* of the upstream's connection, where the line tells it; may be of AF_INET */
     nanoseconds started, connected, ended, idle, period;
+    nanoseconds first; /* when the first byte of the upstream came; 0: none has */
     int target, given; /* given: a socket for Python, or -1 */
     uint8_t state, reason;
     bool admitted, handed_over, repeats[2];

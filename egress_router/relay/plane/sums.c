@@ -28,6 +28,8 @@ void sum_ended(struct plane *plane, struct pair *pair) {
         add(&sums->sent, pair->flows[CLIENT].moved);
         add(&sums->received, pair->flows[UPSTREAM].moved);
         observe(&sums->lives, &plane->lives, pair->ended - pair->connected);
+        if (pair->first)
+            observe(&sums->firsts, &plane->connects, pair->first - pair->connected);
     } else {
         add(&sums->refused[pair->reason], 1);
     }

@@ -18,6 +18,7 @@ from egress_router.dns_proxy.server import mode
 from egress_router.names.resolver import Resolver, system_sources
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.names import NamesSettings
+from egress_router.upstreams.health import INTERVAL
 from egress_router.upstreams.places import forbidden_place
 from tests.serving import Running, serving
 from tests.waiting import PATIENCE
@@ -141,6 +142,7 @@ def forwarding(
     environ: Mapping[str, str] | None = None,
     forbidden: Forbidden = loopback_is_remote,
     sources: str = "",
+    check_seconds: float = INTERVAL,
 ) -> Mode[Guarded[Forwards]]:
     """Return the mode under test; it asks `names` and nobody else, and believes an answer for a moment only."""
     conf, hosts = folder / "resolv.conf", folder / "hosts"
@@ -158,7 +160,7 @@ def forwarding(
     given = {"EGRESS_DNS_PROXY_DESTINATION": "1 192.0.2.1", **(environ or {})}
     # EGRESS_SOURCE itself cannot hold addresses of the loopback network.
     settings = replace(read_dns_proxy(given), sources=tuple(map(ip_address, sources.split())))
-    return mode(settings, resolver, forbidden)
+    return mode(settings, resolver, forbidden, check_seconds)
 
 
 @contextlib.contextmanager
@@ -174,8 +176,9 @@ def forwarder(
     environ: Mapping[str, str] | None = None,
     forbidden: Forbidden = loopback_is_remote,
     sources: str = "",
+    check_seconds: float = INTERVAL,
 ) -> Iterator[Running[Guarded[Forwards]]]:
-    made = forwarding(folder, names, environ, forbidden, sources)
+    made = forwarding(folder, names, environ, forbidden, sources, check_seconds)
     with serving(
         made, text, loop=loop, most=most, per_client=per_client, drain_seconds=drain_seconds
     ) as running:

@@ -94,8 +94,7 @@ def test_checks_take_a_silent_address_out_and_back_in(tmp_path: Path) -> None:
     labels = {"destination": f"{NAME}:{{}}", "address": "127.0.0.2:{}"}
     with backend("127.0.0.1") as one, in_thread({NAME: entry("127.0.0.1", "127.0.0.2", ttl=600)}) as names:
         found = {key: value.format(one.port) for key, value in labels.items()}
-        with forwarder(tmp_path, f"80 {NAME} {one.port}", names) as running:
-            running.call(lambda: setattr(running.server._checks, "_interval", 0.05))  # type: ignore[attr-defined]
+        with forwarder(tmp_path, f"80 {NAME} {one.port}", names, check_seconds=0.05) as running:
             until(lambda: metric(running, "upstream_up", **found) == 1)
             until(lambda: metric(running, "upstream_up", **found) == 0)
             with backend("127.0.0.2", one.port):

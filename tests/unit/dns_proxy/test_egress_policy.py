@@ -58,7 +58,11 @@ def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Pat
     }
     assert expected.items() <= record.items()
     assert isinstance(denied, list)
-    assert [isinstance(each, dict) and each["rule"] for each in denied] == [record["rule"]]
+    last: list[dict[str, object]] = [{**each} for each in denied if isinstance(each, dict)]
+    assert [(each["rule"], each["target"]) for each in last] == [
+        (record["rule"], f"127.0.0.2:{record['port']}")
+    ]
+    assert record["address"] == "127.0.0.2"
 
 
 def test_of_a_name_only_addresses_that_are_allowed_are_dialled(tmp_path: Path) -> None:

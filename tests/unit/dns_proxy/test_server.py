@@ -298,3 +298,21 @@ def test_a_port_without_a_line_closes_at_once(tmp_path: Path) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert ask(running, 80) == ""
         assert running.call(running.server.open_connections) == 0
+
+
+@pytest.mark.parametrize("access_log", ["0", "1"])
+def test_the_time_to_the_first_byte_is_noted_by_line(tmp_path: Path, access_log: str) -> None:
+    with (
+        backend() as target,
+        forwarder(
+            tmp_path, f"80 127.0.0.1 {target.port}\n", environ={"EGRESS_ACCESS_LOG": access_log}
+        ) as running,
+    ):
+        for _ in range(3):
+            assert ask(running, 80) == "127.0.0.1"
+
+        def noted() -> int:
+            found = running.call(running.context.registry.snapshot).get("rule_first_byte_seconds")
+            return 0 if found is None else sum(sum(counts) for _, counts, _ in found.histograms.values())
+
+        until(lambda: noted() == 3)

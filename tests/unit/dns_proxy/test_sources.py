@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING
 
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
-from egress_router.upstreams.health import Checks
 from tests.unit.dns_proxy.lab import Observing, ask, backend, forwarder, metric
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from egress_router.grammar.forward import Forwards
     from egress_router.settings.policy import Guarded
@@ -101,16 +98,13 @@ def test_a_changed_source_is_that_of_new_connections(tmp_path: Path) -> None:
             assert ask(running, 80) == "127.0.0.6"
 
 
-def test_one_connection_counts_once_for_the_health_of_an_address(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_connection_counts_once_for_the_health_of_an_address(tmp_path: Path) -> None:
     """However many sources have been tried: three failures in a row are down, and this is one."""
-    monkeypatch.setattr(Checks, "interval", 3600.0)  # no check shall add to it
     with backend() as refusing:
         port = refusing.port
-    with forwarder(
-        tmp_path, f"80 127.0.0.1 {port} from *", sources="127.0.0.5 127.0.0.6 127.0.0.7"
-    ) as running:
+    sources = "127.0.0.5 127.0.0.6 127.0.0.7"
+    # No check shall add to it.
+    with forwarder(tmp_path, f"80 127.0.0.1 {port} from *", sources=sources, check_seconds=3600.0) as running:
         assert ask(running, 80) == ""
         until(lambda: metric(running, "connections_total", result="refused") == 1)
         assert is_up(running)

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
-from egress_router.grammar.acl import AccessList, Domain, Everything, Rule, Subject, parse, printed
+from egress_router.grammar.acl import (
+    AccessList,
+    Domain,
+    Everything,
+    Rule,
+    Subject,
+    parse,
+    printed_access_list,
+)
 from egress_router.grammar.leaving import Spread
 
 SOURCE = "EGRESS_HTTP_PROXY_DESTINATION"
@@ -105,7 +113,7 @@ RULES = st.builds(Rule, st.just(0), st.just(""), st.booleans(), SUBJECTS, st.non
 @given(st.lists(RULES, min_size=1, max_size=20), st.booleans())
 def test_printed_rules_are_read_back_equal(rules: list[Rule], everything: bool) -> None:
     rules = [*rules, Rule(0, "", True, Everything(), None)] if everything else rules
-    again = parse(SOURCE, printed(AccessList(tuple(rules)))).rules
+    again = parse(SOURCE, printed_access_list(AccessList(tuple(rules)))).rules
     assert [(rule.allows, rule.subject, rule.port) for rule in again] == [
         (rule.allows, rule.subject, rule.port) for rule in rules
     ]
@@ -124,7 +132,7 @@ def test_what_allows_may_say_with_which_address_it_leaves() -> None:
     sources = [ip_address("192.168.12.99"), ip_address("2001:db8:12::99")]
     parsed = parse(SOURCE, text, sources)
     assert [rule.leaving for rule in parsed.rules] == [None, sources[0], Spread.ALL, sources[1], Spread.ALL]
-    assert printed(parsed) == text
+    assert printed_access_list(parsed) == text
     assert parsed.rules[1].text == "*.example.com:443 from 192.168.12.99"
 
 

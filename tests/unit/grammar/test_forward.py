@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
-from egress_router.grammar.forward import Forward, Forwards, parse, printed
+from egress_router.grammar.forward import Forward, Forwards, parse, printed_forwards
 from egress_router.grammar.leaving import Spread
 
 SOURCE = "EGRESS_DNS_PROXY_DESTINATION"
@@ -93,7 +93,7 @@ TARGETS = st.sampled_from([ip_address("203.0.113.25"), ip_address("2001:db8::25"
 )
 def test_printed_lines_are_read_back_equal(lines: dict[int, tuple[str, int]]) -> None:
     forwards = Forwards(tuple(Forward(port, target, remote) for port, (target, remote) in lines.items()))
-    assert parse(SOURCE, printed(forwards)) == forwards
+    assert parse(SOURCE, printed_forwards(forwards)) == forwards
 
 
 @given(st.text(max_size=60))
@@ -109,7 +109,7 @@ def test_a_line_may_say_with_which_address_it_leaves() -> None:
     sources = (ip_address("192.168.12.99"),)
     parsed = parse(SOURCE, text, sources=sources)
     assert [line.leaving for line in parsed.lines] == [sources[0], Spread.ALL, None]
-    assert printed(parsed) == text
+    assert printed_forwards(parsed) == text
 
 
 @pytest.mark.parametrize(

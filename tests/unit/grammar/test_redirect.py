@@ -17,7 +17,7 @@ from egress_router.grammar.redirect import (
     Redirects,
     Router,
     parse,
-    printed,
+    printed_redirects,
 )
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def test_every_line_may_say_with_which_address_it_leaves() -> None:
     assert [rule.leaving for rule in parsed.rules] == [V4, Spread.ALL, V6, None]
     assert [rule.leaving for rule in parsed.names] == [IPv4Address("192.168.12.100")]
     assert (parsed.fallback_v4_leaving, parsed.fallback_v6_leaving) == (Spread.ALL, V6)
-    assert printed(parsed) == text.replace("FROM", "from") + "\n"
+    assert printed_redirects(parsed) == text.replace("FROM", "from") + "\n"
 
 
 @pytest.mark.parametrize("line", ["80 tcp 1.2.3.4", "80 tcp db.example.com", "1.2.3.4"])
@@ -307,7 +307,7 @@ def rules(draw: st.DrawFn) -> Redirects:
 
 @given(rules())
 def test_printed_rules_are_read_back_equal(redirects: Redirects) -> None:
-    assert parse(SOURCE, printed(redirects)) == redirects
+    assert parse(SOURCE, printed_redirects(redirects)) == redirects
 
 
 @given(st.text(alphabet="0123456789 .:-#tcpudsabf\t\n", max_size=80))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.server import Dependencies
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
@@ -260,14 +261,14 @@ def know(monkeypatch: pytest.MonkeyPatch, *, slow: bool = False, **names: str | 
     Known.asked = []
     Known.clients = []
     Known.search = {}
-    monkeypatch.setattr(_Names, "made", Known)
+    monkeypatch.setattr(InUse, "names", Known)
     return Known
 
 
-class _Names:
+class InUse:
     """What resolves names in the proxies of a test: the real resolver, unless `know` says otherwise."""
 
-    made: ClassVar[server.MakeNames] = Resolver
+    names: ClassVar[server.MakeNames] = Resolver
 
 
 def _noted(faults: list[object], _loop: object, context: object) -> None:
@@ -277,13 +278,13 @@ def _noted(faults: list[object], _loop: object, context: object) -> None:
 @contextlib.contextmanager
 def proxy(
     rules: str = LOOPBACK, *, policy: str | None = None, loop: str = "own", most: int = 10_000, per_client: int | None = None,
-    drain_seconds: float = 25.0, faulty: bool = False, max_turned_away: int = server.MAX_TURNED_AWAY, access_log: str = "1",
+    drain_seconds: float = 25.0, faulty: bool = False, needs: Dependencies = server.REAL, access_log: str = "1",
     sources: str = "", **settings: str,
 ) -> Iterator[tuple[Running[Guarded[AccessList]], int]]:  # fmt: skip
     """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_.
 
     `faulty` says whether there will be faults of the proxy's own. `sources` are addresses that EGRESS_SOURCE
-    could not hold, because they are of the loopback network.
+    could not hold, because they are of the loopback network. `needs` is used but for its resolver, see `know`.
     """
     environ = {f"EGRESS_HTTP_PROXY_{name}": value for name, value in settings.items()}
     # A limit for the pod is shared by its workers, of which only one is here.
@@ -295,7 +296,7 @@ def proxy(
     if policy is not None:
         environ["EGRESS_POLICY"] = policy
     read = replace(read_http_proxy(environ), sources=tuple(map(ip_address, sources.split())))
-    mode = server.mode(read, names=_Names.made, max_turned_away=max_turned_away)
+    mode = server.mode(read, replace(needs, names=InUse.names))
     with serving(
         mode,
         rules if policy is None else joined(rules, policy),

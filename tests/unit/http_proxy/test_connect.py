@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -9,6 +10,11 @@ from egress_router.names.answer import Failure
 from tests.serving import LOOPS
 from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, Peer, answering, counted, know, origin, proxy
 from tests.waiting import PATIENCE, until
+
+if TYPE_CHECKING:
+    from egress_router.grammar.acl import AccessList
+    from egress_router.settings.policy import Guarded
+    from tests.serving import Running
 
 
 def connect(authority: str, version: str = "1.1") -> str:
@@ -37,6 +43,28 @@ def test_a_tunnel_carries_bytes_both_ways(loop: str) -> None:
         assert counted(running, "bytes_total", direction="sent") == 4
         assert counted(running, "bytes_total", direction="received") == 4
         assert server.received == b"ping"
+        # Not the answer to CONNECT, which is the proxy's.
+        assert answers(running) == [1]
+
+
+def test_a_tunnel_without_a_byte_of_its_destination_has_no_time_to_one() -> None:
+    with origin(silent) as server, proxy() as (running, port), Client(port) as client:
+        client.send(connect(server.authority))
+        client.head()
+        client.end()
+        client.rest()
+        until(lambda: running.call(running.server.open_connections) == 0)
+        assert answers(running) == [0]
+
+
+def answers(running: Running[Guarded[AccessList]]) -> list[int]:
+    """How many times to a first byte were noted, for each rule that has connections."""
+    found = running.call(running.context.registry.snapshot)["rule_first_byte_seconds"].histograms
+    return [sum(counts) for _, counts, _ in found.values()]
+
+
+def silent(peer: Peer) -> None:
+    peer.read()
 
 
 def test_bytes_behind_the_head_are_forwarded() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Connection:
-    """Gives way as a session does: what it holds is dropped at once."""
+    """Gives way as a connection does: what it holds is dropped at once."""
 
     held: HeldBytes
     gone: list[Connection] = field(default_factory=list)

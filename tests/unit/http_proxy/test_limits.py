@@ -17,14 +17,12 @@ import pytest
 
 from egress_router import log
 from egress_router.clock import SYSTEM
-from egress_router.grammar.locality import Locality, locality
-from egress_router.http_proxy import connection as connection_module
 from egress_router.http_proxy import own_places
 from egress_router.http_proxy import server as server_module
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.own_places import OwnPlaces
+from egress_router.http_proxy.server import Dependencies
 from egress_router.names.answer import Failure
-from egress_router.policy import access_list
 from egress_router.policy.access_list import Own
 from egress_router.relay.buffered_socket import BufferedSocket, nothing
 from egress_router.relay.deadlines import Deadlines
@@ -261,7 +259,7 @@ def test_connections_beyond_the_limits_are_told_so() -> None:
 
 
 def test_clients_beyond_the_limits_in_masses_are_told_so_but_not_waited_for() -> None:
-    with proxy(most=1, max_turned_away=1) as (running, port), Client(port):
+    with proxy(most=1, needs=Dependencies(max_turned_away=1)) as (running, port), Client(port):
         until(lambda: running.call(running.server.open_connections) == 1)
         with Client(port) as second, Client(port) as third:
             for client in (second, third):
@@ -370,15 +368,19 @@ def test_everything_closes_at_once_when_told() -> None:
                 assert client.rest() == b""
 
 
-def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def place(address: IPAddress) -> Locality:
-        return Locality.REMOTE if str(address) == "127.0.0.5" else locality(address)
+class FarLoopback(Own):
+    """Takes one address of the loopback network for one of somebody else."""
 
-    monkeypatch.setattr(access_list, "locality", place)
+    def is_remote(self, address: IPAddress) -> bool:
+        return str(address) == "127.0.0.5" or super().is_remote(address)
+
+
+def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = Dependencies(look=lambda _: FarLoopback(frozenset(), frozenset()))
     know(monkeypatch, a_example="127.0.0.1 127.0.0.5", b_example="127.0.0.1")
     with (
         origin(answering(OK), "127.0.0.5") as remote,
-        proxy("!a.example\n", REPORT_ONLY="1") as (running, port),
+        proxy("!a.example\n", needs=needs, REPORT_ONLY="1") as (running, port),
     ):
         for name, status in (("a", "200"), ("b", "403")):
             with Client(port) as client:
@@ -590,11 +592,10 @@ def test_the_mode_says_what_it_is() -> None:
     )
 
 
-def test_a_head_of_more_reads_than_a_turn_has_comes_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "TURNS", 1)
+def test_a_head_of_more_reads_than_a_turn_has_comes_to_its_end() -> None:
     with (
         origin(answering(OK)) as server,
-        proxy(BUFFER_BYTES="16384") as (running, port),
+        proxy(needs=Dependencies(reads_in_turn=1), BUFFER_BYTES="16384") as (running, port),
         Client(port) as client,
     ):
         running.context.loop.call_soon_threadsafe(time.sleep, 0.3)  # all of it is there before the first read

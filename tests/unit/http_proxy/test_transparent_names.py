@@ -44,7 +44,7 @@ def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
         def resolver(_: NamesSettings, registry: Registry) -> Resolver:
             return Resolver(quick, registry, sources=sources)
 
-        monkeypatch.setattr(proxies._Names, "made", resolver)
+        monkeypatch.setattr(proxies.InUse, "names", resolver)
         yield server
 
 

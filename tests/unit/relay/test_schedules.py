@@ -124,9 +124,10 @@ class Model:
     def check(self) -> None:
         """Hold the record against the bytes."""
         assert self.closing is not None
-        reason, sent, received, _ = self.closing
+        reason, sent, received, _, first_byte = self.closing
         assert self.server.got <= sent <= self.client.sent, str(self)
         assert self.client.got <= received <= self.server.sent, str(self)
+        assert first_byte is None or self.server.sent, str(self)
         if reason is CloseReason.FINISHED:
             assert (sent, received) == (self.client.sent, self.server.sent), str(self)
         else:

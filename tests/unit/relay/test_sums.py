@@ -41,6 +41,9 @@ class Silent(Line):
     def lives(self) -> int:
         return sum(sum(each.lives[0]) for each in self.sums)
 
+    def first_bytes(self) -> int:
+        return sum(sum(each.first_bytes[0]) for each in self.sums)
+
     def refused(self) -> dict[int, int]:
         found: dict[int, int] = {}
         for reason, count in (each for sums in self.sums for each in sums.refused):
@@ -74,6 +77,7 @@ def test_a_line_that_does_not_tell_adds_up(router: Router) -> None:
     until(lambda: line.lives() == 20)
     assert (line.heard, line.ends) == ([], [])
     assert line.connects() == 20
+    assert line.first_bytes() == 20
     assert sum(each.sent for each in line.sums) == 20 * len("question")
     assert sum(each.received for each in line.sums) == 20 * len("answer")
     assert {host for host, _ in line.answers} == {"127.0.0.1"}
@@ -99,6 +103,7 @@ def test_many_short_connections_are_few_records(router: Router) -> None:
 
     router.room.call(busy)
     until(lambda: line.lives() == 100)
+    assert line.first_bytes() == 0, "a destination said nothing"
     assert len(line.sums) <= 3
 
 

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from egress_router.upstreams.pool import FAILURES_DOWN, SUCCESSES_UP, Health, Pool, Target
+from egress_router.upstreams.pool import FAILURES_DOWN, SUCCESSES_UP, AddressPool, Health, Target
 
 
 def targets(*hosts: str) -> list[Target]:
@@ -15,37 +15,37 @@ A, B, C, D = targets("192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::4")
 
 
 def arranged(
-    pool: Pool, *serving: Target, down: tuple[Target, ...] = (), unrouted: tuple[Target, ...] = ()
+    pool: AddressPool, *serving: Target, down: tuple[Target, ...] = (), unrouted: tuple[Target, ...] = ()
 ) -> None:
     pool.arrange(serving, lambda target: target not in down, lambda address: (address, 80) not in unrouted)
 
 
 def test_what_is_down_comes_last() -> None:
-    pool = Pool()
+    pool = AddressPool()
     arranged(pool, A, B, C, down=(A,))
     assert (pool.targets, pool.good) == ((B, C, A), 2)
 
 
 def test_when_all_are_down_all_serve() -> None:
-    pool = Pool()
+    pool = AddressPool()
     arranged(pool, A, B, down=(A, B))
     assert (pool.targets, pool.good) == ((A, B), 0)
 
 
 def test_an_address_without_route_is_left_out() -> None:
-    pool = Pool()
+    pool = AddressPool()
     arranged(pool, A, D, unrouted=(D,))
     assert (pool.targets, pool.good) == ((A,), 1)
 
 
 def test_when_none_has_a_route_they_are_tried_all_the_same() -> None:
-    pool = Pool()
+    pool = AddressPool()
     arranged(pool, D, unrouted=(D,))
     assert pool.targets == (D,)
 
 
 def test_without_addresses_there_is_nothing_to_try() -> None:
-    pool = Pool()
+    pool = AddressPool()
     arranged(pool, A)
     arranged(pool)
     assert (pool.targets, pool.good) == ((), 0)
@@ -53,7 +53,7 @@ def test_without_addresses_there_is_nothing_to_try() -> None:
 
 def test_answers_that_rotate_do_not_cancel_the_turns_out() -> None:
     """One connection for each answer, and each answer begins with another address."""
-    pool = Pool()
+    pool = AddressPool()
     for answer in ((A, B), (B, A)):
         arranged(pool, *answer)
         assert pool.targets == (A, B)
