@@ -80,7 +80,7 @@ class LineInForce(Forwarding):
     __slots__ = ("_aim", "_rule", "_tools", "destination", "forward")
 
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
-        # Several processes shall not all begin with the same address.
+        # Several processes should not all begin with the same address.
         turn = random.randrange(1 << 16)  # noqa: S311 - only spreads
         super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_each)
         self._tools = tools
