@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded, GuardedSource
     from egress_router.settings.setup import SetupSettings
     from egress_router.setup.nat_rules import Established
+    from egress_router.standby.agent import Agent
 
 _log = log.get("redirect")
 
@@ -87,7 +88,9 @@ class RedirectServer:
         self._upkeep = Upkeep(
             settings, established, lambda: rule_store.rules.rules, self._put_again, intervals
         )
-        self._admin_rules = AdminRules(settings, established)
+        self._admin_rules = AdminRules(
+            settings.admin_rules, lambda: nat_rules.read_admin_rules(settings, established.apply)
+        )
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
@@ -95,10 +98,7 @@ class RedirectServer:
         self._updates = NameUpdates(
             self._put, self._move, lambda: rule_store.rules, registry, established.resolved
         )
-        resolver = Resolver(settings.names, registry)
-        for line, addresses in established.resolved.items():
-            if addresses:
-                resolver.remember(line.name, addresses)
+        resolver = _resolver(settings, registry, established.resolved)
         self._names = LineNames(
             resolver,
             UpstreamReport(registry, _log),
@@ -124,8 +124,7 @@ class RedirectServer:
             has_counters=self._has_counters,
         )
         self._rejections = Rejections(self._records, self._counts.line_of, self._policy.entry_of, SYSTEM)
-        stand, standby = established.stand, settings.standby
-        self._agent = None if stand is None or standby is None else assemble(stand, standby)
+        self._agent = _agent(settings, established)
         process_metrics.describe(registry, "redirect", self.ready)
         self._state.gateway_monitor.describe(registry)
         self._state.standby_monitor.describe(registry)
@@ -138,7 +137,7 @@ class RedirectServer:
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, sockets.listen(port, 1)[0]) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
-        tasks += [self._upkeep.run(), self._updates.run(self._names), self._admin_rules.follow()]
+        tasks += [self._upkeep.run(), self._updates.run(self._names), *self._admin_rules.tasks()]
         tasks += [self._counts.run(self._sources, self._policy), self._policy.cut()]
         if self._has_counters:
             tasks.append(self._rejections.run())
@@ -232,3 +231,19 @@ class RedirectServer:
             _log.info("UDP flows are moved to the addresses that their names have now", flows=count)
 
         await in_daemon_thread(move)
+
+
+def _resolver(settings: SetupSettings, registry: Registry, known: Resolved) -> Resolver:
+    """Return what looks names up; it remembers what was found before."""
+    resolver = Resolver(settings.names, registry)
+    for line, addresses in known.items():
+        if addresses:
+            resolver.remember(line.name, addresses)
+    return resolver
+
+
+def _agent(settings: SetupSettings, established: Established) -> Agent | None:
+    """Return what decides whether this router of a group is active; None where it is alone."""
+    if established.stand is None or settings.standby is None:
+        return None
+    return assemble(established.stand, settings.standby)
