@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import product
 from typing import TYPE_CHECKING
 
+from egress_router import log
 from egress_router.grammar.address import printed
 from egress_router.http_proxy.access_log import traceparent
 from egress_router.http_proxy.http1.errors import Fault
@@ -42,6 +43,9 @@ _LIMITS = {
 TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_RULES = 1_000
+_LEADS_BACK = frozenset({Fault.LOOP.value, Reason.OWN_PORT.value})
+_TRUE_ADDRESSES = "name servers in EGRESS_DNS_SERVERS that know the name's true addresses"
+_log = log.get("http_proxy")
 
 
 def _deciding(decision: Decision) -> str | None:
@@ -228,6 +232,8 @@ class Accounting:
         """Count a connection or request to a transparent port that was refused."""
         meaning = "Refused on transparent ports, by reason."
         self._registry.counter("transparent_refused_total", meaning, reason=reason).value += 1
+        if reason in _LEADS_BACK:
+            _log.warning("a name leads back to this router", reason=reason, expected=_TRUE_ADDRESSES)
 
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
