@@ -1,4 +1,4 @@
-"""What the kernel counted, by rule: pure sums, and the metrics that they become."""
+"""What the kernel counted, by rule: sums alone, and the metrics that they become."""
 
 from __future__ import annotations
 

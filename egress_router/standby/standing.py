@@ -1,4 +1,4 @@
-"""Where a router stands in its group, for people, probes and metrics. Pure."""
+"""Where a router stands in its group, for people, probes and metrics."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,25 @@ def test_pure_parts_do_no_io(place: str) -> None:
             banned = used & IO_MODULES
             way = "" if module == name_of(path) else f" by way of {module}"
             assert not banned, f"{path.relative_to(ROOT)} imports {banned}{way}, but {PURE[place]}"
+
+
+def calls_itself_pure(path: Path) -> bool:
+    return re.search(r"\bPure\b", ast.get_docstring(ast.parse(path.read_text())) or "") is not None
+
+
+def test_what_calls_itself_pure_does_no_io() -> None:
+    """Not by way of what it imports either, and a package means all of its modules."""
+    found = {}
+    for name, path in FILES.items():
+        if calls_itself_pure(path):
+            inside = [each for each in FILES if each == name or each.startswith(f"{name}.")]
+            for module in sorted(
+                set().union(*map(reached, inside if path.name == "__init__.py" else [name]))
+            ):
+                used = {each.split(".")[0] for each in imported(FILES[module], at_run_time=True)}
+                if banned := used & IO_MODULES:
+                    found[name] = f"{module} imports {sorted(banned)}"
+    assert not found
 
 
 def test_no_module_imports_one_that_imports_it_back() -> None:
