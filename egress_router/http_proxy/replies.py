@@ -1,4 +1,4 @@
-"""Answers of the proxy's own: a status, a `Proxy-Status` field (RFC 9209) and one sentence. Values in, bytes out.
+"""Answers of the proxy's own: a status, a `Proxy-Status` field (RFC 9209) and one sentence.
 
 Nothing that a client sent stands in them but hosts in their normalised form, whose characters are harmless.
 """
