@@ -65,6 +65,8 @@ bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy,
 	@$(BIN)/python -m benchmarks.proxies http dns
 	@$(BIN)/python -m benchmarks.responsiveness
 	@$(BIN)/python -m benchmarks.redirect
+	@$(BIN)/python -m benchmarks.changing
+	@$(BIN)/python -m benchmarks.transparent
 
 .PHONY: soak
 soak: venv ## mixed load, reloads, killed workers, dead destinations, for SOAK_SECONDS (600)

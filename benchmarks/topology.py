@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from benchmarks.workloads import Tools
 from egress_router.grammar.redirect import Protocol
 from egress_router.kernel.nat import nftables
-from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
+from egress_router.kernel.nat.plan import FamilyPlan, NatPlan, PlannedLine
 from egress_router.lab import wiring
 from egress_router.lab.hosts import Hosts
 
@@ -181,7 +181,7 @@ class Topology(Hosts):
         )
 
 
-def plan(extra: Sequence[Line] = ()) -> NatPlan:
+def plan(extra: Sequence[PlannedLine] = ()) -> NatPlan:
     """Return the router's plan: each workload by address and by a name of 16, and more lines."""
     lines = [
         line(port + number, target, addresses)
@@ -191,9 +191,9 @@ def plan(extra: Sequence[Line] = ()) -> NatPlan:
     return NatPlan("macvlan0", 9797, True, (FamilyPlan(4, (ip_address(SOURCE),), (*lines, *extra), None),))
 
 
-def line(port: int, target: int, addresses: tuple[IPAddress, ...]) -> Line:
+def line(port: int, target: int, addresses: tuple[IPAddress, ...]) -> PlannedLine:
     """Return a TCP line."""
-    return Line(Protocol.TCP, port, port, target, addresses)
+    return PlannedLine(Protocol.TCP, port, port, target, addresses)
 
 
 def _counted(host: Host, name: str) -> int:
@@ -209,7 +209,7 @@ def _busy_seconds() -> float:
     return (sum(fields) - idle - waiting) / 100
 
 
-def _more(count: int) -> list[Line]:
+def _more(count: int) -> list[PlannedLine]:
     one = (ip_address(SERVER),)
     return [line(10_000 + number, HTTP, SERVERS if number % 15 == 0 else one) for number in range(count)]
 

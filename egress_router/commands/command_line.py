@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from importlib.metadata import version
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
@@ -34,6 +34,9 @@ Examples:
 Exit status: 0 all is right, 1 something is wrong, or there was nothing to check."""
 
 
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 (it has no public name)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return what reads the command line."""
     parser = _Parser(
@@ -49,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_services(commands: _Commands) -> None:
     _add(
         commands,
         "setup",
@@ -61,7 +64,20 @@ def _add_services(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add(commands, "dns-proxy", "run the TCP forwarder", services.dns_proxy, dns_settings.VARIABLES)
 
 
-def _add_tools(commands: argparse._SubParsersAction[_Parser], parser: _Parser) -> None:
+def _add_tools(commands: _Commands, parser: _Parser) -> None:
+    _add_check(commands)
+    _add_explain(commands)
+    _add_convert(commands)
+    _add_status(commands)
+    completion = _add(
+        commands, "completion", "print what a shell reads to complete this command line", tools.completion
+    )
+    completion.set_defaults(parser=parser)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
+    _add(commands, "demo", "build a small network on this machine and show the modes in it", tools.demo)
+
+
+def _add_check(commands: _Commands) -> None:
     check = _add(
         commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", tools.check
     )
@@ -78,6 +94,9 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser], parser: _Parser) -
     check.add_argument(
         "--strict", action="store_true", help="exit with 1 on warnings, too: lines that can never act"
     )
+
+
+def _add_explain(commands: _Commands) -> None:
     explain = _add(
         commands,
         "explain",
@@ -102,6 +121,9 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser], parser: _Parser) -
         "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
     )
     _add_output(explain)
+
+
+def _add_convert(commands: _Commands) -> None:
     convert = _add(
         commands, "convert", "print what an EgressRouter resource of OpenShift 4 becomes", tools.convert
     )
@@ -112,6 +134,9 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser], parser: _Parser) -
         default="values",
         help="values of the Helm chart (default), or a manifest for kubectl",
     )
+
+
+def _add_status(commands: _Commands) -> None:
     status = _add(
         commands,
         "status",
@@ -129,12 +154,6 @@ def _add_tools(commands: argparse._SubParsersAction[_Parser], parser: _Parser) -
         action="store_true",
         help="exit status 3 only where the router is not healthy, for the health check of a container engine",
     )
-    completion = _add(
-        commands, "completion", "print what a shell reads to complete this command line", tools.completion
-    )
-    completion.set_defaults(parser=parser)
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
-    _add(commands, "demo", "build a small network on this machine and show the modes in it", tools.demo)
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
@@ -144,7 +163,7 @@ def _add_output(command: argparse.ArgumentParser) -> None:
 
 
 def _add(
-    commands: argparse._SubParsersAction[_Parser],
+    commands: _Commands,
     name: str,
     meaning: str,
     run: Callable[[argparse.Namespace], int],

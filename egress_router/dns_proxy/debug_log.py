@@ -1,7 +1,7 @@
 """EGRESS_LOG_LEVEL=debug: what Python hears of each connection, as events with its `id`.
 
 The data plane accepts, connects and relays by itself. It tells when a connection to the destination is there,
-and how each one ended. Where the level is another one, nothing of this is used.
+and how each one ended. With another level this module does nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.dns_proxy.line import Line
+from egress_router.dns_proxy.line import LineInForce
 from egress_router.grammar.address import printed
 from egress_router.relay.dial import REASONS
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _log = log.get("dns_proxy")
 
 
-class DebugLine(Line):
+class DebugLine(LineInForce):
     """Does as its base class, and tells what it hears."""
 
     __slots__ = ()
 
     def wanted(self) -> None:
-        """See `Line`."""
+        """See `LineInForce`."""
         _log.debug(
             "client waits for an address", local_port=self.forward.port, host=str(self.destination.host)
         )
@@ -37,7 +37,7 @@ class DebugLine(Line):
     def connected(
         self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
     ) -> None:
-        """See `Line`."""
+        """See `LineInForce`."""
         record = self.record(client, identity, target)
         _tell_failures(record, failures)
         _log.debug(
@@ -56,7 +56,7 @@ class DebugLine(Line):
         super().connected(client, target, seconds, failures, identity)
 
     def ended(self, end: End) -> None:
-        """See `Line`."""
+        """See `LineInForce`."""
         record = self.record(end.client, end.identity, end.target)
         if end.target is None:
             _tell_failures(record, end.failures)

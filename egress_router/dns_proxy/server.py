@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.dns_proxy.access_log import AccessLog
 from egress_router.dns_proxy.debug_log import DebugLine
-from egress_router.dns_proxy.line import Line, Tools
+from egress_router.dns_proxy.line import LineInForce, Tools
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
-from egress_router.net.own import addresses_of, is_own
+from egress_router.net.own import is_own
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 from egress_router.relay.dataplane import DataPlane
-from egress_router.relay.own_connections import save_first_packets
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
@@ -93,7 +92,6 @@ class Forwarder:
         self._report = UpstreamReport(context.registry, changes)
         self._forbidden = forbidden
         self._admin_port = settings.proxy.runtime.admin_port
-        self._interface = settings.proxy.interface
         self._names = resolver(settings.names, context.registry)
         self._plane = DataPlane(context.loop, context.limiter.limits)
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
@@ -105,14 +103,14 @@ class Forwarder:
         self._tools = Tools(
             self._plane, self._checks, self._access_log, context.limiter, settings, self._denied_by_policy
         )
-        self._make_line = DebugLine if events.tells_debug else Line
-        self._lines: dict[int, Line] = {}
+        self._make_line = DebugLine if events.tells_debug else LineInForce
+        self._lines: dict[int, LineInForce] = {}
         self._ports: frozenset[int] = frozenset()
         self._named: frozenset[IPAddress] = frozenset()
         self._destinations: dict[tuple[Host, int], Destination] = {}
         # Lines that are gone, and the timers that end their connections.
-        self._leaving: dict[grammar.Forward, tuple[Line, asyncio.TimerHandle]] = {}
-        self._denied: dict[Line, asyncio.TimerHandle] = {}
+        self._leaving: dict[grammar.Forward, tuple[LineInForce, asyncio.TimerHandle]] = {}
+        self._denied: dict[LineInForce, asyncio.TimerHandle] = {}
         self._update_due = False
         self._egress: PolicyIndex | None = None
         self._policy_denials = PolicyDenials(context.registry)
@@ -127,7 +125,7 @@ class Forwarder:
         of a line that leads to where the policy lets nobody go any more.
         """
         rules = guarded.rules
-        self._tools.outside = addresses_of(self._interface)
+        self._tools.nearby.refresh()
         self._egress = None if guarded.policy is None else PolicyIndex(guarded.policy)
         before, destinations = self._lines, self._destinations
         self._ports = frozenset(line.port for line in rules.lines)
@@ -166,8 +164,7 @@ class Forwarder:
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
-        for listener in listeners.values():
-            save_first_packets(listener)
+        self._tools.nearby.listen(listeners.values())
         self._plane.listen_on(listeners, self._lines.__getitem__)
 
     def stop_accepting(self) -> None:
@@ -217,7 +214,9 @@ class Forwarder:
         self._destinations[key] = destination
         return destination
 
-    def _line(self, rule: grammar.Forward, destination: Destination, before: dict[int, Line]) -> Line:
+    def _line(
+        self, rule: grammar.Forward, destination: Destination, before: dict[int, LineInForce]
+    ) -> LineInForce:
         """Return the line of a rule: the one that there is, one that was about to leave, or a new one."""
         line = before.get(rule.port)
         if line is not None and self._leads_to_denied(line):
@@ -234,20 +233,20 @@ class Forwarder:
         line.destination = destination
         return line
 
-    def _cut_later(self, line: Line) -> None:
+    def _cut_later(self, line: LineInForce) -> None:
         """Give the connections of a line that led to where the policy lets nobody go a time to end."""
         self._denied[line] = self._context.loop.call_later(self._context.drain_seconds, self._cut, line)
 
-    def _cut(self, line: Line) -> None:
+    def _cut(self, line: LineInForce) -> None:
         del self._denied[line]
         line.end()
 
-    def _leave(self, line: Line) -> None:
+    def _leave(self, line: LineInForce) -> None:
         """Give the connections of a line that is gone a time to end."""
         timer = self._context.loop.call_later(self._context.drain_seconds, self._end, line)
         self._leaving[line.forward] = (line, timer)
 
-    def _end(self, line: Line) -> None:
+    def _end(self, line: LineInForce) -> None:
         del self._leaving[line.forward]
         line.end()
 
@@ -257,7 +256,7 @@ class Forwarder:
             self._update()
         self._access_log.open.value = self._plane.open_connections()
 
-    def _leads_to_denied(self, line: Line) -> bool:
+    def _leads_to_denied(self, line: LineInForce) -> bool:
         """Say whether some of a line's connections may be to where the policy lets nobody go any more."""
         return any(self._denial(line.destination.host, target) for target in line.destination.targets)
 
@@ -339,5 +338,5 @@ class Forwarder:
         return place.reason
 
     @staticmethod
-    def _text(line: Line) -> str:
+    def _text(line: LineInForce) -> str:
         return grammar.printed_forward(line.forward)

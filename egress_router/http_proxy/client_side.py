@@ -162,6 +162,14 @@ class ClientSide:
             _log.warning(
                 "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
             )
+        elif self._origin_port is not None:
+            _log.warning(
+                "HTTP to a transparent port is refused",
+                client=self.client,
+                reason=reply.reason,
+                port=self._origin_port,
+                error=reply.sentence,
+            )
         self.answer_and_close(reply)
 
     def fault(self, error: Exception) -> None:

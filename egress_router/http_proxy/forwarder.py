@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.http1.exchange import Ending
+from egress_router.http_proxy.http1.ending import Ending
 from egress_router.http_proxy.http1.state import INTO_EXCHANGE
 from egress_router.http_proxy.pump import Pump
 from egress_router.http_proxy.upstream import Upstream
 from egress_router.relay.buffered_socket import nothing
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.http1.exchange import End, Exchange
+    from egress_router.http_proxy.http1.ending import End
+    from egress_router.http_proxy.http1.exchange import Exchange
     from egress_router.http_proxy.owner import Owner
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.relay.dial import Dialled
@@ -40,9 +41,10 @@ class Forwarder(Pump):
     def reuse(self) -> bool:
         """Go over a connection that is kept, if it leads to an address allowed now; say whether one does."""
         info, owner = self._info, self._owner
-        key, addresses = (info.client, info.target.authority, info.leaving), info.decision.addresses
+        decision, rule = info.decision, info.decision.rule
+        key = (info.who.client, info.target.authority, None if rule is None else rule.leaving)
         # Over an idle connection, which may end just then, only what may be sent again.
-        upstream = owner.kept.take(key, addresses, shared=self._exchange.repeatable)
+        upstream = owner.kept.take(key, decision.addresses, shared=self._exchange.repeatable)
         if upstream is None:
             return False
         info.address = upstream.address
@@ -179,7 +181,7 @@ class Forwarder(Pump):
         self._owner.next_request(persists=exchange.persists and complete, complete=complete)
 
     def _refuse(self, reply: replies.Reply, reason: str) -> None:
-        """Answer what is no fault of the origin's; it must not take what it got for the whole request."""
+        """Answer what is not the origin's fault; it must not take what it got for the whole request."""
         self._owner.worker.accounting.count_refusal(reply.reason)
         self._answer_instead(reply, reason)
 

@@ -10,11 +10,12 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.guard import guarded
-from egress_router.http_proxy.http1.exchange import FINISHED
+from egress_router.http_proxy.http1.ending import FINISHED
 from egress_router.http_proxy.owner import Request
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.http1.exchange import End, Exchange
+    from egress_router.http_proxy.http1.ending import End
+    from egress_router.http_proxy.http1.exchange import Exchange
     from egress_router.http_proxy.upstream import Upstream
     from egress_router.relay.buffered_socket import BufferedSocket
 

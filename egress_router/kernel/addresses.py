@@ -84,7 +84,7 @@ def ensure_addresses(
             _log.warning("address is left out: another station has it", address=address, owner=owner)
         missing = [address for address in missing if address not in owners]
     held = tuple(source.address for source in sources if source in claimed or source.address in missing)
-    hardware.release(netlink, held)
+    hardware.release(netlink, held if hardware.is_deaf(link) else ())
     return Holdings(station.link, held, tuple(missing))
 
 
@@ -117,7 +117,16 @@ class _Station:
         return known is not None and known.has_carrier
 
     def probe(self, addresses: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
-        return wire.probe_round(self.link, addresses)
+        found = wire.probe_round(self.link, addresses)
+        if not hardware.is_deaf(self.link):
+            return found
+        left = [address for address in addresses if address not in found]
+        found |= hardware.mark(self._netlink, self.link, left)
+        left = [address for address in left if address not in found]
+        if left:
+            with hardware.ear(self._netlink, self.link) as ear:
+                found |= wire.probe_round(ear, left)
+        return found
 
     def take(self, address: IPAddress) -> str | None:
         owner = hardware.take(self._netlink, self.link, address, self._mac)

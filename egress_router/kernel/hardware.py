@@ -2,12 +2,18 @@
 
 The kernel gives one hardware address to one macvlan of a parent only, whatever namespace each is in, and
 refuses a second one (EADDRINUSE). So an address that is derived from EGRESS_SOURCE is a lock among the pods
-of a node. They need one where they cannot hear each other's probes: in the modes private and vepa.
+of a node. They need one where they cannot hear each other's probes: where one is in mode private or vepa.
+
+Such a pod holds the lock for as long as it has the address. In mode bridge, whose pods do hear each other,
+it is held only while the address is claimed: to see whether a deaf pod has it. A deaf pod hears those by an
+interface in mode bridge that it has while it probes. Each takes the lock before it looks, and lets it go,
+if at all, when it can be seen: so of two that claim in the same moment one sees the other.
 """
 
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from egress_router import log
@@ -16,7 +22,7 @@ from egress_router.kernel.rtnl_types import MADE
 from egress_router.settings.hardware import MacChoice, derived_mac
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.kernel.netlink import Netlink
@@ -24,7 +30,9 @@ if TYPE_CHECKING:
     from egress_router.settings.setup import SetupSettings
 
 _LOCK = "claim-"
+_EAR = "claim-probe"
 _DEAF = {"private", "vepa"}
+_HEARING = "bridge"
 _log = log.get("kernel")
 
 
@@ -70,12 +78,62 @@ def take(netlink: Netlink, link: Link, address: IPAddress, mac: str | None) -> s
     Raises:
         RefusedError: the kernel refuses for another reason.
     """
-    if mac is not None and link.mac != mac and not netlink.set_mac(link, mac):
-        return _another_pod(mac)
+    if mac is not None and link.mac != mac:
+        _let_go(netlink, mac)
+        if not netlink.set_mac(link, mac):
+            return _another_pod(mac)
     lock = derived_mac(address)
-    if link.macvlan_mode not in _DEAF or lock == (mac or link.mac):
+    if link.macvlan_mode not in {*_DEAF, _HEARING} or lock == (mac or link.mac):
         return None
     return None if _hold(netlink, link, lock) else _another_pod(lock)
+
+
+def is_deaf(link: Link) -> bool:
+    """Say whether pods of the same node hear nothing of each other on this interface."""
+    return link.macvlan_mode in _DEAF
+
+
+def mark(netlink: Netlink, link: Link, addresses: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
+    """Hold the locks for addresses that are about to be claimed; return which other pods of the node hold.
+
+    Raises:
+        RefusedError: the kernel refuses for another reason.
+    """
+    locks = {address: derived_mac(address) for address in addresses}
+    return {
+        address: _another_pod(lock)
+        for address, lock in locks.items()
+        if lock != link.mac and not _hold(netlink, link, lock)
+    }
+
+
+@contextmanager
+def ear(netlink: Netlink, link: Link) -> Iterator[Link]:
+    """Give an interface on the same parent on which pods in mode bridge are heard.
+
+    Raises:
+        RefusedError: the kernel refuses.
+    """
+    _delete(netlink, _EAR)
+    try:
+        netlink.add_beside(_EAR, link, probing_mac(), _HEARING)
+    except RefusedError as error:
+        raise _deaf_to_all(link, "pods in mode bridge cannot be heard", error) from None
+    try:
+        made = netlink.link(_EAR)
+        if made is None or not netlink.try_up(made):
+            raise RefusedError(f"cannot bring {_EAR} up", "run setup again")
+        yield made
+    finally:
+        _delete(netlink, _EAR)
+
+
+def _deaf_to_all(link: Link, what: str, error: RefusedError) -> RefusedError:
+    return RefusedError(
+        f"{link.name} is in macvlan mode {link.macvlan_mode}, in which pods of one node cannot hear each"
+        f" other's probes, and {what}: {error.what}",
+        "use EGRESS_MACVLAN_MODE=bridge",
+    )
 
 
 def _another_pod(mac: str) -> str:
@@ -87,19 +145,29 @@ def _hold(netlink: Netlink, link: Link, mac: str) -> bool:
     name = _lock_name(mac)
     if netlink.link(name) is None:
         try:
-            netlink.add_lock(name, link, mac)
+            netlink.add_beside(name, link, mac, "source")  # with an empty list it receives nothing
         except RefusedError as error:
-            raise RefusedError(
-                f"{link.name} is in macvlan mode {link.macvlan_mode}, in which pods of one node cannot hear"
-                f" each other's probes, and the claim cannot be marked on its parent: {error.what}",
-                "use EGRESS_MACVLAN_MODE=bridge",
-            ) from None
+            if not is_deaf(link):
+                # As it was before there were locks: those that can be heard are heard.
+                _log.warning("pods in macvlan mode private or vepa cannot be noticed", error=error.what)
+                return True
+            raise _deaf_to_all(link, "the claim cannot be marked on its parent", error) from None
     lock = netlink.link(name)
     if lock is not None and (lock.is_up or netlink.try_up(lock)):
         return True
     if lock is not None:
         netlink.delete_link(lock)
     return False
+
+
+def _let_go(netlink: Netlink, mac: str) -> None:
+    _delete(netlink, _lock_name(mac))
+
+
+def _delete(netlink: Netlink, name: str) -> None:
+    known = netlink.link(name)
+    if known is not None and is_lock(known):
+        netlink.delete_link(known)
 
 
 def release(netlink: Netlink, addresses: Collection[IPAddress]) -> None:

@@ -36,6 +36,7 @@ MAIN_TABLE = 254
 # linux/neighbour.h, linux/if_link.h
 _NUD_NONE, _NTF_USE, _ADDR_GEN_NONE = 0, 0x01, 1
 _NODAD = 0x02  # IFA_F_NODAD: the probe was ours
+_NO_ARP = 0x80  # IFF_NOARP (linux/if.h)
 
 
 class Netlink:
@@ -87,18 +88,18 @@ class Netlink:
                 net_ns_fd=netns,
             )
 
-    def add_lock(self, name: str, beside: Link, mac: str) -> None:
-        """Create a macvlan beside another one, on the same parent, that receives and sends nothing.
+    def add_beside(self, name: str, beside: Link, mac: str, mode: str) -> None:
+        """Create a macvlan beside another one, on the same parent, in which the kernel has nothing to say.
 
-        A macvlan on a macvlan becomes one on that one's parent, wherever it is (macvlan_common_newlink). Mode
-        source with an empty list receives nothing, and without a link-local address there is nothing to send.
+        A macvlan on a macvlan becomes one on that one's parent, wherever it is (macvlan_common_newlink). The
+        kernel answers no ARP request there, and without a link-local address it sends nothing.
         """
         with _refused(f"cannot create {name} beside {beside.name}"):
             self._ipr.link(
-                "add", ifname=name, kind="macvlan", link=beside.index, macvlan_mode="source", address=mac
+                "add", ifname=name, kind="macvlan", link=beside.index, macvlan_mode=mode, address=mac
             )
             index = self._ipr.link_lookup(ifname=name)[0]
-            self._ipr.link("set", index=index, ifalias=MADE)
+            self._ipr.link("set", index=index, ifalias=MADE, flags=_NO_ARP, change=_NO_ARP)
             # Not at its creation: the kernel knows IFLA_INET6_ADDR_GEN_MODE only once the interface is there.
             self._ipr.link(
                 "set",

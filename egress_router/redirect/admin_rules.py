@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import ConfigError, RefusedError
 from egress_router.kernel.nat import admin_rules, nftables
 from egress_router.service.file_watch import changes
-from egress_router.setup.nat_rules import read_admin_rules
+from egress_router.service.rule_follower import RETRY_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
     from egress_router.service.mode import Json
-    from egress_router.settings.setup import SetupSettings
-    from egress_router.setup.nat_rules import Established
 
 _log = log.get("redirect")
 
@@ -22,50 +24,62 @@ _log = log.get("redirect")
 class AdminRules:
     """The administrator's chain: refilled when the file changes; a wrong one leaves the chain as it is.
 
-    `setup` has filled it once. `error` says why what the file says now is not in force.
+    `setup` has filled it once. `read` returns the transaction that the file asks for now, `execute` runs it.
+    What the kernel refused is tried again. `error` says why what the file says now is not in force.
     """
 
-    def __init__(self, settings: SetupSettings, established: Established) -> None:
-        self._settings = settings
-        self._established = established
+    def __init__(
+        self,
+        path: Path | None,
+        read: Callable[[], str | None],
+        execute: Callable[[str], None] = nftables.execute,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self._path = path
+        self._read = read
+        self._execute = execute
+        self._retry_seconds = retry_seconds
         self._in_force: str | None = None
+        self._was_refused = False
+        self._one_at_a_time = asyncio.Lock()
         self.error: str | None = None
 
-    async def follow(self) -> None:
-        """Watch the file, where there is one."""
-        path = self._settings.admin_rules
-        if path is None:
-            await asyncio.Event().wait()
-            return
-        self._in_force = await self._wanted()
+    def tasks(self) -> list[Coroutine[None, None, None]]:
+        """Return what must run beside the service."""
+        return [] if self._path is None else [self._follow(self._path), self._retry()]
+
+    async def _follow(self, path: Path) -> None:
+        with contextlib.suppress(ConfigError, RefusedError):
+            self._in_force = await asyncio.to_thread(self._read)
         async for _ in changes(path):
             await self._refill()
 
-    async def _wanted(self) -> str | None:
-        try:
-            return await asyncio.to_thread(lambda: read_admin_rules(self._settings, self._established.apply))
-        except (ConfigError, RefusedError):
-            return None
+    async def _retry(self) -> None:
+        while True:
+            await asyncio.sleep(self._retry_seconds)
+            if self._was_refused:
+                await self._refill()
 
     async def _refill(self) -> None:
         """Fill the chain with what the file says."""
+        async with self._one_at_a_time:
+            try:
+                self._in_force = await asyncio.to_thread(self._filled)
+            except (ConfigError, RefusedError) as error:
+                if str(error) != self.error:
+                    _log.error("the administrator's rules stay as they were", error=str(error))
+                self.error = str(error)
+                self._was_refused = isinstance(error, RefusedError)
+            else:
+                self.error, self._was_refused = None, False
 
-        def refill() -> str | None:
-            text = read_admin_rules(self._settings, self._established.apply)
-            # The same text would only set the counters back.
-            if text is not None and text != self._in_force:
-                nftables.execute(text)
-                _log.info("the administrator's rules are in force")
-            return text
-
-        try:
-            self._in_force = await asyncio.to_thread(refill)
-        except (ConfigError, RefusedError) as error:
-            if str(error) != self.error:
-                _log.error("the administrator's rules stay as they were", error=str(error))
-            self.error = str(error)
-        else:
-            self.error = None
+    def _filled(self) -> str | None:
+        text = self._read()
+        # The same text would only set the counters back.
+        if text is not None and text != self._in_force:
+            self._execute(text)
+            _log.info("the administrator's rules are in force")
+        return text
 
     async def shown(self) -> dict[str, Json]:
         """Return the chain for `/status`."""

@@ -87,7 +87,9 @@ class RedirectServer:
         self._upkeep = Upkeep(
             settings, established, lambda: rule_store.rules.rules, self._put_again, intervals
         )
-        self._admin_rules = AdminRules(settings, established)
+        self._admin_rules = AdminRules(
+            settings.admin_rules, lambda: nat_rules.read_admin_rules(settings, established.apply)
+        )
         self._registry = registry
         self._rule_store = rule_store
         self._state = RouterState("redirect", settings.interface, rule_store, SYSTEM)
@@ -138,7 +140,7 @@ class RedirectServer:
         port = self._settings.runtime.admin_port
         endpoint = await serve(self, sockets.listen(port, 1)[0]) if port else None
         tasks = [*self._state.monitors(), *self._follower.tasks()]
-        tasks += [self._upkeep.run(), self._updates.run(self._names), self._admin_rules.follow()]
+        tasks += [self._upkeep.run(), self._updates.run(self._names), *self._admin_rules.tasks()]
         tasks += [self._counts.run(self._sources, self._policy), self._policy.cut()]
         if self._has_counters:
             tasks.append(self._rejections.run())

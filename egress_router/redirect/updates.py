@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.clock import SYSTEM
 from egress_router.errors import RefusedError
+from egress_router.service.rule_follower import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from egress_router.redirect.names import LineNames
     from egress_router.settings.policy import Guarded
 
-RETRY_SECONDS = 3.0
 _TICK_SECONDS = 1.0
 # How long changed rules wait for the first answers about their names, so that no line begins with a reject.
 _ANSWER_SECONDS = 2.0
@@ -31,8 +31,8 @@ class NameUpdates:
     """Puts rules and addresses in force together.
 
     `put` makes the kernel's rules what redirects, the egress policy before them and addresses say, in one
-    transaction; `move` ends the UDP
-    flows to addresses that a name has no longer; both raise RefusedError. `rules` returns the rules in force.
+    transaction; `move` ends the UDP flows to addresses that a name has no longer; both raise RefusedError.
+    `rules` returns the rules in force.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     News = Accepted | Answered | Closed | Connected | Summed | Wanted
 
 Pair = _plane.Pair
-Forwarding = _plane.Line
+Forwarding = _plane.Forwarding
 
 # Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
 QUIET: Final = 30.0
@@ -118,7 +118,7 @@ class Connection(Protocol):
         """Hear of the end; called once."""
 
 
-class Line(Connection, Protocol):
+class ForwardingLine(Connection, Protocol):
     """Where the connections of a listening port go; a subclass of `Forwarding`.
 
     One that was not made to tell each connection hears of them by `summed` and `answered`, and one by one
@@ -333,19 +333,19 @@ class DataPlane:
 
 def _tell(record: News) -> None:
     if len(record) == 2:
-        waiting: Line = record[0]  # type: ignore[assignment] # what came back is what was given
+        waiting: ForwardingLine = record[0]  # type: ignore[assignment] # what came back is what was given
         waiting.wanted()
     elif len(record) == 3:
-        counting: Line = record[0]  # type: ignore[assignment]
+        counting: ForwardingLine = record[0]  # type: ignore[assignment]
         counting.summed(Sums(*record[2]))
     elif len(record) == 4:
-        serving: Line = record[0]  # type: ignore[assignment]
+        serving: ForwardingLine = record[0]  # type: ignore[assignment]
         serving.answered(record[2], record[3])
     elif len(record) == 6:
         entrance: Entrance = record[0]  # type: ignore[assignment]
         entrance.accepted(*record[2:])
     elif len(record) == 7:
-        line: Line = record[0]  # type: ignore[assignment]
+        line: ForwardingLine = record[0]  # type: ignore[assignment]
         line.connected(*record[2:6], Identity(*record[6]))
     else:
         connection: Connection = record[0]  # type: ignore[assignment]

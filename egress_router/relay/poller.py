@@ -34,7 +34,7 @@ class Poller:
     """
 
     def __init__(self, epoll: select.epoll, wake: Callable[[], object]) -> None:
-        """Share a set; `wake` is called when `poll` shall be called soon though no descriptor is ready."""
+        """Share a set; `wake` is called when `poll` should be called soon though no descriptor is ready."""
         self._epoll = epoll
         self._wake = wake
         self._handlers: dict[int, Handler] = {}

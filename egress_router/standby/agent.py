@@ -7,6 +7,7 @@ heartbeat up for long. Whatever stops it, the kernel closes the gate.
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import secrets
 import select
@@ -31,6 +32,7 @@ from egress_router.standby.pod_network import PodNetwork
 from egress_router.standby.probing import Probing
 from egress_router.standby.role import Role
 from egress_router.standby.senses import Heard, Senses
+from egress_router.standby.steady_clock import SteadyClock
 from egress_router.standby.wire import Wire
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from egress_router.standby.standing import Standing
 
 DRAIN_SECONDS = 5.0  # how long a router that has handed over stays for its heir's sake, at most
+_HEIR_SECONDS = 2.0
 _TICK = 0.025  # seconds
 _log = log.get("standby")
 
@@ -63,6 +66,7 @@ class Agent:
 
         `ask` passes a question on to the witness, `changed` hears of every new standing.
         """
+        clock = SteadyClock(clock)
         now = clock.monotonic()
         self.place = place
         self.number = number
@@ -80,6 +84,7 @@ class Agent:
         self._bell.setblocking(False)
         self._probing = Probing(now, place.claim_timeout)
         self._drain_until: float | None = None
+        self._hand_over_until = -math.inf  # how long a request to hand over waits to hear of an heir
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
 
     # From other threads
@@ -165,6 +170,7 @@ class Agent:
             self._take_in()
             self._read_mail()
             if self._door.answer(self.standing.as_json):
+                self._hand_over_until = self._clock.monotonic() + _HEIR_SECONDS
                 self._hand_over()
             now = self._clock.monotonic()
             if now >= next_tick:
@@ -176,6 +182,7 @@ class Agent:
             self._do(self._machine.free(now))
         elif self._probing.is_due(now):
             self._hands.seek()
+        self._hand_over()
         self._do(self._machine.tick(self._clock.monotonic()))
         self._hands.announce_in_time(now)
         machine = self._machine
@@ -203,7 +210,7 @@ class Agent:
     def _hand_over(self) -> None:
         """Leave because another process of the pod ends; where nobody takes over, go on until our own end."""
         now = self._clock.monotonic()
-        if self._machine.has_heir(now):
+        if now < self._hand_over_until and self._machine.has_heir(now):
             self._drain_until = now + DRAIN_SECONDS
             self._do(self._machine.leave(now))
 

@@ -74,7 +74,7 @@ class Machine:
         self._leave_in_time()
         self._change_role()
         self._step_aside()
-        if situation.witness is not None and self.role is not Role.GONE:
+        if situation.witness is not None and self.situation.role is not Role.GONE:
             self._consult(situation.witness)
         self._use_right()
         self._moves.speak_in_time()
@@ -109,7 +109,7 @@ class Machine:
     def heard(self, message: Message, now: float) -> list[Action]:
         """Take a message of another router in."""
         situation = self.situation
-        if message.sender == self.me or self.role is Role.GONE:
+        if message.sender == self.me or self.situation.role is Role.GONE:
             return []
         self._begin(now)
         peer = situation.peers.hear(message, now)
@@ -117,7 +117,7 @@ class Machine:
             return self._moves.flush()
         situation.epoch = max(situation.epoch, message.epoch)
         if message.sender == situation.promise.to and message.role not in EAGER:
-            situation.promise.follow(message, self.me)
+            situation.promise.follow(message, self.situation.me)
         if message.promise_to == self.me:
             peer.promised = max(peer.promised, message.promise_seq)
         if message.role is Role.GONE:
@@ -128,7 +128,7 @@ class Machine:
             self._meet_active(peer)
         elif message.role is Role.CLAIMING:
             self._meet_claimer(peer)
-        elif self.role is Role.LEAVING and message.sender == situation.granted_to:
+        elif self.situation.role is Role.LEAVING and message.sender == situation.granted_to:
             self._moves.grant(peer)  # it spoke before it heard of the grant, or the grant was lost
         self._use_right()
         self._leave_in_time()
@@ -140,7 +140,7 @@ class Machine:
         witness = self.situation.witness
         if witness is not None:
             witness.answer(answer, now)
-            if self.role is Role.ACTIVE and not witness.is_member():
+            if self.situation.role is Role.ACTIVE and not witness.is_member():
                 self._moves.stand_down()
             self._use_right()
         return self._moves.flush()
@@ -152,9 +152,9 @@ class Machine:
         """
         self._begin(now)
         situation = self.situation
-        if self.role in {Role.LEAVING, Role.GONE} or situation.leave_by < math.inf:
+        if self.situation.role in {Role.LEAVING, Role.GONE} or situation.leave_by < math.inf:
             return self._moves.flush()
-        is_awaited = self.role is Role.ACTIVE and len(situation.peers) > 0
+        is_awaited = self.situation.role is Role.ACTIVE and len(situation.peers) > 0
         situation.leave_by = now + self._timing.yielding if is_awaited else now
         self._leave_in_time()
         return self._moves.flush()
@@ -162,12 +162,12 @@ class Machine:
     def has_heir(self, now: float) -> bool:
         """Say whether nothing is lost if this router leaves now."""
         self.situation.now = now
-        return self.role is not Role.ACTIVE or self.situation.heir() is not None
+        return self.situation.role is not Role.ACTIVE or self.situation.heir() is not None
 
     def fence_failed(self, now: float) -> list[Action]:
         """Take in that the kernel did not do what was asked: nothing that was decided since holds."""
         self._begin(now)
-        if self.role is Role.ACTIVE:
+        if self.situation.role is Role.ACTIVE:
             self._moves.stand_down()
         self.situation.questions.clear()
         if self.situation.witness is not None:
@@ -178,7 +178,7 @@ class Machine:
     def end(self, now: float) -> list[Action]:
         """Say the last word; no promise of this router is needed any more, or none can be waited for."""
         self._begin(now)
-        if self.role is Role.LEAVING:
+        if self.situation.role is Role.LEAVING:
             self._moves.become(Role.GONE)
             self._moves.speak()
         return self._moves.flush()
@@ -198,18 +198,18 @@ class Machine:
     def _leave_in_time(self) -> None:
         """Ask the heir to make itself ready, and leave once it is, or the time is up."""
         situation = self.situation
-        if situation.leave_by == math.inf or self.role in {Role.LEAVING, Role.GONE}:
+        if situation.leave_by == math.inf or self.situation.role in {Role.LEAVING, Role.GONE}:
             return
-        heir = situation.heir() if self.role is Role.ACTIVE else None
+        heir = situation.heir() if self.situation.role is Role.ACTIVE else None
         is_ready = heir is not None and heir.last.ready and heir.last.sender == situation.asked_heir
-        if self.role is not Role.ACTIVE or is_ready or situation.now >= situation.leave_by:
+        if self.situation.role is not Role.ACTIVE or is_ready or situation.now >= situation.leave_by:
             self._leave(heir)
         elif heir is not None and heir.last.sender != situation.asked_heir:
             situation.asked_heir = heir.last.sender
             self._moves.speak()
 
     def _leave(self, heir: Peer | None) -> None:
-        if self.role is Role.ACTIVE:
+        if self.situation.role is Role.ACTIVE:
             self._moves.close()
         self._moves.become(Role.LEAVING)
         if heir is None or not self._moves.grant(heir):
@@ -219,18 +219,22 @@ class Machine:
 
     def _begin(self, now: float) -> None:
         self.situation.now = now
-        if self.role is Role.ACTIVE and now >= self.situation.deadline:
+        if self.situation.role is Role.ACTIVE and now >= self.situation.deadline:
             self._moves.stand_down()
 
     def _change_role(self) -> None:
         situation = self.situation
-        if self.role is Role.LISTENING and situation.is_free and situation.now >= situation.listen_until:
+        if (
+            self.situation.role is Role.LISTENING
+            and situation.is_free
+            and situation.now >= situation.listen_until
+        ):
             self._moves.become(Role.STANDBY)
-        if self.role is Role.STANDBY and situation.may_claim():
+        if self.situation.role is Role.STANDBY and situation.may_claim():
             self._moves.become(Role.CLAIMING)
             if situation.witness is not None:
                 situation.witness.fresh = False
-        elif self.role is Role.CLAIMING:
+        elif self.situation.role is Role.CLAIMING:
             if not situation.may_claim():
                 self._moves.step_back()
             elif situation.now - situation.since > self._timing.attempt and not situation.has_won():
@@ -244,11 +248,11 @@ class Machine:
     def _use_right(self) -> None:
         """Open the gate, or keep it open, where there is a right to."""
         situation = self.situation
-        if self.role is Role.ACTIVE:
+        if self.situation.role is Role.ACTIVE:
             slot, until = right(situation)
             if until > situation.deadline:
                 self._moves.approve(slot, until)
-        elif self.role is Role.CLAIMING:
+        elif self.situation.role is Role.CLAIMING:
             slot, until = right(situation)
             if until > situation.now >= situation.may_open:
                 self._moves.open(slot, until)
@@ -259,24 +263,24 @@ class Machine:
         situation, last = self.situation, peer.last
         if situation.witness is not None and last.term > situation.witness.term:
             situation.witness.fresh = False
-        if self.role is Role.ACTIVE:
-            if (last.term, last.epoch, last.sender) < (situation.term, situation.epoch, self.me):
+        if self.situation.role is Role.ACTIVE:
+            if (last.term, last.epoch, last.sender) < (situation.term, situation.epoch, self.situation.me):
                 self._moves.speak()  # it stands down when it hears this
                 return
             self._moves.stand_down()
-        elif self.role is Role.CLAIMING and not situation.has_won():
+        elif self.situation.role is Role.CLAIMING and not situation.has_won():
             self._moves.step_back()
-        if not (self.role is Role.CLAIMING and situation.has_won()):
-            if last.heir == self.me and self.role is Role.STANDBY:
+        if not (self.situation.role is Role.CLAIMING and situation.has_won()):
+            if last.heir == self.me and self.situation.role is Role.STANDBY:
                 self._moves.prepare()
             self._moves.promise(peer)
 
     def _meet_claimer(self, peer: Peer) -> None:
         situation = self.situation
-        if self.role is Role.ACTIVE or not situation.counts(peer.last.sender):
+        if self.situation.role is Role.ACTIVE or not situation.counts(peer.last.sender):
             return
-        if self.role is Role.CLAIMING:
-            is_less = (peer.last.able, peer.last.sender) < (situation.is_able(), self.me)
+        if self.situation.role is Role.CLAIMING:
+            is_less = (peer.last.able, peer.last.sender) < (situation.is_able(), self.situation.me)
             if is_less or situation.has_won():
                 return
             self._moves.step_back()
@@ -285,7 +289,7 @@ class Machine:
     def _step_aside(self) -> None:
         """Hand over to one that can do the job, where this router cannot."""
         situation = self.situation
-        if self.role is not Role.ACTIVE or situation.gateway.is_heard(situation.now):
+        if self.situation.role is not Role.ACTIVE or situation.gateway.is_heard(situation.now):
             return
         heir = situation.heir()
         if heir is not None and heir.last.able:

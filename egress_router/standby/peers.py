@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from egress_router.standby.actions import Message
 
+_LOOK_SECONDS = 1.0  # between two searches for those that are forgotten
 _REMEMBERED = 32  # messages: more than are heard during a lease
 _MOST = 8  # a group has two, three while it is rolled out; more can only be hostile
 
@@ -40,12 +42,13 @@ class Peer:
 class Peers:
     """All other routers, by their number."""
 
-    __slots__ = ("_by_id", "_forget", "_silent")
+    __slots__ = ("_by_id", "_forget", "_look_again", "_silent")
 
     def __init__(self, silent: float, forget: float) -> None:
         self._by_id: dict[int, Peer] = {}
         self._silent = silent
         self._forget = forget
+        self._look_again = -math.inf
 
     def hear(self, message: Message, now: float) -> Peer | None:
         """Take a message in; None where it is nothing new: the other channel's copy, or overtaken by a later.
@@ -93,7 +96,10 @@ class Peers:
             peer.heard = min(now, peer.heard + seconds)
 
     def forget(self, now: float) -> None:
-        """Drop those that were silent for very long."""
+        """Drop those that were silent for very long; to be called often."""
+        if now < self._look_again:
+            return
+        self._look_again = now + _LOOK_SECONDS
         for number in [each for each, peer in self._by_id.items() if peer.heard < now - self._forget]:
             del self._by_id[number]
 

@@ -108,14 +108,14 @@ class Situation:
         """Say whether nobody else seems to be active, or about to be."""
         if not self.is_free or self.now < self.not_before - self.timing.promise:
             return False
-        mine = (self.is_able(), self.me)
         for peer in self.peers.live(self.now):
             last = peer.last
             if last.role is Role.ACTIVE and not self.has_won():
                 return False
             if last.promise_to not in {0, self.me} and self.counts(last.promise_to):
                 return False
-            if last.role is Role.CLAIMING and (last.able, last.sender) > mine and self.counts(last.sender):
+            is_better = last.role is Role.CLAIMING and (last.able, last.sender) > (self.is_able(), self.me)
+            if is_better and self.counts(last.sender):
                 return False
         return True
 
@@ -135,10 +135,8 @@ class Situation:
         """Say whether a leaving router should stay a moment longer, because others count on its promises."""
         if self.role is not Role.LEAVING:
             return False
-        if self.witness is not None and self.is_last(self.witness):
+        if self.witness is not None and self._may_be_last(self.witness):
             return True  # until the witness names it no longer
-        if self.witness is not None and self._is_unsure_of(self.witness.partner()):
-            return True
         if self.granted_to:
             heir = self.peers.get(self.granted_to)
             if heir is None or not self.peers.is_live(self.granted_to, self.now):
@@ -148,10 +146,15 @@ class Situation:
         active = self.peers.active(self.now)
         return active is not None and active.last.leans_on == self.me
 
-    def _is_unsure_of(self, partner: int) -> bool:
-        """Say whether the other member was not heard since this router began to leave, and may be dead."""
-        peer = self.peers.get(partner)
-        return peer is not None and peer.heard <= self.since
+    def _may_be_last(self, witness: Witness) -> bool:
+        """Say whether this leaving router is the last member, or cannot know yet.
+
+        It has to know what the witness holds, and to have heard the other member since it began to leave.
+        """
+        if not witness.fresh or self.is_last(witness):
+            return True
+        partner = self.peers.get(witness.partner())
+        return partner is not None and partner.heard <= self.since
 
     def is_last(self, witness: Witness) -> bool:
         """Say whether this leaving router may be the last member, so that others would wait for it."""

@@ -152,6 +152,33 @@ def test_interfaces_that_were_made_by_others_are_no_way_round_it(lab: Laboratory
     assert ended(lab.client.start(program, {**environment, "EGRESS_SOURCE": SECOND}))[0] == 0
 
 
+@pytest.mark.parametrize("mode", ["private", "vepa"])
+@pytest.mark.parametrize("is_made", [False, True])
+def test_a_pod_in_mode_bridge_and_a_deaf_one_notice_each_other(
+    lab: Laboratory, mode: str, *, is_made: bool
+) -> None:
+    """Neither hears the other's probes, whoever made the interfaces, and for any of several addresses."""
+    if not is_made:
+        wiring.macvlan(lab.router, lab.node, "uplink0", "bridge")
+        wiring.macvlan(lab.client, lab.node, "uplink0", mode)
+    both = {**PROXY, "EGRESS_SOURCE": f"{SOURCE}/24,{SECOND}/24", "EGRESS_CLAIM_TIMEOUT": "1"}
+    bridge, deaf = both, {**both, "EGRESS_MACVLAN_MODE": mode}
+    one = {"EGRESS_SOURCE": f"{SECOND}/24"}
+    assert ended(start(lab, lab.router, bridge))[0] == 0
+    assert "claim-" not in lab.router.run("ip", "link").stdout, "a lock that nobody needs any more"
+    status, said = ended(start(lab, lab.client, {**deaf, **one}))
+    assert status == 3
+    assert f"{SECOND} is in use by the station {mac(lab.router)} on macvlan0" in said
+    assert "claim-" not in lab.client.run("ip", "link").stdout
+    # The other way round: what the first one gives up the second one gets, and keeps.
+    assert ended(start(lab, lab.router, {**bridge, "EGRESS_SOURCE": f"{SOURCE}/24"}))[0] == 0
+    assert ended(start(lab, lab.client, {**deaf, **one}))[0] == 0
+    status, said = ended(start(lab, lab.router, {**bridge, **one}))
+    assert status == 3
+    assert f"{SECOND} is in use by another pod of this node" in said
+    assert f"inet {SECOND}/24" in lab.client.run("ip", "addr").stdout
+
+
 def test_the_interface_that_holds_a_hardware_address_is_no_way_in(lab: Laboratory) -> None:
     wiring.macvlan(lab.router, lab.node, "uplink0", "private")
     lab.serve()

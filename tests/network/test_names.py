@@ -188,7 +188,7 @@ def test_a_name_server_that_is_silent_for_a_minute_changes_nothing(lab: Laborato
             return float(found[0].split()[1]) if found else 0.0
 
         # It is asked again after 1, 2, 4, 8 and 16 s, and waited for each time.
-        assert eventually(lambda: count() >= 6, 200), fetch(lab, "/metrics")
+        assert eventually(lambda: count() >= 10, 200), fetch(lab, "/metrics")
         assert servers(lab, 443) == {ONE, TWO}
 
 

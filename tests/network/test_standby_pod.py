@@ -25,14 +25,21 @@ def pair() -> Iterator[Pair]:
         yield built
 
 
+RULES = {
+    "http-proxy": ("EGRESS_HTTP_PROXY_DESTINATION", "*"),
+    "dns-proxy": ("EGRESS_DNS_PROXY_DESTINATION", "80 203.0.113.25"),
+}
+
+
 @pytest.mark.timeout(180)
-def test_the_readiness_of_a_proxy_follows_its_pod(pair: Pair) -> None:
-    proxy_mode = {"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_DESTINATION": ""}
+@pytest.mark.parametrize("mode", RULES)
+def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -> None:
+    variable, rules = RULES[mode]
     for side in pair.sides:
-        pair.start(side, proxy_mode)
+        pair.start(side, {"EGRESS_ROUTER_MODE": mode, "EGRESS_DESTINATION": ""})
         side.pod.start(
-            [sys.executable, "-m", "egress_router", "http-proxy"],
-            {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_WORKERS": "1", "EGRESS_LOG_LEVEL": "error"},
+            [sys.executable, "-m", "egress_router", mode],
+            {variable: rules, "EGRESS_WORKERS": "1", "EGRESS_LOG_LEVEL": "error"},
         )
     roles: list[str] = []
 
@@ -44,10 +51,18 @@ def test_the_readiness_of_a_proxy_follows_its_pod(pair: Pair) -> None:
     active, standby = (pair.sides[roles.index(role)] for role in ("active", "standby"))
     until(lambda: pair.readiness(active).endswith("ok\n"))
     assert f"standing by; {SOURCE} is held by " in pair.readiness(standby)
+    peers = pair.standing(standby)["peers"]
+    assert isinstance(peers, list)
+    assert [(each["address"], each["role"], each["ways"]) for each in peers] == [
+        (active.address, "active", ["pod network", "wire"])
+    ]
     # The sidecar is asked to end: the other pod is ready at once, this one no more.
     active.signal(signal.SIGTERM)
     until(lambda: pair.readiness(standby).endswith("ok\n"))
     until(lambda: "503" in pair.readiness(active))
+    said = pair.standing(standby)
+    assert (said["role"], said["take_overs"], said["losses"]) == ("active", 1, 0)
+    assert isinstance(said["took"], float)
 
 
 @pytest.mark.timeout(180)

@@ -49,6 +49,7 @@ PURE = {
     "redirect/lines.py": "where a line leads is tested by parameters, without a clock and without a network",
     "upstreams/pool.py": "fail-over order is tested as data, without time and without a network",
     "standby/machine.py": "a million schedules of loss, freezes and cuts are simulated, not waited for",
+    "standby/steady_clock.py": "as the machine that uses it",
     "standby/moves.py": "as the machine that uses it",
     "standby/situation.py": "as the machine that uses it",
     "standby/questions.py": "as the machine that uses it",

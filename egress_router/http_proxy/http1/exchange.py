@@ -5,17 +5,25 @@
     to_origin = exchange.from_client(data)
     to_client = exchange.from_origin(data)
 
-After each call `end` says whether the exchange is over, and how; nothing may be fed to one that is. What was
-not taken of the bytes stands in `unread` (of the client's) and `rest` (of the origin's): it is to be fed
+After each call `end` says whether the exchange is over, and how; one that is over takes nothing more. What
+was not taken of the bytes stands in `unread` (of the client's) and `rest` (of the origin's): it is to be fed
 again, since its pieces are so small that others should have their turn in between, or it is behind the end.
 """
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from egress_router.http_proxy.http1.body import body_of
+from egress_router.http_proxy.http1.ending import (
+    FINISHED,
+    NO_ANSWER,
+    REPEATED,
+    SWITCHED,
+    TOO_LATE,
+    End,
+    Ending,
+)
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.forwarding import (
     authenticates_connection,
@@ -53,40 +61,6 @@ _WAITING: Final = RequestState.WAITING
 _AWAITED: Final = AnswerState.AWAITED
 _ANSWER_BODY: Final = AnswerState.BODY
 _ANSWERED: Final = AnswerState.DONE
-
-
-class Ending(enum.Enum):
-    """How an exchange is over, and so what becomes of its two connections.
-
-    FINISHED: the client has the whole answer. REPEATED: nothing came over an idle connection, which ended;
-    the request is to be sent over a new one. SWITCHED: both go on as a tunnel. REFUSED: the body of the
-    request is wrong, and nothing was answered yet. BAD_ANSWER, NO_ANSWER, TOO_LATE: the client is to be told
-    in the origin's place. CUT: both peers must see that their message ends half-way.
-    """
-
-    FINISHED = "finished"
-    REPEATED = "repeated"
-    SWITCHED = "switched"
-    REFUSED = "refused"
-    BAD_ANSWER = "bad_answer"
-    NO_ANSWER = "no_answer"
-    TOO_LATE = "too_late"
-    CUT = "cut"
-
-
-class End(NamedTuple):
-    """The end of an exchange; `reason` is for metrics and records, `error` says what a peer did wrong."""
-
-    ending: Ending
-    reason: str
-    error: MessageError | None = None
-
-
-FINISHED: Final = End(Ending.FINISHED, "finished")
-_REPEATED: Final = End(Ending.REPEATED, "repeated")
-_SWITCHED: Final = End(Ending.SWITCHED, "switched")
-_NO_ANSWER: Final = End(Ending.NO_ANSWER, "incomplete")
-_TOO_LATE: Final = End(Ending.TOO_LATE, "no_answer")
 
 
 class Exchange:
@@ -208,7 +182,7 @@ class Exchange:
         answer = self._answer
         if answer is None:
             repeats = self._reused and self._heads.untouched and self.repeatable
-            self.end = _REPEATED if repeats else _NO_ANSWER
+            self.end = REPEATED if repeats else NO_ANSWER
         elif self.answer_state is _ANSWERED:
             self.surplus = True
             self.end = FINISHED
@@ -232,14 +206,14 @@ class Exchange:
     def late(self, *, begun: bool) -> bool:
         """Give up an answer that does not begin, or has `begun` and does not go on; say whether it is so.
 
-        Neither may the rest of a request take for ever that goes on behind its answer.
+        The rest of a request, which may still be on its way behind the answer, must come to an end, too.
         """
         if begun is not self.answering or self.end is not None:
             return False
         if begun:
             self.end = End(Ending.CUT, "late")
         else:
-            self.end = _TOO_LATE if self._answer is None else FINISHED
+            self.end = TOO_LATE if self._answer is None else FINISHED
         return True
 
     def _answer_head(self, data: bytes) -> bytes:
@@ -285,7 +259,7 @@ class Exchange:
             raise MessageError(502, sentence, Fault.UNSOLICITED_SWITCH)
         self.status = 101
         self.answer_state = INTO_SWITCHED[self.answer_state]
-        self.end = _SWITCHED
+        self.end = SWITCHED
         return response_bytes(head, chunked=False, closing=False, date=self._date) + rest
 
     def _fed(self, body: Body, data: bytes) -> bytes:

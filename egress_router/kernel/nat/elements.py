@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.kernel.nat.plan import Line
+    from egress_router.kernel.nat.plan import PlannedLine
 
 # By map, and in it by key: the value.
 Elements: TypeAlias = dict[str, dict[str, str]]
@@ -58,7 +58,7 @@ MAPS = (
 )
 
 
-def translations(version: int, lines: Sequence[Line]) -> Iterator[str]:
+def translations(version: int, lines: Sequence[PlannedLine]) -> Iterator[str]:
     """Yield the rules that look a port up; each ends there when it finds it."""
     for is_range, prefix, single in ((False, "", "ports"), (True, "range_", "ranges")):
         if is_range and not any(line.is_range for line in lines):
@@ -87,7 +87,7 @@ def settled(before: Places, after: Places) -> Places:
     return tuple([wanted[number] for number in places if number is not None])
 
 
-def elements(version: int, lines: Iterable[Line]) -> Elements:
+def elements(version: int, lines: Iterable[PlannedLine]) -> Elements:
     """Return all elements of one family's lines."""
     found: Elements = {f"{name}{version}": {} for name in MAPS}
     for line in lines:
@@ -96,7 +96,7 @@ def elements(version: int, lines: Iterable[Line]) -> Elements:
     return found
 
 
-def _of_line(line: Line) -> Iterator[Element]:
+def _of_line(line: PlannedLine) -> Iterator[Element]:
     """Yield the map, the key and the value of each element of a line."""
     key, count = _key(line), len(line.addresses)
     if count == 1:
@@ -107,22 +107,22 @@ def _of_line(line: Line) -> Iterator[Element]:
         yield _member(line, number)
 
 
-def _key(line: Line) -> str:
+def _key(line: PlannedLine) -> str:
     ports = f"{line.first}-{line.last}" if line.is_range else str(line.first)
     return f"{line.protocol.value} . {ports}"
 
 
-def _port(line: Line) -> str:
+def _port(line: PlannedLine) -> str:
     return "" if line.is_range else f" . {line.target_port or line.first}"
 
 
-def _group(line: Line) -> Element:
+def _group(line: PlannedLine) -> Element:
     addresses = line.addresses
     verdict = _leads_to(_prefix(line), len(addresses), addresses[0].version) if addresses else "accept"
     return _groups(line), _key(line), verdict
 
 
-def _groups(line: Line) -> str:
+def _groups(line: PlannedLine) -> str:
     return "range_groups" if line.is_range else "groups"
 
 
@@ -130,11 +130,11 @@ def _leads_to(prefix: str, count: int, version: int) -> str:
     return f"goto {prefix}one_of_{count}_{version}"
 
 
-def _member(line: Line, number: int) -> Element:
+def _member(line: PlannedLine, number: int) -> Element:
     return f"{_prefix(line)}members", f"{_key(line)} . {number}", f"{line.addresses[number]}{_port(line)}"
 
 
-def _prefix(line: Line) -> str:
+def _prefix(line: PlannedLine) -> str:
     return _RANGE if line.is_range else _PREFIXES[line.protocol]
 
 
@@ -161,7 +161,7 @@ def added(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
             yield f"add element inet {TABLE} {name} {{ {listed} }}"
 
 
-def changes(version: int, pairs: Iterable[tuple[Line, Line]]) -> tuple[Keys, Elements]:
+def changes(version: int, pairs: Iterable[tuple[PlannedLine, PlannedLine]]) -> tuple[Keys, Elements]:
     """Return the keys that go and the elements that come, from the one line of each pair to the other."""
     gone: Keys = {f"{name}{version}": [] for name in MAPS}
     come: Elements = {f"{name}{version}": {} for name in MAPS}
@@ -176,7 +176,7 @@ def changes(version: int, pairs: Iterable[tuple[Line, Line]]) -> tuple[Keys, Ele
     return gone, come
 
 
-def _regroup(version: int, before: Line, after: Line, gone: Keys, come: Elements) -> None:
+def _regroup(version: int, before: PlannedLine, after: PlannedLine, gone: Keys, come: Elements) -> None:
     """Note what differs between two lines of several addresses.
 
     With a thousand names at once this is what a change costs, so no text is made that is not used.

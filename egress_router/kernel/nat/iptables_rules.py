@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.grammar.leaving import Leaving
-    from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
+    from egress_router.kernel.nat.plan import FamilyPlan, NatPlan, PlannedLine
 
 # A rule as python-iptables spells it: matches, protocol and interfaces by name, and the target.
 Rule: TypeAlias = "dict[str, str | dict[str, str] | dict[str, dict[str, str]]]"
@@ -78,7 +78,7 @@ def _redirect(plan: NatPlan, family: FamilyPlan | None) -> Iterator[Rule]:
         yield {"target": {"DNAT": {"to-destination": str(family.fallback)}}}
 
 
-def _redirect_rule(line: Line) -> Rule:
+def _redirect_rule(line: PlannedLine) -> Rule:
     protocol = line.protocol.value
     if not line.addresses:
         return {"protocol": protocol, protocol: {"dport": _ports(line)}, "target": "RETURN"}
@@ -95,7 +95,7 @@ def _redirect_rule(line: Line) -> Rule:
     }
 
 
-def _ports(line: Line) -> str:
+def _ports(line: PlannedLine) -> str:
     return f"{line.first}:{line.last}" if line.is_range else str(line.first)
 
 

@@ -24,7 +24,7 @@ REPLY_MARK = 0x00100000
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PlannedLine:
     """Local ports `first` to `last` of one protocol and family, and where their connections go now.
 
     `target_port` is None where the port stays the same. New connections are spread evenly over `addresses`;
@@ -51,7 +51,7 @@ class FamilyPlan:
 
     version: int
     sources: tuple[IPAddress, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[PlannedLine, ...]
     fallback: IPAddress | None
     fallback_leaving: Leaving = None
 
@@ -159,10 +159,10 @@ def _leaves(leaving: Leaving, sources: tuple[IPAddress, ...]) -> bool:
     return leaving is None or leaving is Spread.ALL or leaving in sources
 
 
-def _nowhere(line: Line) -> Line:
+def _nowhere(line: PlannedLine) -> PlannedLine:
     """Return the line for as long as another station has its address: its connections are rejected."""
     return replace(line, addresses=(), leaving=None)
 
 
-def _line(rule: Redirect | NamedRedirect, addresses: tuple[IPAddress, ...]) -> Line:
-    return Line(rule.protocol, rule.first, rule.last, rule.target_port, addresses, rule.leaving)
+def _line(rule: Redirect | NamedRedirect, addresses: tuple[IPAddress, ...]) -> PlannedLine:
+    return PlannedLine(rule.protocol, rule.first, rule.last, rule.target_port, addresses, rule.leaving)

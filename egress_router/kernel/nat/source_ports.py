@@ -79,10 +79,21 @@ def chains(family: FamilyPlan) -> Iterator[str]:
 
 
 def _one_source(version: int, index: int, source: IPAddress) -> Iterator[str]:
-    ip, suffix = keyword(version), f"{version}_{index}"
+    suffix, snat = f"{version}_{index}", f"snat {keyword(version)} to {source}"
+    yield from _taking(version, suffix, snat)
+    longest = f"next{suffix}"
+    for level in range(1, _LEVELS + 1):
+        name = f"next{suffix}_{_FAN_OUT**level}"
+        yield from chain(name, *[f"jump {longest}"] * _FAN_OUT)
+        longest = name
+    yield from _translating(version, suffix, snat, longest)
+    yield from _learning(version, suffix)
+
+
+def _taking(version: int, suffix: str, snat: str) -> Iterator[str]:
+    """Yield the chains that take the port whose turn it is, or go on where it rests."""
+    ip = keyword(version)
     wire = f"{ip} daddr . tcp dport . tcp sport"
-    server = {"out": f"{ip} daddr . tcp dport", "in": f"{ip} saddr . tcp sport"}
-    snat = f"snat {ip} to {source}"
     yield from chain(
         f"take{suffix}",
         f"update @used{suffix} {{ {wire} timeout {_ASKED} }}",
@@ -99,15 +110,14 @@ def _one_source(version: int, index: int, source: IPAddress) -> Iterator[str]:
         f"{wire} @used{suffix} return",
         f"goto take{suffix}",
     )
-    below = f"next{suffix}"
-    for level in range(1, _LEVELS + 1):
-        name = f"next{suffix}_{_FAN_OUT**level}"
-        yield from chain(name, *[f"jump {below}"] * _FAN_OUT)
-        below = name
+
+
+def _translating(version: int, suffix: str, snat: str, longest: str) -> Iterator[str]:
+    """Yield the chain that translates, and the one for a client's port that had one of ours already."""
+    ip = keyword(version)
     redirected = "meta l4proto tcp ct status dnat"
     before = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
     again = f"{redirected} tcp sport set {before} map @kept{suffix} goto again{suffix}"
-    keep = f" update @kept{suffix} {{ {ip} daddr . tcp dport . {server['in']} : ct reply proto-dst }}"
     if _keeps(version):
         unchanged = f"{ip} saddr . ct original proto-src . {ip} daddr . tcp dport"
         yield from chain(
@@ -119,11 +129,18 @@ def _one_source(version: int, index: int, source: IPAddress) -> Iterator[str]:
         f"source{suffix}",
         *([again] if _keeps(version) else []),
         f"{redirected} jump next{suffix}_{_FAN_OUT}",
-        f"{redirected} {_SELDOM} jump {below}",
+        f"{redirected} {_SELDOM} jump {longest}",
         # What the pod itself opens, and when thousands are held in a row: the kernel's own choice.
         f"meta l4proto tcp {snat}",
         f"{snat} fully-random",
     )
+
+
+def _learning(version: int, suffix: str) -> Iterator[str]:
+    """Yield the chains that learn which ports are in use, and which rest."""
+    ip = keyword(version)
+    server = {"out": f"{ip} daddr . tcp dport", "in": f"{ip} saddr . tcp sport"}
+    keep = f" update @kept{suffix} {{ {ip} daddr . tcp dport . {server['in']} : ct reply proto-dst }}"
     yield from chain(
         f"hold{suffix}",
         f"meta l4proto tcp update @used{suffix} {{ {server['in']} . ct reply proto-dst timeout {_OPEN} }}"

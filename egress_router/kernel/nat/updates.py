@@ -11,7 +11,7 @@ from egress_router.kernel.nat.phrases import whole_chain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egress_router.kernel.nat.plan import Line, NatPlan
+    from egress_router.kernel.nat.plan import NatPlan, PlannedLine
 
 _OTHER = "plans differ in more than the addresses of lines"
 
@@ -37,7 +37,7 @@ def update(before: NatPlan, after: NatPlan) -> tuple[str, NatPlan]:
     return "\n".join([*text, ""]) if text else "", replace(after, families=tuple(families))
 
 
-def _settled(line: Line, wanted: Line) -> tuple[Line, Line]:
+def _settled(line: PlannedLine, wanted: PlannedLine) -> tuple[PlannedLine, PlannedLine]:
     """Return the line as it is and as it shall be; the same object twice where nothing changes."""
     if _place(line) != _place(wanted):
         raise ValueError(_OTHER)
@@ -49,12 +49,12 @@ def _settled(line: Line, wanted: Line) -> tuple[Line, Line]:
     return line, replace(wanted, addresses=addresses)
 
 
-def _place(line: Line) -> tuple[object, ...]:
+def _place(line: PlannedLine) -> tuple[object, ...]:
     """Return everything of a line but its addresses."""
     return line.protocol, line.first, line.last, line.target_port, line.leaving
 
 
-def _changes(version: int, pairs: Sequence[tuple[Line, Line]]) -> list[str]:
+def _changes(version: int, pairs: Sequence[tuple[PlannedLine, PlannedLine]]) -> list[str]:
     gone, come = elements.changes(version, pairs)
     wanted = elements.verdicts(version, come)
     return [

@@ -211,7 +211,7 @@ static PyType_Slot plane_slots[] = {
 
 static PyType_Spec specs[] = {
     {"egress_router.relay._plane.Pair", sizeof(Pair), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, pair_slots},
-    {"egress_router.relay._plane.Line", sizeof(Line), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, line_slots},
+    {"egress_router.relay._plane.Forwarding", sizeof(Line), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, line_slots},
     {"egress_router.relay._plane.Plane", sizeof(Plane), 0, Py_TPFLAGS_DEFAULT, plane_slots},
 };
 

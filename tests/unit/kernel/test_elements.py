@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from egress_router.grammar.redirect import Protocol
 from egress_router.kernel.nat import elements, rules, updates
-from egress_router.kernel.nat.plan import FamilyPlan, Line, NatPlan
+from egress_router.kernel.nat.plan import FamilyPlan, NatPlan, PlannedLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +27,11 @@ POOL = [ip_address(f"203.0.113.{last}") for last in range(1, 80)]
 sets_of_addresses = st.lists(st.sampled_from(POOL), unique=True, max_size=70).map(tuple)
 
 
-def line(port: int, *addresses: IPAddress, last: int | None = None) -> Line:
-    return Line(Protocol.TCP, port, last or port, None if last else 443, addresses)
+def line(port: int, *addresses: IPAddress, last: int | None = None) -> PlannedLine:
+    return PlannedLine(Protocol.TCP, port, last or port, None if last else 443, addresses)
 
 
-def plan(*lines: Line) -> NatPlan:
+def plan(*lines: PlannedLine) -> NatPlan:
     return NatPlan("macvlan0", 9797, True, (FamilyPlan(4, (SOURCE,), lines, None),))
 
 

@@ -14,7 +14,8 @@ from egress_router.grammar.redirect import NamedRedirect, Redirects, parse
 from egress_router.metrics import Registry
 from egress_router.names.answer import Failure
 from egress_router.redirect.names import LineNames
-from egress_router.redirect.updates import RETRY_SECONDS, NameUpdates
+from egress_router.redirect.updates import NameUpdates
+from egress_router.service.rule_follower import RETRY_SECONDS
 from egress_router.settings.policy import Guarded
 from egress_router.upstreams.report import UpstreamReport
 from tests.manual_clock import ManualClock

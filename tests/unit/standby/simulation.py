@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from egress_router.standby.actions import Answer, Approve, Arm, Ask, Close, Open, Prepare, Probe, Seek, Send
 from egress_router.standby.machine import Machine
 from egress_router.standby.role import Role
+from egress_router.standby.steady_clock import SteadyClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ class Router:
         self.place = place
         self.offset = world.random.uniform(0, 1e6)
         self.rate = 1 + world.random.uniform(-0.004, 0.004)
+        self.was_set_on = False
+        self.steady = SteadyClock(self)
         self.kernel = Kernel()
         self.machine: Machine | None = None
         self.frozen_until = -1.0
@@ -68,7 +71,26 @@ class Router:
         self.run = 0
 
     def clock(self) -> float:
+        return self.steady.monotonic()
+
+    def monotonic(self) -> float:
+        """Return what the kernel says that the time is."""
         return self.offset + self.world.now * self.rate
+
+    def time(self) -> float:
+        """Return a time of day; nobody asks for it."""
+        raise AssertionError
+
+    def step_clock(self) -> None:
+        """Set the clock back by any time, or on by less than what keeps two promises apart; change its rate."""
+        pick = self.world.random
+        rate = 1 + pick.uniform(-0.004, 0.004)
+        self.offset += self.world.now * (self.rate - rate)
+        self.rate = rate
+        step = pick.choice((-1000.0, -1.0, -0.1, -0.01, 0.02))
+        if step < 0 or not self.was_set_on:
+            self.was_set_on = self.was_set_on or step > 0
+            self.offset += step
 
     def start(self) -> None:
         self.run += 1
@@ -163,7 +185,12 @@ class Router:
                 return
             self.act(action)
         machine = self.machine
-        if machine is not None and machine.role is not Role.ACTIVE and not machine.is_ready(self.clock()):
+        if (
+            self.has_shared_mac
+            and machine is not None
+            and machine.role is not Role.ACTIVE
+            and not machine.is_ready(self.clock())
+        ):
             self.has_shared_mac = False
 
     def act(self, action: Action) -> None:
@@ -364,7 +391,7 @@ def _fault(world: World) -> None:  # noqa: PLR0912 (one branch a fault)
     pick = world.random
     router = pick.choice(world.routers)
     places = [each.place for each in world.routers]
-    what = pick.randrange(13)
+    what = pick.randrange(14)
     if what == 0:
         router.kill()
     elif what == 1:
@@ -395,6 +422,8 @@ def _fault(world: World) -> None:  # noqa: PLR0912 (one branch a fault)
         world.witness.cut ^= {router.place}
     elif what == 12:
         world.witness.slow = pick.choice((0.0, 0.3))
+    elif what == 13:
+        router.step_clock()
 
 
 def _partition(world: World, router: Router, places: Sequence[int]) -> None:
@@ -429,12 +458,15 @@ def promised(world: World) -> float:
     """How soon somebody has to be active, as the world is now."""
     if not world.has_witness:
         return 5.0
-    machines = [each.machine for each in world.routers if each.machine is not None]
-    alive = {each.me for each in machines if each.role is not Role.LEAVING}
     members = world.witness.members
-    if not members or members & alive:
+    if not members or members & _alive(world):
         return 6.0
     return 24.0 if len(members) == 1 else 40.0  # all that it names are dead or leaving
+
+
+def _alive(world: World) -> frozenset[int]:
+    machines = [each.machine for each in world.routers if each.machine is not None]
+    return frozenset(each.me for each in machines if each.role is not Role.LEAVING)
 
 
 def storm(seed: int) -> World:
@@ -452,10 +484,11 @@ def storm(seed: int) -> World:
             # Nor can it know where a cut is that moves faster than a right ends.
             world.until(max(world.now, world.moved + 0.65))
     world.heal()
-    limit, members = world.now, None
+    limit, before = world.now, None
     while not _is_settled(world):
-        if members != world.witness.members:
-            members, limit = world.witness.members, max(limit, world.now + promised(world))
+        known = world.witness.members, _alive(world)
+        if known != before:
+            before, limit = known, max(limit, world.now + promised(world))
         world.until(world.now + 0.1)
         if world.now > limit:
             roles = [each.machine.role.name if each.machine else "-" for each in world.routers]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_router.http_proxy.http1.ending import End, Ending
 from egress_router.http_proxy.http1.errors import Fault, MessageError
-from egress_router.http_proxy.http1.exchange import End, Ending, Exchange
+from egress_router.http_proxy.http1.exchange import Exchange
 from egress_router.http_proxy.http1.request import KnownConnects, RequestHeads, parse_request
 from egress_router.http_proxy.http1.state import IllegalTransitionError
 from egress_router.http_proxy.http1.target import absolute_target

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from egress_router.errors import ConfigError, Problem, RefusedError
+from egress_router.redirect.admin_rules import AdminRules
+from tests.waiting import until_async
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Kernel:
+    """Refuses as often as it is told to; `asked` is every transaction."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.asked: list[str] = []
+
+    def execute(self, text: str) -> None:
+        self.asked.append(text)
+        if len(self.asked) <= self.refusals:
+            raise RefusedError("no memory", "look at the node's load")
+
+
+def test_what_the_kernel_refused_is_tried_again_until_it_is_in_force(tmp_path: Path) -> None:
+    path = tmp_path / "rules"
+    path.touch()
+    said = iter(["one"])  # what setup has put in force
+    kernel = Kernel(refusals=2)
+    rules = AdminRules(path, lambda: next(said, "two"), kernel.execute, retry_seconds=0.001)
+
+    async def scene() -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in rules.tasks()]
+            await until_async(lambda: len(kernel.asked) == 3 and rules.error is None)
+            for each in tasks:
+                each.cancel()
+
+    asyncio.run(scene())
+    assert set(kernel.asked) == {"two"}
+
+
+def test_a_wrong_file_is_not_tried_again_before_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "rules"
+    path.write_text("wrong")
+    read: list[str] = []
+
+    def parse() -> str:
+        read.append(path.read_text())
+        if read[-1] == "wrong":
+            raise ConfigError([Problem("F", 1, "wrong", "no statement")])
+        return read[-1]
+
+    kernel = Kernel(refusals=0)
+    rules = AdminRules(path, parse, kernel.execute, retry_seconds=0.001)
+
+    async def scene() -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in rules.tasks()]
+            await until_async(lambda: rules.error is not None)
+            path.write_text("right")
+            await until_async(lambda: kernel.asked)
+            for each in tasks:
+                each.cancel()
+
+    asyncio.run(scene())
+    assert read == ["wrong", "wrong", "right"], "at the start, at the first look, and when it changed"
+    assert kernel.asked == ["right"]
