@@ -12,16 +12,11 @@ import pytest
 
 from egress_router.cli import main
 from egress_router.manual import pages
-from egress_router.settings import dns_proxy, http_proxy, setup
+from egress_router.settings.catalogue import VARIABLES, names
 from egress_router.settings.variables import RulesVariable
 from tests.measured import measured
 
 ROOT = Path(__file__).parents[2]
-VARIABLES = {
-    "setup": setup.VARIABLES,
-    "http-proxy": http_proxy.VARIABLES,
-    "dns-proxy": dns_proxy.VARIABLES,
-}
 
 
 def outcome(*argv: str) -> int:
@@ -74,6 +69,8 @@ def test_every_variable_is_documented_with_its_default() -> None:
         assert variable.meaning in row[0]
         if not isinstance(variable, RulesVariable) and variable.default:
             assert row[0].endswith(f"| `{variable.default}` |")
+    known = {name for group in VARIABLES.values() for name in names(group)}
+    assert set(re.findall(r"^\| `(EGRESS_\w+)`", text, re.MULTILINE)) <= known, "a row that nothing reads"
 
 
 def test_a_wrong_command_line_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
