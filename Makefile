@@ -35,7 +35,7 @@ test-repeat: venv network-tools test-tools ## all of `make test` N times (20) be
 	@scripts/test-repeat $(VENV) $(or $(N),20) $(or $(BURNERS),0)
 
 .PHONY: coverage
-coverage: venv network-tools test-tools ## `make test` with coverage by branches, held against tests/uncovered.txt
+coverage: venv network-tools test-tools ## `make test`; what its unit tests cover, by branches, against tests/uncovered.txt
 	@rm -rf build/coverage
 	@mkdir -p build/coverage
 	@COVERAGE_FILE=$(CURDIR)/build/coverage/data scripts/test $(VENV) $(BIN)/coverage run
@@ -65,6 +65,8 @@ bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy,
 	@$(BIN)/python -m benchmarks.proxies http dns
 	@$(BIN)/python -m benchmarks.responsiveness
 	@$(BIN)/python -m benchmarks.redirect
+	@$(BIN)/python -m benchmarks.changing
+	@$(BIN)/python -m benchmarks.transparent
 
 .PHONY: soak
 soak: venv ## mixed load, reloads, killed workers, dead destinations, for SOAK_SECONDS (600)

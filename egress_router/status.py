@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
 
 _INTERVAL = 2.0  # seconds
-_PATIENCE = 5.0  # seconds
+_TIMEOUT_SECONDS = 5.0
 _MAX_BYTES = 64_000_000
 # xterm's: a screen of its own and back (1049), to the first line, erase what is below.
 _ENTER, _LEAVE, _CLEAR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H\x1b[J"
@@ -110,7 +110,7 @@ def _address(url: str | None) -> str | None:
 
 def _fetch(address: str) -> dict[str, Json]:
     try:
-        with _DIRECT.open(address, timeout=_PATIENCE) as answer:
+        with _DIRECT.open(address, timeout=_TIMEOUT_SECONDS) as answer:
             found = json.loads(answer.read(_MAX_BYTES))
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error

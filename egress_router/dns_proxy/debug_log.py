@@ -1,7 +1,7 @@
 """EGRESS_LOG_LEVEL=debug: what Python hears of each connection, as events with its `id`.
 
 The data plane accepts, connects and relays by itself. It tells when a connection to the destination is there,
-and how each one ended. Where the level is another one, nothing of this is used.
+and how each one ended. With another level this module does nothing.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from egress_router.dns_proxy import access_log
+from egress_router.dns_proxy.nearby import Nearby
 from egress_router.grammar.forward import printed_forward
-from egress_router.net.own import leaves_with
 from egress_router.records import ALLOWED, Record
 from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.dial import REASONS as DIAL_REASONS
@@ -21,10 +21,9 @@ from egress_router.upstreams.places import Place
 from egress_router.upstreams.pool import SUCCESSES_UP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from egress_router.dns_proxy.access_log import AccessLog
-    from egress_router.grammar.address import IPAddress
     from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
@@ -72,15 +71,7 @@ class Tools:
         self.connect_seconds = settings.connect_seconds
         self.idle_seconds = settings.idle_seconds
         self.sources = settings.sources
-        # The addresses of the egress interface; what is reached with another one is in the cluster.
-        self.outside: frozenset[IPAddress] = frozenset()
-
-    def near(self, targets: Sequence[Target]) -> frozenset[Target]:
-        """Return those of these from where a connection may come back to this router, by its own Service.
-
-        The outside network is closed: nothing that left by the egress interface comes in again.
-        """
-        return frozenset(each for each in targets if not leaves_with(each[0], self.outside))
+        self.nearby = Nearby(settings.proxy.interface)
 
 
 class LineInForce(Forwarding):
@@ -89,7 +80,7 @@ class LineInForce(Forwarding):
     __slots__ = ("_aim", "_rule", "_tools", "destination", "forward")
 
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
-        # Several processes shall not all begin with the same address.
+        # Several processes should not all begin with the same address.
         turn = random.randrange(1 << 16)  # noqa: S311 - only spreads
         super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_each)
         self._tools = tools
@@ -213,7 +204,7 @@ class LineInForce(Forwarding):
             _FORBIDDEN if refuses else 0,
             up.sources + down.sources,
             # One that names a source of the router leaves by the egress interface.
-            self._tools.near(all_targets) if leaving is None else (),
+            self._tools.nearby.of(all_targets) if leaving is None else (),
         )
 
     def _observe(self, failures: Failures) -> None:

@@ -12,10 +12,9 @@ from egress_router.dns_proxy.line import LineInForce, Tools
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
-from egress_router.net.own import addresses_of, is_own
+from egress_router.net.own import is_own
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 from egress_router.relay.dataplane import DataPlane
-from egress_router.relay.own_connections import save_first_packets
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
@@ -93,7 +92,6 @@ class Forwarder:
         self._report = UpstreamReport(context.registry, changes)
         self._forbidden = forbidden
         self._admin_port = settings.proxy.runtime.admin_port
-        self._interface = settings.proxy.interface
         self._names = resolver(settings.names, context.registry)
         self._plane = DataPlane(context.loop, context.limiter.limits)
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
@@ -127,7 +125,7 @@ class Forwarder:
         of a line that leads to where the policy lets nobody go any more.
         """
         rules = guarded.rules
-        self._tools.outside = addresses_of(self._interface)
+        self._tools.nearby.refresh()
         self._egress = None if guarded.policy is None else PolicyIndex(guarded.policy)
         before, destinations = self._lines, self._destinations
         self._ports = frozenset(line.port for line in rules.lines)
@@ -166,8 +164,7 @@ class Forwarder:
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
-        for listener in listeners.values():
-            save_first_packets(listener)
+        self._tools.nearby.listen(listeners.values())
         self._plane.listen_on(listeners, self._lines.__getitem__)
 
     def stop_accepting(self) -> None:

@@ -131,7 +131,7 @@ class AccessControl:
         if isinstance(asked, str) and "." not in asked:  # what a short name stands for may change
             return decision
         if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()  # simple, and as good as any order for who has so many
+            self._known.clear()  # simple; where there are so many, any order is as good
         own = self._own.current()
         self._known[target.authority] = _Known(asked, target.tunnel, self.lists, own, addresses, decision)
         return decision

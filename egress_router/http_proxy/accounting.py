@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import product
 from typing import TYPE_CHECKING
 
+from egress_router import log
 from egress_router.grammar.address import printed
 from egress_router.http_proxy.access_log import traceparent
 from egress_router.http_proxy.http1.errors import Fault
@@ -42,6 +43,9 @@ _LIMITS = {
 TLS_METHOD = b"TLS"  # stands for the method of a request in records
 _REQUESTS = "Requests, by what was decided and why."
 _MAX_RULES = 1_000
+_LEADS_BACK = frozenset({Fault.LOOP.value, Reason.OWN_PORT.value})
+_TRUE_ADDRESSES = "name servers in EGRESS_DNS_SERVERS that know the name's true addresses"
+_log = log.get("http_proxy")
 
 
 def _deciding(decision: Decision) -> str | None:
@@ -99,7 +103,7 @@ class Accounting:
         """Hear what came of a look-up."""
 
     def attempts_failed(self, info: RequestInfo, failures: Iterable[DialFailure]) -> None:
-        """Hear of addresses that were tried in vain."""
+        """Hear of addresses that were tried and did not answer."""
 
     # What is counted
 
@@ -117,6 +121,7 @@ class Accounting:
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
         info.decision = decision
+        info.numbers = None
         if decision.verdict is ALLOWED:
             self._allowed.value += 1  # without hashing two members of enums, which is done in Python
         else:
@@ -127,7 +132,8 @@ class Accounting:
         if rule is not None:
             self._hits[rule.text] += 1
             if decision.verdict is not DENIED:
-                self._rules.of(rule.text).connections.value += 1
+                info.numbers = numbers = self._rules.of(rule.text)
+                numbers.connections.value += 1
         if decision.verdict is DENIED:
             target = printed(info.target.host, info.target.port)
             self._denied.note(info.client, target, _deciding(decision), decision.reason.value)
@@ -140,8 +146,8 @@ class Accounting:
         """Count that a request has its connection."""
         self._dns.observe(info.dns_seconds)
         self._connect.observe(info.connect_seconds)
-        if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).connect_seconds.observe(info.connect_seconds)
+        if info.numbers is not None:
+            info.numbers.connect_seconds.observe(info.connect_seconds)
         if self._log.everything:
             self._log.connected(info, sock)
 
@@ -157,13 +163,13 @@ class Accounting:
         """Count that the answer to a request begins."""
         seconds = self._clock.monotonic() - info.started
         self._first_byte.observe(seconds)
-        if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).first_byte.observe(seconds)
+        if info.numbers is not None:
+            info.numbers.first_byte.observe(seconds)
 
     def tunnel_answered(self, info: RequestInfo, seconds: float) -> None:
         """Count how long a tunnel that has ended had waited for the first byte of its destination."""
-        if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).first_byte.observe(seconds)
+        if info.numbers is not None:
+            info.numbers.first_byte.observe(seconds)
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
@@ -180,8 +186,8 @@ class Accounting:
     def failed(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request that got no connection, or, its decision being written down, no answer over it."""
         self._failure(reply)
-        if info.decision.rule is not None:
-            self._rules.of(info.decision.rule.text).failures.value += 1
+        if info.numbers is not None:
+            info.numbers.failures.value += 1
         self._log.request(info, reply.reason)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
@@ -211,10 +217,9 @@ class Accounting:
         info.ended = True
         seconds = self._clock.monotonic() - info.started
         self._durations.observe(seconds)
-        if info.decision.rule is not None and (sent or received):
-            numbers = self._rules.of(info.decision.rule.text)
-            numbers.sent.value += sent
-            numbers.received.value += received
+        if info.numbers is not None:
+            info.numbers.sent.value += sent
+            info.numbers.received.value += received
         if self._log.everything or info.decision.verdict is DENIED:
             self._log.closed(info, status, sent, received, seconds, reason)
 
@@ -227,6 +232,8 @@ class Accounting:
         """Count a connection or request to a transparent port that was refused."""
         meaning = "Refused on transparent ports, by reason."
         self._registry.counter("transparent_refused_total", meaning, reason=reason).value += 1
+        if reason in _LEADS_BACK:
+            _log.warning("a name leads back to this router", reason=reason, expected=_TRUE_ADDRESSES)
 
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""

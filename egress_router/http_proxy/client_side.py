@@ -88,10 +88,6 @@ class ClientSide:
         held = self._heads.size + len(self.stream.held) + len(self.stream.out)
         return f"<{type(self).__name__} {self.who} {self.state.name} {self._request!r} held={held}>"
 
-    def enter(self, into: Into[ConnectionState]) -> None:
-        """Go on to another state."""
-        self.state = into[self.state]
-
     # What it holds
 
     def account(self) -> None:
@@ -161,6 +157,14 @@ class ClientSide:
         if reply.reason == Fault.TLS.value:
             _log.warning(
                 "a client speaks TLS to the port of the proxy", client=self.client, expected=_EXPECTED
+            )
+        elif self._origin_port is not None:
+            _log.warning(
+                "HTTP to a transparent port is refused",
+                client=self.client,
+                reason=reply.reason,
+                port=self._origin_port,
+                error=reply.sentence,
             )
         self.answer_and_close(reply)
 

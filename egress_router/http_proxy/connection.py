@@ -211,7 +211,7 @@ class ClientConnection(ClientSide):
 
     @guarded
     def head_late(self) -> None:
-        """Refuse a head that trickles; with a client that never began one there is nothing to talk about."""
+        """Refuse a head that comes too slowly; close, without an answer, if none has begun."""
         if self.state is not HEAD:
             return
         if self._heads.begun:

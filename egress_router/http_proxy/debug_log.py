@@ -1,7 +1,7 @@
 """EGRESS_LOG_LEVEL=debug: the life of each connection, from the accept to its end, as events with its `id`.
 
-Nothing of a head is told but its method and where it goes: no path, no query and no field, for these may hold
-secrets. Where the level is another one, nothing of this is used.
+Of a head only the method, the host and the port are told: paths, queries and fields may hold secrets. With
+another level this module does nothing.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class DebugAccounting(Accounting):
             _log.debug("name answered", id=info.id, name=found.name, addresses=addresses, seconds=seconds)
 
     def attempts_failed(self, info: RequestInfo, failures: Iterable[DialFailure]) -> None:
-        """Tell each address that was tried in vain."""
+        """Tell each address that was tried and did not answer."""
         for each in failures:
             _log.debug(
                 "attempt failed",

@@ -88,7 +88,7 @@ class Entrance(Forwarding):
         connection.read_head()
 
     def ended(self, end: End) -> None:
-        """Tell a client that it is over a limit; without memory for it there are no words."""
+        """Tell a client that it is over a limit; where memory is missing, only close."""
         sock = self._socket(end.given)
         if end.reason in LIMITS:
             who = Who(end.client, end.identity.client_port, self._port)

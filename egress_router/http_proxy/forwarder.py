@@ -25,7 +25,10 @@ class Forwarder(Pump):
     __slots__ = ("_info", "_owner")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
-        super().__init__(owner.stream, exchange, owner.worker.reads_in_turn)
+        self._client = owner.stream
+        self._exchange = exchange
+        self._over = False
+        self._turns = owner.worker.reads_in_turn
         self._owner = owner
         self._info = info
 
@@ -41,9 +44,10 @@ class Forwarder(Pump):
     def reuse(self) -> bool:
         """Go over a connection that is kept, if it leads to an address allowed now; say whether one does."""
         info, owner = self._info, self._owner
-        key, addresses = (info.client, info.target.authority, info.leaving), info.decision.addresses
+        decision, rule = info.decision, info.decision.rule
+        key = (info.who.client, info.target.authority, None if rule is None else rule.leaving)
         # Over an idle connection, which may end just then, only what may be sent again.
-        upstream = owner.kept.take(key, addresses, shared=self._exchange.repeatable)
+        upstream = owner.kept.take(key, decision.addresses, shared=self._exchange.repeatable)
         if upstream is None:
             return False
         info.address = upstream.address
@@ -62,7 +66,7 @@ class Forwarder(Pump):
     def _start(self, upstream: Upstream) -> None:
         """Send the request, with as much of its body as is here."""
         client, exchange, owner = self._client, self._exchange, self._owner
-        owner.enter(INTO_EXCHANGE)
+        owner.state = INTO_EXCHANGE[owner.state]
         owner.timeouts.await_answer()
         self._upstream = upstream
         self._over = False
@@ -180,7 +184,7 @@ class Forwarder(Pump):
         self._owner.next_request(persists=exchange.persists and complete, complete=complete)
 
     def _refuse(self, reply: replies.Reply, reason: str) -> None:
-        """Answer what is no fault of the origin's; it must not take what it got for the whole request."""
+        """Answer what is not the origin's fault; it must not take what it got for the whole request."""
         self._owner.worker.accounting.count_refusal(reply.reason)
         self._answer_instead(reply, reason)
 

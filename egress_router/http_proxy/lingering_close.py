@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.buffered_socket import BufferedSocket
 
-SILENCE = 2.0  # seconds in which neither does the client send nor take anything
+SILENCE = 2.0  # seconds in which the client neither sends nor takes anything
 
 
 class LingeringClose:

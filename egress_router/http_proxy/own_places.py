@@ -1,4 +1,4 @@
-"""What is this pod's own or next to it, where the proxy is not to be led."""
+"""What is this pod's own or next to it, where the proxy must not connect to."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class OwnPlaces:
         """Return the addresses and ports."""
         now = self._clock.monotonic()
         if now >= self._until:
-            # Without a descriptor left to read them with, those known last have to do.
+            # If no descriptor is left to read them with, the last known ones are used.
             with contextlib.suppress(OSError):
                 self._own = replace(self._look(), ports=self._own.ports)
             self._until = now + _FRESH_SECONDS

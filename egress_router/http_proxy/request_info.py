@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.leaving import Leaving
     from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.target import RequestTarget
+    from egress_router.service.rule_metrics import RuleNumbers
 
 # Stands for the decision of a request whose name could not be resolved.
 UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
@@ -35,7 +36,8 @@ class RequestInfo:
     """What a request wants, what was decided, and where it went. Times are in seconds.
 
     `head` is kept until the decision, for what only a denial looks up. `id` is made for what is written down.
-    `recorded` and `ended` say which of its two records have been.
+    `numbers` are those of the rule that allows it. `recorded` and `ended` say which of its two records have
+    been written.
     """
 
     who: Who
@@ -50,6 +52,7 @@ class RequestInfo:
     address: IPAddress | None = None
     dns_seconds: float = 0.0
     connect_seconds: float = 0.0
+    numbers: RuleNumbers | None = None
     recorded: bool = False
     ended: bool = False
 

@@ -164,16 +164,16 @@ class HttpProxyServer:
         self._policy = rules.policy
         self.worker.access.apply(rules.rules, rules.policy)
         self._follow(rules.policy)
-        self._judge_again()
+        self._decide_again()
 
     def _follow(self, policy: EgressPolicy | None) -> None:
         self._policy_names.follow(() if policy is None else policy.dns_names)
 
     def _named(self, names: NamesOf) -> None:
         self.worker.access.follow(names)
-        self._judge_again()
+        self._decide_again()
 
-    def _judge_again(self) -> None:
+    def _decide_again(self) -> None:
         for each in self.worker.connections:
             if each.is_denied():
                 self.worker.deadlines.add(self._drain_seconds, each.end_if_denied)

@@ -19,7 +19,7 @@ class Owner(Protocol):
         """No request has come for too long."""
 
     def answer_late(self) -> None:
-        """Neither has the request moved for too long, nor has its answer begun."""
+        """For too long the request has not moved, and its answer has not begun."""
 
     def more_late(self) -> None:
         """An answer that has begun has not moved for too long."""
@@ -28,9 +28,9 @@ class Owner(Protocol):
 class Timeouts:
     """One time for a head, and three silences: between requests, until an answer begins, while it comes.
 
-    The three run on until they are over, though mostly there is nothing to wait for any more: who owns them
-    sees to it that they mean something then. To put one off costs a look at the time, to cancel and add one
-    for each request far more.
+    The three run on until they are over, though mostly there is nothing to wait for any more: the owner
+    checks then whether they still mean something. To put one off costs a look at the time, to cancel and add
+    one for each request far more.
     """
 
     __slots__ = ("_answer", "_deadlines", "_head", "_idle", "_limits", "_more", "_owner")

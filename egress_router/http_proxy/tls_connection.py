@@ -182,7 +182,7 @@ class TlsConnection:
 
     @property
     def target(self) -> RequestTarget | None:
-        """Where it shall lead to."""
+        """Where it is to go."""
         return None if self._connector is None else self._connector.info.target
 
     def is_denied(self) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from egress_router.policy.access_list import Decision
     from egress_router.relay.dial import Dialled
 
-_LEAST_SECONDS = 0.05  # to dial, after a look-up that took nearly all there was
+_LEAST_SECONDS = 0.05  # to dial, after a look-up that took nearly all of the time
 
 
 class Owner(Protocol):

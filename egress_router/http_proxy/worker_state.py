@@ -54,14 +54,14 @@ class Connection(Protocol):
         """Close if the present rules do not allow it."""
 
     def drain(self) -> None:
-        """Close if nothing is under way; nothing new shall begin."""
+        """Close if nothing is under way, and begin nothing new."""
 
     def close_now(self) -> None:
         """Close whatever is under way."""
 
 
 def _turns() -> Iterator[int]:
-    # Several processes shall not all begin with the same source address.
+    # Several processes should not all begin with the same source address.
     return itertools.count(random.randrange(1 << 16))  # noqa: S311 - only spreads
 
 

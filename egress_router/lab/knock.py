@@ -9,10 +9,10 @@ import time
 PORT = 80
 
 
-async def _once(address: str, patience: float) -> None:
+async def _once(address: str, seconds: float) -> None:
     begun = time.monotonic()
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(address, PORT)
             answered = await reader.read(1)
             writer.close()
@@ -23,13 +23,13 @@ async def _once(address: str, patience: float) -> None:
         sys.stdout.flush()
 
 
-async def _knock(every: float, patience: float, addresses: list[str]) -> None:
+async def _knock(every: float, seconds: float, addresses: list[str]) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     tasks: set[asyncio.Task[None]] = set()
     due = time.monotonic()
     while True:
         for address in addresses:
-            task = asyncio.create_task(_once(address, patience))
+            task = asyncio.create_task(_once(address, seconds))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         due = max(due + every, time.monotonic())  # what a busy machine held up is not made up for
@@ -37,9 +37,9 @@ async def _knock(every: float, patience: float, addresses: list[str]) -> None:
 
 
 def main() -> None:
-    """Knock until killed: seconds between two connections, patience with one, addresses."""
-    every, patience, *addresses = sys.argv[1:]
-    asyncio.run(_knock(float(every), float(patience), addresses))
+    """Knock until killed: seconds between two connections, seconds for one, addresses."""
+    every, seconds, *addresses = sys.argv[1:]
+    asyncio.run(_knock(float(every), float(seconds), addresses))
 
 
 if __name__ == "__main__":

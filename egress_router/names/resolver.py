@@ -194,7 +194,7 @@ class Resolver:
     def _begin_to_look(self) -> None:
         """Look at resolv.conf every second while something is being looked up.
 
-        A look-up that waits for name servers that are no longer listed would wait in vain.
+        A look-up that waits for name servers that are no longer listed would wait for nothing.
         """
         if self._next_look is None:
             self._begun_with = self._conf(self._clock.monotonic())

@@ -11,13 +11,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from egress_router.grammar.address import IPAddress
 
+# One of our addresses, and an address and port that its connections lead to.
+Way: TypeAlias = "tuple[IPAddress, tuple[IPAddress, int]]"
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _MAX_LINES = 100_000
 _ESTABLISHED = "01"
@@ -26,10 +28,11 @@ _LOCAL, _REMOTE, _STATE = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class OpenConnections:
-    """Open connections by client address, and by address and port of the destination."""
+    """Open connections by client address, by address and port of the destination, and by our own and that."""
 
     clients: Counter[IPAddress] = field(default_factory=Counter)
     destinations: Counter[tuple[IPAddress, int]] = field(default_factory=Counter)
+    ways: Counter[Way] = field(default_factory=Counter)
 
 
 def read(ports: Collection[int], others: Collection[int] = ()) -> OpenConnections:
@@ -57,7 +60,9 @@ def add(into: OpenConnections, lines: Iterable[str], ports: Collection[int], oth
         if local in ports:
             into.clients[_address(address)] += 1
         else:
-            into.destinations[_address(address), int(port, 16)] += 1
+            destination = _address(address), int(port, 16)
+            into.destinations[destination] += 1
+            into.ways[_address(words[_LOCAL].partition(":")[0]), destination] += 1
 
 
 def _address(text: str) -> IPAddress:

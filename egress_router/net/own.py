@@ -33,12 +33,16 @@ def addresses_of(interface: str) -> frozenset[IPAddress]:
         return frozenset()
 
 
-def leaves_with(address: IPAddress, sources: Collection[IPAddress]) -> bool:
-    """Return whether connections to an address leave with one of these."""
+def comes_back(address: IPAddress, sources: Collection[IPAddress]) -> bool:
+    """Return whether a connection to an address may come back to this pod, translated on its way.
+
+    Not from an address of its own, and not from where it leaves with one of `sources` for a closed network.
+    """
     try:
-        return ip_address(source_towards(address)) in sources
+        source = ip_address(source_towards(address))
     except OSError:
         return False
+    return source != address and source not in sources
 
 
 def is_own(address: IPAddress) -> bool:

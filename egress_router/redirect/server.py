@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded, GuardedSource
     from egress_router.settings.setup import SetupSettings
     from egress_router.setup.nat_rules import Established
+    from egress_router.standby.agent import Agent
 
 _log = log.get("redirect")
 
@@ -97,10 +98,7 @@ class RedirectServer:
         self._updates = NameUpdates(
             self._put, self._move, lambda: rule_store.rules, registry, established.resolved
         )
-        resolver = Resolver(settings.names, registry)
-        for line, addresses in established.resolved.items():
-            if addresses:
-                resolver.remember(line.name, addresses)
+        resolver = _resolver(settings, registry, established.resolved)
         self._names = LineNames(
             resolver,
             UpstreamReport(registry, _log),
@@ -126,8 +124,7 @@ class RedirectServer:
             has_counters=self._has_counters,
         )
         self._rejections = Rejections(self._records, self._counts.line_of, self._policy.entry_of, SYSTEM)
-        stand, standby = established.stand, settings.standby
-        self._agent = None if stand is None or standby is None else assemble(stand, standby)
+        self._agent = _agent(settings, established)
         process_metrics.describe(registry, "redirect", self.ready)
         self._state.gateway_monitor.describe(registry)
         self._state.standby_monitor.describe(registry)
@@ -234,3 +231,19 @@ class RedirectServer:
             _log.info("UDP flows are moved to the addresses that their names have now", flows=count)
 
         await in_daemon_thread(move)
+
+
+def _resolver(settings: SetupSettings, registry: Registry, known: Resolved) -> Resolver:
+    """Return what looks names up; it remembers what was found before."""
+    resolver = Resolver(settings.names, registry)
+    for line, addresses in known.items():
+        if addresses:
+            resolver.remember(line.name, addresses)
+    return resolver
+
+
+def _agent(settings: SetupSettings, established: Established) -> Agent | None:
+    """Return what decides whether this router of a group is active; None where it is alone."""
+    if established.stand is None or settings.standby is None:
+        return None
+    return assemble(established.stand, settings.standby)

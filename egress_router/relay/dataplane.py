@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from egress_router.errors import RefusedError
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Number
+from egress_router.relay.loop import PollerLoop
 
 try:
     from egress_router.relay import _plane
@@ -174,6 +175,10 @@ class DataPlane:
         self._on_pause: Callable[[int], None] = _nothing
         self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
+        if isinstance(loop, PollerLoop):
+            # All commands of a turn together: each by itself would wake a thread that is asleep again soon.
+            self._plane.ring_late()
+            loop.poller.before_wait(self._plane.ring)
 
     @property
     def pipes_lent(self) -> int:
@@ -302,6 +307,8 @@ class DataPlane:
         for line in lines:
             self.release_line(line)
         self._loop.remove_reader(self._plane.fileno())
+        if isinstance(self._loop, PollerLoop):
+            self._loop.poller.wait_without(self._plane.ring)
         self._plane.stop()
         self.catch_up()
         self._plane.sweep()

@@ -59,7 +59,7 @@ class DialFailure:
 class Dialled(NamedTuple):
     """A connected socket, non-blocking and without Nagle's delay.
 
-    `seconds` is the time from the start of the dial, `failures` what was tried in vain before.
+    `seconds` is the time from the start of the dial, `failures` the attempts that failed before.
     """
 
     sock: socket.socket

@@ -34,7 +34,7 @@ class Poller:
     """
 
     def __init__(self, epoll: select.epoll, wake: Callable[[], object]) -> None:
-        """Share a set; `wake` is called when `poll` shall be called soon though no descriptor is ready."""
+        """Share a set; `wake` is called when `poll` should be called soon though no descriptor is ready."""
         self._epoll = epoll
         self._wake = wake
         self._handlers: dict[int, Handler] = {}
@@ -43,6 +43,7 @@ class Poller:
         self._unfinished: set[int] = set()
         self._leaving = False
         self._due: list[Callable[[], None]] = []
+        self._before_wait: list[Callable[[], None]] = []
 
     def add(self, descriptor: int, handler: Handler) -> None:
         """Watch a descriptor; the kernel reports at once what is already so.
@@ -74,6 +75,15 @@ class Poller:
         """Call back in the next turn."""
         self._hurry()
         self._due.append(callback)
+
+    def before_wait(self, callback: Callable[[], None]) -> None:
+        """Have this called before every wait, when all that was ready has had its turn."""
+        self._before_wait.append(callback)
+
+    def wait_without(self, callback: Callable[[], None]) -> None:
+        """Call this no more before a wait."""
+        if callback in self._before_wait:
+            self._before_wait.remove(callback)
 
     def forget(self, descriptor: int) -> None:
         """Stop calling the handler; call it just before closing the descriptor."""
@@ -117,6 +127,8 @@ class Poller:
     def _batch(self, seconds: float) -> list[tuple[int, int]]:
         self._fresh.clear()
         others = []
+        for callback in self._before_wait:
+            callback()
         for descriptor, events in self._epoll.poll(seconds, _BATCH):
             if descriptor in self._fresh:
                 continue

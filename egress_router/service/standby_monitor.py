@@ -71,7 +71,7 @@ class StandbyMonitor:
         registry.before_snapshot(refresh)
 
     def hand_over(self) -> None:
-        """Tell that process that this one ends: another pod shall take over now, where one can."""
+        """Tell that process that this one ends: another pod should take over now, where one can."""
         if self._said is not None:
             threading.Thread(target=ask, args=(HAND_OVER,), name="hand over", daemon=True).start()
 

@@ -18,6 +18,7 @@ from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.seen_by_people import put_together
 from egress_router.service.sockets import Listening
+from egress_router.service.source_ports import SourcePorts
 from egress_router.service.tasks import in_daemon_thread, run_until
 from egress_router.service.worker_pool import WorkerPool
 from egress_router.settings.catalogue import warn_of_unknown
@@ -90,6 +91,8 @@ class Supervisor(Generic[Rules]):
         by_client = settings.max_connections_per_client is not None
         self._listening = Listening(settings.workers, by_client=by_client)
         self._pool = WorkerPool(settings.workers, starter, self._listening, registry, SYSTEM)
+        admin_port = {settings.runtime.admin_port}
+        self._source_ports = SourcePorts(registry, settings.interface, lambda: rule_store.ports, admin_port)
         process_metrics.describe(registry, name, self.ready)
         self._state.gateway_monitor.describe(registry)
         self._state.standby_monitor.describe(registry)
@@ -106,6 +109,7 @@ class Supervisor(Generic[Rules]):
         endpoint = await administration()(self, *own) if own else None
         _log.info("started", mode=self._state.mode, pid=os.getpid(), workers=self._settings.workers)
         tasks = [*self._state.monitors(), self._pool.watch(), *self._follower.tasks()]
+        tasks.append(self._source_ports.watch())
         try:
             await run_until(self._state.ended, tasks, self._end)
         finally:

@@ -166,7 +166,7 @@ class WorkerPool:
             )
 
     def _fill_later(self, slot: WorkerSlot) -> float:
-        """Start a worker in this slot after a time that grows with each start in vain; return it."""
+        """Start a worker in this slot after a time that grows with each failed start; return it."""
         seconds = slot.next_delay()
         self._loop.call_later(seconds, self._fill, slot)
         return seconds

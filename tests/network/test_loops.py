@@ -9,6 +9,7 @@ import pytest
 
 from egress_router.lab.network import ROUTER, SOURCE
 from tests.network.test_policy import fetch
+from tests.unit.tls.hellos import hello, sni
 from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -83,3 +84,39 @@ def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(lab: Laborat
 def _counted(lab: Laboratory, metric: str) -> float:
     lines = fetch(lab, "/metrics").splitlines()
     return sum(float(each.split()[-1]) for each in lines if each.startswith(metric))
+
+
+@pytest.mark.parametrize(
+    ("address", "alert", "status", "reason"),
+    [(_SERVICE, 80, b"502", "loop"), (ROUTER, 49, b"403", "own_port")],
+)
+def test_a_name_that_leads_back_to_a_transparent_port_is_refused_and_said(
+    lab: Laboratory, address: str, alert: int, status: bytes, reason: str
+) -> None:
+    """The cluster's DNS leads the name to the router, and the router was not told to ask another one."""
+    lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
+    lab.node.run("nft", "-f", "-", input=_HAIRPIN.replace("3128", "8443").replace("8080", "8443"))
+    lab.name({"www.example.com": {"addresses": [address]}})
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
+    environment = {
+        "EGRESS_HTTP_PROXY_DESTINATION": "www.example.com",
+        "EGRESS_HTTP_PROXY_TRANSPARENT_PORTS": "8443",
+        "EGRESS_SOURCE": SOURCE,
+        "EGRESS_WORKERS": "1",
+    }
+    with lab.proxy("http-proxy", environment, 8080) as process:
+        for first, answer in (
+            (hello(sni(b"www.example.com")), bytes((21, 3, 1, 0, 2, 2, alert))),
+            (b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n", b"HTTP/1.1 " + status),
+        ):
+            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+                wire.settimeout(PATIENCE)
+                wire.connect((ROUTER, 8443))
+                wire.sendall(first)
+                with wire.makefile("rb") as stream:
+                    assert stream.read(len(answer)) == answer
+        refused = f'egress_router_transparent_refused_total{{reason="{reason}"}}'
+        assert eventually(lambda: _counted(lab, refused) == 2)
+        process.terminate()
+        _, said = process.communicate(timeout=PATIENCE)
+        assert f"a name leads back to this router reason={reason} expected=" in said

@@ -71,6 +71,8 @@ def test_setup_claims_all_and_each_line_leaves_with_its_own(
         assert {source(lab, way(1026)) for _ in range(3)} == {SECOND}
         assert {source(lab, way(1028)) for _ in range(3)} == {THIRD}
         assert {source(lab, way(1029)) for _ in range(3)} == {SOURCE_V6}
+        counted = f'egress_router_source_ports_in_use{{source="{THIRD}"}}'
+        assert eventually(lambda: counted in fetch(lab, "/metrics"))
         spread = [source(lab, way(1027)) for _ in range(9)]
         assert {each: spread.count(each) for each in spread} == dict.fromkeys((SOURCE, SECOND, THIRD), 3)
 

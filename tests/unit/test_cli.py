@@ -12,16 +12,11 @@ import pytest
 
 from egress_router.cli import main
 from egress_router.manual import pages
-from egress_router.settings import dns_proxy, http_proxy, setup
+from egress_router.settings.catalogue import VARIABLES, names
 from egress_router.settings.variables import RulesVariable
 from tests.measured import measured
 
 ROOT = Path(__file__).parents[2]
-VARIABLES = {
-    "setup": setup.VARIABLES,
-    "http-proxy": http_proxy.VARIABLES,
-    "dns-proxy": dns_proxy.VARIABLES,
-}
 
 
 def outcome(*argv: str) -> int:
@@ -74,6 +69,8 @@ def test_every_variable_is_documented_with_its_default() -> None:
         assert variable.meaning in row[0]
         if not isinstance(variable, RulesVariable) and variable.default:
             assert row[0].endswith(f"| `{variable.default}` |")
+    known = {name for group in VARIABLES.values() for name in names(group)}
+    assert set(re.findall(r"^\| `(EGRESS_\w+)`", text, re.MULTILINE)) <= known, "a row that nothing reads"
 
 
 def test_a_wrong_command_line_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -454,10 +451,19 @@ def test_check_says_with_which_address_a_line_leaves() -> None:
     assert [line.split("  ")[-1].strip() for line in shown[:4]] == [
         "LEAVES WITH",
         "192.168.12.99",
-        "203.0.113.25:80",
+        "the first that is held",
         "every address in turn",
     ]
     assert "db.example.com:8443" in shown[1]
+    assert shown[4].split()[-1] == "rejected"
+    shown = check("http-proxy", "-", given=b"!a.example\nb.example\n* from *\n").stdout.decode().splitlines()
+    assert [line.split("  ")[-1].strip() for line in shown[1:]] == [
+        "any",
+        "the first that is held",
+        "every address in turn",
+    ]
+    # Where no line says it, there is nothing to tell.
+    assert b"LEAVES WITH" not in check("dns-proxy", "-", given=b"80 db.example.com\n").stdout
 
 
 @pytest.mark.parametrize("service", ["setup", "http-proxy", "dns-proxy"])

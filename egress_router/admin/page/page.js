@@ -1,7 +1,7 @@
 "use strict";
 
 const INTERVAL = 2000; // ms
-const PATIENCE = 5000; // ms; a router that does not answer must show as such
+const ANSWER_TIMEOUT = 5000; // ms; a router that does not answer must show as such
 const HEADROOM = 1.35; // above the highest value of a low plot: for its label
 const MAX_ROWS = 200; // of a table at one time; the search finds the other rules
 
@@ -276,7 +276,7 @@ function show(status) {
 
 async function refresh() {
   try {
-    const answer = await fetch("status", {cache: "no-store", signal: AbortSignal.timeout(PATIENCE)});
+    const answer = await fetch("status", {cache: "no-store", signal: AbortSignal.timeout(ANSWER_TIMEOUT)});
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     show(await answer.json());
   } catch (error) {

@@ -13,7 +13,7 @@ from egress_router.http_proxy.http1.trailers import may_follow
 # 15 digits are below 2**60: no reader's counter overflows. int() would also take signs and underscores.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*)?")
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
-# What may yet become such a line. What cannot is refused at once, not when everybody has waited in vain.
+# What may still become such a line. Anything else is refused at once: nobody waits for the rest of it.
 _SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]*)?)?\r?")
 _TRAILER_BEGUN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x80-\xff]*)?)?\r?")
 _MAX_STEPS = 128  # sizes, data and ends of chunks in one go, about 0.2 ms; 64 KiB may hold 32,000 of them

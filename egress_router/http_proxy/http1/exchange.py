@@ -5,8 +5,8 @@
     to_origin = exchange.from_client(data)
     to_client = exchange.from_origin(data)
 
-After each call `end` says whether the exchange is over, and how; nothing may be fed to one that is. What was
-not taken of the bytes stands in `unread` (of the client's) and `rest` (of the origin's): it is to be fed
+After each call `end` says whether the exchange is over, and how; one that is over takes nothing more. What
+was not taken of the bytes stands in `unread` (of the client's) and `rest` (of the origin's): it is to be fed
 again, since its pieces are so small that others should have their turn in between, or it is behind the end.
 """
 
@@ -206,7 +206,7 @@ class Exchange:
     def late(self, *, begun: bool) -> bool:
         """Give up an answer that does not begin, or has `begun` and does not go on; say whether it is so.
 
-        Neither may the rest of a request take for ever that goes on behind its answer.
+        The rest of a request, which may still be on its way behind the answer, must come to an end, too.
         """
         if begun is not self.answering or self.end is not None:
             return False

@@ -38,9 +38,7 @@ _WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE"})
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 # What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
 _BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
-_MAX_OVERLOOKED: Final = (
-    16  # bytes of empty lines before a request; RFC 9112 2.2 asks to bear with one of them
-)
+_MAX_OVERLOOKED: Final = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to ignore at least one
 _MAX_KNOWN: Final = 256
 _MAX_KNOWN_BYTES: Final = 1_024
 # Of a head with any other field nothing is kept: it might be a secret.
@@ -145,7 +143,7 @@ class RequestHeads:
         return rest
 
     def _check_beginning(self, data: bytes, *, fits: bool) -> None:
-        """Refuse what can become no head: nobody is to wait for the rest of it."""
+        """Refuse what cannot become a head, without waiting for the rest of it."""
         if not fits:
             # RFC 9112 3: 414 where it is the request line that is too long.
             if b"\r\n" in data[: self._limits.head_bytes]:
@@ -188,7 +186,7 @@ class KnownConnects:
 
     def _keep(self, text: bytes, head: RequestHead) -> None:
         if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()  # simple, and as good as any order for who has so many
+            self._known.clear()  # simple; where there are so many, any order is as good
         self._known[text] = head
 
 

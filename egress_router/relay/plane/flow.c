@@ -152,7 +152,7 @@ static enum step through_pipe(struct plane *plane, struct flow *flow, struct pee
     return AGAIN;
 }
 
-static void tally(struct plane *plane, struct flow *flow, int direction, uint64_t gain) {
+static void count_moved(struct plane *plane, struct flow *flow, int direction, uint64_t gain) {
     /* Nothing moved is no pause: the edge was for bytes that the turn before had taken along. */
     if (!gain)
         return;
@@ -166,7 +166,7 @@ static void tally(struct plane *plane, struct flow *flow, int direction, uint64_
 enum step flow_start(struct plane *plane, struct pair *pair, int direction) {
     struct flow *flow = &pair->flows[direction];
     enum step step = flush(plane, flow, &pair->peers[!direction]);
-    tally(plane, flow, direction, moved(flow));
+    count_moved(plane, flow, direction, moved(flow));
     return step == SINK_LOST ? SINK_LOST : WAIT;
 }
 
@@ -193,6 +193,6 @@ enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint3
     }
     if (direction == UPSTREAM && !pair->first && events && moved(flow) > before)
         pair->first = plane->now;
-    tally(plane, flow, direction, moved(flow) - before);
+    count_moved(plane, flow, direction, moved(flow) - before);
     return step;
 }

@@ -91,6 +91,7 @@ static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(name
 static PyObject *plane_stop(Plane *self, PyObject *Py_UNUSED(none)) {
     if (self->running && command(self, COMMAND_STOP, NULL, NULL, 0)) {
         self->running = false;
+        wake(self);
         Py_BEGIN_ALLOW_THREADS
         pthread_join(self->plane->thread, NULL);
         Py_END_ALLOW_THREADS
@@ -106,6 +107,7 @@ static PyObject *plane_settle(Plane *self, PyObject *Py_UNUSED(none)) {
         return NULL;
     uint64_t sent = self->sent;
     if (self->running) {
+        wake(self);
         Py_BEGIN_ALLOW_THREADS
         pthread_mutex_lock(&self->plane->lock);
         while (self->plane->obeyed < sent)
@@ -122,6 +124,11 @@ static PyObject *plane_counts(Plane *self, PyObject *Py_UNUSED(none)) {
                          (unsigned long long)plane->relayed[UPSTREAM], (unsigned long long)plane->pauses,
                          atomic_load(&plane->paused),
                          atomic_load(&plane->shortage_error), atomic_load(&plane->lent));
+}
+
+static PyObject *plane_ring_late(Plane *self, PyObject *Py_UNUSED(none)) {
+    self->rings_late = true;
+    Py_RETURN_NONE;
 }
 
 static PyObject *plane_fileno(Plane *self, PyObject *Py_UNUSED(none)) {
@@ -185,6 +192,8 @@ static PyMethodDef plane_methods[] = {
     METHOD(aim, METH_VARARGS),
     METHOD(end_line, METH_O),
     METHOD(release_line, METH_O),
+    METHOD(ring, METH_NOARGS),
+    METHOD(ring_late, METH_NOARGS),
     METHOD(collect, METH_O),
     METHOD(waiting, METH_NOARGS),
     METHOD(counts, METH_NOARGS),

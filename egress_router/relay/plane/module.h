@@ -22,10 +22,10 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     struct plane *plane;
-    uint64_t sent;      /* commands */
+    uint64_t sent, rung; /* commands; those of them that were there when `ring` was called last */
     struct node *taken; /* news that were taken and not read yet */
     Py_buffer seats;
-    bool running;
+    bool running, rings_late;
 } Plane;
 
 extern PyTypeObject *pair_type, *line_type;
@@ -37,9 +37,11 @@ static inline nanoseconds from_seconds(double seconds) {
 }
 
 /* orders.c */
+void wake(Plane *self);
 bool command(Plane *self, enum what what, void *with, void *also, int64_t number);
 void targets_free(struct targets *targets);
 int line_init(Line *self, PyObject *arguments, PyObject *names);
+PyObject *plane_ring(Plane *self, PyObject *none);
 PyObject *plane_relay(Plane *self, PyObject *arguments);
 PyObject *plane_dial(Plane *self, PyObject *arguments);
 PyObject *plane_cut(Plane *self, PyObject *object);

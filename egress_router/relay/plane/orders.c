@@ -6,6 +6,21 @@
 
 #include "module.h"
 
+enum { MOST_UNRUNG = 16 }; /* commands: the first of them shall not wait for a long turn of the loop */
+
+/* Lets the thread see to its commands, unless it is awake and will by itself. */
+void wake(Plane *self) {
+    self->rung = self->sent;
+    if (atomic_exchange(&self->plane->asleep, false))
+        (void)!write(self->plane->bell, &(uint64_t){1}, sizeof(uint64_t));
+}
+
+PyObject *plane_ring(Plane *self, PyObject *Py_UNUSED(none)) {
+    if (self->rung != self->sent)
+        wake(self);
+    Py_RETURN_NONE;
+}
+
 /* Sends a command; false, with an exception set, where there is no memory or no thread. */
 bool command(Plane *self, enum what what, void *with, void *also, int64_t number) {
     struct command *made = self->running ? calloc(1, sizeof *made) : NULL;
@@ -19,8 +34,8 @@ bool command(Plane *self, enum what what, void *with, void *also, int64_t number
     *made = (struct command){.node.kind = NODE_COMMAND, .what = what, .with = with, .also = also, .number = number};
     self->sent++;
     queue_put(&self->plane->commands, &made->node);
-    if (atomic_exchange(&self->plane->asleep, false))
-        (void)!write(self->plane->bell, &(uint64_t){1}, sizeof(uint64_t));
+    if (!self->rings_late || self->sent - self->rung >= MOST_UNRUNG)
+        wake(self);
     return true;
 }
 

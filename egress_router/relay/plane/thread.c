@@ -164,7 +164,7 @@ static void commands(struct plane *plane) {
         pthread_mutex_unlock(&plane->lock);
 }
 
-static int patience(struct plane *plane) {
+static int next_wake_up(struct plane *plane) {
     if (plane->repeats || atomic_load(&plane->commands.last))
         return 0;
     nanoseconds until = timers_next(plane);
@@ -240,7 +240,7 @@ void *plane_run(void *given) {
     timers_start(plane);
     while (!plane->stopping) {
         atomic_store(&plane->asleep, true);
-        int count = epoll_wait(plane->epoll, events, BATCH, patience(plane));
+        int count = epoll_wait(plane->epoll, events, BATCH, next_wake_up(plane));
         atomic_store(&plane->asleep, false);
         plane->now = monotonic();
         plane->batch++;

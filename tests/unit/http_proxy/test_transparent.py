@@ -138,7 +138,9 @@ def test_http_goes_where_its_host_says() -> None:
         ("SSH-2.0-OpenSSH_9\r\n", "400", "malformed"),
     ],
 )
-def test_http_that_may_not_pass_is_refused(request_text: str, status: str, reason: str) -> None:
+def test_http_that_may_not_pass_is_refused(
+    request_text: str, status: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         origin(answering(OK)) as server,
         transparent(server) as (running, _),
@@ -149,6 +151,8 @@ def test_http_that_may_not_pass_is_refused(request_text: str, status: str, reaso
         assert peer.head().startswith(f"HTTP/1.1 {status} ")
         assert counted(running, "transparent_refused_total", reason=reason) == 1
     assert not server.peers
+    if reason != "rule":  # which has a record
+        assert "HTTP to a transparent port is refused" in caplog.text
 
 
 def test_each_request_of_a_connection_is_decided() -> None:

@@ -260,3 +260,29 @@ def test_what_a_server_answers_says_more_than_a_source_that_is_not_held(room: Ro
         error = result_of(room, [target, target], sources=[ip_address("203.0.113.9"), None])
         assert isinstance(error, DialError)
         assert error.reason is DialReason.REFUSED
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_commands_do_not_wait_for_the_end_of_a_long_turn(room: Room, count: int) -> None:
+    """One alone is for the end of its turn, so many are worth waking the thread for; none is forgotten."""
+    done: list[Dialled | DialError] = []
+    with answering() as target:
+
+        def long_turn() -> None:
+            for _ in range(count):
+                Dial(room.plane, [target], 10.0, done.append)
+            if count > 1:
+                until(lambda: connections_to(target) >= 1)
+
+        room.call(long_turn)
+        until(lambda: len(done) == count)
+        for each in done:
+            assert isinstance(each, Dialled)
+            each.sock.close()
+
+
+def connections_to(target: Target) -> int:
+    """Return how many connections the kernel has made to a port of this machine."""
+    at = f":{target[1]:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(row[2].endswith(at) and row[3] == "01" for row in rows)

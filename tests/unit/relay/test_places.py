@@ -14,7 +14,7 @@ from egress_router.relay.dataplane import DataPlane, End, Forwarding, Limits, Pa
 from egress_router.relay.tunnel import Closing, Relay
 from tests.serving import listening
 from tests.unit.relay.room import pair as connected_pair
-from tests.waiting import eventually
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Proxy:
         room.call(lambda: self.plane.listen(self.listener, self.entrance))
         self.closings: list[Closing] = []
         self.client = socket.create_connection(self.address, 10)
-        eventually(lambda: self.entrance.inside)
+        until(lambda: self.entrance.inside)
         self.place, descriptor = self.entrance.inside.pop()
         inner, self.server = connected_pair()
         inner.setblocking(False)
@@ -83,13 +83,13 @@ def test_a_place_is_given_back_before_python_hears_of_the_end(proxy: Proxy) -> N
     def end_while_python_is_busy() -> None:
         proxy.client.close()
         proxy.server.close()
-        eventually(lambda: proxy.counts[0] == 0)
+        until(lambda: proxy.counts[0] == 0)
         assert proxy.closings == []
         with socket.create_connection(proxy.address, 10):
-            eventually(lambda: proxy.counts[0] == 1)
+            until(lambda: proxy.counts[0] == 1)
 
     proxy.room.call(end_while_python_is_busy)
-    eventually(lambda: len(proxy.closings) == 1)
+    until(lambda: len(proxy.closings) == 1)
     assert proxy.entrance.outside == 0
     for place, descriptor in proxy.entrance.inside:
         os.close(descriptor)
@@ -98,7 +98,7 @@ def test_a_place_is_given_back_before_python_hears_of_the_end(proxy: Proxy) -> N
 
 def test_to_give_it_back_once_more_does_nothing(proxy: Proxy) -> None:
     proxy.room.call(proxy.tunnel.close)
-    eventually(lambda: len(proxy.closings) == 1)
+    until(lambda: len(proxy.closings) == 1)
     proxy.room.call(lambda: proxy.plane.cut(proxy.place))
     proxy.room.call(proxy.plane.catch_up)
     assert proxy.counts[0] == 0
@@ -107,18 +107,18 @@ def test_to_give_it_back_once_more_does_nothing(proxy: Proxy) -> None:
 
 def test_a_place_that_is_given_back_first_leaves_the_tunnel_alone(proxy: Proxy) -> None:
     proxy.room.call(lambda: proxy.plane.cut(proxy.place))
-    eventually(lambda: proxy.counts[0] == 0)
+    until(lambda: proxy.counts[0] == 0)
     proxy.server.sendall(b"still there")
     assert proxy.client.recv(11) == b"still there"
     proxy.client.close()
     proxy.server.close()
-    eventually(lambda: len(proxy.closings) == 1)
+    until(lambda: len(proxy.closings) == 1)
     assert proxy.counts[0] == 0
 
 
 def test_a_place_that_is_gone_before_its_tunnel_begins_is_no_matter(proxy: Proxy, room: Room) -> None:
     proxy.room.call(lambda: proxy.plane.cut(proxy.place))
-    eventually(lambda: proxy.counts[0] == 0)
+    until(lambda: proxy.counts[0] == 0)
     proxy.room.call(proxy.plane.catch_up)
     ends = [connected_pair() for _ in range(2)]
     for near, _ in ends:
@@ -131,4 +131,4 @@ def test_a_place_that_is_gone_before_its_tunnel_begins_is_no_matter(proxy: Proxy
     assert ends[0][1].recv(1) == b"x"
     for _, far in ends:
         far.close()
-    eventually(lambda: len(closings) == 1)
+    until(lambda: len(closings) == 1)

@@ -37,7 +37,7 @@ def test_a_fault_of_a_callback_is_one_event_and_the_tasks_go_on(
     async def main() -> None:
         ended = asyncio.Event()
 
-        async def duty() -> None:
+        async def task() -> None:
             asyncio.get_running_loop().call_soon(breaks)
             while not events.getvalue():  # noqa: ASYNC110 (until the callback has had its turn)
                 await asyncio.sleep(0)
@@ -45,7 +45,7 @@ def test_a_fault_of_a_callback_is_one_event_and_the_tasks_go_on(
             ended.set()
             await asyncio.Event().wait()
 
-        await run_until(ended, [duty()], lambda: asyncio.sleep(0))
+        await run_until(ended, [task()], lambda: asyncio.sleep(0))
 
     asyncio.run(main())
     event = json.loads(events.getvalue())

@@ -1,4 +1,4 @@
-"""Mutated ClientHellos against the reader, with OpenSSL as the judge: two readers must not see two names."""
+"""Mutated ClientHellos against the reader, with OpenSSL as the checker: two readers must not see two names."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def outcome(data: bytes, dice: random.Random | None) -> ClientHello | TlsFault |
     return None
 
 
-class Judge:
+class Checker:
     """OpenSSL, as a server that says which name a client asked for."""
 
     def __init__(self) -> None:
@@ -131,15 +131,15 @@ class Judge:
 
 
 def test_the_judge_reads_the_names_of_real_clients() -> None:
-    judge = Judge()
+    checker = Checker()
     for client, data in RECORDED.items():
-        assert judge.name(data) == (None if client == "openssl-no-name" else "www.example.com"), client
+        assert checker.name(data) == (None if client == "openssl-no-name" else "www.example.com"), client
 
 
 def test_mutated_hellos_are_read_as_openssl_reads_them_or_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    dice, judge = random.Random(7), Judge()
+    dice, checker = random.Random(7), Checker()
     end = time.monotonic() + FUZZ_SECONDS
     inputs = hellos = 0
     while time.monotonic() < end:
@@ -148,12 +148,12 @@ def test_mutated_hellos_are_read_as_openssl_reads_them_or_refused(
         whole = outcome(data, None)
         assert outcome(data, dice) == whole, data.hex()
         if whole is None:  # a client that ends its stream now has not said a name to anybody else, either
-            assert judge.name(data) is None, data.hex()
+            assert checker.name(data) is None, data.hex()
         if not isinstance(whole, ClientHello):
             continue
         hellos += 1
         server_name(whole)  # a name or a fault of its own, never an exception
-        theirs = judge.name(data)
+        theirs = checker.name(data)
         assert theirs in {None, whole.server_name}, data.hex()
     assert 0 < hellos < inputs
     if "FUZZ_SECONDS" in os.environ:

@@ -1,0 +1,59 @@
+"""How many source ports of each of the router's addresses the proxies' connections have in use."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from egress_router.net import open_connections
+from egress_router.net.own import addresses_of
+from egress_router.service.tasks import in_daemon_thread
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Collection
+
+    from egress_router.grammar.address import IPAddress
+    from egress_router.metrics import Registry
+    from egress_router.net.open_connections import Way
+
+_INTERVAL = 30.0  # seconds; with ten thousand connections a look takes some hundredths of one
+
+
+class SourcePorts:
+    """Looks now and then, and keeps the metric."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        interface: str,
+        ports: Callable[[], Collection[int]],
+        others: Collection[int],
+    ) -> None:
+        """Begin; `interface` has the addresses, clients come to `ports`, and `others` are neither."""
+        self._registry = registry
+        self._interface = interface
+        self._ports = ports
+        self._others = others
+
+    async def watch(self) -> None:
+        """Look for ever."""
+        while True:
+            ports = self._ports()
+            seen = await in_daemon_thread(lambda: open_connections.read(ports, self._others))  # noqa: B023
+            self.show(seen.ways, addresses_of(self._interface))
+            await asyncio.sleep(_INTERVAL)
+
+    def show(self, ways: Counter[Way], sources: Collection[IPAddress]) -> None:
+        """Publish, by source, what is in use towards the destination that has the most of it.
+
+        A port is taken towards one destination only, and what the destinations are clients may choose.
+        """
+        self._registry.forget("source_ports_in_use")
+        most = dict.fromkeys(sources, 0)
+        for (source, _), count in ways.items():
+            if source in most:
+                most[source] = max(most[source], count)
+        meaning = "Source ports of an address in use towards the destination that has most of them."
+        for source, count in most.items():
+            self._registry.gauge("source_ports_in_use", meaning, source=str(source)).value = count

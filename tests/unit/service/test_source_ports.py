@@ -1,0 +1,37 @@
+"""Source ports in use, by the router's addresses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import ip_address
+
+from egress_router.metrics import Registry
+from egress_router.net.open_connections import OpenConnections, add
+from egress_router.service.source_ports import SourcePorts
+
+ONE, TWO, POD = map(ip_address, ("192.168.12.99", "192.168.12.100", "10.128.0.2"))
+BANK, SHOP = (ip_address("203.0.113.25"), 443), (ip_address("203.0.113.26"), 443)
+
+
+def shown(registry: Registry) -> dict[str, float]:
+    numbers = registry.snapshot()["source_ports_in_use"].numbers
+    return {dict(labels)["source"]: value for labels, value in numbers.items()}
+
+
+def test_what_counts_is_the_destination_that_has_most_of_them() -> None:
+    registry = Registry()
+    ports = SourcePorts(registry, "none0", frozenset, ())
+    ways = Counter({(ONE, BANK): 7, (ONE, SHOP): 5, (TWO, SHOP): 1, (POD, BANK): 9})
+    ports.show(ways, [ONE, TWO])
+    assert shown(registry) == {str(ONE): 7, str(TWO): 1}
+    ports.show(Counter(), [TWO])
+    assert shown(registry) == {str(TWO): 0}
+
+
+def test_they_are_read_from_the_kernels_table() -> None:
+    line = "  0: 630CA8C0:A000 197100CB:01BB 01 00000000:00000000 00:00000000 00000000 0 0 1"
+    found = OpenConnections()
+    add(found, [line, line.replace("A000", "A001"), line.replace(" 01 ", " 06 ")], [8080], [9797])
+    assert found.ways == {(ONE, BANK): 2}
+    add(found, [line.replace("A000", "1F90")], [8080], [9797])
+    assert found.ways == {(ONE, BANK): 2}, "a client's connection leaves with nothing of ours"
