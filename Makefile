@@ -35,7 +35,7 @@ test-repeat: venv network-tools test-tools ## all of `make test` N times (20) be
 	@scripts/test-repeat $(VENV) $(or $(N),20) $(or $(BURNERS),0)
 
 .PHONY: coverage
-coverage: venv network-tools test-tools ## `make test` with coverage by branches, held against tests/uncovered.txt
+coverage: venv network-tools test-tools ## `make test`; what its unit tests cover, by branches, against tests/uncovered.txt
 	@rm -rf build/coverage
 	@mkdir -p build/coverage
 	@COVERAGE_FILE=$(CURDIR)/build/coverage/data scripts/test $(VENV) $(BIN)/coverage run

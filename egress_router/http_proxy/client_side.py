@@ -88,10 +88,6 @@ class ClientSide:
         held = self._heads.size + len(self.stream.held) + len(self.stream.out)
         return f"<{type(self).__name__} {self.who} {self.state.name} {self._request!r} held={held}>"
 
-    def enter(self, into: Into[ConnectionState]) -> None:
-        """Go on to another state."""
-        self.state = into[self.state]
-
     # What it holds
 
     def account(self) -> None:

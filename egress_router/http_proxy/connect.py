@@ -76,7 +76,7 @@ class ConnectRequest(Request):
         if worker.sni == "off":
             owner.open_tunnel(self._info, dialled.sock, client.out)
             return
-        owner.enter(INTO_HELLO)
+        owner.state = INTO_HELLO[owner.state]
         self._connected = True
         self._origin = BufferedSocket(dialled.sock, worker.poller, nothing)
         data, client.held = client.held, b""

@@ -25,7 +25,10 @@ class Forwarder(Pump):
     __slots__ = ("_info", "_owner")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
-        super().__init__(owner.stream, exchange, owner.worker.reads_in_turn)
+        self._client = owner.stream
+        self._exchange = exchange
+        self._over = False
+        self._turns = owner.worker.reads_in_turn
         self._owner = owner
         self._info = info
 
@@ -63,7 +66,7 @@ class Forwarder(Pump):
     def _start(self, upstream: Upstream) -> None:
         """Send the request, with as much of its body as is here."""
         client, exchange, owner = self._client, self._exchange, self._owner
-        owner.enter(INTO_EXCHANGE)
+        owner.state = INTO_EXCHANGE[owner.state]
         owner.timeouts.await_answer()
         self._upstream = upstream
         self._over = False

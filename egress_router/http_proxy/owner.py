@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.http1.state import ConnectionState, Into
+    from egress_router.http_proxy.http1.state import ConnectionState
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.http_proxy.timeouts import Timeouts
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 
 class Owner(Protocol):
-    """The client's connection, as a request sees it; `holds` says that bytes are held."""
+    """The client's connection, as a request sees it; `holds` says that bytes are held.
+
+    A request sets the `state` as far as it knows more: by the tables of `http1/state.py`.
+    """
 
     worker: WorkerState
     stream: BufferedSocket
     kept: ClientUpstreams
     timeouts: Timeouts
+    state: ConnectionState
     holds: bool
-
-    def enter(self, into: Into[ConnectionState]) -> None:
-        """Go on to another state."""
 
     def account(self) -> None:
         """Note how many bytes are held."""

@@ -25,13 +25,12 @@ class Pump(Request):
 
     __slots__ = ("_client", "_exchange", "_over", "_turns", "_upstream")
 
-    def __init__(self, client: BufferedSocket, exchange: Exchange, turns: int) -> None:
-        """Make at most so many reads before others have their `turns`."""
-        self._client = client
-        self._exchange = exchange
-        self._over = False
-        self._turns = turns
-        self._upstream: Upstream
+    # The subclass sets these. At most `_turns` reads are made before others have theirs.
+    _client: BufferedSocket
+    _exchange: Exchange
+    _over: bool
+    _turns: int
+    _upstream: Upstream
 
     @property
     def held(self) -> int:

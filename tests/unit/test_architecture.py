@@ -17,7 +17,7 @@ def section(title: str) -> str:
 
 def block(number: int) -> list[str]:
     """Return one of the drawings among the rooms: its indented lines."""
-    blocks: list[str] = re.findall(r"(?:^ {4}.*\n)+", section("Rooms"), re.MULTILINE)
+    blocks: list[str] = re.findall(r"(?:^ {4}.*\n)+", section("Packages"), re.MULTILINE)
     return blocks[number].splitlines()
 
 

@@ -57,6 +57,9 @@ UNITS = (
 )
 FOREIGN_UNITS = re.compile(r"_(ms|milliseconds|minutes|kb|kib|mb|mib|percent|micros|us)(_|$)")
 
+# One proxy of each mode serves all of these tests: one process of the test runner has them.
+pytestmark = pytest.mark.xdist_group("metrics-lint")
+
 
 def environment(mode: str, port: int) -> dict[str, str]:
     rules = {
