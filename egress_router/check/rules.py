@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from egress_router.settings.variables import Variable
 
 _FROM = "LEAVES WITH"
+_FIRST = "the first that is held"
 Rules = redirect.Redirects | acl.AccessList | forward.Forwards
 
 
@@ -39,19 +40,20 @@ def _redirect_rows(redirects: redirect.Redirects) -> Rows:
         (6, redirects.fallback_v6, redirects.fallback_v6_leaving),
     ):
         where = "rejected" if fallback is None else f"{fallback}, same port"
-        rows.append((f"other, IPv{version}", "any", where, _leaves(leaving)))
+        rows.append((f"other, IPv{version}", "any", where, "" if fallback is None else _leaves(leaving)))
     return _without_empty_from(rows)
 
 
 def _leaves(leaving: Leaving) -> str:
     if isinstance(leaving, Spread):
         return "every address in turn"
-    return "" if leaving is None else str(leaving)
+    return _FIRST if leaving is None else str(leaving)
 
 
 def _without_empty_from(rows: Rows) -> Rows:
     """Leave the last column out where no line says with which address it leaves."""
-    return rows if any(row[-1] for row in rows[1:]) else [row[:-1] for row in rows]
+    told = any(row[-1] not in {"", _FIRST} for row in rows[1:])
+    return rows if told else [row[:-1] for row in rows]
 
 
 def _access_rows(access_list: acl.AccessList) -> Rows:
@@ -65,7 +67,7 @@ def _access_rows(access_list: acl.AccessList) -> Rows:
                 "allow" if rule.allows else "deny",
                 _subject(rule.subject),
                 port,
-                _leaves(rule.leaving),
+                _leaves(rule.leaving) if rule.allows else "",
             )
         )
     if not isinstance(rules[-1].subject, acl.Everything):

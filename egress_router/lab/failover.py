@@ -124,9 +124,7 @@ class Trials:
         for side in pair.sides:
             if side.router is None or side.router.poll() is not None:
                 pair.start(side, self._environment)
-        active = pair.await_active()
-        pair.await_standby(next(side for side in pair.sides if side is not active))
-        return active
+        return pair.await_healthy()
 
     def _begin(self, fault: Fault, active: Side, other: Side) -> None:
         pair = self._pair

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 SERVER, SERVER_V6 = SERVERS[0], SERVERS_V6[0]
 CLIENT = "10.128.0.10"
 API = "10.128.0.1"
-_START_SECONDS = 60
+_START_SECONDS, _HEALTHY_SECONDS = 60, 120
 
 
 class Pair(Hosts):
@@ -221,17 +221,32 @@ class Pair(Hosts):
         time.sleep(0.3)
         self.gateway.run("ip", "addr", "add", own, "dev", "wire")
 
-    def await_standby(self, side: Side) -> None:
-        """Wait until a router could take over at once; with a witness, until that names both."""
-        deadline = time.monotonic() + _START_SECONDS
+    def await_healthy(self) -> Side:
+        """Wait until one router is active, which is returned, and the other one could take over at once."""
+        deadline = time.monotonic() + _HEALTHY_SECONDS
         while time.monotonic() < deadline:
-            known = self.standing(side)
-            if known.get("role") == "standby" and known.get("holder"):
-                active = self.standing(next(each for each in self.sides if each is not side))
-                if active.get("members") in {None, 2}:
-                    return
+            for side in self.sides:
+                # The two may change places while they are looked at, on a machine that is busy.
+                if self.is_standby(self.sides[1 - side.number]) and self.ask(side.address):
+                    return side
             time.sleep(0.05)
-        raise RuntimeError(f"no standby: {self.standing(side)} {list(side.errors)[-8:]}")
+        said = {each.name: (self.standing(each), list(each.errors)[-8:]) for each in self.sides}
+        raise RuntimeError(f"no healthy pair within {_HEALTHY_SECONDS} s: {said}")
+
+    def await_standby(self, side: Side) -> None:
+        """Wait until a router could take over at once."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.is_standby(side):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no standby: {self.standing(side)} {list(side.errors)[-8:]}")
+            time.sleep(0.05)
+
+    def is_standby(self, side: Side) -> bool:
+        """Say whether a router could take over at once; with a witness, that names both then."""
+        known = self.standing(side)
+        if known.get("role") != "standby" or not known.get("holder"):
+            return False
+        return self.standing(self.sides[1 - side.number]).get("members") in {None, 2}
 
     def readiness(self, side: Side) -> str:
         """Return what `/readyz` of a pod says, its status line first."""

@@ -102,8 +102,11 @@ class Node:
         return Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()[0]
 
     @contextlib.contextmanager
-    def sandbox(self, *, macvlan: bool) -> Iterator[Sandbox]:
-        """Make the network of a pod, as a network plug-in does; with the interface that OKD's annotation asks for."""
+    def sandbox(self, *, macvlan: bool, parent: str = "uplink0") -> Iterator[Sandbox]:
+        """Make the network of a pod, as a network plug-in does; with the interface that OKD's annotation asks for.
+
+        Pods on two parents stand for pods of two nodes: the kernel lets them have one hardware address.
+        """
         number = next(self._numbers)
         host = Host(f"pod{number}")
         node = self.lab.node
@@ -112,7 +115,7 @@ class Node:
             wiring.join(host, "eth0", (node, "cni0", f"pod{number}"), f"{address}/24")
             wiring.default_route(host, "10.128.0.1")
             if macvlan:
-                wiring.macvlan(host, node, "uplink0")
+                wiring.macvlan(host, node, parent)
             sandbox = Sandbox(self, host, address)
             try:
                 yield sandbox
@@ -206,6 +209,10 @@ def prepared(thing: Object, images: Images) -> Object:
         copy["spec"] = template["spec"]
     # podman 4.3 starts a finished init container again with Always, the default.
     copy["spec"]["restartPolicy"] = "Never"
+    # Nor does it know init containers that stay beside the others.
+    early = copy["spec"].get("initContainers", [])
+    copy["spec"]["initContainers"] = [each for each in early if each.get("restartPolicy") != "Always"]
+    copy["spec"]["containers"] += [each for each in early if each.get("restartPolicy") == "Always"]
     for container in (*copy["spec"].get("initContainers", ()), *copy["spec"]["containers"]):
         container["image"] = images.in_place_of(container["image"])
         container["imagePullPolicy"] = "Never"

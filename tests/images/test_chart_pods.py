@@ -25,7 +25,9 @@ REDIRECT: dict[str, object] = {
 }
 
 
-def rendered(sandbox: Sandbox, values: dict[str, object], *, hooks: bool = False) -> list[Object]:
+def rendered(
+    sandbox: Sandbox, values: dict[str, object], *, hooks: bool = False, name: str = "bank"
+) -> list[Object]:
     """Render what makes a pod: ConfigMap and Deployment; or what runs before anything is changed."""
     images = sandbox.node.images
     named = {
@@ -38,7 +40,7 @@ def rendered(sandbox: Sandbox, values: dict[str, object], *, hooks: bool = False
     }
     # The images are named in full, with their registry.
     with Chart.load(CHART) as chart:
-        files = chart.render(values={**values, "images": named}, name="bank", namespace="egress")
+        files = chart.render(values={**values, "images": named}, name=name, namespace="egress")
     documents = [each for text in files.values() for each in _documents(text)]
     kinds = {"ConfigMap", "Job"} if hooks else {"ConfigMap", "Deployment"}
     return [each for each in documents if each["kind"] in kinds and _is_hook(each) is hooks]

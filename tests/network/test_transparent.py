@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from egress_router.lab.network import ROUTER, SOURCE
 from tests.network.test_http_tools import output, run, served
+from tests.network.test_policy import fetch
 from tests.unit.http_proxy.origin import counted, know, proxy
+from tests.unit.tls.hellos import hello, sni
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from egress_router.lab.network import Laboratory
 
 NAME = "www.example.com"
 RULES = f"{NAME}\n"
@@ -95,3 +102,28 @@ def test_curl_without_any_proxy_setting_over_http(folder: Path) -> None:
             prior = run(*curl, "--http2-prior-knowledge", f"http://{NAME}/small")
             assert prior.returncode != 0
             assert counted(running, "transparent_refused_total", reason="http2_prior_knowledge") == 1
+
+
+def test_report_only_lets_through_what_the_list_denies(lab: Laboratory) -> None:
+    lab.serve(["http:8000", "443"])
+    lab.name({NAME: {"addresses": ["203.0.113.25"]}})
+    lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy"})
+    environment = {
+        "EGRESS_HTTP_PROXY_DESTINATION": f"!{NAME}",
+        "EGRESS_HTTP_PROXY_TRANSPARENT_PORTS": "8000,8443:443",
+        "EGRESS_HTTP_PROXY_REPORT_ONLY": "1",
+    }
+    with lab.proxy("http-proxy", environment, 8080):
+        for port, first in (
+            (8000, f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()),
+            (8443, hello(sni(NAME.encode()))),
+        ):
+            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
+                wire.settimeout(PATIENCE)
+                wire.connect((ROUTER, port))
+                wire.sendall(first)
+                with wire.makefile("rb") as stream:
+                    seen = next(line for line in stream if b"203.0.113.25" in line)
+                assert f'"source": "{SOURCE}"'.encode() in seen
+        would = 'egress_router_requests_total{reason="rule",verdict="reported"} 2.0'
+        assert eventually(lambda: would in fetch(lab, "/metrics")), fetch(lab, "/metrics")

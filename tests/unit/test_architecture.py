@@ -16,8 +16,8 @@ def section(title: str) -> str:
 
 
 def block(number: int) -> list[str]:
-    """Return one of the drawings among the rooms: its indented lines."""
-    blocks: list[str] = re.findall(r"(?:^ {4}.*\n)+", section("Rooms"), re.MULTILINE)
+    """Return one of the drawings among the packages: its indented lines."""
+    blocks: list[str] = re.findall(r"(?:^ {4}.*\n)+", section("Packages"), re.MULTILINE)
     return blocks[number].splitlines()
 
 
@@ -43,15 +43,15 @@ def test_everything_in_the_tree_is_there_and_has_its_line() -> None:
         assert meaning or path in {"egress_router/", "tests/"}, f"{path} is drawn without a word"
 
 
-def test_every_room_and_kind_of_test_is_in_the_tree() -> None:
+def test_every_package_and_kind_of_test_is_in_the_tree() -> None:
     for folder in ("egress_router", "tests"):
-        rooms = {
+        packages = {
             f"{folder}/{path.name}/" if path.is_dir() else f"{folder}/{path.name}"
             for path in (ROOT / folder).iterdir()
             if (path.is_dir() and any(path.glob("*.py"))) or (folder != "tests" and path.suffix == ".py")
         }
-        rooms -= {f"{folder}/__init__.py", f"{folder}/__main__.py"}
-        assert rooms <= drawn().keys(), "draw them"
+        packages -= {f"{folder}/__init__.py", f"{folder}/__main__.py"}
+        assert packages <= drawn().keys(), "draw them"
 
 
 def test_the_rule_of_imports_is_the_one_that_is_held() -> None:
@@ -65,7 +65,7 @@ def test_every_module_on_the_ways_is_there() -> None:
     assert names
     for name in names:
         if name.endswith(".py"):
-            # Some are named by their place in the room that the text speaks of.
+            # Some are named by their place in the package that the text speaks of.
             there = (package / name).is_file() or any(package.glob(f"*/{name}"))
         else:
             path = package / name.replace(".", "/")

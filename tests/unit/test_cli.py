@@ -451,10 +451,19 @@ def test_check_says_with_which_address_a_line_leaves() -> None:
     assert [line.split("  ")[-1].strip() for line in shown[:4]] == [
         "LEAVES WITH",
         "192.168.12.99",
-        "203.0.113.25:80",
+        "the first that is held",
         "every address in turn",
     ]
     assert "db.example.com:8443" in shown[1]
+    assert shown[4].split()[-1] == "rejected"
+    shown = check("http-proxy", "-", given=b"!a.example\nb.example\n* from *\n").stdout.decode().splitlines()
+    assert [line.split("  ")[-1].strip() for line in shown[1:]] == [
+        "any",
+        "the first that is held",
+        "every address in turn",
+    ]
+    # Where no line says it, there is nothing to tell.
+    assert b"LEAVES WITH" not in check("dns-proxy", "-", given=b"80 db.example.com\n").stdout
 
 
 @pytest.mark.parametrize("service", ["setup", "http-proxy", "dns-proxy"])
