@@ -18,6 +18,7 @@ static enum reason reason_of(int error) {
     switch (error) {
     case ECONNREFUSED:
     case ECONNRESET:
+    case EPIPE: /* accepted, ended and reset before this thread had looked at it (the kernel's tcp_reset) */
         return REFUSED;
     case ETIMEDOUT:
         return TIMEOUT;
