@@ -41,7 +41,7 @@ class Lab:
         self._runner = runner
         self.configure("nameserver 127.0.0.1")
 
-    def configure(self, *lines: str, options: str = "timeout:1 attempts:1") -> None:
+    def configure(self, *lines: str, options: str = "timeout:10 attempts:1") -> None:
         self.resolv_conf.write_text("\n".join([*lines, f"options {options}", ""]))
 
     def resolver(self, port: int, settings: NamesSettings | None = None) -> Resolver:
