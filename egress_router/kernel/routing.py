@@ -156,7 +156,9 @@ def _displaced(
     """Return saved routes to what is the egress subnet now: its own route took the place of their twins."""
     taken = {route.destination for route in egress_routes if route.destination is not None}
     twins = [route for route in saved if route.destination in taken and route.index != egress]
-    return list(_missing(twins, others))
+    # One of several routes to one destination is displaced alone: the others have another metric.
+    there = {(_key(route), _twin(route)) for route in others}
+    return [route for route in twins if (_key(route), _twin(route)) not in there]
 
 
 def _contains(outer: IPNetwork, inner: IPNetwork) -> bool:

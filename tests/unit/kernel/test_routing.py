@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from egress_router.kernel.routing import FamilyRoutes, cluster_networks, needs_route, plan_family
@@ -220,6 +220,14 @@ _ROUTES = st.builds(
     st.lists(_ROUTES, unique_by=lambda route: (route.destination, route.metric)),
     st.none() | st.sampled_from([replace(SOURCE, prefix=length) for length in (24, 25, 32)]),
     st.lists(_NETWORKS),
+)
+@example(
+    [
+        Route(None, None, ETH0),
+        *(Route(ip_network("192.168.12.0/24"), None, ETH0, metric=metric) for metric in (0, 100)),
+    ],
+    replace(SOURCE, prefix=24),
+    [],
 )
 def test_a_second_run_never_finds_anything_to_do(
     main: list[Route], source: Source | None, kept: list[IPNetwork]
