@@ -22,6 +22,7 @@ from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.tls_connection import TlsConnection
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import nothing
+from egress_router.relay.own_connections import LOOP_TURNS
 from egress_router.tls.client_hello import TLS_RECORD
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 class ClientConnection(ClientSide):
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_accepted", "_own")
+    __slots__ = ("_accepted", "_turns")
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class ClientConnection(ClientSide):
         self.stream.on_ready = self.read_head
         self.stream.held = early  # mostly the request; what else is there, the poller will say
         self._accepted = worker.clock.monotonic()
-        self._own = False  # the proxy itself made it, by way of an address that leads back here
+        self._turns = 0  # how often it came back, by way of an address that leads to this proxy
 
     # Heads
 
@@ -103,10 +104,10 @@ class ClientConnection(ClientSide):
         worker = self.worker
         if not self._served:
             self._served = True
-            self._own = worker.own_connections.accepted(self.stream.sock, self._accepted)
+            self._turns = worker.own_connections.accepted(self.stream.sock, self._accepted)
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
-        if connect and self._own:
+        if connect and self._turns >= LOOP_TURNS:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = target_of(head, self._origin_port)
         if head.special:
@@ -119,7 +120,7 @@ class ClientConnection(ClientSide):
             return
         else:
             self._request = Forwarder(self, info, Exchange(head, target, worker.limits, worker.date))
-        self._connector = UpstreamConnector(worker, self, info, tunnels=connect)
+        self._connector = UpstreamConnector(worker, self, info, self._turns if connect else None)
         self._wait()
         self._connector.begin()
         if self.state is CONNECTING:

@@ -12,6 +12,7 @@ from egress_router.http_proxy.http1.target import tls_target
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import nothing
+from egress_router.relay.own_connections import LOOP_TURNS
 from egress_router.tls.alert import Alert, fatal
 from egress_router.tls.client_hello import ClientHelloReader
 from egress_router.tls.errors import TlsError
@@ -119,12 +120,13 @@ class TlsConnection:
         if isinstance(name, NameFault):
             self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
             return
-        if self._worker.own_connections.accepted(self._stream.sock, self._accepted):
+        turns = self._worker.own_connections.accepted(self._stream.sock, self._accepted)
+        if turns >= LOOP_TURNS:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
         target = tls_target(name, self._origin_port)
         info = self._worker.accounting.begun_tls(self.who, target)
-        self._connector = UpstreamConnector(self._worker, self, info, tunnels=True)
+        self._connector = UpstreamConnector(self._worker, self, info, turns)
         self._connector.begin()
         if self._connector is not None:
             self._worker.client_watch.add(self)

@@ -42,15 +42,21 @@ class _Cancellable(Protocol):
 
 
 class UpstreamConnector:
-    """Does so for one request; `tunnels` says that what goes over the connection will not be read."""
+    """Does so for one request.
 
-    __slots__ = ("_began", "_list", "_owner", "_tunnels", "_waiting", "_worker", "info")
+    What goes over the connection will not be read where `tunnel_turns` is a number: how often the client's
+    connection came back to this proxy.
+    """
 
-    def __init__(self, worker: WorkerState, owner: Owner, info: RequestInfo, *, tunnels: bool) -> None:
+    __slots__ = ("_began", "_list", "_owner", "_turns", "_waiting", "_worker", "info")
+
+    def __init__(
+        self, worker: WorkerState, owner: Owner, info: RequestInfo, tunnel_turns: int | None
+    ) -> None:
         self._worker = worker
         self._owner = owner
         self.info = info
-        self._tunnels = tunnels
+        self._turns = tunnel_turns
         self._began = 0.0  # to dial, by the monotonic clock
         self._list = 0  # the one that decided, as AccessControl.lists counts them
         self._waiting: _Cancellable | None = None
@@ -122,7 +128,7 @@ class UpstreamConnector:
         self._worker.accounting.decided(self.info, decision)
         if decision.verdict is DENIED:
             self._end(replies.denied(decision))
-        elif self._tunnels or not self._owner.reuse():
+        elif self._turns is not None or not self._owner.reuse():
             self.dial()
 
     @guarded_result
@@ -143,8 +149,9 @@ class UpstreamConnector:
         self.info.address = result.address
         self.info.connect_seconds = result.seconds
         try:
-            if self._tunnels:  # nothing in it would tell if it led back here
-                self._worker.own_connections.made(result.sock, self._worker.clock.monotonic() - self._began)
+            if self._turns is not None:  # nothing in it would tell if it led back here
+                seconds = self._worker.clock.monotonic() - self._began
+                self._worker.own_connections.made(result.sock, seconds, self._turns)
             self._worker.accounting.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
         except Exception:  # nobody owns it

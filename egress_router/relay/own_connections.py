@@ -6,8 +6,9 @@ the next one. Its peer is no own address: the node hides a pod that reaches itse
 Address translation leaves the timestamps of a connection alone (RFC 7323 3). Linux counts them in
 milliseconds of the monotonic clock, and adds a random 32-bit number that each connection has for itself. Who
 made the connection can read the timestamp (TCP_TIMESTAMP), and who accepts it can read that of its first
-packet (TCP_SAVED_SYN). An unrelated connection that is made in the same moment agrees once in some hundred
-million.
+packet (TCP_SAVED_SYN). An unrelated connection agrees by chance with each of ours of the same moment once in
+some hundred million: at thousands a second that is one in some hundred thousand. So one match is no loop yet,
+but a second one in a row is: a connection that comes back, made for one that came back (`LOOP_TURNS`).
 
 A connection may be accepted before anybody here has heard that it was made. Its first request cannot come
 before that, so the question is asked then.
@@ -30,6 +31,8 @@ _TIMESTAMP_OPTION = struct.Struct("!BBI")  # kind 8, length 10, value: RFC 7323 
 _BUCKET = 6  # bits: 64 ms
 _SLACK = 3  # ms: the two clocks are read one after the other
 _MASK = 0xFFFFFFFF
+
+LOOP_TURNS = 2  # a connection that came back so often is a loop
 
 
 def save_first_packets(listener: socket.socket) -> None:
@@ -61,45 +64,49 @@ class OwnConnections:
         self._clock = clock
         self._kept_seconds = kept_seconds
         self._order: deque[tuple[float, int]] = deque()
-        # Bucket of the beginning to (beginning, first and last moment at which it may have been made, in ms).
-        self._made: dict[int, list[tuple[int, int, int]]] = {}
+        # Bucket of the beginning to (beginning, first and last moment at which it may have been made, in ms,
+        # how often the connection that it was made for had come back).
+        self._made: dict[int, list[tuple[int, int, int, int]]] = {}
 
-    def made(self, sock: socket.socket, seconds: float) -> None:
-        """Note a connection that was begun so many seconds ago."""
-        self.note(sock.getsockopt(socket.IPPROTO_TCP, _TCP_TIMESTAMP), seconds)
+    def made(self, sock: socket.socket, seconds: float, turns: int) -> None:
+        """Note a connection begun so many seconds ago, for a client's that came back `turns` times."""
+        self.note(sock.getsockopt(socket.IPPROTO_TCP, _TCP_TIMESTAMP), seconds, turns)
 
-    def accepted(self, sock: socket.socket, moment: float) -> bool:
-        """Say whether a connection that was accepted at this moment of the clock is one of them."""
+    def accepted(self, sock: socket.socket, moment: float) -> int:
+        """Say how often a connection that was accepted at this moment has come back; 0: it is new."""
         if not self._order:
-            return False
+            return 0
         try:
             packet = sock.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SAVED_BYTES)
         except OSError:
-            return False
+            return 0
         timestamp = first_timestamp(packet)
-        return timestamp is not None and self.holds(timestamp, moment)
+        return 0 if timestamp is None else self.turns(timestamp, moment)
 
-    def note(self, timestamp: int, seconds: float) -> None:
-        """Note a connection whose timestamp is this now, and which was begun so many seconds ago."""
+    def note(self, timestamp: int, seconds: float, turns: int) -> None:
+        """Note a connection whose timestamp is this now; otherwise as `made`."""
         now = self._clock.monotonic()
         self._forget(now - self._kept_seconds)
         ms = int(now * 1000)
         begin = (timestamp - ms) & _MASK
         bucket = begin >> _BUCKET
-        self._made.setdefault(bucket, []).append((begin, ms - int(seconds * 1000) - _SLACK, ms + _SLACK))
+        self._made.setdefault(bucket, []).append(
+            (begin, ms - int(seconds * 1000) - _SLACK, ms + _SLACK, turns)
+        )
         self._order.append((now, bucket))
 
-    def holds(self, timestamp: int, moment: float) -> bool:
-        """Say whether one that began with this timestamp, shortly before `moment`, is among them."""
+    def turns(self, timestamp: int, moment: float) -> int:
+        """Say how often one that began with this timestamp, shortly before `moment`, has come back."""
         ms = int(moment * 1000)
+        found = 0
         # It began up to a few buckets of time before that.
         first = ((timestamp - ms - _SLACK) & _MASK) >> _BUCKET
         for bucket in range(first, first + 6):
-            for begin, earliest, latest in self._made.get(bucket & (_MASK >> _BUCKET), ()):
+            for begin, earliest, latest, turns in self._made.get(bucket & (_MASK >> _BUCKET), ()):
                 age = ((begin + ms - timestamp + _SLACK) & _MASK) - _SLACK
                 if earliest <= ms - age <= latest:
-                    return True
-        return False
+                    found = max(found, turns + 1)
+        return found
 
     def _forget(self, before: float) -> None:
         while self._order and self._order[0][0] < before:

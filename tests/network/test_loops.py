@@ -39,8 +39,8 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
     lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
     lab.node.run("nft", "-f", "-", input=_HAIRPIN)
     lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
-    # A worker knows the connections that it made itself: with several, the loop ends at the second time that
-    # one of them gets its own, and where that is, the kernel's choice of workers decides.
+    # A worker knows the connections that it made itself: with several, where the loop ends is decided by the
+    # kernel's choice of workers.
     environment = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_SOURCE": SOURCE, "EGRESS_WORKERS": "1"}
     with (
         lab.proxy("http-proxy", environment, 8080),
@@ -54,7 +54,7 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
             heads.append(_head(wire))
         assert b"HTTP/1.1 502 " in heads[-1]
         assert b"proxy_loop_detected" in heads[-1]
-        assert len(heads) == 3
+        assert len(heads) == 4  # what comes back once may be chance
 
 
 @pytest.mark.parametrize("target", ["router.example.com", _SERVICE])
@@ -73,10 +73,10 @@ def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(lab: Laborat
                 wire.settimeout(20)
                 wire.connect((ROUTER, 8080))
                 assert wire.recv(1) == b""
-        # Whatever comes, a client or a check, is one connection and one that comes back.
+        # Whatever comes, a client or a check, is one connection and two that come back.
         assert eventually(lambda: _counted(lab, loops) >= 5)
         assert (
-            _counted(lab, 'egress_router_connections_total{result="connected"}') <= _counted(lab, loops) * 2
+            _counted(lab, 'egress_router_connections_total{result="connected"}') <= _counted(lab, loops) * 3
         )
         assert _counted(lab, "egress_router_connections_open") < 20
 

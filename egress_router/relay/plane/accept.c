@@ -216,8 +216,8 @@ static bool take(struct plane *plane, struct listener *listener) {
     }
     pair_open(plane, pair);
     /* Python asks it by itself of what it serves. */
-    bool loops = !pair->line->hands_over && own_accepted(plane, fd);
-    enum reason refused = loops ? LOOP : admit(plane, pair);
+    pair->turns = pair->line->hands_over ? 0 : own_turns(plane, fd);
+    enum reason refused = pair->turns >= LOOP_TURNS ? LOOP : admit(plane, pair);
     if (pair->line->hands_over) {
         hand_over(plane, pair, refused);
         return true;

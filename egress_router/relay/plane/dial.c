@@ -92,7 +92,7 @@ static enum reason attempt(struct plane *plane, struct pair *pair, struct attemp
         return reason;
     }
     if (address->near)
-        own_note(plane, fd);
+        own_note(plane, fd, pair->turns);
     *attempt = (struct attempt){ATTEMPT, fd, target, (unsigned)pair->dial->begun, pair};
     pair->dial->open++;
     return FINISHED;

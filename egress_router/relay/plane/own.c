@@ -4,6 +4,8 @@
  * Its peer is no own address: the node hides a pod that reaches itself through a Service. But address translation
  * leaves the timestamp of the first packet alone (RFC 7323 3). Linux counts it in milliseconds from a random 32-bit
  * number that each connection has for itself, so who made the connection knows what who accepts it must see.
+ * An unrelated connection agrees by chance once in some hundred thousand, when a thousand of ours are noted. So one
+ * match is no loop yet; a second one in a row is: a connection that comes back, made for one that came back.
  *
  * relay/own_connections.py does the same for connections that Python accepts.
  */
@@ -27,11 +29,11 @@ enum {
 #define KEPT (5 * SECOND) /* longer than a first packet takes through a cluster, and to be accepted */
 
 /* Call it as soon as connect(2) has sent the first packet. */
-void own_note(struct plane *plane, int fd) {
+void own_note(struct plane *plane, int fd, uint32_t turns) {
     uint32_t stamp;
     if (getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, &stamp, &(socklen_t){sizeof stamp}) < 0)
         return;
-    plane->own[plane->made++ % MOST_OWN] = (struct own){stamp, plane->now};
+    plane->own[plane->made++ % MOST_OWN] = (struct own){stamp, turns, plane->now};
 }
 
 /* The timestamp in the headers of a connection's first packet; false where it has none. */
@@ -54,22 +56,23 @@ static bool first_timestamp(const uint8_t *packet, size_t length, uint32_t *stam
     return false;
 }
 
-/* Costs nothing while no connection of ours could come back. */
-bool own_accepted(struct plane *plane, int fd) {
+/* How often a connection that was accepted has come back. Costs nothing while none of ours could. */
+uint32_t own_turns(struct plane *plane, int fd) {
     if (!plane->made || plane->now - plane->own[(plane->made - 1) % MOST_OWN].made > KEPT)
-        return false;
+        return 0;
     uint8_t packet[SAVED_BYTES];
     socklen_t length = sizeof packet;
     uint32_t stamp;
     if (getsockopt(fd, IPPROTO_TCP, TCP_SAVED_SYN, packet, &length) < 0 || !first_timestamp(packet, length, &stamp))
-        return false;
+        return 0;
     unsigned known = plane->made < MOST_OWN ? plane->made : MOST_OWN;
+    uint32_t turns = 0;
     for (unsigned i = 1; i <= known; i++) {
         const struct own *own = &plane->own[(plane->made - i) % MOST_OWN];
         if (plane->now - own->made > KEPT)
-            return false;
-        if (own->stamp + EARLY - stamp <= EARLY + SLACK)
-            return true;
+            break;
+        if (own->stamp + EARLY - stamp <= EARLY + SLACK && own->turns >= turns)
+            turns = own->turns + 1;
     }
-    return false;
+    return turns;
 }

@@ -30,6 +30,7 @@ enum {
     MOST_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
     MOST_BOUNDS = 15,      /* of a histogram */
     MOST_OWN = 1024,       /* a power of two: connections that may come back to us, the latest */
+    LOOP_TURNS = 2,        /* a connection that came back so often is a loop */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
 
@@ -101,9 +102,10 @@ struct address {
     uint8_t near;           /* in the cluster, from where a connection may come back */
 };
 
-/* A connection to something near: the timestamp of its first packet. */
+/* A connection to something near: the timestamp of its first packet, and how often its client's had come back. */
 struct own {
     uint32_t stamp;
+    uint32_t turns;
     nanoseconds made;
 };
 
@@ -201,6 +203,7 @@ struct pair {
     nanoseconds started, connected, ended, idle, period;
     nanoseconds first; /* when the first byte of the upstream came; 0: none has */
     int target, given; /* given: a socket for Python, or -1 */
+    uint32_t turns;    /* how often the client's connection had come back to us */
     uint8_t state, reason;
     bool admitted, handed_over, repeats[2];
     bool told; /* Python hears of it, or of what it failed to reach */
@@ -309,8 +312,8 @@ void line_release(struct plane *plane, struct line *line);
 void targets_release(struct plane *plane, struct targets *targets);
 
 /* own.c */
-void own_note(struct plane *plane, int fd);
-bool own_accepted(struct plane *plane, int fd);
+void own_note(struct plane *plane, int fd, uint32_t turns);
+uint32_t own_turns(struct plane *plane, int fd);
 
 /* thread.c */
 void *plane_run(void *plane);

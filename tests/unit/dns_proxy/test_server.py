@@ -281,7 +281,7 @@ def test_stopping_lets_open_connections_go_on(tmp_path: Path) -> None:
         running.call(running.server.close_all)
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert running.call(running.server.open_connections) == 0
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 def test_a_summary_for_people(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_port_without_a_line_closes_at_once(tmp_path: Path) -> None:
         running.apply("81 127.0.0.1 9")
         with contextlib.suppress(ConnectionResetError):
             assert ask(running, 80) == ""
-        assert running.call(running.server.open_connections) == 0
+        until(lambda: running.call(running.server.open_connections) == 0)
 
 
 @pytest.mark.parametrize("access_log", ["0", "1"])

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import random
 import socket
 
 import pytest
 
 from egress_router.clock import SYSTEM
-from egress_router.relay.own_connections import OwnConnections, first_timestamp, save_first_packets
+from egress_router.relay.own_connections import (
+    LOOP_TURNS,
+    OwnConnections,
+    first_timestamp,
+    save_first_packets,
+)
 from tests.manual_clock import ManualClock
 
 
@@ -25,7 +31,7 @@ def test_a_connection_that_comes_back_is_recognised(host: str, family: socket.Ad
             ):
                 accepted = SYSTEM.monotonic()
                 # It is heard of only after it was accepted, as where another thread makes connections.
-                own.made(made if is_own else other, SYSTEM.monotonic() - began)
+                own.made(made if is_own else other, SYSTEM.monotonic() - began, 0)
                 assert own.accepted(first, accepted) == is_own
                 assert own.accepted(second, accepted) != is_own
 
@@ -37,20 +43,44 @@ def test_a_connection_is_remembered_until_its_first_request_and_within_the_time_
     own = OwnConnections(clock, 11)
     now = clock.monotonic()
     begin = 0xFFFFFFFF - 500_000  # wraps round between
-    own.note(begin + 1_000_000 & 0xFFFFFFFF, 0.02)
+    own.note(begin + 1_000_000 & 0xFFFFFFFF, 0.02, 0)
     at_connect = begin + 999_990 & 0xFFFFFFFF
-    assert own.holds(at_connect, now)
-    assert own.holds(at_connect, now + 0.2)
-    assert not own.holds(at_connect - 100, now)
-    assert not own.holds(at_connect + 100, now)
-    assert not own.holds(at_connect ^ 0x40000000, now)
-    assert not own.holds(at_connect, now + 5)  # it was accepted long after any that was made then
+    assert own.turns(at_connect, now)
+    assert own.turns(at_connect, now + 0.2)
+    assert not own.turns(at_connect - 100, now)
+    assert not own.turns(at_connect + 100, now)
+    assert not own.turns(at_connect ^ 0x40000000, now)
+    assert not own.turns(at_connect, now + 5)  # it was accepted long after any that was made then
     clock.advance(10)
-    own.note(5, 0.0)
-    assert own.holds(at_connect, now)
+    own.note(5, 0.0, 0)
+    assert own.turns(at_connect, now)
     clock.advance(2)
-    own.note(5, 0.0)
-    assert not own.holds(at_connect, now)
+    own.note(5, 0.0, 0)
+    assert not own.turns(at_connect, now)
+
+
+def test_each_time_that_a_connection_comes_back_is_counted() -> None:
+    clock = ManualClock()
+    own = OwnConnections(clock, 11)
+    own.note(1_000, 0.0, 0)
+    assert own.turns(1_000, clock.monotonic()) == 1
+    own.note(1_000, 0.0, 1)
+    assert own.turns(1_000, clock.monotonic()) == 2
+
+
+def test_no_client_is_taken_for_a_loop_by_chance() -> None:
+    """At 9,000 connections a second one in some hundred thousand agrees with one of ours."""
+    clock = ManualClock()
+    own = OwnConnections(clock, 11)
+    dice = random.Random(5)
+    agreed = 0
+    for _ in range(400_000):
+        clock.advance(1 / 9_000)
+        turns = own.turns(dice.getrandbits(32), clock.monotonic())
+        assert turns < LOOP_TURNS
+        agreed += turns
+        own.note(dice.getrandbits(32), 0.001, turns)
+    assert 1 <= agreed < 100
 
 
 @pytest.mark.parametrize(
