@@ -154,10 +154,11 @@ def test_watch_has_a_screen_of_its_own_and_writes_none_into_a_pipe(url: str) -> 
         while seen.count(b"workers") < 1:
             seen += os.read(output, 4096)
         process.send_signal(signal.SIGINT)
-        process.wait()
+        # It may still be writing, and a terminal holds little: read to the end before waiting for the process.
         with contextlib.suppress(OSError):  # EIO: the last one who had the terminal open has gone
             while more := os.read(output, 4096):
                 seen += more
+        process.wait()
         return seen
 
     leader, follower = pty.openpty()
