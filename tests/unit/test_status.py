@@ -147,7 +147,9 @@ def test_watch_goes_on_when_the_router_is_gone(
 
 
 def test_watch_has_a_screen_of_its_own_and_writes_none_into_a_pipe(url: str) -> None:
-    command = [sys.executable, "-m", "egress_router", "status", "--watch", "--url", url]
+    # A shell has what it runs in the background ignore SIGINT, and so all that the tests start.
+    heeding = ["env", "--default-signal=INT"]
+    command = [*heeding, sys.executable, "-m", "egress_router", "status", "--watch", "--url", url]
 
     def first_of(output: int, process: subprocess.Popen[bytes]) -> bytes:
         seen = b""
