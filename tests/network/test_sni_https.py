@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
-HOST = "127.0.0.44"  # on which nobody else has port 443
+# An address on which nobody else has port 443, nor another worker of the test run, which shares the network.
+HOST = f"127.0.1.{44 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])}"
 ALERT = b"\x15\x03\x01\x00\x02\x02\x31"
 RIGHT, WRONG = hello(sni(b"a.example")), hello(sni(b"b.example"))
 
