@@ -21,6 +21,8 @@ from dns.rdatatype import RdataType
 
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import EVERYTHING_ELSE, entry, parse_zone
+from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,8 +93,7 @@ def test_garbage_stops_nothing() -> None:
 def test_as_a_process_it_reads_its_zone_file_again(tmp_path: Path) -> None:
     zone = tmp_path / "zone.json"
     zone.write_text('{"a.example": {"addresses": ["192.0.2.1"]}}')
-    with in_thread({}) as free:
-        port = free.port
+    port = free_port()
     command = [sys.executable, "-m", "egress_router.lab.nameserver", f"127.0.0.1:{port}", str(zone)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -110,7 +111,7 @@ def test_as_a_process_it_reads_its_zone_file_again(tmp_path: Path) -> None:
 
 
 def comes(port: int, address: str) -> bool:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         # A port where nothing listens yet is silent to a socket that is not connected.
         with contextlib.suppress(dns.exception.Timeout):
