@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from egress_router import log
 from egress_router.records import MEANINGS, NAMES, Ids, Record, RecordLog
@@ -16,26 +13,11 @@ from tests.manual_clock import ManualClock
 from tests.record_schema import SCHEMA, check_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import pytest
+
+    from tests.logged import Lines
 
 MANUAL = Path(__file__).parents[2] / "docs" / "operating.md"
-
-
-class Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[dict[str, object]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(json.loads(self.format(record)))
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    handler = Lines()
-    log.configure_records(handler, "json")
-    yield handler
-    logging.getLogger("egress_records").handlers.clear()
 
 
 def made(verdict: str = "denied") -> Record:
@@ -57,35 +39,35 @@ def test_the_schema_and_the_manual_have_every_field() -> None:
     )
 
 
-def test_a_record_has_what_is_known_and_nothing_else(lines: Lines) -> None:
+def test_a_record_has_what_is_known_and_nothing_else(records: Lines) -> None:
     RecordLog(everything=True).write(made("allowed"))
-    (line,) = lines.seen
+    (line,) = records.seen
     check_record(line)
     assert line.keys() == {"time", "level", "component", "event", "id", "client", "verdict", "reason"}
 
 
-def test_denied_ones_are_written_unasked_but_no_flood_of_them(lines: Lines) -> None:
+def test_denied_ones_are_written_unasked_but_no_flood_of_them(records: Lines) -> None:
     clock = ManualClock()
     written = RecordLog(everything=False, clock=clock)
     written.write(made("allowed"))
-    assert lines.seen == []
+    assert records.seen == []
     for _ in range(1000):
         written.write(made())
-    assert len(lines.seen) == 20
+    assert len(records.seen) == 20
     clock.advance(1)
     for _ in range(6):
         written.write(made())
-    assert len(lines.seen) == 25
-    assert [each.get("suppressed") for each in lines.seen[-5:]] == [980, None, None, None, None]
-    for each in lines.seen:
+    assert len(records.seen) == 25
+    assert [each.get("suppressed") for each in records.seen[-5:]] == [980, None, None, None, None]
+    for each in records.seen:
         check_record(each)
 
 
-def test_who_asks_for_all_gets_all(lines: Lines) -> None:
+def test_who_asks_for_all_gets_all(records: Lines) -> None:
     written = RecordLog(everything=True, clock=ManualClock())
     for _ in range(1000):
         written.write(made())
-    assert len(lines.seen) == 1000
+    assert len(records.seen) == 1000
 
 
 def test_no_two_processes_have_the_same_ids() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import logging
 import socket
 import socketserver
 import struct
@@ -36,20 +34,6 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.places import Forbidden, Place
     from egress_router.upstreams.pool import Target
-
-
-class Lines(logging.Handler):
-    """What a real process would print, as JSON."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[dict[str, object]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(json.loads(self.format(record)))
-
-    def events(self, name: str) -> list[dict[str, object]]:
-        return [line for line in self.seen if line["event"] == name]
 
 
 class Backend(socketserver.ThreadingTCPServer):

@@ -9,7 +9,8 @@ import pytest
 
 from egress_router import log
 from egress_router.lab.nameserver import in_thread
-from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, greeting
+from tests.logged import Lines
+from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting
 from tests.waiting import until
 
 if TYPE_CHECKING:

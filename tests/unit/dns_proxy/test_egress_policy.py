@@ -16,7 +16,7 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.unit.dns_proxy.lab import Lines
+    from tests.logged import Lines
 
 NAME = "db.example.com"
 ALL = ("Deny", "cidrSelector", "0.0.0.0/0")

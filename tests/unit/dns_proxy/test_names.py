@@ -11,7 +11,7 @@ from egress_router.lab.zone import entry
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.upstreams.places import forbidden_place
 from tests.serving import LOOPS, serving
-from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, greeting, metric
+from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
 from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.forward import Forwards
     from egress_router.names.answer import Answer
     from egress_router.settings.policy import Guarded
+    from tests.logged import Lines
     from tests.serving import Running
 
 both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))

@@ -11,11 +11,13 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from tests.record_schema import check_record
 from tests.serving import LOOPS, listening
-from tests.unit.dns_proxy.lab import Lines, ask, backend, connect, forwarder, forwarding, greeting, metric
+from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, forwarding, greeting, metric
 from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.logged import Lines
 
 both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 

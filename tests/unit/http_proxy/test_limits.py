@@ -5,7 +5,6 @@ import contextlib
 import errno
 import gc
 import json
-import logging
 import socket
 import subprocess
 import time
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from egress_router import log
 from egress_router.clock import SYSTEM
 from egress_router.http_proxy import own_places
 from egress_router.http_proxy import server as server_module
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.worker_state import WorkerState
+    from tests.logged import Lines
     from tests.unit.http_proxy.origin import Origin
 
 
@@ -433,16 +432,8 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture
-def records() -> Iterator[list[dict[str, object]]]:
-    found: list[dict[str, object]] = []
-
-    class Keeper(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append(json.loads(self.format(record)))
-
-    log.configure_records(Keeper(), "json")
-    yield found
-    logging.getLogger("egress_records").handlers.clear()
+def records(records: Lines) -> list[dict[str, object]]:
+    return records.seen
 
 
 def test_one_record_for_the_decision_and_one_for_the_end(

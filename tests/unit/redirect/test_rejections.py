@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router import log
 from egress_router.grammar.redirect import parse
 from egress_router.kernel.nat.rejections import Rejection
 from egress_router.records import RecordLog
@@ -19,28 +16,11 @@ from tests.manual_clock import ManualClock
 from tests.record_schema import check_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.logged import Lines
 
 TEXT = "80 tcp 203.0.113.25\n81 tcp db.example.com\n82 tcp 203.0.113.25 from 192.168.12.100\n"
 TABLE = RuleTable(parse("R", TEXT), TEXT)
 ENTRY = "policy entry 3: Deny 0.0.0.0/0"
-
-
-class Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[dict[str, object]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(json.loads(self.format(record)))
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    handler = Lines()
-    log.configure_records(handler, "json")
-    yield handler
-    logging.getLogger("egress_records").handlers.clear()
 
 
 def rejected(local_port: int, client_port: int = 40000, *, by_policy: bool = False) -> Rejection:
@@ -86,10 +66,10 @@ def made(*, everything: bool) -> Rejections:
     ],
 )
 def test_a_record_says_who_was_rejected_and_why(
-    lines: Lines, one: Rejection, expected: dict[str, object]
+    records: Lines, one: Rejection, expected: dict[str, object]
 ) -> None:
     made(everything=True).take(1, frozenset({one}))
-    (line,) = lines.seen
+    (line,) = records.seen
     check_record(line)
     known = {"time", "level", "component", "id"}
     assert {name: value for name, value in line.items() if name not in known} == {
@@ -102,40 +82,40 @@ def test_a_record_says_who_was_rejected_and_why(
     }
 
 
-def test_denied_ones_are_written_unasked_and_the_others_are_not(lines: Lines) -> None:
+def test_denied_ones_are_written_unasked_and_the_others_are_not(records: Lines) -> None:
     found = made(everything=False)
     found.take(3, frozenset({rejected(81), rejected(82), rejected(83)}))
-    assert [each["local_port"] for each in lines.seen] == [83]
+    assert [each["local_port"] for each in records.seen] == [83]
     shown = [{**each} for each in found.latest() if isinstance(each, dict)]
     assert [(each["client"], each["target"], each["reason"]) for each in shown] == [
         ("10.128.0.10", "tcp port 83", "no_rule")
     ]
 
 
-def test_each_is_written_once_and_those_that_were_not_noted_are_counted(lines: Lines) -> None:
+def test_each_is_written_once_and_those_that_were_not_noted_are_counted(records: Lines) -> None:
     found = made(everything=False)
     found.take(1, frozenset({rejected(83)}))
     found.take(1, frozenset({rejected(83)}))
-    assert len(lines.seen) == 1
+    assert len(records.seen) == 1
     found.take(12, frozenset({rejected(83), rejected(83, 40001)}))
-    assert [each.get("suppressed") for each in lines.seen] == [None, 10]
+    assert [each.get("suppressed") for each in records.seen] == [None, 10]
     # The kernel begins anew, as after a change of source addresses.
     found.take(1, frozenset({rejected(83, 40002)}))
     found.take(2, frozenset({rejected(83, 40002), rejected(83, 40003)}))
-    assert [each.get("suppressed") for each in lines.seen[2:]] == [None, None]
+    assert [each.get("suppressed") for each in records.seen[2:]] == [None, None]
 
 
-def test_what_an_earlier_process_wrote_down_is_not_written_again(lines: Lines) -> None:
+def test_what_an_earlier_process_wrote_down_is_not_written_again(records: Lines) -> None:
     clock = ManualClock()
-    records = RecordLog(everything=False, clock=clock)
-    found = Rejections(records, TABLE.line_of, lambda _: None, clock)
+    access_log = RecordLog(everything=False, clock=clock)
+    found = Rejections(access_log, TABLE.line_of, lambda _: None, clock)
     found.take(100, frozenset({rejected(83)}))
     found.take(101, frozenset({rejected(83), rejected(84)}))
-    assert [(each["local_port"], each.get("suppressed")) for each in lines.seen] == [(84, None)]
+    assert [(each["local_port"], each.get("suppressed")) for each in records.seen] == [(84, None)]
 
 
-def test_the_latest_are_few(lines: Lines) -> None:
+def test_the_latest_are_few(records: Lines) -> None:
     found = made(everything=False)
     found.take(200, frozenset(rejected(83, port) for port in range(200)))
     assert len(found.latest()) == 50
-    assert len(lines.seen) == 20
+    assert len(records.seen) == 20

@@ -1,3 +1,5 @@
+"""What holds for all unit tests."""
+
 from __future__ import annotations
 
 import logging
@@ -6,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router import log
-from tests.unit.dns_proxy.lab import Lines
+from tests.logged import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def records() -> Iterator[Lines]:
+    """The access log of this process, as a real one would print it."""
     lines = Lines()
     log.configure_records(lines, "json")
     yield lines
