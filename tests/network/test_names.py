@@ -369,9 +369,22 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
             lab.name(zone(TWO))
             assert eventually(lambda: lab.ask_udp(lab.client, ROUTER, 53).server == TWO)
             changed = time.monotonic()
-            # The flow goes on, and no datagram of it is lost, until it is moved.
+            # The flow goes on, and no datagram of it is lost, until it is moved. The answer that is under way
+            # while its conntrack entry is deleted has no entry that it belongs to, and is lost: one may be.
             assert server() == ONE
-            assert eventually(lambda: server() == TWO)
+            wire.settimeout(2)
+            lost = 0
+
+            def moved() -> bool:
+                nonlocal lost
+                try:
+                    return server() == TWO
+                except TimeoutError:
+                    lost += 1
+                    return False
+
+            assert eventually(moved)
+            assert lost <= 1
             assert 15 < time.monotonic() - changed < 40
 
 
