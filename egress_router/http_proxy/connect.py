@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 # Who speaks TLS sends its ClientHello at once; in other protocols the server may be the one who speaks first.
 # Most clients have spoken before anybody looks after the server, which costs a wake-up.
 _SERVER_FIRST_SECONDS: Final = 0.05
-_SECONDS: Final = 0.25
 _HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
 _HTTPS: Final = 443  # here nobody waits for the server, so that a late ClientHello is judged, too
 _log = log.get("http_proxy")
@@ -130,7 +129,9 @@ class ConnectRequest(Request):
     def _watch_origin(self) -> None:
         """Who answers before it was asked speaks no TLS; the end of its stream is passed on, too."""
         https = self._info.target.port == _HTTPS
-        seconds = self._worker.limits.idle_seconds if https else _SECONDS - _SERVER_FIRST_SECONDS
+        seconds = (
+            self._worker.limits.idle_seconds if https else self._worker.hello_seconds - _SERVER_FIRST_SECONDS
+        )
         self._deadline = self._worker.deadlines.add(seconds, self._late)
         self._origin.on_ready = self._origin_ready
         self._origin.watch()
