@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dataplane import DataPlane, End, Forwarding, Identity, Limits
+from egress_router.relay.dataplane import DataPlane, Forwarding, Limits
 from egress_router.relay.own_connections import save_first_packets
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.relay._plane import Failures, Target
+    from egress_router.relay.news import End, Identity
 
 REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 6, 10, 11, 12, 13, 15
 
