@@ -31,8 +31,7 @@ Forwarding = _plane.Forwarding
 
 # Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
 QUIET: Final = 30.0
-# News of one turn of the loop; the loop has other things to do.
-_MOST: Final = 512
+MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
@@ -56,14 +55,19 @@ class DataPlane:
     """The data plane of this process, and its news in the event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits | None = None, quiet: float = QUIET
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits | None = None,
+        quiet: float = QUIET,
+        max_news: int = MAX_NEWS,
     ) -> None:
-        """Start the thread; it ends with `close`.
+        """Start the thread; it ends with `close`. In one turn of the loop at most `max_news` are told.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
         """
         self._loop = loop
+        self._max_news = max_news
         try:
             self._plane = _started(limits, quiet)
         except OSError as error:
@@ -230,7 +234,7 @@ class DataPlane:
             self._pauses, self._paused = pauses, paused
 
     def _read(self) -> None:
-        records = self._plane.collect(_MOST)
+        records = self._plane.collect(self._max_news)
         for record in records:
             try:
                 tell(record)
