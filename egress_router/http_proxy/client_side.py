@@ -17,10 +17,10 @@ from egress_router.relay.buffered_socket import BufferedSocket, nothing
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.connect import ProxyTunnel
     from egress_router.http_proxy.http1.state import Into
     from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.owner import Request
+    from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
     from egress_router.http_proxy.timeouts import Timeouts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.client_side import CONNECTED, CONNECTING, HEAD, ClientSide
-from egress_router.http_proxy.connect import ConnectRequest, ProxyTunnel
+from egress_router.http_proxy.connect import ConnectRequest
 from egress_router.http_proxy.forwarder import Forwarder
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.errors import Fault, MessageError
@@ -18,6 +18,7 @@ from egress_router.http_proxy.http1.state import (
     INTO_HEAD,
     INTO_TUNNEL,
 )
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.tls_connection import TlsConnection
 from egress_router.http_proxy.upstream_connector import UpstreamConnector

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.http_proxy.connect import ProxyTunnel
 from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.target import tls_target
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import nothing
 from egress_router.relay.own_connections import LOOP_TURNS
