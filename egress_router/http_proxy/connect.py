@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router import log
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.callbacks import callback
 from egress_router.http_proxy.http1.state import INTO_HELLO
 from egress_router.http_proxy.owner import Request
 from egress_router.relay.buffered_socket import BufferedSocket, nothing
@@ -97,7 +97,7 @@ class ConnectRequest(Request):
         """Close the client's connection, because of something that must not happen."""
         self._owner.fault(error)
 
-    @guarded
+    @callback
     def _client_ready(self) -> None:
         if self._client.gone:
             self._owner.close("client_gone")
@@ -116,7 +116,7 @@ class ConnectRequest(Request):
         if self._reader is not None:
             self._owner.account()
 
-    @guarded
+    @callback
     def _watch_origin(self) -> None:
         """Who answers before it was asked speaks no TLS; the end of its stream is passed on, too."""
         https = self._info.target.port == _HTTPS
@@ -125,7 +125,7 @@ class ConnectRequest(Request):
         self._origin.on_ready = self._origin_ready
         self._origin.watch()
 
-    @guarded
+    @callback
     def _origin_ready(self) -> None:
         if not self._origin.readable:  # it may be written to, as every new connection
             return
@@ -135,7 +135,7 @@ class ConnectRequest(Request):
         else:
             self._pass()
 
-    @guarded
+    @callback
     def _late(self) -> None:
         if self._info.target.port == _HTTPS:
             self._worker.accounting.idle_end("idle_seconds")
@@ -150,7 +150,7 @@ class ConnectRequest(Request):
                 self._deadline.cancel()
             self._rest = self._worker.deadlines.add(self._worker.limits.head_seconds, self._overdue)
 
-    @guarded
+    @callback
     def _overdue(self) -> None:
         self._worker.accounting.limit("head_seconds")
         self._mismatch(None)

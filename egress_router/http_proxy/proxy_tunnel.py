@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from egress_router.http_proxy.accounting import TLS_METHOD
-from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.callbacks import callback
 from egress_router.relay.tunnel import CloseReason
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ProxyTunnel:
         """Say whether the present rules would deny the tunnel."""
         return self._worker.denies(self._info)
 
-    @guarded
+    @callback
     def end_if_denied(self) -> None:
         """Close if the present rules do not allow it."""
         if self.is_denied():
