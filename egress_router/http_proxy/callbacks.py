@@ -1,4 +1,4 @@
-"""Callbacks of a connection: an exception in one closes its connection, which would stay open for ever otherwise."""
+"""Callbacks of a connection: an exception in one closes it; otherwise it would stay open for ever."""
 
 from __future__ import annotations
 

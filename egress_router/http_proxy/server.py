@@ -118,7 +118,7 @@ class HttpProxyServer:
             partial(needs.look, settings.proxy.interface),
         )
         self._resolver = needs.names(settings.names, context.registry)
-        deadlines = Deadlines(context.loop)
+        self._plane = DataPlane(context.loop, context.limiter.limits)
         access = AccessControl(
             context.loop,
             self._resolver,
@@ -127,30 +127,7 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         access.apply(rules.rules, rules.policy)
-        access_log = AccessLog(everything=settings.proxy.access_log)
-        accounting = needs.accounting(context.registry, access_log, needs.clock)
-        self._plane = DataPlane(context.loop, context.limiter.limits)
-        relay = Relay(self._plane, context.poller)
-        # The bytes of a tunnel count as they go, not when it ends.
-        self._plane.count(context.registry, accounting.sent, accounting.received)
-        self.worker = WorkerState(
-            loop=context.loop,
-            poller=context.poller,
-            plane=self._plane,
-            deadlines=deadlines,
-            relay=relay,
-            access=access,
-            accounting=accounting,
-            limits=settings.limits,
-            pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
-            client_watch=ClientWatch(deadlines),
-            own_connections=OwnConnections(needs.clock, settings.limits.head_seconds + 1),
-            clock=needs.clock,
-            sni=settings.sni,
-            sources=settings.sources,
-            tells_debug=isinstance(accounting, DebugAccounting),
-            reads_in_turn=needs.reads_in_turn,
-        )
+        self.worker = _worker_state(settings, context, needs, access, self._plane)
         self._plane.tell_pauses(AcceptPauses(context.registry))
         self._acceptors: dict[int, Acceptor] = {}
         self._turned_away = TurnedAway(self.worker, context.limiter, needs.max_turned_away)
@@ -238,3 +215,36 @@ class HttpProxyServer:
         family, origin_port = listeners[port].family, self._transparent.get(port)
         self._acceptors[port] = Acceptor(self.worker, self._turned_away, port, origin_port, family)
         return self._acceptors[port]
+
+
+def _worker_state(
+    settings: HttpProxySettings,
+    context: WorkerContext,
+    needs: Dependencies,
+    access: AccessControl,
+    plane: DataPlane,
+) -> WorkerState:
+    """Return what the connections of a worker share, with a data plane that counts for it."""
+    access_log = AccessLog(everything=settings.proxy.access_log)
+    accounting = needs.accounting(context.registry, access_log, needs.clock)
+    # The bytes of a tunnel count as they go, not when it ends.
+    plane.count(context.registry, accounting.sent, accounting.received)
+    deadlines = Deadlines(context.loop)
+    return WorkerState(
+        loop=context.loop,
+        poller=context.poller,
+        plane=plane,
+        deadlines=deadlines,
+        relay=Relay(plane, context.poller),
+        access=access,
+        accounting=accounting,
+        limits=settings.limits,
+        pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
+        client_watch=ClientWatch(deadlines),
+        own_connections=OwnConnections(needs.clock, settings.limits.head_seconds + 1),
+        clock=needs.clock,
+        sni=settings.sni,
+        sources=settings.sources,
+        tells_debug=isinstance(accounting, DebugAccounting),
+        reads_in_turn=needs.reads_in_turn,
+    )
