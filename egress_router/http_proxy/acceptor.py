@@ -58,7 +58,7 @@ class TurnedAway:
             closing.close()
 
 
-class Entrance(Forwarding):
+class Acceptor(Forwarding):
     """One port on which the data plane accepts; on a transparent one clients speak as if to `origin_port`."""
 
     __slots__ = ("_family", "_origin_port", "_port", "_turned_away", "_worker")
