@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from egress_router.clock import SYSTEM
-from egress_router.http_proxy import own_places
+from egress_router.http_proxy import own_addresses
 from egress_router.http_proxy import server as server_module
 from egress_router.http_proxy.lingering_close import LingeringClose
-from egress_router.http_proxy.own_places import OwnPlaces
+from egress_router.http_proxy.own_addresses import OwnAddresses
 from egress_router.http_proxy.server import Dependencies
 from egress_router.names.answer import Failure
 from egress_router.policy.access_list import Own
@@ -550,10 +550,10 @@ def test_own_addresses_are_those_that_ip_lists() -> None:
     listed = json.loads(subprocess.run(["ip", "-json", "address"], capture_output=True, check=True).stdout)
     addresses = {ip_address(each["local"]) for link in listed for each in link["addr_info"]}
     assert ip_address("127.0.0.1") in addresses
-    assert own_places.seen("macvlan0").addresses == addresses
+    assert own_addresses.seen("macvlan0").addresses == addresses
 
 
-def test_own_places_are_read_again() -> None:
+def test_own_addresses_are_read_again() -> None:
     clock, looks = ManualClock(), 0
     answer: Own | OSError = Own(frozenset(), frozenset())
 
@@ -564,7 +564,7 @@ def test_own_places_are_read_again() -> None:
             raise answer
         return answer
 
-    places = OwnPlaces(frozenset({8080}), look, clock)
+    places = OwnAddresses(frozenset({8080}), look, clock)
     places.add_ports(frozenset({18080}))
     assert places.current() == Own(frozenset(), frozenset({8080, 18080}))
     assert looks == 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dataplane import DataPlane, End, Forwarding, Limits, Pair
+from egress_router.relay.dataplane import DataPlane, Forwarding, Limits, Pair
 from egress_router.relay.tunnel import Closing, Relay
 from tests.serving import listening
 from tests.unit.relay.room import pair as connected_pair
@@ -19,6 +19,7 @@ from tests.waiting import PATIENCE, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from egress_router.relay.news import End
     from tests.unit.relay.room import Room
 
 

@@ -12,7 +12,7 @@ import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from egress_router.relay.dataplane import End, Forwarding, Identity, Sums
+from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.tunnel import REASONS, CloseReason, Closing
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room
@@ -21,6 +21,7 @@ from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from egress_router.relay._plane import Failures, Target
+    from egress_router.relay.news import End, Identity, Sums
     from egress_router.relay.tunnel import Tunnel
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))  # `make fuzz` takes longer

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
-from egress_router.relay.dataplane import Limits, Sums
+from egress_router.relay.dataplane import Limits
 from tests.unit.relay.test_forwarding import FULL, NO_ADDRESS, Line, Router
 from tests.waiting import until
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.relay._plane import Target
+    from egress_router.relay.news import Sums
     from tests.unit.relay.room import Room
 
 TROUBLED = 3  # of plane.h
