@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
+from egress_router.http_proxy.callbacks import callback
 from egress_router.http_proxy.client_side import CONNECTED, CONNECTING, HEAD, ClientSide
-from egress_router.http_proxy.connect import ConnectRequest, ProxyTunnel
+from egress_router.http_proxy.connect import ConnectRequest
 from egress_router.http_proxy.forwarder import Forwarder
-from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.exchange import Exchange
 from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
@@ -18,6 +18,7 @@ from egress_router.http_proxy.http1.state import (
     INTO_HEAD,
     INTO_TUNNEL,
 )
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.tls_connection import TlsConnection
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
@@ -58,7 +59,7 @@ class ClientConnection(ClientSide):
 
     # Heads
 
-    @guarded
+    @callback
     def read_head(self) -> None:
         """Read on until there is a head, and act on it."""
         if self.state is not HEAD:
@@ -153,7 +154,7 @@ class ClientConnection(ClientSide):
         if self.state is CONNECTING:
             self.stream.watch()
 
-    @guarded
+    @callback
     def _client_moved(self) -> None:
         if self.stream.gone:  # reset; a client that has only ended its sending side still wants its answer
             self.close("client_gone")
@@ -210,7 +211,7 @@ class ClientConnection(ClientSide):
 
     # What did not come in time
 
-    @guarded
+    @callback
     def head_late(self) -> None:
         """Refuse a head that comes too slowly; close, without an answer, if none has begun."""
         if self.state is not HEAD:
@@ -222,20 +223,20 @@ class ClientConnection(ClientSide):
             self.worker.accounting.idle_end("head_seconds")
             self.close("no_request")
 
-    @guarded
+    @callback
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.state is HEAD and not self._heads.begun:
             self.worker.accounting.idle_end("keepalive_seconds")
             self.close("idle")
 
-    @guarded
+    @callback
     def answer_late(self) -> None:
         """Give an exchange up whose answer does not begin."""
         if self._request is not None and self.state in CONNECTED:
             self._request.late(begun=False)
 
-    @guarded
+    @callback
     def more_late(self) -> None:
         """Give an exchange up whose answer does not go on."""
         if self._request is not None and self.state in CONNECTED:

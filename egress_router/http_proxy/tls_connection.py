@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.http_proxy.connect import ProxyTunnel
-from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.callbacks import callback
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.target import tls_target
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import nothing
 from egress_router.relay.own_connections import LOOP_TURNS
@@ -83,7 +83,7 @@ class TlsConnection:
 
     # The ClientHello
 
-    @guarded
+    @callback
     def read(self) -> None:
         """Read on until the ClientHello is complete, and act on it."""
         for _ in range(self._worker.reads_in_turn):
@@ -136,17 +136,17 @@ class TlsConnection:
         if self._connector is not None:
             self._stream.watch()
 
-    @guarded
+    @callback
     def _client_moved(self) -> None:
         if self._stream.gone:
             self._close("client_gone")
 
-    @guarded
+    @callback
     def _late(self) -> None:
         self._worker.accounting.limit("head_seconds")
         self._refuse(Alert.HANDSHAKE_FAILURE, "head_too_slow")
 
-    @guarded
+    @callback
     def give_way(self) -> None:
         """End: all connections together hold too much, and this one most of it."""
         self._worker.accounting.limit("held_bytes")

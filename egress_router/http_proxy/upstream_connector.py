@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.guard import guarded_result
+from egress_router.http_proxy.callbacks import result_callback
 from egress_router.names.answer import Answer, Failure
 from egress_router.policy.access_list import DENIED
 from egress_router.relay.dial import STAGGER, Dial, DialError, DialReason
@@ -105,7 +105,7 @@ class UpstreamConnector:
         """End the client's connection, because of something that must not happen."""
         self._owner.fault(error)
 
-    @guarded_result
+    @result_callback
     def _looked_up(self, found: Answer | Failure) -> None:
         self._waiting = None
         self.info.dns_seconds = self._worker.clock.monotonic() - self.info.started
@@ -131,7 +131,7 @@ class UpstreamConnector:
         elif self._turns is not None or not self._owner.reuse():
             self.dial()
 
-    @guarded_result
+    @result_callback
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if result.failures:
