@@ -21,28 +21,28 @@ from egress_router.errors import RefusedError
 from egress_router.kernel.fence import FenceError
 from egress_router.kernel.link_address import HardwareAddressInUseError, set_mac
 from egress_router.service.tasks import in_daemon_thread
-from egress_router.standby.acquaintances import Acquaintances
-from egress_router.standby.actions import Approve, Arm, Ask, Close, Open, Prepare, Probe, Seek, Send
-from egress_router.standby.carrier import Carrier
-from egress_router.standby.chronicle import Chronicle
-from egress_router.standby.door import Door
-from egress_router.standby.hands import Hands
-from egress_router.standby.machine import Machine
-from egress_router.standby.pod_network import PodNetwork
-from egress_router.standby.probing import Probing
-from egress_router.standby.role import Role
-from egress_router.standby.senses import Heard, Senses
-from egress_router.standby.steady_clock import SteadyClock
-from egress_router.standby.wire import Wire
+from egress_router.standby.conflict_detection import Probing
+from egress_router.standby.effects import Hands
+from egress_router.standby.link_monitor import Carrier
+from egress_router.standby.protocol.commands import Approve, Arm, Ask, Close, Open, Prepare, Probe, Seek, Send
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.protocol.state_machine import Machine
+from egress_router.standby.protocol.steady_clock import SteadyClock
+from egress_router.standby.status_publisher import Chronicle
+from egress_router.standby.status_socket import Door
+from egress_router.standby.transport.contacts import Acquaintances
+from egress_router.standby.transport.pod_network import PodNetwork
+from egress_router.standby.transport.receiver import Heard, Senses
+from egress_router.standby.transport.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.kernel.fence import Fence
-    from egress_router.standby.actions import Action, Answer
-    from egress_router.standby.place import Place
-    from egress_router.standby.standing import Standing
+    from egress_router.standby.config import Place
+    from egress_router.standby.protocol.commands import Action, Answer
+    from egress_router.standby.status import Standing
 
 DRAIN_SECONDS = 5.0  # how long a router that has handed over stays for its heir's sake, at most
 _HEIR_SECONDS = 2.0

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from egress_router.standby.agent import Agent
-from egress_router.standby.timing import DEFAULT
+from egress_router.standby.protocol.timing import DEFAULT
 
 if TYPE_CHECKING:
     from egress_router.settings.standby import StandbySettings
@@ -21,7 +21,7 @@ def assemble(stand: Stand, settings: StandbySettings) -> Agent:
     """
     if settings.lease is None and settings.service is None:
         return Agent(stand.place, stand.fence, stand.number)
-    from egress_router.standby.api import ApiThread, Cluster  # noqa: PLC0415 (an HTTP client, 10 MB)
+    from egress_router.standby.kubernetes.client import ApiThread, Cluster  # noqa: PLC0415 (an HTTP client, 10 MB)
 
     api = ApiThread(
         Cluster.of_this_pod(os.environ, stand.place.mark),

@@ -17,8 +17,8 @@ from egress_router.kernel.nat.plan import REPLY_MARK
 from egress_router.kernel.neighbour import mac_bytes
 from egress_router.net import rtnetlink
 from egress_router.settings.hardware import MacChoice, derived_mac
-from egress_router.standby.place import Place
-from egress_router.standby.record import number_text
+from egress_router.standby.config import Place
+from egress_router.standby.kubernetes.objects import number_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

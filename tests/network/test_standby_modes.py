@@ -17,7 +17,7 @@ from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, SERVERS, SERVERS_V6, SOURCE, SOURCE_V6
 from egress_router.lab.pair import Pair
 from egress_router.lab.wire_watch import WireWatch
-from egress_router.standby.timing import DEFAULT
+from egress_router.standby.protocol.timing import DEFAULT
 from tests.waiting import until
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from egress_router.admin.app import READY_OR_STANDBY, Limits
-from egress_router.standby.role import Role
-from egress_router.standby.standing import Standing
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.status import Standing
 from tests.manual_clock import ManualClock
 from tests.unit.admin.views import FakeView, endpoint
 from tests.waiting import eventually

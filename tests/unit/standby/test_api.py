@@ -13,10 +13,10 @@ from aiohttp import web
 
 from egress_router.lab.api_server import ApiServer, endpoint_slice, lease
 from egress_router.settings.standby import ObjectName, StandbySettings
-from egress_router.standby.actions import Answer, Ask
-from egress_router.standby.api import ApiThread, Cluster
-from egress_router.standby.role import Role
-from egress_router.standby.standing import Standing
+from egress_router.standby.kubernetes.client import ApiThread, Cluster
+from egress_router.standby.protocol.commands import Answer, Ask
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.status import Standing
 from tests.waiting import until_async
 
 if TYPE_CHECKING:

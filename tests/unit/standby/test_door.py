@@ -12,9 +12,9 @@ import pytest
 from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.service.standby_monitor import HAND_OVER, StandbyMonitor, ask
-from egress_router.standby.door import Door
-from egress_router.standby.role import Role
-from egress_router.standby.standing import PeerSeen, Standing
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.status import PeerSeen, Standing
+from egress_router.standby.status_socket import Door
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

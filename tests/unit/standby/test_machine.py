@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.standby.actions import Answer, Approve, Arm, Ask, Close, Message, Open, Prepare, Send
-from egress_router.standby.machine import Machine
-from egress_router.standby.role import Role
-from egress_router.standby.timing import DEFAULT
+from egress_router.standby.protocol.commands import (
+    Answer,
+    Approve,
+    Arm,
+    Ask,
+    Close,
+    Message,
+    Open,
+    Prepare,
+    Send,
+)
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.protocol.state_machine import Machine
+from egress_router.standby.protocol.timing import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egress_router.standby.actions import Action
+    from egress_router.standby.protocol.commands import Action
 
 
 def active_message(seq: int, *, sender: int = 9, **fields: int) -> Message:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from egress_router.standby.role import MOVES, Role, moved
+from egress_router.standby.protocol.role import MOVES, Role, moved
 
 ALLOWED = {
     (Role.LISTENING, Role.STANDBY),

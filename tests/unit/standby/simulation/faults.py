@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.standby.machine import Machine
+from egress_router.standby.protocol.state_machine import Machine
 from tests.unit.standby.simulation.world import POD, WIRE
 
 if TYPE_CHECKING:

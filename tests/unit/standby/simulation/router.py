@@ -6,15 +6,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from egress_router.standby.actions import Approve, Arm, Ask, Close, Open, Prepare, Probe, Seek, Send
-from egress_router.standby.machine import Machine
-from egress_router.standby.role import Role
-from egress_router.standby.steady_clock import SteadyClock
+from egress_router.standby.protocol.commands import Approve, Arm, Ask, Close, Open, Prepare, Probe, Seek, Send
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.protocol.state_machine import Machine
+from egress_router.standby.protocol.steady_clock import SteadyClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from egress_router.standby.actions import Action
+    from egress_router.standby.protocol.commands import Action
     from tests.unit.standby.simulation.world import World
 
 TICK = 0.025

@@ -6,8 +6,8 @@ import hashlib
 import random
 from typing import TYPE_CHECKING
 
-from egress_router.standby.machine import Machine
-from egress_router.standby.role import Role
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.protocol.state_machine import Machine
 from tests.unit.standby.simulation.faults import fault
 from tests.unit.standby.simulation.world import POD, WIRE, BrokenError, World
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.standby.actions import Answer
-from egress_router.standby.machine import Machine
+from egress_router.standby.protocol.commands import Answer
+from egress_router.standby.protocol.state_machine import Machine
 
 if TYPE_CHECKING:
-    from egress_router.standby.actions import Ask
+    from egress_router.standby.protocol.commands import Ask
     from tests.unit.standby.simulation.router import Router
     from tests.unit.standby.simulation.world import World
 

@@ -7,14 +7,14 @@ import random
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from egress_router.standby.machine import Machine
+from egress_router.standby.protocol.state_machine import Machine
 from tests.unit.standby.simulation.router import Router
 from tests.unit.standby.simulation.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from egress_router.standby.actions import Action, Message
+    from egress_router.standby.protocol.commands import Action, Message
 
 WIRE, POD = 0, 1  # the channels
 

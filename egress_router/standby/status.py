@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from egress_router.service.standby_monitor import HELD_BY, STANDING_BY
-from egress_router.standby.role import Role
+from egress_router.standby.protocol.role import Role
 
 
 @dataclass(frozen=True, slots=True)

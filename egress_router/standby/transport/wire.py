@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from egress_router.errors import RefusedError
 from egress_router.kernel.neighbour import announcements
-from egress_router.standby import codec, frames
+from egress_router.standby.transport import address_resolution as frames
+from egress_router.standby.transport import codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,18 +8,18 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from egress_router.kernel.link_address import HardwareAddressInUseError, set_mac, set_neighbour
-from egress_router.standby import codec
-from egress_router.standby.codec import Contact
+from egress_router.standby.transport import codec
+from egress_router.standby.transport.codec import Contact
 
 if TYPE_CHECKING:
     from egress_router.clock import Clock
     from egress_router.grammar.address import IPAddress
     from egress_router.kernel.fence import Fence
-    from egress_router.standby.acquaintances import Acquaintances
-    from egress_router.standby.actions import Message
-    from egress_router.standby.place import Place
-    from egress_router.standby.pod_network import PodNetwork
-    from egress_router.standby.wire import Wire
+    from egress_router.standby.config import Place
+    from egress_router.standby.protocol.commands import Message
+    from egress_router.standby.transport.contacts import Acquaintances
+    from egress_router.standby.transport.pod_network import PodNetwork
+    from egress_router.standby.transport.wire import Wire
 
 # Seconds after a take-over; the first may be lost while a switch learns.
 _ANNOUNCE_AGAIN = (0.05, 0.2, 1.0, 2.0)

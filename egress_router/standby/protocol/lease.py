@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from egress_router.standby.role import Role
+from egress_router.standby.protocol.role import Role
 
 if TYPE_CHECKING:
-    from egress_router.standby.situation import Situation
+    from egress_router.standby.protocol.state import Situation
 
 NONE = (0, -math.inf)
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from egress_router.standby import membership
-from egress_router.standby.moves import Moves
-from egress_router.standby.right import right
-from egress_router.standby.role import EAGER, ENDING, Role
-from egress_router.standby.situation import Situation
-from egress_router.standby.timing import DEFAULT, Timing
+from egress_router.standby.protocol import membership
+from egress_router.standby.protocol.lease import right
+from egress_router.standby.protocol.operations import Moves
+from egress_router.standby.protocol.role import EAGER, ENDING, Role
+from egress_router.standby.protocol.state import Situation
+from egress_router.standby.protocol.timing import DEFAULT, Timing
 
 if TYPE_CHECKING:
-    from egress_router.standby.actions import Action, Answer, Message
-    from egress_router.standby.peers import Peer, Peers
-    from egress_router.standby.witness import Witness
+    from egress_router.standby.protocol.arbiter import Witness
+    from egress_router.standby.protocol.commands import Action, Answer, Message
+    from egress_router.standby.protocol.peers import Peer, Peers
 
 
 class Machine:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.standby.role import Role
-from egress_router.standby.standing import PeerSeen
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.status import PeerSeen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.standby.actions import Message
-    from egress_router.standby.codec import Contact
-    from egress_router.standby.peers import Peer
+    from egress_router.standby.protocol.commands import Message
+    from egress_router.standby.protocol.peers import Peer
+    from egress_router.standby.transport.codec import Contact
 
 _MOST = 8  # a group has two, three while it is rolled out; more can only be hostile
 _HEARD_LATELY = 1.0  # seconds

@@ -12,8 +12,8 @@ import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
-from egress_router.standby.actions import Message
-from egress_router.standby.role import Role
+from egress_router.standby.protocol.commands import Message
+from egress_router.standby.protocol.role import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

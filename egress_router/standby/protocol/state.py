@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from egress_router.standby.gateway import Gateway
-from egress_router.standby.peers import Peers
-from egress_router.standby.promise import Promise
-from egress_router.standby.questions import Questions
-from egress_router.standby.role import SUCCEEDING, Role
-from egress_router.standby.witness import Witness
+from egress_router.standby.protocol.arbiter import Witness
+from egress_router.standby.protocol.gateway import Gateway
+from egress_router.standby.protocol.hold_off import Promise
+from egress_router.standby.protocol.peers import Peers
+from egress_router.standby.protocol.requests import Questions
+from egress_router.standby.protocol.role import SUCCEEDING, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.standby.peers import Peer
-    from egress_router.standby.timing import Timing
+    from egress_router.standby.protocol.peers import Peer
+    from egress_router.standby.protocol.timing import Timing
 
 
 class Situation:

@@ -6,12 +6,12 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from egress_router.standby.role import Role
+from egress_router.standby.protocol.role import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.standby.actions import Message
+    from egress_router.standby.protocol.commands import Message
 
 _LOOK_SECONDS = 1.0  # between two searches for those that are forgotten
 _REMEMBERED = 32  # messages: more than are heard during a lease

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.standby.role import Role
-from egress_router.standby.standing import Standing
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.status import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.clock import Clock
     from egress_router.grammar.address import IPAddress
-    from egress_router.standby.acquaintances import Acquaintances
-    from egress_router.standby.machine import Machine
+    from egress_router.standby.protocol.state_machine import Machine
+    from egress_router.standby.transport.contacts import Acquaintances
 
 _log = log.get("standby")
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from egress_router.standby.actions import Ask
+from egress_router.standby.protocol.commands import Ask
 
 if TYPE_CHECKING:
-    from egress_router.standby.actions import Answer, Members
-    from egress_router.standby.timing import Timing
+    from egress_router.standby.protocol.commands import Answer, Members
+    from egress_router.standby.protocol.timing import Timing
 
 
 class Witness:

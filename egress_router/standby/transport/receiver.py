@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from egress_router.standby import codec, frames
+from egress_router.standby.transport import address_resolution as frames
+from egress_router.standby.transport import codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.standby.acquaintances import Acquaintances
-    from egress_router.standby.actions import Message
-    from egress_router.standby.place import Place
-    from egress_router.standby.pod_network import PodNetwork
-    from egress_router.standby.wire import Wire
+    from egress_router.standby.config import Place
+    from egress_router.standby.protocol.commands import Message
+    from egress_router.standby.transport.contacts import Acquaintances
+    from egress_router.standby.transport.pod_network import PodNetwork
+    from egress_router.standby.transport.wire import Wire
 
 
 class Heard(NamedTuple):

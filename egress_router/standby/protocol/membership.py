@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.standby.role import Role
+from egress_router.standby.protocol.role import Role
 
 if TYPE_CHECKING:
-    from egress_router.standby.actions import Members
-    from egress_router.standby.peers import Peer
-    from egress_router.standby.situation import Situation
-    from egress_router.standby.witness import Witness
+    from egress_router.standby.protocol.arbiter import Witness
+    from egress_router.standby.protocol.commands import Members
+    from egress_router.standby.protocol.peers import Peer
+    from egress_router.standby.protocol.state import Situation
 
 
 def is_urgent(situation: Situation, witness: Witness) -> bool:

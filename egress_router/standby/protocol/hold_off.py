@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from egress_router.standby.actions import Message
+    from egress_router.standby.protocol.commands import Message
 
 
 class Promise:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.standby.actions import Members
+    from egress_router.standby.protocol.commands import Members
 
 _NUMBER = re.compile(r"[0-9a-f]{16}")
 _MAX_MEMBERS = 2

@@ -5,14 +5,24 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from egress_router.standby.actions import Approve, Arm, Close, Message, Open, Prepare, Probe, Seek, Send
-from egress_router.standby.role import EAGER, SUCCEEDING, Role, moved
+from egress_router.standby.protocol.commands import (
+    Approve,
+    Arm,
+    Close,
+    Message,
+    Open,
+    Prepare,
+    Probe,
+    Seek,
+    Send,
+)
+from egress_router.standby.protocol.role import EAGER, SUCCEEDING, Role, moved
 
 if TYPE_CHECKING:
-    from egress_router.standby.actions import Action, Members
-    from egress_router.standby.peers import Peer
-    from egress_router.standby.situation import Situation
-    from egress_router.standby.witness import Witness
+    from egress_router.standby.protocol.arbiter import Witness
+    from egress_router.standby.protocol.commands import Action, Members
+    from egress_router.standby.protocol.peers import Peer
+    from egress_router.standby.protocol.state import Situation
 
 
 class Moves:

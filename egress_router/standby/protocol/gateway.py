@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from egress_router.standby.questions import Questions
-    from egress_router.standby.timing import Timing
+    from egress_router.standby.protocol.requests import Questions
+    from egress_router.standby.protocol.timing import Timing
 
 
 class Gateway:

@@ -21,16 +21,23 @@ import aiohttp
 from egress_router import log
 from egress_router.clock import SYSTEM, Clock
 from egress_router.errors import RefusedError
-from egress_router.standby.actions import Answer, Ask
-from egress_router.standby.record import Record, RecordError, lease_patch, points_at, read_lease, slice_patch
-from egress_router.standby.role import Role
+from egress_router.standby.kubernetes.objects import (
+    Record,
+    RecordError,
+    lease_patch,
+    points_at,
+    read_lease,
+    slice_patch,
+)
+from egress_router.standby.protocol.commands import Answer, Ask
+from egress_router.standby.protocol.role import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from egress_router.grammar.address import IPAddress
     from egress_router.settings.standby import ObjectName, StandbySettings
-    from egress_router.standby.standing import Standing
+    from egress_router.standby.status import Standing
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT = 1.0  # seconds; see `Timing.ask`

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from egress_router.standby.role import Role
+    from egress_router.standby.protocol.role import Role
 
 Members = frozenset[int]
 
