@@ -244,6 +244,6 @@ def _resolver(settings: SetupSettings, registry: Registry, known: Resolved) -> R
 
 def _agent(settings: SetupSettings, established: Established) -> Agent | None:
     """Return what decides whether this router of a group is active; None where it is alone."""
-    if established.stand is None or settings.standby is None:
+    if established.standby is None or settings.standby is None:
         return None
-    return assemble(established.stand, settings.standby)
+    return assemble(established.standby, settings.standby)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
-DOOR = "\0egress-router-standby"
+SOCKET_NAME = "\0egress-router-standby"
 HAND_OVER = b"hand over"
 STANDING_BY = "standing by; "
 HELD_BY = " is held by "
@@ -90,14 +90,14 @@ def is_good_standby(problem: str) -> bool:
     return problem.startswith(STANDING_BY) and HELD_BY in problem
 
 
-def ask(request: bytes = b"", door: str = DOOR) -> dict[str, Json] | None:
+def ask(request: bytes = b"", name: str = SOCKET_NAME) -> dict[str, Json] | None:
     """Return what the process says now; None where there is none, or it is busy."""
     with (
         contextlib.suppress(OSError, ValueError),
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as wire,
     ):
         wire.settimeout(0.1)
-        wire.connect(door)
+        wire.connect(name)
         wire.send(request or b"?")
         said = json.loads(wire.recv(_MAX_BYTES))
         return cast("dict[str, Json]", said) if isinstance(said, dict) else None

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RouterConfig:
     """Its interface, what the group shares, and its own pod."""
 
     interface: str

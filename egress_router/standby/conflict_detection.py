@@ -1,4 +1,4 @@
-"""RFC 5227's question before the first claim: does a station outside the group have the address? Pure."""
+"""RFC 5227's request before the first claim: does a station outside the group have the address? Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _PROBES, _PROBE_INTERVAL, _PROBE_AGAIN = 3, 0.3, 1.0
 _DEFEND_INTERVAL = 10.0  # RFC 5227 1.1
 
 
-class Probing:
+class ConflictDetection:
     """When to ask, what was answered, and how long an owner is waited for."""
 
     def __init__(self, now: float, timeout: float) -> None:
@@ -14,7 +14,7 @@ class Probing:
         self._next = now + 0.1
         self._sent = 0
         self._is_over = False
-        self._rival: tuple[str, float] | None = None
+        self._conflict: tuple[str, float] | None = None
         self._defended = -1.0
 
     def is_due(self, now: float) -> bool:
@@ -26,7 +26,7 @@ class Probing:
         return True
 
     def is_over(self, now: float) -> bool:
-        """Say, once, that enough questions were not answered."""
+        """Say, once, that enough requests were not answered."""
         if self._is_over or self._sent < _PROBES or now < self._next:
             return False
         self._is_over = True
@@ -34,16 +34,20 @@ class Probing:
 
     def meet(self, owner: str, now: float) -> bool:
         """Note an owner; start again after a while. Whether it is a new one."""
-        is_new = self._rival is None or self._rival[0] != owner
-        self._rival = (owner, now)
+        is_new = self._conflict is None or self._conflict[0] != owner
+        self._conflict = (owner, now)
         self._sent, self._next = 0, now + _PROBE_AGAIN
         return is_new
 
     def rival(self, now: float) -> str | None:
         """Return the owner that was met lately."""
-        return self._rival[0] if self._rival is not None and now - self._rival[1] < 3 * _PROBE_AGAIN else None
+        return (
+            self._conflict[0]
+            if self._conflict is not None and now - self._conflict[1] < 3 * _PROBE_AGAIN
+            else None
+        )
 
-    def is_hopeless(self, now: float) -> bool:
+    def is_timed_out(self, now: float) -> bool:
         """Say whether it was waited for long enough."""
         return now >= self._deadline
 

@@ -14,7 +14,7 @@ _NETLINK_ROUTE, _RTMGRP_LINK = 0, 1
 _SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
 
 
-class Carrier:
+class LinkMonitor:
     """A socket on which the kernel tells of changes of interfaces."""
 
     def __init__(self, interface: str) -> None:

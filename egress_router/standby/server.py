@@ -12,18 +12,18 @@ from egress_router.standby.assembly import assemble
 
 if TYPE_CHECKING:
     from egress_router.settings.standby import StandbySettings
-    from egress_router.standby.network import Stand
+    from egress_router.standby.network import StandbyNetwork
 
 _log = log.get("standby")
 
 
-def stay(stand: Stand, settings: StandbySettings) -> None:
+def stay(network: StandbyNetwork, settings: StandbySettings) -> None:
     """Keep the fence until SIGTERM or SIGINT; a second one ends at once.
 
     Raises:
         RefusedError: a third station has the address, or the kernel refused.
     """
-    agent = assemble(stand, settings)
+    agent = assemble(network, settings)
     asked = threading.Event()
 
     def end(_: int, __: object) -> None:

@@ -10,7 +10,7 @@ from egress_router.standby.protocol.role import Role
 
 
 @dataclass(frozen=True, slots=True)
-class PeerSeen:
+class PeerStatus:
     """One other router of the group."""
 
     mac: str
@@ -20,27 +20,27 @@ class PeerSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Status:
     """The role of this router, who is active, and what happened so far."""
 
     role: Role = Role.LISTENING
     sources: tuple[str, ...] = ()
     holder: str | None = None  # the hardware address of the active one, where one is heard
-    peers: tuple[PeerSeen, ...] = ()
+    peers: tuple[PeerStatus, ...] = ()
     take_overs: int = 0
-    losses: int = 0  # how often this router was active and no longer had the right
+    losses: int = 0  # how often this router was active and lost its lease
     since: float = 0.0  # time of day
     took: float | None = None  # seconds from the last sign of the former active one to the take-over
     rival: str | None = None  # the hardware address of a station outside the group that has the address
-    witness: str | None = None  # what is wrong with the witness, where there is one
-    members: int | None = None  # how many routers the witness names
+    witness: str | None = None  # what is wrong with the Lease, where there is one
+    members: int | None = None  # how many routers the Lease names
     ways: tuple[str, ...] = field(default=("wire",))
 
     def as_json(self) -> str:
         """Return one line for the other processes of the pod."""
-        known = asdict(self) | {"role": self.role.name.lower(), "problems": self.problems()}
-        known["peers"] = [asdict(peer) | {"role": peer.role.name.lower()} for peer in self.peers]
-        return json.dumps(known) + "\n"
+        contacts = asdict(self) | {"role": self.role.name.lower(), "problems": self.problems()}
+        contacts["peers"] = [asdict(peer) | {"role": peer.role.name.lower()} for peer in self.peers]
+        return json.dumps(contacts) + "\n"
 
     def problems(self) -> tuple[str, ...]:
         """Return why this router is not the active one; nothing where it is."""

@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING, Self
 
 from egress_router.errors import RefusedError
-from egress_router.service.standby_monitor import DOOR, HAND_OVER
+from egress_router.service.standby_monitor import HAND_OVER, SOCKET_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +20,10 @@ _MAX_A_TURN = 16
 _WORD_SECONDS = 0.005  # a caller says its word with its call
 
 
-class Door:
+class StatusSocket:
     """The listening socket; each caller gets one line."""
 
-    def __init__(self, door: str = DOOR) -> None:
+    def __init__(self, name: str = SOCKET_NAME) -> None:
         """Open it.
 
         Raises:
@@ -32,7 +32,7 @@ class Door:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         try:
-            self._socket.bind(door)
+            self._socket.bind(name)
         except OSError:
             self._socket.close()
             raise RefusedError(

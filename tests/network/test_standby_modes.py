@@ -49,7 +49,7 @@ def source_seen(pair: Pair, address: str, port: int) -> str | None:
 
 
 def roles(pair: Pair) -> list[str]:
-    return [str(pair.standing(side).get("role")) for side in pair.sides]
+    return [str(pair.status(side).get("role")) for side in pair.sides]
 
 
 def one_of_each(pair: Pair) -> tuple[Side, Side]:
@@ -121,10 +121,10 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
     if not is_sidecar_last:
         active.signal(signal.SIGTERM)
     until(lambda: source_through_proxy(pair, other) == SOURCE, "the other pod's proxy")
-    until(lambda: pair.standing(other).get("took") is not None, "the other pod's status")
-    took = pair.standing(other)["took"]
+    until(lambda: pair.status(other).get("took") is not None, "the other pod's status")
+    took = pair.status(other)["took"]
     assert isinstance(took, float)
-    assert took < DEFAULT.promise, "it waited until the right of the other one had to be over"
+    assert took < DEFAULT.hold_off, "it waited until the right of the other one had to be over"
     assert proxies[active.number].wait(SECONDS) == 0
     active.signal(signal.SIGTERM)
     assert active.router is not None
@@ -161,10 +161,10 @@ def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) ->
     for side in pair.sides:
         pair.start(side, {"EGRESS_DESTINATION": "", "EGRESS_DESTINATION_FILE": str(rules)})
     active, _ = one_of_each(pair)
-    before = pair.standing(active)["losses"]
+    before = pair.status(active)["losses"]
     many = [f"{port} tcp 203.0.113.{port % 250 + 1} 443\n" for port in range(10_000, 10_000 + count)]
     rules.write_text(f"80 tcp {SERVERS[0]}\n{''.join(many)}1 tcp {SERVERS[0]} 80\n")
     until(lambda: source_seen(pair, active.address, 1) == SOURCE, "the last line to be in force")
-    assert pair.standing(active)["role"] == "active"
-    assert pair.standing(active)["losses"] == before
+    assert pair.status(active)["role"] == "active"
+    assert pair.status(active)["losses"] == before
     assert not pair.wire.second_owner()

@@ -44,14 +44,14 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     roles: list[str] = []
 
     def one_of_each() -> bool:
-        roles[:] = [str(pair.standing(side).get("role")) for side in pair.sides]
+        roles[:] = [str(pair.status(side).get("role")) for side in pair.sides]
         return sorted(roles) == ["active", "standby"]
 
     until(one_of_each)
     active, standby = (pair.sides[roles.index(role)] for role in ("active", "standby"))
     until(lambda: pair.readiness(active).endswith("ok\n"))
     assert f"standing by; {SOURCE} is held by " in pair.readiness(standby)
-    peers = pair.standing(standby)["peers"]
+    peers = pair.status(standby)["peers"]
     assert isinstance(peers, list)
     assert [(each["address"], each["role"], each["ways"]) for each in peers] == [
         (active.address, "active", ["pod network", "wire"])
@@ -60,7 +60,7 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     active.signal(signal.SIGTERM)
     until(lambda: pair.readiness(standby).endswith("ok\n"))
     until(lambda: "503" in pair.readiness(active))
-    said = pair.standing(standby)
+    said = pair.status(standby)
     assert (said["role"], said["take_overs"], said["losses"]) == ("active", 1, 0)
     assert isinstance(said["took"], float)
 
@@ -78,9 +78,7 @@ def test_what_makes_the_interface_ends_with_the_fence_closed_and_the_next_contai
     pair.start(first, {"EGRESS_PARENT_NETNS": "auto", "EGRESS_PARENT_INTERFACE": "auto"})
     pair.start(second)
 
-    until(
-        lambda: sorted(str(pair.standing(side).get("role")) for side in pair.sides) == ["active", "standby"]
-    )
+    until(lambda: sorted(str(pair.status(side).get("role")) for side in pair.sides) == ["active", "standby"])
     pair.stop(second)
     until(lambda: pair.readiness(first).endswith("ok\n"))
 

@@ -29,7 +29,7 @@ from egress_router.standby.kubernetes.objects import (
     read_lease,
     slice_patch,
 )
-from egress_router.standby.protocol.commands import Answer, Ask
+from egress_router.standby.protocol.commands import ArbiterAnswer, AskArbiter
 from egress_router.standby.protocol.role import Role
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
     from egress_router.settings.standby import ObjectName, StandbySettings
-    from egress_router.standby.status import Standing
+    from egress_router.standby.status import Status
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT = 1.0  # seconds; see `Timing.ask`
@@ -175,7 +175,7 @@ def _message(raw: bytes) -> str:
 
 
 class ApiThread:
-    """Answers the state machine's questions to the witness, and keeps the EndpointSlice pointing at us."""
+    """Answers the state machine's requests to the arbiter, and keeps the EndpointSlice pointing at us."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class ApiThread:
         seconds: float,
         clock: Clock = SYSTEM,
     ) -> None:
-        self.answer: Callable[[Answer], None] = lambda _: None
+        self.answer: Callable[[ArbiterAnswer], None] = lambda _: None
         self.trouble: Callable[[str | None], None] = lambda _: None
         self._cluster = cluster
         self._lease = (
@@ -213,13 +213,13 @@ class ApiThread:
         """Begin."""
         self._thread.start()
 
-    def ask(self, ask: Ask) -> None:
-        """Take a question of the state machine; the answer comes by `answer`. From any thread."""
+    def ask(self, ask: AskArbiter) -> None:
+        """Take a request of the state machine; the answer comes by `answer`. From any thread."""
         self._loop.call_soon_threadsafe(self._begin, ask)
 
-    def standing(self, standing: Standing) -> None:
+    def status(self, status: Status) -> None:
         """Hear where the router stands. From any thread."""
-        is_active = standing.role is Role.ACTIVE
+        is_active = status.role is Role.ACTIVE
         self._loop.call_soon_threadsafe(self._is_active.set if is_active else self._is_active.clear)
 
     def _run(self) -> None:
@@ -236,13 +236,13 @@ class ApiThread:
         finally:
             await self._client.close()
 
-    def _begin(self, ask: Ask) -> None:
+    def _begin(self, ask: AskArbiter) -> None:
         task = self._loop.create_task(self._answer(ask))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, ask: Ask) -> None:
-        nothing = Answer(ask.token, applied=False, members=None, term=0, version=None)
+    async def _answer(self, ask: AskArbiter) -> None:
+        nothing = ArbiterAnswer(ask.token, applied=False, members=None, term=0, version=None)
         try:
             answer = await self._consult(ask)
         except (ApiError, RecordError) as error:
@@ -254,7 +254,7 @@ class ApiThread:
             self.trouble(None)
         self.answer(answer)
 
-    async def _consult(self, ask: Ask) -> Answer:
+    async def _consult(self, ask: AskArbiter) -> ArbiterAnswer:
         if self._lease is None:
             raise ApiError(0, "there is no Lease")
         if ask.members is not None:
@@ -266,11 +266,11 @@ class ApiThread:
                 if error.status != 409:
                     raise
             else:
-                return Answer(
+                return ArbiterAnswer(
                     ask.token, applied=True, members=record.members, term=record.term, version=record.version
                 )
         record = read_lease(await self._client.get(self._lease), self._dead)
-        return Answer(
+        return ArbiterAnswer(
             ask.token, applied=False, members=record.members, term=record.term, version=record.version
         )
 

@@ -1,4 +1,4 @@
-"""The two objects of the cluster as values: the Lease that is the witness, and the EndpointSlice. Pure.
+"""The two objects of the cluster as values: the Lease that is the arbiter, and the EndpointSlice. Pure.
 
 The Lease's holderIdentity names the members, at most two, each by the number of its run; leaseTransitions is
 the term. Both are written with the version that was read, so a change that somebody else made is never lost.

@@ -1,8 +1,8 @@
-"""What a router knows of the witness: which routers may open their gates at all. Pure.
+"""What a router knows of the arbiter: which routers may open their gates at all. Pure.
 
-The witness holds the members of the group, at most two, and changes only by compare-and-swap. A router has
-the right to send as the only member, while its last write is young enough, or as one of two members, while
-the other one promises. So whoever is to be left out has lost its right before another one can have one.
+The arbiter holds the members of the group, at most two, and changes only by compare-and-swap. A router has
+the lease as the only member, while its last write is young enough, or as one of two members, while the other
+one acknowledges. So whoever is to be left out has lost its lease before another one can have one.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from egress_router.standby.protocol.commands import Ask
+from egress_router.standby.protocol.commands import AskArbiter
 
 if TYPE_CHECKING:
-    from egress_router.standby.protocol.commands import Answer, Members
+    from egress_router.standby.protocol.commands import ArbiterAnswer, Members
     from egress_router.standby.protocol.timing import Timing
 
 
-class Witness:
-    """The last known state of the witness, and the question that is on its way.
+class Arbiter:
+    """The last known state of the arbiter, and the request that is on its way.
 
     `bound` is until when others surely respect the members as they are known here; `floor` is the first term
-    in which promises of ours may still count: one who tried to leave another out promises it nothing more.
+    in which acknowledgements of ours may still count: one who tried to leave
+    another out acknowledges it no more.
     Of the members follows whether this router is one of them, the only one, and the number of the other one
     (0 without one); `alone` is what they are when it is the only one.
     """
@@ -33,8 +34,6 @@ class Witness:
         "_timing",
         "_token",
         "alone",
-        "alone_slot",
-        "alone_until",
         "bound",
         "checked",
         "floor",
@@ -46,6 +45,8 @@ class Witness:
         "pending",
         "renewed",
         "since",
+        "sole_request",
+        "sole_until",
         "term",
         "version",
     )
@@ -65,13 +66,13 @@ class Witness:
         self.checked = -math.inf
         self.renewed = -math.inf
         self.bound = math.inf
-        self.alone_slot = 0
-        self.alone_until = -math.inf
-        self.pending: tuple[Ask, int, float] | None = None
+        self.sole_request = 0
+        self.sole_until = -math.inf
+        self.pending: tuple[AskArbiter, int, float] | None = None
         self.fresh = False  # whether `version` may be the base of a write
 
     def may_ask(self, now: float) -> bool:
-        """Say whether a question may be asked now; one that was not answered in time never will be."""
+        """Say whether a request may be asked now; one that was not answered in time never will be."""
         if self.pending is not None:
             if now < self.pending[2] + self._timing.ask:
                 return False
@@ -90,7 +91,7 @@ class Witness:
         self.partner = next(iter(members - self.alone), 0) if members is not None and self.is_member else 0
 
     def is_stale(self, now: float) -> bool:
-        """Say whether the members have shown no sign of life at the witness for too long."""
+        """Say whether the members have shown no sign of life at the arbiter for too long."""
         if self.members is None or self.version is None:
             return False
         if not self.members:
@@ -98,69 +99,71 @@ class Witness:
         limit = self._timing.stale_alone if len(self.members) == 1 else self._timing.stale_pair
         return now - self.since > limit
 
-    def read(self, now: float) -> Ask:
+    def read(self, now: float) -> AskArbiter:
         """Ask for the state."""
         return self._ask(None, self.term, 0, now)
 
-    def write(self, members: Members, slot: int, now: float) -> Ask:
+    def write(self, members: Members, request: int, now: float) -> AskArbiter:
         """Ask for a change of the members, or, with the same members, for a sign of life.
 
-        `slot` is the question whose timer runs for the write; a right that follows from it ends with that.
+        `request` is the one whose timer runs for the write; a lease that follows from it ends with that.
         """
         term = self.term if members == self.members else self.term + 1
         self.floor = max(self.floor, term)
         if self.is_alone and members != self.members:
-            self.bound = self.alone_until
-            self.alone_slot, self.alone_until = 0, -math.inf
+            self.bound = self.sole_until
+            self.sole_request, self.sole_until = 0, -math.inf
             if self._me in members:
-                # If the answer gets lost, the partner's promises are needed from here on.
+                # If the answer gets lost, the partner's acknowledgements are needed from here on.
                 self._hold(members)
         elif members == self.alone and self.partner:
             self.bound = now + self._timing.alone
-        return self._ask(members, term, slot, now)
+        return self._ask(members, term, request, now)
 
-    def _ask(self, members: Members | None, term: int, slot: int, now: float) -> Ask:
+    def _ask(self, members: Members | None, term: int, request: int, now: float) -> AskArbiter:
         self._token += 1
-        ask = Ask(self._token, members, term, self.version or "")
-        self.pending = (ask, slot, now)
+        ask = AskArbiter(self._token, members, term, self.version or "")
+        self.pending = (ask, request, now)
         self.checked = now
         return ask
 
-    def lose_right(self) -> None:
-        """Note that the gate is closed: the right of the only member has to be won again."""
-        self.alone_slot, self.alone_until = 0, -math.inf
+    def lose_lease(self) -> None:
+        """Note that the gate is closed: the lease of the only member has to be won again."""
+        self.sole_request, self.sole_until = 0, -math.inf
 
     def adopt(self, members: Members, term: int) -> None:
-        """Take over what a member says of the members, until the witness was read."""
+        """Take over what a member says of the members, until the arbiter was read."""
         self._hold(members)
         self.term, self.fresh = term, False
         self.bound = math.inf
 
-    def answer(self, answer: Answer, now: float) -> None:
+    def answer(self, answer: ArbiterAnswer, now: float) -> None:
         """Take an answer in; one that nobody waits for any more is none."""
         if self.pending is None or self.pending[0].token != answer.token:
             return
-        ask, slot, asked = self.pending
+        ask, request, requested_at = self.pending
         if not answer.applied and (answer.members is None or answer.version is None):
             self._unknown(now)
             return
         self.pending, self.fresh = None, True
         if answer.applied and ask.members is not None:
-            self._applied(ask, slot, asked, answer, now)
+            self._applied(ask, request, requested_at, answer, now)
         else:
             self._seen(answer, now)
 
-    def _applied(self, ask: Ask, slot: int, asked: float, answer: Answer, now: float) -> None:
+    def _applied(
+        self, ask: AskArbiter, request: int, requested_at: float, answer: ArbiterAnswer, now: float
+    ) -> None:
         self._hold(ask.members)
         self.term, self.version = ask.term, answer.version
         self.floor, self._doubt = ask.term, ""
         self.since = now
         self.bound = math.inf
-        if self.is_alone and slot:
-            self.renewed = asked
-            self.alone_slot, self.alone_until = slot, asked + self._timing.alone
+        if self.is_alone and request:
+            self.renewed = requested_at
+            self.sole_request, self.sole_until = request, requested_at + self._timing.alone
 
-    def _seen(self, answer: Answer, now: float) -> None:
+    def _seen(self, answer: ArbiterAnswer, now: float) -> None:
         if answer.version != self.version or self.members != answer.members:
             self.since = now
         self._hold(answer.members)
@@ -170,10 +173,10 @@ class Witness:
             if self.partner:
                 self.bound = math.inf
         if not self.is_alone:
-            self.alone_slot, self.alone_until = 0, -math.inf
+            self.sole_request, self.sole_until = 0, -math.inf
 
     def _unknown(self, now: float) -> None:
-        """Note that a question was not answered: a write may come true now, later, or never."""
+        """Note that a request was not answered: a write may come true now, later, or never."""
         if self.pending is not None and self.pending[0].members is not None:
             self._doubt = self.pending[0].version
         self.pending = None

@@ -13,9 +13,9 @@ Members = frozenset[int]
 class Message(NamedTuple):
     """One message of a router to all others; `sender` is one run of one router, `seq` its running number.
 
-    A promise says: until its time is over I do not open my gate, except by your grant; it answers the message
-    `promise_seq` of the router `promise_to`. A grant says: my gate is closed, open yours; it answers
-    `grant_seq`. 0 stands for nobody and nothing.
+    An acknowledgement says: until my hold-off is over I do not open my gate, except by your hand-over; it
+    answers the message `ack_seq` of the router `ack_to`. A hand-over says: my gate is closed, open yours; it
+    answers `hand_over_seq`. 0 stands for nobody and nothing.
     """
 
     sender: int
@@ -23,61 +23,61 @@ class Message(NamedTuple):
     role: Role
     able: bool  # the gateway answers it
     epoch: int  # how many take-overs it knows of
-    term: int  # which membership of the witness it believes in
-    promise_to: int
-    promise_seq: int
-    grant_to: int
-    grant_seq: int
-    leans_on: int  # the one whose promises an active router needs; 0: nobody's, or everybody's
-    heir: int = 0  # the one that an active router that is about to leave asks to make itself ready
+    term: int  # which membership of the arbiter it believes in
+    ack_to: int
+    ack_seq: int
+    hand_over_to: int
+    hand_over_seq: int
+    depends_on: int  # the one whose acknowledgements an active router needs; 0: nobody's, or everybody's
+    successor: int = 0  # the one that an active router that is about to leave asks to make itself ready
     ready: bool = False  # it has done all for a take-over that takes time
 
 
-class Arm(NamedTuple):
-    """Start the kernel's timer for question `slot`, before the question is asked."""
+class StartTimer(NamedTuple):
+    """Start the kernel's timer of a request, before the request is sent."""
 
-    slot: int
+    request: int
     seconds: float
 
 
-class Send(NamedTuple):
+class SendMessage(NamedTuple):
     """Send a message on all channels."""
 
     message: Message
 
 
-class Probe(NamedTuple):
-    """Ask the gateway who it is; an answer belongs to question `slot`."""
+class ProbeGateway(NamedTuple):
+    """Ask the gateway who it is; an answer belongs to `request`."""
 
-    slot: int
+    request: int
 
 
-class Seek(NamedTuple):
+class ProbeAddresses(NamedTuple):
     """Ask the wire who has the source addresses."""
 
 
-class Approve(NamedTuple):
-    """Keep the gate open for as long as the timer of `slot` runs."""
+class ExtendLease(NamedTuple):
+    """Keep the gate open for as long as the timer of `request` runs."""
 
-    slot: int
-
-
-class Open(NamedTuple):
-    """Become active: take the hardware address, approve `slot`, announce."""
-
-    slot: int
+    request: int
 
 
-class Close(NamedTuple):
+class TakeOver(NamedTuple):
+    """Become active: take the hardware address, approve `request`, announce."""
+
+    request: int
+
+
+class CloseGate(NamedTuple):
     """Close the gate now, and give the hardware address up."""
 
 
-class Prepare(NamedTuple):
-    """Do what a take-over needs and what takes time, behind the closed gate: the right will come soon."""
+class PrepareTakeOver(NamedTuple):
+    """Do what a take-over needs and what takes time, behind the closed gate: the lease will come soon."""
 
 
-class Ask(NamedTuple):
-    """Ask the witness: read it (`members` is None), or replace it if it still has `version`."""
+class AskArbiter(NamedTuple):
+    """Ask the arbiter: read it (`members` is None), or replace it if it still has `version`."""
 
     token: int
     members: Members | None
@@ -85,8 +85,8 @@ class Ask(NamedTuple):
     version: str
 
 
-class Answer(NamedTuple):
-    """What the witness holds now, or `applied` what was asked; None for a field that is not known."""
+class ArbiterAnswer(NamedTuple):
+    """What the arbiter holds now, or `applied` what was asked; None for a field that is not known."""
 
     token: int
     applied: bool
@@ -95,4 +95,14 @@ class Answer(NamedTuple):
     version: str | None
 
 
-Action = Arm | Send | Probe | Seek | Approve | Open | Close | Prepare | Ask
+Command = (
+    StartTimer
+    | SendMessage
+    | ProbeGateway
+    | ProbeAddresses
+    | ExtendLease
+    | TakeOver
+    | CloseGate
+    | PrepareTakeOver
+    | AskArbiter
+)

@@ -1,4 +1,4 @@
-"""What a router knows of its gateway, by the questions that it answered. Pure."""
+"""What a router knows of its gateway, by the requests that it answered. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from egress_router.standby.protocol.requests import Questions
+    from egress_router.standby.protocol.requests import Requests
     from egress_router.standby.protocol.timing import Timing
 
 
@@ -16,37 +16,37 @@ class Gateway:
     `is_known` says whether it ever answered one; of one that never did, nothing can be concluded.
     """
 
-    __slots__ = ("_questions", "_silent_after", "_timing", "is_known", "slot", "steady_from")
+    __slots__ = ("_requests", "_silent_after", "_timing", "is_known", "request", "steady_from")
 
-    def __init__(self, questions: Questions, timing: Timing) -> None:
-        self._questions = questions
+    def __init__(self, requests: Requests, timing: Timing) -> None:
+        self._requests = requests
         self._timing = timing
-        self._silent_after = 16 * timing.beat
-        self.slot = 0  # the last question that it answered
+        self._silent_after = 16 * timing.heartbeat
+        self.request = 0  # the last request that it answered
         self.is_known = False
         self.steady_from = -math.inf  # a cable that was just plugged in again proves no silence
 
-    def answered(self, slot: int, now: float) -> None:
-        """Take in that it answered what was asked with question `slot`."""
-        gap = self._questions.asked(slot, now) - self._questions.asked(self.slot)
+    def answered(self, request: int, now: float) -> None:
+        """Take in that it answered what was asked with `request`."""
+        gap = self._requests.requested_at(request, now) - self._requests.requested_at(self.request)
         if self.is_known and gap > self._timing.gap:
-            self.steady_from = now + self._timing.promise
+            self.steady_from = now + self._timing.hold_off
         self.is_known = True
-        self.slot = max(self.slot, slot)
+        self.request = max(self.request, request)
 
     def lost(self) -> None:
         """Take in that it cannot be reached."""
-        self.is_known, self.slot = True, 0
+        self.is_known, self.request = True, 0
 
     @property
-    def asked(self) -> float:
-        """When the last question that it answered was asked."""
-        return self._questions.asked(self.slot)
+    def requested_at(self) -> float:
+        """When the last request that it answered was asked."""
+        return self._requests.requested_at(self.request)
 
     def is_heard(self, now: float) -> bool:
         """Say whether it answers, as far as can be said."""
-        return not self.is_known or self.asked > now - self._silent_after
+        return not self.is_known or self.requested_at > now - self._silent_after
 
     def has_answered_since(self, since: float) -> bool:
-        """Say whether it has answered a question from after `since`, if it ever answers any."""
-        return not self.is_known or self.asked > since
+        """Say whether it has answered a request from after `since`, if it ever answers any."""
+        return not self.is_known or self.requested_at > since

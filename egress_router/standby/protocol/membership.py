@@ -1,4 +1,4 @@
-"""What the witness should be asked, and what it should hold. Pure."""
+"""What the arbiter should be asked, and what it should hold. Pure."""
 
 from __future__ import annotations
 
@@ -7,75 +7,75 @@ from typing import TYPE_CHECKING
 from egress_router.standby.protocol.role import Role
 
 if TYPE_CHECKING:
-    from egress_router.standby.protocol.arbiter import Witness
+    from egress_router.standby.protocol.arbiter import Arbiter
     from egress_router.standby.protocol.commands import Members
     from egress_router.standby.protocol.peers import Peer
-    from egress_router.standby.protocol.state import Situation
+    from egress_router.standby.protocol.state import State
 
 
-def is_urgent(situation: Situation, witness: Witness) -> bool:
-    """Say whether the right to send depends on the witness now."""
-    if situation.role is Role.ACTIVE:
-        return not situation.peers.is_live(witness.partner, situation.now)
-    return situation.role is Role.CLAIMING or situation.role is Role.LEAVING
+def is_urgent(state: State, arbiter: Arbiter) -> bool:
+    """Say whether the lease depends on the arbiter now."""
+    if state.role is Role.ACTIVE:
+        return not state.peers.is_live(arbiter.partner, state.now)
+    return state.role is Role.CLAIMING or state.role is Role.LEAVING
 
 
-def new_partner(situation: Situation) -> Peer | None:
-    """Return a standby one whose promise is so young that this router, alone so far, can lean on it now."""
-    for peer in situation.peers.live(situation.now):
-        _, until = situation.questions.until(peer.promised)
-        if peer.last.role is Role.STANDBY and until > situation.now + situation.timing.lease / 2:
+def new_partner(state: State) -> Peer | None:
+    """Return a standby one whose acknowledgement is so young that this router, so far alone, can use it."""
+    for peer in state.peers.live(state.now):
+        _, until = state.requests.until(peer.acked)
+        if peer.last.role is Role.STANDBY and until > state.now + state.timing.lease / 2:
             return peer
     return None
 
 
-def wanted(situation: Situation, witness: Witness) -> Members | None:
-    """Return what the witness should hold now; None where it need not be written."""
-    if situation.role is Role.ACTIVE:
-        return _wanted_active(situation, witness)
-    if situation.role is Role.CLAIMING:
-        return _wanted_claiming(situation, witness)
-    if situation.role is Role.LEAVING:
-        is_free = not situation.promise.is_running(situation.now)
-        return frozenset() if is_free and situation.is_last(witness) else None
-    if situation.role is not Role.STANDBY or not witness.partner:
+def wanted(state: State, arbiter: Arbiter) -> Members | None:
+    """Return what the arbiter should hold now; None where it need not be written."""
+    if state.role is Role.ACTIVE:
+        return _wanted_active(state, arbiter)
+    if state.role is Role.CLAIMING:
+        return _wanted_claiming(state, arbiter)
+    if state.role is Role.LEAVING:
+        is_address_free = not state.hold_off.is_running(state.now)
+        return frozenset() if is_address_free and state.is_last(arbiter) else None
+    if state.role is not Role.STANDBY or not arbiter.partner:
         return None
-    is_due = witness.in_doubt or situation.now - witness.since >= 1.4 * situation.timing.refresh
-    return witness.members if is_due else None
+    is_due = arbiter.in_doubt or state.now - arbiter.since >= 1.4 * state.timing.refresh
+    return arbiter.members if is_due else None
 
 
-def _wanted_active(situation: Situation, witness: Witness) -> Members | None:
-    now, timing, alone = situation.now, situation.timing, witness.alone
-    if witness.is_alone:
-        is_due = not witness.alone_slot or now - witness.renewed >= timing.renew
+def _wanted_active(state: State, arbiter: Arbiter) -> Members | None:
+    now, timing, alone = state.now, state.timing, arbiter.alone
+    if arbiter.is_alone:
+        is_due = not arbiter.sole_request or now - arbiter.renewed >= timing.renew
         return alone if is_due else None
-    partner = witness.partner
+    partner = arbiter.partner
     if not partner:
         return None
-    peer = situation.peers.get(partner)
+    peer = state.peers.get(partner)
     if peer is None or peer.last.role is Role.LEAVING:
         return alone
-    if not situation.peers.is_live(partner, now):
-        # A router that is cut off from gateway and partner alike leaves the right to the partner.
-        return alone if situation.gateway.has_answered_since(peer.heard) else None
-    is_due = witness.in_doubt or now - witness.since >= timing.refresh
-    return witness.members if is_due else None
+    if not state.peers.is_live(partner, now):
+        # A router that is cut off from gateway and partner alike leaves the lease to the partner.
+        return alone if state.gateway.has_answered_since(peer.heard) else None
+    is_due = arbiter.in_doubt or now - arbiter.since >= timing.refresh
+    return arbiter.members if is_due else None
 
 
-def _wanted_claiming(situation: Situation, witness: Witness) -> Members | None:
-    now, timing, alone = situation.now, situation.timing, witness.alone
-    if not situation.gateway.is_heard(now):
+def _wanted_claiming(state: State, arbiter: Arbiter) -> Members | None:
+    now, timing, alone = state.now, state.timing, arbiter.alone
+    if not state.gateway.is_heard(now):
         return None
-    if witness.is_alone:
-        return None if now < witness.alone_until - timing.lease else alone
-    partner = witness.partner
+    if arbiter.is_alone:
+        return None if now < arbiter.sole_until - timing.lease else alone
+    partner = arbiter.partner
     if not partner:
-        return alone if witness.is_stale(now) else None
-    peer = situation.peers.get(partner)
-    is_silent = not situation.peers.is_live(partner, now) and (
-        peer is None or situation.gateway.has_answered_since(peer.heard)
+        return alone if arbiter.is_stale(now) else None
+    peer = state.peers.get(partner)
+    is_silent = not state.peers.is_live(partner, now) and (
+        peer is None or state.gateway.has_answered_since(peer.heard)
     )
     if is_silent:
-        return alone if now >= situation.may_open - timing.lead else None
-    # Until it is known whether an attempt to be named alone came true, neither of the two may promise.
-    return witness.members if witness.in_doubt else None
+        return alone if now >= state.may_open - timing.lead else None
+    # Until it is known whether an attempt to be named alone came true, neither of the two may acknowledge.
+    return arbiter.members if arbiter.in_doubt else None

@@ -6,193 +6,193 @@ import math
 from typing import TYPE_CHECKING
 
 from egress_router.standby.protocol.commands import (
-    Approve,
-    Arm,
-    Close,
+    CloseGate,
+    ExtendLease,
     Message,
-    Open,
-    Prepare,
-    Probe,
-    Seek,
-    Send,
+    PrepareTakeOver,
+    ProbeAddresses,
+    ProbeGateway,
+    SendMessage,
+    StartTimer,
+    TakeOver,
 )
-from egress_router.standby.protocol.role import EAGER, SUCCEEDING, Role, moved
+from egress_router.standby.protocol.role import MAY_SUCCEED, NEEDS_ACKS, Role, transition
 
 if TYPE_CHECKING:
-    from egress_router.standby.protocol.arbiter import Witness
-    from egress_router.standby.protocol.commands import Action, Members
+    from egress_router.standby.protocol.arbiter import Arbiter
+    from egress_router.standby.protocol.commands import Command, Members
     from egress_router.standby.protocol.peers import Peer
-    from egress_router.standby.protocol.state import Situation
+    from egress_router.standby.protocol.state import State
 
 
-class Moves:
+class Operations:
     """What a router can do; when it does it is for `Machine` to decide."""
 
-    def __init__(self, situation: Situation) -> None:
-        self._situation = situation
-        self._timing = situation.timing
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._timing = state.timing
         self._sent = -math.inf
         self._probed = -math.inf
-        self._out: list[Action] = []
+        self._commands: list[Command] = []
 
-    def flush(self) -> list[Action]:
+    def take_commands(self) -> list[Command]:
         """Return what the shell has to do now, in this order."""
-        done = self._out
+        done = self._commands
         if done:
-            self._out = []
+            self._commands = []
         return done
 
     def become(self, role: Role) -> None:
         """Change the role."""
-        situation = self._situation
-        situation.role = moved(situation.role, role)
-        situation.since = situation.now
+        state = self._state
+        state.role = transition(state.role, role)
+        state.since = state.now
 
     def wait_until(self, when: float) -> None:
         """Do not open the gate before."""
-        self._situation.not_before = max(self._situation.not_before, when)
+        self._state.not_before = max(self._state.not_before, when)
 
     # Speaking
 
-    def speak_in_time(self) -> None:
+    def heartbeat_if_due(self) -> None:
         """Send a message and ask the gateway, where it is time to."""
-        situation, beat = self._situation, self._timing.beat
-        now, role = situation.now, situation.role
+        state, heartbeat = self._state, self._timing.heartbeat
+        now, role = state.now, state.role
         if role is Role.GONE:
             return
         waited = now - self._sent
-        if waited >= 2 * beat or (waited >= beat and role in EAGER):
-            self.speak()
+        if waited >= 2 * heartbeat or (waited >= heartbeat and role in NEEDS_ACKS):
+            self.send_heartbeat()
         waited = now - self._probed
-        if waited >= 4 * beat or (waited >= beat and situation.needs_gateway()):
+        if waited >= 4 * heartbeat or (waited >= heartbeat and state.needs_gateway()):
             self._probed = now
-            self._out.append(Probe(situation.questions.last))
+            self._commands.append(ProbeGateway(state.requests.last))
             if role is Role.CLAIMING:
-                self._out.append(Seek())
+                self._commands.append(ProbeAddresses())
 
-    def speak(self, grant_to: int = 0, grant_seq: int = 0) -> None:
-        """Send a message; it is a question, too, so the kernel's timer for it starts before."""
-        situation, promise = self._situation, self._situation.promise
-        slot = self._arm(self._timing.lease)
-        is_promising = promise.is_running(situation.now)
-        self._sent = situation.now
+    def send_heartbeat(self, hand_over_to: int = 0, hand_over_seq: int = 0) -> None:
+        """Send a message; it is a request for a lease, too, so the kernel's timer for it starts before."""
+        state, hold_off = self._state, self._state.hold_off
+        request = self._start_timer(self._timing.lease)
+        is_holding_off = hold_off.is_running(state.now)
+        self._sent = state.now
         message = Message(
-            situation.me,
-            slot,
-            situation.role,
-            situation.is_able(),
-            situation.epoch,
-            situation.term,
-            promise.to if is_promising else 0,
-            promise.seq if is_promising else 0,
-            grant_to,
-            grant_seq,
-            situation.witness.partner if situation.witness is not None else 0,
-            situation.asked_heir if situation.role is Role.ACTIVE else 0,
-            situation.is_ready(),
+            state.me,
+            request,
+            state.role,
+            state.is_able(),
+            state.epoch,
+            state.term,
+            hold_off.to if is_holding_off else 0,
+            hold_off.seq if is_holding_off else 0,
+            hand_over_to,
+            hand_over_seq,
+            state.arbiter.partner if state.arbiter is not None else 0,
+            state.asked_successor if state.role is Role.ACTIVE else 0,
+            state.is_ready(),
         )
-        self._out.append(Send(message))
+        self._commands.append(SendMessage(message))
 
-    def read(self, witness: Witness) -> None:
-        """Ask the witness what it holds."""
-        self._out.append(witness.read(self._situation.now))
+    def read(self, arbiter: Arbiter) -> None:
+        """Ask the arbiter what it holds."""
+        self._commands.append(arbiter.read(self._state.now))
 
-    def write(self, witness: Witness, members: Members) -> None:
-        """Ask the witness to hold these members; for a right of its own a timer starts before."""
-        slot = self._arm(self._timing.alone) if members == witness.alone else 0
-        self._out.append(witness.write(members, slot, self._situation.now))
+    def write(self, arbiter: Arbiter, members: Members) -> None:
+        """Ask the arbiter to hold these members; for a lease of its own a timer starts before."""
+        request = self._start_timer(self._timing.alone) if members == arbiter.alone else 0
+        self._commands.append(arbiter.write(members, request, self._state.now))
 
-    def _arm(self, seconds: float) -> int:
-        slot = self._situation.questions.add(self._situation.now)
-        self._out.append(Arm(slot, seconds))
-        return slot
+    def _start_timer(self, seconds: float) -> int:
+        request = self._state.requests.add(self._state.now)
+        self._commands.append(StartTimer(request, seconds))
+        return request
 
     # The gate
 
-    def approve(self, slot: int, until: float) -> None:
+    def extend_lease(self, request: int, until: float) -> None:
         """Keep the gate open."""
-        self._situation.deadline = until
-        self._out.append(Approve(slot))
+        self._state.deadline = until
+        self._commands.append(ExtendLease(request))
 
-    def open(self, slot: int, until: float) -> None:
+    def take_over(self, request: int, until: float) -> None:
         """Become active."""
         self.become(Role.ACTIVE)
-        self._situation.epoch += 1
-        self._situation.deadline = until
-        self._out.append(Open(slot))
-        self.speak()
+        self._state.epoch += 1
+        self._state.deadline = until
+        self._commands.append(TakeOver(request))
+        self.send_heartbeat()
 
-    def close(self) -> None:
-        """Close the gate; what was asked before gives no right any more."""
-        situation = self._situation
-        situation.right_asked = situation.deadline - self._timing.lease
-        situation.deadline = -math.inf
-        situation.questions.revoke()
-        if situation.witness is not None:
-            situation.witness.lose_right()
-        self._out.append(Close())
+    def close_gate(self) -> None:
+        """Close the gate; what was requested before gives no lease any more."""
+        state = self._state
+        state.lease_requested_at = state.deadline - self._timing.lease
+        state.deadline = -math.inf
+        state.requests.revoke()
+        if state.arbiter is not None:
+            state.arbiter.lose_lease()
+        self._commands.append(CloseGate())
 
-    def stand_down(self) -> None:
-        """Give up; whoever lost the right must listen before it may have it again."""
-        self.close()
+    def step_down(self) -> None:
+        """Give up; whoever lost the lease must listen before it may have one again."""
+        self.close_gate()
         self.become(Role.STANDBY)
-        self.wait_until(self._situation.now + self._timing.promise)
+        self.wait_until(self._state.now + self._timing.hold_off)
 
-    def step_back(self) -> None:
+    def withdraw_claim(self) -> None:
         """Claim no more; what was asked for the claim is void, which the next message says."""
-        self._situation.questions.revoke()
+        self._state.requests.revoke()
         self.become(Role.STANDBY)
 
-    # Promises and grants
+    # Acknowledgements and hand-overs
 
     def prepare(self) -> None:
-        """Make ready for a grant, so that between two open gates there is no more than a message."""
-        situation = self._situation
-        if not situation.is_ready():
-            self._out.append(Prepare())
-        situation.ready_until = situation.now + self._timing.ready
+        """Make ready for a hand-over, so that between two open gates there is no more than a message."""
+        state = self._state
+        if not state.is_ready():
+            self._commands.append(PrepareTakeOver())
+        state.ready_until = state.now + self._timing.ready
 
-    def promise(self, peer: Peer) -> None:
-        """Answer with a promise; one promises to one at a time, and to nobody whom it tries to leave out."""
-        situation = self._situation
-        if not situation.promise.allows(peer.last.sender, situation.now):
+    def acknowledge(self, peer: Peer) -> None:
+        """Acknowledge; to one at a time, and to nobody whom this router tries to leave out."""
+        state = self._state
+        if not state.hold_off.allows(peer.last.sender, state.now):
             return
-        if situation.witness is not None and peer.last.term < situation.witness.floor:
+        if state.arbiter is not None and peer.last.term < state.arbiter.floor:
             return
-        situation.promise.bind(peer.last, situation.now)
-        self.speak()
+        state.hold_off.start(peer.last, state.now)
+        self.send_heartbeat()
 
-    def grant(self, heir: Peer) -> bool:
+    def hand_over(self, successor: Peer) -> bool:
         """Let another one open its gate; ours is closed, and stays so for as long as its gate may be open.
 
-        Says whether it could. Without a witness others wait only for as long as this router had the right
-        itself. So the question that is granted is older than the one that gave it.
+        Says whether it could. Without an arbiter others wait only for as long as this router had the lease
+        itself. So the request that is granted is older than the one that gave it.
         """
-        situation = self._situation
-        is_bounded = situation.witness is None
-        slot = heir.asked_before(situation.right_asked) if is_bounded else heir.last.seq
-        if not slot or not situation.promise.allows(heir.last.sender, situation.now):
+        state = self._state
+        is_bounded = state.arbiter is None
+        request = successor.asked_before(state.lease_requested_at) if is_bounded else successor.last.seq
+        if not request or not state.hold_off.allows(successor.last.sender, state.now):
             return False
-        situation.granted_to = heir.last.sender
-        situation.promise.bind(heir.last, situation.now)
-        self.speak(heir.last.sender, slot)
+        state.handed_over_to = successor.last.sender
+        state.hold_off.start(successor.last, state.now)
+        self.send_heartbeat(successor.last.sender, request)
         return True
 
-    def accept(self, message: Message) -> None:
-        """Take over by a grant, if it came while our question's timer runs."""
-        situation = self._situation
-        slot, until = situation.questions.until(message.grant_seq)
-        if situation.role not in SUCCEEDING or until <= situation.now:
+    def accept_hand_over(self, message: Message) -> None:
+        """Take over from another one, if that came while our request's timer runs."""
+        state = self._state
+        request, until = state.requests.until(message.hand_over_seq)
+        if state.role not in MAY_SUCCEED or until <= state.now:
             return
-        if not situation.promise.allows(message.sender, situation.now):
+        if not state.hold_off.allows(message.sender, state.now):
             return
-        witness = situation.witness
-        if witness is not None:
-            if message.term < witness.floor:
+        arbiter = state.arbiter
+        if arbiter is not None:
+            if message.term < arbiter.floor:
                 return  # this router knows of a later membership, or tried to make one
-            if message.term != witness.term or witness.partner != message.sender:
-                witness.adopt(frozenset({situation.me, message.sender}), message.term)
-        peer = situation.peers.get(message.sender)
+            if message.term != arbiter.term or arbiter.partner != message.sender:
+                arbiter.adopt(frozenset({state.me, message.sender}), message.term)
+        peer = state.peers.get(message.sender)
         if peer is not None:
-            peer.promised = max(peer.promised, message.grant_seq)
-        self.open(slot, until)
+            peer.acked = max(peer.acked, message.hand_over_seq)
+        self.take_over(request, until)

@@ -19,13 +19,13 @@ _MOST = 8  # a group has two, three while it is rolled out; more can only be hos
 
 
 class Peer:
-    """One other router: its last message, and the last question of ours that it answered with a promise."""
+    """One other router: its last message, and the last request of ours that it acknowledged."""
 
-    __slots__ = ("_history", "heard", "last", "promised")
+    __slots__ = ("_history", "acked", "heard", "last")
 
     def __init__(self, message: Message, now: float) -> None:
         self._history: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
-        self.promised = 0
+        self.acked = 0
         self.hear(message, now)
 
     def hear(self, message: Message, now: float) -> None:
@@ -35,11 +35,11 @@ class Peer:
         self._history.append((message.seq, now))
 
     def asked_before(self, when: float) -> int:
-        """Return its last question that was heard by `when`; 0 where none is remembered."""
+        """Return its last request that was heard by `when`; 0 where none is remembered."""
         return max((seq for seq, heard in self._history if heard <= when), default=0)
 
 
-class Peers:
+class PeerTable:
     """All other routers, by their number."""
 
     __slots__ = ("_by_id", "_forget", "_look_again", "_silent")
@@ -53,7 +53,7 @@ class Peers:
     def hear(self, message: Message, now: float) -> Peer | None:
         """Take a message in; None where it is nothing new: the other channel's copy, or overtaken by a later.
 
-        A message that was overtaken is dropped with its promise: the later one says the same or more.
+        A message that was overtaken is dropped with its acknowledgement: the later one says the same or more.
         """
         peer = self._by_id.get(message.sender)
         if peer is None:
@@ -74,10 +74,10 @@ class Peers:
         """Return one of them."""
         return self._by_id.get(number)
 
-    def promised_by(self, number: int) -> int:
-        """Return the last question that one of them answered with a promise; 0 where there is none."""
+    def acked_by(self, number: int) -> int:
+        """Return the last request that one of them acknowledged; 0 where there is none."""
         peer = self._by_id.get(number)
-        return 0 if peer is None else peer.promised
+        return 0 if peer is None else peer.acked
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -95,7 +95,7 @@ class Peers:
         peer = self._by_id.get(number)
         return peer is not None and peer.heard > now - self._silent
 
-    def excuse(self, seconds: float, now: float) -> None:
+    def discount_silence(self, seconds: float, now: float) -> None:
         """Count no silence for a time in which we ourselves stood still and could hear nobody."""
         for peer in self._by_id.values():
             peer.heard = min(now, peer.heard + seconds)

@@ -1,14 +1,14 @@
-"""The numbered questions of a router: when the kernel's timer of each was started. Pure."""
+"""The numbered requests of a router: when the kernel's timer of each was started. Pure."""
 
 from __future__ import annotations
 
 import math
 
-_KEPT = 256  # questions whose time is remembered: more than are asked during a lease
+_KEPT = 256  # requests whose time is remembered: more than are asked during a lease
 
 
-class Questions:
-    """What this router asked; `void` is the last question whose answers give no right any more."""
+class Requests:
+    """What this router asked; `void` is the last request whose answers give no lease any more."""
 
     __slots__ = ("_asked", "_lease", "last", "void")
 
@@ -19,23 +19,23 @@ class Questions:
         self.void = 0
 
     def add(self, now: float) -> int:
-        """Number a new question."""
+        """Number a new request."""
         self.last += 1
         self._asked[self.last] = now
         if len(self._asked) > _KEPT:
             del self._asked[next(iter(self._asked))]
         return self.last
 
-    def asked(self, slot: int, otherwise: float = -math.inf) -> float:
-        """Return when a question was asked."""
-        return self._asked.get(slot, otherwise)
+    def requested_at(self, request: int, otherwise: float = -math.inf) -> float:
+        """Return when a request was asked."""
+        return self._asked.get(request, otherwise)
 
-    def until(self, slot: int) -> tuple[int, float]:
-        """Return a question, and until when an answer to it gives a right."""
-        return slot, self._asked.get(slot, -math.inf) + self._lease
+    def until(self, request: int) -> tuple[int, float]:
+        """Return a request, and until when an answer to it gives a lease."""
+        return request, self._asked.get(request, -math.inf) + self._lease
 
     def revoke(self) -> None:
-        """Have no answer to what was asked so far give a right."""
+        """Have no answer to what was asked so far give a lease."""
         self.void = self.last
 
     def clear(self) -> None:

@@ -11,17 +11,17 @@ class Role(enum.IntEnum):
 
     LISTENING = 1  # just started: it finds out who else is there, and claims nothing
     STANDBY = 2  # another one is active, or may be
-    CLAIMING = 3  # nobody seems to be active: it collects the right to be
-    ACTIVE = 4  # it has the right to send, until the right runs out
-    LEAVING = 5  # it is ending: it still promises, but never sends again
+    CLAIMING = 3  # nobody seems to be active: it collects acknowledgements
+    ACTIVE = 4  # it may send, until its lease runs out
+    LEAVING = 5  # it is ending: it still acknowledges, but never sends again
     GONE = 6  # the last word
 
 
-EAGER: Final = (Role.ACTIVE, Role.CLAIMING)  # those that need promises of others
-SUCCEEDING: Final = (Role.STANDBY, Role.CLAIMING)  # those that a grant makes active
+NEEDS_ACKS: Final = (Role.ACTIVE, Role.CLAIMING)  # those that need acknowledgements of others
+MAY_SUCCEED: Final = (Role.STANDBY, Role.CLAIMING)  # those that a hand-over makes active
 ENDING: Final = (Role.LEAVING, Role.GONE)
 
-MOVES: Final[dict[Role, frozenset[Role]]] = {
+TRANSITIONS: Final[dict[Role, frozenset[Role]]] = {
     Role.LISTENING: frozenset({Role.STANDBY, Role.LEAVING}),
     Role.STANDBY: frozenset({Role.CLAIMING, Role.ACTIVE, Role.LEAVING}),
     Role.CLAIMING: frozenset({Role.STANDBY, Role.ACTIVE, Role.LEAVING}),
@@ -31,12 +31,12 @@ MOVES: Final[dict[Role, frozenset[Role]]] = {
 }
 
 
-def moved(old: Role, new: Role) -> Role:
+def transition(old: Role, new: Role) -> Role:
     """Return `new` where the table allows the move.
 
     Raises:
         ValueError: it does not, which is a fault of ours.
     """
-    if new not in MOVES[old]:
+    if new not in TRANSITIONS[old]:
         raise ValueError(f"a router that is {old.name} cannot become {new.name}")
     return new

@@ -1,7 +1,7 @@
 """The pair protocol: messages, answers and times in, actions out. Pure.
 
-The right to send is never a belief of this router alone. It is an answer to a numbered question: the kernel's
-timer for the question was started before the question was asked, and what the answer permits ends with that
+The lease is never a belief of this router alone. It is an answer to a numbered request: the kernel's
+timer of the request was started before the request was sent, and what the answer permits ends with that
 timer, whenever it is acted upon. docs/decisions/standby.md says why two routers never have it at once.
 """
 
@@ -11,314 +11,316 @@ import math
 from typing import TYPE_CHECKING
 
 from egress_router.standby.protocol import membership
-from egress_router.standby.protocol.lease import right
-from egress_router.standby.protocol.operations import Moves
-from egress_router.standby.protocol.role import EAGER, ENDING, Role
-from egress_router.standby.protocol.state import Situation
+from egress_router.standby.protocol.lease import current_lease
+from egress_router.standby.protocol.operations import Operations
+from egress_router.standby.protocol.role import ENDING, NEEDS_ACKS, Role
+from egress_router.standby.protocol.state import State
 from egress_router.standby.protocol.timing import DEFAULT, Timing
 
 if TYPE_CHECKING:
-    from egress_router.standby.protocol.arbiter import Witness
-    from egress_router.standby.protocol.commands import Action, Answer, Message
-    from egress_router.standby.protocol.peers import Peer, Peers
+    from egress_router.standby.protocol.arbiter import Arbiter
+    from egress_router.standby.protocol.commands import ArbiterAnswer, Command, Message
+    from egress_router.standby.protocol.peers import Peer, PeerTable
 
 
-class Machine:
+class StateMachine:
     """One router's view of its group; every method returns what the shell has to do, in this order.
 
-    The shell reads the clock after it received what it passes in: a promise counts from then on.
+    The shell reads the clock after it received what it passes in: the hold-off counts from then on.
     """
 
-    def __init__(self, me: int, now: float, *, has_witness: bool, timing: Timing = DEFAULT) -> None:
+    def __init__(self, me: int, now: float, *, has_arbiter: bool, timing: Timing = DEFAULT) -> None:
         self.me = me  # the number of this run of this router
-        self.situation = Situation(me, now, timing, has_witness=has_witness)
+        self.state = State(me, now, timing, has_arbiter=has_arbiter)
         self._timing = timing
-        self._moves = Moves(self.situation)
+        self._operations = Operations(self.state)
         self._ticked = now
 
     @property
     def role(self) -> Role:
         """What this router is at the moment."""
-        return self.situation.role
+        return self.state.role
 
     @property
     def since(self) -> float:
         """Since when it is that."""
-        return self.situation.since
+        return self.state.since
 
     @property
-    def peers(self) -> Peers:
+    def peers(self) -> PeerTable:
         """The other routers that it knows of."""
-        return self.situation.peers
+        return self.state.peers
 
     @property
-    def witness(self) -> Witness | None:
-        """What it knows of the witness, where there is one."""
-        return self.situation.witness
+    def arbiter(self) -> Arbiter | None:
+        """What it knows of the arbiter, where there is one."""
+        return self.state.arbiter
 
     # What happens to a router
 
-    def tick(self, now: float) -> list[Action]:
+    def tick(self, now: float) -> list[Command]:
         """Let time pass; to be called every half beat or so."""
-        situation = self._begin(now)
+        state = self._begin(now)
         stood_still = now - self._ticked
-        if stood_still > 2 * self._timing.beat:
-            situation.peers.excuse(stood_still, now)
+        if stood_still > 2 * self._timing.heartbeat:
+            state.peers.discount_silence(stood_still, now)
         self._ticked = now
-        situation.peers.forget(now)
-        if situation.leave_by < math.inf:
+        state.peers.forget(now)
+        if state.leave_by < math.inf:
             self._leave_in_time()
         self._change_role()
         self._step_aside()
-        if situation.witness is not None and situation.role is not Role.GONE:
-            self._consult(situation.witness)
-        self._use_right()
-        self._moves.speak_in_time()
-        return self._moves.flush()
+        if state.arbiter is not None and state.role is not Role.GONE:
+            self._consult(state.arbiter)
+        self._use_lease()
+        self._operations.heartbeat_if_due()
+        return self._operations.take_commands()
 
-    def free(self, now: float) -> list[Action]:
+    def address_free(self, now: float) -> list[Command]:
         """Take in that no station outside the group has one of the addresses (RFC 5227)."""
-        self._begin(now).is_free = True
-        return self._moves.flush()
+        self._begin(now).is_address_free = True
+        return self._operations.take_commands()
 
-    def answered(self, now: float) -> list[Action]:
+    def address_answered(self, now: float) -> list[Command]:
         """Take in that some station answers for one of the addresses: its gate is open, whatever it says."""
         self._begin(now)
-        self._moves.wait_until(now + 3 * self._timing.beat)
-        return self._moves.flush()
+        self._operations.wait_until(now + 3 * self._timing.heartbeat)
+        return self._operations.take_commands()
 
-    def gateway(self, slot: int, now: float) -> list[Action]:
-        """Take in that the gateway answered what was asked with question `slot`."""
-        self._begin(now).gateway.answered(slot, now)
-        self._use_right()
-        return self._moves.flush()
+    def gateway_answered(self, request: int, now: float) -> list[Command]:
+        """Take in that the gateway answered what was asked with `request`."""
+        self._begin(now).gateway.answered(request, now)
+        self._use_lease()
+        return self._operations.take_commands()
 
-    def carrier_lost(self, now: float) -> list[Action]:
+    def link_lost(self, now: float) -> list[Command]:
         """Take in that the interface has no carrier: nothing can be sent, so another one should."""
         self._begin(now).gateway.lost()
         self._step_aside()
-        return self._moves.flush()
+        return self._operations.take_commands()
 
-    def heard(self, message: Message, now: float) -> list[Action]:
+    def message_received(self, message: Message, now: float) -> list[Command]:
         """Take a message of another router in."""
-        situation = self.situation
-        if message.sender == self.me or situation.role is Role.GONE:
+        state = self.state
+        if message.sender == self.me or state.role is Role.GONE:
             return []
         self._begin(now)
-        peer = situation.peers.hear(message, now)
+        peer = state.peers.hear(message, now)
         if peer is None:
-            return self._moves.flush()
-        situation.epoch = max(situation.epoch, message.epoch)
-        if message.sender == situation.promise.to and message.role not in EAGER:
-            situation.promise.follow(message, self.me)
-        if message.promise_to == self.me:
-            peer.promised = max(peer.promised, message.promise_seq)
+            return self._operations.take_commands()
+        state.epoch = max(state.epoch, message.epoch)
+        if message.sender == state.hold_off.to and message.role not in NEEDS_ACKS:
+            state.hold_off.follow(message, self.me)
+        if message.ack_to == self.me:
+            peer.acked = max(peer.acked, message.ack_seq)
         if message.role is Role.GONE:
-            situation.peers.drop(message.sender)
-        elif message.grant_to == self.me:
-            self._moves.accept(message)
+            state.peers.drop(message.sender)
+        elif message.hand_over_to == self.me:
+            self._operations.accept_hand_over(message)
         elif message.role is Role.ACTIVE:
-            self._meet_active(peer)
+            self._handle_active(peer)
         elif message.role is Role.CLAIMING:
-            self._meet_claimer(peer)
-        elif situation.role is Role.LEAVING and message.sender == situation.granted_to:
-            self._moves.grant(peer)  # it spoke before it heard of the grant, or the grant was lost
-        self._use_right()
-        if situation.leave_by < math.inf:
+            self._handle_claimer(peer)
+        elif state.role is Role.LEAVING and message.sender == state.handed_over_to:
+            self._operations.hand_over(peer)  # it spoke before it heard of the hand-over, or that was lost
+        self._use_lease()
+        if state.leave_by < math.inf:
             self._leave_in_time()
-        return self._moves.flush()
+        return self._operations.take_commands()
 
-    def witnessed(self, answer: Answer, now: float) -> list[Action]:
-        """Take an answer of the witness in."""
-        situation = self._begin(now)
-        witness = situation.witness
-        if witness is not None:
-            witness.answer(answer, now)
-            if situation.role is Role.ACTIVE and not witness.is_member:
-                self._moves.stand_down()
-            self._use_right()
-        return self._moves.flush()
+    def arbiter_answered(self, answer: ArbiterAnswer, now: float) -> list[Command]:
+        """Take an answer of the arbiter in."""
+        state = self._begin(now)
+        arbiter = state.arbiter
+        if arbiter is not None:
+            arbiter.answer(answer, now)
+            if state.role is Role.ACTIVE and not arbiter.is_member:
+                self._operations.step_down()
+            self._use_lease()
+        return self._operations.take_commands()
 
-    def leave(self, now: float) -> list[Action]:
-        """End: hand the right over where somebody can take it, and never send again.
+    def leave(self, now: float) -> list[Command]:
+        """End: hand the lease over where somebody can take it, and never send again.
 
-        While the heir makes itself ready this router goes on; so it does while it waits to hear of one.
+        While the successor makes itself ready this router goes on; so it does while it waits to hear of one.
         """
-        situation = self._begin(now)
-        if situation.role in ENDING or situation.leave_by < math.inf:
-            return self._moves.flush()
-        is_awaited = situation.role is Role.ACTIVE and len(situation.peers) > 0
-        situation.leave_by = now + self._timing.yielding if is_awaited else now
+        state = self._begin(now)
+        if state.role in ENDING or state.leave_by < math.inf:
+            return self._operations.take_commands()
+        is_awaited = state.role is Role.ACTIVE and len(state.peers) > 0
+        state.leave_by = now + self._timing.successor_wait if is_awaited else now
         self._leave_in_time()
-        return self._moves.flush()
+        return self._operations.take_commands()
 
-    def has_heir(self, now: float) -> bool:
+    def has_successor(self, now: float) -> bool:
         """Say whether nothing is lost if this router leaves now."""
-        self.situation.now = now
-        return self.role is not Role.ACTIVE or self.situation.heir() is not None
+        self.state.now = now
+        return self.role is not Role.ACTIVE or self.state.successor() is not None
 
-    def fence_failed(self, now: float) -> list[Action]:
+    def fence_failed(self, now: float) -> list[Command]:
         """Take in that the kernel did not do what was asked: nothing that was decided since holds."""
-        situation = self._begin(now)
-        if situation.role is Role.ACTIVE:
-            self._moves.stand_down()
-        situation.questions.clear()
-        if situation.witness is not None:
-            situation.witness.lose_right()
-        self._moves.wait_until(now + self._timing.listen)
-        return self._moves.flush()
+        state = self._begin(now)
+        if state.role is Role.ACTIVE:
+            self._operations.step_down()
+        state.requests.clear()
+        if state.arbiter is not None:
+            state.arbiter.lose_lease()
+        self._operations.wait_until(now + self._timing.listen)
+        return self._operations.take_commands()
 
-    def end(self, now: float) -> list[Action]:
-        """Say the last word; no promise of this router is needed any more, or none can be waited for."""
+    def end(self, now: float) -> list[Command]:
+        """Say the last word: nobody needs an acknowledgement of this router any more, or the time is up."""
         if self._begin(now).role is Role.LEAVING:
-            self._moves.become(Role.GONE)
-            self._moves.speak()
-        return self._moves.flush()
+            self._operations.become(Role.GONE)
+            self._operations.send_heartbeat()
+        return self._operations.take_commands()
 
     def is_ready(self, now: float) -> bool:
         """Say whether the shell shall stay prepared for a take-over."""
-        self.situation.now = now
-        return self.situation.is_ready()
+        self.state.now = now
+        return self.state.is_ready()
 
     def is_needed(self, now: float) -> bool:
-        """Say whether a leaving router should stay a moment longer, because others count on its promises."""
-        self.situation.now = now
-        return self.situation.is_needed()
+        """Say whether a leaving router should stay a moment longer: others count on its acknowledgements."""
+        self.state.now = now
+        return self.state.is_needed()
 
     # Leaving
 
     def _leave_in_time(self) -> None:
-        """Ask the heir to make itself ready, and leave once it is, or the time is up."""
-        situation = self.situation
-        if situation.role in ENDING:
+        """Ask the successor to make itself ready, and leave once it is, or the time is up."""
+        state = self.state
+        if state.role in ENDING:
             return
-        heir = situation.heir() if situation.role is Role.ACTIVE else None
-        is_ready = heir is not None and heir.last.ready and heir.last.sender == situation.asked_heir
-        if situation.role is not Role.ACTIVE or is_ready or situation.now >= situation.leave_by:
-            self._leave(heir)
-        elif heir is not None and heir.last.sender != situation.asked_heir:
-            situation.asked_heir = heir.last.sender
-            self._moves.speak()
+        successor = state.successor() if state.role is Role.ACTIVE else None
+        is_ready = (
+            successor is not None and successor.last.ready and successor.last.sender == state.asked_successor
+        )
+        if state.role is not Role.ACTIVE or is_ready or state.now >= state.leave_by:
+            self._leave(successor)
+        elif successor is not None and successor.last.sender != state.asked_successor:
+            state.asked_successor = successor.last.sender
+            self._operations.send_heartbeat()
 
-    def _leave(self, heir: Peer | None) -> None:
+    def _leave(self, successor: Peer | None) -> None:
         if self.role is Role.ACTIVE:
-            self._moves.close()
-        self._moves.become(Role.LEAVING)
-        if heir is None or not self._moves.grant(heir):
-            self._moves.speak()
+            self._operations.close_gate()
+        self._operations.become(Role.LEAVING)
+        if successor is None or not self._operations.hand_over(successor):
+            self._operations.send_heartbeat()
 
     # Time and roles
 
-    def _begin(self, now: float) -> Situation:
-        situation = self.situation
-        situation.now = now
-        if now >= situation.deadline and situation.role is Role.ACTIVE:
-            self._moves.stand_down()
-        return situation
+    def _begin(self, now: float) -> State:
+        state = self.state
+        state.now = now
+        if now >= state.deadline and state.role is Role.ACTIVE:
+            self._operations.step_down()
+        return state
 
     def _change_role(self) -> None:
-        situation = self.situation
-        role = situation.role
-        if role is Role.LISTENING and situation.is_free and situation.now >= situation.listen_until:
-            self._moves.become(Role.STANDBY)
+        state = self.state
+        role = state.role
+        if role is Role.LISTENING and state.is_address_free and state.now >= state.listen_until:
+            self._operations.become(Role.STANDBY)
             role = Role.STANDBY
         if role is Role.STANDBY:
-            if situation.may_claim():
-                self._moves.become(Role.CLAIMING)
-                if situation.witness is not None:
-                    situation.witness.fresh = False
+            if state.may_claim():
+                self._operations.become(Role.CLAIMING)
+                if state.arbiter is not None:
+                    state.arbiter.fresh = False
         elif role is Role.CLAIMING:
-            if not situation.may_claim():
-                self._moves.step_back()
-            elif situation.now - situation.since > self._timing.attempt and not situation.has_won():
-                # Let another one try; whoever hears nobody, or cannot reach the witness, would block it.
-                self._moves.step_back()
-                situation.failed_until = situation.now + 3 * self._timing.attempt
-                situation.not_before = situation.now + 2 * self._timing.promise
+            if not state.may_claim():
+                self._operations.withdraw_claim()
+            elif state.now - state.since > self._timing.attempt and not state.has_won():
+                # Let another one try; whoever hears nobody, or cannot reach the arbiter, would block it.
+                self._operations.withdraw_claim()
+                state.failed_until = state.now + 3 * self._timing.attempt
+                state.not_before = state.now + 2 * self._timing.hold_off
 
-    # The right to send
+    # The lease
 
-    def _use_right(self) -> None:
-        """Open the gate, or keep it open, where there is a right to."""
-        situation = self.situation
-        if situation.role is Role.ACTIVE:
-            slot, until = right(situation)
-            if until > situation.deadline:
-                self._moves.approve(slot, until)
-        elif situation.role is Role.CLAIMING:
-            slot, until = right(situation)
-            if until > situation.now >= situation.may_open:
-                self._moves.open(slot, until)
+    def _use_lease(self) -> None:
+        """Open the gate, or keep it open, where there is a lease."""
+        state = self.state
+        if state.role is Role.ACTIVE:
+            request, until = current_lease(state)
+            if until > state.deadline:
+                self._operations.extend_lease(request, until)
+        elif state.role is Role.CLAIMING:
+            request, until = current_lease(state)
+            if until > state.now >= state.may_open:
+                self._operations.take_over(request, until)
 
-    # Promises and grants
+    # Acknowledgements and hand-overs
 
-    def _meet_active(self, peer: Peer) -> None:
-        situation, last = self.situation, peer.last
-        if situation.witness is not None and last.term > situation.witness.term:
-            situation.witness.fresh = False
-        if situation.role is Role.ACTIVE:
-            if (last.term, last.epoch, last.sender) < (situation.term, situation.epoch, self.me):
-                self._moves.speak()  # it stands down when it hears this
+    def _handle_active(self, peer: Peer) -> None:
+        state, last = self.state, peer.last
+        if state.arbiter is not None and last.term > state.arbiter.term:
+            state.arbiter.fresh = False
+        if state.role is Role.ACTIVE:
+            if (last.term, last.epoch, last.sender) < (state.term, state.epoch, self.me):
+                self._operations.send_heartbeat()  # it stands down when it hears this
                 return
-            self._moves.stand_down()
-        elif situation.role is Role.CLAIMING and not situation.has_won():
-            self._moves.step_back()
-        if not (situation.role is Role.CLAIMING and situation.has_won()):
-            if last.heir == self.me and situation.role is Role.STANDBY:
-                self._moves.prepare()
-            self._moves.promise(peer)
+            self._operations.step_down()
+        elif state.role is Role.CLAIMING and not state.has_won():
+            self._operations.withdraw_claim()
+        if not (state.role is Role.CLAIMING and state.has_won()):
+            if last.successor == self.me and state.role is Role.STANDBY:
+                self._operations.prepare()
+            self._operations.acknowledge(peer)
 
-    def _meet_claimer(self, peer: Peer) -> None:
-        situation = self.situation
-        if situation.role is Role.ACTIVE or not situation.counts(peer.last.sender):
+    def _handle_claimer(self, peer: Peer) -> None:
+        state = self.state
+        if state.role is Role.ACTIVE or not state.counts(peer.last.sender):
             return
-        if situation.role is Role.CLAIMING:
-            is_less = (peer.last.able, peer.last.sender) < (situation.is_able(), self.me)
-            if is_less or situation.has_won():
+        if state.role is Role.CLAIMING:
+            is_less = (peer.last.able, peer.last.sender) < (state.is_able(), self.me)
+            if is_less or state.has_won():
                 return
-            self._moves.step_back()
-        self._moves.promise(peer)
+            self._operations.withdraw_claim()
+        self._operations.acknowledge(peer)
 
     def _step_aside(self) -> None:
         """Hand over to one that can do the job, where this router cannot."""
-        situation = self.situation
-        if situation.role is not Role.ACTIVE or situation.gateway.is_heard(situation.now):
+        state = self.state
+        if state.role is not Role.ACTIVE or state.gateway.is_heard(state.now):
             return
-        heir = situation.heir()
-        if heir is not None and heir.last.able:
-            self._moves.stand_down()
-            self._moves.grant(heir)
+        successor = state.successor()
+        if successor is not None and successor.last.able:
+            self._operations.step_down()
+            self._operations.hand_over(successor)
 
-    # The witness
+    # The arbiter
 
-    def _consult(self, witness: Witness) -> None:
-        situation = self.situation
-        if not witness.may_ask(situation.now):
+    def _consult(self, arbiter: Arbiter) -> None:
+        state = self.state
+        if not arbiter.may_ask(state.now):
             return
-        is_due = situation.now - witness.checked >= self._timing.poll
-        if not witness.fresh:
-            if is_due or membership.is_urgent(situation, witness):
-                self._moves.read(witness)
+        is_due = state.now - arbiter.checked >= self._timing.poll
+        if not arbiter.fresh:
+            if is_due or membership.is_urgent(state, arbiter):
+                self._operations.read(arbiter)
             return
-        if witness.is_alone and situation.role is Role.ACTIVE and self._share(witness):
+        if arbiter.is_alone and state.role is Role.ACTIVE and self._share_lease(arbiter):
             return
-        wanted = membership.wanted(situation, witness)
+        wanted = membership.wanted(state, arbiter)
         if wanted is not None:
-            self._moves.write(witness, wanted)
-        elif is_due and not witness.is_member:
-            self._moves.read(witness)
+            self._operations.write(arbiter, wanted)
+        elif is_due and not arbiter.is_member:
+            self._operations.read(arbiter)
 
-    def _share(self, witness: Witness) -> bool:
-        """Give the right of the only member up where it is of no use, or share it with one that stands by."""
-        situation = self.situation
-        if not situation.gateway.is_heard(situation.now):
-            self._moves.stand_down()
-            self._moves.write(witness, frozenset())
+    def _share_lease(self, arbiter: Arbiter) -> bool:
+        """Give the lease of the only member up where it is of no use, or share it with one that stands by."""
+        state = self.state
+        if not state.gateway.is_heard(state.now):
+            self._operations.step_down()
+            self._operations.write(arbiter, frozenset())
             return True
-        partner = membership.new_partner(situation)
+        partner = membership.new_partner(state)
         if partner is None:
             return False
-        # Without the right of the only member, the one by promises has to hold already.
-        self._moves.approve(*situation.questions.until(partner.promised))
-        self._moves.write(witness, frozenset({self.me, partner.last.sender}))
+        # Without the lease of the only member, the one by acknowledgements has to hold already.
+        self._operations.extend_lease(*state.requests.until(partner.acked))
+        self._operations.write(arbiter, frozenset({self.me, partner.last.sender}))
         return True

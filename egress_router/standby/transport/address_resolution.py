@@ -1,4 +1,4 @@
-"""Questions to the wire and who answered them: ARP for IPv4, neighbour discovery for IPv6. Pure."""
+"""Requests to the wire and who answered them: ARP for IPv4, neighbour discovery for IPv6. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REQUEST_HEAD = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
 _TARGET_LINK_LAYER = b"\x02\x01"
 
 
-def question(target: IPAddress, mac: bytes, source: IPAddress | None) -> bytes:
+def solicitation(target: IPAddress, mac: bytes, source: IPAddress | None) -> bytes:
     """Return the frame that asks who has `target`; with a source, as its owner would ask (RFC 826).
 
     For IPv6 it is asked as duplicate address detection does: the answer goes to all nodes, whoever asks.

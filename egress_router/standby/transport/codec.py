@@ -37,7 +37,7 @@ class Contact(NamedTuple):
     port: int
 
 
-class Heard(NamedTuple):
+class Decoded(NamedTuple):
     """A message and its sender's contact."""
 
     message: Message
@@ -63,12 +63,12 @@ def encode(group: bytes, message: Message, contact: Contact) -> bytes:
         message.seq,
         message.epoch,
         message.term,
-        message.promise_to,
-        message.promise_seq,
-        message.grant_to,
-        message.grant_seq,
-        message.leans_on,
-        message.heir,
+        message.ack_to,
+        message.ack_seq,
+        message.hand_over_to,
+        message.hand_over_seq,
+        message.depends_on,
+        message.successor,
         contact.key,
         contact.mac,
         contact.port,
@@ -77,7 +77,7 @@ def encode(group: bytes, message: Message, contact: Contact) -> bytes:
     )
 
 
-def decode(group: bytes, data: bytes) -> Heard | None:
+def decode(group: bytes, data: bytes) -> Decoded | None:
     """Return what the bytes say; None where they are none of this group's."""
     if len(data) < _FIXED.size:
         return None
@@ -85,7 +85,7 @@ def decode(group: bytes, data: bytes) -> Heard | None:
     numbers, (key, mac, port, length, address) = rest[:10], rest[10:]
     if magic != _MAGIC or theirs != group or role not in set(Role) or length not in {0, 4, 16}:
         return None
-    sender, seq, epoch, term, promise_to, promise_seq, grant_to, grant_seq, leans_on, heir = numbers
+    sender, seq, epoch, term, ack_to, ack_seq, hand_over_to, hand_over_seq, depends_on, successor = numbers
     if not sender or not seq:
         return None
     message = Message(
@@ -95,16 +95,16 @@ def decode(group: bytes, data: bytes) -> Heard | None:
         bool(flags & _ABLE),
         epoch,
         term,
-        promise_to,
-        promise_seq,
-        grant_to,
-        grant_seq,
-        leans_on,
-        heir,
+        ack_to,
+        ack_seq,
+        hand_over_to,
+        hand_over_seq,
+        depends_on,
+        successor,
         bool(flags & _READY),
     )
     where: IPv4Address | IPv6Address | None = ip_address(address[:length]) if length else None
-    return Heard(message, Contact(key, mac, where, port))
+    return Decoded(message, Contact(key, mac, where, port))
 
 
 def seal(data: bytes, mine: bytes, theirs: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.standby.protocol.role import Role
-from egress_router.standby.status import PeerSeen
+from egress_router.standby.status import PeerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ _MOST = 8  # a group has two, three while it is rolled out; more can only be hos
 _HEARD_LATELY = 1.0  # seconds
 
 
-class Acquaintances:
+class ContactTable:
     """Contacts of other routers, by their number, and who of them holds the addresses."""
 
     def __init__(self, now: float) -> None:
@@ -34,15 +34,15 @@ class Acquaintances:
             del self._contacts[next(iter(self._contacts))]
         self._contacts[number] = contact
 
-    def hear(self, message: Message, way: str, now: float) -> None:
+    def hear(self, message: Message, channel: str, now: float) -> None:
         """Note by which way a message came."""
-        self._heard_by.setdefault(message.sender, {})[way] = now
+        self._heard_by.setdefault(message.sender, {})[channel] = now
         if message.role is Role.ACTIVE:
             self.active_heard = now
         if message.role is Role.GONE:
             self._heard_by.pop(message.sender, None)
 
-    def held_by(self, mac: bytes, now: float) -> None:
+    def note_holder(self, mac: bytes, now: float) -> None:
         """Note who holds the addresses."""
         self._holder = (mac, now)
 
@@ -68,12 +68,12 @@ class Acquaintances:
         """Say whether a hardware address is that of another router."""
         return any(contact.mac == mac for contact in self._contacts.values())
 
-    def seen(self, peers: Iterable[Peer], now: float) -> Iterator[PeerSeen]:
+    def seen(self, peers: Iterable[Peer], now: float) -> Iterator[PeerStatus]:
         """Yield for people which of these routers are heard, and by which ways."""
         for peer in peers:
             contact = self._contacts.get(peer.last.sender)
             ways = self._heard_by.get(peer.last.sender, {})
-            lately = tuple(sorted(way for way, at in ways.items() if now - at < _HEARD_LATELY))
+            lately = tuple(sorted(channel for channel, at in ways.items() if now - at < _HEARD_LATELY))
             if contact is not None and lately:
                 address = None if contact.address is None else str(contact.address)
-                yield PeerSeen(contact.mac.hex(":"), address, peer.last.role, lately)
+                yield PeerStatus(contact.mac.hex(":"), address, peer.last.role, lately)

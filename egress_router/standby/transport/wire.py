@@ -1,4 +1,4 @@
-"""The wire: frames of the group, questions to gateway and owners, announcements. A thin shell."""
+"""The wire: frames of the group, requests to gateway and owners, announcements. A thin shell."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Wire:
 
     def ask(self, target: IPAddress, mac: bytes, source: IPAddress | None) -> None:
         """Ask who has an address."""
-        self._put(frames.question(target, mac, source))
+        self._put(frames.solicitation(target, mac, source))
 
     def announce(self, addresses: Sequence[IPAddress], mac: bytes) -> None:
         """Tell every station that the addresses are here."""

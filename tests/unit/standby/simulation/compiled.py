@@ -20,7 +20,7 @@ _TARGET = _ROOT / "build" / "simulation"
 _COMPARED = range(100)
 _COMPILED: Final = (
     "egress_router/standby/protocol/*.py",
-    *(f"tests/unit/standby/simulation/{name}.py" for name in ("router", "witness", "world")),
+    *(f"tests/unit/standby/simulation/{name}.py" for name in ("router", "arbiter", "world")),
 )
 
 

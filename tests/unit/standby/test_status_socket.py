@@ -13,28 +13,28 @@ from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.service.standby_monitor import HAND_OVER, StandbyMonitor, ask
 from egress_router.standby.protocol.role import Role
-from egress_router.standby.status import PeerSeen, Standing
-from egress_router.standby.status_socket import Door
+from egress_router.standby.status import PeerStatus, Status
+from egress_router.standby.status_socket import StatusSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PEER = PeerSeen("02:00:00:00:00:02", "10.128.0.3", Role.ACTIVE, ("wire",))
-STANDING = Standing(
+PEER = PeerStatus("02:00:00:00:00:02", "10.128.0.3", Role.ACTIVE, ("wire",))
+STANDING = Status(
     Role.STANDBY, ("192.168.12.99",), "02:00:00:00:00:99", (PEER,), take_overs=2, losses=1, took=0.6
 )
 
 
 @contextmanager
-def answering(standing: Standing) -> Iterator[tuple[str, list[bool]]]:
+def answering(standing: Status) -> Iterator[tuple[str, list[bool]]]:
     name = f"\0egress-router-test-{os.getpid()}-{threading.get_ident()}"
     asked: list[bool] = []
     ended = threading.Event()
-    with Door(name) as door:
+    with StatusSocket(name) as listening:
 
         def serve() -> None:
             while not ended.is_set():
-                if door.answer(standing.as_json):
+                if listening.answer(standing.as_json):
                     asked.append(True)
                 ended.wait(0.002)
 
@@ -49,8 +49,8 @@ def answering(standing: Standing) -> Iterator[tuple[str, list[bool]]]:
 
 def test_a_pod_that_stands_by_says_who_is_active() -> None:
     monitor = StandbyMonitor()
-    with answering(STANDING) as (door, _):
-        monitor.take(ask(door=door), 0.0)
+    with answering(STANDING) as (status_socket, _):
+        monitor.take(ask(name=status_socket), 0.0)
     assert monitor.problems() == ("standing by; 192.168.12.99 is held by 02:00:00:00:00:99",)
     status = monitor.status()
     assert isinstance(status, dict)
@@ -59,15 +59,15 @@ def test_a_pod_that_stands_by_says_who_is_active() -> None:
 
 def test_a_pod_without_a_group_has_no_such_problem() -> None:
     monitor = StandbyMonitor()
-    monitor.take(ask(door="\0egress-router-nobody"), 0.0)
+    monitor.take(ask(name="\0egress-router-nobody"), 0.0)
     assert monitor.problems() == ()
     assert monitor.status() is None
 
 
 def test_a_process_that_answers_no_more_is_a_problem_after_a_while() -> None:
     monitor = StandbyMonitor()
-    with answering(Standing(Role.ACTIVE)) as (door, _):
-        monitor.take(ask(door=door), 0.0)
+    with answering(Status(Role.ACTIVE)) as (status_socket, _):
+        monitor.take(ask(name=status_socket), 0.0)
     monitor.take(None, 1.0)
     assert monitor.problems() == ()
     monitor.take(None, 2.5)
@@ -75,26 +75,26 @@ def test_a_process_that_answers_no_more_is_a_problem_after_a_while() -> None:
 
 
 def test_a_proxy_that_ends_asks_for_a_hand_over() -> None:
-    with answering(Standing(Role.ACTIVE)) as (door, asked):
+    with answering(Status(Role.ACTIVE)) as (status_socket, asked):
         for _ in range(50):
-            ask(HAND_OVER, door)
+            ask(HAND_OVER, status_socket)
             if asked:
                 break
-        ask(door=door)
+        ask(name=status_socket)
         assert asked
 
 
 def test_one_pod_has_one_router() -> None:
-    with answering(STANDING) as (door, _), pytest.raises(RefusedError, match="another setup"):
-        Door(door)
+    with answering(STANDING) as (status_socket, _), pytest.raises(RefusedError, match="another setup"):
+        StatusSocket(status_socket)
 
 
 def test_metrics() -> None:
     registry, monitor = Registry(), StandbyMonitor()
     monitor.describe(registry)
     assert "standby_active" not in str(registry.snapshot())
-    with answering(STANDING) as (door, _):
-        monitor.take(ask(door=door), 0.0)
+    with answering(STANDING) as (status_socket, _):
+        monitor.take(ask(name=status_socket), 0.0)
     text = str(registry.snapshot())
     for name in ("standby_active", "standby_peers", "standby_take_overs_total", "standby_take_over_seconds"):
         assert name in text
