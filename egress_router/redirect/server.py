@@ -32,7 +32,7 @@ from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
 from egress_router.setup import nat_rules
 from egress_router.standby.agent import DRAIN_SECONDS
-from egress_router.standby.assembly import assemble
+from egress_router.standby.server import assemble
 from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:

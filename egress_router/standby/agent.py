@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import queue
-import secrets
 import select
 import socket
 import threading
@@ -18,23 +17,12 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.clock import SYSTEM, Clock
 from egress_router.errors import RefusedError
-from egress_router.kernel.fence import FenceError
-from egress_router.kernel.link_address import HardwareAddressInUseError, set_mac
+from egress_router.kernel.link_address import set_mac
 from egress_router.service.tasks import in_daemon_thread
 from egress_router.standby.conflict_detection import ConflictDetection
 from egress_router.standby.effects import Effects
+from egress_router.standby.executor import Executor
 from egress_router.standby.link_monitor import LinkMonitor
-from egress_router.standby.protocol.commands import (
-    AskArbiter,
-    CloseGate,
-    ExtendLease,
-    PrepareTakeOver,
-    ProbeAddresses,
-    ProbeGateway,
-    SendMessage,
-    StartTimer,
-    TakeOver,
-)
 from egress_router.standby.protocol.role import Role
 from egress_router.standby.protocol.state_machine import StateMachine
 from egress_router.standby.protocol.steady_clock import SteadyClock
@@ -46,12 +34,12 @@ from egress_router.standby.transport.receiver import Received, Receiver
 from egress_router.standby.transport.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from egress_router.grammar.address import IPAddress
     from egress_router.kernel.fence import Fence
-    from egress_router.standby.config import RouterConfig
-    from egress_router.standby.protocol.commands import ArbiterAnswer, Command
+    from egress_router.standby.network import RouterConfig
+    from egress_router.standby.protocol.commands import ArbiterAnswer, AskArbiter, Command
     from egress_router.standby.status import Status
 
 DRAIN_SECONDS = 5.0  # how long a router that has handed over stays for its successor's sake, at most
@@ -87,7 +75,6 @@ class Agent:
         self._status = StatusPublisher(config.sources, changed, clock)
         self._clock = clock
         self._machine = StateMachine(self.number, now, has_arbiter=ask is not None)
-        self._key = secrets.token_bytes(16)
         self._contacts = ContactTable(now)
         self._calls: queue.SimpleQueue[Callable[[float], list[Command]]] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -164,7 +151,15 @@ class Agent:
             LinkMonitor(config.interface) as self._link,
         ):
             self._effects = Effects(config, self._fence, self._wire, self._pod, self._contacts, self._clock)
-            self._receiver = Receiver(config, self.number, self._key, self._wire, self._pod, self._contacts)
+            self._executor = Executor(
+                self._machine,
+                self._effects,
+                self._contacts,
+                self._status,
+                self._ask,
+                self._clock,
+            )
+            self._receiver = Receiver(config, self.number, self._wire, self._pod, self._contacts)
             self._loop()
 
     def _loop(self) -> None:
@@ -189,21 +184,21 @@ class Agent:
 
     def _tick(self, now: float) -> None:
         if self._conflicts.is_over(now):
-            self._do(self._machine.address_free(now))
+            self._executor.execute(self._machine.address_free(now))
         elif self._conflicts.is_due(now):
             self._effects.probe_addresses()
         self._hand_over()
-        self._do(self._machine.tick(self._clock.monotonic()))
+        self._executor.execute(self._machine.tick(self._clock.monotonic()))
         self._effects.announce_in_time(now)
         machine = self._machine
         is_over = self._drain_until is not None and now >= self._drain_until
         if machine.role is Role.LEAVING and (is_over or not machine.is_needed(now)):
-            self._do(machine.end(now))
-        self._status.publish(machine, self._contacts, self._conflicts.rival(now))
+            self._executor.execute(machine.end(now))
+        self._status.publish(machine, self._contacts, self._conflicts.conflict(now))
 
     def _check_link(self) -> None:
         if self._link.is_lost():
-            self._do(self._machine.link_lost(self._clock.monotonic()))
+            self._executor.execute(self._machine.link_lost(self._clock.monotonic()))
             _log.warning("the interface has no carrier", interface=self.config.interface)
 
     # What comes in
@@ -215,14 +210,14 @@ class Agent:
             return
         while not self._calls.empty():
             work = self._calls.get()
-            self._do(work(self._clock.monotonic()))
+            self._executor.execute(work(self._clock.monotonic()))
 
     def _hand_over(self) -> None:
         """Leave because another process of the pod ends; where nobody takes over, go on until our own end."""
         now = self._clock.monotonic()
         if now < self._hand_over_until and self._machine.has_successor(now):
             self._drain_until = now + DRAIN_SECONDS
-            self._do(self._machine.leave(now))
+            self._executor.execute(self._machine.leave(now))
 
     def _receive(self) -> None:
         for event in self._receiver.read():
@@ -230,7 +225,7 @@ class Agent:
             now = self._clock.monotonic()
             if isinstance(event, Received):
                 self._contacts.hear(event.message, event.channel, now)
-                self._do(self._machine.message_received(event.message, now))
+                self._executor.execute(self._machine.message_received(event.message, now))
             elif event.address in self.config.gateways:
                 self._gateway_answered(event.address, event.mac, now)
             else:
@@ -240,7 +235,7 @@ class Agent:
         request = None if mac == self._effects.mac else self._effects.matching_request(now)
         if request is not None:
             self._effects.remember_gateway(gateway, mac)
-            self._do(self._machine.gateway_answered(request, now))
+            self._executor.execute(self._machine.gateway_answered(request, now))
 
     def _owner_answered(self, source: IPAddress, mac: bytes, now: float) -> None:
         if mac != self.config.shared_mac and not self._contacts.has_mac(mac):
@@ -248,7 +243,7 @@ class Agent:
         elif self._machine.role is not Role.ACTIVE:
             self._contacts.note_holder(mac, now)
             self._contacts.active_heard = now
-            self._do(self._machine.address_answered(now))
+            self._executor.execute(self._machine.address_answered(now))
 
     def _handle_conflict(self, source: IPAddress, owner: bytes, now: float) -> None:
         if self._machine.role is Role.ACTIVE:
@@ -256,66 +251,14 @@ class Agent:
                 _log.warning("another station claims our address", address=source, owner=owner.hex(":"))
                 self._effects.announce()  # RFC 5227 2.4 (c)
             return
-        if self._conflicts.meet(owner.hex(":"), now):
+        if self._conflicts.owner_found(owner.hex(":"), now):
             _log.warning(
                 "address is in use; waiting for its owner to go", address=source, owner=owner.hex(":")
             )
-        self._do(self._machine.address_answered(now))
+        self._executor.execute(self._machine.address_answered(now))
         if self._conflicts.is_timed_out(now) and self._machine.role is Role.LISTENING:
             raise RefusedError(
                 f"{source} is in use by the station {owner.hex(':')} on {self.config.interface}"
                 f" (waited {self.config.claim_timeout:g} s)",
                 "stop its owner, or give this router another EGRESS_SOURCE",
             )
-
-    # What the state machine says
-
-    def _do(self, commands: Sequence[Command]) -> None:
-        try:
-            for command in commands:
-                self._act(command)
-            now = self._clock.monotonic()
-            if self._machine.role is not Role.ACTIVE and not self._machine.is_ready(now):
-                self._effects.restore_mac(now)
-        except FenceError as error:
-            _log.error("the fence is gone; putting it up again", error=error.strerror)
-            self._fence.restore()
-            self._recover()
-        except HardwareAddressInUseError:
-            _log.warning("another pod on this node has the hardware address; two of a group need two nodes")
-            self._fence.close()
-            self._recover()
-
-    def _recover(self) -> None:
-        for command in self._machine.fence_failed(self._clock.monotonic()):
-            if isinstance(command, CloseGate):
-                self._close()
-
-    def _act(self, command: Command) -> None:
-        if isinstance(command, StartTimer):
-            self._fence.arm(command.request, command.seconds)
-        elif isinstance(command, SendMessage):
-            self._effects.send(command.message, self._key)
-        elif isinstance(command, ExtendLease):
-            self._fence.approve(command.request)
-        elif isinstance(command, ProbeGateway):
-            self._effects.probe(command.request, is_active=self._machine.role is Role.ACTIVE)
-        elif isinstance(command, ProbeAddresses):
-            self._effects.probe_addresses()
-        elif isinstance(command, TakeOver):
-            self._open(command.request)
-        elif isinstance(command, CloseGate):
-            self._close()
-        elif isinstance(command, PrepareTakeOver):
-            self._effects.prepare()
-        elif self._ask is not None:
-            self._ask(command)
-
-    def _open(self, request: int) -> None:
-        self._effects.open(request)
-        self._status.took_over(self._clock.monotonic() - self._contacts.active_heard)
-
-    def _close(self) -> None:
-        self._effects.close()
-        if self._machine.role is not Role.LEAVING:
-            self._status.stepped_down()

@@ -32,14 +32,14 @@ class ConflictDetection:
         self._is_over = True
         return True
 
-    def meet(self, owner: str, now: float) -> bool:
+    def owner_found(self, owner: str, now: float) -> bool:
         """Note an owner; start again after a while. Whether it is a new one."""
         is_new = self._conflict is None or self._conflict[0] != owner
         self._conflict = (owner, now)
         self._sent, self._next = 0, now + _PROBE_AGAIN
         return is_new
 
-    def rival(self, now: float) -> str | None:
+    def conflict(self, now: float) -> str | None:
         """Return the owner that was met lately."""
         return (
             self._conflict[0]

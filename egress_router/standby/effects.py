@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from egress_router.clock import Clock
     from egress_router.grammar.address import IPAddress
     from egress_router.kernel.fence import Fence
-    from egress_router.standby.config import RouterConfig
+    from egress_router.standby.network import RouterConfig
     from egress_router.standby.protocol.commands import Message
     from egress_router.standby.transport.contacts import ContactTable
     from egress_router.standby.transport.pod_network import PodNetwork
@@ -56,6 +56,18 @@ class Effects:
 
     # The gate
 
+    def start_timer(self, request: int, seconds: float) -> None:
+        """Start the kernel's timer of a request."""
+        self._fence.arm(request, seconds)
+
+    def extend_lease(self, request: int) -> None:
+        """Keep the gate open for as long as the timer of a request runs."""
+        self._fence.approve(request)
+
+    def restore_fence(self) -> None:
+        """Put the fence up again, closed."""
+        self._fence.restore()
+
     def prepare(self) -> None:
         """Do what takes time before the gate opens, so that only the opening is left."""
         # Another pod on this node may have it still: then opening tries again.
@@ -64,7 +76,7 @@ class Effects:
             self._set_gateway_neighbours()
             self._is_prepared = True
 
-    def open(self, request: int) -> None:
+    def open_gate(self, request: int) -> None:
         """Take the hardware address, open the gate, and announce."""
         self._use_mac(self._config.shared_mac or self._config.own_mac)
         self._fence.approve(request)
@@ -74,7 +86,7 @@ class Effects:
         now = self._clock.monotonic()
         self._announcements = [now + each for each in _ANNOUNCE_AGAIN]
 
-    def close(self) -> None:
+    def close_gate(self) -> None:
         """Close the gate."""
         self._fence.close()
         self._closed = self._clock.monotonic()
@@ -127,10 +139,12 @@ class Effects:
 
     # Messages and requests
 
-    def send(self, message: Message, key: bytes) -> None:
+    def send(self, message: Message) -> None:
         """Send a message on all channels."""
         config = self._config
-        data = codec.encode(self._group, message, Contact(key, self.mac, config.pod_address, config.port))
+        key = self._contacts.own_key
+        contact = Contact(key, self.mac, config.pod_address, config.port)
+        data = codec.encode(self._group, message, contact)
         self._wire.send(data)
         for contact in self._contacts.all():
             if contact.address is not None:

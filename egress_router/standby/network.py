@@ -17,7 +17,6 @@ from egress_router.kernel.nat.plan import REPLY_MARK
 from egress_router.kernel.neighbour import mac_bytes
 from egress_router.net import rtnetlink
 from egress_router.settings.hardware import MacChoice, derived_mac
-from egress_router.standby.config import RouterConfig
 from egress_router.standby.kubernetes.objects import number_text
 
 if TYPE_CHECKING:
@@ -30,6 +29,22 @@ if TYPE_CHECKING:
     from egress_router.settings.standby import StandbySettings
 
 _log = log.get("standby")
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """Its interface, what the group shares, and its own pod."""
+
+    interface: str
+    index: int
+    sources: tuple[IPAddress, ...]
+    gateways: tuple[IPAddress, ...]
+    shared_mac: bytes | None  # None: every router keeps its own
+    own_mac: bytes
+    pod_address: IPAddress | None
+    port: int
+    mark: int
+    claim_timeout: float
 
 
 @dataclass(frozen=True, slots=True)

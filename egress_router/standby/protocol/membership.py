@@ -9,18 +9,52 @@ from egress_router.standby.protocol.role import Role
 if TYPE_CHECKING:
     from egress_router.standby.protocol.arbiter import Arbiter
     from egress_router.standby.protocol.commands import Members
+    from egress_router.standby.protocol.operations import Operations
     from egress_router.standby.protocol.peers import Peer
     from egress_router.standby.protocol.state import State
 
 
-def is_urgent(state: State, arbiter: Arbiter) -> bool:
+def consult(state: State, arbiter: Arbiter, operations: Operations) -> None:
+    """Read or write the members, where it is time to."""
+    if not arbiter.may_ask(state.now):
+        return
+    is_due = state.now - arbiter.checked >= state.timing.poll
+    if not arbiter.fresh:
+        if is_due or _is_urgent(state, arbiter):
+            operations.read(arbiter)
+        return
+    if arbiter.is_alone and state.role is Role.ACTIVE and _share_lease(state, arbiter, operations):
+        return
+    wanted = _wanted(state, arbiter)
+    if wanted is not None:
+        operations.write(arbiter, wanted)
+    elif is_due and not arbiter.is_member:
+        operations.read(arbiter)
+
+
+def _share_lease(state: State, arbiter: Arbiter, operations: Operations) -> bool:
+    """Give the lease of the only member up where it is of no use, or share it with one that stands by."""
+    if not state.gateway.is_heard(state.now):
+        operations.step_down()
+        operations.write(arbiter, frozenset())
+        return True
+    partner = _new_partner(state)
+    if partner is None:
+        return False
+    # Without the lease of the only member, the one by acknowledgements has to hold already.
+    operations.extend_lease(*state.requests.until(partner.acked))
+    operations.write(arbiter, frozenset({state.me, partner.last.sender}))
+    return True
+
+
+def _is_urgent(state: State, arbiter: Arbiter) -> bool:
     """Say whether the lease depends on the arbiter now."""
     if state.role is Role.ACTIVE:
         return not state.peers.is_live(arbiter.partner, state.now)
     return state.role is Role.CLAIMING or state.role is Role.LEAVING
 
 
-def new_partner(state: State) -> Peer | None:
+def _new_partner(state: State) -> Peer | None:
     """Return a standby one whose acknowledgement is so young that this router, so far alone, can use it."""
     for peer in state.peers.live(state.now):
         _, until = state.requests.until(peer.acked)
@@ -29,7 +63,7 @@ def new_partner(state: State) -> Peer | None:
     return None
 
 
-def wanted(state: State, arbiter: Arbiter) -> Members | None:
+def _wanted(state: State, arbiter: Arbiter) -> Members | None:
     """Return what the arbiter should hold now; None where it need not be written."""
     if state.role is Role.ACTIVE:
         return _wanted_active(state, arbiter)

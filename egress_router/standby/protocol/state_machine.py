@@ -71,7 +71,7 @@ class StateMachine:
         self._change_role()
         self._step_aside()
         if state.arbiter is not None and state.role is not Role.GONE:
-            self._consult(state.arbiter)
+            membership.consult(state, state.arbiter, self._operations)
         self._use_lease()
         self._operations.heartbeat_if_due()
         return self._operations.take_commands()
@@ -290,37 +290,3 @@ class StateMachine:
         if successor is not None and successor.last.able:
             self._operations.step_down()
             self._operations.hand_over(successor)
-
-    # The arbiter
-
-    def _consult(self, arbiter: Arbiter) -> None:
-        state = self.state
-        if not arbiter.may_ask(state.now):
-            return
-        is_due = state.now - arbiter.checked >= self._timing.poll
-        if not arbiter.fresh:
-            if is_due or membership.is_urgent(state, arbiter):
-                self._operations.read(arbiter)
-            return
-        if arbiter.is_alone and state.role is Role.ACTIVE and self._share_lease(arbiter):
-            return
-        wanted = membership.wanted(state, arbiter)
-        if wanted is not None:
-            self._operations.write(arbiter, wanted)
-        elif is_due and not arbiter.is_member:
-            self._operations.read(arbiter)
-
-    def _share_lease(self, arbiter: Arbiter) -> bool:
-        """Give the lease of the only member up where it is of no use, or share it with one that stands by."""
-        state = self.state
-        if not state.gateway.is_heard(state.now):
-            self._operations.step_down()
-            self._operations.write(arbiter, frozenset())
-            return True
-        partner = membership.new_partner(state)
-        if partner is None:
-            return False
-        # Without the lease of the only member, the one by acknowledgements has to hold already.
-        self._operations.extend_lease(*state.requests.until(partner.acked))
-        self._operations.write(arbiter, frozenset({self.me, partner.last.sender}))
-        return True

@@ -1,7 +1,8 @@
-"""How the other routers are reached, and by which ways they are heard.."""
+"""How the other routers are reached, and by which channels they are heard."""
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from egress_router.standby.protocol.role import Role
@@ -23,6 +24,7 @@ class ContactTable:
     """Contacts of other routers, by their number, and who of them holds the addresses."""
 
     def __init__(self, now: float) -> None:
+        self.own_key = secrets.token_bytes(16)  # of this run, for datagrams; others learn it on the wire
         self._contacts: dict[int, Contact] = {}
         self._heard_by: dict[int, dict[str, float]] = {}
         self._holder: tuple[bytes, float] | None = None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.standby.config import RouterConfig
+    from egress_router.standby.network import RouterConfig
     from egress_router.standby.protocol.commands import Message
     from egress_router.standby.transport.contacts import ContactTable
     from egress_router.standby.transport.pod_network import PodNetwork
@@ -39,14 +39,12 @@ class Receiver:
         self,
         config: RouterConfig,
         number: int,
-        key: bytes,
         wire: Wire,
         pod: PodNetwork,
         contacts: ContactTable,
     ) -> None:
         self._config = config
         self._number = number
-        self._key = key
         self._wire = wire
         self._pod = pod
         self._contacts = contacts
@@ -70,7 +68,7 @@ class Receiver:
 
     def _datagram(self, data: bytes, address: IPAddress) -> Iterator[Received]:
         for number, contact in self._contacts.at(address):
-            bare = codec.opened(data, self._key, contact.key)
+            bare = codec.opened(data, self._contacts.own_key, contact.key)
             heard = None if bare is None else codec.decode(self._group, bare)
             if heard is not None and heard.message.sender == number:
                 yield Received(heard.message, "pod network")

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from egress_router.lab.api_server import ApiServer, endpoint_slice, lease
 from egress_router.settings.standby import ObjectName, StandbySettings
-from egress_router.standby.kubernetes.client import ApiThread, Cluster
+from egress_router.standby.kubernetes.api_thread import ApiThread
+from egress_router.standby.kubernetes.client import Cluster
 from egress_router.standby.protocol.commands import ArbiterAnswer, AskArbiter
 from egress_router.standby.protocol.role import Role
 from egress_router.standby.status import Status
