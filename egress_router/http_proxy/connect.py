@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 # Who speaks TLS sends its ClientHello at once; in other protocols the server may be the one who speaks first.
 # Most clients have spoken before anybody looks after the server, which costs a wake-up.
 _SERVER_FIRST_SECONDS: Final = 0.05
-_SECONDS: Final = 0.25
 _HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
 _HTTPS: Final = 443  # here nobody waits for the server, so that a late ClientHello is judged, too
 _log = log.get("http_proxy")
@@ -124,7 +123,7 @@ class ConnectRequest(Request):
         worker = self._worker
         seconds = worker.limits.idle_seconds
         if self._info.target.port != _HTTPS:
-            seconds = self._began + _SECONDS - worker.clock.monotonic()
+            seconds = self._began + worker.hello_seconds - worker.clock.monotonic()
             if seconds <= 0:  # this worker had no time for a while
                 self._pass()
                 return
