@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from egress_router.metrics import Number, Registry
     from egress_router.records import Record
-    from egress_router.relay.dataplane import Sums
+    from egress_router.relay.news import Sums
     from egress_router.relay.tunnel import Closing
 
 CONNECTED = "connected"

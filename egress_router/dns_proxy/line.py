@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
-    from egress_router.relay.dataplane import DataPlane, End, Identity, Sums
+    from egress_router.relay.dataplane import DataPlane
+    from egress_router.relay.news import End, Identity, Sums
     from egress_router.service.connection_limiter import ConnectionLimiter
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.upstreams.destination import Destination

@@ -16,7 +16,8 @@ from egress_router.service.connection_limiter import LIMITS, ConnectionLimit
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.worker_state import WorkerState
-    from egress_router.relay.dataplane import End, Pair
+    from egress_router.relay.dataplane import Pair
+    from egress_router.relay.news import End
     from egress_router.service.connection_limiter import ConnectionLimiter
 
 _STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.relay.dataplane import DataPlane, End
+    from egress_router.relay.dataplane import DataPlane
+    from egress_router.relay.news import End
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 STAGGER: Final = 0.25  # seconds; RFC 8305 5, "Connection Attempt Delay"

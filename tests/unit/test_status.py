@@ -187,12 +187,25 @@ def test_json_is_what_the_endpoint_says_and_errors(
     assert "\x1b" not in text
     found = json.loads(text)
     assert (found["mode"], found["errors"]) == ("http-proxy", [])
+
+
+def test_watched_json_is_a_line_each_time_whatever_is_there(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(_: float) -> None:
+        raise KeyboardInterrupt
+
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with pytest.raises(RefusedError):
-        status.show(f"http://127.0.0.1:{port}", watch=False, as_json=True)
-    (error,) = json.loads(capsys.readouterr().out)["errors"]
-    assert "cannot ask" in error["message"]
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    for asked in (url, nobody):
+        with pytest.raises(KeyboardInterrupt):
+            status.show(asked, watch=True, as_json=True, sleep=end)
+    served, missing = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (served["mode"], served["errors"]) == ("http-proxy", [])
+    assert "cannot ask" in missing["errors"][0]["source"]
+    monkeypatch.setenv("EGRESS_ADMIN_PORT", "0")
+    assert status.show(None, watch=False, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out) == {"errors": []}
 
 
 def test_nobody_there_is_one_line() -> None:

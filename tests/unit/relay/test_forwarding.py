@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dataplane import DataPlane, End, Forwarding, Identity, Limits
+from egress_router.relay.dataplane import MAX_NEWS, DataPlane, Forwarding, Limits
 from egress_router.relay.own_connections import save_first_packets
+from tests.ports import free_port
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.relay._plane import Failures, Target
+    from egress_router.relay.news import End, Identity
 
 REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 6, 10, 11, 12, 13, 15
 
@@ -46,17 +48,17 @@ class Line(Forwarding):
 class Router:
     """A data plane that listens on one port, and servers on three addresses of one more."""
 
-    def __init__(self, room: Room, limits: Limits | None = None) -> None:
+    def __init__(self, room: Room, limits: Limits | None = None, max_news: int = MAX_NEWS) -> None:
         self.room = room
         self.stack = contextlib.ExitStack()
-        self.plane = room.plane if limits is None else room.call(lambda: DataPlane(room.loop, limits))
-        self.servers = {"127.0.0.1": self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))}
-        self.port = self.servers["127.0.0.1"].getsockname()[1]
-        for host in ("127.0.0.2", "127.0.0.3"):
-            self.servers[host] = self.stack.enter_context(socket.create_server((host, self.port)))
+        self.plane = room.call(lambda: DataPlane(room.loop, limits, max_news=max_news))
+        self.port = free_port()
+        self.servers = {
+            host: self.stack.enter_context(socket.create_server((host, self.port)))
+            for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+        }
         self.listener = listening()
         self.address = ("127.0.0.1", self.listener.getsockname()[1])
-        self.limited = limits is not None
 
     def targets(self, *hosts: str) -> tuple[Target, ...]:
         return tuple((ip_address(host), self.port) for host in hosts)
@@ -67,7 +69,7 @@ class Router:
         self.room.call(lambda: self.plane.listen(self.listener, line))
 
     def client(self, source: str = "127.0.0.1") -> socket.socket:
-        return self.stack.enter_context(socket.create_connection(self.address, 10, (source, 0)))
+        return self.stack.enter_context(socket.create_connection(self.address, PATIENCE, (source, 0)))
 
     def served_by(self) -> str:
         """Connect, and return the address that a client came to."""
@@ -86,8 +88,7 @@ class Router:
     def close(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # a test may have closed either
             self.room.call(lambda: self.plane.stop_listening(self.listener))
-        if self.limited:
-            self.room.call(self.plane.close)
+        self.room.call(self.plane.close)
         self.stack.close()
 
 
@@ -244,25 +245,23 @@ def test_lines_and_targets_are_let_go() -> None:
             room.call(lambda: room.plane.end_line(line))
 
 
-def test_news_beyond_what_one_turn_reads_are_read_in_the_next(
-    router: Router, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_news_beyond_what_one_turn_reads_are_read_in_the_next(room: Room) -> None:
     """Also where some of those read have nothing to say: lines and targets that are let go."""
-    monkeypatch.setattr("egress_router.relay.dataplane._MOST", 4)
-    line = Line()
-    router.listen(line, "127.0.0.1")
+    with contextlib.closing(Router(room, max_news=4)) as few:
+        line = Line()
+        few.listen(line, "127.0.0.1")
 
-    def burst() -> None:
-        for _ in range(10):
-            router.plane.aim(line, router.targets("127.0.0.1"), 1)  # the targets before are let go
-        router.plane.aim(line, (), 0, FORBIDDEN)
-        for client in [router.client() for _ in range(10)]:
-            client.close()
-        router.plane._plane.settle()
-        router.plane._plane.settle()
+        def burst() -> None:
+            for _ in range(10):
+                few.plane.aim(line, few.targets("127.0.0.1"), 1)  # the targets before are let go
+            few.plane.aim(line, (), 0, FORBIDDEN)
+            for client in [few.client() for _ in range(10)]:
+                client.close()
+            few.plane._plane.settle()
+            few.plane._plane.settle()
 
-    router.room.call(burst)
-    until(lambda: len(line.ends) == 10)
+        room.call(burst)
+        until(lambda: len(line.ends) == 10)
 
 
 @pytest.mark.parametrize("tells", [True, False])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.metrics import Registry
-from egress_router.relay.dataplane import DataPlane, End, Forwarding, Limits, Pair
+from egress_router.relay.dataplane import DataPlane, Forwarding, Limits, Pair
 from egress_router.service.accept_pauses import AcceptPauses
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room
@@ -20,6 +20,8 @@ from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from egress_router.relay.news import End
 
 
 class Entrance(Forwarding):
