@@ -200,6 +200,8 @@ def test_setup_fills_it_from_a_file_and_follows_it(lab: Laboratory, tmp_path: Pa
     assert eventually(
         lambda: lab.router.run("nft", "list", "ruleset").stdout.count("203.0.113.26 counter") == 1
     )
+    # Not before all is in force: until then somebody else may refuse, and nothing is counted.
+    assert eventually(lambda: _is_up(lab))
     assert eventually(lambda: _refused(lab, 81))
 
     def shown() -> object:
@@ -208,8 +210,8 @@ def test_setup_fills_it_from_a_file_and_follows_it(lab: Laboratory, tmp_path: Pa
 
     # nft adds what a TCP reset needs.
     text = "meta l4proto tcp ip daddr 203.0.113.26 counter reject with tcp reset"
-    assert eventually(lambda: _is_up(lab))
-    assert shown() == {"rules": [{"text": text, "packets": 1, "bytes": 60}], "error": None}
+    known = {"rules": [{"text": text, "packets": 1, "bytes": 60}], "error": None}
+    assert eventually(lambda: shown() == known), shown()
     file.write_text("ip daddr 203.0.113.25 reject with tcp reset\n")
     assert eventually(lambda: _refused(lab, 80) and not _refused(lab, 81))
     assert process.poll() is None
