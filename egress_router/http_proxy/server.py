@@ -231,7 +231,7 @@ def _worker_state(
     accounting = needs.accounting(context.registry, access_log, needs.clock)
     # The bytes of a tunnel count as they go, not when it ends.
     plane.count(context.registry, accounting.sent, accounting.received)
-    deadlines = Deadlines(context.loop)
+    deadlines = Deadlines(context.loop, clock=needs.clock)
     return WorkerState(
         loop=context.loop,
         poller=context.poller,
