@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 # Who speaks TLS sends its ClientHello at once; in other protocols the server may be the one who speaks first.
 # Most clients have spoken before anybody looks after the server, which costs a wake-up.
 _SERVER_FIRST_SECONDS: Final = 0.05
-_SECONDS: Final = 0.25
 _HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
 _HTTPS: Final = 443  # here nobody waits for the server, so that a late ClientHello is judged, too
 _log = log.get("http_proxy")
@@ -37,8 +36,8 @@ _log = log.get("http_proxy")
 class ConnectRequest(Request):
     """Made for each CONNECT; once it is connected, the first bytes are looked at, and a tunnel is opened."""
 
-    __slots__ = ("_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader", "_rest",
-        "_worker")  # fmt: skip
+    __slots__ = ("_began", "_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader",
+        "_rest", "_worker")  # fmt: skip
 
     def __init__(self, owner: Owner, info: RequestInfo) -> None:
         self._owner = owner
@@ -47,6 +46,7 @@ class ConnectRequest(Request):
         self._client = owner.stream
         self._origin: BufferedSocket
         self._connected = False
+        self._began = 0.0
         self._reader: ClientHelloReader | None = None
         self._deadline: Deadline | None = None
         self._rest: Deadline | None = None
@@ -75,6 +75,7 @@ class ConnectRequest(Request):
         client.on_ready = self._client_ready
         client.watch_anew()
         if self._rest is None:
+            self._began = worker.clock.monotonic()
             self._deadline = worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
         if self._reader is not None or owner.holds:
             owner.account()
@@ -119,9 +120,14 @@ class ConnectRequest(Request):
     @callback
     def _watch_origin(self) -> None:
         """Who answers before it was asked speaks no TLS; the end of its stream is passed on, too."""
-        https = self._info.target.port == _HTTPS
-        seconds = self._worker.limits.idle_seconds if https else _SECONDS - _SERVER_FIRST_SECONDS
-        self._deadline = self._worker.deadlines.add(seconds, self._late)
+        worker = self._worker
+        seconds = worker.limits.idle_seconds
+        if self._info.target.port != _HTTPS:
+            seconds = self._began + worker.hello_seconds - worker.clock.monotonic()
+            if seconds <= 0:  # this worker had no time for a while
+                self._pass()
+                return
+        self._deadline = worker.deadlines.add(seconds, self._late)
         self._origin.on_ready = self._origin_ready
         self._origin.watch()
 

@@ -19,7 +19,7 @@ from egress_router.http_proxy.client_watch import ClientWatch
 from egress_router.http_proxy.debug_log import DebugAccounting
 from egress_router.http_proxy.own_addresses import OwnAddresses, seen
 from egress_router.http_proxy.upstream import UpstreamPool
-from egress_router.http_proxy.worker_state import WorkerState
+from egress_router.http_proxy.worker_state import HELLO_SECONDS, WorkerState
 from egress_router.names.resolver import Resolver
 from egress_router.relay.buffered_socket import TURNS
 from egress_router.relay.dataplane import DataPlane
@@ -74,7 +74,8 @@ class Dependencies:
 
     `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are waited for
     until they have read that there is no place for them; others are told so and closed at once.
-    `reads_in_turn` of one socket are made before others have their turn.
+    `reads_in_turn` of one socket are made before others have their turn. A client has `hello_seconds` for its
+    first byte in a tunnel.
     """
 
     names: MakeNames = Resolver
@@ -83,6 +84,7 @@ class Dependencies:
     clock: Clock = SYSTEM
     max_turned_away: int = 256
     reads_in_turn: int = TURNS
+    hello_seconds: float = HELLO_SECONDS
 
 
 REAL: Final = Dependencies()
@@ -229,7 +231,7 @@ def _worker_state(
     accounting = needs.accounting(context.registry, access_log, needs.clock)
     # The bytes of a tunnel count as they go, not when it ends.
     plane.count(context.registry, accounting.sent, accounting.received)
-    deadlines = Deadlines(context.loop)
+    deadlines = Deadlines(context.loop, clock=needs.clock)
     return WorkerState(
         loop=context.loop,
         poller=context.poller,
@@ -246,4 +248,5 @@ def _worker_state(
         sources=settings.sources,
         tells_debug=isinstance(accounting, DebugAccounting),
         reads_in_turn=needs.reads_in_turn,
+        hello_seconds=needs.hello_seconds,
     )

@@ -29,7 +29,7 @@ _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _NOTHING = Traffic()
 NO_RULE = "no_rule"
 _NONE: dict[tuple[int, int], int] = {}
-_RESULTS = ("connected", "failed", "policy", "no_address", NO_RULE)
+_RESULTS = ("connected", "refused", "timeout", "policy", "no_address", NO_RULE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,9 @@ class RedirectMetrics:
         results = self._results
         results["connected"].value = total.connections
         # What is counted and what waits are read one after the other, so the difference may go back a little.
-        results["failed"].value = max(results["failed"].value, total.failures)
+        refused, timeout = results["refused"], results["timeout"]
+        refused.value = max(refused.value, total.refusals)
+        timeout.value = max(timeout.value, total.failures - total.refusals)
         results["policy"].value, results["no_address"].value = total.denied, total.closed
         results[NO_RULE].value = without_line
         self._sent.value, self._received.value = total.sent_bytes, total.received_bytes

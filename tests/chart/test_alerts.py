@@ -111,7 +111,7 @@ def test_every_alert_has_a_section_in_the_runbook(mode: str, standby: bool) -> N
             "redirect",
             (
                 CONNECTED,
-                series("connections_total", "0+1x60", result="failed"),
+                series("connections_total", "0+1x60", result="refused"),
                 # The policy denies, and somebody scans.
                 series("connections_total", "0+500x60", result="policy"),
                 series("connections_total", "0+500x60", result="no_rule"),

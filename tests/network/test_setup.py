@@ -711,7 +711,8 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     lab.serve()
     # Nobody has 203.0.113.99.
     rules = (
-        "80   tcp 203.0.113.25  # the bank\n81 tcp 203.0.113.99\n5000-5100 tcp 203.0.113.28\n203.0.113.27\n"
+        "80   tcp 203.0.113.25  # the bank\n81 tcp 203.0.113.99\n5000-5100 tcp 203.0.113.28\n"
+        "82 tcp 203.0.113.25 9\n203.0.113.27\n"
     )
     process = lab.setup({"EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION": rules})
     assert process.stderr is not None
@@ -719,6 +720,9 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
     with pytest.raises(OSError, match=r"route to host|timed out"):
         lab.ask_tcp(lab.client, ROUTER, 81)
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            lab.ask_tcp(lab.client, ROUTER, 82)
     for port in (80, 80, 5000, 5001, 7777):
         lab.ask_tcp(lab.client, ROUTER, port)
 
@@ -726,7 +730,7 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
         status: dict[str, list[dict[str, int]]] = json.loads(_fetch(lab, "/status")[1])
         return {each["line"]: each["hits"] for each in status["rules"]}
 
-    assert eventually(lambda: hits() == {1: 2, 2: 0, 3: 2, 4: 1}), hits()
+    assert eventually(lambda: hits() == {1: 2, 2: 0, 3: 2, 4: 0, 5: 1}), hits()
     # The sources' ports are read after the counters.
     ports = 'egress_router_snat_ports_in_use{destination="203.0.113.25:80/tcp",source="192.168.12.99"} 2.0'
     assert eventually(lambda: ports in _fetch(lab, "/metrics")[1])
@@ -734,8 +738,9 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     assert 'egress_router_rule_connections_total{rule="80 tcp 203.0.113.25"} 2.0' in metrics
     assert 'egress_router_connections_total{result="connected"} 5.0' in metrics
     # However often its SYN was sent again; it counts when nobody can answer any more.
-    failed = 'egress_router_connections_total{result="failed"} 1.0'
+    failed = 'egress_router_connections_total{result="timeout"} 1.0'
     assert eventually(lambda: failed in _fetch(lab, "/metrics")[1])
+    assert 'egress_router_connections_total{result="refused"} 2.0' in _fetch(lab, "/metrics")[1]
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
         wire.connect((ROUTER, 80))
         assert eventually(lambda: "egress_router_connections_open 1.0" in _fetch(lab, "/metrics")[1])

@@ -115,6 +115,9 @@ def received(plan: NatPlan) -> Iterator[str]:
         yield f"{of_protocol(plan, family, 'tcp')} {counted} tcp flags & (fin | syn | rst) == 0 accept"
     for family in plan.families:
         yield f"{of_protocol(plan, family, 'tcp')} tcp flags & (fin | rst) != 0 {dispatch(family, 'rest_in')}"
+        # No handshake was complete: what came instead of an acceptance is a refusal.
+        refused = counting.count("refused", "tcp", family.version)
+        yield f"{of_protocol(plan, family, 'tcp')} tcp flags & rst != 0 ct status & assured == 0 {refused}"
         answered = f"tcp flags & (syn | ack) == syn | ack {counting.count('accepted', 'tcp', family.version)}"
         yield f"{of_protocol(plan, family, 'tcp')} {answered} {dispatch(family, 'hold')}"
     yield from _others(plan, "received")

@@ -87,17 +87,18 @@ def test_labels_hold_no_blanks_of_the_file() -> None:
 def test_metrics_name_rules_with_traffic_only() -> None:
     registry = Registry()
     metrics = RedirectMetrics(registry)
-    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=5)}, {(4, 80): 1}))
+    traffic = Traffic(2, 10, 1000, 8, 4000, begun=6, refused=1)
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): traffic}, {(4, 80): 1}))
     snapshot = registry.snapshot()
-    assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 5}
-    assert snapshot["rule_failures_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 2}
+    assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 6}
+    assert snapshot["rule_failures_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 3}
     assert snapshot["bytes_total"].numbers == {
         (("direction", "sent"),): 1000,
         (("direction", "received"),): 4000,
     }
-    assert results(registry) == {"connected": 2, "failed": 2}
-    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(4, 10, 1000, 8, 4000, begun=5)}))
-    assert results(registry)["failed"] == 2, "a counter went back"
+    assert results(registry) == {"connected": 2, "refused": 1, "timeout": 2}
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(5, 10, 1000, 8, 4000, begun=6, refused=1)}))
+    assert results(registry) == {"connected": 5, "refused": 1, "timeout": 2}, "a counter went back"
 
 
 def results(registry: Registry) -> dict[str, float]:

@@ -12,9 +12,10 @@ import pytest
 
 from egress_router.relay.dataplane import MAX_NEWS, DataPlane, Forwarding, Limits
 from egress_router.relay.own_connections import save_first_packets
+from tests.ports import free_port
 from tests.serving import LOOPS, listening
 from tests.unit.relay.room import Room
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +52,11 @@ class Router:
         self.room = room
         self.stack = contextlib.ExitStack()
         self.plane = room.call(lambda: DataPlane(room.loop, limits, max_news=max_news))
-        self.servers = {"127.0.0.1": self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))}
-        self.port = self.servers["127.0.0.1"].getsockname()[1]
-        for host in ("127.0.0.2", "127.0.0.3"):
-            self.servers[host] = self.stack.enter_context(socket.create_server((host, self.port)))
+        self.port = free_port()
+        self.servers = {
+            host: self.stack.enter_context(socket.create_server((host, self.port)))
+            for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+        }
         self.listener = listening()
         self.address = ("127.0.0.1", self.listener.getsockname()[1])
 
@@ -67,7 +69,7 @@ class Router:
         self.room.call(lambda: self.plane.listen(self.listener, line))
 
     def client(self, source: str = "127.0.0.1") -> socket.socket:
-        return self.stack.enter_context(socket.create_connection(self.address, 10, (source, 0)))
+        return self.stack.enter_context(socket.create_connection(self.address, PATIENCE, (source, 0)))
 
     def served_by(self) -> str:
         """Connect, and return the address that a client came to."""

@@ -14,7 +14,7 @@ from egress_router.relay.dataplane import DataPlane, Forwarding, Limits, Pair
 from egress_router.relay.tunnel import Closing, Relay
 from tests.serving import listening
 from tests.unit.relay.room import pair as connected_pair
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Proxy:
         self.address = ("127.0.0.1", self.listener.getsockname()[1])
         room.call(lambda: self.plane.listen(self.listener, self.entrance))
         self.closings: list[Closing] = []
-        self.client = socket.create_connection(self.address, 10)
+        self.client = socket.create_connection(self.address, PATIENCE)
         until(lambda: self.entrance.inside)
         self.place, descriptor = self.entrance.inside.pop()
         inner, self.server = connected_pair()
@@ -86,7 +86,7 @@ def test_a_place_is_given_back_before_python_hears_of_the_end(proxy: Proxy) -> N
         proxy.server.close()
         until(lambda: proxy.counts[0] == 0)
         assert proxy.closings == []
-        with socket.create_connection(proxy.address, 10):
+        with socket.create_connection(proxy.address, PATIENCE):
             until(lambda: proxy.counts[0] == 1)
 
     proxy.room.call(end_while_python_is_busy)

@@ -145,12 +145,13 @@ def test_successes_after_a_failure_are_told_one_by_one(router: Router) -> None:
 def test_refusals_are_added_up_by_reason(room: Room) -> None:
     limits = Limits(1, possible=5, maximum_per_client=None, counts=memoryview(array("i", [0])), slot=0)
     with contextlib.closing(Router(room, limits)) as router:
-        line = Silent(connect_seconds=0.2)
+        line = Silent()
         router.listen(line)
         waiting = router.client()
         until(lambda: line.asked == 1)
         for _ in range(3):
             assert router.client().recv(1) == b""
+        router.room.call(lambda: router.plane.aim(line, (), 0))
         assert waiting.recv(1) == b""
         until(lambda: line.refused() == {FULL: 3, NO_ADDRESS: 1})
         assert line.connects() == line.lives() == 0
