@@ -11,7 +11,8 @@ from egress_router.clock import SYSTEM
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
 from egress_router.net import open_connections
-from egress_router.service import limits, loop, output, process_metrics, signals, sockets
+from egress_router.net.own import addresses_of
+from egress_router.service import limits, loop, output, process_metrics, signals, sockets, source_ports
 from egress_router.service.process import Starter
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
@@ -140,6 +141,7 @@ class Supervisor(Generic[Rules]):
             **self._state.status(self.health(), self.ready()),
             "workers": self._pool.processes(),
             "ports": [*sorted(ports)],
+            "source_ports": source_ports.shown(seen.ways, addresses_of(self._settings.interface)),
             **put_together(workers, seen),
         }
 
