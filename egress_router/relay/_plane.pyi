@@ -25,8 +25,9 @@ Times: TypeAlias = tuple[tuple[int, ...], float]
 Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times, Times]]
 # Line, kind, target, and how many connections it has answered.
 Answered: TypeAlias = tuple[object, int, Target, int]
-# Object, kind, client and its port, the connection's place, its socket, what has come already.
-Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes]
+# Object, kind, client and its port, the connection's place, its socket, what has come already, how often
+# it came back.
+Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes, int]
 
 class Pair:
     @property
@@ -78,6 +79,7 @@ class Plane:
         addresses: ReadableBuffer,
         seconds: float,
         stagger: float,
+        turns: int,
         /,
     ) -> None: ...
     def cut(self, pair: Pair, /) -> None: ...

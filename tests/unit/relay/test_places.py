@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.relay.news import End
+    from egress_router.relay.news import Arrival, End
     from tests.unit.relay.room import Room
 
 
@@ -31,9 +31,9 @@ class Entrance(Forwarding):
         self.inside: list[tuple[Pair, int]] = []
         self.outside = 0
 
-    def accepted(self, _: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
-        assert early == b""
-        self.inside.append((place, descriptor))
+    def accepted(self, arrival: Arrival) -> None:
+        assert (arrival.early, arrival.turns) == (b"", 0)
+        self.inside.append((arrival.place, arrival.descriptor))
 
     def ended(self, end: End) -> None:
         os.close(end.given)
