@@ -210,11 +210,11 @@ def test_setup_fills_it_from_a_file_and_follows_it(lab: Laboratory, tmp_path: Pa
     file.write_text("ip daddr 203.0.113.26 counter reject with tcp reset\n")
     process = lab.setup({**environment, "EGRESS_ROUTER_MODE": "legacy"})
     assert eventually(lambda: _is_up(lab))
-    assert _refused(lab, 81)
+    assert eventually(lambda: _refused(lab, 81))
     # nft adds what a TCP reset needs.
     text = "meta l4proto tcp ip daddr 203.0.113.26 counter reject with tcp reset"
     found = {"text": text, "packets": 1, "bytes": 60, "from": "file"}
-    assert shown(lab) == {"rules": [found], "error": None}
+    assert eventually(lambda: shown(lab) == {"rules": [found], "error": None}), shown(lab)
     file.write_text("ip daddr 203.0.113.25 reject with tcp reset\n")
     assert eventually(lambda: _refused(lab, 80) and not _refused(lab, 81))
     assert process.poll() is None

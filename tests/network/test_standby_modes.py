@@ -54,8 +54,14 @@ def roles(pair: Pair) -> list[str]:
 
 def one_of_each(pair: Pair) -> tuple[Side, Side]:
     """Wait for an active router and one that stands by for it."""
-    until(lambda: sorted(roles(pair)) == ["active", "standby"], "an active router and a standby one")
-    active = pair.sides[roles(pair).index("active")]
+    found: list[str] = []
+
+    def is_one_of_each() -> bool:
+        found[:] = roles(pair)
+        return sorted(found) == ["active", "standby"]
+
+    until(is_one_of_each, "an active router and a standby one")
+    active = pair.sides[found.index("active")]
     other = pair.sides[1 - active.number]
     pair.await_standby(other)
     return active, other
@@ -117,14 +123,17 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
         proxies.append(side.pod.start([sys.executable, "-m", "egress_router", "http-proxy"], rules))
     active, other = one_of_each(pair)
     until(lambda: source_through_proxy(pair, active) == SOURCE, "the active pod's proxy")
+    waited = other.waited()
     proxies[active.number].send_signal(signal.SIGTERM)
     if not is_sidecar_last:
         active.signal(signal.SIGTERM)
     until(lambda: source_through_proxy(pair, other) == SOURCE, "the other pod's proxy")
+    waited = other.waited() - waited
     until(lambda: pair.standing(other).get("took") is not None, "the other pod's status")
-    took = pair.standing(other)["took"]
+    took = pair.told(other)["took"]
     assert isinstance(took, float)
-    assert took < DEFAULT.promise, "it waited until the right of the other one had to be over"
+    # Besides what it waited for a processor, on a machine that is busy.
+    assert took - waited < DEFAULT.promise, "it waited until the right of the other one had to be over"
     assert proxies[active.number].wait(SECONDS) == 0
     active.signal(signal.SIGTERM)
     assert active.router is not None
@@ -161,10 +170,10 @@ def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) ->
     for side in pair.sides:
         pair.start(side, {"EGRESS_DESTINATION": "", "EGRESS_DESTINATION_FILE": str(rules)})
     active, _ = one_of_each(pair)
-    before = pair.standing(active)["losses"]
+    before = pair.told(active)["losses"]
     many = [f"{port} tcp 203.0.113.{port % 250 + 1} 443\n" for port in range(10_000, 10_000 + count)]
     rules.write_text(f"80 tcp {SERVERS[0]}\n{''.join(many)}1 tcp {SERVERS[0]} 80\n")
     until(lambda: source_seen(pair, active.address, 1) == SOURCE, "the last line to be in force")
-    assert pair.standing(active)["role"] == "active"
-    assert pair.standing(active)["losses"] == before
+    assert pair.told(active)["role"] == "active"
+    assert pair.told(active)["losses"] == before
     assert not pair.wire.second_owner()

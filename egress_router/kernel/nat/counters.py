@@ -29,7 +29,7 @@ _NETLINK_NETFILTER, _INET = 12, 1
 _GET_ELEMENTS = (10 << 8) | 13  # subsystem nftables, NFT_MSG_GETSETELEM
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
 _TABLE, _SET, _ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
-_KEY, _EXPRESSION = 1, 7  # NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_EXPR
+_KEY, _DATA, _EXPRESSION = 1, 2, 7  # NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_EXPR
 _VALUE = 1  # NFTA_DATA_VALUE
 _EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
 _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
@@ -181,6 +181,18 @@ def keys(name: str) -> Iterator[bytes]:
         key = attributes(element.get(_KEY, b"")).get(_VALUE)
         if key is not None:
             yield key
+
+
+def values(name: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and value of each element of a map.
+
+    Raises:
+        OSError: there is no such map, or the kernel does not let this process look.
+    """
+    for element in _listed(name):
+        key, value = (attributes(element.get(each, b"")).get(_VALUE) for each in (_KEY, _DATA))
+        if key is not None and value is not None:
+            yield key, value
 
 
 def _keyed(name: str) -> Iterator[tuple[bytes, int, int]]:

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from egress_router.admin.exposition import exposition
 from egress_router.grammar.redirect import parse
 from egress_router.kernel.conntrack import Connections
+from egress_router.kernel.nat.connect_times import ConnectTime
 from egress_router.kernel.nat.counters import Traffic
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import RedirectMetrics, RuleTable
@@ -71,6 +72,22 @@ def test_source_ports_towards_an_address_of_a_name_have_its_name() -> None:
     numbers = registry.snapshot()["snat_ports_in_use"].numbers
     # Each address has ports of its own: what counts is the busiest one.
     assert numbers == {(("destination", "db.example.com:443/tcp"), ("source", str(OURS))): 3}
+
+
+def test_times_to_connect_are_those_of_lines_with_traffic_and_go_with_them() -> None:
+    registry = Registry()
+    metrics = RedirectMetrics(registry, max_rules=1)
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(1, begun=1), ("tcp", 6, 80): Traffic(1, begun=1)}))
+    metrics.connected(TABLE, [ConnectTime(4, 80, 0.02), ConnectTime(6, 80, 3.0), ConnectTime(4, 80, 0.04)])
+
+    def counted(name: str) -> dict[str, int]:
+        found = registry.snapshot()[name].histograms
+        return {dict(labels).get("rule", ""): sum(counts) for labels, (_, counts, _) in found.items()}
+
+    assert counted("rule_connect_seconds") == {"80 tcp 203.0.113.25": 2, "other": 1}
+    assert counted("connect_seconds") == {"": 3}
+    metrics.traffic([])
+    assert counted("rule_connect_seconds") == {"other": 1}
 
 
 def test_labels_hold_no_blanks_of_the_file() -> None:
