@@ -95,8 +95,7 @@ class Supervisor(Generic[Rules]):
         admin_port = {settings.runtime.admin_port}
         self._source_ports = SourcePorts(registry, settings.interface, lambda: rule_store.ports, admin_port)
         process_metrics.describe(registry, name, self.ready)
-        self._state.gateway_monitor.describe(registry)
-        self._state.standby_monitor.describe(registry)
+        self._state.describe(registry)
 
     async def run(self, administration: Callable[[], ServeAdministration]) -> None:
         """Serve until a signal says to end, then finish what is open."""
