@@ -33,7 +33,7 @@ def release() -> None:
 def ignore() -> None:
     """From now on, have them change nothing: what was to be done is done, and the exit status is known.
 
-    Loop and interpreter give signals that they handled back to the kernel while they end; its default is to kill.
+    Loop and interpreter give the signals that they handled back to the kernel while they end. It would kill.
     """
     for number in HELD:
         signal.signal(number, signal.SIG_IGN)

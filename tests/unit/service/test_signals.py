@@ -10,14 +10,19 @@ from tests.unit.service.routers import ROOT
 from tests.waiting import PATIENCE
 
 ENDS = """
-import asyncio, atexit, os, signal
+import asyncio, os, signal
 from egress_router.service import loop, signals
+
+class Last:
+    kill, pid = os.kill, os.getpid()
+
+    def __del__(self, number=signal.SIGTERM):  # when the interpreter handles no signals any more
+        type(self).kill(self.pid, number)
 
 async def main() -> None:
     signals.handle(asyncio.get_running_loop(), lambda _: None, lambda: None)
 
-for number in signals.HELD:
-    atexit.register(os.kill, os.getpid(), number)
+last = Last()
 loop.run(main)
 """
 
