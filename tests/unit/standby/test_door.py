@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 
 from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
-from egress_router.service.standby_monitor import HAND_OVER, StandbyMonitor, ask
+from egress_router.service.standby_monitor import HAND_OVER, StandbyMonitor, ask, hand_over
 from egress_router.standby.door import Door
 from egress_router.standby.role import Role
 from egress_router.standby.standing import PeerSeen, Standing
@@ -93,12 +94,29 @@ def test_a_process_that_answers_no_more_is_a_problem_after_a_while() -> None:
 
 def test_a_proxy_that_ends_asks_for_a_hand_over() -> None:
     with answering(Standing(Role.ACTIVE)) as (door, asked):
+        until(lambda: hand_over(door))
+        until(lambda: asked)
 
-        def is_heard() -> bool:
-            ask(HAND_OVER, door)
-            return bool(asked)
 
-        until(is_heard)
+def test_a_hand_over_is_asked_for_until_it_is_heard() -> None:
+    """As on a busy node, where the word comes when the other process waits for it no more."""
+    name = f"\0egress-router-test-{os.getpid()}-{threading.get_ident()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind(name)
+        door.listen()
+
+        def hear_the_second() -> None:
+            door.accept()[0].close()
+            with door.accept()[0] as caller:
+                caller.send(b"{}")
+                if caller.recv(64) == HAND_OVER:
+                    caller.send(HAND_OVER)
+
+        thread = threading.Thread(target=hear_the_second)
+        thread.start()
+        assert hand_over(name)
+        thread.join()
+    assert not hand_over(name), "nobody is there"
 
 
 def test_one_pod_has_one_router() -> None:
