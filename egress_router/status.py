@@ -167,7 +167,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "peers": ("address", "mac", "role"),
     "rules": ("line", "hits", "packets", "sent_bytes", "received_bytes", "text"),
     "policy": ("entry", "denied", "text"),
-    "admin_rules": ("packets", "bytes", "text"),
+    "admin_rules": ("from", "packets", "bytes", "text"),
     "source_ports": ("source", "destination", "in_use"),
     "upstreams": ("destination", "address", "up"),
     "busiest clients": ("client", "open"),

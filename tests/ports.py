@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FIRST, _END, _STRETCH = 12_000, 32_000, 100
 _MOST = 1_000  # that a process leases: more than one test needs; then those that are free again are given out again
-_LEASES: list[socket.socket] = []
+_LEASES: dict[int, socket.socket] = {}  # by the first port
 
 
 def _lease(first: int) -> bool:
@@ -30,7 +30,7 @@ def _lease(first: int) -> bool:
     except OSError:
         lease.close()
         return False
-    _LEASES.append(lease)
+    _LEASES[first] = lease
     return True
 
 
@@ -48,6 +48,13 @@ def _leased() -> Iterator[int]:
 
 
 _PORTS = _leased()
+
+
+def own_address() -> str:
+    """Return a loopback address that no other test runner uses: a port of it is this one's, whichever it is."""
+    if not _LEASES:
+        free_port()
+    return f"127.1.0.{1 + (next(iter(_LEASES)) - _FIRST) // _STRETCH}"
 
 
 def free_port() -> int:

@@ -36,8 +36,8 @@ _log = log.get("http_proxy")
 class ConnectRequest(Request):
     """Made for each CONNECT; once it is connected, the first bytes are looked at, and a tunnel is opened."""
 
-    __slots__ = ("_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader", "_rest",
-        "_worker")  # fmt: skip
+    __slots__ = ("_began", "_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader",
+        "_rest", "_worker")  # fmt: skip
 
     def __init__(self, owner: Owner, info: RequestInfo) -> None:
         self._owner = owner
@@ -46,6 +46,7 @@ class ConnectRequest(Request):
         self._client = owner.stream
         self._origin: BufferedSocket
         self._connected = False
+        self._began = 0.0
         self._reader: ClientHelloReader | None = None
         self._deadline: Deadline | None = None
         self._rest: Deadline | None = None
@@ -74,6 +75,7 @@ class ConnectRequest(Request):
         client.on_ready = self._client_ready
         client.watch_anew()
         if self._rest is None:
+            self._began = worker.clock.monotonic()
             self._deadline = worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
         if self._reader is not None or owner.holds:
             owner.account()
@@ -118,11 +120,14 @@ class ConnectRequest(Request):
     @callback
     def _watch_origin(self) -> None:
         """Who answers before it was asked speaks no TLS; the end of its stream is passed on, too."""
-        https = self._info.target.port == _HTTPS
-        seconds = (
-            self._worker.limits.idle_seconds if https else self._worker.hello_seconds - _SERVER_FIRST_SECONDS
-        )
-        self._deadline = self._worker.deadlines.add(seconds, self._late)
+        worker = self._worker
+        seconds = worker.limits.idle_seconds
+        if self._info.target.port != _HTTPS:
+            seconds = self._began + worker.hello_seconds - worker.clock.monotonic()
+            if seconds <= 0:  # this worker had no time for a while
+                self._pass()
+                return
+        self._deadline = worker.deadlines.add(seconds, self._late)
         self._origin.on_ready = self._origin_ready
         self._origin.watch()
 

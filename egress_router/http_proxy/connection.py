@@ -32,30 +32,28 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
-    from egress_router.relay.dataplane import Pair
     from egress_router.relay.dial import Dialled
+    from egress_router.relay.news import Arrival
 
 
 class ClientConnection(ClientSide):
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_accepted", "_turns")
+    __slots__ = ("_turns",)
 
     def __init__(
         self,
         worker: WorkerState,
         sock: socket.socket,
         who: Who,
-        slot: Pair,
-        early: bytes,
+        arrival: Arrival,
         origin_port: int | None,
     ) -> None:
-        super().__init__(worker, sock, who, slot, origin_port)
+        super().__init__(worker, sock, who, arrival.place, origin_port)
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.stream.on_ready = self.read_head
-        self.stream.held = early  # mostly the request; what else is there, the poller will say
-        self._accepted = worker.clock.monotonic()
-        self._turns = 0  # how often it came back, by way of an address that leads to this proxy
+        self.stream.held = arrival.early  # mostly the request; what else is there, the poller will say
+        self._turns = arrival.turns  # how often it came back, by way of an address that leads to this proxy
 
     # Heads
 
@@ -103,9 +101,7 @@ class ClientConnection(ClientSide):
     def _begin(self, head: RequestHead) -> None:
         """Begin with a request: decide on it, and have a connection made for it."""
         worker = self.worker
-        if not self._served:
-            self._served = True
-            self._turns = worker.own_connections.accepted(self.stream.sock, self._accepted)
+        self._served = True
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
         if connect and self._turns >= LOOP_TURNS:
@@ -142,7 +138,7 @@ class ClientConnection(ClientSide):
         stream.held = data
         self._end(INTO_TUNNEL)
         self.worker.connections.discard(self)
-        TlsConnection(self.worker, stream, self.who, self.slot, origin_port, self._accepted).read()
+        TlsConnection(self.worker, stream, self.who, self.slot, origin_port, self._turns).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""

@@ -24,7 +24,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.relay.buffered_socket import TURNS
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
-from egress_router.relay.own_connections import OwnConnections, save_first_packets
+from egress_router.relay.own_connections import save_first_packets
 from egress_router.relay.tunnel import Relay
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
@@ -231,7 +231,7 @@ def _worker_state(
     accounting = needs.accounting(context.registry, access_log, needs.clock)
     # The bytes of a tunnel count as they go, not when it ends.
     plane.count(context.registry, accounting.sent, accounting.received)
-    deadlines = Deadlines(context.loop)
+    deadlines = Deadlines(context.loop, clock=needs.clock)
     return WorkerState(
         loop=context.loop,
         poller=context.poller,
@@ -243,7 +243,6 @@ def _worker_state(
         limits=settings.limits,
         pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
         client_watch=ClientWatch(deadlines),
-        own_connections=OwnConnections(needs.clock, settings.limits.head_seconds + 1),
         clock=needs.clock,
         sni=settings.sni,
         sources=settings.sources,

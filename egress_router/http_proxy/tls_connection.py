@@ -35,7 +35,6 @@ class TlsConnection:
     """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
 
     __slots__ = (
-        "_accepted",
         "_connector",
         "_deadline",
         "_ending",
@@ -44,6 +43,7 @@ class TlsConnection:
         "_reader",
         "_stream",
         "_tunnel",
+        "_turns",
         "_worker",
         "client",
         "slot",
@@ -57,16 +57,16 @@ class TlsConnection:
         who: Who,
         slot: Pair,
         origin_port: int,
-        accepted: float,
+        turns: int,
     ) -> None:
-        """Take over the socket; what it holds is read first. `accepted` is when, by the monotonic clock."""
+        """Take over the socket; what it holds is read first. `turns` says how often it came back."""
         self._worker = worker
         self._stream = stream
         self.who = who
         self.slot = slot
         self.client = who.client
         self._origin_port = origin_port
-        self._accepted = accepted
+        self._turns = turns
         self._reader = ClientHelloReader()
         self._deadline = worker.deadlines.add(worker.limits.head_seconds, self._late)
         self._connector: UpstreamConnector | None = None
@@ -120,13 +120,12 @@ class TlsConnection:
         if isinstance(name, NameFault):
             self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
             return
-        turns = self._worker.own_connections.accepted(self._stream.sock, self._accepted)
-        if turns >= LOOP_TURNS:
+        if self._turns >= LOOP_TURNS:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
         target = tls_target(name, self._origin_port)
         info = self._worker.accounting.begun_tls(self.who, target)
-        self._connector = UpstreamConnector(self._worker, self, info, turns)
+        self._connector = UpstreamConnector(self._worker, self, info, self._turns)
         self._connector.begin()
         if self._connector is not None:
             self._worker.client_watch.add(self)

@@ -87,7 +87,10 @@ class UpstreamConnector:
             return
         seconds = max(_LEAST_SECONDS, worker.limits.connect_seconds - self.info.dns_seconds)
         self._began = worker.clock.monotonic()
-        self._waiting = Dial(worker.plane, targets, seconds, self._dialled, STAGGER, sources)
+        # Nothing in a tunnel would tell if it led back here.
+        self._waiting = Dial(
+            worker.plane, targets, seconds, self._dialled, STAGGER, sources, turns=self._turns
+        )
 
     def cancel(self) -> None:
         """Give up; the owner is not called."""
@@ -149,9 +152,6 @@ class UpstreamConnector:
         self.info.address = result.address
         self.info.connect_seconds = result.seconds
         try:
-            if self._turns is not None:  # nothing in it would tell if it led back here
-                seconds = self._worker.clock.monotonic() - self._began
-                self._worker.own_connections.made(result.sock, seconds, self._turns)
             self._worker.accounting.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
         except Exception:  # nobody owns it

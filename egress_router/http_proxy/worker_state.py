@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane, Pair
     from egress_router.relay.deadlines import Deadlines
-    from egress_router.relay.own_connections import OwnConnections
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
     from egress_router.settings.http_proxy import HttpLimits, SniMode
@@ -89,7 +88,6 @@ class WorkerState:
     limits: HttpLimits
     pool: UpstreamPool
     client_watch: ClientWatch
-    own_connections: OwnConnections
     clock: Clock
     sni: SniMode
     sources: tuple[IPAddress, ...]

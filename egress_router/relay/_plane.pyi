@@ -13,9 +13,9 @@ Identity: TypeAlias = tuple[int, int, str, int]
 # Object, kind of news, client, target, seconds of the dial, attempts that failed, identity.
 Connected: TypeAlias = tuple[object, int, str, Target, float, Failures, Identity]
 # Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity,
-# seconds to the upstream's first byte.
+# seconds from the connection to the upstream's first byte, seconds to the connection of a line.
 Closed: TypeAlias = tuple[
-    object, int, str, Target | None, int, int, int, float, Failures, int, Identity, float | None
+    object, int, str, Target | None, int, int, int, float, Failures, int, Identity, float | None, float | None
 ]
 Wanted: TypeAlias = tuple[object, int]
 # Counts by upper bound, and the sum of all times in seconds.
@@ -25,8 +25,9 @@ Times: TypeAlias = tuple[tuple[int, ...], float]
 Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times, Times]]
 # Line, kind, target, and how many connections it has answered.
 Answered: TypeAlias = tuple[object, int, Target, int]
-# Object, kind, client and its port, the connection's place, its socket, what has come already.
-Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes]
+# Object, kind, client and its port, the connection's place, its socket, what has come already, how often
+# it came back.
+Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes, int]
 
 class Pair:
     @property
@@ -78,6 +79,7 @@ class Plane:
         addresses: ReadableBuffer,
         seconds: float,
         stagger: float,
+        turns: int,
         /,
     ) -> None: ...
     def cut(self, pair: Pair, /) -> None: ...

@@ -190,12 +190,17 @@ class DataPlane:
         seconds: float,
         stagger: float,
         sources: Sequence[IPAddress | None] = (),
+        turns: int | None = None,
     ) -> None:
         """Connect to the first of these that answers; `pair` hears of it as of its end.
 
-        `sources` are as in `aim`.
+        `sources` are as in `aim`. With `turns` the connection is known again when it comes back: it is made
+        for a client whose own came back so often.
         """
-        self._plane.dial(pair, tuple(targets), _addresses(targets, sources), seconds, stagger)
+        near = () if turns is None else targets
+        self._plane.dial(
+            pair, tuple(targets), _addresses(targets, sources, near), seconds, stagger, turns or 0
+        )
 
     def cut(self, pair: Pair) -> None:
         """End a connection or a dial; its end comes as news."""

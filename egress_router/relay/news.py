@@ -42,6 +42,7 @@ class End(NamedTuple):
     """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1.
 
     `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
+    `connect_seconds` is how long a line's connection took to be there.
     """
 
     client: str
@@ -54,6 +55,7 @@ class End(NamedTuple):
     given: int
     identity: Identity = UNKNOWN
     first_byte: float | None = None
+    connect_seconds: float | None = None
 
 
 class Sums(NamedTuple):
@@ -70,6 +72,20 @@ class Sums(NamedTuple):
     connects: Times
     lives: Times
     first_bytes: Times
+
+
+class Arrival(NamedTuple):
+    """A client whom Python serves: its address and port, its place among those admitted, its socket.
+
+    `early` are the bytes that have come already; `turns` says how often the connection came back, having been
+    made here.
+    """
+
+    client: tuple[str, int]
+    place: Pair
+    descriptor: int
+    early: bytes
+    turns: int
 
 
 class Connection(Protocol):
@@ -104,11 +120,20 @@ class ForwardingLine(Connection, Protocol):
 class Entrance(Protocol):
     """A listening port whose connections Python serves; a subclass of `Forwarding` that hands over."""
 
-    def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
-        """Take over a client's socket, and the bytes that have come; `DataPlane.cut` gives its place back."""
+    def accepted(self, arrival: Arrival) -> None:
+        """Take over a client's socket; `DataPlane.cut` gives its place back."""
 
     def ended(self, end: End) -> None:
         """Take over the socket of a client that met a limit."""
+
+
+def _tell_beginning(record: Accepted | Connected) -> None:
+    if isinstance(record[2], tuple):
+        entrance: Entrance = record[0]  # type: ignore[assignment]
+        entrance.accepted(Arrival(*record[2:]))
+    else:
+        line: ForwardingLine = record[0]  # type: ignore[assignment]
+        line.connected(*record[2:6], Identity(*record[6]))
 
 
 def tell(record: News) -> None:
@@ -122,12 +147,8 @@ def tell(record: News) -> None:
     elif len(record) == 4:
         serving: ForwardingLine = record[0]  # type: ignore[assignment]
         serving.answered(record[2], record[3])
-    elif len(record) == 6:
-        entrance: Entrance = record[0]  # type: ignore[assignment]
-        entrance.accepted(*record[2:])
     elif len(record) == 7:
-        line: ForwardingLine = record[0]  # type: ignore[assignment]
-        line.connected(*record[2:6], Identity(*record[6]))
+        _tell_beginning(record)
     else:
         connection: Connection = record[0]  # type: ignore[assignment]
-        connection.ended(End(*record[2:10], Identity(*record[10]), record[11]))
+        connection.ended(End(*record[2:10], Identity(*record[10]), *record[11:]))

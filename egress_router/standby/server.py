@@ -7,6 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
+from egress_router.service import signals
 from egress_router.standby.agent import DRAIN_SECONDS, Agent
 from egress_router.standby.protocol.timing import DEFAULT
 
@@ -56,6 +57,7 @@ def stay(network: StandbyNetwork, settings: StandbySettings) -> None:
 
     def end(_: int, __: object) -> None:
         if asked.is_set():
+            signals.ignore()
             raise SystemExit(0)
         asked.set()
         agent.leave(DRAIN_SECONDS)
@@ -64,5 +66,6 @@ def stay(network: StandbyNetwork, settings: StandbySettings) -> None:
         signal.signal(number, end)
     agent.start()
     agent.ended.wait()
+    signals.ignore()
     if agent.failure is not None:
         raise agent.failure

@@ -70,11 +70,14 @@ def test_the_administrators_rules_and_the_source_ports_have_tables(
     view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rule = "ip daddr 203.0.113.25 counter drop"
-    view.answer["admin_rules"] = {"rules": [{"text": rule, "packets": 7, "bytes": 420}], "error": None}
+    view.answer["admin_rules"] = {
+        "rules": [{"text": rule, "packets": 7, "bytes": 420, "from": "file"}],
+        "error": None,
+    }
     view.answer["source_ports"] = [{"source": "192.0.2.9", "destination": "203.0.113.25:80/tcp", "in_use": 9}]
     status.show(url, watch=False)
     text = capsys.readouterr().out
-    assert f"  7        420    {rule}\n" in text
+    assert f"  file  7        420    {rule}\n" in text
     assert "  192.0.2.9  203.0.113.25:80/tcp  9\n" in text
 
 

@@ -130,13 +130,16 @@ PyObject *plane_dial(Plane *self, PyObject *arguments) {
     PyObject *values;
     Py_buffer list;
     double seconds, stagger;
-    if (!PyArg_ParseTuple(arguments, "O!O!y*dd", pair_type, &object, &PyTuple_Type, &values, &list, &seconds, &stagger))
+    unsigned turns;
+    if (!PyArg_ParseTuple(arguments, "O!O!y*ddI", pair_type, &object, &PyTuple_Type, &values, &list, &seconds, &stagger,
+                          &turns))
         return NULL;
     PyObject *result = NULL;
     struct targets *targets = targets_new(values, &list, (int)PyTuple_Size(values));
     struct pair *pair = targets ? pair_new(object, -1, -1, seconds) : NULL;
     if (pair) {
         pair->targets = targets;
+        pair->turns = turns;
         result = begin(self, object, pair, (struct command){.what = COMMAND_DIAL, .number = from_seconds(stagger)});
     } else if (targets) {
         targets_free(targets);

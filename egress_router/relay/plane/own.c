@@ -6,8 +6,6 @@
  * number that each connection has for itself, so who made the connection knows what who accepts it must see.
  * An unrelated connection agrees by chance once in some hundred thousand, when a thousand of ours are noted. So one
  * match is no loop yet; a second one in a row is: a connection that comes back, made for one that came back.
- *
- * relay/own_connections.py does the same for connections that Python accepts.
  */
 #define _GNU_SOURCE
 #include <netinet/tcp.h>
@@ -17,6 +15,7 @@
 #include "plane.h"
 
 enum {
+    SPAN = 64,         /* ms, a power of two: what one place of the table stands for */
     EARLY = 2,         /* ms: the kernel rounds the two differently */
     SLACK = 10,        /* ms from the first packet to where its timestamp is noted: the same thread goes on at once */
     SAVED_BYTES = 128, /* the headers of IPv6 and of TCP with all its options */
@@ -33,7 +32,8 @@ void own_note(struct plane *plane, int fd, uint32_t turns) {
     uint32_t stamp;
     if (getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, &stamp, &(socklen_t){sizeof stamp}) < 0)
         return;
-    plane->own[plane->made++ % MOST_OWN] = (struct own){stamp, turns, plane->now};
+    plane->own[stamp / SPAN % MOST_OWN] = (struct own){stamp, turns, plane->now};
+    plane->made = plane->now;
 }
 
 /* The timestamp in the headers of a connection's first packet; false where it has none. */
@@ -58,20 +58,19 @@ static bool first_timestamp(const uint8_t *packet, size_t length, uint32_t *stam
 
 /* How often a connection that was accepted has come back. Costs nothing while none of ours could. */
 uint32_t own_turns(struct plane *plane, int fd) {
-    if (!plane->made || plane->now - plane->own[(plane->made - 1) % MOST_OWN].made > KEPT)
+    if (!plane->made || plane->now - plane->made > KEPT)
         return 0;
     uint8_t packet[SAVED_BYTES];
     socklen_t length = sizeof packet;
     uint32_t stamp;
     if (getsockopt(fd, IPPROTO_TCP, TCP_SAVED_SYN, packet, &length) < 0 || !first_timestamp(packet, length, &stamp))
         return 0;
-    unsigned known = plane->made < MOST_OWN ? plane->made : MOST_OWN;
+    const uint32_t ends[] = {stamp - EARLY, stamp + SLACK};
     uint32_t turns = 0;
-    for (unsigned i = 1; i <= known; i++) {
-        const struct own *own = &plane->own[(plane->made - i) % MOST_OWN];
-        if (plane->now - own->made > KEPT)
-            break;
-        if (own->stamp + EARLY - stamp <= EARLY + SLACK && own->turns >= turns)
+    for (int i = 0; i < 2; i++) {
+        const struct own *own = &plane->own[ends[i] / SPAN % MOST_OWN];
+        bool recent = own->made && plane->now - own->made <= KEPT;
+        if (recent && own->stamp - ends[0] <= EARLY + SLACK && own->turns >= turns)
             turns = own->turns + 1;
     }
     return turns;

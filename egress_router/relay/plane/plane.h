@@ -29,7 +29,7 @@ enum {
     MOST_PIPES = 32,       /* each is two descriptors and up to 1 MiB of kernel memory */
     MOST_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
     MOST_BOUNDS = 15,      /* of a histogram */
-    MOST_OWN = 1024,       /* a power of two: connections that may come back to us, the latest */
+    MOST_OWN = 4096,       /* a power of two: connections that may come back to us, mostly the latest */
     LOOP_TURNS = 2,        /* a connection that came back so often is a loop */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
@@ -252,7 +252,7 @@ struct plane {
     struct client *clients[4096];
     uint64_t secret;
     struct own own[MOST_OWN];
-    unsigned made;
+    nanoseconds made; /* the latest of them; 0: none was */
     struct bounds connects, lives; /* of the histograms of all lines */
     /* Python waits for this number of commands. */
     pthread_mutex_t lock;

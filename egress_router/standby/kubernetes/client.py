@@ -1,4 +1,4 @@
-"""The API server: two named objects, read and patched. A thin shell with an event loop of its own.
+"""The API server: two named objects, read and patched. A thin shell.
 
 No client library: a GET and a merge patch with resourceVersion are all that is needed. Nothing is watched: a
 router needs the Lease at the moment in which its peer falls silent, and reads it then.
@@ -14,23 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import aiohttp
-
-from egress_router import log
 from egress_router.errors import RefusedError
+from egress_router.service.aiohttp_loading import aiohttp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT = 1.0  # seconds; see `Timing.ask`
 _MAX_BYTES = 65536
-_LOOK_AGAIN = 5.0  # seconds between two looks at the EndpointSlice while this router is active
-_RETRY = 0.25
 _SO_MARK = 36
 _PATCH = "application/merge-patch+json"
-_log = log.get("standby")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
+from dataclasses import replace
 
 import pytest
 
-from egress_router.http_proxy.server import Dependencies
-from tests.unit.http_proxy.origin import Client, Peer, counted, know, origin, proxy
+from egress_router.http_proxy.server import REAL, Dependencies
+from tests.manual_clock import ManualClock
+from tests.unit.http_proxy.origin import Client, Peer, counted, know, origin, proxy, worker_of
 from tests.waiting import PATIENCE, until
 
 # A client may be late on a machine that is busy.
 PATIENT = Dependencies(hello_seconds=PATIENCE)
+STEP = 0.04  # time-outs come a little late: see `Deadlines`
 ALERT = b"\x15\x03\x01\x00\x02\x02\x31"  # fatal, access_denied
 
 
@@ -189,6 +193,36 @@ def test_other_protocols_are_not_held_up(mode: str) -> None:
             until(lambda: counted(running, "tunnels_open") == 1)  # nobody says anything
             client.end()
             assert client.rest() == b""
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+def test_a_hello_is_judged_for_250_ms_and_not_after(mode: str) -> None:
+    sent, clock = hello("b.example"), ManualClock()
+    action = {"enforce": "closed", "report": "reported"}[mode]
+    with (
+        origin(echo) as server,
+        proxy("!b.example\n127.0.0.1\n", SNI=mode, needs=replace(REAL, clock=clock)) as (running, port),
+    ):
+        with Client(port) as client:
+            client.send(connect("127.0.0.1", server.port))
+            client.head()
+            looked = threading.Event()
+            running.call(lambda: worker_of(running).deadlines.add(0.2, looked.set))
+            clock.advance(0.249)
+            assert looked.wait(PATIENCE)  # what was due before has had its turn
+            client.send(sent)
+            assert client.take(len(ALERT)) == (ALERT if mode == "enforce" else sent[: len(ALERT)])
+            until(lambda: counted(running, "sni_mismatch_total", action=action) == 1)
+        until(lambda: running.call(running.server.open_connections) == 0)
+        with Client(port) as client:
+            client.send(connect("127.0.0.1", server.port))
+            client.head()
+            running.call(running.server.open_connections)  # by now its time runs
+            clock.advance(0.25 + STEP)
+            until(lambda: counted(running, "tunnels_open") == 1)
+            client.send(sent)
+            assert client.take(len(sent)) == sent
+        assert counted(running, "sni_mismatch_total") == 1
 
 
 @pytest.mark.parametrize("mode", ["enforce", "report"])
