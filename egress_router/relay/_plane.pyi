@@ -13,9 +13,9 @@ Identity: TypeAlias = tuple[int, int, str, int]
 # Object, kind of news, client, target, seconds of the dial, attempts that failed, identity.
 Connected: TypeAlias = tuple[object, int, str, Target, float, Failures, Identity]
 # Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity,
-# seconds to the upstream's first byte.
+# seconds from the connection to the upstream's first byte, seconds to the connection of a line.
 Closed: TypeAlias = tuple[
-    object, int, str, Target | None, int, int, int, float, Failures, int, Identity, float | None
+    object, int, str, Target | None, int, int, int, float, Failures, int, Identity, float | None, float | None
 ]
 Wanted: TypeAlias = tuple[object, int]
 # Counts by upper bound, and the sum of all times in seconds.

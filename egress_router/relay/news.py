@@ -42,6 +42,7 @@ class End(NamedTuple):
     """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1.
 
     `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
+    `connect_seconds` is how long a line's connection took to be there.
     """
 
     client: str
@@ -54,6 +55,7 @@ class End(NamedTuple):
     given: int
     identity: Identity = UNKNOWN
     first_byte: float | None = None
+    connect_seconds: float | None = None
 
 
 class Sums(NamedTuple):
@@ -149,4 +151,4 @@ def tell(record: News) -> None:
         _tell_beginning(record)
     else:
         connection: Connection = record[0]  # type: ignore[assignment]
-        connection.ended(End(*record[2:10], Identity(*record[10]), record[11]))
+        connection.ended(End(*record[2:10], Identity(*record[10]), *record[11:]))

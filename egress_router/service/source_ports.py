@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.address import printed
-from egress_router.net import open_connections
+from egress_router.net import open_connections, port_range
 from egress_router.net.own import addresses_of
 from egress_router.service.tasks import in_daemon_thread
 
@@ -53,6 +53,8 @@ class SourcePorts:
         A port is taken towards one destination only, and what the destinations are clients may choose.
         """
         self._registry.forget("source_ports_in_use")
+        meaning = "Source ports that an address has towards each destination."
+        self._registry.gauge("source_ports_limit", meaning).value = port_range.size()
         most = dict.fromkeys(sources, 0)
         for (source, _), count in ways.items():
             if source in most:

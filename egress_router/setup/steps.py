@@ -17,6 +17,7 @@ from egress_router.kernel.link import ensure_interface
 from egress_router.kernel.nat import admin_rules, backend
 from egress_router.kernel.netlink import Netlink
 from egress_router.policy.egress_policy import names_of
+from egress_router.service import signals
 from egress_router.settings.setup import RouterMode
 from egress_router.setup import forwarding, nat_rules, network
 from egress_router.setup.nat_rules import Established
@@ -90,6 +91,7 @@ def _end_when_asked() -> None:
     """
 
     def end(_: int, __: object) -> None:
+        signals.ignore()
         raise SystemExit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -155,6 +155,9 @@ def test_the_access_log_has_one_line_for_each_connection(tmp_path: Path, records
     assert (relayed["source"], relayed["sent"], relayed["received"]) == ("127.0.0.1", 0, 10)
     assert 0 not in {relayed["client_port"], relayed["source_port"], refused["client_port"]}
     assert (refused["reason"], refused["rule"]) == ("refused", "81 127.0.0.1 9")
+    for each in (relayed["connect_seconds"], relayed["seconds"], refused["seconds"]):
+        assert isinstance(each, float)
+        assert 0 < each < PATIENCE
     assert relayed["id"] != refused["id"]
     for each in records.seen:
         check_record(each)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from egress_router.metrics import Registry
+from egress_router.net import port_range
 from egress_router.net.open_connections import OpenConnections, add
 from egress_router.service import source_ports
 from egress_router.service.source_ports import SourcePorts
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ONE, TWO, POD = map(ip_address, ("192.168.12.99", "192.168.12.100", "10.128.0.2"))
 BANK, SHOP = (ip_address("203.0.113.25"), 443), (ip_address("203.0.113.26"), 443)
@@ -25,8 +30,16 @@ def test_what_counts_is_the_destination_that_has_most_of_them() -> None:
     ways = Counter({(ONE, BANK): 7, (ONE, SHOP): 5, (TWO, SHOP): 1, (POD, BANK): 9})
     ports.show(ways, [ONE, TWO])
     assert published(registry) == {str(ONE): 7, str(TWO): 1}
+    assert registry.snapshot()["source_ports_limit"].numbers == {(): port_range.size()}
     ports.show(Counter(), [TWO])
     assert published(registry) == {str(TWO): 0}
+
+
+def test_the_limit_is_that_of_the_kernel(tmp_path: Path) -> None:
+    file = tmp_path / "range"
+    assert port_range.size(file) == 28_232
+    file.write_text("1024\t65535\n")
+    assert port_range.size(file) == 64_512
 
 
 def test_the_status_names_what_they_lead_to() -> None:
