@@ -1,4 +1,4 @@
-"""Fail-over on real kernels: each kind in three laboratories, side by side. `make test-standby` runs a thousand.
+"""Fail-over on real kernels: each kind in two laboratories, side by side. `make test-standby` runs a thousand.
 
 That two never send at once holds on every machine. Times hold on one that does nothing else; here others may
 run beside, so a trial may be slow, by more than what the machine held up everything, but not each time.
@@ -27,7 +27,6 @@ def laboratory(name: str, *, has_arbiter: bool) -> object:
     scope="module",
     params=[
         laboratory("wire", has_arbiter=False),
-        laboratory("wire-again", has_arbiter=False),
         laboratory("lease", has_arbiter=True),
     ],
 )
