@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 _NODAD = 0x02  # IFA_F_NODAD: a laboratory needs no second to find out that it gave an address only once
 
-# No two ends of a cable have the same index (the other one has a low number, from the kernel): then the
-# link watch tells of a carrier at once, not up to a second later (net/core/link_watch.c, linkwatch_urgent_event).
+# No two ends of a cable have the same index (the kernel gives the other one a low number): the link watch
+# then tells of a carrier at once instead of up to a second later (net/core/link_watch.c,
+# linkwatch_urgent_event).
 _INDEXES = itertools.count(100)
 
 
