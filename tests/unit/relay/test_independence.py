@@ -9,7 +9,7 @@ import sys
 import time
 
 from tests.serving import LOOPS
-from tests.unit.relay.room import Room
+from tests.unit.relay.relay_thread import RelayThread
 
 # In a process of its own, with an interpreter of its own.
 PEERS = """
@@ -32,8 +32,8 @@ for trip in trips:
 
 def test_bytes_move_while_the_interpreter_is_held() -> None:
     holding = ctypes.PyDLL(None)  # calls into it keep the interpreter's lock
-    with contextlib.closing(Room(*LOOPS["own"]())) as room:
-        client, server, _ = room.tunnel()
+    with contextlib.closing(RelayThread(*LOOPS["own"]())) as relay_thread:
+        client, server, _ = relay_thread.tunnel()
         descriptors = [client.fileno(), server.fileno()]
         command = [sys.executable, "-c", PEERS, *map(str, descriptors)]
         with subprocess.Popen(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.relay.news import Arrival
-    from tests.unit.relay.room import Room
+    from tests.unit.relay.relay_thread import RelayThread
 
 FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 
@@ -27,15 +27,15 @@ FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 class Port(Forwarding):
     """Notes of each client how often it came back, and closes it."""
 
-    def __init__(self, room: Room, host: str) -> None:
+    def __init__(self, relay_thread: RelayThread, host: str) -> None:
         super().__init__(0.0, 0.0, 0, False, True)
-        self._room = room
+        self._room = relay_thread
         self._listener = socket.create_server((host, 0), family=FAMILIES[host])
         self._listener.setblocking(False)
         self.place = (ip_address(host), self._listener.getsockname()[1])
         self.turns: list[int] = []
         save_first_packets(self._listener)
-        room.call(lambda: room.plane.listen(self._listener, self))
+        relay_thread.call(lambda: relay_thread.plane.listen(self._listener, self))
 
     def accepted(self, arrival: Arrival) -> None:
         os.close(arrival.descriptor)
@@ -58,8 +58,8 @@ class Port(Forwarding):
 
 
 @pytest.fixture(params=sorted(FAMILIES))
-def port(request: pytest.FixtureRequest, room: Room) -> Iterator[Port]:
-    with contextlib.closing(Port(room, request.param)) as made:
+def port(request: pytest.FixtureRequest, relay_thread: RelayThread) -> Iterator[Port]:
+    with contextlib.closing(Port(relay_thread, request.param)) as made:
         yield made
 
 
