@@ -17,7 +17,7 @@ from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, SERVERS, SERVERS_V6, SOURCE, SOURCE_V6
 from egress_router.lab.pair import Pair
 from egress_router.lab.wire_watch import WireWatch
-from egress_router.standby.timing import DEFAULT
+from egress_router.standby.protocol.timing import DEFAULT
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -126,11 +126,11 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
         active.signal(signal.SIGTERM)
     until(lambda: source_through_proxy(pair, other) == SOURCE, "the other pod's proxy")
     waited = other.waited() - waited
-    until(lambda: pair.standing(other).get("took") is not None, "the other pod's status")
+    until(lambda: pair.status(other).get("took") is not None, "the other pod's status")
     took = pair.told(other)["took"]
     assert isinstance(took, float)
     # Besides what it waited for a processor, on a machine that is busy.
-    assert took - waited < DEFAULT.promise, "it waited until the right of the other one had to be over"
+    assert took - waited < DEFAULT.hold_off, "it waited until the lease of the other one had to be over"
     assert proxies[active.number].wait(SECONDS) == 0
     router = active.router
     assert router is not None
@@ -181,6 +181,6 @@ def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) ->
         "the last line to be in force",
     )
     told, waited = pair.told(active), active.waited() - waited
-    # A router without a processor for as long as its right is good loses it, whatever the lines.
+    # A router without a processor for as long as its lease lasts loses it, whatever the lines.
     assert (told["role"], told["losses"]) == ("active", before) or waited > DEFAULT.lease
     assert not pair.wire.second_owner()

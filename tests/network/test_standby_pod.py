@@ -44,7 +44,7 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     roles: list[str] = []
 
     def one_of_each() -> bool:
-        roles[:] = [str(pair.standing(side).get("role")) for side in pair.sides]
+        roles[:] = [str(pair.status(side).get("role")) for side in pair.sides]
         return sorted(roles) == ["active", "standby"]
 
     until(one_of_each)
@@ -78,9 +78,7 @@ def test_what_makes_the_interface_ends_with_the_fence_closed_and_the_next_contai
     pair.start(first, {"EGRESS_PARENT_NETNS": "auto", "EGRESS_PARENT_INTERFACE": "auto"})
     pair.start(second)
 
-    until(
-        lambda: sorted(str(pair.standing(side).get("role")) for side in pair.sides) == ["active", "standby"]
-    )
+    until(lambda: sorted(str(pair.status(side).get("role")) for side in pair.sides) == ["active", "standby"])
     pair.stop(second)
     until(lambda: pair.readiness(first).endswith("ok\n"))
 

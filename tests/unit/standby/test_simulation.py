@@ -1,4 +1,4 @@
-"""A thousand schedules; `make test-standby` runs a million. A broken promise is told with its seed."""
+"""A thousand schedules; `make test-standby` runs a million. What does not hold is told with its seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_schedules(first: int) -> None:
 
 
 def test_two_open_gates_would_be_noticed() -> None:
-    world = World(1, 2, has_witness=False)
+    world = World(1, 2, has_arbiter=False)
     world.until(3.0)
     (active,) = world.active()
     other = next(router for router in world.routers if router is not active)
