@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from egress_router.lab import wiring
 from egress_router.lab.client import EVERY, PATIENCE, Client
 from egress_router.lab.pair import Pair
+from egress_router.standby.agent import TICK
+from egress_router.standby.protocol.timing import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _SETTLE_SECONDS = 30.0
 _AFTER = 0.5  # seconds that the client is watched after a take-over
 _QUIET = 1.3  # seconds in which a fault that moves nothing would have moved something: a right, and a claim
+_HEARTBEAT = 2 * DEFAULT.heartbeat + TICK  # between two messages of a standby router, at most
 _RESUMED = 0.7  # seconds for one that was stopped to send, if it could
 
 
@@ -49,14 +52,16 @@ class Result:
     """What one trial showed, in seconds.
 
     `gap` is the longest time without an answered connection, `machine` the same for connections that no
-    router had a part in, `waited` how long the other router was ready to run and had no processor, and `wire`
-    the time between the last frame of the old owner and the first of the new.
+    router had a part in, `waited` how long the other router was ready to run and had no processor, `late` by
+    how much a heartbeat of the router that goes on was late at most, and `wire` the time between the last
+    frame of the old owner and the first of the new.
     """
 
     fault: Fault
     gap: float
     machine: float
     waited: float
+    late: float
     wire: float | None
     second_owner: tuple[Frame, ...]
     took: float  # the whole trial
@@ -91,7 +96,7 @@ class Trials:
         begun = time.monotonic()
         active = self._healthy()
         other = next(side for side in pair.sides if side is not active)
-        pair.wire.frames.clear()
+        pair.wire.forget()
         self._client.forget()
         since, clock, waited = time.monotonic(), time.time(), other.waited()
         self._begin(fault, active, other)
@@ -102,11 +107,13 @@ class Trials:
             time.sleep(_QUIET + PATIENCE)
         gap, machine = self._client.missed(since, time.monotonic() - PATIENCE)
         waited = max(0.0, other.waited() - waited)  # a router that was killed has no figures any more
+        survivor = active if fault is Fault.STANDBY else other
+        late = max(0.0, pair.wire.heartbeat_gap(f"cable{survivor.number}") - _HEARTBEAT)
         wire = self._silence(active, other, clock) if fault in MOVES else None
         self._finish(fault, active)
         self._healthy()
         took = time.monotonic() - begun
-        return Result(fault, gap, machine, waited, wire, tuple(pair.wire.second_owner()), took)
+        return Result(fault, gap, machine, waited, late, wire, tuple(pair.wire.second_owner()), took)
 
     def _silence(self, old: Side, new: Side, since: float) -> float:
         """Return how long nobody spoke for the address."""
