@@ -16,7 +16,7 @@ import socket
 import sys
 from collections import Counter
 
-_PATIENCE = 60.0  # seconds
+_WAIT_SECONDS = 60.0  # seconds
 _BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it before 3.12
 _BATCH = 64
 
@@ -72,7 +72,7 @@ def hold(source: str, address: str, port: int, count: int) -> None:
     held = []
     for _ in range(count):
         wire = socket.socket()
-        wire.settimeout(_PATIENCE)
+        wire.settimeout(_WAIT_SECONDS)
         wire.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         try:
             wire.bind((source, 0))

@@ -21,7 +21,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 DUAL = {
     "EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64",
@@ -183,14 +183,14 @@ def test_the_cluster_stays_within_reach(lab: Laboratory, backend: str) -> None:
                 lab.router.socket(family, socket.SOCK_DGRAM) as here,
             ):
                 there.bind((address, 5353))
-                there.settimeout(PATIENCE)
+                there.settimeout(WAIT_SECONDS)
                 here.sendto(b"here", (address, 5353))
                 assert there.recvfrom(16)[1][0] in {ROUTER, ROUTER_V6}
     with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": "*"}, 8080):
         for address in (ROUTER, ROUTER_V6):
             family = _family(address)
             with lab.remote.socket(family, socket.SOCK_STREAM) as wire:
-                wire.settimeout(PATIENCE)
+                wire.settimeout(WAIT_SECONDS)
                 wire.connect((address, 8080))
                 wire.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 assert wire.recv(64).startswith(b"HTTP/1.1 400")
@@ -208,7 +208,7 @@ def test_a_process_with_a_capability_may_use_the_ways_of_the_first_interface(
     script = f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); {mark}"
     with lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
         there.bind(("172.16.0.10", 5353))
-        there.settimeout(PATIENCE)
+        there.settimeout(WAIT_SECONDS)
         lab.router.run(sys.executable, "-c", script)
         assert there.recvfrom(16)[1][0] == ROUTER
     without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", script]

@@ -10,7 +10,7 @@ import pytest
 from egress_router.lab.network import ROUTER, SOURCE
 from tests.network.test_policy import fetch
 from tests.unit.tls.hellos import hello, sni
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from egress_router.lab.network import Laboratory
@@ -46,7 +46,7 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
         lab.proxy("http-proxy", environment, 8080),
         lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire,
     ):
-        wire.settimeout(PATIENCE)
+        wire.settimeout(WAIT_SECONDS)
         wire.connect((ROUTER, 8080))
         heads = [b" 200 "]
         while b" 200 " in heads[-1] and len(heads) < 10:
@@ -110,7 +110,7 @@ def test_a_name_that_leads_back_to_a_transparent_port_is_refused_and_said(
             (b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n", b"HTTP/1.1 " + status),
         ):
             with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-                wire.settimeout(PATIENCE)
+                wire.settimeout(WAIT_SECONDS)
                 wire.connect((ROUTER, 8443))
                 wire.sendall(first)
                 with wire.makefile("rb") as stream:
@@ -118,5 +118,5 @@ def test_a_name_that_leads_back_to_a_transparent_port_is_refused_and_said(
         refused = f'egress_router_transparent_refused_total{{reason="{reason}"}}'
         assert eventually(lambda: _counted(lab, refused) == 2)
         process.terminate()
-        _, said = process.communicate(timeout=PATIENCE)
+        _, said = process.communicate(timeout=WAIT_SECONDS)
         assert f"a name leads back to this router reason={reason} expected=" in said

@@ -23,7 +23,7 @@ from tests.network.test_policy import (
     serve,
     status,
 )
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ ALL_DENIED = [None, None, None]
 def connected(lab: Laboratory, port: int, authority: str) -> Iterator[socket.socket]:
     """Connect to the router, through the HTTP proxy where there is an authority."""
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(PATIENCE)
+        wire.settimeout(WAIT_SECONDS)
         wire.connect((ROUTER, port))
         if authority:
             wire.sendall(f"CONNECT {authority} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

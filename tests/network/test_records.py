@@ -14,7 +14,7 @@ import pytest
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, ROUTER_V6, SOURCE, SOURCE_V6, Laboratory
 from tests.record_schema import check_record
 from tests.status_keys import check_status
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,7 +65,7 @@ def recording(lab: Laboratory, environment: Mapping[str, str]) -> Iterator[list[
 def status(lab: Laboratory) -> str:
     script = (
         "import urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797/status', timeout={PATIENCE}).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797/status', timeout={WAIT_SECONDS}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout
 
@@ -174,6 +174,6 @@ def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
 def metrics(lab: Laboratory) -> str:
     script = (
         "import urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797/metrics', timeout={PATIENCE}).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797/metrics', timeout={WAIT_SECONDS}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout

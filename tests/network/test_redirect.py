@@ -23,7 +23,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ def test_a_client_that_only_the_old_default_route_reaches_gets_its_answer(redire
 def test_bulk_data_passes_both_ways(redirecting: Laboratory) -> None:
     payload = bytes(range(256)) * 20_000
     with redirecting.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(PATIENCE)
+        wire.settimeout(WAIT_SECONDS)
         wire.connect((ROUTER, 80))
         received = bytearray()
         sent = 0
@@ -162,9 +162,9 @@ def test_the_administration_port_is_not_redirected(lab: Laboratory) -> None:
         listening.bind((ROUTER, 9797))
         listening.listen()
         with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(PATIENCE)
+            wire.settimeout(WAIT_SECONDS)
             wire.connect((ROUTER, 9797))
-            listening.settimeout(PATIENCE)
+            listening.settimeout(WAIT_SECONDS)
             accepted, _ = listening.accept()
             accepted.close()
 
@@ -189,7 +189,7 @@ def test_the_fallback_carries_sctp(lab: Laboratory) -> None:
             lab.outside.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as arrives,
             lab.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as wire,
         ):
-            arrives.settimeout(PATIENCE)
+            arrives.settimeout(WAIT_SECONDS)
             wire.sendto(_sctp_init(40_000, port), (ROUTER, 0))
             packet, sender = arrives.recvfrom(2048)
             assert sender[0] == SOURCE
@@ -257,7 +257,7 @@ def _open(lab: Laboratory, server: str, own: str) -> list[socket.socket]:
     wires = [lab.router.socket(family, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
     wires.append(lab.router.socket(family, socket.SOCK_DGRAM))
     for wire, port in zip(wires, (80, 53, 54), strict=True):
-        wire.settimeout(PATIENCE)
+        wire.settimeout(WAIT_SECONDS)
         wire.bind((own, 0))
         wire.connect((server, port))
     wires[1].send(b"who am I?")
@@ -302,7 +302,7 @@ def test_connections_of_an_earlier_source_end_with_it(lab: Laboratory, backend: 
     for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         wires.append(lab.client.socket(family, socket.SOCK_STREAM))
-        wires[-1].settimeout(PATIENCE)
+        wires[-1].settimeout(WAIT_SECONDS)
         wires[-1].connect((address, port))
         assert b"12::98" in (said := wires[-1].recv(4096)) or b"12.98" in said
     lab.finish_setup(environment)
@@ -329,7 +329,7 @@ def test_a_smaller_mtu_inside_is_told_to_the_server(lab: Laboratory, backend: st
         for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with client.socket(family, socket.SOCK_STREAM) as wire:
-                wire.settimeout(PATIENCE)
+                wire.settimeout(WAIT_SECONDS)
                 wire.connect((address, port))
                 payload = b"x" * 60_000
                 wire.sendall(payload)

@@ -20,7 +20,7 @@ import pytest
 
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, ROUTER, SOURCE
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ class Pod:
 
     def serve(self) -> None:
         """Have its proxy begin as soon as its network is set up, as the kubelet does."""
-        _, said = self.setup.communicate(timeout=PATIENCE)
+        _, said = self.setup.communicate(timeout=WAIT_SECONDS)
         assert self.setup.returncode == 0, said
         self.restart()
 
@@ -71,7 +71,7 @@ class Pod:
 
     def ends(self) -> None:
         """Wait until its proxy has ended, and take its network away."""
-        assert self.proxy.wait(PATIENCE) == 0
+        assert self.proxy.wait(WAIT_SECONDS) == 0
         self.host.close()
 
 
@@ -81,7 +81,7 @@ def tunnel(lab: Laboratory, pod: Pod) -> Iterator[tuple[socket.socket, str]]:
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
         wire.settimeout(1)
         wire.connect((pod.address, 8080))
-        wire.settimeout(PATIENCE)
+        wire.settimeout(WAIT_SECONDS)
         wire.sendall(f"CONNECT {SERVER}:80 HTTP/1.1\r\nHost: {SERVER}\r\n\r\n".encode())
         with wire.makefile("rb") as lines:
             if b" 200 " not in lines.readline():
@@ -176,7 +176,7 @@ def test_a_killed_container_serves_again_in_2_s(lab: Laboratory, pod: Pod) -> No
     with Pace() as pace, tunnel(lab, pod):
         begun = time.monotonic()
         pod.proxy.send_signal(signal.SIGKILL)
-        pod.proxy.wait(PATIENCE)
+        pod.proxy.wait(WAIT_SECONDS)
         pod.restart()
         until(lambda: served(lab, pod), "an answer of the container that was begun again")
         took = time.monotonic() - begun

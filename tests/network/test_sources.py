@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.lab.network import GATEWAY, ROUTER, SOURCE, Laboratory
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_a_client_s_port_that_comes_back_does_not_bring_another_line_s_address(l
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 # Closed by reset, so that the client's port is free again at once.
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                wire.settimeout(PATIENCE)
+                wire.settimeout(WAIT_SECONDS)
                 wire.bind(("10.128.0.10", 40_000))
                 wire.connect((ROUTER, port))
                 assert source.encode() in wire.recv(4096)

@@ -13,7 +13,7 @@ from tests.network.test_http_tools import output, run, served
 from tests.network.test_policy import fetch
 from tests.unit.http_proxy.origin import counted, know, proxy
 from tests.unit.tls.hellos import hello, sni
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +119,7 @@ def test_report_only_lets_through_what_the_list_denies(lab: Laboratory) -> None:
             (8443, hello(sni(NAME.encode()))),
         ):
             with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-                wire.settimeout(PATIENCE)
+                wire.settimeout(WAIT_SECONDS)
                 wire.connect((ROUTER, port))
                 wire.sendall(first)
                 with wire.makefile("rb") as stream:
