@@ -334,10 +334,10 @@ def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Labo
     lab.name(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n") as process:
         assert settles(lab, 443, ONE)
-        with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(WAIT_SECONDS)
-            wire.connect((ROUTER, 443))
-            lines = wire.makefile("rb")
+        with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(WAIT_SECONDS)
+            sock.connect((ROUTER, 443))
+            lines = sock.makefile("rb")
             assert ONE.encode() in lines.readline()
             process.send_signal(signal.SIGKILL)
             process.wait(WAIT_SECONDS)
@@ -347,7 +347,7 @@ def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Labo
                 # Until the new process has an answer, the addresses that the last one knew go on serving.
                 assert servers(lab, 443, 3) <= {ONE, TWO}
                 assert settles(lab, 443, TWO)
-                wire.sendall(b"still here\n")
+                sock.sendall(b"still here\n")
                 assert lines.readline() == b"still here\n"
                 lines.close()
 
@@ -357,13 +357,13 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
     lab.name(zone(ONE))
     with following(lab, f"53 udp {NAME}\n"):
         assert eventually(lambda: lab.ask_udp(lab.client, ROUTER, 53).server == ONE)
-        with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
-            wire.settimeout(WAIT_SECONDS)
-            wire.connect((ROUTER, 53))
+        with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(WAIT_SECONDS)
+            sock.connect((ROUTER, 53))
 
             def server() -> str:
-                wire.send(b"who am I?")
-                return str(json.loads(wire.recv(4096))["server"])
+                sock.send(b"who am I?")
+                return str(json.loads(sock.recv(4096))["server"])
 
             assert server() == ONE
             lab.name(zone(TWO))
@@ -372,7 +372,7 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
             # The flow goes on, and no datagram of it is lost, until it is moved. The answer that is under way
             # while its conntrack entry is deleted has no entry that it belongs to, and is lost: one may be.
             assert server() == ONE
-            wire.settimeout(10)
+            sock.settimeout(10)
             lost, stayed = 0, changed
 
             def moved() -> bool:

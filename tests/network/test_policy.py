@@ -137,9 +137,9 @@ def test_what_is_open_and_denied_now_is_cut_and_all_else_stays(
         lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as kept_flow,
         lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as lost_flow,
     ):
-        for wire, port in ((kept, 80), (lost, 8443), (kept_flow, 54), (lost_flow, 53)):
-            wire.settimeout(WAIT_SECONDS)
-            wire.connect((ROUTER, port))
+        for sock, port in ((kept, 80), (lost, 8443), (kept_flow, 54), (lost_flow, 53)):
+            sock.settimeout(WAIT_SECONDS)
+            sock.connect((ROUTER, port))
         assert kept.recv(4096)
         assert lost.recv(4096)
         source_port = asked(kept_flow)
@@ -158,11 +158,11 @@ def test_what_is_open_and_denied_now_is_cut_and_all_else_stays(
         assert asked(kept_flow) == source_port
 
 
-def asked(wire: socket.socket) -> int | None:
+def asked(sock: socket.socket) -> int | None:
     """Ask by a flow that is there; return the source port that the server sees, None where it is prohibited."""
     try:
-        wire.send(b"who am I?")
-        seen: dict[str, int] = json.loads(wire.recv(4096))
+        sock.send(b"who am I?")
+        seen: dict[str, int] = json.loads(sock.recv(4096))
     except TimeoutError:
         raise
     except OSError:
@@ -177,9 +177,9 @@ def _is_prohibited(flow: socket.socket) -> bool:
         return False
 
 
-def _is_cut(wire: socket.socket) -> bool:
+def _is_cut(sock: socket.socket) -> bool:
     try:
-        wire.send(b"x")
+        sock.send(b"x")
     except (ConnectionResetError, BrokenPipeError):
         return True
     return False

@@ -80,11 +80,11 @@ def turn_away(lab: Laboratory) -> None:
     for port in (81, 83, 82):
         turned_away(lab, port)
     turned_away(lab, 82, ROUTER_V6)
-    with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
-        wire.connect((ROUTER, 53))
+    with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((ROUTER, 53))
         for _ in range(3):  # one flow, so one record
             with contextlib.suppress(OSError):
-                wire.send(b"x")
+                sock.send(b"x")
 
 
 def by_port(records: list[dict[str, object]]) -> dict[tuple[object, object], tuple[object, ...]]:
@@ -155,9 +155,9 @@ def test_denied_ones_have_a_record_unasked_and_a_place_in_the_status(lab: Labora
 
 
 def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
-    with recording(lab, {}), lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.connect((ROUTER, 80))
-        wire.recv(1000)
+    with recording(lab, {}), lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.connect((ROUTER, 80))
+        sock.recv(1000)
         found: dict[str, Any] = {}
 
         def is_seen() -> bool:

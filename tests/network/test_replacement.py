@@ -78,17 +78,17 @@ class Pod:
 @contextlib.contextmanager
 def tunnel(lab: Laboratory, pod: Pod) -> Iterator[tuple[socket.socket, str]]:
     """Open a tunnel through a pod; yield it with the source that the server behind it saw."""
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(1)
-        wire.connect((pod.address, 8080))
-        wire.settimeout(WAIT_SECONDS)
-        wire.sendall(f"CONNECT {SERVER}:80 HTTP/1.1\r\nHost: {SERVER}\r\n\r\n".encode())
-        with wire.makefile("rb") as lines:
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(1)
+        sock.connect((pod.address, 8080))
+        sock.settimeout(WAIT_SECONDS)
+        sock.sendall(f"CONNECT {SERVER}:80 HTTP/1.1\r\nHost: {SERVER}\r\n\r\n".encode())
+        with sock.makefile("rb") as lines:
             if b" 200 " not in lines.readline():
                 raise ConnectionRefusedError("no tunnel")
             while lines.readline() not in {b"\r\n", b""}:
                 pass
-            yield wire, json.loads(lines.readline())["source"]
+            yield sock, json.loads(lines.readline())["source"]
 
 
 def served(lab: Laboratory, pod: Pod) -> bool:
@@ -164,10 +164,10 @@ def test_a_deleted_pod_that_is_idle_is_replaced_in_6_s(lab: Laboratory, pod: Pod
 
 
 def test_an_open_tunnel_costs_the_drain_and_no_more(lab: Laboratory, pod: Pod) -> None:
-    with Pace() as pace, tunnel(lab, pod) as (wire, _):
+    with Pace() as pace, tunnel(lab, pod) as (sock, _):
         took = replaced(lab, pod)
         with contextlib.suppress(ConnectionResetError):
-            assert wire.recv(1) == b"", "the tunnel ended with the pod"
+            assert sock.recv(1) == b"", "the tunnel ended with the pod"
     print(f"with an open tunnel: {took:.1f} s")  # noqa: T201
     assert DRAIN_SECONDS < took < pace.allowed(10.0)
 

@@ -157,8 +157,8 @@ def test_name_servers_and_cluster_networks_stay_on_the_first_interface(lab: Labo
     with lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("172.16.0.10", 53))
         server.settimeout(WAIT_SECONDS)
-        with lab.router.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
-            wire.sendto(b"query", ("172.16.0.10", 53))
+        with lab.router.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"query", ("172.16.0.10", 53))
             assert server.recvfrom(100)[1][0] == ROUTER
 
 
@@ -301,10 +301,10 @@ def test_what_the_old_owner_said_before_it_went_does_not_count(lab: Laboratory) 
     process = lab.setup({**PROXY, "EGRESS_CLAIM_TIMEOUT": "20"})
     assert process.stderr is not None
     assert any("waiting for its owner to go" in line for line in process.stderr)
-    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-        wire.bind(("eth0", 0))
+    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind(("eth0", 0))
         for frame in announcements(ip_address(SOURCE), mac_bytes(_mac(lab.rival))) * 30:
-            wire.send(frame)
+            sock.send(frame)
     lab.rival.ip("addr flush dev eth0")
     assert process.wait(WAIT_SECONDS) == 0, "the time for the claim has not run out"
 
@@ -593,10 +593,10 @@ def test_legacy_follows_its_file_without_touching_open_connections(lab: Laborato
     )
     assert process.stderr is not None
     assert any("network is set up" in line for line in process.stderr)
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(WAIT_SECONDS)
-        wire.connect((ROUTER, 80))
-        lines = wire.makefile("rb")
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(WAIT_SECONDS)
+        sock.connect((ROUTER, 80))
+        lines = sock.makefile("rb")
         assert b"203.0.113.25" in lines.readline()
 
         rules.write_text("8080 tcp 203.0.113.26 80\n")
@@ -604,7 +604,7 @@ def test_legacy_follows_its_file_without_touching_open_connections(lab: Laborato
         assert lab.ask_tcp(lab.client, ROUTER, 8080).server == "203.0.113.26"
         with pytest.raises(ConnectionRefusedError):
             lab.ask_tcp(lab.client, ROUTER, 80)
-        wire.sendall(b"still here\n")
+        sock.sendall(b"still here\n")
         assert lines.readline() == b"still here\n"
 
         rules.write_text("8080 tcp nowhere\n")
@@ -686,11 +686,11 @@ def test_legacy_logs_connections_with_both_their_ends(lab: Laboratory) -> None:
     assert process.stdout is not None
     assert any("network is set up" in line for line in process.stderr)
     assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.connect((ROUTER, 80))
-        client_port = wire.getsockname()[1]
-        assert b"203.0.113.25" in wire.recv(1000)
-        wire.sendall(b"x" * 1000)
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.connect((ROUTER, 80))
+        client_port = sock.getsockname()[1]
+        assert b"203.0.113.25" in sock.recv(1000)
+        sock.sendall(b"x" * 1000)
     with pytest.raises(ConnectionRefusedError):
         lab.ask_tcp(lab.client, ROUTER, 81)
     records = [json.loads(process.stdout.readline()) for _ in range(2)]
@@ -748,8 +748,8 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     failed = 'egress_router_connections_total{result="timeout"} 1.0'
     assert eventually(lambda: failed in _fetch(lab, "/metrics")[1])
     assert 'egress_router_connections_total{result="refused"} 2.0' in _fetch(lab, "/metrics")[1]
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.connect((ROUTER, 80))
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.connect((ROUTER, 80))
         assert eventually(lambda: "egress_router_connections_open 1.0" in _fetch(lab, "/metrics")[1])
     addresses = json.loads(_fetch(lab, "/status")[1])["interface"]["addresses"]
     assert addresses == [SOURCE], "the kernel's own link-local address is nobody's source"
@@ -760,12 +760,12 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
 
 
 def _fetch(lab: Laboratory, path: str) -> tuple[int, str]:
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(WAIT_SECONDS)
-        if wire.connect_ex((ROUTER, 9797)):
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(WAIT_SECONDS)
+        if sock.connect_ex((ROUTER, 9797)):
             return 0, ""
-        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
-        answer = http.client.HTTPResponse(wire)
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(sock)
         answer.begin()
         return answer.status, answer.read().decode()
 

@@ -46,23 +46,23 @@ def begin(
 ) -> tuple[socket.socket, socket.socket, int]:
     """Connect through the router; return both ends, and the source port that the server sees."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    wire = client.socket(family, socket.SOCK_STREAM)
-    wire.settimeout(WAIT_SECONDS)
+    sock = client.socket(family, socket.SOCK_STREAM)
+    sock.settimeout(WAIT_SECONDS)
     if own_port:
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        wire.bind(("", own_port))
-    wire.connect((address, 80))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", own_port))
+    sock.connect((address, 80))
     accepted, peer = listening.accept()
-    return wire, accepted, int(peer[1])
+    return sock, accepted, int(peer[1])
 
 
 def visit(client: Host, listening: socket.socket, address: str = ROUTER, own_port: int = 0) -> int:
     """Connect, and have the server close first, so that TIME_WAIT is with it; return the source port."""
-    wire, accepted, port = begin(client, listening, address, own_port)
-    with wire, accepted:
+    sock, accepted, port = begin(client, listening, address, own_port)
+    with sock, accepted:
         accepted.shutdown(socket.SHUT_WR)
-        assert wire.recv(1) == b""
-        wire.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+        sock.shutdown(socket.SHUT_WR)
         assert accepted.recv(1) == b""
     return port
 
@@ -115,8 +115,8 @@ def test_ports_of_open_connections_are_passed_over(lab: Laboratory) -> None:
     with server(lab) as listening, contextlib.ExitStack() as open_ones:
         held = []
         for _ in range(600):
-            wire, accepted, port = begin(lab.client, listening)
-            open_ones.enter_context(wire)
+            sock, accepted, port = begin(lab.client, listening)
+            open_ones.enter_context(sock)
             open_ones.enter_context(accepted)
             held.append(port)
         # The turn begins again at the first port, and what is open is known from connection tracking.

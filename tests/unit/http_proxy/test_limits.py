@@ -307,8 +307,8 @@ def test_last_words_wait_for_a_slow_reader() -> None:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
     worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines, clock=SYSTEM))
-    wire = BufferedSocket(ours, poller, nothing)
-    LingeringClose(worker, wire, b"words", 30.0, lambda: closed.set_result(None))
+    stream = BufferedSocket(ours, poller, nothing)
+    LingeringClose(worker, stream, b"words", 30.0, lambda: closed.set_result(None))
 
     def read() -> bytes:
         data = b""
