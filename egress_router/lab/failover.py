@@ -76,7 +76,7 @@ class Trials:
         self,
         environment: Mapping[str, str] | None = None,
         *,
-        has_witness: bool = False,
+        has_arbiter: bool = False,
         every: float = EVERY,
     ) -> None:
         """Build it; a client opens a connection `every` so many seconds."""
@@ -84,7 +84,7 @@ class Trials:
         self._pair = Pair()
         with self._pair.building():
             self._pair.serve()
-            if has_witness:
+            if has_arbiter:
                 self._environment |= self._pair.serve_api()
             self._client = Client(self._pair, every)
 
@@ -196,8 +196,8 @@ def report(results: Sequence[Result]) -> str:
 class _Run:
     """As many trials as were asked for, on a new laboratory after one that failed."""
 
-    def __init__(self, *, has_witness: bool) -> None:
-        self._has_witness = has_witness
+    def __init__(self, *, has_arbiter: bool) -> None:
+        self._has_arbiter = has_arbiter
         self._trials: Trials | None = None
         self.results: list[Result] = []
         self.failed = 0
@@ -206,7 +206,7 @@ class _Run:
         """Run one trial; what fails is told, and counted."""
         try:
             if self._trials is None:
-                self._trials = Trials(has_witness=self._has_witness)
+                self._trials = Trials(has_arbiter=self._has_arbiter)
             result = self._trials.run(fault)
         except Exception as error:  # noqa: BLE001 (whatever it is, the trials after it are still of use)
             self.failed += 1
@@ -233,7 +233,7 @@ def main() -> int:
     """Run trials, the kinds in turn; 1 where two routers ever sent at once, or a trial failed."""
     parser = argparse.ArgumentParser(description="fail-over trials")
     parser.add_argument("trials", type=int)
-    parser.add_argument("--lease", action="store_true", help="with a Lease as witness, and an API server")
+    parser.add_argument("--lease", action="store_true", help="with a Lease as arbiter, and an API server")
     parser.add_argument("--seconds", type=float, help="begin no trial after so long")
     parser.add_argument(
         "--only", help="kinds, separated by commas: " + ", ".join(each.name for each in Fault)
@@ -241,7 +241,7 @@ def main() -> int:
     arguments = parser.parse_args()
     kinds = [Fault[name] for name in arguments.only.split(",")] if arguments.only else list(Fault)
     end = None if arguments.seconds is None else time.monotonic() + arguments.seconds
-    run = _Run(has_witness=arguments.lease)
+    run = _Run(has_arbiter=arguments.lease)
     try:
         for number in range(arguments.trials):
             if end is not None and time.monotonic() > end:

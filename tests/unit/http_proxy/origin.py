@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import re
 import socket
+import sys
+import termios
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -18,7 +21,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import read_http_proxy
 from egress_router.settings.policy import joined
 from tests.serving import serving
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -154,6 +157,11 @@ def closing(answer: bytes) -> Callable[[Peer], None]:
 OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
 
 
+def unacknowledged(sock: socket.socket) -> int:
+    """Return how many bytes the other side's kernel has not acknowledged yet (SIOCOUTQ, tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
 class Client:
     """A raw connection to the proxy."""
 
@@ -169,6 +177,10 @@ class Client:
 
     def send(self, data: bytes | str) -> None:
         self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
+
+    def delivered(self) -> None:
+        """Wait until what was sent is with the other side's kernel."""
+        until(lambda: unacknowledged(self.sock) == 0)
 
     def end(self) -> None:
         with contextlib.suppress(OSError):  # the proxy may have reset it already

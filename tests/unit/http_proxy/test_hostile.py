@@ -10,7 +10,17 @@ import time
 
 import pytest
 
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, closing, counted, origin, proxy
+from tests.unit.http_proxy.origin import (
+    OK,
+    Client,
+    Peer,
+    answering,
+    closing,
+    counted,
+    origin,
+    proxy,
+    unacknowledged,
+)
 from tests.waiting import PATIENCE, until
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))  # each; `make fuzz` takes longer
@@ -271,14 +281,16 @@ def test_bytes_on_an_idle_upstream_are_never_an_answer() -> None:
     def impatient(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
         peer.send(OK)
-        time.sleep(0.05)  # unasked, a moment after the answer
+        answered.acquire(timeout=PATIENCE)  # unasked, when the proxy has passed the answer on
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
         peer.read_to_the_end()
 
+    answered = threading.Semaphore(0)
     with origin(impatient) as server, proxy() as (_, port), Client(port) as client:
         for _ in range(2):
             client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.answer()[1] == b"ok"
+            answered.release()
             assert server.peers[-1].ended.wait(PATIENCE)
         assert len(server.peers) == 2
 
@@ -302,10 +314,10 @@ def test_bytes_that_came_before_a_request_are_not_its_answer(field: str) -> None
         def at_one_time() -> None:
             """Both come while the worker is busy, the request first."""
             client.send(text)
-            time.sleep(0.05)
+            client.delivered()
             go.set()
             sent.wait(PATIENCE)
-            time.sleep(0.05)
+            until(lambda: unacknowledged(server.peers[0].sock) == 0)
 
         running.call(at_one_time)
         assert client.answer()[1] == b"ok"

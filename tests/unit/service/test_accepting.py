@@ -21,7 +21,7 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.relay.news import End
+    from egress_router.relay.news import Arrival, End
 
 
 class Acceptor(Forwarding):
@@ -32,11 +32,12 @@ class Acceptor(Forwarding):
         self.accepting = accepting
         self.port = port
 
-    def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor)
-        self.accepting.entered.append((sock, *client, self.port))
-        self.accepting.early += early
-        self.accepting.places.append(place)
+    def accepted(self, arrival: Arrival) -> None:
+        family, kind = socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+        sock = socket.socket(family, kind, 0, arrival.descriptor)
+        self.accepting.entered.append((sock, *arrival.client, self.port))
+        self.accepting.early += arrival.early
+        self.accepting.places.append(arrival.place)
 
     def ended(self, end: End) -> None:
         os.close(end.given)
