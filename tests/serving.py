@@ -17,6 +17,7 @@ from egress_router.relay.loop import PollerLoop
 from egress_router.relay.poller import Poller
 from egress_router.service.connection_limiter import ConnectionLimiter
 from egress_router.service.mode import Server, WorkerContext
+from tests.ports import free_port
 from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
@@ -123,8 +124,10 @@ async def _end_tasks() -> None:
 
 
 def listening() -> socket.socket:
-    """Return a non-blocking socket that listens on a free port, for IPv4 and IPv6."""
-    made = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    """Return a non-blocking socket that listens on a free port, for IPv4 and IPv6; nobody has it afterwards."""
+    made = socket.create_server(
+        ("::", free_port()), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+    )
     made.setblocking(False)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made

@@ -103,7 +103,7 @@ def run(*command: str | Path, data: bytes = b"", **environ: str) -> subprocess.C
         input=data,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=WAIT_SECONDS,
         # Nothing else: a machine may have its own certificates and proxies in the environment.
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C", **environ},
     )

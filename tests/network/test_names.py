@@ -173,7 +173,6 @@ def test_an_answer_grows_to_60_addresses_and_shrinks_to_one(lab: Laboratory) -> 
         assert settles(lab, 443, TWO)
 
 
-@pytest.mark.timeout(300)
 def test_a_name_server_that_is_silent_for_a_minute_changes_nothing(lab: Laboratory) -> None:
     lab.serve()
     lab.name(zone(ONE, TWO))

@@ -780,7 +780,7 @@ def test_without_root_in_a_user_namespace() -> None:
         [*command, sys.executable, "-m", "egress_router.lab.demo"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
     assert "Everything was as promised." in done.stdout, done.stdout + done.stderr

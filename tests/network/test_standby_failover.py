@@ -46,7 +46,6 @@ def is_quick(result: Result) -> bool:
     return result.gap - result.machine - result.waited < (2.0 if is_move else 0.5)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", Fault)
 def test_nobody_sends_beside_another_and_somebody_goes_on(trials: Trials, fault: Fault) -> None:
     results: list[Result] = []

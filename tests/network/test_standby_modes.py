@@ -72,7 +72,6 @@ DUAL = {
 }
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_both_families_move_together(pair: Pair, end: signal.Signals) -> None:
     wiring.address(pair.client, "eth0", f"{CLIENT_V6}/64")
@@ -90,7 +89,6 @@ def test_both_families_move_together(pair: Pair, end: signal.Signals) -> None:
     assert not pair.wire.second_owner()
 
 
-@pytest.mark.timeout(180)
 def test_all_source_addresses_move_together(pair: Pair) -> None:
     lines = f"80 tcp {SERVERS[0]}\n81 tcp {SERVERS[0]} 80 from {SECOND}\n"
     watch = pair.holds(WireWatch(pair.gateway, ("cable0", "cable1"), (SOURCE, SECOND)))
@@ -107,7 +105,6 @@ def test_all_source_addresses_move_together(pair: Pair) -> None:
     assert not watch.second_owner()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("is_sidecar_last", [False, True], ids=["at once", "the sidecar last"])
 def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: bool) -> None:
     """Its containers are asked to end together, or, a restartable init container, after the others."""
@@ -162,7 +159,6 @@ def source_through_proxy(pair: Pair, side: Side) -> str | None:
     return None
 
 
-@pytest.mark.timeout(240)
 def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) -> None:
     """While the kernel takes them in, a question of the standby has to wait for its lock."""
     # Without root of the machine, the message is bounded by net.core.wmem_max.

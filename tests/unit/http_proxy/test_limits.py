@@ -481,6 +481,7 @@ def test_one_record_for_the_decision_and_one_for_the_end(
         "local_port": 8080,
     }.items() <= decision.items()
     assert {"dns_seconds", "connect_seconds", "client_port", "source_port"} <= decision.keys()
+    assert "connect_seconds" not in denied | denied_end, "nothing was dialled"
     ids = [each["id"] for each in records]
     assert ids[::2] == ids[1::2]
     assert len(set(ids)) == 4
