@@ -45,12 +45,12 @@ class WireWatch:
         self.frames: deque[Frame] = deque(maxlen=1_000_000)
         self.heartbeats: deque[Frame] = deque(maxlen=100_000)
         self._ended = threading.Event()
-        wire = switch.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
-        wire.settimeout(0.2)
-        wire.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 * 1024 * 1024)
+        sock = switch.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
+        sock.settimeout(0.2)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 * 1024 * 1024)
         # When the kernel saw a frame, not when this thread came to it.
-        wire.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        self._thread = threading.Thread(target=self._capture, args=(wire,), daemon=True)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._thread = threading.Thread(target=self._capture, args=(sock,), daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -64,11 +64,11 @@ class WireWatch:
         self._ended.set()
         self._thread.join()
 
-    def _capture(self, wire: socket.socket) -> None:
-        with wire:
+    def _capture(self, sock: socket.socket) -> None:
+        with sock:
             while not self._ended.is_set():
                 try:
-                    frame, extra, _, (cable, _, kind, *_) = wire.recvmsg(256, 64)
+                    frame, extra, _, (cable, _, kind, *_) = sock.recvmsg(256, 64)
                 except TimeoutError:
                     continue
                 if kind == _OUTGOING or cable not in self._cables:

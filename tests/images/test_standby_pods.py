@@ -51,29 +51,29 @@ def pods(node: Node) -> Iterator[tuple[Sandbox, Sandbox]]:
 
 def status(sandbox: Sandbox) -> dict[str, object]:
     """Return what the pod says of its group."""
-    with contextlib.suppress(OSError, ValueError), socket_to(sandbox, 9797) as wire:
-        wire.sendall(b"GET /status HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-        body = b"".join(iter(lambda: wire.recv(65536), b"")).partition(b"\r\n\r\n")[2]
+    with contextlib.suppress(OSError, ValueError), socket_to(sandbox, 9797) as sock:
+        sock.sendall(b"GET /status HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        body = b"".join(iter(lambda: sock.recv(65536), b"")).partition(b"\r\n\r\n")[2]
         said: dict[str, object] = json.loads(body).get("standby") or {}
         return said
     return {}
 
 
 def socket_to(sandbox: Sandbox, port: int) -> socket.socket:
-    wire = sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock = sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        wire.settimeout(2)
-        wire.connect((sandbox.address, port))
+        sock.settimeout(2)
+        sock.connect((sandbox.address, port))
     except OSError:
-        wire.close()
+        sock.close()
         raise
-    return wire
+    return sock
 
 
 def source_seen(sandbox: Sandbox, port: int) -> str | None:
     """Return from where a server outside was reached through the pod; None where it was not."""
-    with contextlib.suppress(OSError, ValueError), socket_to(sandbox, port) as wire:
-        return str(json.loads(wire.makefile().readline())["source"])
+    with contextlib.suppress(OSError, ValueError), socket_to(sandbox, port) as sock:
+        return str(json.loads(sock.makefile().readline())["source"])
     return None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.lab import wiring
-from egress_router.lab.client import EVERY, PATIENCE, Client
+from egress_router.lab.client import CONNECT_SECONDS, EVERY, Client
 from egress_router.lab.pair import Pair
 from egress_router.standby.agent import TICK
 from egress_router.standby.protocol.timing import DEFAULT
@@ -102,10 +102,10 @@ class Trials:
         self._begin(fault, active, other)
         if fault in MOVES:
             pair.await_active(other)
-            time.sleep(_AFTER + PATIENCE)
+            time.sleep(_AFTER + CONNECT_SECONDS)
         else:
-            time.sleep(_QUIET + PATIENCE)
-        gap, machine = self._client.missed(since, time.monotonic() - PATIENCE)
+            time.sleep(_QUIET + CONNECT_SECONDS)
+        gap, machine = self._client.missed(since, time.monotonic() - CONNECT_SECONDS)
         waited = max(0.0, other.waited() - waited)  # a router that was killed has no figures any more
         survivor = active if fault is Fault.STANDBY else other
         late = max(0.0, pair.wire.heartbeat_gap(f"cable{survivor.number}") - _HEARTBEAT)

@@ -15,7 +15,7 @@ from egress_router.relay.own_connections import save_first_packets
 from tests.ports import free_port
 from tests.serving import LOOPS, listening
 from tests.unit.relay.relay_thread import RelayThread
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ class Router:
         self.relay_thread.call(lambda: self.plane.listen(self.listener, line))
 
     def client(self, source: str = "127.0.0.1") -> socket.socket:
-        return self.stack.enter_context(socket.create_connection(self.address, PATIENCE, (source, 0)))
+        return self.stack.enter_context(socket.create_connection(self.address, WAIT_SECONDS, (source, 0)))
 
     def served_by(self) -> str:
         """Connect, and return the address that a client came to."""
