@@ -7,7 +7,7 @@ from array import array
 from typing import TYPE_CHECKING, Final
 
 from egress_router.relay.dataplane import Limits
-from egress_router.service.connection_counts import ConnectionCounts
+from egress_router.service.shared_memory import ConnectionCounts
 
 if TYPE_CHECKING:
     from egress_router.metrics import Registry

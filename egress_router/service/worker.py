@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from egress_router.errors import RefusedError
 from egress_router.metrics import Registry
 from egress_router.relay.loop import PollerLoop
-from egress_router.service import connection_counts, limits, output, process_metrics, signals
-from egress_router.service.connection_counts import ConnectionCounts
+from egress_router.service import limits, output, process_metrics, shared_memory, signals
 from egress_router.service.connection_limiter import ConnectionLimiter
 from egress_router.service.control import (
     Assigned,
@@ -30,6 +29,7 @@ from egress_router.service.control import (
 )
 from egress_router.service.mode import WorkerContext
 from egress_router.service.recent_errors import RECENT
+from egress_router.service.shared_memory import ConnectionCounts
 from egress_router.service.tasks import log_fault
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Worker(Generic[Rules]):
     def _received(self, message: Message, descriptors: list[int]) -> None:
         match message:
             case Assigned(slot, workers):
-                numbers = connection_counts.mapped(descriptors[0], workers)
+                numbers = shared_memory.mapped(descriptors[0], workers)
                 self._counts = ConnectionCounts(numbers, slot)
                 os.close(descriptors[0])
             case Listeners(ports):
