@@ -93,7 +93,7 @@ class Forwarder:
         self._forbidden = forbidden
         self._admin_port = settings.proxy.runtime.admin_port
         self._names = resolver(settings.names, context.registry)
-        self._plane = DataPlane(context.loop, context.limiter.limits)
+        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._plane.tell_pauses(AcceptPauses(context.registry))
         context.registry.before_snapshot(self._show)

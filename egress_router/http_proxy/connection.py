@@ -54,7 +54,8 @@ class ClientConnection(ClientSide):
         self.stream.on_ready = self.read_head
         self.stream.held = early  # mostly the request; what else is there, the poller will say
         self._accepted = worker.clock.monotonic()
-        self._turns = 0  # how often it came back, by way of an address that leads to this proxy
+        # How often it came back, by way of an address that leads to this proxy; None: nobody has asked yet.
+        self._turns: int | None = None
 
     # Heads
 
@@ -102,12 +103,10 @@ class ClientConnection(ClientSide):
     def _begin(self, head: RequestHead) -> None:
         """Begin with a request: decide on it, and have a connection made for it."""
         worker = self.worker
-        if not self._served:
-            self._served = True
-            self._turns = worker.own_connections.accepted(self.stream.sock, self._accepted)
+        self._served = True
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
-        if connect and self._turns >= LOOP_TURNS:
+        if connect and self._came_back() >= LOOP_TURNS:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = target_of(head, self._origin_port)
         if head.special:
@@ -125,6 +124,11 @@ class ClientConnection(ClientSide):
         self._connector.begin()
         if self.state is CONNECTING:
             worker.client_watch.add(self)
+
+    def _came_back(self) -> int:
+        if self._turns is None:
+            self._turns = self.worker.own_connections.accepted(self.stream.sock, self._accepted)
+        return self._turns
 
     def _answer_as_final_recipient(self, head: RequestHead) -> None:
         status, answer = replies.as_final_recipient(head.method, self.worker.date())

@@ -129,7 +129,7 @@ class HttpProxyServer:
         access.apply(rules.rules, rules.policy)
         access_log = AccessLog(everything=settings.proxy.access_log)
         accounting = needs.accounting(context.registry, access_log, needs.clock)
-        self._plane = DataPlane(context.loop, context.limiter.limits)
+        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
         relay = Relay(self._plane, context.poller)
         # The bytes of a tunnel count as they go, not when it ends.
         self._plane.count(context.registry, accounting.sent, accounting.received)
@@ -144,7 +144,7 @@ class HttpProxyServer:
             limits=settings.limits,
             pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
             client_watch=ClientWatch(deadlines),
-            own_connections=OwnConnections(needs.clock, settings.limits.head_seconds + 1),
+            own_connections=OwnConnections(needs.clock, context.shared.own),
             clock=needs.clock,
             sni=settings.sni,
             sources=settings.sources,

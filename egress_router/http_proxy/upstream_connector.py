@@ -150,8 +150,7 @@ class UpstreamConnector:
         self.info.connect_seconds = result.seconds
         try:
             if self._turns is not None:  # nothing in it would tell if it led back here
-                seconds = self._worker.clock.monotonic() - self._began
-                self._worker.own_connections.made(result.sock, seconds, self._turns)
+                self._worker.own_connections.made(result.sock, self._began, self._turns)
             self._worker.accounting.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
         except Exception:  # nobody owns it

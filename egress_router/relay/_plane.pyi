@@ -51,6 +51,7 @@ class Plane:
     def __init__(
         self,
         seats: WriteableBuffer,
+        own: WriteableBuffer,
         place: int,
         most: int,
         possible: int,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from egress_router.errors import RefusedError
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Number
 from egress_router.relay.loop import PollerLoop
+from egress_router.relay.own_connections import SHARE
 
 try:
     from egress_router.relay import _plane
@@ -155,16 +156,22 @@ class DataPlane:
     """The data plane of this process, and its news in the event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits | None = None, quiet: float = QUIET
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits | None = None,
+        quiet: float = QUIET,
+        own: memoryview | None = None,
     ) -> None:
         """Start the thread; it ends with `close`.
+
+        `own` is memory of SHARE bytes for each process in which they look for connections that they made.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
         """
         self._loop = loop
         try:
-            self._plane = _started(limits, quiet)
+            self._plane = _started(limits, quiet, own)
         except OSError as error:
             what = f"cannot start the data plane ({error.strerror})"
             raise RefusedError(what, "raise the limits of open files and threads") from None
@@ -359,11 +366,12 @@ def _tell(record: News) -> None:
         connection.ended(End(*record[2:10], Identity(*record[10]), record[11]))
 
 
-def _started(limits: Limits | None, quiet: float) -> _plane.Plane:
+def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _plane.Plane:
     if limits is None:
-        return _plane.Plane(bytearray(4), 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
+        return _plane.Plane(bytearray(4), bytearray(SHARE), 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
     return _plane.Plane(
         limits.counts,
+        bytearray(len(limits.counts) * SHARE) if own is None else own,
         limits.slot,
         limits.maximum,
         limits.possible,

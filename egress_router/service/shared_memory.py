@@ -1,7 +1,8 @@
-"""How many connections each worker has open, in memory that all processes of the router share.
+"""Memory that all processes of the router share.
 
-Each worker writes its own number only, so nothing is locked; what a dead worker had written, the supervisor
-clears.
+In it stands how many connections each worker has open, and which ones the workers have made lately: one that
+comes back to the router may come to another worker than the one that made it. Nothing is locked. Each worker
+writes its own count only, which the supervisor clears when the worker dies.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import os
 from dataclasses import dataclass
 
 from egress_router.errors import RefusedError
+from egress_router.relay.own_connections import SHARE
 
 _WIDTH = 4  # bytes of a number, format "i"
 _NOEXEC = 8  # MFD_NOEXEC_SEAL (Linux 6.3), without which vm.memfd_noexec=2 refuses; Python has no name for it
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionCounts:
-    """The numbers of all workers, and the slot of this one among them."""
+class SharedMemory:
+    """The counts of all workers, what is noted of their connections, and the slot of this worker."""
 
-    numbers: memoryview
+    counts: memoryview
+    own: memoryview
     slot: int
 
 
@@ -33,22 +36,36 @@ def make(workers: int) -> int:
     """
     try:
         descriptor = _memory()
-        os.ftruncate(descriptor, workers * _WIDTH)
+        os.ftruncate(descriptor, _size(workers))
     except OSError as error:
         what = f"cannot make memory for the count of connections ({error.strerror})"
         raise RefusedError(what, "raise the limits of open files and memory") from None
     return descriptor
 
 
-def mapped(descriptor: int, workers: int) -> memoryview:
-    """Return the numbers of so many workers; the descriptor is not needed any more then."""
-    return memoryview(mmap.mmap(descriptor, workers * _WIDTH)).cast("i")
+def mapped(descriptor: int, workers: int, slot: int = 0) -> SharedMemory:
+    """Return the memory of so many workers; the descriptor is not needed any more then."""
+    return _divided(memoryview(mmap.mmap(descriptor, _size(workers))), workers, slot)
+
+
+def unshared() -> SharedMemory:
+    """Return the memory of a worker that is the only one."""
+    return _divided(memoryview(bytearray(_size(1))), 1, 0)
+
+
+def _size(workers: int) -> int:
+    return workers * (SHARE + _WIDTH)
+
+
+def _divided(memory: memoryview, workers: int, slot: int) -> SharedMemory:
+    end = workers * SHARE
+    return SharedMemory(memory[end:].cast("i"), memory[:end], slot)
 
 
 def _memory() -> int:
     try:
-        return os.memfd_create("connections", os.MFD_CLOEXEC | _NOEXEC)
+        return os.memfd_create("workers", os.MFD_CLOEXEC | _NOEXEC)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-    return os.memfd_create("connections", os.MFD_CLOEXEC)
+    return os.memfd_create("workers", os.MFD_CLOEXEC)

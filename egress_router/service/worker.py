@@ -29,12 +29,12 @@ from egress_router.service.control import (
 )
 from egress_router.service.mode import WorkerContext
 from egress_router.service.recent_errors import RECENT
-from egress_router.service.shared_memory import ConnectionCounts
 from egress_router.service.tasks import log_fault
 
 if TYPE_CHECKING:
     from egress_router.relay.poller import Poller
     from egress_router.service.mode import Mode, Server
+    from egress_router.service.shared_memory import SharedMemory
     from egress_router.settings.common import ProxySettings
 
 Rules = TypeVar("Rules")
@@ -91,7 +91,7 @@ class Worker(Generic[Rules]):
         self._loop = loop
         self._poller = poller
         self._sockets: dict[int, socket.socket] = {}
-        self._counts: ConnectionCounts | None = None
+        self._shared: SharedMemory | None = None
         self._server: Server[Rules] | None = None
         self._open = registry.gauge("connections_open", "Client connections that are open.")
         self.fault: Exception | None = None
@@ -106,8 +106,7 @@ class Worker(Generic[Rules]):
     def _received(self, message: Message, descriptors: list[int]) -> None:
         match message:
             case Assigned(slot, workers):
-                numbers = shared_memory.mapped(descriptors[0], workers)
-                self._counts = ConnectionCounts(numbers, slot)
+                self._shared = shared_memory.mapped(descriptors[0], workers, slot)
                 os.close(descriptors[0])
             case Listeners(ports):
                 sockets = (socket.socket(fileno=each) for each in descriptors)
@@ -150,17 +149,18 @@ class Worker(Generic[Rules]):
 
     def _built(self, rules: Rules, ports: int) -> Server[Rules]:
         settings = self._settings
+        shared = self._shared or shared_memory.unshared()
         descriptors = limits.raise_descriptors()
         possible = limits.connections(settings.max_connections, settings.workers, descriptors, ports)
         limiter = ConnectionLimiter(
             self._registry,
             settings.max_connections,
             settings.max_connections_per_client,
-            self._counts,
+            shared,
             possible,
         )
         context = WorkerContext(
-            self._loop, self._poller, self._registry, limiter, settings.runtime.drain_seconds
+            self._loop, self._poller, self._registry, limiter, settings.runtime.drain_seconds, shared
         )
         return self._mode.build(context, rules)
 

@@ -36,27 +36,33 @@ static bool read_bounds(struct bounds *bounds, PyObject *values) {
 static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double quiet;
     int place, most, possible, of_client;
-    Py_buffer seats;
+    Py_buffer seats, own;
     PyObject *connects, *lives;
-    if (!PyArg_ParseTuple(arguments, "w*iiiidO!O!", &seats, &place, &most, &possible, &of_client, &quiet, &PyTuple_Type,
-                          &connects, &PyTuple_Type, &lives))
+    if (!PyArg_ParseTuple(arguments, "w*w*iiiidO!O!", &seats, &own, &place, &most, &possible, &of_client, &quiet,
+                          &PyTuple_Type, &connects, &PyTuple_Type, &lives))
         return -1;
     struct plane *plane = self->plane ? NULL : calloc(1, sizeof *plane);
     if (plane && !(read_bounds(&plane->connects, connects) && read_bounds(&plane->lives, lives))) {
         free(plane);
         PyBuffer_Release(&seats);
+        PyBuffer_Release(&own);
         return -1;
     }
-    if (!plane || place < 0 || place >= seats.len / (Py_ssize_t)sizeof(int32_t)) {
+    Py_ssize_t places = seats.len / (Py_ssize_t)sizeof(int32_t);
+    if (!plane || place < 0 || place >= places || own.len / places < (Py_ssize_t)sizeof(struct made)) {
         free(plane);
         PyBuffer_Release(&seats);
-        PyErr_SetString(PyExc_ValueError, "no memory, or no such place");
+        PyBuffer_Release(&own);
+        PyErr_SetString(PyExc_ValueError, "no memory, too little of it is shared, or no such place");
         return -1;
     }
     self->plane = plane;
     self->seats = seats;
+    self->own = own;
     plane->seats = seats.buf;
-    plane->places = (int)(seats.len / (Py_ssize_t)sizeof(int32_t));
+    plane->places = (int)places;
+    plane->made = own.buf;
+    plane->share = (size_t)(own.len / places);
     plane->place = place;
     plane->most = most;
     plane->possible = possible;
@@ -169,6 +175,7 @@ static void plane_dealloc(Plane *self) {
             if (descriptors[i] >= 0)
                 close(descriptors[i]);
         PyBuffer_Release(&self->seats);
+        PyBuffer_Release(&self->own);
         free(plane);
     }
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);

@@ -104,9 +104,15 @@ struct address {
 
 /* A connection to something near: the timestamp of its first packet, and how often its client's had come back. */
 struct own {
-    uint32_t stamp;
-    uint32_t turns;
-    nanoseconds made;
+    _Atomic uint32_t stamp, turns;
+    _Atomic nanoseconds made;
+};
+
+/* Those of one process, in memory that all of them share. It alone writes; the others see an entry in the midst of
+   being written as one that agrees with nothing. */
+struct made {
+    _Atomic uint64_t count;
+    struct own own[MOST_OWN];
 };
 
 /* Where connections go: `good` of them first, in turn. Immutable; read by both sides, freed by Python. */
@@ -251,8 +257,8 @@ struct plane {
     int places, place, most, possible, most_of_client;
     struct client *clients[4096];
     uint64_t secret;
-    struct own own[MOST_OWN];
-    unsigned made;
+    char *made;   /* `places` times `struct made`, */
+    size_t share; /* at multiples of this */
     struct bounds connects, lives; /* of the histograms of all lines */
     /* Python waits for this number of commands. */
     pthread_mutex_t lock;

@@ -8,11 +8,16 @@ import pytest
 from egress_router.clock import SYSTEM
 from egress_router.relay.own_connections import (
     LOOP_TURNS,
+    SHARE,
     OwnConnections,
     first_timestamp,
     save_first_packets,
 )
 from tests.manual_clock import ManualClock
+
+
+def memory(size: int = SHARE) -> memoryview:
+    return memoryview(bytearray(size))
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
@@ -21,7 +26,7 @@ def test_a_connection_that_comes_back_is_recognised(host: str, family: socket.Ad
         save_first_packets(listener)
         place = listener.getsockname()[:2]
         for is_own in (True, False, True):
-            own = OwnConnections(SYSTEM, 10)
+            own = OwnConnections(SYSTEM, memory())
             began = SYSTEM.monotonic()
             with (
                 socket.create_connection(place) as made,
@@ -31,19 +36,17 @@ def test_a_connection_that_comes_back_is_recognised(host: str, family: socket.Ad
             ):
                 accepted = SYSTEM.monotonic()
                 # It is heard of only after it was accepted, as where another thread makes connections.
-                own.made(made if is_own else other, SYSTEM.monotonic() - began, 0)
+                own.made(made if is_own else other, began, 0)
                 assert own.accepted(first, accepted) == is_own
                 assert own.accepted(second, accepted) != is_own
 
 
-def test_a_connection_is_remembered_until_its_first_request_and_within_the_time_in_which_it_was_made() -> (
-    None
-):
+def test_a_connection_is_remembered_with_the_time_in_which_it_was_made() -> None:
     clock = ManualClock()
-    own = OwnConnections(clock, 11)
+    own = OwnConnections(clock, memory())
     now = clock.monotonic()
     begin = 0xFFFFFFFF - 500_000  # wraps round between
-    own.note(begin + 1_000_000 & 0xFFFFFFFF, 0.02, 0)
+    own.note(begin + 1_000_000 & 0xFFFFFFFF, now, now - 0.02, 0)
     at_connect = begin + 999_990 & 0xFFFFFFFF
     assert own.turns(at_connect, now)
     assert own.turns(at_connect, now + 0.2)
@@ -51,27 +54,53 @@ def test_a_connection_is_remembered_until_its_first_request_and_within_the_time_
     assert not own.turns(at_connect + 100, now)
     assert not own.turns(at_connect ^ 0x40000000, now)
     assert not own.turns(at_connect, now + 5)  # it was accepted long after any that was made then
-    clock.advance(10)
-    own.note(5, 0.0, 0)
+    clock.advance(60)  # a first request may come late
     assert own.turns(at_connect, now)
-    clock.advance(2)
-    own.note(5, 0.0, 0)
-    assert not own.turns(at_connect, now)
+    assert not own.turns(at_connect, clock.monotonic())
+
+
+def test_a_connection_that_another_worker_made_is_recognised() -> None:
+    clock = ManualClock()
+    shared = memory()
+    one, other = (OwnConnections(clock, shared) for _ in range(2))
+    one.note(1_000, clock.monotonic(), clock.monotonic(), 0)
+    assert other.turns(1_000, clock.monotonic()) == 1
+    other.note(1_000, clock.monotonic(), clock.monotonic(), 1)
+    assert one.turns(1_000, clock.monotonic()) == LOOP_TURNS
+
+
+def test_the_latest_connections_are_remembered_while_others_take_the_places_of_old_ones() -> None:
+    clock = ManualClock()
+    own = OwnConnections(clock, memory())
+    dice = random.Random(7)
+    found = 0
+    for _ in range(100_000):
+        clock.advance(1 / 9_000)
+        stamp = dice.getrandbits(32)
+        own.note(stamp, clock.monotonic(), clock.monotonic() - 0.001, 0)
+        found += own.turns(stamp, clock.monotonic())
+    assert found == 100_000
+    own.note(1_000, clock.monotonic(), clock.monotonic() - 0.001, 0)
+    made = clock.monotonic()
+    for _ in range(9_000):  # of a second, in which most first requests come
+        clock.advance(1 / 9_000)
+        own.note(dice.getrandbits(32), clock.monotonic(), clock.monotonic() - 0.001, 0)
+    assert own.turns(1_000, made)
 
 
 def test_each_time_that_a_connection_comes_back_is_counted() -> None:
     clock = ManualClock()
-    own = OwnConnections(clock, 11)
-    own.note(1_000, 0.0, 0)
+    own = OwnConnections(clock, memory())
+    own.note(1_000, clock.monotonic(), clock.monotonic(), 0)
     assert own.turns(1_000, clock.monotonic()) == 1
-    own.note(1_000, 0.0, 1)
+    own.note(1_000, clock.monotonic(), clock.monotonic(), 1)
     assert own.turns(1_000, clock.monotonic()) == 2
 
 
 def test_no_client_is_taken_for_a_loop_by_chance() -> None:
     """At 9,000 connections a second one in some hundred thousand agrees with one of ours."""
     clock = ManualClock()
-    own = OwnConnections(clock, 11)
+    own = OwnConnections(clock, memory())
     dice = random.Random(5)
     agreed = 0
     for _ in range(400_000):
@@ -79,7 +108,7 @@ def test_no_client_is_taken_for_a_loop_by_chance() -> None:
         turns = own.turns(dice.getrandbits(32), clock.monotonic())
         assert turns < LOOP_TURNS
         agreed += turns
-        own.note(dice.getrandbits(32), 0.001, turns)
+        own.note(dice.getrandbits(32), clock.monotonic(), clock.monotonic() - 0.001, turns)
     assert 1 <= agreed < 100
 
 
