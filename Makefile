@@ -45,7 +45,7 @@ coverage: venv network-tools test-tools ## `make test`; what its unit tests cove
 
 .PHONY: test-standby
 test-standby: venv network-tools ## two routers, one address: a million simulated schedules, a thousand real fail-overs (hours)
-	@$(BIN)/python -m tests.unit.standby.simulation $(or $(SCHEDULES),1000000)
+	@$(BIN)/python -m tests.unit.standby.simulation $(or $(SCHEDULES),1000000) --compiled
 	@scripts/in-namespaces $(BIN)/python -m egress_router.lab.failover $(or $(TRIALS),1000)
 
 .PHONY: test-clients

@@ -23,12 +23,13 @@ from benchmarks import contestants
 from benchmarks.contestants import ECHO_PORT, FORWARD_ECHO_PORT, Contestant, answers, process_of, running
 from benchmarks.table import keep_text
 from benchmarks.workloads import Tools, tools
-from egress_router.relay.dataplane import DataPlane, Forwarding, Sums
+from egress_router.relay.dataplane import DataPlane, Forwarding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from egress_router.relay._plane import Target
+    from egress_router.relay.news import Sums
 
 _BURN, _PERIOD = 0.05, 0.2  # seconds
 _CONNECTIONS, _RATE, _SECONDS = 20, 1_000, 10

@@ -12,14 +12,22 @@ SHELLS = ("bash", "zsh", "fish")
 _PROGRAM = "egress-router"
 _BASH = """\
 _egress_router() {{
-    local words
-    case "${{COMP_WORDS[1]}}" in
-{cases}
-    *) words="{commands}" ;;
+    local command="${{COMP_WORDS[1]}}"
+    local before="${{COMP_WORDS[COMP_CWORD-1]}}" current="${{COMP_WORDS[COMP_CWORD]}}"
+    local options="--help" words="" files=""
+    case "$command" in
+{commands}
     esac
-    [ "$COMP_CWORD" -gt 1 ] || words="{commands}"
-    COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
-    [ ${{#COMPREPLY[@]}} -gt 0 ] || COMPREPLY=($(compgen -f -- "${{COMP_WORDS[COMP_CWORD]}}"))
+    case "$command $before" in
+{values}
+    esac
+    if [ "$COMP_CWORD" -le 1 ]; then options="--help --version"; words="{names}"; files=""; fi
+    case "$current" in -*) words="$options"; files="" ;; esac
+    COMPREPLY=($(compgen -W "$words" -- "$current"))
+    if [ -n "$files" ]; then
+        local IFS=$'\\n'
+        COMPREPLY+=($(compgen -f -- "$current"))
+    fi
 }}
 complete -o filenames -F _egress_router egress-router
 """
@@ -46,17 +54,34 @@ def script(shell: str, parser: argparse.ArgumentParser, kinds: tuple[str, ...]) 
     found = commands(parser)
     if shell == "fish":
         return "".join(_fish(found, kinds))
-    cases = "\n".join(
-        f'    {name}) words="{" ".join(_words(name, command, kinds))}" ;;' for name, command in found.items()
+    text = _BASH.format(
+        commands="\n".join(_bash_command(name, command, kinds) for name, command in found.items()),
+        values="\n".join(each for name, command in found.items() for each in _bash_values(name, command)),
+        names=" ".join(found),
     )
-    text = _BASH.format(cases=cases, commands=" ".join([*found, "--help", "--version"]))
     return (_ZSH if shell == "zsh" else "") + text
 
 
-def _words(name: str, command: argparse.ArgumentParser, kinds: tuple[str, ...]) -> list[str]:
-    words = [each for action in options(command) for each in action.option_strings if each.startswith("--")]
-    words += [str(each) for action in options(command) if action.choices for each in action.choices]
-    return [*words, *(kinds if name == "check" else ())]
+def _bash_command(name: str, command: argparse.ArgumentParser, kinds: tuple[str, ...]) -> str:
+    names = [each for action in options(command) for each in action.option_strings if each.startswith("--")]
+    arguments = [action for action in options(command) if not action.option_strings]
+    words = [str(each) for action in arguments for each in action.choices or ()]
+    words += kinds if name == "check" else ()
+    files = "yes" if any(_is_file(action) for action in arguments) else ""
+    return f'    {name}) options="{" ".join(names)}"; words="{" ".join(words)}"; files="{files}" ;;'
+
+
+def _bash_values(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield what may stand behind each option that takes a value."""
+    for action in options(command):
+        if action.option_strings and action.nargs != 0:
+            places = "|".join(f'"{name} {each}"' for each in action.option_strings)
+            words = " ".join(map(str, action.choices or ()))
+            yield f'    {places}) words="{words}"; files="{"yes" if _is_file(action) else ""}" ;;'
+
+
+def _is_file(action: argparse.Action) -> bool:
+    return action.metavar == "FILE"
 
 
 def _fish(found: dict[str, argparse.ArgumentParser], kinds: tuple[str, ...]) -> Iterator[str]:
@@ -68,6 +93,7 @@ def _fish(found: dict[str, argparse.ArgumentParser], kinds: tuple[str, ...]) -> 
             for option in action.option_strings:
                 if option.startswith("--"):
                     values = f" -xa '{' '.join(map(str, action.choices))}'" if action.choices else ""
+                    values = values or (" -r" if _is_file(action) else "" if action.nargs == 0 else " -x")
                     yield f"complete -c {_PROGRAM} {here} -l {option[2:]}{values}\n"
         if name == "check":
             yield f"complete -c {_PROGRAM} {here} -a '{' '.join(kinds)}'\n"

@@ -37,7 +37,12 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source} line {self.line}"
-        return f"{place}: {self.reason}" if self.text is None else f"{place}: {self.text!r}: {self.reason}"
+        return f"{place}: {self.said}"
+
+    @property
+    def said(self) -> str:
+        """All of it but the place."""
+        return self.reason if self.text is None else f"{self.text!r}: {self.reason}"
 
 
 class ConfigError(EgressRouterError):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,8 @@ def _page(name: str, parser: argparse.ArgumentParser, variables: Sequence[_AnyVa
         lines += [".SH OPTIONS", *shown]
     if variables:
         lines += [".SH ENVIRONMENT", *(line for each in variables for line in _variable(each))]
+    if examples := _examples(parser.epilog or ""):
+        lines += [".SH EXAMPLES", ".nf", *map(_text, examples), ".fi"]
     lines.append(".SH EXIT STATUS")
     for status, meaning in _STATUSES.items():
         lines += [".TP", f"\\fB{status}\\fR", _text(meaning)]
@@ -66,6 +69,12 @@ def _page(name: str, parser: argparse.ArgumentParser, variables: Sequence[_AnyVa
 
 def _synopsis(parser: argparse.ArgumentParser) -> str:
     return _text(parser.format_usage().removeprefix("usage: ").strip())
+
+
+def _examples(epilog: str) -> list[str]:
+    """Return the examples of `--help`, which stand indented below their title."""
+    found = epilog.partition("Examples:\n")[2].partition("\n\n")[0]
+    return textwrap.dedent(found).splitlines()
 
 
 def _option(action: argparse.Action) -> Iterator[str]:

@@ -106,6 +106,10 @@ class Registry:
         for key in [key for key in self._numbers if key[0] == name]:
             del self._numbers[key]
 
+    def forget_histogram(self, name: str, **labels: str) -> None:
+        """Drop the histogram of this name and these labels."""
+        self._histograms.pop((name, tuple(sorted(labels.items()))), None)
+
     def snapshot(self) -> Snapshot:
         """Return the state of everything as plain data."""
         for refresh in self._refreshers:

@@ -29,6 +29,7 @@ _MAX_BYTES = 64_000_000
 # xterm's: a screen of its own and back (1049), to the first line, erase what is below.
 _ENTER, _LEAVE, _CLEAR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H\x1b[J"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through http_proxy
+_OFF = "EGRESS_ADMIN_PORT is 0: the administration endpoint is off, so nothing is known of the router"
 _DONE, _NOT_AS_IT_SHOULD_BE = 0, 3
 
 
@@ -45,25 +46,23 @@ def show(
     With `watch` again each two seconds, until interrupted; a router that does not answer then is no end.
     Return the exit status: 3 where the router is not ready or not healthy; with `health_only` only where it
     is not healthy. That is for an engine's health check: a restart does not help a router that is not ready.
-    `as_json` prints what the endpoint says as it is, with a list `errors`; nobody there is one, too.
+    `as_json` prints what the endpoint says as it is, with a list `errors`; with `watch` a line each time.
 
     Raises:
         RefusedError: nobody answers there, or no egress router.
     """
     address = _address(url)
     if address is None:
-        say("EGRESS_ADMIN_PORT is 0: the administration endpoint is off, so nothing is known of the router")
+        if as_json:
+            say(json.dumps({"errors": []}))
+        say(_OFF, sys.stderr if as_json else sys.stdout)
         return _DONE
+    if watch and as_json:
+        _watch(lambda: say(_line(address)), sleep)
     if watch:
         with _screen() as clear:
-            _watch(address, clear, sleep)
-    try:
-        status = _fetch(address)
-    except RefusedError as error:
-        if as_json:
-            problem = {"source": address, "line": None, "text": None, "message": str(error)}
-            say(json.dumps({"errors": [problem]}, indent=2))
-        raise
+            _watch(lambda: _draw(address, clear), sleep)
+    status = _fetch(address)
     say(json.dumps({**status, "errors": []}, indent=2) if as_json else render(status).rstrip("\n"))
     problems = _list(status, "health") + ([] if health_only else _list(status, "ready"))
     return _NOT_AS_IT_SHOULD_BE if problems else _DONE
@@ -85,15 +84,28 @@ def _screen() -> Iterator[str]:
         print(_LEAVE, end="", flush=True)
 
 
-def _watch(address: str, clear: str, sleep: Callable[[float], None]) -> NoReturn:
+def _watch(show_once: Callable[[], None], sleep: Callable[[float], None]) -> NoReturn:
     while True:
-        try:
-            text = render(_fetch(address))
-        except RefusedError as error:
-            text = f"{error}\n"
-        print(clear, end="")
-        say(text)
+        show_once()
         sleep(_INTERVAL)
+
+
+def _draw(address: str, clear: str) -> None:
+    try:
+        text = render(_fetch(address))
+    except RefusedError as error:
+        text = f"{error}\n"
+    print(clear, end="")
+    say(text)
+
+
+def _line(address: str) -> str:
+    """Return what is known as one line of JSON."""
+    try:
+        return json.dumps({**_fetch(address), "errors": []})
+    except RefusedError as error:
+        problem = {"source": error.what, "line": None, "text": None, "message": error.remedy}
+        return json.dumps({"errors": [problem]})
 
 
 def _address(url: str | None) -> str | None:
@@ -155,7 +167,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "peers": ("address", "mac", "role"),
     "rules": ("line", "hits", "packets", "sent_bytes", "received_bytes", "text"),
     "policy": ("entry", "denied", "text"),
-    "admin_rules": ("packets", "bytes", "text"),
+    "admin_rules": ("from", "packets", "bytes", "text"),
     "source_ports": ("source", "destination", "in_use"),
     "upstreams": ("destination", "address", "up"),
     "busiest clients": ("client", "open"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     import pytest
+
+_UNIT = Path(__file__).parent / "unit"
 
 # How long an example takes says how busy the machine is. What must be quick is counted in steps or compared.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,5 +25,5 @@ os.environ.setdefault("IPTABLES_LIBDIR", sysconfig.get_path("platlib"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that one process has to run one after the other begin first: nobody waits for them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """What takes long begins first: what one process runs one after the other, then what waits for real kernels."""
+    items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is None, _UNIT in item.path.parents))

@@ -3,6 +3,9 @@
 They lie below those that the kernel gives to outgoing connections, which would take one again. Each test runner
 leases stretches of them: a stretch is leased to who has the abstract socket of its name, and free when that
 process has ended, however it ended. Such names are those of the network namespace, as the ports are.
+
+Whatever is leased is leased for all addresses of the loopback network: who wants one port on several of them, or
+a port that nobody listens on, takes it from here.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FIRST, _END, _STRETCH = 20_000, 32_000, 100
-_LEASES: list[socket.socket] = []
+_FIRST, _END, _STRETCH = 12_000, 32_000, 100
+_MOST = 1_000  # that a process leases: more than one test needs; then those that are free again are given out again
+_LEASES: dict[int, socket.socket] = {}  # by the first port
 
 
 def _lease(first: int) -> bool:
@@ -26,7 +30,7 @@ def _lease(first: int) -> bool:
     except OSError:
         lease.close()
         return False
-    _LEASES.append(lease)
+    _LEASES[first] = lease
     return True
 
 
@@ -37,11 +41,20 @@ def _leased() -> Iterator[int]:
             ports = range(first, first + _STRETCH)
             had += ports
             yield from ports
+            if len(had) >= _MOST:
+                break
     assert had, "all ports are leased to other test runners"
     yield from itertools.cycle(had)
 
 
 _PORTS = _leased()
+
+
+def own_address() -> str:
+    """Return a loopback address that no other test runner uses: a port of it is this one's, whichever it is."""
+    if not _LEASES:
+        free_port()
+    return f"127.1.0.{1 + (next(iter(_LEASES)) - _FIRST) // _STRETCH}"
 
 
 def free_port() -> int:

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE = 60.0  # seconds: what takes longer has failed, also on a machine that is busy
-_POLL = 0.005
+_POLL, _LONGEST_POLL = 0.005, 0.05
 
 
 def eventually(check: Callable[[], object], seconds: float = PATIENCE) -> bool:
     """Return whether `check` comes true in time; the last look is made after it."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
+    begun = time.monotonic()
+    while (waited := time.monotonic() - begun) < seconds:
         if check():
             return True
-        time.sleep(_POLL)
+        time.sleep(_pause(waited))
     return bool(check())
 
 
@@ -30,6 +30,12 @@ def until(check: Callable[[], object], what: str = "what is waited for") -> None
 
 async def until_async(check: Callable[[], object]) -> None:
     """Wait until `check` comes true while the loop goes on; TimeoutError if it does not."""
+    begun = time.monotonic()
     async with asyncio.timeout(PATIENCE):
         while not check():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_pause(time.monotonic() - begun))
+
+
+def _pause(waited: float) -> float:
+    """Return how long not to look: a tenth of what was waited. A look may be a request to a process that starts."""
+    return min(max(_POLL, waited / 10), _LONGEST_POLL)

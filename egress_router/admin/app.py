@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from egress_router import log
 from egress_router.admin import page
 from egress_router.admin.exposition import CONTENT_TYPE, exposition
 from egress_router.admin.history import History
 from egress_router.clock import SYSTEM
+from egress_router.service.aiohttp_loading import web
 from egress_router.service.standby_monitor import is_good_standby
 
 if TYPE_CHECKING:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 WINDOW: Final = 300.0  # seconds, of what is counted
 _TICKS: Final = 150  # of a window: one each two seconds
 _MAX: Final = 50
-# Of the 64,512 source ports that an address has for each destination; the alert says the same.
+# Of the 64,512 source ports that an address has for each destination; the alerts say the same. Proxies have
+# those that the kernel chooses.
 _MANY_PORTS: Final = 50_000
+_MUCH_OF_PORTS: Final = 0.8
 _Counts = dict[tuple[str, str], float]
 
 # Counters that say that something went wrong: the metric, the label that says what, and the words.
@@ -115,6 +117,14 @@ def _of_ports(snapshot: Snapshot) -> Iterator[tuple[str, Trouble]]:
             way = f"{known.get('source', '')} towards {known.get('destination', '')}"
             text = f"source ports of {way} run out: {count:,.0f} of 64,512 are in use"
             yield f"ports {way}", Trouble(text, blocks=False)
+    limit = snapshot.get("source_ports_limit")
+    in_use = snapshot.get("source_ports_in_use")
+    most = 0.0 if limit is None else max(limit.numbers.values(), default=0.0)
+    for labels, count in sorted(() if in_use is None else in_use.numbers.items()):
+        if most and count > _MUCH_OF_PORTS * most:
+            source = dict(labels).get("source", "")
+            used = f"{count:,.0f} of {most:,.0f} are in use towards one destination"
+            yield f"ports {source}", Trouble(f"source ports of {source} run out: {used}", blocks=False)
 
 
 def _destination(destination: str, addresses: Mapping[str, float]) -> str | None:

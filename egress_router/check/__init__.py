@@ -3,6 +3,6 @@
 from egress_router.check.manifests import manifests
 from egress_router.check.report import Finding, as_json, as_text
 from egress_router.check.rules import checked
-from egress_router.check.run import run
+from egress_router.check.run import placed, run
 
-__all__ = ["Finding", "as_json", "as_text", "checked", "manifests", "run"]
+__all__ = ["Finding", "as_json", "as_text", "checked", "manifests", "placed", "run"]

@@ -34,9 +34,10 @@ class Finding:
     def text(self, mark: str = "") -> str:
         """Write it as compilers do, with file and line before it (and a mark), for editors to jump to."""
         file = "stdin" if self.file == "-" else self.file
+        if self.problem.source == "standard input":
+            return f"{mark}{self.problem}"
         place = file if self.problem.line is None else f"{file}:{self.problem.line}"
-        names_file = self.problem.source in {self.file, "standard input"}
-        return f"{mark}{self.problem}" if names_file else f"{place}: {mark}{self.problem}"
+        return f"{place}: {mark}{self.problem.said if self.problem.source == self.file else self.problem}"
 
     def as_object(self) -> dict[str, object]:
         """Return it as JSON has it."""

@@ -53,16 +53,22 @@ def run(
 
 
 def _manifests(texts: Sequence[tuple[str, str]], errors: Sequence[Finding]) -> Found:
+    files = [name for name, _ in texts]
     try:
         report = manifests(*texts) if texts else Report(())
     except ConfigError as error:
-        return Found((), (), (*errors, *(_placed(each, texts) for each in error.problems)))
-    return Found(report.tables, tuple(_placed(each, texts) for each in report.warnings), tuple(errors))
+        return Found((), (), (*errors, *placed(error.problems, files)))
+    return Found(report.tables, placed(report.warnings, files), tuple(errors))
 
 
-def _placed(problem: Problem, texts: Sequence[tuple[str, str]]) -> Finding:
+def placed(problems: Sequence[Problem], files: Sequence[str]) -> tuple[Finding, ...]:
+    """Return problems with the files that they are in, with which their sources begin."""
+    return tuple(_placed(each, files) for each in problems)
+
+
+def _placed(problem: Problem, files: Sequence[str]) -> Finding:
     """Take the file out of a problem's source, which begins with it where several files belong together."""
-    for name, _ in texts:
+    for name in files:
         if problem.source.startswith(f"{name} "):
             return Finding(name, replace(problem, source=problem.source.removeprefix(f"{name} ")))
     return Finding(problem.source, problem)

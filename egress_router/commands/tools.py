@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 from egress_router.errors import (
     CONFIGURATION_ERROR,
     DONE,
+    REFUSED,
     ConfigError,
     Problem,
+    RefusedError,
 )
 from egress_router.terminal import say
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Sequence
 
 KINDS = ("redirect", "http-proxy", "dns-proxy")
 
@@ -45,8 +48,30 @@ def _kind_and_files(words: list[str]) -> tuple[str | None, list[str]]:
     return (words[0], words[1:]) if words[0] in KINDS else (None, words)
 
 
+def _reported(run: Callable[[], int], files: Sequence[str] = (), *, as_json: bool = False) -> int:
+    """Run a tool; its errors begin with file and line, and are JSON, too, where it answers so."""
+    from egress_router import check  # noqa: PLC0415
+
+    try:
+        return run()
+    except ConfigError as error:
+        found, status = check.placed(error.problems, files), CONFIGURATION_ERROR
+    except RefusedError as error:
+        found, status = check.placed([Problem(error.what, None, None, error.remedy)], ()), REFUSED
+    if as_json:
+        say(check.as_json((), (), found), end="")
+    for each in found:
+        say(each.text(), sys.stderr)
+    return status
+
+
 def explain(arguments: argparse.Namespace) -> int:
     """Say which line of a list decides, and why."""
+    files = [each for each in (arguments.file, arguments.policy) if each is not None]
+    return _reported(lambda: _explain(arguments), files, as_json=arguments.output == "json")
+
+
+def _explain(arguments: argparse.Namespace) -> int:
     from egress_router import explain  # noqa: PLC0415
     from egress_router.manifests import egress_policy  # noqa: PLC0415
     from egress_router.metrics import Registry  # noqa: PLC0415
@@ -71,6 +96,10 @@ def explain(arguments: argparse.Namespace) -> int:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Print what an EgressRouter of OpenShift 4 becomes."""
+    return _reported(lambda: _convert(arguments), [arguments.file])
+
+
+def _convert(arguments: argparse.Namespace) -> int:
     from egress_router import convert  # noqa: PLC0415
 
     path: str = arguments.file
@@ -101,6 +130,10 @@ def _read(path: str) -> str:
 
 def status(arguments: argparse.Namespace) -> int:
     """Show what a running router knows."""
+    return _reported(lambda: _status(arguments), as_json=arguments.output == "json")
+
+
+def _status(arguments: argparse.Namespace) -> int:
     from egress_router import status  # noqa: PLC0415
 
     return status.show(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from egress_router.metrics import Number, Registry
     from egress_router.records import Record
-    from egress_router.relay.dataplane import Sums
+    from egress_router.relay.news import Sums
     from egress_router.relay.tunnel import Closing
 
 CONNECTED = "connected"
@@ -94,20 +94,24 @@ class AccessLog:
             record.connect_seconds = round(seconds, 6)
             self._records.write(record)
 
-    def refused(self, rule: str, made: Callable[[], Record], result: str, denied_by: str | None) -> None:
+    def refused(
+        self, rule: str, made: Callable[[], Record], result: str, denied_by: str | None, seconds: float
+    ) -> None:
         """A client was closed without ever having been connected; `denied_by` names what denied it."""
         self.refused_many(rule, result, 1)
         if denied_by is not None or self._records.everything:
             record = made()
-            record.reason = result
+            record.reason, record.seconds = result, round(seconds, 6)
             if denied_by is not None:
                 record.verdict, record.rule = DENIED, denied_by
                 target = f"{record.name or record.address}:{record.port}"
                 self.denied.note(record.client, target, denied_by, result)
             self._records.write(record)
 
-    def closed(self, rule: str, made: Callable[[], Record], closing: Closing) -> None:
-        """A relayed connection ended."""
+    def closed(
+        self, rule: str, made: Callable[[], Record], closing: Closing, connect_seconds: float | None
+    ) -> None:
+        """A relayed connection ended, which had taken so long to be there."""
         self._connection_seconds.observe(closing.seconds)
         numbers = self._rules.of(rule)
         numbers.sent.value += closing.sent
@@ -119,4 +123,5 @@ class AccessLog:
             record.reason = closing.reason.value
             record.sent, record.received = closing.sent, closing.received
             record.seconds = round(closing.seconds, 6)
+            record.connect_seconds = None if connect_seconds is None else round(connect_seconds, 6)
             self._records.write(record)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
-    from egress_router.relay.dataplane import DataPlane, End, Identity, Sums
+    from egress_router.relay.dataplane import DataPlane
+    from egress_router.relay.news import End, Identity, Sums
     from egress_router.service.connection_limiter import ConnectionLimiter
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.upstreams.destination import Destination
@@ -123,14 +124,14 @@ class LineInForce(Forwarding):
         made = partial(self.record, end.client, end.identity, end.target)
         if end.target is not None:
             closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds, end.first_byte)
-            self._tools.log.closed(self._rule, made, closing)
+            self._tools.log.closed(self._rule, made, closing, end.connect_seconds)
             return
         self._observe(end.failures)
         result, denied_by = self._refused(end.reason), None
         if result == Place.POLICY.value:
             entry = self._tools.denied_by_policy(self.destination)
             denied_by = result if entry is None else entry.described
-        self._tools.log.refused(self._rule, made, result, denied_by)
+        self._tools.log.refused(self._rule, made, result, denied_by, end.seconds)
 
     def summed(self, sums: Sums) -> None:
         """Count connections of which no record is written."""

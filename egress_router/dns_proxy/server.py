@@ -9,18 +9,17 @@ from egress_router import log
 from egress_router.dns_proxy.access_log import AccessLog
 from egress_router.dns_proxy.debug_log import DebugLine
 from egress_router.dns_proxy.line import LineInForce, Tools
+from egress_router.dns_proxy.target_policy import TargetPolicy
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
 from egress_router.names.resolver import Resolver
-from egress_router.net.own import is_own
-from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 from egress_router.relay.dataplane import DataPlane
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
 from egress_router.upstreams.health import INTERVAL, Checks
-from egress_router.upstreams.places import Place, forbidden_place
-from egress_router.upstreams.policy_names import PolicyDenials, PolicyNames
+from egress_router.upstreams.places import forbidden_place
+from egress_router.upstreams.policy_names import PolicyNames
 from egress_router.upstreams.report import Upstream, UpstreamReport
 
 if TYPE_CHECKING:
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
 
-    from egress_router.grammar.address import Host, IPAddress
-    from egress_router.grammar.egress_policy import PolicyEntry
+    from egress_router.grammar.address import Host
     from egress_router.grammar.forward import Forwards
     from egress_router.metrics import Registry
-    from egress_router.policy.egress_policy import NamesOf, PolicyDecision
+    from egress_router.policy.egress_policy import NamesOf
     from egress_router.service.mode import Json, WorkerContext
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.settings.names import NamesSettings
@@ -88,10 +86,8 @@ class Forwarder:
             tells_debug=events.tells_debug,
         )
         # With the debug setting these lines belong to stdout, otherwise they are events like others.
-        changes = log.records() if settings.debug else events
-        self._report = UpstreamReport(context.registry, changes)
-        self._forbidden = forbidden
-        self._admin_port = settings.proxy.runtime.admin_port
+        self._report = UpstreamReport(context.registry, log.records() if settings.debug else events)
+        self._policy = TargetPolicy(context.registry, forbidden, settings.proxy.runtime.admin_port)
         self._names = resolver(settings.names, context.registry)
         self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
@@ -101,20 +97,15 @@ class Forwarder:
         self._report.show(self._upstreams)
         self._checks = Checks(context.loop, self._health_changed, interval=check_seconds)
         self._tools = Tools(
-            self._plane, self._checks, self._access_log, context.limiter, settings, self._denied_by_policy
+            self._plane, self._checks, self._access_log, context.limiter, settings, self._policy.count_denied
         )
         self._make_line = DebugLine if events.tells_debug else LineInForce
         self._lines: dict[int, LineInForce] = {}
-        self._ports: frozenset[int] = frozenset()
-        self._named: frozenset[IPAddress] = frozenset()
         self._destinations: dict[tuple[Host, int], Destination] = {}
         # Lines that are gone, and the timers that end their connections.
         self._leaving: dict[grammar.Forward, tuple[LineInForce, asyncio.TimerHandle]] = {}
         self._denied: dict[LineInForce, asyncio.TimerHandle] = {}
         self._update_due = False
-        self._egress: PolicyIndex | None = None
-        self._policy_denials = PolicyDenials(context.registry)
-        self._names_of: NamesOf = NO_NAMES
         self._policy_names = PolicyNames(context.loop, self._names, self._named_anew)
         self.apply(rules)
 
@@ -126,10 +117,8 @@ class Forwarder:
         """
         rules = guarded.rules
         self._tools.nearby.refresh()
-        self._egress = None if guarded.policy is None else PolicyIndex(guarded.policy)
+        self._policy.apply(guarded)
         before, destinations = self._lines, self._destinations
-        self._ports = frozenset(line.port for line in rules.lines)
-        self._named = frozenset(line.target for line in rules.lines if not isinstance(line.target, str))
         self._lines = {}
         self._destinations = {}
         for each in rules.lines:
@@ -150,9 +139,9 @@ class Forwarder:
 
     def _named_anew(self, names: NamesOf) -> None:
         """Take these for the names of the egress policy from now on."""
-        self._names_of = names
+        self._policy.follow(names)
         for port, line in list(self._lines.items()):
-            if self._leads_to_denied(line):
+            if self._policy.denies_some(line.destination):
                 self._lines[port] = self._make_line(self._tools, line.forward, line.destination)
                 self._cut_later(line)
         for destination in self._destinations.values():
@@ -194,10 +183,9 @@ class Forwarder:
             for line in self._lines.values()
         ]
         upstreams: list[Json] = [{**upstream.shown()} for upstream in self._upstreams()]
-        policy = None if self._egress is None else self._egress.policy
         return {
             "rules": rules,
-            "policy": [{**each} for each in self._policy_denials.shown(policy)],
+            "policy": self._policy.shown(),
             "upstreams": upstreams,
             "denied": self._access_log.denied.shown(),
             "listeners": list(self._lines),
@@ -209,7 +197,7 @@ class Forwarder:
         key = (line.target, line.target_port)
         destination = self._destinations.get(key) or before.get(key)
         if destination is None:
-            destination = Destination(*key, self._names, self._checks.is_up, self._place, self._moved)
+            destination = Destination(*key, self._names, self._checks.is_up, self._policy.place, self._moved)
             destination.start(self._context.loop)
         self._destinations[key] = destination
         return destination
@@ -219,7 +207,7 @@ class Forwarder:
     ) -> LineInForce:
         """Return the line of a rule: the one that there is, one that was about to leave, or a new one."""
         line = before.get(rule.port)
-        if line is not None and self._leads_to_denied(line):
+        if line is not None and self._policy.denies_some(line.destination):
             self._cut_later(before.pop(rule.port))
             return self._make_line(self._tools, rule, destination)
         if line is not None and line.forward == rule:
@@ -256,38 +244,12 @@ class Forwarder:
             self._update()
         self._access_log.open.value = self._plane.open_connections()
 
-    def _leads_to_denied(self, line: LineInForce) -> bool:
-        """Say whether some of a line's connections may be to where the policy lets nobody go any more."""
-        return any(self._denial(line.destination.host, target) for target in line.destination.targets)
-
-    def _denial(self, host: Host, target: Target) -> PolicyDecision | None:
-        """Return the decision of the egress policy where it denies a target."""
-        if self._egress is None:
-            return None
-        names = self._names_of
-        if host in self._egress.names:  # that it has this address was just looked up
-            names = {**names, target[0]: (*names.get(target[0], ()), str(host))}
-        decision = self._egress.decide(*target, names)
-        return None if decision.is_allowed else decision
-
-    def _place(self, host: Host, target: Target) -> Place | None:
-        if self._denial(host, target) is not None:
-            return Place.POLICY
-        return self._forbidden(
-            host,
-            target,
-            named=self._named,
-            ports=self._ports,
-            admin_port=self._admin_port,
-            is_own=is_own,
-        )
-
     def _moved(self, destination: Destination) -> None:
         if isinstance(destination.host, str):
             addresses = [address for address, _ in destination.targets]
             self._report.resolved(destination.host, addresses, destination.failure)
         if destination.left_out is not None:
-            self._report.left_out(destination.text, self._reason(destination, destination.left_out))
+            self._report.left_out(destination.text, self._policy.reason(destination, destination.left_out))
         self._update_soon()
 
     def _health_changed(self, target: Target) -> None:
@@ -318,24 +280,8 @@ class Forwarder:
                 place = destination.left_out
                 reason = str(destination.failure or "not asked yet")
                 if place is not None:
-                    reason = self._reason(destination, place)
+                    reason = self._policy.reason(destination, place)
                 yield Upstream(destination.text, "", up=False, reason=reason)
-
-    def _denied_by_policy(self, destination: Destination) -> PolicyEntry | None:
-        """Count a connection that the policy denies; return which entry did."""
-        denials = (self._denial(destination.host, each) for each in destination.asked_for)
-        denial = next((each for each in denials if each is not None), None)
-        entry = None if denial is None else denial.entry
-        if entry is not None:
-            self._policy_denials.count(entry)
-        return entry
-
-    def _reason(self, destination: Destination, place: Place) -> str:
-        """Say why an address is left out; of the egress policy, which entry it is."""
-        if place is Place.POLICY:
-            denials = (self._denial(destination.host, each) for each in destination.asked_for)
-            return next((str(each) for each in denials if each is not None), place.reason)
-        return place.reason
 
     @staticmethod
     def _text(line: LineInForce) -> str:

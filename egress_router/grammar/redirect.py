@@ -22,7 +22,7 @@ from egress_router.grammar.local_ports import LocalPorts
 from egress_router.grammar.locality import Locality, locality
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 class Protocol(enum.Enum):
@@ -171,23 +171,27 @@ def parse(source: str, text: str, router: Router = _ANY_ROUTER) -> Redirects:
         except ValueError as error:
             problems.add(line, str(error))
             continue
-        target: Host
         if isinstance(rule, Redirect):
             rules.append(rule)
-            target = rule.target
         else:
             names.append(rule)
-            target = rule.name
-        faults = (router.misfit(target), router.misplaced(leaving, target), router.shadowed(rule))
-        for fault in (*faults, _taken(rule, ports)):
-            if fault is not None:
-                problems.add(line, fault)
+        for fault in _faults(rule, leaving, router, ports):
+            problems.add(line, fault)
     fallbacks = _fallbacks(singles, last_rule, router, problems)
     if not lines:
         problems.add(None, "holds no rule; expected lines of the form " + _FORMS)
     problems.raise_if_any()
     (fallback_v4, leaving_v4), (fallback_v6, leaving_v6) = fallbacks
     return Redirects(tuple(rules), fallback_v4, fallback_v6, tuple(names), leaving_v4, leaving_v6)
+
+
+def _faults(
+    rule: Redirect | NamedRedirect, leaving: Leaving, router: Router, ports: LocalPorts
+) -> Iterator[str]:
+    """Yield why a line cannot work in this router, or beside the lines whose ports are known."""
+    target: Host = rule.target if isinstance(rule, Redirect) else rule.name
+    faults = (router.misfit(target), router.misplaced(leaving, target), router.shadowed(rule))
+    yield from (fault for fault in (*faults, _taken(rule, ports)) if fault is not None)
 
 
 def _rule(words: Sequence[str], leaving: Leaving, number: int) -> Redirect | NamedRedirect:

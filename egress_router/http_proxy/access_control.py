@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.http_proxy.http1.target import RequestTarget
-    from egress_router.http_proxy.own_places import OwnPlaces
+    from egress_router.http_proxy.own_addresses import OwnAddresses
     from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.policy.access_list import Decision, Own
     from egress_router.policy.egress_policy import NamesOf
@@ -66,7 +66,7 @@ class AccessControl:
         self,
         loop: asyncio.AbstractEventLoop,
         resolver: Names,
-        own: OwnPlaces,
+        own: OwnAddresses,
         connect_ports: frozenset[int] | None,
         *,
         report_only: bool,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router import log
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.callbacks import callback
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.request import RequestHeads
 from egress_router.http_proxy.http1.state import INTO_CLOSED, INTO_LINGERING, ConnectionState
@@ -17,10 +17,10 @@ from egress_router.relay.buffered_socket import BufferedSocket, nothing
 if TYPE_CHECKING:
     import socket
 
-    from egress_router.http_proxy.connect import ProxyTunnel
     from egress_router.http_proxy.http1.state import Into
     from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.owner import Request
+    from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
     from egress_router.http_proxy.replies import Reply
     from egress_router.http_proxy.request_info import Who
     from egress_router.http_proxy.timeouts import Timeouts
@@ -98,7 +98,7 @@ class ClientSide:
         self.holds = size > 0
         self.worker.held.hold(self, size)
 
-    @guarded
+    @callback
     def give_way(self) -> None:
         """End what is under way: all connections together hold too much, and this one most of it."""
         self.worker.accounting.limit("held_bytes")
@@ -124,7 +124,7 @@ class ClientSide:
             and self.worker.denies(self._connector.info)
         )
 
-    @guarded
+    @callback
     def end_if_denied(self) -> None:
         """Close what the present rules do not allow."""
         if self._tunnel is not None:  # it has become one since the rules changed

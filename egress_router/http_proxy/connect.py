@@ -1,4 +1,4 @@
-"""A CONNECT whose target is allowed: from its connection to the end of the tunnel.
+"""A CONNECT whose target is allowed: from its connection to the beginning of the tunnel.
 
 A TLS name in the first bytes of the tunnel must be the host that the CONNECT named. Otherwise an allowed host
 would be a way to every other one that the same address serves (domain fronting). Until it is decided, nothing
@@ -11,44 +11,33 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router import log
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.accounting import TLS_METHOD
-from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.callbacks import callback
 from egress_router.http_proxy.http1.state import INTO_HELLO
 from egress_router.http_proxy.owner import Request
 from egress_router.relay.buffered_socket import BufferedSocket, nothing
-from egress_router.relay.tunnel import CloseReason
 from egress_router.tls.alert import Alert, fatal
 from egress_router.tls.client_hello import ClientHelloReader
 from egress_router.tls.errors import TlsError
 
 if TYPE_CHECKING:
-    import socket
-
-    from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.http_proxy.owner import Owner
-    from egress_router.http_proxy.request_info import RequestInfo, Who
-    from egress_router.http_proxy.worker_state import WorkerState
-    from egress_router.relay.dataplane import Pair
+    from egress_router.http_proxy.request_info import RequestInfo
     from egress_router.relay.deadlines import Deadline
     from egress_router.relay.dial import Dialled
-    from egress_router.relay.tunnel import Closing
 
 # Who speaks TLS sends its ClientHello at once; in other protocols the server may be the one who speaks first.
 # Most clients have spoken before anybody looks after the server, which costs a wake-up.
 _SERVER_FIRST_SECONDS: Final = 0.05
-_SECONDS: Final = 0.25
 _HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
 _HTTPS: Final = 443  # here nobody waits for the server, so that a late ClientHello is judged, too
 _log = log.get("http_proxy")
-# What the client was told by the proxy; otherwise it was an origin's answer 101.
-_STATUS: Final = {b"CONNECT": 200, TLS_METHOD: 0}
 
 
 class ConnectRequest(Request):
     """Made for each CONNECT; once it is connected, the first bytes are looked at, and a tunnel is opened."""
 
-    __slots__ = ("_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader", "_rest",
-        "_worker")  # fmt: skip
+    __slots__ = ("_began", "_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader",
+        "_rest", "_worker")  # fmt: skip
 
     def __init__(self, owner: Owner, info: RequestInfo) -> None:
         self._owner = owner
@@ -57,6 +46,7 @@ class ConnectRequest(Request):
         self._client = owner.stream
         self._origin: BufferedSocket
         self._connected = False
+        self._began = 0.0
         self._reader: ClientHelloReader | None = None
         self._deadline: Deadline | None = None
         self._rest: Deadline | None = None
@@ -85,6 +75,7 @@ class ConnectRequest(Request):
         client.on_ready = self._client_ready
         client.watch_anew()
         if self._rest is None:
+            self._began = worker.clock.monotonic()
             self._deadline = worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
         if self._reader is not None or owner.holds:
             owner.account()
@@ -107,7 +98,7 @@ class ConnectRequest(Request):
         """Close the client's connection, because of something that must not happen."""
         self._owner.fault(error)
 
-    @guarded
+    @callback
     def _client_ready(self) -> None:
         if self._client.gone:
             self._owner.close("client_gone")
@@ -126,16 +117,21 @@ class ConnectRequest(Request):
         if self._reader is not None:
             self._owner.account()
 
-    @guarded
+    @callback
     def _watch_origin(self) -> None:
         """Who answers before it was asked speaks no TLS; the end of its stream is passed on, too."""
-        https = self._info.target.port == _HTTPS
-        seconds = self._worker.limits.idle_seconds if https else _SECONDS - _SERVER_FIRST_SECONDS
-        self._deadline = self._worker.deadlines.add(seconds, self._late)
+        worker = self._worker
+        seconds = worker.limits.idle_seconds
+        if self._info.target.port != _HTTPS:
+            seconds = self._began + worker.hello_seconds - worker.clock.monotonic()
+            if seconds <= 0:  # this worker had no time for a while
+                self._pass()
+                return
+        self._deadline = worker.deadlines.add(seconds, self._late)
         self._origin.on_ready = self._origin_ready
         self._origin.watch()
 
-    @guarded
+    @callback
     def _origin_ready(self) -> None:
         if not self._origin.readable:  # it may be written to, as every new connection
             return
@@ -145,7 +141,7 @@ class ConnectRequest(Request):
         else:
             self._pass()
 
-    @guarded
+    @callback
     def _late(self) -> None:
         if self._info.target.port == _HTTPS:
             self._worker.accounting.idle_end("idle_seconds")
@@ -160,7 +156,7 @@ class ConnectRequest(Request):
                 self._deadline.cancel()
             self._rest = self._worker.deadlines.add(self._worker.limits.head_seconds, self._overdue)
 
-    @guarded
+    @callback
     def _overdue(self) -> None:
         self._worker.accounting.limit("head_seconds")
         self._mismatch(None)
@@ -218,84 +214,3 @@ class ConnectRequest(Request):
             if each is not None:
                 each.cancel()
         self._client.on_ready = self._origin.on_ready = nothing
-
-
-class ProxyTunnel:
-    """The connection of a client to an origin, after a CONNECT or an answer 101.
-
-    Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
-    """
-
-    __slots__ = ("_info", "_tunnel", "_worker", "slot")
-
-    def __init__(
-        self,
-        worker: WorkerState,
-        info: RequestInfo,
-        slot: Pair,
-        sockets: tuple[socket.socket, socket.socket],
-        *,
-        to_upstream: bytes,
-        to_client: bytes,
-    ) -> None:
-        """Begin to relay between client and upstream; `to_upstream` and `to_client` go out first."""
-        self._worker = worker
-        self._info = info
-        self.slot = slot
-        worker.accounting.tunnel_opened(info)  # before: from then on the sockets are not ours any more
-        self._tunnel = worker.relay.start(
-            *sockets,
-            worker.limits.idle_seconds,
-            self._closed,
-            to_upstream=to_upstream,
-            to_client=to_client,
-            place=slot,
-        )
-        worker.connections.add(self)
-
-    def __repr__(self) -> str:
-        went = f"sent={self._tunnel.sent} received={self._tunnel.received}"
-        return f"<ProxyTunnel {self.who} TUNNEL {self._info} at {self._info.address} {went}>"
-
-    @property
-    def who(self) -> Who:
-        """Whose connection it is."""
-        return self._info.who
-
-    @property
-    def target(self) -> RequestTarget:
-        """Where it leads to."""
-        return self._info.target
-
-    def is_denied(self) -> bool:
-        """Say whether the present rules would deny the tunnel."""
-        return self._worker.denies(self._info)
-
-    @guarded
-    def end_if_denied(self) -> None:
-        """Close if the present rules do not allow it."""
-        if self.is_denied():
-            self.close_now()
-
-    def drain(self) -> None:
-        """Go on: a tunnel ends when its client or its origin wants it to."""
-
-    def close_now(self) -> None:
-        """Close both sides; each sees that its stream is cut short."""
-        self._tunnel.close()
-
-    def fault(self, error: Exception) -> None:
-        """Close, because of something that must not happen."""
-        self._worker.fault(error)
-        self.close_now()
-
-    def _closed(self, closing: Closing) -> None:
-        worker, info = self._worker, self._info
-        worker.accounting.tunnel_closed()
-        if closing.reason is CloseReason.IDLE:
-            worker.accounting.idle_end("idle_seconds")
-        if closing.first_byte is not None:
-            worker.accounting.tunnel_answered(info, closing.first_byte)
-        status = _STATUS.get(info.method, 101)
-        worker.accounting.closed(info, status, closing.sent, closing.received, closing.reason.value)
-        worker.left(self, closing.reason.value)

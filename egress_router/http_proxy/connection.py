@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
+from egress_router.http_proxy.callbacks import callback
 from egress_router.http_proxy.client_side import CONNECTED, CONNECTING, HEAD, ClientSide
-from egress_router.http_proxy.connect import ConnectRequest, ProxyTunnel
+from egress_router.http_proxy.connect import ConnectRequest
 from egress_router.http_proxy.forwarder import Forwarder
-from egress_router.http_proxy.guard import guarded
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.exchange import Exchange
 from egress_router.http_proxy.http1.forwarding import check_loop, forwards_left
@@ -18,6 +18,7 @@ from egress_router.http_proxy.http1.state import (
     INTO_HEAD,
     INTO_TUNNEL,
 )
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.timeouts import Timeouts
 from egress_router.http_proxy.tls_connection import TlsConnection
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
@@ -31,35 +32,31 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
-    from egress_router.relay.dataplane import Pair
     from egress_router.relay.dial import Dialled
+    from egress_router.relay.news import Arrival
 
 
 class ClientConnection(ClientSide):
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_accepted", "_turns")
+    __slots__ = ()
 
     def __init__(
         self,
         worker: WorkerState,
         sock: socket.socket,
         who: Who,
-        slot: Pair,
-        early: bytes,
+        arrival: Arrival,
         origin_port: int | None,
     ) -> None:
-        super().__init__(worker, sock, who, slot, origin_port)
+        super().__init__(worker, sock, who, arrival.place, origin_port)
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.stream.on_ready = self.read_head
-        self.stream.held = early  # mostly the request; what else is there, the poller will say
-        self._accepted = worker.clock.monotonic()
-        # How often it came back, by way of an address that leads to this proxy; None: nobody has asked yet.
-        self._turns: int | None = None
+        self.stream.held = arrival.early  # mostly the request; what else is there, the poller will say
 
     # Heads
 
-    @guarded
+    @callback
     def read_head(self) -> None:
         """Read on until there is a head, and act on it."""
         if self.state is not HEAD:
@@ -106,7 +103,9 @@ class ClientConnection(ClientSide):
         self._served = True
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
-        if connect and self._came_back() >= LOOP_TURNS:
+        # How often it came back, by way of an address that leads to this proxy.
+        turns = worker.plane.turns(self.slot, self.stream.sock) if connect else None
+        if turns is not None and turns >= LOOP_TURNS:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = target_of(head, self._origin_port)
         if head.special:
@@ -119,16 +118,11 @@ class ClientConnection(ClientSide):
             return
         else:
             self._request = Forwarder(self, info, Exchange(head, target, worker.limits, worker.date))
-        self._connector = UpstreamConnector(worker, self, info, self._turns if connect else None)
+        self._connector = UpstreamConnector(worker, self, info, turns)
         self._wait()
         self._connector.begin()
         if self.state is CONNECTING:
             worker.client_watch.add(self)
-
-    def _came_back(self) -> int:
-        if self._turns is None:
-            self._turns = self.worker.own_connections.accepted(self.stream.sock, self._accepted)
-        return self._turns
 
     def _answer_as_final_recipient(self, head: RequestHead) -> None:
         status, answer = replies.as_final_recipient(head.method, self.worker.date())
@@ -145,7 +139,7 @@ class ClientConnection(ClientSide):
         stream.held = data
         self._end(INTO_TUNNEL)
         self.worker.connections.discard(self)
-        TlsConnection(self.worker, stream, self.who, self.slot, origin_port, self._accepted).read()
+        TlsConnection(self.worker, stream, self.who, self.slot, origin_port).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
@@ -157,7 +151,7 @@ class ClientConnection(ClientSide):
         if self.state is CONNECTING:
             self.stream.watch()
 
-    @guarded
+    @callback
     def _client_moved(self) -> None:
         if self.stream.gone:  # reset; a client that has only ended its sending side still wants its answer
             self.close("client_gone")
@@ -214,7 +208,7 @@ class ClientConnection(ClientSide):
 
     # What did not come in time
 
-    @guarded
+    @callback
     def head_late(self) -> None:
         """Refuse a head that comes too slowly; close, without an answer, if none has begun."""
         if self.state is not HEAD:
@@ -226,20 +220,20 @@ class ClientConnection(ClientSide):
             self.worker.accounting.idle_end("head_seconds")
             self.close("no_request")
 
-    @guarded
+    @callback
     def idle_late(self) -> None:
         """Close a connection between requests."""
         if self.state is HEAD and not self._heads.begun:
             self.worker.accounting.idle_end("keepalive_seconds")
             self.close("idle")
 
-    @guarded
+    @callback
     def answer_late(self) -> None:
         """Give an exchange up whose answer does not begin."""
         if self._request is not None and self.state in CONNECTED:
             self._request.late(begun=False)
 
-    @guarded
+    @callback
     def more_late(self) -> None:
         """Give an exchange up whose answer does not go on."""
         if self._request is not None and self.state in CONNECTED:

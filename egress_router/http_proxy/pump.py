@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.callbacks import callback
 from egress_router.http_proxy.http1.ending import FINISHED
 from egress_router.http_proxy.owner import Request
 
@@ -37,7 +37,7 @@ class Pump(Request):
         """How many bytes wait on the origin's side, for the origin or for the rest of an answer's head."""
         return len(self._upstream.held) + len(self._upstream.out) + self._exchange.held
 
-    @guarded
+    @callback
     def pump(self) -> None:
         """Move what can be moved now."""
         client, upstream = self._client, self._upstream

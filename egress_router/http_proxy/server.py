@@ -11,20 +11,20 @@ from egress_router import log
 from egress_router.clock import SYSTEM
 from egress_router.grammar import acl
 from egress_router.grammar.address import printed
+from egress_router.http_proxy.acceptor import Acceptor, TurnedAway
 from egress_router.http_proxy.access_control import AccessControl
 from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.client_watch import ClientWatch
 from egress_router.http_proxy.debug_log import DebugAccounting
-from egress_router.http_proxy.entrance import Entrance, TurnedAway
-from egress_router.http_proxy.own_places import OwnPlaces, seen
+from egress_router.http_proxy.own_addresses import OwnAddresses, seen
 from egress_router.http_proxy.upstream import UpstreamPool
-from egress_router.http_proxy.worker_state import WorkerState
+from egress_router.http_proxy.worker_state import HELLO_SECONDS, WorkerState
 from egress_router.names.resolver import Resolver
 from egress_router.relay.buffered_socket import TURNS
 from egress_router.relay.dataplane import DataPlane
 from egress_router.relay.deadlines import Deadlines
-from egress_router.relay.own_connections import OwnConnections, save_first_packets
+from egress_router.relay.own_connections import save_first_packets
 from egress_router.relay.tunnel import Relay
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
@@ -74,7 +74,8 @@ class Dependencies:
 
     `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are waited for
     until they have read that there is no place for them; others are told so and closed at once.
-    `reads_in_turn` of one socket are made before others have their turn.
+    `reads_in_turn` of one socket are made before others have their turn. A client has `hello_seconds` for its
+    first byte in a tunnel.
     """
 
     names: MakeNames = Resolver
@@ -83,6 +84,7 @@ class Dependencies:
     clock: Clock = SYSTEM
     max_turned_away: int = 256
     reads_in_turn: int = TURNS
+    hello_seconds: float = HELLO_SECONDS
 
 
 REAL: Final = Dependencies()
@@ -113,12 +115,12 @@ class HttpProxyServer:
         self._policy = rules.policy
         self._drain_seconds = context.drain_seconds
         self._transparent = dict(settings.transparent_ports)
-        self._own = OwnPlaces(
+        self._own = OwnAddresses(
             frozenset({settings.port, settings.proxy.runtime.admin_port, *self._transparent}),
             partial(needs.look, settings.proxy.interface),
         )
         self._resolver = needs.names(settings.names, context.registry)
-        deadlines = Deadlines(context.loop)
+        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
         access = AccessControl(
             context.loop,
             self._resolver,
@@ -127,32 +129,9 @@ class HttpProxyServer:
             report_only=settings.report_only,
         )
         access.apply(rules.rules, rules.policy)
-        access_log = AccessLog(everything=settings.proxy.access_log)
-        accounting = needs.accounting(context.registry, access_log, needs.clock)
-        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
-        relay = Relay(self._plane, context.poller)
-        # The bytes of a tunnel count as they go, not when it ends.
-        self._plane.count(context.registry, accounting.sent, accounting.received)
-        self.worker = WorkerState(
-            loop=context.loop,
-            poller=context.poller,
-            plane=self._plane,
-            deadlines=deadlines,
-            relay=relay,
-            access=access,
-            accounting=accounting,
-            limits=settings.limits,
-            pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
-            client_watch=ClientWatch(deadlines),
-            own_connections=OwnConnections(needs.clock, context.shared.own),
-            clock=needs.clock,
-            sni=settings.sni,
-            sources=settings.sources,
-            tells_debug=isinstance(accounting, DebugAccounting),
-            reads_in_turn=needs.reads_in_turn,
-        )
+        self.worker = _worker_state(settings, context, needs, access, self._plane)
         self._plane.tell_pauses(AcceptPauses(context.registry))
-        self._entrances: dict[int, Entrance] = {}
+        self._acceptors: dict[int, Acceptor] = {}
         self._turned_away = TurnedAway(self.worker, context.limiter, needs.max_turned_away)
         self._listening: tuple[int, ...] = ()
         self._policy_names = PolicyNames(context.loop, self._resolver, self._named)
@@ -184,11 +163,11 @@ class HttpProxyServer:
         for listener in listeners.values():
             save_first_packets(listener)
         self._listening = tuple(sorted(listeners))
-        self._plane.listen_on(listeners, partial(self._entrance, listeners))
+        self._plane.listen_on(listeners, partial(self._acceptor, listeners))
 
     def stop_accepting(self) -> None:
         """Accept no more; connections without a request under way are closed."""
-        self._plane.listen_on({}, self._entrances.__getitem__)
+        self._plane.listen_on({}, self._acceptors.__getitem__)
         self._plane.catch_up()  # those whom it has let in are served still
         self._listening = ()
         self.worker.draining = True
@@ -202,7 +181,7 @@ class HttpProxyServer:
 
     def close_all(self) -> None:
         """Close every connection now."""
-        self._plane.listen_on({}, self._entrances.__getitem__)
+        self._plane.listen_on({}, self._acceptors.__getitem__)
         self._plane.catch_up()
         for each in list(self.worker.connections):
             each.close_now()
@@ -210,7 +189,7 @@ class HttpProxyServer:
         self.worker.pool.close()
         self._policy_names.close()
         self._resolver.close()
-        self._plane.close(self._entrances.values())
+        self._plane.close(self._acceptors.values())
         self.worker.deadlines.close()
 
     def status(self) -> dict[str, Json]:
@@ -234,7 +213,40 @@ class HttpProxyServer:
             for target, count in found.most_common(_MAX_DESTINATIONS)
         ]
 
-    def _entrance(self, listeners: Mapping[int, socket.socket], port: int) -> Entrance:
+    def _acceptor(self, listeners: Mapping[int, socket.socket], port: int) -> Acceptor:
         family, origin_port = listeners[port].family, self._transparent.get(port)
-        self._entrances[port] = Entrance(self.worker, self._turned_away, port, origin_port, family)
-        return self._entrances[port]
+        self._acceptors[port] = Acceptor(self.worker, self._turned_away, port, origin_port, family)
+        return self._acceptors[port]
+
+
+def _worker_state(
+    settings: HttpProxySettings,
+    context: WorkerContext,
+    needs: Dependencies,
+    access: AccessControl,
+    plane: DataPlane,
+) -> WorkerState:
+    """Return what the connections of a worker share, with a data plane that counts for it."""
+    access_log = AccessLog(everything=settings.proxy.access_log)
+    accounting = needs.accounting(context.registry, access_log, needs.clock)
+    # The bytes of a tunnel count as they go, not when it ends.
+    plane.count(context.registry, accounting.sent, accounting.received)
+    deadlines = Deadlines(context.loop, clock=needs.clock)
+    return WorkerState(
+        loop=context.loop,
+        poller=context.poller,
+        plane=plane,
+        deadlines=deadlines,
+        relay=Relay(plane, context.poller),
+        access=access,
+        accounting=accounting,
+        limits=settings.limits,
+        pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
+        client_watch=ClientWatch(deadlines),
+        clock=needs.clock,
+        sni=settings.sni,
+        sources=settings.sources,
+        tells_debug=isinstance(accounting, DebugAccounting),
+        reads_in_turn=needs.reads_in_turn,
+        hello_seconds=needs.hello_seconds,
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.http_proxy.connect import ProxyTunnel
-from egress_router.http_proxy.guard import guarded
+from egress_router.http_proxy.callbacks import callback
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.target import tls_target
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
+from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import nothing
 from egress_router.relay.own_connections import LOOP_TURNS
@@ -35,7 +35,6 @@ class TlsConnection:
     """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
 
     __slots__ = (
-        "_accepted",
         "_connector",
         "_deadline",
         "_ending",
@@ -57,16 +56,14 @@ class TlsConnection:
         who: Who,
         slot: Pair,
         origin_port: int,
-        accepted: float,
     ) -> None:
-        """Take over the socket; what it holds is read first. `accepted` is when, by the monotonic clock."""
+        """Take over the socket; what it holds is read first."""
         self._worker = worker
         self._stream = stream
         self.who = who
         self.slot = slot
         self.client = who.client
         self._origin_port = origin_port
-        self._accepted = accepted
         self._reader = ClientHelloReader()
         self._deadline = worker.deadlines.add(worker.limits.head_seconds, self._late)
         self._connector: UpstreamConnector | None = None
@@ -83,7 +80,7 @@ class TlsConnection:
 
     # The ClientHello
 
-    @guarded
+    @callback
     def read(self) -> None:
         """Read on until the ClientHello is complete, and act on it."""
         for _ in range(self._worker.reads_in_turn):
@@ -120,7 +117,7 @@ class TlsConnection:
         if isinstance(name, NameFault):
             self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
             return
-        turns = self._worker.own_connections.accepted(self._stream.sock, self._accepted)
+        turns = self._worker.plane.turns(self.slot, self._stream.sock)
         if turns >= LOOP_TURNS:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
@@ -136,17 +133,17 @@ class TlsConnection:
         if self._connector is not None:
             self._stream.watch()
 
-    @guarded
+    @callback
     def _client_moved(self) -> None:
         if self._stream.gone:
             self._close("client_gone")
 
-    @guarded
+    @callback
     def _late(self) -> None:
         self._worker.accounting.limit("head_seconds")
         self._refuse(Alert.HANDSHAKE_FAILURE, "head_too_slow")
 
-    @guarded
+    @callback
     def give_way(self) -> None:
         """End: all connections together hold too much, and this one most of it."""
         self._worker.accounting.limit("held_bytes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.guard import guarded_result
+from egress_router.http_proxy.callbacks import result_callback
 from egress_router.names.answer import Answer, Failure
 from egress_router.policy.access_list import DENIED
 from egress_router.relay.dial import STAGGER, Dial, DialError, DialReason
@@ -87,7 +87,10 @@ class UpstreamConnector:
             return
         seconds = max(_LEAST_SECONDS, worker.limits.connect_seconds - self.info.dns_seconds)
         self._began = worker.clock.monotonic()
-        self._waiting = Dial(worker.plane, targets, seconds, self._dialled, STAGGER, sources)
+        # Nothing in a tunnel would tell if it led back here.
+        self._waiting = Dial(
+            worker.plane, targets, seconds, self._dialled, STAGGER, sources, turns=self._turns
+        )
 
     def cancel(self) -> None:
         """Give up; the owner is not called."""
@@ -105,7 +108,7 @@ class UpstreamConnector:
         """End the client's connection, because of something that must not happen."""
         self._owner.fault(error)
 
-    @guarded_result
+    @result_callback
     def _looked_up(self, found: Answer | Failure) -> None:
         self._waiting = None
         self.info.dns_seconds = self._worker.clock.monotonic() - self.info.started
@@ -131,7 +134,7 @@ class UpstreamConnector:
         elif self._turns is not None or not self._owner.reuse():
             self.dial()
 
-    @guarded_result
+    @result_callback
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
         if result.failures:
@@ -149,8 +152,6 @@ class UpstreamConnector:
         self.info.address = result.address
         self.info.connect_seconds = result.seconds
         try:
-            if self._turns is not None:  # nothing in it would tell if it led back here
-                self._worker.own_connections.made(result.sock, self._began, self._turns)
             self._worker.accounting.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
         except Exception:  # nobody owns it

@@ -6,7 +6,7 @@ import itertools
 import random
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from egress_router.http_proxy.held_bytes import HeldBytes
 from egress_router.http_proxy.http1.request import KnownConnects
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane, Pair
     from egress_router.relay.deadlines import Deadlines
-    from egress_router.relay.own_connections import OwnConnections
     from egress_router.relay.poller import Poller
     from egress_router.relay.tunnel import Relay
     from egress_router.settings.http_proxy import HttpLimits, SniMode
+
+HELLO_SECONDS: Final = 0.25
 
 
 class Connection(Protocol):
@@ -73,6 +74,7 @@ class WorkerState:
 
     `reads_in_turn` of one socket are made before others have their turn. `max_received` is how many bytes one
     read takes, and so how many may have to wait for a slow reader.
+    A client in a tunnel has `hello_seconds` for its first byte, where the server may be who speaks first.
     `sources` are the router's addresses; `turns` says which of them is the next, where a rule spreads.
     """
 
@@ -86,7 +88,6 @@ class WorkerState:
     limits: HttpLimits
     pool: UpstreamPool
     client_watch: ClientWatch
-    own_connections: OwnConnections
     clock: Clock
     sni: SniMode
     sources: tuple[IPAddress, ...]
@@ -94,6 +95,7 @@ class WorkerState:
     draining: bool = False
     tells_debug: bool = False
     reads_in_turn: int = TURNS
+    hello_seconds: float = HELLO_SECONDS
     max_received: int = field(init=False)
     connects: KnownConnects = field(init=False)
     held: HeldBytes = field(init=False)

@@ -236,10 +236,10 @@ def _reason(entry: dict[int, bytes]) -> str:
     if not status & _SEEN_REPLY:
         # The kernel forgets at once a connection whose only answer was a reset (tcp_packet in
         # nf_conntrack_proto_tcp.c), and has counted that packet.
-        return "refused" if _number(entry.get(_RECEIVED), _PACKETS) else "unanswered"
+        return "refused" if _number(entry.get(_RECEIVED), _PACKETS) else "timeout"
     if state == _CLOSE:
         return "reset" if status & _ASSURED else "refused"
-    return "finished" if state == _TIME_WAIT else "timeout"
+    return "finished" if state == _TIME_WAIT else "idle"
 
 
 def _number(packed: bytes | None, key: int) -> int | None:

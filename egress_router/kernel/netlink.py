@@ -1,4 +1,4 @@
-"""rtnetlink of one network namespace with typed values: the one place that touches pyroute2.
+"""rtnetlink of one network namespace with typed values: the one place that talks to pyroute2.
 
 What the kernel refuses comes out as `RefusedError`, with what to grant.
 """
@@ -44,7 +44,7 @@ class Netlink:
 
     def __init__(self, netns: Path | None = None) -> None:
         # Loaded here: 16 MB that `setup` need not have while nft takes 60 for 30,000 rules.
-        from pyroute2 import IPRoute  # noqa: PLC0415
+        from egress_router.kernel.pyroute2_loading import IPRoute  # noqa: PLC0415
 
         if netns is None:
             self._ipr = IPRoute()
@@ -128,7 +128,7 @@ class Netlink:
         return self._unless_taken(f"cannot bring {link.name} up", link, state="up")
 
     def _unless_taken(self, what: str, link: Link, **change: object) -> bool:
-        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 (as above)
+        from egress_router.kernel.pyroute2_loading import NetlinkError  # noqa: PLC0415 (as above)
 
         with _refused(what):
             try:
@@ -237,7 +237,7 @@ class Netlink:
 
 @contextmanager
 def _refused(what: str, harmless: int | None = None) -> Iterator[None]:
-    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 (as above)
+    from egress_router.kernel.pyroute2_loading import NetlinkError  # noqa: PLC0415 (as above)
 
     try:
         yield

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from egress_router.service.aiohttp_loading import web
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

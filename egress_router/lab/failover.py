@@ -56,12 +56,14 @@ class Result:
     """What one trial showed, in seconds.
 
     `gap` is the longest time without an answered connection, `machine` the same for connections that no
-    router had a part in, `wire` the time between the last frame of the old owner and the first of the new.
+    router had a part in, `waited` how long the other router was ready to run and had no processor, and `wire`
+    the time between the last frame of the old owner and the first of the new.
     """
 
     fault: Fault
     gap: float
     machine: float
+    waited: float
     wire: float | None
     second_owner: tuple[Frame, ...]
     took: float  # the whole trial
@@ -98,7 +100,7 @@ class Trials:
         other = next(side for side in pair.sides if side is not active)
         pair.wire.frames.clear()
         self._client.forget()
-        since, clock = time.monotonic(), time.time()
+        since, clock, waited = time.monotonic(), time.time(), other.waited()
         self._begin(fault, active, other)
         if fault in MOVES:
             pair.await_active(other)
@@ -106,10 +108,12 @@ class Trials:
         else:
             time.sleep(_QUIET + PATIENCE)
         gap, machine = self._client.missed(since, time.monotonic() - PATIENCE)
+        waited = max(0.0, other.waited() - waited)  # a router that was killed has no figures any more
         wire = self._silence(active, other, clock) if fault in MOVES else None
         self._finish(fault, active)
         self._healthy()
-        return Result(fault, gap, machine, wire, tuple(pair.wire.second_owner()), time.monotonic() - begun)
+        took = time.monotonic() - begun
+        return Result(fault, gap, machine, waited, wire, tuple(pair.wire.second_owner()), took)
 
     def _silence(self, old: Side, new: Side, since: float) -> float:
         """Return how long nobody spoke for the address."""

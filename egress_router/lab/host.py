@@ -15,10 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyroute2 import IPRoute
-
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns
+from egress_router.kernel.pyroute2_loading import IPRoute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from egress_router.lab.zone import Zone
 
 _LOG = log.get("lab")
+_TURN_SECONDS = 60.0  # for a turn of the loop of a server in a thread, on a machine that is busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +154,12 @@ def in_thread(
     thread = threading.Thread(target=loop.run_forever, name="name server")
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(server.start(address, port), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.start(address, port), loop).result(_TURN_SECONDS)
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(_ended(server), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_ended(server), loop).result(_TURN_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(_TURN_SECONDS)
         loop.close()
 
 

@@ -219,7 +219,7 @@ class Pair(Hosts):
         self.gateway.run("ip", "addr", "del", own, "dev", "wire")
         self.gateway.run("ip", "neigh", "flush", "all")
         time.sleep(0.3)
-        self.gateway.run("ip", "addr", "add", own, "dev", "wire")
+        wiring.address(self.gateway, "wire", own)
 
     def await_healthy(self) -> Side:
         """Wait until one router is active, which is returned, and the other one could take over at once."""
@@ -232,6 +232,15 @@ class Pair(Hosts):
             time.sleep(0.05)
         said = {each.name: (self.standing(each), list(each.errors)[-8:]) for each in self.sides}
         raise RuntimeError(f"no healthy pair within {_HEALTHY_SECONDS} s: {said}")
+
+    def told(self, side: Side) -> dict[str, object]:
+        """Return what a router that runs says of its group, as soon as it says it."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not (known := self.standing(side)):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{side.name} says nothing: {list(side.errors)[-8:]}")
+            time.sleep(0.02)
+        return known
 
     def await_standby(self, side: Side) -> None:
         """Wait until a router could take over at once."""

@@ -49,6 +49,16 @@ class Side:
                     found += [int(each) for each in (task / "children").read_text("ascii").split()]
         return found
 
+    def waited(self) -> float:
+        """Return for how many seconds by now threads of the router were ready to run and had no processor."""
+        found = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    # Documentation/scheduler/sched-stats: nanoseconds that it ran, and that it waited.
+                    found += int((task / "schedstat").read_text("ascii").split()[1])
+        return found / 1e9
+
     def signal(self, number: int) -> None:
         """Send a signal to every process of the router."""
         for pid in self.pids():

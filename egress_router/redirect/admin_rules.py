@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import ConfigError, RefusedError
-from egress_router.kernel.nat import admin_rules, nftables
+from egress_router.kernel.nat import admin_rules
 from egress_router.service.file_watch import changes
 from egress_router.service.rule_follower import RETRY_SECONDS
 
@@ -16,30 +15,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from egress_router.kernel.nat.admin_rules import FileRules
     from egress_router.service.mode import Json
 
 _log = log.get("redirect")
 
 
 class AdminRules:
-    """The administrator's chain: refilled when the file changes; a wrong one leaves the chain as it is.
+    """The rules of the file: replaced when it changes; a wrong one leaves them as they are.
 
-    `setup` has filled it once. `read` returns the transaction that the file asks for now, `execute` runs it.
-    What the kernel refused is tried again. `error` says why what the file says now is not in force.
+    `setup` has put them in force once. `read` returns what the file says now, `put` puts it in force and says
+    whether that changed anything. What the kernel refused is tried again. `error` says why what the file says
+    now is not in force.
     """
 
     def __init__(
         self,
         path: Path | None,
-        read: Callable[[], str | None],
-        execute: Callable[[str], None] = nftables.execute,
+        read: Callable[[], FileRules | None],
+        put: Callable[[FileRules], bool] = admin_rules.put_in_force,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._path = path
         self._read = read
-        self._execute = execute
+        self._put = put
         self._retry_seconds = retry_seconds
-        self._in_force: str | None = None
         self._was_refused = False
         self._one_at_a_time = asyncio.Lock()
         self.error: str | None = None
@@ -49,8 +49,6 @@ class AdminRules:
         return [] if self._path is None else [self._follow(self._path), self._retry()]
 
     async def _follow(self, path: Path) -> None:
-        with contextlib.suppress(ConfigError, RefusedError):
-            self._in_force = await asyncio.to_thread(self._read)
         async for _ in changes(path):
             await self._refill()
 
@@ -61,10 +59,10 @@ class AdminRules:
                 await self._refill()
 
     async def _refill(self) -> None:
-        """Fill the chain with what the file says."""
+        """Put in force what the file says."""
         async with self._one_at_a_time:
             try:
-                self._in_force = await asyncio.to_thread(self._filled)
+                await asyncio.to_thread(self._put_in_force)
             except (ConfigError, RefusedError) as error:
                 if str(error) != self.error:
                     _log.error("the administrator's rules stay as they were", error=str(error))
@@ -73,21 +71,26 @@ class AdminRules:
             else:
                 self.error, self._was_refused = None, False
 
-    def _filled(self) -> str | None:
-        text = self._read()
-        # The same text would only set the counters back.
-        if text is not None and text != self._in_force:
-            self._execute(text)
+    def _put_in_force(self) -> None:
+        rules = self._read()
+        if rules is not None and self._put(rules):
             _log.info("the administrator's rules are in force")
-        return text
 
     async def shown(self) -> dict[str, Json]:
-        """Return the chain for `/status`."""
+        """Return the rules of chain and file for `/status`."""
         try:
             rules = await asyncio.to_thread(admin_rules.read)
         except RefusedError as error:
             return {"rules": [], "error": str(error)}
         return {
-            "rules": [{"text": rule.text, "packets": rule.packets, "bytes": rule.size} for rule in rules],
+            "rules": [
+                {
+                    "text": rule.text,
+                    "packets": rule.packets,
+                    "bytes": rule.size,
+                    "from": rule.origin.value,
+                }
+                for rule in rules
+            ],
             "error": self.error,
         }

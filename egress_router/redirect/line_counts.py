@@ -10,14 +10,16 @@ from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.kernel import conntrack
 from egress_router.kernel.nat import counters
+from egress_router.kernel.nat.connect_times import ConnectTimes
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.service.busiest import busiest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import NamedRedirect, Redirects
+    from egress_router.kernel.nat.connect_times import ConnectTime
     from egress_router.metrics import Registry
     from egress_router.redirect.enforced import EnforcedPolicy
     from egress_router.redirect.traffic import LineOf
@@ -47,6 +49,7 @@ class LineCounts:
         self._interval = interval
         self._has_counters = has_counters
         self._metrics = RedirectMetrics(registry)
+        self._times = ConnectTimes()
         self._table = self._new_table()
         self._lines: list[LineTraffic] = []
         self.busiest = busiest(Counter(), Counter())
@@ -65,12 +68,14 @@ class LineCounts:
             _log.info("traffic is not counted by line: that needs nftables")
         while True:
             try:
+                # First the times, then the counts, which name the lines that were used.
+                times = await asyncio.to_thread(self._times.read) if self._has_counters else []
                 counts = await asyncio.to_thread(counters.read) if self._has_counters else None
                 tracked = await asyncio.to_thread(conntrack.connections, sources())
             except RefusedError as error:
                 _log.warning("no counters", error=str(error))
             else:
-                self._show(counts, tracked)
+                self._show(counts, tracked, times)
             await policy.count()
             self._metrics.tracking(conntrack.usage())
             await asyncio.sleep(self._interval)
@@ -88,11 +93,14 @@ class LineCounts:
         store = self._rule_store
         return RuleTable(store.rules.rules, self._source.rules_of(store.text))
 
-    def _show(self, counts: counters.Counts | None, tracked: conntrack.Connections) -> None:
+    def _show(
+        self, counts: counters.Counts | None, tracked: conntrack.Connections, times: Iterable[ConnectTime]
+    ) -> None:
         table = self._current_table()
         if counts is not None:
             self._lines = table.lines(counts, tracked.waiting)
             self._metrics.traffic(self._lines, table.without_line(counts))
+        self._metrics.connected(table, times)
         table.lead(self._destinations())
         self.busiest = busiest(
             Counter({str(each): count for each, count in tracked.clients.items()}),

@@ -99,35 +99,22 @@ class RedirectServer:
             self._put, self._move, lambda: rule_store.rules, registry, established.resolved
         )
         resolver = _resolver(settings, registry, established.resolved)
-        self._names = LineNames(
-            resolver,
-            UpstreamReport(registry, _log),
-            Usable(settings.router, settings.interface, lambda: rule_store.rules.rules),
-            self._updates.changed,
-        )
+        usable = Usable(settings.router, settings.interface, lambda: rule_store.rules.rules)
+        self._names = LineNames(resolver, UpstreamReport(registry, _log), usable, self._updates.changed)
+        policy, on_change = rule_store.rules.policy, self._updates.policy_changed
         self._policy = EnforcedPolicy(
-            registry,
-            resolver,
-            settings.drain_seconds,
-            rule_store.rules.policy,
-            established,
-            self._updates.policy_changed,
+            registry, resolver, settings.drain_seconds, policy, established, on_change
         )
         self._records = RecordLog(everything=settings.access_log)
-        self._has_counters = established.apply is nftables.apply
+        self._has_counters = has_counters = established.apply is nftables.apply
+        destinations = self._names.destinations
         self._counts = LineCounts(
-            source,
-            rule_store,
-            registry,
-            self._names.destinations,
-            intervals.count,
-            has_counters=self._has_counters,
+            source, rule_store, registry, destinations, intervals.count, has_counters=has_counters
         )
         self._rejections = Rejections(self._records, self._counts.line_of, self._policy.entry_of, SYSTEM)
         self._agent = _agent(settings, established)
         process_metrics.describe(registry, "redirect", self.ready)
-        self._state.gateway_monitor.describe(registry)
-        self._state.standby_monitor.describe(registry)
+        self._state.describe(registry)
 
     async def run(self) -> None:
         """Serve until a signal says to end."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from egress_router.grammar.address import printed
 from egress_router.grammar.lines import rule_lines
 from egress_router.kernel.nat.counters import Traffic
+from egress_router.metrics import LATENCY_BUCKETS
 from egress_router.redirect.lines import destination
 from egress_router.service.rule_metrics import OTHER
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import NamedRedirect, Redirect, Redirects
     from egress_router.kernel.conntrack import Connections, Destination
+    from egress_router.kernel.nat.connect_times import ConnectTime
     from egress_router.kernel.nat.counters import Counts
-    from egress_router.metrics import Registry
+    from egress_router.metrics import Histogram, Registry
     from egress_router.redirect.lines import Resolved
 
 _MAX_RULES = 1000  # with samples of their own, of those with traffic; the others have one together
@@ -29,7 +31,8 @@ _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _NOTHING = Traffic()
 NO_RULE = "no_rule"
 _NONE: dict[tuple[int, int], int] = {}
-_RESULTS = ("connected", "failed", "policy", "no_address", NO_RULE)
+_CONNECT = "connect_seconds"
+_RESULTS = ("connected", "refused", "timeout", "policy", "no_address", NO_RULE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,9 @@ class RedirectMetrics:
         results = self._results
         results["connected"].value = total.connections
         # What is counted and what waits are read one after the other, so the difference may go back a little.
-        results["failed"].value = max(results["failed"].value, total.failures)
+        refused, timeout = results["refused"], results["timeout"]
+        refused.value = max(refused.value, total.refusals)
+        timeout.value = max(timeout.value, total.failures - total.refusals)
         results["policy"].value, results["no_address"].value = total.denied, total.closed
         results[NO_RULE].value = without_line
         self._sent.value, self._received.value = total.sent_bytes, total.received_bytes
@@ -205,7 +210,9 @@ class RedirectMetrics:
         for line in lines:
             if line.traffic.begun or line.traffic.closed or line.traffic.denied:
                 found[line.text] = found.get(line.text, _NOTHING).plus(line.traffic)
-        self._named = {text: None for text in self._named if text in found}
+        for text in [text for text in self._named if text not in found]:
+            del self._named[text]
+            self._registry.forget_histogram(f"rule_{_CONNECT}", rule=text)
         for text in found:
             if len(self._named) < self._max_rules:
                 self._named.setdefault(text)
@@ -229,6 +236,19 @@ class RedirectMetrics:
             labels = {"rule": rule, "direction": direction}
             counter("rule_packets_total", "Packets through this line.", **labels).value = packets
             counter("rule_bytes_total", "Bytes through this line.", **labels).value = size
+
+    def connected(self, table: RuleTable, times: Iterable[ConnectTime]) -> None:
+        """Publish how long some connections took; call `traffic` first, which names the lines."""
+        for each in times:
+            line = table.line_of("tcp", each.version, each.local_port)
+            if line is not None:
+                rule = line.text if line.text in self._named else OTHER
+                self._histogram(f"rule_{_CONNECT}", rule=rule).observe(each.seconds)
+                self._histogram(_CONNECT).observe(each.seconds)
+
+    def _histogram(self, name: str, **labels: str) -> Histogram:
+        meaning = "Time until a connection was accepted, of some of them, in seconds."
+        return self._registry.histogram(name, meaning, LATENCY_BUCKETS, **labels)
 
     def tracking(self, usage: tuple[int, int] | None) -> None:
         """Publish how full connection tracking is."""

@@ -13,9 +13,9 @@ Identity: TypeAlias = tuple[int, int, str, int]
 # Object, kind of news, client, target, seconds of the dial, attempts that failed, identity.
 Connected: TypeAlias = tuple[object, int, str, Target, float, Failures, Identity]
 # Object, kind, client, target, reason, bytes sent and received, seconds, failures, a socket or -1, identity,
-# seconds to the upstream's first byte.
+# seconds from the connection to the upstream's first byte, seconds to the connection of a line.
 Closed: TypeAlias = tuple[
-    object, int, str, Target | None, int, int, int, float, Failures, int, Identity, float | None
+    object, int, str, Target | None, int, int, int, float, Failures, int, Identity, float | None, float | None
 ]
 Wanted: TypeAlias = tuple[object, int]
 # Counts by upper bound, and the sum of all times in seconds.
@@ -27,6 +27,8 @@ Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Ti
 Answered: TypeAlias = tuple[object, int, Target, int]
 # Object, kind, client and its port, the connection's place, its socket, what has come already.
 Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes]
+
+OWN_BYTES: int  # of memory in which data planes note what they made
 
 class Pair:
     @property
@@ -79,6 +81,7 @@ class Plane:
         addresses: ReadableBuffer,
         seconds: float,
         stagger: float,
+        turns: int,
         /,
     ) -> None: ...
     def cut(self, pair: Pair, /) -> None: ...
@@ -95,6 +98,7 @@ class Plane:
     ) -> None: ...
     def end_line(self, line: Forwarding, /) -> None: ...
     def release_line(self, line: Forwarding, /) -> None: ...
+    def turns(self, place: Pair, descriptor: int, /) -> int: ...
     def ring(self) -> None: ...
     def ring_late(self) -> None: ...
     def collect(self, most: int, /) -> list[Connected | Closed | Wanted | Accepted | Summed | Answered]: ...

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
 
 from egress_router.errors import RefusedError
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Number
 from egress_router.relay.loop import PollerLoop
-from egress_router.relay.own_connections import SHARE
+from egress_router.relay.news import tell
 
 try:
     from egress_router.relay import _plane
@@ -24,82 +24,21 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
     from egress_router.metrics import Registry
-    from egress_router.relay._plane import (
-        Accepted,
-        Answered,
-        Closed,
-        Connected,
-        Failures,
-        Summed,
-        Target,
-        Times,
-        Wanted,
-    )
-
-    News = Accepted | Answered | Closed | Connected | Summed | Wanted
+    from egress_router.relay._plane import Target
 
 Pair = _plane.Pair
 Forwarding = _plane.Forwarding
+OWN_BYTES: Final = _plane.OWN_BYTES
 
 # Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
 QUIET: Final = 30.0
-# News of one turn of the loop; the loop has other things to do.
-_MOST: Final = 512
+MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
 _ADDRESS = struct.Struct("=16s2s2x16s4xB3x")  # `struct address` of plane.h
 _MAPPED = bytes(10) + b"\xff\xff"
 _NO_SOURCE = bytes(16)
-
-
-class Identity(NamedTuple):
-    """What tells an accepted connection from others, and its end towards the upstream.
-
-    `source` is empty where there was no connection, or where the line was not told to say it.
-    """
-
-    number: int
-    client_port: int
-    source: str
-    source_port: int
-
-
-UNKNOWN: Final = Identity(0, 0, "", 0)
-
-
-class End(NamedTuple):
-    """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1.
-
-    `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
-    """
-
-    client: str
-    target: Target | None
-    reason: int
-    sent: int
-    received: int
-    seconds: float
-    failures: Failures
-    given: int
-    identity: Identity = UNKNOWN
-    first_byte: float | None = None
-
-
-class Sums(NamedTuple):
-    """What became of connections of a line that were not told one by one, since the last time.
-
-    `sent` and `received` are bytes of those that have ended, `refused` reasons of plane.h and how many
-    clients were closed for each without a connection; the times are counted by LATENCY_BUCKETS and
-    DURATION_BUCKETS.
-    """
-
-    sent: int
-    received: int
-    refused: Sequence[tuple[int, int]]
-    connects: Times
-    lives: Times
-    first_bytes: Times
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,45 +52,6 @@ class Limits:
     slot: int
 
 
-class Connection(Protocol):
-    """What the data plane holds; a subclass of `Pair`."""
-
-    def ended(self, end: End) -> None:
-        """Hear of the end; called once."""
-
-
-class ForwardingLine(Connection, Protocol):
-    """Where the connections of a listening port go; a subclass of `Forwarding`.
-
-    One that was not made to tell each connection hears of them by `summed` and `answered`, and one by one
-    of those that failed to reach an address, or came soon after.
-    """
-
-    def connected(
-        self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
-    ) -> None:
-        """Hear that a client has its connection; its end will be told, too."""
-
-    def summed(self, sums: Sums) -> None:
-        """Hear of many connections at once."""
-
-    def answered(self, target: Target, count: int) -> None:
-        """Hear that a target has answered so many of them."""
-
-    def wanted(self) -> None:
-        """Hear that a client waits for targets, until the next call of `DataPlane.aim`."""
-
-
-class Entrance(Protocol):
-    """A listening port whose connections Python serves; a subclass of `Forwarding` that hands over."""
-
-    def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
-        """Take over a client's socket, and the bytes that have come; `DataPlane.cut` gives its place back."""
-
-    def ended(self, end: End) -> None:
-        """Take over the socket of a client that met a limit."""
-
-
 class DataPlane:
     """The data plane of this process, and its news in the event loop."""
 
@@ -160,16 +60,18 @@ class DataPlane:
         loop: asyncio.AbstractEventLoop,
         limits: Limits | None = None,
         quiet: float = QUIET,
+        max_news: int = MAX_NEWS,
         own: memoryview | None = None,
     ) -> None:
-        """Start the thread; it ends with `close`.
+        """Start the thread; it ends with `close`. In one turn of the loop at most `max_news` are told.
 
-        `own` is memory of SHARE bytes for each process in which they look for connections that they made.
+        `own` is what processes share in which each shall know again what another one made.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
         """
         self._loop = loop
+        self._max_news = max_news
         try:
             self._plane = _started(limits, quiet, own)
         except OSError as error:
@@ -292,12 +194,24 @@ class DataPlane:
         seconds: float,
         stagger: float,
         sources: Sequence[IPAddress | None] = (),
+        turns: int | None = None,
     ) -> None:
         """Connect to the first of these that answers; `pair` hears of it as of its end.
 
-        `sources` are as in `aim`.
+        `sources` are as in `aim`. With `turns` the connection is known again when it comes back: it is made
+        for a client whose own came back so often.
         """
-        self._plane.dial(pair, tuple(targets), _addresses(targets, sources), seconds, stagger)
+        near = () if turns is None else targets
+        self._plane.dial(
+            pair, tuple(targets), _addresses(targets, sources, near), seconds, stagger, turns or 0
+        )
+
+    def turns(self, place: Pair, sock: socket.socket) -> int:
+        """Return how often a client's connection has come back, having been made here: `dial` with `turns`.
+
+        Ask when its first request has come: which worker made it, is known by then.
+        """
+        return self._plane.turns(place, sock.fileno())
 
     def cut(self, pair: Pair) -> None:
         """End a connection or a dial; its end comes as news."""
@@ -336,42 +250,22 @@ class DataPlane:
             self._pauses, self._paused = pauses, paused
 
     def _read(self) -> None:
-        records = self._plane.collect(_MOST)
+        records = self._plane.collect(self._max_news)
         for record in records:
             try:
-                _tell(record)
+                tell(record)
             except Exception as error:  # noqa: BLE001 - the others' news come only once
                 context = {"message": "news of the data plane were not understood", "exception": error}
                 self._loop.call_exception_handler(context)
 
 
-def _tell(record: News) -> None:
-    if len(record) == 2:
-        waiting: ForwardingLine = record[0]  # type: ignore[assignment] # what came back is what was given
-        waiting.wanted()
-    elif len(record) == 3:
-        counting: ForwardingLine = record[0]  # type: ignore[assignment]
-        counting.summed(Sums(*record[2]))
-    elif len(record) == 4:
-        serving: ForwardingLine = record[0]  # type: ignore[assignment]
-        serving.answered(record[2], record[3])
-    elif len(record) == 6:
-        entrance: Entrance = record[0]  # type: ignore[assignment]
-        entrance.accepted(*record[2:])
-    elif len(record) == 7:
-        line: ForwardingLine = record[0]  # type: ignore[assignment]
-        line.connected(*record[2:6], Identity(*record[6]))
-    else:
-        connection: Connection = record[0]  # type: ignore[assignment]
-        connection.ended(End(*record[2:10], Identity(*record[10]), record[11]))
-
-
 def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _plane.Plane:
+    own = memoryview(bytearray(OWN_BYTES)) if own is None else own
     if limits is None:
-        return _plane.Plane(bytearray(4), bytearray(SHARE), 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
+        return _plane.Plane(bytearray(4), own, 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
     return _plane.Plane(
         limits.counts,
-        bytearray(len(limits.counts) * SHARE) if own is None else own,
+        own,
         limits.slot,
         limits.maximum,
         limits.possible,

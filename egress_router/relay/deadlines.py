@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import heapq
 import math
-import time
 from typing import TYPE_CHECKING
+
+from egress_router.clock import SYSTEM
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+
+    from egress_router.clock import Clock
 
 # Short times are kept in steps that are this much finer than a tick.
 _FINE = 16
@@ -25,19 +28,20 @@ _SHORT_TICKS = 10
 class Deadline:
     """One time-out; made by `Deadlines.add`."""
 
-    __slots__ = ("_callback", "bucket", "due", "seconds")
+    __slots__ = ("_callback", "_clock", "bucket", "due", "seconds")
 
     def __init__(
-        self, bucket: set[Deadline], due: float, seconds: float, callback: Callable[[], None]
+        self, bucket: set[Deadline], due: float, seconds: float, callback: Callable[[], None], clock: Clock
     ) -> None:
         self._callback: Callable[[], None] | None = callback
+        self._clock = clock
         self.bucket = bucket
         self.due = due
         self.seconds = seconds
 
     def touch(self) -> None:
         """Let the full time begin anew."""
-        self.due = time.monotonic() + self.seconds
+        self.due = self._clock.monotonic() + self.seconds
 
     def cancel(self) -> None:
         """Never call back; cancelling twice, or after the call, does nothing."""
@@ -53,10 +57,14 @@ class Deadline:
 
 
 class Deadlines:
-    """Time-outs that fire never early, and late by at most a tick, for short times a 16th of a tick."""
+    """Time-outs that fire never early, and late by at most a tick, for short times a 16th of a tick.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tick: float = 0.5) -> None:
+    The loop says when to look at `clock`, which decides.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tick: float = 0.5, clock: Clock = SYSTEM) -> None:
         self._loop = loop
+        self._clock = clock
         self._short = _SHORT_TICKS * tick
         self._step = tick / _FINE
         self._buckets: dict[int, set[Deadline]] = {}
@@ -66,9 +74,9 @@ class Deadlines:
 
     def add(self, seconds: float, callback: Callable[[], None]) -> Deadline:
         """Call back once, `seconds` from now or from the last `touch`."""
-        due = time.monotonic() + seconds
+        due = self._clock.monotonic() + seconds
         bucket = self._bucket(due, seconds)
-        deadline = Deadline(bucket, due, seconds, callback)
+        deadline = Deadline(bucket, due, seconds, callback, self._clock)
         bucket.add(deadline)
         return deadline
 
@@ -97,12 +105,12 @@ class Deadlines:
             self._timer = None
         if self._order:
             self._timer_bucket = self._order[0]
-            wait = self._timer_bucket * self._step - time.monotonic()
+            wait = self._timer_bucket * self._step - self._clock.monotonic()
             self._timer = self._loop.call_later(max(wait, 0.0), self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        now = time.monotonic()
+        now = self._clock.monotonic()
         try:
             while self._order and self._order[0] * self._step <= now:
                 self._empty(self._buckets[self._order[0]], now)

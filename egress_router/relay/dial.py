@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from egress_router.grammar.address import IPAddress
-    from egress_router.relay.dataplane import DataPlane, End
+    from egress_router.relay.dataplane import DataPlane
+    from egress_router.relay.news import End
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 STAGGER: Final = 0.25  # seconds; RFC 8305 5, "Connection Attempt Delay"
@@ -87,7 +88,7 @@ class Dial(Pair):
 
     __slots__ = ("_on_done", "_plane")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what to dial, for how long, and two ways in which it may be special)
         self,
         plane: DataPlane,
         targets: Sequence[tuple[IPAddress, int]],
@@ -95,14 +96,17 @@ class Dial(Pair):
         on_done: Callable[[Dialled | DialError], None],
         stagger: float = STAGGER,
         sources: Sequence[IPAddress | None] = (),
+        *,
+        turns: int | None = None,
     ) -> None:
         """Begin to connect to `targets`, in their order, for at most `seconds` in all.
 
-        `sources` are the addresses that the connections leave with, see `DataPlane.aim`.
+        `sources` are the addresses that the connections leave with, see `DataPlane.aim`; `turns` as in
+        `DataPlane.dial`.
         """
         self._plane = plane
         self._on_done: Callable[[Dialled | DialError], None] | None = on_done
-        plane.dial(self, targets, seconds, stagger, sources)
+        plane.dial(self, targets, seconds, stagger, sources, turns)
 
     def cancel(self) -> None:
         """Give up without calling back; after the call it does nothing."""

@@ -13,7 +13,8 @@ from egress_router.relay.dataplane import Pair
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from egress_router.relay.dataplane import DataPlane, End
+    from egress_router.relay.dataplane import DataPlane
+    from egress_router.relay.news import End
     from egress_router.relay.poller import Poller
 
 # SO_LINGER with a time of 0: close sends a reset instead of an orderly end (socket(7)).

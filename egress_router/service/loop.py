@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from egress_router.errors import RefusedError
+from egress_router.service import signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -23,8 +24,14 @@ def run(main: Callable[[], Coroutine[None, None, None]]) -> None:
     Raises:
         RefusedError: there are not enough descriptors.
     """
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(main())
+    try:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            try:
+                runner.run(main())
+            finally:
+                signals.hold()  # while the loop gives its handlers back
+    finally:
+        signals.ignore()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from egress_router.clock import Clock
+    from egress_router.metrics import Registry
     from egress_router.service.mode import Json
     from egress_router.service.rule_store import RuleStore
 
@@ -30,6 +31,11 @@ class RouterState(Generic[Rules]):
         self.standby_monitor = StandbyMonitor()
         self._rule_store = rule_store
         self._started = clock.time()
+
+    def describe(self, registry: Registry) -> None:
+        """Give the registry what the monitors see."""
+        self.gateway_monitor.describe(registry)
+        self.standby_monitor.describe(registry)
 
     def monitors(self) -> list[Coroutine[None, None, None]]:
         """Return what has to run so that `problems` and `status` are true."""

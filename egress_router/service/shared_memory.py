@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 
 from egress_router.errors import RefusedError
-from egress_router.relay.own_connections import SHARE
+from egress_router.relay.dataplane import OWN_BYTES
 
 _WIDTH = 4  # bytes of a number, format "i"
 _NOEXEC = 8  # MFD_NOEXEC_SEAL (Linux 6.3), without which vm.memfd_noexec=2 refuses; Python has no name for it
@@ -21,7 +21,7 @@ _NOEXEC = 8  # MFD_NOEXEC_SEAL (Linux 6.3), without which vm.memfd_noexec=2 refu
 
 @dataclass(frozen=True, slots=True)
 class SharedMemory:
-    """The counts of all workers, what is noted of their connections, and the slot of this worker."""
+    """The counts of all workers, the table of what they made (plane/own.c), and this worker's slot."""
 
     counts: memoryview
     own: memoryview
@@ -45,21 +45,20 @@ def make(workers: int) -> int:
 
 def mapped(descriptor: int, workers: int, slot: int = 0) -> SharedMemory:
     """Return the memory of so many workers; the descriptor is not needed any more then."""
-    return _divided(memoryview(mmap.mmap(descriptor, _size(workers))), workers, slot)
+    return _divided(memoryview(mmap.mmap(descriptor, _size(workers))), slot)
 
 
 def unshared() -> SharedMemory:
     """Return the memory of a worker that is the only one."""
-    return _divided(memoryview(bytearray(_size(1))), 1, 0)
+    return _divided(memoryview(bytearray(_size(1))), 0)
 
 
 def _size(workers: int) -> int:
-    return workers * (SHARE + _WIDTH)
+    return OWN_BYTES + workers * _WIDTH
 
 
-def _divided(memory: memoryview, workers: int, slot: int) -> SharedMemory:
-    end = workers * SHARE
-    return SharedMemory(memory[end:].cast("i"), memory[:end], slot)
+def _divided(memory: memoryview, slot: int) -> SharedMemory:
+    return SharedMemory(memory[OWN_BYTES:].cast("i"), memory[:OWN_BYTES], slot)
 
 
 def _memory() -> int:

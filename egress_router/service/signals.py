@@ -30,6 +30,15 @@ def release() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
+def ignore() -> None:
+    """From now on, have them change nothing: what was to be done is done, and the exit status is known.
+
+    Loop and interpreter give the signals that they handled back to the kernel while they end. It would kill.
+    """
+    for number in HELD:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def handle(loop: asyncio.AbstractEventLoop, end: Callable[[str], None], reload: Callable[[], None]) -> None:
     """Call `end` with the signal's name, and `reload`, from now on; what was held comes at once."""
     for number in (signal.SIGTERM, signal.SIGINT):

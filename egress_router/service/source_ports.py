@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from egress_router.net import open_connections
+from egress_router.grammar.address import printed
+from egress_router.net import open_connections, port_range
 from egress_router.net.own import addresses_of
 from egress_router.service.tasks import in_daemon_thread
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.metrics import Registry
     from egress_router.net.open_connections import Way
+    from egress_router.service.mode import Json
 
+_MAX_SHOWN = 100
 _INTERVAL = 30.0  # seconds; with ten thousand connections a look takes some hundredths of one
 
 
@@ -50,6 +53,8 @@ class SourcePorts:
         A port is taken towards one destination only, and what the destinations are clients may choose.
         """
         self._registry.forget("source_ports_in_use")
+        meaning = "Source ports that an address has towards each destination."
+        self._registry.gauge("source_ports_limit", meaning).value = port_range.size()
         most = dict.fromkeys(sources, 0)
         for (source, _), count in ways.items():
             if source in most:
@@ -57,3 +62,12 @@ class SourcePorts:
         meaning = "Source ports of an address in use towards the destination that has most of them."
         for source, count in most.items():
             self._registry.gauge("source_ports_in_use", meaning, source=str(source)).value = count
+
+
+def shown(ways: Counter[Way], sources: Collection[IPAddress]) -> list[Json]:
+    """Return for `/status` what is in use by source and destination, the most first: as in redirect mode."""
+    used = [(way, count) for way, count in ways.most_common() if way[0] in sources]
+    return [
+        {"source": str(source), "destination": f"{printed(*destination)}/tcp", "in_use": count}
+        for (source, destination), count in used[:_MAX_SHOWN]
+    ]

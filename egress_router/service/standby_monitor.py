@@ -10,6 +10,8 @@ import threading
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
@@ -19,6 +21,7 @@ STANDING_BY = "standing by; "
 HELD_BY = " is held by "
 _INTERVAL = 0.25  # seconds
 _SILENCE = 2.0  # seconds without an answer after which the process has gone
+_ATTEMPTS = 20  # to be heard
 _MAX_BYTES = 65536
 _ACTIVE = "1 where this pod is the active one of those that share its source address."
 _PEERS = "Other routers of the group that are heard."
@@ -73,7 +76,7 @@ class StandbyMonitor:
     def hand_over(self) -> None:
         """Tell that process that this one ends: another pod should take over now, where one can."""
         if self._said is not None:
-            threading.Thread(target=ask, args=(HAND_OVER,), name="hand over", daemon=True).start()
+            threading.Thread(target=hand_over, name="hand over", daemon=True).start()
 
     def problems(self) -> tuple[str, ...]:
         """Return why this pod is not the active one; nothing where it is, or has no group."""
@@ -90,15 +93,33 @@ def is_good_standby(problem: str) -> bool:
     return problem.startswith(STANDING_BY) and HELD_BY in problem
 
 
-def ask(request: bytes = b"", door: str = DOOR) -> dict[str, Json] | None:
+def ask(door: str = DOOR) -> dict[str, Json] | None:
     """Return what the process says now; None where there is none, or it is busy."""
-    with (
-        contextlib.suppress(OSError, ValueError),
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as wire,
-    ):
-        wire.settimeout(0.1)
-        wire.connect(door)
-        wire.send(request or b"?")
+    with contextlib.suppress(OSError, ValueError), _conversation(door, b"?") as wire:
         said = json.loads(wire.recv(_MAX_BYTES))
         return cast("dict[str, Json]", said) if isinstance(said, dict) else None
     return None
+
+
+def hand_over(door: str = DOOR) -> bool:
+    """Ask the process to hand over until it has heard it; whether it has.
+
+    It waits for a word a few milliseconds only, which this process may need to come to say it on a busy node.
+    """
+    return any(_is_heard(door) for _ in range(_ATTEMPTS))
+
+
+def _is_heard(door: str) -> bool:
+    with contextlib.suppress(OSError), _conversation(door, HAND_OVER) as wire:
+        wire.recv(_MAX_BYTES)
+        return wire.recv(_MAX_BYTES) == HAND_OVER
+    return False
+
+
+@contextlib.contextmanager
+def _conversation(door: str, word: bytes) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as wire:
+        wire.settimeout(0.1)
+        wire.connect(door)
+        wire.send(word)
+        yield wire

@@ -11,7 +11,8 @@ from egress_router.clock import SYSTEM
 from egress_router.errors import ConfigError, Problem
 from egress_router.metrics import Registry, added
 from egress_router.net import open_connections
-from egress_router.service import limits, loop, output, process_metrics, signals, sockets
+from egress_router.net.own import addresses_of
+from egress_router.service import limits, loop, output, process_metrics, signals, sockets, source_ports
 from egress_router.service.process import Starter
 from egress_router.service.router_state import RouterState
 from egress_router.service.rule_follower import RuleFollower
@@ -94,8 +95,7 @@ class Supervisor(Generic[Rules]):
         admin_port = {settings.runtime.admin_port}
         self._source_ports = SourcePorts(registry, settings.interface, lambda: rule_store.ports, admin_port)
         process_metrics.describe(registry, name, self.ready)
-        self._state.gateway_monitor.describe(registry)
-        self._state.standby_monitor.describe(registry)
+        self._state.describe(registry)
 
     async def run(self, administration: Callable[[], ServeAdministration]) -> None:
         """Serve until a signal says to end, then finish what is open."""
@@ -140,6 +140,7 @@ class Supervisor(Generic[Rules]):
             **self._state.status(self.health(), self.ready()),
             "workers": self._pool.processes(),
             "ports": [*sorted(ports)],
+            "source_ports": source_ports.shown(seen.ways, addresses_of(self._settings.interface)),
             **put_together(workers, seen),
         }
 

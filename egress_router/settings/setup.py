@@ -96,7 +96,7 @@ RULES = RulesVariable(
 )
 ADMIN_RULES = Variable(
     "EGRESS_ADMIN_RULES_FILE",
-    "file that fills the administrator's own chain, one nft statement a line; followed in mode legacy",
+    "file of rules of the administrator's own, one nft statement a line; followed in mode legacy",
     "",
     _optional_file,
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.redirect import Redirects
     from egress_router.kernel.addresses import Holdings
+    from egress_router.kernel.nat.admin_rules import FileRules
     from egress_router.kernel.nat.plan import NatPlan
     from egress_router.policy.egress_policy import NamesOf
     from egress_router.policy.redirected import Denial
@@ -129,8 +130,8 @@ def apply_rules(
     return denials
 
 
-def read_admin_rules(settings: SetupSettings, apply: Callable[[NatPlan], None]) -> str | None:
-    """Return the transaction that fills the administrator's chain; None where no file does.
+def read_admin_rules(settings: SetupSettings, apply: Callable[[NatPlan], None]) -> FileRules | None:
+    """Return the rules of EGRESS_ADMIN_RULES_FILE; None where it is not set, and none are touched.
 
     Raises:
         ConfigError: the file cannot be read, or nft does not take a line of it.

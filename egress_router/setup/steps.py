@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.kernel.addresses import refuse_elsewhere
 from egress_router.kernel.link import ensure_interface
-from egress_router.kernel.nat import backend, nftables
+from egress_router.kernel.nat import admin_rules, backend
 from egress_router.kernel.netlink import Netlink
 from egress_router.policy.egress_policy import names_of
+from egress_router.service import signals
 from egress_router.settings.setup import RouterMode
 from egress_router.setup import forwarding, nat_rules, network
 from egress_router.setup.nat_rules import Established
@@ -55,11 +56,12 @@ def run(settings: SetupSettings) -> Established:
         nat_rules.put_in_force(settings, guarded, after, after.resolved, names)
 
     rules_of_admin = nat_rules.read_admin_rules(settings, apply)
+    if rules_of_admin is not None:
+        # Before our own rules, which make the file's chain where an earlier version had none.
+        admin_rules.put_in_force(rules_of_admin)
     addresses = [source.address for source in settings.sources]
     denials = nat_rules.apply_rules(settings, guarded, established, addresses, names)
     established = replace(established, denials=denials)
-    if rules_of_admin is not None:
-        nftables.execute(rules_of_admin)
     backend.remove_other(apply)
     established = replace(established, stand=_put_up_fence(settings))
     established = network.keep_network(settings, redirects, established, hold)
@@ -89,6 +91,7 @@ def _end_when_asked() -> None:
     """
 
     def end(_: int, __: object) -> None:
+        signals.ignore()
         raise SystemExit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import aiohttp
-
 from egress_router import log
 from egress_router.clock import SYSTEM, Clock
 from egress_router.errors import RefusedError
+from egress_router.service.aiohttp_loading import aiohttp
 from egress_router.standby.actions import Answer, Ask
 from egress_router.standby.record import Record, RecordError, lease_patch, points_at, read_lease, slice_patch
 from egress_router.standby.role import Role

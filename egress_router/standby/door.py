@@ -61,5 +61,7 @@ class Door:
             with caller, contextlib.suppress(OSError):
                 caller.settimeout(_WORD_SECONDS)
                 caller.send(line().encode())
-                is_asked = caller.recv(64) == HAND_OVER or is_asked
+                if caller.recv(64) == HAND_OVER:
+                    is_asked = True
+                    caller.send(HAND_OVER)  # else it asks again
         return is_asked

@@ -16,20 +16,12 @@ if TYPE_CHECKING:
 def is_urgent(situation: Situation, witness: Witness) -> bool:
     """Say whether the right to send depends on the witness now."""
     if situation.role is Role.ACTIVE:
-        return not situation.peers.is_live(witness.partner(), situation.now)
-    return situation.role in {Role.CLAIMING, Role.LEAVING}
-
-
-def must_yield(situation: Situation) -> bool:
-    """Say whether this router has the right alone and cannot use it, as the gateway does not answer."""
-    is_alone = situation.role is Role.ACTIVE and situation.has_won()
-    return is_alone and not situation.gateway.is_heard(situation.now)
+        return not situation.peers.is_live(witness.partner, situation.now)
+    return situation.role is Role.CLAIMING or situation.role is Role.LEAVING
 
 
 def new_partner(situation: Situation) -> Peer | None:
     """Return a standby one whose promise is so young that this router, alone so far, can lean on it now."""
-    if situation.role is not Role.ACTIVE or not situation.has_won():
-        return None
     for peer in situation.peers.live(situation.now):
         _, until = situation.questions.until(peer.promised)
         if peer.last.role is Role.STANDBY and until > situation.now + situation.timing.lease / 2:
@@ -46,16 +38,18 @@ def wanted(situation: Situation, witness: Witness) -> Members | None:
     if situation.role is Role.LEAVING:
         is_free = not situation.promise.is_running(situation.now)
         return frozenset() if is_free and situation.is_last(witness) else None
+    if situation.role is not Role.STANDBY or not witness.partner:
+        return None
     is_due = witness.in_doubt or situation.now - witness.since >= 1.4 * situation.timing.refresh
-    return witness.members if situation.role is Role.STANDBY and witness.partner() and is_due else None
+    return witness.members if is_due else None
 
 
 def _wanted_active(situation: Situation, witness: Witness) -> Members | None:
-    now, timing, alone = situation.now, situation.timing, frozenset({situation.me})
-    if witness.members == alone:
+    now, timing, alone = situation.now, situation.timing, witness.alone
+    if witness.is_alone:
         is_due = not witness.alone_slot or now - witness.renewed >= timing.renew
         return alone if is_due else None
-    partner = witness.partner()
+    partner = witness.partner
     if not partner:
         return None
     peer = situation.peers.get(partner)
@@ -69,12 +63,12 @@ def _wanted_active(situation: Situation, witness: Witness) -> Members | None:
 
 
 def _wanted_claiming(situation: Situation, witness: Witness) -> Members | None:
-    now, timing, alone = situation.now, situation.timing, frozenset({situation.me})
+    now, timing, alone = situation.now, situation.timing, witness.alone
     if not situation.gateway.is_heard(now):
         return None
-    if witness.members == alone:
+    if witness.is_alone:
         return None if now < witness.alone_until - timing.lease else alone
-    partner = witness.partner()
+    partner = witness.partner
     if not partner:
         return alone if witness.is_stale(now) else None
     peer = situation.peers.get(partner)

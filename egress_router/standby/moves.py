@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from egress_router.standby.actions import Approve, Arm, Close, Message, Open, Prepare, Probe, Seek, Send
-from egress_router.standby.role import EAGER, Role, moved
+from egress_router.standby.role import EAGER, SUCCEEDING, Role, moved
 
 if TYPE_CHECKING:
     from egress_router.standby.actions import Action, Members
@@ -27,7 +27,9 @@ class Moves:
 
     def flush(self) -> list[Action]:
         """Return what the shell has to do now, in this order."""
-        done, self._out = self._out, []
+        done = self._out
+        if done:
+            self._out = []
         return done
 
     def become(self, role: Role) -> None:
@@ -48,9 +50,11 @@ class Moves:
         now, role = situation.now, situation.role
         if role is Role.GONE:
             return
-        if now - self._sent >= (beat if role in EAGER else 2 * beat):
+        waited = now - self._sent
+        if waited >= 2 * beat or (waited >= beat and role in EAGER):
             self.speak()
-        if now - self._probed >= (beat if situation.needs_gateway() else 4 * beat):
+        waited = now - self._probed
+        if waited >= 4 * beat or (waited >= beat and situation.needs_gateway()):
             self._probed = now
             self._out.append(Probe(situation.questions.last))
             if role is Role.CLAIMING:
@@ -73,7 +77,7 @@ class Moves:
             promise.seq if is_promising else 0,
             grant_to,
             grant_seq,
-            situation.witness.partner() if situation.witness is not None else 0,
+            situation.witness.partner if situation.witness is not None else 0,
             situation.asked_heir if situation.role is Role.ACTIVE else 0,
             situation.is_ready(),
         )
@@ -85,7 +89,7 @@ class Moves:
 
     def write(self, witness: Witness, members: Members) -> None:
         """Ask the witness to hold these members; for a right of its own a timer starts before."""
-        slot = self._arm(self._timing.alone) if members == {self._situation.me} else 0
+        slot = self._arm(self._timing.alone) if members == witness.alone else 0
         self._out.append(witness.write(members, slot, self._situation.now))
 
     def _arm(self, seconds: float) -> int:
@@ -168,7 +172,7 @@ class Moves:
         """Take over by a grant, if it came while our question's timer runs."""
         situation = self._situation
         slot, until = situation.questions.until(message.grant_seq)
-        if situation.role not in {Role.STANDBY, Role.CLAIMING} or until <= situation.now:
+        if situation.role not in SUCCEEDING or until <= situation.now:
             return
         if not situation.promise.allows(message.sender, situation.now):
             return
@@ -176,7 +180,7 @@ class Moves:
         if witness is not None:
             if message.term < witness.floor:
                 return  # this router knows of a later membership, or tried to make one
-            if message.term != witness.term or witness.partner() != message.sender:
+            if message.term != witness.term or witness.partner != message.sender:
                 witness.adopt(frozenset({situation.me, message.sender}), message.term)
         peer = situation.peers.get(message.sender)
         if peer is not None:

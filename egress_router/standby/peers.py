@@ -74,6 +74,11 @@ class Peers:
         """Return one of them."""
         return self._by_id.get(number)
 
+    def promised_by(self, number: int) -> int:
+        """Return the last question that one of them answered with a promise; 0 where there is none."""
+        peer = self._by_id.get(number)
+        return 0 if peer is None else peer.promised
+
     def __len__(self) -> int:
         return len(self._by_id)
 

@@ -18,12 +18,11 @@ def right(situation: Situation) -> tuple[int, float]:
     witness = situation.witness
     if witness is None:
         return _by_wire(situation)
-    if witness.members is None or situation.me not in witness.members:
-        return NONE
-    partner = witness.partner()
-    if not partner:
+    if witness.is_alone:
         return witness.alone_slot, witness.alone_until
-    slot, until = situation.questions.until(_least_promise(situation, [partner]))
+    if not witness.partner:
+        return NONE
+    slot, until = situation.questions.until(_least_promise(situation, [witness.partner]))
     # The timer may have started later than the question was decided on, by less than a lease.
     return (slot, until) if until + situation.timing.lease <= witness.bound else NONE
 
@@ -50,6 +49,5 @@ def _by_wire(situation: Situation) -> tuple[int, float]:
 
 
 def _least_promise(situation: Situation, others: list[int]) -> int:
-    peers = situation.peers
-    least = min(peer.promised if (peer := peers.get(each)) else 0 for each in others)
+    least = min(map(situation.peers.promised_by, others))
     return least if least > situation.questions.void else 0

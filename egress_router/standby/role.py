@@ -17,7 +17,9 @@ class Role(enum.IntEnum):
     GONE = 6  # the last word
 
 
-EAGER: Final = frozenset({Role.ACTIVE, Role.CLAIMING})  # those that need promises of others
+EAGER: Final = (Role.ACTIVE, Role.CLAIMING)  # those that need promises of others
+SUCCEEDING: Final = (Role.STANDBY, Role.CLAIMING)  # those that a grant makes active
+ENDING: Final = (Role.LEAVING, Role.GONE)
 
 MOVES: Final[dict[Role, frozenset[Role]]] = {
     Role.LISTENING: frozenset({Role.STANDBY, Role.LEAVING}),

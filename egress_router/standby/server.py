@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from egress_router import log
+from egress_router.service import signals
 from egress_router.standby.agent import DRAIN_SECONDS
 from egress_router.standby.assembly import assemble
 
@@ -28,6 +29,7 @@ def stay(stand: Stand, settings: StandbySettings) -> None:
 
     def end(_: int, __: object) -> None:
         if asked.is_set():
+            signals.ignore()
             raise SystemExit(0)
         asked.set()
         agent.leave(DRAIN_SECONDS)
@@ -36,5 +38,6 @@ def stay(stand: Stand, settings: StandbySettings) -> None:
         signal.signal(number, end)
     agent.start()
     agent.ended.wait()
+    signals.ignore()
     if agent.failure is not None:
         raise agent.failure

@@ -9,7 +9,7 @@ from egress_router.standby.gateway import Gateway
 from egress_router.standby.peers import Peers
 from egress_router.standby.promise import Promise
 from egress_router.standby.questions import Questions
-from egress_router.standby.role import Role
+from egress_router.standby.role import SUCCEEDING, Role
 from egress_router.standby.witness import Witness
 
 if TYPE_CHECKING:
@@ -90,19 +90,19 @@ class Situation:
     def needs_gateway(self) -> bool:
         """Say whether the gateway's answers are part of the right to send, or will be."""
         if self.role is Role.ACTIVE and self.witness is not None:
-            return not self.peers.is_live(self.witness.partner(), self.now)
+            return not self.peers.is_live(self.witness.partner, self.now)
         return self.role is Role.CLAIMING or (
             self.role is Role.ACTIVE and len(self.peers.live(self.now)) < len(self.peers)
         )
 
     def has_won(self) -> bool:
         """Say whether the witness names this router alone: what others say they are then ends by itself."""
-        return self.witness is not None and self.witness.members == frozenset({self.me})
+        return self.witness is not None and self.witness.is_alone
 
     def counts(self, number: int) -> bool:
         """Say whether a router may have the right at all, as far as this one knows."""
         witness = self.witness
-        return witness is None or not witness.is_member() or number in (witness.members or ())
+        return witness is None or not witness.is_member or number in (witness.members or ())
 
     def may_claim(self) -> bool:
         """Say whether nobody else seems to be active, or about to be."""
@@ -121,14 +121,14 @@ class Situation:
 
     def heir(self) -> Peer | None:
         """Choose who gets the right that this router gives up."""
-        heirs = [peer for peer in self._candidates() if peer.last.role in {Role.STANDBY, Role.CLAIMING}]
+        heirs = [peer for peer in self._candidates() if peer.last.role in SUCCEEDING]
         return max(heirs, key=lambda peer: (peer.last.able, peer.last.sender), default=None)
 
     def _candidates(self) -> Iterator[Peer]:
         witness = self.witness
         for peer in self.peers.live(self.now):
             # To the other member, unless this router has just tried to leave it out.
-            if witness is None or (witness.partner() == peer.last.sender and witness.floor <= witness.term):
+            if witness is None or (witness.partner == peer.last.sender and witness.floor <= witness.term):
                 yield peer
 
     def is_needed(self) -> bool:
@@ -153,13 +153,13 @@ class Situation:
         """
         if not witness.fresh or self.is_last(witness):
             return True
-        partner = self.peers.get(witness.partner())
+        partner = self.peers.get(witness.partner)
         return partner is not None and partner.heard <= self.since
 
     def is_last(self, witness: Witness) -> bool:
         """Say whether this leaving router may be the last member, so that others would wait for it."""
-        if not witness.is_member():
+        if not witness.is_member:
             return False
-        partner = self.peers.get(witness.partner())
-        is_left = not self.peers.is_live(witness.partner(), self.now)
+        partner = self.peers.get(witness.partner)
+        is_left = not self.peers.is_live(witness.partner, self.now)
         return is_left or partner is None or partner.last.role is Role.LEAVING or not witness.fresh

@@ -22,22 +22,27 @@ class Witness:
 
     `bound` is until when others surely respect the members as they are known here; `floor` is the first term
     in which promises of ours may still count: one who tried to leave another out promises it nothing more.
+    Of the members follows whether this router is one of them, the only one, and the number of the other one
+    (0 without one); `alone` is what they are when it is the only one.
     """
 
     __slots__ = (
-        "_alone",
         "_doubt",
         "_me",
         "_next",
         "_timing",
         "_token",
+        "alone",
         "alone_slot",
         "alone_until",
         "bound",
         "checked",
         "floor",
         "fresh",
+        "is_alone",
+        "is_member",
         "members",
+        "partner",
         "pending",
         "renewed",
         "since",
@@ -47,12 +52,12 @@ class Witness:
 
     def __init__(self, me: int, timing: Timing) -> None:
         self._me = me
-        self._alone = frozenset({me})
+        self.alone: Members = frozenset({me})
         self._timing = timing
         self._token = 0
         self._doubt = ""  # the version that a write of unknown outcome would replace
         self._next = -math.inf
-        self.members: Members | None = None
+        self._hold(None)
         self.version: str | None = None
         self.term = 0
         self.floor = 0
@@ -78,15 +83,11 @@ class Witness:
         """Whether a write of unknown outcome may still come true."""
         return self._doubt != "" and self._doubt == self.version
 
-    def is_member(self) -> bool:
-        """Say whether this router is one of the members, as far as it knows."""
-        return self.members is not None and self._me in self.members
-
-    def partner(self) -> int:
-        """Return the other member; 0 without one."""
-        if self.members is None or self._me not in self.members or len(self.members) < 2:
-            return 0
-        return next(each for each in self.members if each != self._me)
+    def _hold(self, members: Members | None) -> None:
+        self.members = members
+        self.is_member = members is not None and self._me in members
+        self.is_alone = members == self.alone
+        self.partner = next(iter(members - self.alone), 0) if members is not None and self.is_member else 0
 
     def is_stale(self, now: float) -> bool:
         """Say whether the members have shown no sign of life at the witness for too long."""
@@ -108,13 +109,13 @@ class Witness:
         """
         term = self.term if members == self.members else self.term + 1
         self.floor = max(self.floor, term)
-        if self.members == self._alone and members != self.members:
+        if self.is_alone and members != self.members:
             self.bound = self.alone_until
             self.alone_slot, self.alone_until = 0, -math.inf
             if self._me in members:
                 # If the answer gets lost, the partner's promises are needed from here on.
-                self.members = members
-        elif members == self._alone and self.partner():
+                self._hold(members)
+        elif members == self.alone and self.partner:
             self.bound = now + self._timing.alone
         return self._ask(members, term, slot, now)
 
@@ -131,7 +132,8 @@ class Witness:
 
     def adopt(self, members: Members, term: int) -> None:
         """Take over what a member says of the members, until the witness was read."""
-        self.members, self.term, self.fresh = members, term, False
+        self._hold(members)
+        self.term, self.fresh = term, False
         self.bound = math.inf
 
     def answer(self, answer: Answer, now: float) -> None:
@@ -149,23 +151,25 @@ class Witness:
             self._seen(answer, now)
 
     def _applied(self, ask: Ask, slot: int, asked: float, answer: Answer, now: float) -> None:
-        self.members, self.term, self.version = ask.members, ask.term, answer.version
+        self._hold(ask.members)
+        self.term, self.version = ask.term, answer.version
         self.floor, self._doubt = ask.term, ""
         self.since = now
         self.bound = math.inf
-        if self.members == self._alone and slot:
+        if self.is_alone and slot:
             self.renewed = asked
             self.alone_slot, self.alone_until = slot, asked + self._timing.alone
 
     def _seen(self, answer: Answer, now: float) -> None:
         if answer.version != self.version or self.members != answer.members:
             self.since = now
-        self.members, self.term, self.version = answer.members, answer.term, answer.version
+        self._hold(answer.members)
+        self.term, self.version = answer.term, answer.version
         if not self.in_doubt:
             self.floor, self._doubt = answer.term, ""
-            if self.partner():
+            if self.partner:
                 self.bound = math.inf
-        if self.members != self._alone:
+        if not self.is_alone:
             self.alone_slot, self.alone_until = 0, -math.inf
 
     def _unknown(self, now: float) -> None:

@@ -49,7 +49,11 @@ def redirect(lab: Laboratory) -> str:
                 with contextlib.suppress(OSError):
                     lab.ask_tcp(lab.client, ROUTER, port)
             return having(
-                lab, 'rule_failures_total{rule="84 tcp', "snat_ports_in_use{", 'result="no_rule"} 1.0'
+                lab,
+                'rule_failures_total{rule="84 tcp',
+                "snat_ports_in_use{",
+                'result="no_rule"} 1.0',
+                'result="refused"} 1.0',
             )
 
 

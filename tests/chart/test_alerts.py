@@ -94,6 +94,13 @@ def test_every_alert_has_a_section_in_the_runbook(mode: str, standby: bool) -> N
                 series("limit_hits_total", "0+1x60", limit="connect_seconds"),
                 series("limit_hits_total", "0x60", limit="connections"),
                 series("worker_restarts_total", "0 0 1 1 1x60"),
+                series("source_ports_in_use", "20000x60", source="192.168.12.99"),
+                series("source_ports_limit", "28232x60"),
+                series("rule_connections_total", "0+600x60", rule="*"),
+                series("rule_failures_total", "0+100x60", rule="*"),
+                # A line that nearly nobody uses, and which fails.
+                series("rule_connections_total", "0+1x60", rule="old.example"),
+                series("rule_failures_total", "0+1x60", rule="old.example"),
             ),
         ),
         # A quiet router of which the only connection in a while fails.
@@ -111,7 +118,7 @@ def test_every_alert_has_a_section_in_the_runbook(mode: str, standby: bool) -> N
             "redirect",
             (
                 CONNECTED,
-                series("connections_total", "0+1x60", result="failed"),
+                series("connections_total", "0+1x60", result="refused"),
                 # The policy denies, and somebody scans.
                 series("connections_total", "0+500x60", result="policy"),
                 series("connections_total", "0+500x60", result="no_rule"),
@@ -167,6 +174,33 @@ def test_an_ordinary_day_is_silent(mode: str, given: tuple[dict[str, str], ...],
             "redirect",
             "EgressRouterSourcePortsRunOut",
             (series("snat_ports_in_use", "60000x60", destination="d", source="s"),),
+        ),
+        (
+            "dns-proxy",
+            "EgressRouterSourcePortsRunOut",
+            (
+                series("source_ports_in_use", "23000x60", source="192.168.12.99"),
+                series("source_ports_in_use", "20000x60", source="192.168.12.100"),
+                series("source_ports_limit", "28232x60"),
+            ),
+        ),
+        # Five in a hundred of all, and nearly all of one rule.
+        *(
+            (
+                mode,
+                "EgressRouterRuleFails",
+                (
+                    HTTP_TRAFFIC,
+                    CONNECTED,
+                    series("upstream_failures_total", "0+30x60", reason="timeout"),
+                    series("connections_total", "0+30x60", result="timeout"),
+                    series("rule_connections_total", "0+32x60", rule="db.example"),
+                    series("rule_failures_total", "0+30x60", rule="db.example"),
+                    series("rule_connections_total", "0+600x60", rule="*"),
+                    series("rule_failures_total", "0+1x60", rule="*"),
+                ),
+            )
+            for mode in sorted(MODES)
         ),
         (
             "redirect",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ports import free_port
 from tests.unit.http_proxy.origin import Client, Peer, origin, proxy
 from tests.waiting import PATIENCE, until
 
@@ -241,8 +242,7 @@ def accepts(port: int) -> bool:
 
 @contextlib.contextmanager
 def nginx(folder: Path, tmp_path: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     paths = "".join(
         f"{kind}_temp_path {tmp_path}/{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

@@ -57,7 +57,7 @@ def _nested(lab: Laboratory) -> list[bytes]:
         wire.settimeout(PATIENCE)
         wire.connect((ROUTER, 8080))
         heads = [b" 200 "]
-        while b" 200 " in heads[-1] and len(heads) < 10:
+        while b" 200 " in heads[-1] and len(heads) < 20:
             wire.sendall(_CONNECT)
             heads.append(_head(wire))
         return heads

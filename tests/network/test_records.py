@@ -14,10 +14,11 @@ import pytest
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, ROUTER_V6, SOURCE, SOURCE_V6, Laboratory
 from tests.record_schema import check_record
 from tests.status_keys import check_status
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
 NAMES = {"db.example.com": {"addresses": ["203.0.113.25"], "ttl": 0}}
 LINES = (
@@ -64,7 +65,7 @@ def recording(lab: Laboratory, environment: Mapping[str, str]) -> Iterator[list[
 def status(lab: Laboratory) -> str:
     script = (
         "import urllib.request as r\n"
-        "print(r.urlopen('http://127.0.0.1:9797/status', timeout=20).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797/status', timeout={PATIENCE}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout
 
@@ -130,7 +131,13 @@ def test_denied_ones_have_a_record_unasked_and_a_place_in_the_status(lab: Labora
         assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
         turn_away(lab)
         assert eventually(lambda: len(records) == 4), records
-        denied = json.loads(status(lab))["denied"]
+        denied: list[dict[str, object]] = []
+
+        def all_denied() -> bool:
+            denied[:] = json.loads(status(lab))["denied"]
+            return len({each["target"] for each in denied}) == 4
+
+        assert eventually(all_denied), denied
         assert eventually(lambda: 'result="no_address"} 1.0' in metrics(lab)), metrics(lab)
         told = metrics(lab)
     assert {(each["protocol"], each["local_port"]) for each in records} == {
@@ -151,8 +158,13 @@ def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
     with recording(lab, {}), lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
         wire.connect((ROUTER, 80))
         wire.recv(1000)
-        assert eventually(lambda: json.loads(status(lab))["busiest"]["all_clients"] == 1)
-        found = json.loads(status(lab))
+        found: dict[str, Any] = {}
+
+        def is_seen() -> bool:
+            found.update(json.loads(status(lab)))
+            return bool(found["busiest"]["all_clients"] == 1)
+
+        assert eventually(is_seen)
     busy = found["busiest"]
     check_status(found)
     assert busy["clients"] == [{"client": "10.128.0.10", "open": 1}]
@@ -162,6 +174,6 @@ def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
 def metrics(lab: Laboratory) -> str:
     script = (
         "import urllib.request as r\n"
-        "print(r.urlopen('http://127.0.0.1:9797/metrics', timeout=20).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797/metrics', timeout={PATIENCE}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout

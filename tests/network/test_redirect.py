@@ -46,7 +46,14 @@ DUAL = {
 }
 
 
-@pytest.fixture(scope="module", params=["nftables", "iptables"])
+# All tests of one laboratory run in one process, which builds it once.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(each, marks=pytest.mark.xdist_group(f"redirecting-{each}"))
+        for each in ("nftables", "iptables")
+    ],
+)
 def redirecting(request: pytest.FixtureRequest) -> Iterator[Laboratory]:
     """A router without fallback, by each backend; tests only send through it."""
     with Laboratory() as lab:

@@ -12,8 +12,9 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -116,14 +117,32 @@ def successor(lab: Laboratory) -> Pod:
     return Pod(lab, host, NEXT)
 
 
-def allowed(seconds: float) -> float:
-    """Return what this machine may take for what takes `seconds` on one that does nothing else."""
-    starts = []
-    for _ in range(3):
-        begun = time.monotonic()
-        subprocess.run([*PROGRAM, "--version"], check=True, stdout=subprocess.DEVNULL)
-        starts.append(time.monotonic() - begun)
-    return seconds * max(1.0, statistics.median(starts) / QUIET_START)
+class Pace:
+    """How fast this machine is while a trial runs: the program is started meanwhile, again and again."""
+
+    def __init__(self) -> None:
+        self._starts: list[float] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._start)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _start(self) -> None:
+        while not self._starts or not self._ended.is_set():
+            begun = time.monotonic()
+            subprocess.run([*PROGRAM, "--version"], check=True, stdout=subprocess.DEVNULL)
+            self._starts.append(time.monotonic() - begun)
+            self._ended.wait(QUIET_START)
+
+    def allowed(self, seconds: float) -> float:
+        """Return what may take here what takes `seconds` on a machine that does nothing else."""
+        return seconds * max(1.0, statistics.mean(self._starts) / QUIET_START)
 
 
 def replaced(lab: Laboratory, old: Pod) -> float:
@@ -138,22 +157,23 @@ def replaced(lab: Laboratory, old: Pod) -> float:
 
 
 def test_a_deleted_pod_that_is_idle_is_replaced_in_6_s(lab: Laboratory, pod: Pod) -> None:
-    took = replaced(lab, pod)
+    with Pace() as pace:
+        took = replaced(lab, pod)
     print(f"idle: {took:.1f} s")  # noqa: T201
-    assert took < allowed(6.0)
+    assert took < pace.allowed(6.0)
 
 
 def test_an_open_tunnel_costs_the_drain_and_no_more(lab: Laboratory, pod: Pod) -> None:
-    with tunnel(lab, pod) as (wire, _):
+    with Pace() as pace, tunnel(lab, pod) as (wire, _):
         took = replaced(lab, pod)
         with contextlib.suppress(ConnectionResetError):
             assert wire.recv(1) == b"", "the tunnel ended with the pod"
     print(f"with an open tunnel: {took:.1f} s")  # noqa: T201
-    assert DRAIN_SECONDS < took < allowed(10.0)
+    assert DRAIN_SECONDS < took < pace.allowed(10.0)
 
 
 def test_a_killed_container_serves_again_in_2_s(lab: Laboratory, pod: Pod) -> None:
-    with tunnel(lab, pod):
+    with Pace() as pace, tunnel(lab, pod):
         begun = time.monotonic()
         pod.proxy.send_signal(signal.SIGKILL)
         pod.proxy.wait(PATIENCE)
@@ -161,4 +181,4 @@ def test_a_killed_container_serves_again_in_2_s(lab: Laboratory, pod: Pod) -> No
         until(lambda: served(lab, pod), "an answer of the container that was begun again")
         took = time.monotonic() - begun
     print(f"killed: {took:.1f} s")  # noqa: T201
-    assert took < allowed(2.0)
+    assert took < pace.allowed(2.0)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ports import own_address
 from tests.unit.http_proxy.origin import Client, Origin, Peer, counted, know, origin, proxy
 from tests.unit.tls.hellos import hello, sni
 from tests.waiting import until
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
 
-# An address on which nobody else has port 443, nor another worker of the test run, which shares the network.
-HOST = f"127.0.1.{44 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])}"
 ALERT = b"\x15\x03\x01\x00\x02\x02\x31"
 RIGHT, WRONG = hello(sni(b"a.example")), hello(sni(b"b.example"))
 
@@ -35,9 +33,10 @@ def late(
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> Iterator[tuple[Origin, Running[Guarded[AccessList]], Client]]:
     """Yield a client in a tunnel to port 443, for which other ports have long been waited for."""
-    know(monkeypatch, a_example=HOST)
+    host = own_address()
+    know(monkeypatch, a_example=host)
     with (
-        origin(echo, HOST, 443) as server,
+        origin(echo, host, 443) as server,
         origin(echo) as other,
         proxy("*.example\n127.0.0.1\n", SNI=mode) as (running, port),
         Client(port) as client,
@@ -84,9 +83,10 @@ def test_a_server_that_speaks_first_there_is_no_tls_server(
         peer.send(b"220 ready")
         peer.read_to_the_end()
 
-    know(monkeypatch, a_example=HOST)
+    host = own_address()
+    know(monkeypatch, a_example=host)
     with (
-        origin(greet, HOST, 443),
+        origin(greet, host, 443),
         proxy("*.example\n", SNI=mode) as (_, port),
         Client(port) as client,
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,8 +56,8 @@ def rules(mode: str, text: str) -> dict[str, str]:
 
 def source(lab: Laboratory, way: tuple[int, str]) -> str:
     """Return with which address the server sees a connection; empty: there was none."""
-    with connected(lab, *way) as wire:
-        _, found, rest = said(wire).decode().partition('"source": "')
+    with connected(lab, *way) as sock:
+        _, found, rest = said(sock).decode().partition('"source": "')
         return rest.partition('"')[0] if found else ""
 
 
@@ -73,6 +74,10 @@ def test_setup_claims_all_and_each_line_leaves_with_its_own(
         assert {source(lab, way(1029)) for _ in range(3)} == {SOURCE_V6}
         counted = f'egress_router_source_ports_in_use{{source="{THIRD}"}}'
         assert eventually(lambda: counted in fetch(lab, "/metrics"))
+        with connected(lab, *way(1028)) as sock:
+            said(sock)
+            uses = json.loads(fetch(lab, "/status"))["source_ports"]
+        assert {"source": THIRD, "destination": "203.0.113.28:80/tcp", "in_use": 1} in uses
         spread = [source(lab, way(1027)) for _ in range(9)]
         assert {each: spread.count(each) for each in spread} == dict.fromkeys((SOURCE, SECOND, THIRD), 3)
 

@@ -30,7 +30,14 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture(scope="module", params=["nftables", "iptables"])
+# All tests of one laboratory run in one process, which builds it once.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(each, marks=pytest.mark.xdist_group(f"spreading-{each}"))
+        for each in ("nftables", "iptables")
+    ],
+)
 def spreading(request: pytest.FixtureRequest) -> Iterator[Laboratory]:
     """A router with three addresses, by each backend; tests only send through it."""
     with Laboratory() as lab:

@@ -173,8 +173,8 @@ def test_an_open_gate_lets_everything_pass(bench: Bench) -> None:
 
 
 def test_the_gate_closes_by_itself_while_its_keeper_is_stopped(bench: Bench) -> None:
-    begun = time.monotonic()
     assert bench.do("arm 1 0.5") == "done"
+    begun = time.monotonic()  # the kernel's timer runs by now, however long this machine took to come here
     assert bench.do("approve 1") == "done"
     os.kill(bench.keeper.pid, signal.SIGSTOP)
     last = begun
@@ -182,8 +182,8 @@ def test_the_gate_closes_by_itself_while_its_keeper_is_stopped(bench: Bench) -> 
         asked = time.monotonic()
         if bench.passes(SPEAKS_FOR_IT["ARP reply"]):
             last = asked
-    # 30 ms are two ticks of a kernel with 100 Hz; a machine that is busy only makes it earlier.
-    assert last - begun < 0.5 + 0.03 + 0.1
+    # 30 ms are two ticks of a kernel with 100 Hz; what is asked late finds the gate closed.
+    assert last - begun < 0.5 + 0.03
 
 
 def test_what_a_stopped_keeper_still_writes_opens_nothing(bench: Bench) -> None:

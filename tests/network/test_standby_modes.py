@@ -22,7 +22,7 @@ from tests.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from egress_router.lab.side import Side
 
@@ -48,17 +48,21 @@ def source_seen(pair: Pair, address: str, port: int) -> str | None:
     return None
 
 
-def roles(pair: Pair) -> list[str]:
-    return [str(pair.standing(side).get("role")) for side in pair.sides]
+def serving_one(pair: Pair, serves: Callable[[Side], bool], what: str) -> tuple[Side, Side]:
+    """Wait for a router that serves while the other one could take over at once.
 
+    Both at one time: on a machine that is busy, the two may change places while they are looked at.
+    """
+    found: list[Side] = []
 
-def one_of_each(pair: Pair) -> tuple[Side, Side]:
-    """Wait for an active router and one that stands by for it."""
-    until(lambda: sorted(roles(pair)) == ["active", "standby"], "an active router and a standby one")
-    active = pair.sides[roles(pair).index("active")]
-    other = pair.sides[1 - active.number]
-    pair.await_standby(other)
-    return active, other
+    def is_there() -> bool:
+        found[:] = [
+            side for side in pair.sides if pair.is_standby(pair.sides[1 - side.number]) and serves(side)
+        ]
+        return bool(found)
+
+    until(is_there, what)
+    return found[0], pair.sides[1 - found[0].number]
 
 
 DUAL = {
@@ -75,13 +79,12 @@ def test_both_families_move_together(pair: Pair, end: signal.Signals) -> None:
     for side in pair.sides:
         wiring.address(side.pod, "eth0", f"{PODS_V6[side.number]}/64")
         pair.start(side, DUAL)
-    active, other = one_of_each(pair)
 
     def is_by(side: Side) -> bool:
         found = source_seen(pair, side.address, 80), source_seen(pair, PODS_V6[side.number], 80)
         return found == (SOURCE, SOURCE_V6)
 
-    until(lambda: is_by(active), "both families by the active one")
+    active, other = serving_one(pair, is_by, "both families by the active one")
     active.signal(end)
     until(lambda: is_by(other), "both families by the other one")
     assert not pair.wire.second_owner()
@@ -93,12 +96,11 @@ def test_all_source_addresses_move_together(pair: Pair) -> None:
     watch = pair.holds(WireWatch(pair.gateway, ("cable0", "cable1"), (SOURCE, SECOND)))
     for side in pair.sides:
         pair.start(side, {"EGRESS_SOURCE": f"{SOURCE}/24,{SECOND}/24", "EGRESS_DESTINATION": lines})
-    active, other = one_of_each(pair)
 
     def is_by(side: Side) -> bool:
         return [source_seen(pair, side.address, port) for port in (80, 81)] == [SOURCE, SECOND]
 
-    until(lambda: is_by(active), "both addresses by the active one")
+    active, other = serving_one(pair, is_by, "both addresses by the active one")
     assert source_seen(pair, other.address, 81) is None
     active.signal(signal.SIGKILL)
     until(lambda: is_by(other), "both addresses by the other one")
@@ -115,20 +117,30 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
     for side in pair.sides:
         pair.start(side, mode)
         proxies.append(side.pod.start([sys.executable, "-m", "egress_router", "http-proxy"], rules))
-    active, other = one_of_each(pair)
-    until(lambda: source_through_proxy(pair, active) == SOURCE, "the active pod's proxy")
+    active, other = serving_one(
+        pair, lambda side: source_through_proxy(pair, side) == SOURCE, "the active pod's proxy"
+    )
+    waited = other.waited()
     proxies[active.number].send_signal(signal.SIGTERM)
     if not is_sidecar_last:
         active.signal(signal.SIGTERM)
     until(lambda: source_through_proxy(pair, other) == SOURCE, "the other pod's proxy")
+    waited = other.waited() - waited
     until(lambda: pair.standing(other).get("took") is not None, "the other pod's status")
-    took = pair.standing(other)["took"]
+    took = pair.told(other)["took"]
     assert isinstance(took, float)
-    assert took < DEFAULT.promise, "it waited until the right of the other one had to be over"
+    # Besides what it waited for a processor, on a machine that is busy.
+    assert took - waited < DEFAULT.promise, "it waited until the right of the other one had to be over"
     assert proxies[active.number].wait(SECONDS) == 0
-    active.signal(signal.SIGTERM)
-    assert active.router is not None
-    assert active.router.wait(SECONDS) == 0
+    router = active.router
+    assert router is not None
+
+    def has_ended() -> bool:
+        router.send_signal(signal.SIGTERM)  # also while it ends, which changes nothing any more
+        return router.poll() is not None
+
+    until(has_ended, "the end of the router")
+    assert router.returncode == 0
     assert not pair.wire.second_owner()
 
 
@@ -160,11 +172,15 @@ def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) ->
     rules.write_text(f"80 tcp {SERVERS[0]}\n")
     for side in pair.sides:
         pair.start(side, {"EGRESS_DESTINATION": "", "EGRESS_DESTINATION_FILE": str(rules)})
-    active, _ = one_of_each(pair)
-    before = pair.standing(active)["losses"]
+    active, _ = serving_one(pair, lambda side: source_seen(pair, side.address, 80) == SOURCE, "a pair")
+    before, waited = pair.told(active)["losses"], active.waited()
     many = [f"{port} tcp 203.0.113.{port % 250 + 1} 443\n" for port in range(10_000, 10_000 + count)]
     rules.write_text(f"80 tcp {SERVERS[0]}\n{''.join(many)}1 tcp {SERVERS[0]} 80\n")
-    until(lambda: source_seen(pair, active.address, 1) == SOURCE, "the last line to be in force")
-    assert pair.standing(active)["role"] == "active"
-    assert pair.standing(active)["losses"] == before
+    until(
+        lambda: any(source_seen(pair, side.address, 1) == SOURCE for side in pair.sides),
+        "the last line to be in force",
+    )
+    told, waited = pair.told(active), active.waited() - waited
+    # A router without a processor for as long as its right is good loses it, whatever the lines.
+    assert (told["role"], told["losses"]) == ("active", before) or waited > DEFAULT.lease
     assert not pair.wire.second_owner()

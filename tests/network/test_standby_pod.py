@@ -50,8 +50,8 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     until(one_of_each)
     active, standby = (pair.sides[roles.index(role)] for role in ("active", "standby"))
     until(lambda: pair.readiness(active).endswith("ok\n"))
-    assert f"standing by; {SOURCE} is held by " in pair.readiness(standby)
-    peers = pair.standing(standby)["peers"]
+    until(lambda: f"standing by; {SOURCE} is held by " in pair.readiness(standby))
+    peers = pair.told(standby)["peers"]
     assert isinstance(peers, list)
     assert [(each["address"], each["role"], each["ways"]) for each in peers] == [
         (active.address, "active", ["pod network", "wire"])
@@ -60,7 +60,7 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     active.signal(signal.SIGTERM)
     until(lambda: pair.readiness(standby).endswith("ok\n"))
     until(lambda: "503" in pair.readiness(active))
-    said = pair.standing(standby)
+    said = pair.told(standby)
     assert (said["role"], said["take_overs"], said["losses"]) == ("active", 1, 0)
     assert isinstance(said["took"], float)
 

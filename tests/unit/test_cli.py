@@ -384,6 +384,37 @@ def test_explain_exits_as_asked_and_answers_in_json(
     )
 
 
+def test_errors_of_all_tools_begin_with_file_and_line_and_are_json_where_it_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules, policy, text = tmp_path / "list", tmp_path / "policy.yaml", tmp_path / "text"
+    right = tmp_path / "right"
+    right.write_text("a.example\n")
+    rules.write_text("a.example\nb c\n")
+    policy.write_text("kind: EgressNetworkPolicy\nspec: {egress: []}\n")
+    text.write_text("a: b\nx\n")
+    nobody = "http://127.0.0.1:1"
+    for words, status, place in (
+        (["explain", str(rules), "a.example"], 1, f"{rules}:2: 'b c': expected NAME"),
+        (["explain", str(right), "a:b:c"], 1, "target: 'a:b:c': "),
+        (["explain", str(tmp_path / "none"), "a.example"], 1, f"{tmp_path}/none: cannot be read"),
+        (["explain", str(right), "a.example", "--policy", str(policy)], 1, f"{policy}:1: "),
+        (["status", "--url", nobody], 3, f"cannot ask {nobody}/status: "),
+        (["check", str(text)], 1, f"{text}:3: is not YAML: "),
+    ):
+        assert outcome(*words) == status
+        said = capsys.readouterr()
+        assert (said.out, said.err.startswith(place)) == ("", True), said.err
+        assert outcome(*words, "--output=json") == status
+        said = capsys.readouterr()
+        assert said.err.startswith(place)
+        error = json.loads(said.out)["errors"][0]
+        assert set(error) == {"file", "source", "line", "text", "message"}
+        assert error["message"] in said.err
+    assert outcome("convert", str(text)) == 1
+    assert capsys.readouterr().err.startswith(f"{text}:3: is not YAML: ")
+
+
 @pytest.mark.parametrize(
     ("command", "environ"),
     [
@@ -478,8 +509,8 @@ def test_a_tool_may_follow_the_service_that_an_image_names(service: str) -> None
     assert done.stdout.startswith(b"LOCAL PORT")
 
 
-def completed(*words: str) -> set[str]:
-    """What bash offers for the last of these words."""
+def completed(*words: str, folder: Path | None = None) -> set[str]:
+    """What bash offers for the last of these words, in a folder."""
     script = subprocess.run(
         [sys.executable, "-m", "egress_router", "completion", "bash"],
         capture_output=True,
@@ -490,16 +521,30 @@ def completed(*words: str) -> set[str]:
     asked = (
         f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _egress_router; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     )
-    done = subprocess.run(["bash", "-c", script + asked], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    done = subprocess.run(
+        ["bash", "-c", script + asked], capture_output=True, text=True, check=True, cwd=folder
+    )
+    return set(filter(None, done.stdout.split("\n")))
+
+
+def test_bash_completes_files_where_one_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "my rules.txt").touch()
+    assert "my rules.txt" in completed("check", "redirect", "", folder=tmp_path)
+    assert completed("explain", "", folder=tmp_path) == {"my rules.txt"}
+    assert completed("explain", "--policy", "m", folder=tmp_path) == {"my rules.txt"}
+    assert completed("setup", "", folder=tmp_path) == set()
 
 
 def test_bash_completes_commands_options_and_kinds() -> None:
-    assert {"check", "explain", "setup", "--help"} <= completed("")
+    assert {"check", "explain", "setup"} <= completed("")
+    assert completed("-") == {"--help", "--version"}
     assert completed("ex") == {"explain"}
     assert completed("explain", "--ex") == {"--exit-code"}
-    assert {"redirect", "http-proxy", "--strict", "json"} <= completed("check", "")
-    assert completed("check", "re") == {"redirect"}
+    assert {"redirect", "http-proxy"} <= completed("check", "")
+    assert "--strict" in completed("check", "-")
+    assert completed("check", "redi") == {"redirect"}
+    assert completed("check", "--output", "") == {"text", "json"}
+    assert completed("explain", "--sni", "") == set()
     assert "--worker" not in completed("http-proxy", "--")
 
 
@@ -519,9 +564,10 @@ def test_manual_pages_hold_what_help_holds() -> None:
         for variable in group:
             assert f"\\fB{variable.name}\\fR" in page
     assert "\\-\\-exit\\-code" in found["egress-router-explain.1"]
+    assert "check redirect destinations.txt" in found["egress-router-check.1"]
     assert len(found) == 1 + len(VARIABLES) + 6
     for text in found.values():
         # No line begins as a request of roff does but those that are one.
         starts = {line.split()[0] for line in text.splitlines() if line.startswith((".", "'"))}
-        assert starts <= {".TH", ".SH", ".TP"}
+        assert starts <= {".TH", ".SH", ".TP", ".nf", ".fi"}
         assert text.isascii()

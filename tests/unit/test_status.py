@@ -70,11 +70,14 @@ def test_the_administrators_rules_and_the_source_ports_have_tables(
     view: FakeView, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rule = "ip daddr 203.0.113.25 counter drop"
-    view.answer["admin_rules"] = {"rules": [{"text": rule, "packets": 7, "bytes": 420}], "error": None}
+    view.answer["admin_rules"] = {
+        "rules": [{"text": rule, "packets": 7, "bytes": 420, "from": "file"}],
+        "error": None,
+    }
     view.answer["source_ports"] = [{"source": "192.0.2.9", "destination": "203.0.113.25:80/tcp", "in_use": 9}]
     status.show(url, watch=False)
     text = capsys.readouterr().out
-    assert f"  7        420    {rule}\n" in text
+    assert f"  file  7        420    {rule}\n" in text
     assert "  192.0.2.9  203.0.113.25:80/tcp  9\n" in text
 
 
@@ -184,12 +187,25 @@ def test_json_is_what_the_endpoint_says_and_errors(
     assert "\x1b" not in text
     found = json.loads(text)
     assert (found["mode"], found["errors"]) == ("http-proxy", [])
+
+
+def test_watched_json_is_a_line_each_time_whatever_is_there(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(_: float) -> None:
+        raise KeyboardInterrupt
+
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with pytest.raises(RefusedError):
-        status.show(f"http://127.0.0.1:{port}", watch=False, as_json=True)
-    (error,) = json.loads(capsys.readouterr().out)["errors"]
-    assert "cannot ask" in error["message"]
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    for asked in (url, nobody):
+        with pytest.raises(KeyboardInterrupt):
+            status.show(asked, watch=True, as_json=True, sleep=end)
+    served, missing = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (served["mode"], served["errors"]) == ("http-proxy", [])
+    assert "cannot ask" in missing["errors"][0]["source"]
+    monkeypatch.setenv("EGRESS_ADMIN_PORT", "0")
+    assert status.show(None, watch=False, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out) == {"errors": []}
 
 
 def test_nobody_there_is_one_line() -> None:

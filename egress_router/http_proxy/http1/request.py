@@ -233,7 +233,7 @@ def _host(hosts: list[bytes] | None, minor: int) -> bytes:
     """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; a host, though the target counts."""
     if hosts is None:
         if minor == 1:
-            raise MessageError(400, "the Host field is missing")
+            raise MessageError(400, "the Host field is missing", Fault.NO_HOST)
         return b""
     if len(hosts) > 1:
         raise MessageError(400, "there are two Host fields")

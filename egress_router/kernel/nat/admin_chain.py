@@ -1,13 +1,16 @@
-"""The administrator's own chain: made where it is missing, and not touched after that.
+"""The administrator's own chain, which nothing of ours touches, and beside it one for the rules of a file.
 
-It is in a table of its own, so that nothing that becomes of ours changes it. Every packet that leaves by the
-egress interface passes it after our own rules, forwarded or from the pod itself.
+Both are in a table of their own, so that no transaction for our rules changes them. Every packet that leaves
+by the egress interface passes them after our own rules, forwarded or from the pod itself: first what the
+administrator has added by hand, then the file's, so that an `accept` by hand is an exception from the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from egress_router.kernel.nat.source_ports import chain
@@ -17,13 +20,27 @@ if TYPE_CHECKING:
 
 TABLE = "egress_router_admin"
 NAME = "OPENSHIFT-ADMIN-OUTPUT-RULES"
+FILE_CHAIN = "EGRESS-ADMIN-RULES-FILE"
 # Behind our own chains in the same hooks.
 _HOOKS = ("forward", "output")
 _PRIORITY = "filter + 10"
 _COUNTER = re.compile(r"\bcounter packets (\d+) bytes (\d+)")
+_HANDLE = re.compile(r" # handle (\d+)$")
+# Which statements the chain of the file holds: a set that is never filled, named after them.
+_MARKER = re.compile(r"(?m)^\tset (file_[0-9a-f]{16}) \{")
 # What would end a statement in nft; a quoted text may hold any of them.
 _QUOTED = re.compile(r'"[^"]*"')
 _ENDS_STATEMENT = re.compile(r"[;\\]")
+
+
+class Origin(Enum):
+    """Where a rule is from: added to the administrator's chain, or a line of the file."""
+
+    CHAIN = "chain"
+    FILE = "file"
+
+
+_CHAINS = {Origin.CHAIN: NAME, Origin.FILE: FILE_CHAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +50,68 @@ class AdminRule:
     text: str
     packets: int | None
     size: int | None
+    origin: Origin
 
 
 def declaration(interface: str) -> Iterator[str]:
-    """Yield the commands that make the chain where it is missing, and packets pass it in any case."""
+    """Yield the commands that make the chains where they are missing, and packets pass them in any case."""
     yield f"add table inet {TABLE}"
-    yield f"add chain inet {TABLE} {NAME}"
+    for name in _CHAINS.values():
+        yield f"add chain inet {TABLE} {name}"
     for hook in _HOOKS:
         kind = f"type filter hook {hook} priority {_PRIORITY}; policy accept;"
         yield f"add chain inet {TABLE} {hook} {{ {kind} }}"
         yield f"flush chain inet {TABLE} {hook}"
+    jumps = [f'oifname "{interface}" jump {name}' for name in _CHAINS.values()]
     yield f"table inet {TABLE} {{"
     for hook in _HOOKS:
-        yield from (f"  {line}" for line in chain(hook, f'oifname "{interface}" jump {NAME}'))
+        yield from (f"  {line}" for line in chain(hook, *jumps))
     yield "}"
 
 
-def filling(interface: str, statements: Sequence[str]) -> str:
-    """Return the transaction that makes these statements, one a rule, the whole of the chain."""
-    rules = (f"add rule inet {TABLE} {NAME} {statement}" for statement in statements)
-    return "\n".join([*declaration(interface), f"flush chain inet {TABLE} {NAME}", *rules, ""])
+def filling(interface: str, statements: Sequence[str], listed: str = "") -> str:
+    """Return the transaction that makes these statements, one a rule, the whole of the file's chain.
+
+    `listed` is what nft lists of the table as it is.
+    """
+    marks = [f"delete set inet {TABLE} {name}" for name in _MARKER.findall(listed)]
+    if statements:
+        marks.append(f"add set inet {TABLE} {_marker(statements)} {{ type mark; }}")
+    rules = (f"add rule inet {TABLE} {FILE_CHAIN} {statement}" for statement in statements)
+    return "\n".join([*declaration(interface), *marks, _FLUSH, *rules, ""])
+
+
+_FLUSH = f"flush chain inet {TABLE} {FILE_CHAIN}"
+
+
+def is_filled(listed: str, statements: Sequence[str]) -> bool:
+    """Say whether the file's chain holds these statements and no others already."""
+    wanted = [_marker(statements)] if statements else []
+    return _MARKER.findall(listed) == wanted and len(list(_rules(listed, FILE_CHAIN))) == len(statements)
+
+
+def _marker(statements: Sequence[str]) -> str:
+    return f"file_{hashlib.sha256(chr(10).join(statements).encode()).hexdigest()[:16]}"
+
+
+def is_old(listed: str) -> bool:
+    """Say whether a table is of a version that filled the administrator's chain itself from the file."""
+    return f"\tchain {NAME} {{" in listed and f"\tchain {FILE_CHAIN} {{" not in listed
+
+
+def takeover(listed: str) -> str:
+    """Return the transaction that takes the file's rules out of the administrator's chain; it may be empty.
+
+    `listed` is the table with handles and without what counters hold. Only the whole file in a row is taken
+    for what an earlier version put there; everything else the administrator may have added.
+    """
+    old = [_HANDLE.split(rule) for rule in _rules(listed, NAME)]
+    file = [_HANDLE.split(rule)[0] for rule in _rules(listed, FILE_CHAIN)]
+    for first in range(len(old) - len(file) + 1):
+        found = old[first : first + len(file)]
+        if [text for text, *_ in found] == file:
+            return "".join(f"delete rule inet {TABLE} {NAME} handle {handle}\n" for _, handle, _ in found)
+    return ""
 
 
 def fault(statement: str) -> str | None:
@@ -66,7 +125,7 @@ def fault(statement: str) -> str | None:
 
 def faults(stderr: str, filled: str, statements: Sequence[str]) -> list[tuple[int, str]]:
     """Return which statements nft refuses, by index, and why, out of what it said of `filling`'s text."""
-    first = filled.splitlines().index(f"flush chain inet {TABLE} {NAME}") + 2
+    first = filled.splitlines().index(_FLUSH) + 2
     found: dict[int, str] = {}
     for number, message in re.findall(r"^\S*?:(\d+):[\d-]+: Error: (.*)$", stderr, re.MULTILINE):
         index = int(number) - first
@@ -76,13 +135,21 @@ def faults(stderr: str, filled: str, statements: Sequence[str]) -> list[tuple[in
 
 
 def parsed(listed: str) -> tuple[AdminRule, ...]:
-    """Read what `nft list chain` prints of it."""
-    found = []
+    """Read what nft lists of the table, in the order in which packets pass."""
+    return tuple(_parsed(text, origin) for origin, name in _CHAINS.items() for text in _rules(listed, name))
+
+
+def _parsed(text: str, origin: Origin) -> AdminRule:
+    counter = _COUNTER.search(text)
+    packets, size = map(int, counter.groups()) if counter else (None, None)
+    return AdminRule(_COUNTER.sub("counter", text), packets, size, origin)
+
+
+def _rules(listed: str, name: str) -> Iterator[str]:
+    """Yield the rules of one chain in a listing of the table."""
+    is_here = False
     for line in listed.splitlines():
-        text = line.strip()
-        if not line.startswith("\t\t") or text.startswith("type "):
-            continue
-        counter = _COUNTER.search(text)
-        packets, size = map(int, counter.groups()) if counter else (None, None)
-        found.append(AdminRule(_COUNTER.sub("counter", text), packets, size))
-    return tuple(found)
+        if not line.startswith("\t\t"):
+            is_here = line.startswith(f"\tchain {name} {{")
+        elif is_here:
+            yield line.strip()

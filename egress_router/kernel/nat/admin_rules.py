@@ -1,9 +1,11 @@
-"""The administrator's chain in the kernel: filled from a file, and read with its counters."""
+"""The administrator's rules in the kernel: those of the file are put in force, and all are read."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from egress_router import log
 from egress_router.errors import ConfigError, Problem
 from egress_router.grammar.lines import rule_lines
 from egress_router.kernel.nat import admin_chain, nft, nftables
@@ -12,10 +14,19 @@ if TYPE_CHECKING:
     from egress_router.grammar.lines import Line
 
 _EXPECTED = "one nft statement, as `ip daddr 203.0.113.25 tcp dport 5432 limit rate over 20/second drop`"
+_log = log.get("kernel")
 
 
-def check(source: str, text: str, interface: str) -> str:
-    """Return the transaction that makes the lines of `text` the rules of the chain; nothing changes yet.
+@dataclass(frozen=True, slots=True)
+class FileRules:
+    """The statements of the file, which nft takes, for what leaves by `interface`."""
+
+    statements: tuple[str, ...]
+    interface: str
+
+
+def check(source: str, text: str, interface: str) -> FileRules:
+    """Return the lines of `text`, once nft has said that it takes all of them; nothing changes.
 
     `source` names them in errors.
 
@@ -26,7 +37,7 @@ def check(source: str, text: str, interface: str) -> str:
     lines = list(rule_lines(text))
     wrong = [(line, admin_chain.fault(line.text)) for line in lines]
     problems = [_problem(source, line, why) for line, why in wrong if why is not None]
-    statements = [line.text for line in lines]
+    statements = tuple(line.text for line in lines)
     filled = admin_chain.filling(interface, statements)
     done = None if problems else nft.run("--check", "-f", "-", text=filled)
     if done is not None and done.returncode:
@@ -36,23 +47,44 @@ def check(source: str, text: str, interface: str) -> str:
         problems = [_problem(source, lines[index], why) for index, why in refused]
     if problems:
         raise ConfigError(problems)
-    return filled
-
-
-def fill(source: str, text: str, interface: str) -> None:
-    """Make the lines of `text` the rules of the chain, all of them or none.
-
-    Raises:
-        ConfigError, RefusedError: as `check`; nothing has changed.
-    """
-    nftables.execute(check(source, text, interface))
+    return FileRules(statements, interface)
 
 
 def _problem(source: str, line: Line, why: str) -> Problem:
     return Problem(source, line.number, line.text, f"{why}; expected {_EXPECTED}")
 
 
+def put_in_force(rules: FileRules) -> bool:
+    """Make these the rules of the file's chain, all of them or none; say whether that changed anything.
+
+    The same rules again are left alone, with what they have counted.
+
+    Raises:
+        RefusedError: the kernel refuses; nothing has changed.
+    """
+    before = _listed()
+    if admin_chain.is_filled(before, rules.statements):
+        return False
+    nftables.execute(admin_chain.filling(rules.interface, rules.statements, before))
+    if admin_chain.is_old(before):
+        _take_over()
+    return True
+
+
+def _take_over() -> None:
+    """Take out of the administrator's chain what an earlier version put there: the file has its own now."""
+    moved = admin_chain.takeover(_listed("--handle", "--stateless"))
+    if moved:
+        nftables.execute(moved)
+        _log.info("rules of the file are in a chain of their own now", chain=admin_chain.FILE_CHAIN)
+
+
 def read() -> tuple[admin_chain.AdminRule, ...]:
-    """Return the rules of the chain with their counters; none where it is not there."""
-    done = nft.run("list", "chain", "inet", admin_chain.TABLE, admin_chain.NAME)
-    return admin_chain.parsed(done.stdout) if done.returncode == 0 else ()
+    """Return the rules of both chains with their counters; none where they are not there."""
+    return admin_chain.parsed(_listed())
+
+
+def _listed(*options: str) -> str:
+    """Return what nft lists of the administrator's table; nothing where it is not there."""
+    done = nft.run(*options, "list", "table", "inet", admin_chain.TABLE)
+    return done.stdout if done.returncode == 0 else ""

@@ -29,12 +29,14 @@ _NETLINK_NETFILTER, _INET = 12, 1
 _GET_ELEMENTS = (10 << 8) | 13  # subsystem nftables, NFT_MSG_GETSETELEM
 _FAMILY_HEADER = 4  # struct nfgenmsg, before the attributes
 _TABLE, _SET, _ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
-_KEY, _EXPRESSION = 1, 7  # NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_EXPR
+_KEY, _DATA, _EXPRESSION = 1, 2, 7  # NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_EXPR
 _VALUE = 1  # NFTA_DATA_VALUE
 _EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
 _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 _ATTRIBUTE = struct.Struct("=HH")
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
+# Kinds that count connections, each by its first packet that tells.
+_FIELDS = {"accepted": "connections", "denied": "denied", "closed": "closed", "refused": "refused"}
 _WORD = 4  # each part of a concatenated key begins at one
 
 
@@ -45,7 +47,7 @@ class Traffic:
     `begun` counts every connection once, however often its first packet is sent again; `connections` those
     that the destination accepted (TCP), or all (UDP and SCTP, where no packet of the kernel's says so).
     `denied` are those that the egress policy had rejected, `closed` those whose port led nowhere, `waiting`
-    those that may still be accepted.
+    those that may still be accepted. Of a TCP connection that was `refused` a reset was the first answer.
     """
 
     connections: int = 0
@@ -57,11 +59,17 @@ class Traffic:
     denied: int = 0
     closed: int = 0
     waiting: int = 0
+    refused: int = 0
 
     @property
     def failures(self) -> int:
         """Connections that were not accepted."""
         return max(0, self.begun - self.connections - self.waiting)
+
+    @property
+    def refusals(self) -> int:
+        """Failures that the destination answered; to the others nobody did."""
+        return min(self.refused, self.failures)
 
     def plus(self, other: Traffic) -> Traffic:
         """Return the sum."""
@@ -75,6 +83,7 @@ class Traffic:
             self.denied + other.denied,
             self.closed + other.closed,
             self.waiting + other.waiting,
+            self.refused + other.refused,
         )
 
 
@@ -115,12 +124,8 @@ def read() -> Counts:
 def _counted(kind: str, protocol: str, packets: int, size: int) -> Traffic:
     if kind == "begun":
         return Traffic(begun=packets, connections=0 if protocol == "tcp" else packets)
-    if kind == "accepted":
-        return Traffic(connections=packets)
-    if kind == "denied":
-        return Traffic(denied=packets)
-    if kind == "closed":
-        return Traffic(closed=packets)
+    if kind in _FIELDS:
+        return Traffic(**{_FIELDS[kind]: packets})
     if kind == "sent":
         return Traffic(sent_packets=packets, sent_bytes=size)
     return Traffic(received_packets=packets, received_bytes=size)
@@ -176,6 +181,18 @@ def keys(name: str) -> Iterator[bytes]:
         key = attributes(element.get(_KEY, b"")).get(_VALUE)
         if key is not None:
             yield key
+
+
+def values(name: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and value of each element of a map.
+
+    Raises:
+        OSError: there is no such map, or the kernel does not let this process look.
+    """
+    for element in _listed(name):
+        key, value = (attributes(element.get(each, b"")).get(_VALUE) for each in (_KEY, _DATA))
+        if key is not None and value is not None:
+            yield key, value
 
 
 def _keyed(name: str) -> Iterator[tuple[bytes, int, int]]:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROTOCOLS = ("tcp", "udp", "sctp")
-KINDS = ("begun", "accepted", "sent", "received", "denied", "closed")
+KINDS = ("begun", "accepted", "sent", "received", "denied", "closed", "refused")
 # Closed ports are what a scan finds; as many of them have a count of their own.
 _MOST_CLOSED = 4096
 # Earlier versions had their counters here.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.kernel.nat import counting, noting
+from egress_router.kernel.nat import counting, noting, timing
 from egress_router.kernel.nat.phrases import MARK, interfaces, of_protocol, one_or_set
 from egress_router.kernel.nat.source_ports import dispatch, keyword
 
@@ -115,7 +115,12 @@ def received(plan: NatPlan) -> Iterator[str]:
         yield f"{of_protocol(plan, family, 'tcp')} {counted} tcp flags & (fin | syn | rst) == 0 accept"
     for family in plan.families:
         yield f"{of_protocol(plan, family, 'tcp')} tcp flags & (fin | rst) != 0 {dispatch(family, 'rest_in')}"
-        answered = f"tcp flags & (syn | ack) == syn | ack {counting.count('accepted', 'tcp', family.version)}"
+        # No handshake was complete: what came instead of an acceptance is a refusal.
+        refused = counting.count("refused", "tcp", family.version)
+        yield f"{of_protocol(plan, family, 'tcp')} tcp flags & rst != 0 ct status & assured == 0 {refused}"
+        accepts = "tcp flags & (syn | ack) == syn | ack"
+        yield f"{of_protocol(plan, family, 'tcp')} {accepts} {timing.accepted(family.version)}"
+        answered = f"{accepts} {counting.count('accepted', 'tcp', family.version)}"
         yield f"{of_protocol(plan, family, 'tcp')} {answered} {dispatch(family, 'hold')}"
     yield from _others(plan, "received")
     yield "accept"

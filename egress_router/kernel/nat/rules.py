@@ -17,6 +17,7 @@ from egress_router.kernel.nat import (
     filters,
     noting,
     source_ports,
+    timing,
     translations,
 )
 from egress_router.kernel.nat.phrases import MARK, table, whole_chain
@@ -84,6 +85,7 @@ def _frame(plan: NatPlan) -> Iterator[str]:
             yield from elements.declarations(family.version)
             yield from counting.declarations(family.version)
             yield from noting.declarations(family.version)
+            yield from timing.declarations(family.version)
             yield from source_ports.declarations(family)
             address = f"ipv{family.version}_addr"
             yield f"set denied{family.version} {{ type {address}; counter; }}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.grammar.leaving import Spread
-from egress_router.kernel.nat import counting, elements
+from egress_router.kernel.nat import counting, elements, timing
 from egress_router.kernel.nat.phrases import interfaces, of_protocol, one_or_set, whole_chain
 from egress_router.kernel.nat.source_ports import chain, keyword
 
@@ -41,6 +41,7 @@ def sources(plan: NatPlan) -> Iterator[str]:
             for protocol in counting.PROTOCOLS:
                 counted = counting.count("begun", protocol, family.version)
                 yield f"{of_protocol(plan, family, protocol)} ct status dnat {counted}"
+            yield f"{of_protocol(plan, family, 'tcp')} ct status dnat {timing.asked(family.version)}"
     for family in plan.families:
         version, ip = family.version, keyword(family.version)
         # Neighbour discovery speaks from link-local addresses and must not be translated.

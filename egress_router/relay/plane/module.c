@@ -48,21 +48,20 @@ static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(name
         PyBuffer_Release(&own);
         return -1;
     }
-    Py_ssize_t places = seats.len / (Py_ssize_t)sizeof(int32_t);
-    if (!plane || place < 0 || place >= places || own.len / places < (Py_ssize_t)sizeof(struct made)) {
+    if (!plane || place < 0 || place >= seats.len / (Py_ssize_t)sizeof(int32_t) ||
+        own.len < (Py_ssize_t)sizeof *plane->made) {
         free(plane);
         PyBuffer_Release(&seats);
         PyBuffer_Release(&own);
-        PyErr_SetString(PyExc_ValueError, "no memory, too little of it is shared, or no such place");
+        PyErr_SetString(PyExc_ValueError, "no memory, or no such place in what is shared");
         return -1;
     }
     self->plane = plane;
     self->seats = seats;
     self->own = own;
     plane->seats = seats.buf;
-    plane->places = (int)places;
     plane->made = own.buf;
-    plane->share = (size_t)(own.len / places);
+    plane->places = (int)(seats.len / (Py_ssize_t)sizeof(int32_t));
     plane->place = place;
     plane->most = most;
     plane->possible = possible;
@@ -194,6 +193,7 @@ static PyMethodDef plane_methods[] = {
     METHOD(relay, METH_VARARGS),
     METHOD(dial, METH_VARARGS),
     METHOD(cut, METH_O),
+    METHOD(turns, METH_VARARGS),
     METHOD(listen, METH_VARARGS),
     METHOD(stop_listening, METH_O),
     METHOD(aim, METH_VARARGS),
@@ -241,6 +241,8 @@ PyMODINIT_FUNC PyInit__plane(void) {
         if (!types[i] || PyModule_AddType(module, types[i]) < 0)
             Py_CLEAR(module);
     }
+    if (module && PyModule_AddIntConstant(module, "OWN_BYTES", sizeof(struct made)) < 0)
+        Py_CLEAR(module);
     if (module) {
         pair_type = types[0];
         line_type = types[1];

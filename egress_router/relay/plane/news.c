@@ -52,13 +52,15 @@ static PyObject *connected(const struct pair *pair, PyObject *object) {
 static PyObject *closed(const struct pair *pair, PyObject *object) {
     bool had_target = pair->connected && pair->targets;
     bool dialled = pair->reason == CONNECTED || !pair->connected;
-    return Py_BuildValue("(OiNNiKKdNiNN)", object, NEWS_CLOSED, client_text(pair),
+    return Py_BuildValue("(OiNNiKKdNiNNN)", object, NEWS_CLOSED, client_text(pair),
                          had_target ? value_of(pair, pair->target) : Py_NewRef(Py_None), (int)pair->reason,
                          (unsigned long long)pair->flows[CLIENT].moved, (unsigned long long)pair->flows[UPSTREAM].moved,
                          to_seconds(pair->ended - (dialled ? pair->started : pair->connected)), failures_of(pair),
                          pair->given, identity_of(pair),
                          pair->first ? PyFloat_FromDouble(to_seconds(pair->first - pair->connected))
-                                     : Py_NewRef(Py_None));
+                                     : Py_NewRef(Py_None),
+                         pair->line && pair->connected ? PyFloat_FromDouble(to_seconds(pair->connected - pair->started))
+                                                       : Py_NewRef(Py_None));
 }
 
 /* Python's object of a connection that it serves itself comes with its socket and what has come already. */

@@ -130,19 +130,34 @@ PyObject *plane_dial(Plane *self, PyObject *arguments) {
     PyObject *values;
     Py_buffer list;
     double seconds, stagger;
-    if (!PyArg_ParseTuple(arguments, "O!O!y*dd", pair_type, &object, &PyTuple_Type, &values, &list, &seconds, &stagger))
+    unsigned turns;
+    if (!PyArg_ParseTuple(arguments, "O!O!y*ddI", pair_type, &object, &PyTuple_Type, &values, &list, &seconds, &stagger,
+                          &turns))
         return NULL;
     PyObject *result = NULL;
     struct targets *targets = targets_new(values, &list, (int)PyTuple_Size(values));
     struct pair *pair = targets ? pair_new(object, -1, -1, seconds) : NULL;
     if (pair) {
         pair->targets = targets;
+        pair->turns = turns;
         result = begin(self, object, pair, (struct command){.what = COMMAND_DIAL, .number = from_seconds(stagger)});
     } else if (targets) {
         targets_free(targets);
     }
     PyBuffer_Release(&list);
     return result;
+}
+
+/* How often a connection that was handed over has come back. Its first request cannot come before whoever made it has
+ * noted it, so this is to be asked then; the thread does not look at what is written here. */
+PyObject *plane_turns(Plane *self, PyObject *arguments) {
+    Pair *place;
+    int fd;
+    if (!PyArg_ParseTuple(arguments, "O!i", pair_type, &place, &fd))
+        return NULL;
+    if (place->pair)
+        own_look(self->plane, place->pair, fd);
+    return PyLong_FromUnsignedLong(place->pair ? place->pair->turns : 0);
 }
 
 PyObject *plane_cut(Plane *self, PyObject *object) {

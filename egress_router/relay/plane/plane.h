@@ -29,7 +29,7 @@ enum {
     MOST_PIPES = 32,       /* each is two descriptors and up to 1 MiB of kernel memory */
     MOST_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
     MOST_BOUNDS = 15,      /* of a histogram */
-    MOST_OWN = 1024,       /* a power of two: connections that may come back to us, the latest */
+    MOST_OWN = 4096,       /* a power of two: connections that may come back to us, mostly the latest */
     LOOP_TURNS = 2,        /* a connection that came back so often is a loop */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
@@ -108,10 +108,10 @@ struct own {
     _Atomic nanoseconds made;
 };
 
-/* Those of one process, in memory that all of them share. It alone writes; the others see an entry in the midst of
-   being written as one that agrees with nothing. */
+/* Those of all workers, in memory that they share. Nothing is locked: one that is seen in the midst of being written
+   agrees with nothing, or is missed. */
 struct made {
-    _Atomic uint64_t count;
+    _Atomic nanoseconds latest; /* 0: none was */
     struct own own[MOST_OWN];
 };
 
@@ -210,6 +210,9 @@ struct pair {
     nanoseconds first; /* when the first byte of the upstream came; 0: none has */
     int target, given; /* given: a socket for Python, or -1 */
     uint32_t turns;    /* how often the client's connection had come back to us */
+    uint32_t stamp;    /* of its first packet, */
+    bool stamped;      /* where that was looked at and has one */
+    nanoseconds accepted;
     uint8_t state, reason;
     bool admitted, handed_over, repeats[2];
     bool told; /* Python hears of it, or of what it failed to reach */
@@ -257,8 +260,7 @@ struct plane {
     int places, place, most, possible, most_of_client;
     struct client *clients[4096];
     uint64_t secret;
-    char *made;   /* `places` times `struct made`, */
-    size_t share; /* at multiples of this */
+    struct made *made;
     struct bounds connects, lives; /* of the histograms of all lines */
     /* Python waits for this number of commands. */
     pthread_mutex_t lock;
@@ -319,7 +321,7 @@ void targets_release(struct plane *plane, struct targets *targets);
 
 /* own.c */
 void own_note(struct plane *plane, int fd, uint32_t turns);
-uint32_t own_turns(struct plane *plane, int fd);
+void own_look(struct plane *plane, struct pair *pair, int fd);
 
 /* thread.c */
 void *plane_run(void *plane);

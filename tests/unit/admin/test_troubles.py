@@ -61,6 +61,15 @@ def test_source_ports_that_run_out_are_named_by_source() -> None:
     assert watched.look() == [(f"source ports of {way} run out: 50,001 of 64,512 are in use", 1000.0, False)]
 
 
+def test_source_ports_of_proxies_run_out_by_what_the_kernel_has() -> None:
+    watched = Watched()
+    watched.registry.gauge("source_ports_limit", "l").value = 28_232
+    for source, count in (("192.168.12.99", 22_600), ("192.168.12.100", 22_500)):
+        watched.registry.gauge("source_ports_in_use", "s", source=source).value = count
+    said = "source ports of 192.168.12.99 run out: 22,600 of 28,232 are in use towards one destination"
+    assert watched.look() == [(said, 1000.0, False)]
+
+
 def test_destinations_that_do_not_answer_are_named() -> None:
     watched = Watched()
     for destination, address, up in (

@@ -18,6 +18,7 @@ from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.names import NamesSettings
 from egress_router.upstreams.health import INTERVAL
 from egress_router.upstreams.places import forbidden_place
+from tests.ports import free_port
 from tests.serving import Running, serving
 from tests.waiting import PATIENCE
 
@@ -96,7 +97,7 @@ class Resetting(Backend):
 
 @contextlib.contextmanager
 def backend(host: str = "127.0.0.1", port: int = 0, kind: type[Backend] = Backend) -> Iterator[Backend]:
-    with kind(host, port) as server:
+    with kind(host, port or free_port()) as server:
         thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.02))
         thread.start()
         try:

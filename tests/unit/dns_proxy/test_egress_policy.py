@@ -43,7 +43,7 @@ def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Pat
             assert ask(running, 80) == "127.0.0.1"
             assert ask(running, 81) == ""
             until(lambda: metric(running, "policy_denied_total", entry="2") == 1)
-            assert metric(running, "connections_total", result="policy") == 1
+            until(lambda: metric(running, "connections_total", result="policy") == 1)
             shown = str(running.call(running.server.status)["upstreams"])
             assert "policy entry 2 (Deny 0.0.0.0/0) denies it" in shown
             denied = running.call(running.server.status)["denied"]

@@ -312,6 +312,20 @@ def proxy(
         assert bool(faults) is faulty, faults
 
 
+def sent_at_once(running: Running[Guarded[AccessList]], port: int, data: bytes | str) -> Client:
+    """Connect and send in one turn of the proxy's loop: its time for the client begins with both there.
+
+    However busy this machine is, a short time-out is not over before a test has sent anything.
+    """
+
+    def send() -> Client:
+        client = Client(port)
+        client.send(data)
+        return client
+
+    return running.call(send)
+
+
 def worker_of(running: Running[Guarded[AccessList]]) -> WorkerState:
     """Return what the connections of a proxy share."""
     assert isinstance(running.server, server.HttpProxyServer)

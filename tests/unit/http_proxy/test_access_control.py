@@ -11,7 +11,7 @@ import pytest
 from egress_router.grammar.acl import parse
 from egress_router.http_proxy.access_control import AccessControl
 from egress_router.http_proxy.http1.target import absolute_target, connect_target
-from egress_router.http_proxy.own_places import OwnPlaces
+from egress_router.http_proxy.own_addresses import OwnAddresses
 from egress_router.names.answer import Answer
 from egress_router.policy.access_list import Own, Verdict
 from tests.manual_clock import ManualClock
@@ -57,7 +57,7 @@ def test_what_is_remembered_holds_while_nothing_changes_that_it_depends_on(
 ) -> None:
     clock, names, places = ManualClock(), Names(), Own(frozenset(), frozenset())
     control = AccessControl(
-        loop, names, OwnPlaces(frozenset(), lambda: places, clock), frozenset({443}), report_only=False
+        loop, names, OwnAddresses(frozenset(), lambda: places, clock), frozenset({443}), report_only=False
     )
     control.apply(parse("RULES", "!192.0.2.0/24\n*\n"))
 
@@ -91,7 +91,7 @@ def test_what_is_remembered_holds_while_nothing_changes_that_it_depends_on(
 
 
 def test_only_so_many_are_remembered(loop: asyncio.AbstractEventLoop) -> None:
-    places = OwnPlaces(frozenset(), lambda: Own(frozenset(), frozenset()))
+    places = OwnAddresses(frozenset(), lambda: Own(frozenset(), frozenset()))
     control = AccessControl(loop, Names(), places, None, report_only=False)
     control.apply(parse("RULES", "*\n"))
     first = connect_target(b"198.51.100.1:1")

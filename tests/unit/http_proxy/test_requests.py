@@ -19,6 +19,7 @@ from tests.unit.http_proxy.origin import (
     know,
     origin,
     proxy,
+    sent_at_once,
 )
 from tests.waiting import PATIENCE, until
 
@@ -162,8 +163,10 @@ def test_head_204_and_304_have_no_body() -> None:
     ],
 )
 def test_what_the_proxy_itself_answers_to_head_has_no_body(text: str) -> None:
-    with proxy(HEAD_SECONDS="0.2", HEAD_BYTES="2048") as (_, port), Client(port) as client:
-        client.send(text)
+    with (
+        proxy(HEAD_SECONDS="0.2", HEAD_BYTES="2048") as (running, port),
+        sent_at_once(running, port, text) as client,
+    ):
         assert client.head()[9:12] in {"400", "403", "408", "414", "417", "431"}
         assert client.rest() == b""
 
@@ -235,7 +238,7 @@ def test_a_client_that_has_its_answer_may_leave_before_its_upload_is_complete() 
 
 
 def test_an_upload_that_is_answered_and_does_not_go_on_ends() -> None:
-    with origin(early) as server, proxy(ANSWER_SECONDS="0.2") as (running, port), Client(port) as client:
+    with origin(early) as server, proxy(ANSWER_SECONDS="1") as (running, port), Client(port) as client:
         client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
         assert client.answer()[1] == b"ok"
         assert client.rest() == b""
@@ -356,7 +359,9 @@ def test_clients_at_one_address_share_connections_one_after_the_other() -> None:
 def test_clients_at_different_addresses_share_nothing() -> None:
     with origin(answering(OK, OK)) as server, proxy() as (_, port):
         for address in ("127.0.0.1", "127.0.0.2"):
-            with socket.create_connection(("127.0.0.1", port), 10, source_address=(address, 0)) as client:
+            with socket.create_connection(
+                ("127.0.0.1", port), PATIENCE, source_address=(address, 0)
+            ) as client:
                 client.sendall(get(server, "/", "Connection: close").encode())
                 while client.recv(1000):
                     pass

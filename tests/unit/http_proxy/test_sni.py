@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
+from dataclasses import replace
 
 import pytest
 
-from tests.unit.http_proxy.origin import Client, Peer, counted, know, origin, proxy
-from tests.waiting import until
+from egress_router.http_proxy.server import REAL, Dependencies
+from tests.manual_clock import ManualClock
+from tests.unit.http_proxy.origin import Client, Peer, counted, know, origin, proxy, worker_of
+from tests.waiting import PATIENCE, until
 
+# A client may be late on a machine that is busy.
+PATIENT = Dependencies(hello_seconds=PATIENCE)
+STEP = 0.04  # time-outs come a little late: see `Deadlines`
 ALERT = b"\x15\x03\x01\x00\x02\x02\x31"  # fatal, access_denied
 
 
@@ -40,7 +47,11 @@ def test_a_tunnel_that_names_its_host_goes_on(
 ) -> None:
     know(monkeypatch, a_example="127.0.0.1")
     sent = hello(name)
-    with origin(echo) as server, proxy("a.example\n", SNI=mode) as (running, port), Client(port) as client:
+    with (
+        origin(echo) as server,
+        proxy("a.example\n", SNI=mode, needs=PATIENT) as (running, port),
+        Client(port) as client,
+    ):
         client.send(connect("a.example", server.port).encode() + (sent if early else b""))
         assert client.head().startswith("HTTP/1.1 200")
         if not early:
@@ -53,7 +64,11 @@ def test_a_tunnel_that_names_its_host_goes_on(
 def test_a_hello_may_come_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, a_example="127.0.0.1")
     sent = hello("a.example")
-    with origin(echo) as server, proxy("a.example\n", SNI="enforce") as (_, port), Client(port) as client:
+    with (
+        origin(echo) as server,
+        proxy("a.example\n", SNI="enforce", needs=PATIENT) as (_, port),
+        Client(port) as client,
+    ):
         client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.send(connect("a.example", server.port))
         client.head()
@@ -79,7 +94,11 @@ def test_enforced_nothing_of_another_name_reaches_the_origin(
 ) -> None:
     know(monkeypatch, a_example="127.0.0.1")
     rules = "a.example\nb.example\n"
-    with origin(echo) as server, proxy(rules, SNI="enforce") as (running, port), Client(port) as client:
+    with (
+        origin(echo) as server,
+        proxy(rules, SNI="enforce", needs=PATIENT) as (running, port),
+        Client(port) as client,
+    ):
         client.send(connect("a.example", server.port).encode() + (sent if early else b""))
         client.head()
         if not early:
@@ -98,7 +117,11 @@ def test_reported_another_name_goes_on(
 ) -> None:
     know(monkeypatch, a_example="127.0.0.1")
     sent = hello("b.example")
-    with origin(echo) as server, proxy("a.example\n") as (running, port), Client(port) as client:
+    with (
+        origin(echo) as server,
+        proxy("a.example\n", needs=PATIENT) as (running, port),
+        Client(port) as client,
+    ):
         client.send(connect("a.example", server.port))
         client.head()
         client.send(sent)
@@ -122,7 +145,11 @@ def test_off_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_behind_an_address_the_list_decides_on_the_name(name: str, *, passes: bool) -> None:
     sent = hello(name)
     rules = "a.example\n!b.example\n127.0.0.1\n"
-    with origin(echo) as server, proxy(rules, SNI="enforce") as (_, port), Client(port) as client:
+    with (
+        origin(echo) as server,
+        proxy(rules, SNI="enforce", needs=PATIENT) as (_, port),
+        Client(port) as client,
+    ):
         client.send(connect("127.0.0.1", server.port))
         client.head()
         client.send(sent)
@@ -132,7 +159,7 @@ def test_behind_an_address_the_list_decides_on_the_name(name: str, *, passes: bo
 def test_a_short_name_is_compared_with_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     names = know(monkeypatch, web="127.0.0.1")
     names.search = {"web": "web.corp.example"}
-    with origin(echo) as server, proxy("*.corp.example\n", SNI="enforce") as (_, port):
+    with origin(echo) as server, proxy("*.corp.example\n", SNI="enforce", needs=PATIENT) as (_, port):
         for name in ("web", "web.corp.example"):
             sent = hello(name)
             with Client(port) as client:
@@ -169,11 +196,41 @@ def test_other_protocols_are_not_held_up(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["enforce", "report"])
+def test_a_hello_is_judged_for_250_ms_and_not_after(mode: str) -> None:
+    sent, clock = hello("b.example"), ManualClock()
+    action = {"enforce": "closed", "report": "reported"}[mode]
+    with (
+        origin(echo) as server,
+        proxy("!b.example\n127.0.0.1\n", SNI=mode, needs=replace(REAL, clock=clock)) as (running, port),
+    ):
+        with Client(port) as client:
+            client.send(connect("127.0.0.1", server.port))
+            client.head()
+            looked = threading.Event()
+            running.call(lambda: worker_of(running).deadlines.add(0.2, looked.set))
+            clock.advance(0.249)
+            assert looked.wait(PATIENCE)  # what was due before has had its turn
+            client.send(sent)
+            assert client.take(len(ALERT)) == (ALERT if mode == "enforce" else sent[: len(ALERT)])
+            until(lambda: counted(running, "sni_mismatch_total", action=action) == 1)
+        until(lambda: running.call(running.server.open_connections) == 0)
+        with Client(port) as client:
+            client.send(connect("127.0.0.1", server.port))
+            client.head()
+            running.call(running.server.open_connections)  # by now its time runs
+            clock.advance(0.25 + STEP)
+            until(lambda: counted(running, "tunnels_open") == 1)
+            client.send(sent)
+            assert client.take(len(sent)) == sent
+        assert counted(running, "sni_mismatch_total") == 1
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
 def test_a_hello_that_was_begun_is_waited_for_on_any_port(mode: str) -> None:
     sent = hello("b.example")
     with (
         origin(echo) as server,
-        proxy("!b.example\n127.0.0.1\n", SNI=mode, HEAD_SECONDS="1") as (running, port),
+        proxy("!b.example\n127.0.0.1\n", SNI=mode, HEAD_SECONDS="1", needs=PATIENT) as (running, port),
         Client(port) as client,
     ):
         client.send(connect("127.0.0.1", server.port))

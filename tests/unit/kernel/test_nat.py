@@ -13,7 +13,7 @@ import pytest
 
 from egress_router.errors import RefusedError
 from egress_router.grammar.redirect import parse
-from egress_router.kernel.nat import iptables, nftables, rules
+from egress_router.kernel.nat import iptables, nftables, rules, timing
 from egress_router.kernel.nat.counters import Traffic
 from egress_router.kernel.nat.plan import NatPlan, Surroundings, make_plan
 
@@ -155,6 +155,26 @@ def test_counters_are_read_from_the_kernel() -> None:
             (("udp", 6, 53), Traffic(1, 3, 4_000_000_000_000, 0, 0, 1)),
         ]
     ), done.stderr
+
+
+def test_the_time_of_a_connection_is_told_once() -> None:
+    times = (
+        '{ 7 . 80 : "2026-01-01 00:00:01", 8 . 81 : "2026-01-01 00:00:01", 9 . 82 : "2026-01-01 00:00:01" }',
+        # What was asked for later than it was accepted, or never, was another connection.
+        '{ 7 . 80 : "2026-01-01 00:00:03", 8 . 81 : "2026-01-01 00:00:00", 6 . 83 : "2026-01-01 00:00:03" }',
+    )
+    elements = "".join(
+        f"add element inet egress_router {name}6 {each}\n"
+        for name, each in zip((timing.ASKED, timing.ACCEPTED), times, strict=True)
+    )
+    code = (
+        "from egress_router.kernel.nat.connect_times import ConnectTimes; times = ConnectTimes();"
+        "print([tuple(each) for each in times.read()], times.read())"
+    )
+    done = in_namespace(
+        f"nft -f {GOLDEN / 'dual-fallback.nft'}", "nft -f -", f"{sys.executable} -c '{code}'", text=elements
+    )
+    assert done.stdout.strip() == "[(6, 80, 2.0)] []", done.stderr
 
 
 def test_the_admin_port_comes_before_every_translation() -> None:

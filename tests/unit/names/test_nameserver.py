@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def ask(port: int, name: str, seconds: float = 5.0) -> dns.message.Message:
+def ask(port: int, name: str, seconds: float = PATIENCE) -> dns.message.Message:
     return dns.query.udp(dns.message.make_query(name, "A"), "127.0.0.1", port=port, timeout=seconds)
 
 
@@ -64,6 +64,7 @@ def test_a_foreign_resolver_understands_it() -> None:
     with in_thread(zone) as server:
         resolver = dns.resolver.Resolver(configure=False)
         resolver.nameservers, resolver.port = ["127.0.0.1"], server.port
+        resolver.timeout = resolver.lifetime = PATIENCE
         assert [str(record) for record in resolver.resolve("alias.example.com", "AAAA")] == ["2001:db8::1"]
         with pytest.raises(dns.resolver.NXDOMAIN):
             resolver.resolve("gone.example.com")

@@ -13,6 +13,7 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.names.answer import Answer, Failure, ResolveError
 from egress_router.settings.names import NamesSettings
+from tests.ports import free_port
 from tests.waiting import until_async
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def test_hosts_are_read_again_when_they_change(standard_lab: Lab) -> None:
 
 def test_resolv_conf_is_read_again_when_it_changes(standard_lab: Lab) -> None:
     with (
-        in_thread({"a.example.com": entry("192.0.2.1")}) as first,
+        in_thread({"a.example.com": entry("192.0.2.1")}, port=free_port()) as first,
         in_thread({"a.example.com": entry("192.0.2.2")}, address="127.0.0.2", port=first.port),
     ):
         resolver = standard_lab.resolver(first.port)
@@ -150,7 +151,10 @@ def test_a_name_server_with_an_ipv6_address(lab: Lab) -> None:
 def test_rotate_spreads_the_questions(lab: Lab) -> None:
     lab.configure("nameserver 127.0.0.1", "nameserver 127.0.0.2", options="rotate")
     zone = {f"{number}.example.com": entry("192.0.2.1") for number in range(5)}
-    with in_thread(zone) as first, in_thread(zone, address="127.0.0.2", port=first.port) as second:
+    with (
+        in_thread(zone, port=free_port()) as first,
+        in_thread(zone, address="127.0.0.2", port=first.port) as second,
+    ):
         resolver = lab.resolver(first.port)
         for name in zone:
             lab.resolve(resolver, name)
@@ -159,7 +163,10 @@ def test_rotate_spreads_the_questions(lab: Lab) -> None:
 
 def test_without_rotate_only_the_first_is_asked(lab: Lab) -> None:
     lab.configure("nameserver 127.0.0.1", "nameserver 127.0.0.2")
-    with in_thread(ZONE) as first, in_thread(ZONE, address="127.0.0.2", port=first.port) as second:
+    with (
+        in_thread(ZONE, port=free_port()) as first,
+        in_thread(ZONE, address="127.0.0.2", port=first.port) as second,
+    ):
         lab.resolve(lab.resolver(first.port), "www.example.com")
         assert (len(first.asked), len(second.asked)) == (2, 0)
 

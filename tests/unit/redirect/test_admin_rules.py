@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from egress_router.errors import ConfigError, Problem, RefusedError
+from egress_router.kernel.nat.admin_rules import FileRules
 from egress_router.redirect.admin_rules import AdminRules
 from tests.waiting import until_async
 
@@ -12,24 +13,28 @@ if TYPE_CHECKING:
 
 
 class Kernel:
-    """Refuses as often as it is told to; `asked` is every transaction."""
+    """Refuses as often as it is told to; `asked` is what should be put in force, one time after the other."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
-        self.asked: list[str] = []
+        self.asked: list[FileRules] = []
 
-    def execute(self, text: str) -> None:
-        self.asked.append(text)
+    def put(self, rules: FileRules) -> bool:
+        self.asked.append(rules)
         if len(self.asked) <= self.refusals:
             raise RefusedError("no memory", "look at the node's load")
+        return True
+
+
+def said(*statements: str) -> FileRules:
+    return FileRules(statements, "macvlan0")
 
 
 def test_what_the_kernel_refused_is_tried_again_until_it_is_in_force(tmp_path: Path) -> None:
     path = tmp_path / "rules"
     path.touch()
-    said = iter(["one"])  # what setup has put in force
     kernel = Kernel(refusals=2)
-    rules = AdminRules(path, lambda: next(said, "two"), kernel.execute, retry_seconds=0.001)
+    rules = AdminRules(path, lambda: said("drop"), kernel.put, retry_seconds=0.001)
 
     async def scene() -> None:
         async with asyncio.TaskGroup() as group:
@@ -39,7 +44,7 @@ def test_what_the_kernel_refused_is_tried_again_until_it_is_in_force(tmp_path: P
                 each.cancel()
 
     asyncio.run(scene())
-    assert set(kernel.asked) == {"two"}
+    assert set(kernel.asked) == {said("drop")}
 
 
 def test_a_wrong_file_is_not_tried_again_before_it_changes(tmp_path: Path) -> None:
@@ -47,14 +52,14 @@ def test_a_wrong_file_is_not_tried_again_before_it_changes(tmp_path: Path) -> No
     path.write_text("wrong")
     read: list[str] = []
 
-    def parse() -> str:
+    def parse() -> FileRules:
         read.append(path.read_text())
         if read[-1] == "wrong":
             raise ConfigError([Problem("F", 1, "wrong", "no statement")])
-        return read[-1]
+        return said(read[-1])
 
     kernel = Kernel(refusals=0)
-    rules = AdminRules(path, parse, kernel.execute, retry_seconds=0.001)
+    rules = AdminRules(path, parse, kernel.put, retry_seconds=0.001)
 
     async def scene() -> None:
         async with asyncio.TaskGroup() as group:
@@ -66,5 +71,5 @@ def test_a_wrong_file_is_not_tried_again_before_it_changes(tmp_path: Path) -> No
                 each.cancel()
 
     asyncio.run(scene())
-    assert read == ["wrong", "wrong", "right"], "at the start, at the first look, and when it changed"
-    assert kernel.asked == ["right"]
+    assert read == ["wrong", "right"], "at the first look, and when it changed"
+    assert kernel.asked == [said("right")]

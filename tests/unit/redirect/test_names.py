@@ -19,6 +19,7 @@ from egress_router.service.rule_follower import RETRY_SECONDS
 from egress_router.settings.policy import Guarded
 from egress_router.upstreams.report import UpstreamReport
 from tests.manual_clock import ManualClock
+from tests.ports import free_port
 from tests.unit.upstreams.scripted import ScriptedNames
 from tests.waiting import until_async
 
@@ -139,8 +140,8 @@ def test_lines_of_one_name_share_its_look_ups() -> None:
 
 
 def test_what_is_down_gets_nothing_and_all_serve_when_all_are_down() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = one.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as one:
 
         async def scene(following: Following) -> None:
             following.resolver.known[NAME] = ("127.0.0.1", "127.0.0.2")

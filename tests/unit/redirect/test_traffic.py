@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from egress_router.admin.exposition import exposition
 from egress_router.grammar.redirect import parse
 from egress_router.kernel.conntrack import Connections
+from egress_router.kernel.nat.connect_times import ConnectTime
 from egress_router.kernel.nat.counters import Traffic
 from egress_router.metrics import Registry
 from egress_router.redirect.traffic import RedirectMetrics, RuleTable
@@ -73,6 +74,22 @@ def test_source_ports_towards_an_address_of_a_name_have_its_name() -> None:
     assert numbers == {(("destination", "db.example.com:443/tcp"), ("source", str(OURS))): 3}
 
 
+def test_times_to_connect_are_those_of_lines_with_traffic_and_go_with_them() -> None:
+    registry = Registry()
+    metrics = RedirectMetrics(registry, max_rules=1)
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(1, begun=1), ("tcp", 6, 80): Traffic(1, begun=1)}))
+    metrics.connected(TABLE, [ConnectTime(4, 80, 0.02), ConnectTime(6, 80, 3.0), ConnectTime(4, 80, 0.04)])
+
+    def counted(name: str) -> dict[str, int]:
+        found = registry.snapshot()[name].histograms
+        return {dict(labels).get("rule", ""): sum(counts) for labels, (_, counts, _) in found.items()}
+
+    assert counted("rule_connect_seconds") == {"80 tcp 203.0.113.25": 2, "other": 1}
+    assert counted("connect_seconds") == {"": 3}
+    metrics.traffic([])
+    assert counted("rule_connect_seconds") == {"other": 1}
+
+
 def test_labels_hold_no_blanks_of_the_file() -> None:
     text, registry = "80  \t tcp   203.0.113.25\n", Registry()
     table = RuleTable(parse("R", text), text)
@@ -87,17 +104,18 @@ def test_labels_hold_no_blanks_of_the_file() -> None:
 def test_metrics_name_rules_with_traffic_only() -> None:
     registry = Registry()
     metrics = RedirectMetrics(registry)
-    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(2, 10, 1000, 8, 4000, begun=5)}, {(4, 80): 1}))
+    traffic = Traffic(2, 10, 1000, 8, 4000, begun=6, refused=1)
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): traffic}, {(4, 80): 1}))
     snapshot = registry.snapshot()
-    assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 5}
-    assert snapshot["rule_failures_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 2}
+    assert snapshot["rule_connections_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 6}
+    assert snapshot["rule_failures_total"].numbers == {(("rule", "80 tcp 203.0.113.25"),): 3}
     assert snapshot["bytes_total"].numbers == {
         (("direction", "sent"),): 1000,
         (("direction", "received"),): 4000,
     }
-    assert results(registry) == {"connected": 2, "failed": 2}
-    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(4, 10, 1000, 8, 4000, begun=5)}))
-    assert results(registry)["failed"] == 2, "a counter went back"
+    assert results(registry) == {"connected": 2, "refused": 1, "timeout": 2}
+    metrics.traffic(TABLE.lines({("tcp", 4, 80): Traffic(5, 10, 1000, 8, 4000, begun=6, refused=1)}))
+    assert results(registry) == {"connected": 5, "refused": 1, "timeout": 2}, "a counter went back"
 
 
 def results(registry: Registry) -> dict[str, float]:

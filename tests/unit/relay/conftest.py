@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.serving import LOOPS
-from tests.unit.relay.room import Room
+from tests.unit.relay.relay_thread import RelayThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture(params=sorted(LOOPS))
-def room(request: pytest.FixtureRequest) -> Iterator[Room]:
-    made = Room(*LOOPS[request.param]())
+def relay_thread(request: pytest.FixtureRequest) -> Iterator[RelayThread]:
+    made = RelayThread(*LOOPS[request.param]())
     yield made
     made.close()

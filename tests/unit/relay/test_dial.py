@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from egress_router.grammar.address import IPAddress
-    from tests.unit.relay.room import Room
+    from tests.unit.relay.relay_thread import RelayThread
 
 Target = tuple["IPAddress", int]
 MOST_AT_ONCE = 6
@@ -56,37 +56,39 @@ def descriptors() -> int:
 
 
 def result_of(
-    room: Room,
+    relay_thread: RelayThread,
     targets: list[Target],
     seconds: float = 10.0,
     stagger: float = 0.05,
     sources: Sequence[IPAddress | None] = (),
 ) -> Dialled | DialError:
     results: list[Dialled | DialError] = []
-    keep = room.call(lambda: Dial(room.plane, targets, seconds, results.append, stagger, sources))
+    keep = relay_thread.call(
+        lambda: Dial(relay_thread.plane, targets, seconds, results.append, stagger, sources)
+    )
     until(lambda: results)
     assert len(results) == 1
-    room.call(keep.cancel)
+    relay_thread.call(keep.cancel)
     return results[0]
 
 
-def connection_of(room: Room, targets: list[Target], seconds: float = 10.0) -> Dialled:
-    result = result_of(room, targets, seconds)
+def connection_of(relay_thread: RelayThread, targets: list[Target], seconds: float = 10.0) -> Dialled:
+    result = result_of(relay_thread, targets, seconds)
     assert isinstance(result, Dialled)
     result.sock.close()
     return result
 
 
-def error_of(room: Room, targets: list[Target], seconds: float = 10.0) -> DialError:
-    result = result_of(room, targets, seconds)
+def error_of(relay_thread: RelayThread, targets: list[Target], seconds: float = 10.0) -> DialError:
+    result = result_of(relay_thread, targets, seconds)
     assert isinstance(result, DialError)
     return result
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_connection_is_ready_for_the_relay(room: Room, host: str) -> None:
+def test_a_connection_is_ready_for_the_relay(relay_thread: RelayThread, host: str) -> None:
     with answering(host) as target:
-        result = result_of(room, [target])
+        result = result_of(relay_thread, [target])
         assert isinstance(result, Dialled)
         with result.sock as sock:
             assert (result.address, result.port) == target == (ip_address(host), sock.getpeername()[1])
@@ -96,19 +98,19 @@ def test_a_connection_is_ready_for_the_relay(room: Room, host: str) -> None:
             assert 0 <= result.seconds < 10
 
 
-def test_what_a_server_says_first_is_not_lost(room: Room) -> None:
+def test_what_a_server_says_first_is_not_lost(relay_thread: RelayThread) -> None:
     """Whether it came before the connection was reported, or before somebody took it over, or after."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         for late in (False, True):
-            result = result_of(room, [(ip_address("127.0.0.1"), port)])
+            result = result_of(relay_thread, [(ip_address("127.0.0.1"), port)])
             assert isinstance(result, Dialled)
             with result.sock as sock, server.accept()[0] as peer:
                 edges: list[int] = []
                 if not late:
                     peer.sendall(b"220 ready")
                     time.sleep(0.05)
-                room.call(lambda: room.poller.add(sock.fileno(), edges.append))  # noqa: B023
+                relay_thread.call(lambda: relay_thread.poller.add(sock.fileno(), edges.append))  # noqa: B023
                 if late:
                     until(lambda: edges)  # noqa: B023
                     assert not any(each & select.EPOLLIN for each in edges)
@@ -116,9 +118,9 @@ def test_what_a_server_says_first_is_not_lost(room: Room) -> None:
                 until(lambda: any(each & select.EPOLLIN for each in edges))  # noqa: B023
 
 
-def test_a_failure_moves_on_to_the_next_address_at_once(room: Room) -> None:
+def test_a_failure_moves_on_to_the_next_address_at_once(relay_thread: RelayThread) -> None:
     with refusing() as first, refusing() as second, answering() as third:
-        result = result_of(room, [first, second, third], stagger=9.0)
+        result = result_of(relay_thread, [first, second, third], stagger=9.0)
         assert isinstance(result, Dialled)
         result.sock.close()
         assert result.port == third[1]
@@ -128,14 +130,14 @@ def test_a_failure_moves_on_to_the_next_address_at_once(room: Room) -> None:
         ]
 
 
-def test_a_silent_address_costs_the_stagger_only(room: Room) -> None:
+def test_a_silent_address_costs_the_stagger_only(relay_thread: RelayThread) -> None:
     with silent() as first, answering() as second:
-        result = connection_of(room, [first, second])
+        result = connection_of(relay_thread, [first, second])
         assert result.port == second[1]
         assert 0.05 <= result.seconds < 5
 
 
-def test_many_silent_addresses_hold_few_descriptors(room: Room) -> None:
+def test_many_silent_addresses_hold_few_descriptors(relay_thread: RelayThread) -> None:
     with contextlib.ExitStack() as stack:
         silence = [stack.enter_context(silent()) for _ in range(MOST_AT_ONCE + 2)]
         last = stack.enter_context(answering())
@@ -143,10 +145,10 @@ def test_many_silent_addresses_hold_few_descriptors(room: Room) -> None:
         most = 0
 
         def begin() -> Dial:
-            return Dial(room.plane, [*silence, last], 10, results.append, 0.05)
+            return Dial(relay_thread.plane, [*silence, last], 10, results.append, 0.05)
 
         before = descriptors()
-        room.call(begin)
+        relay_thread.call(begin)
         while not results:
             most = max(most, descriptors() - before)
         result = results[0]
@@ -159,7 +161,7 @@ def test_many_silent_addresses_hold_few_descriptors(room: Room) -> None:
         assert most <= MOST_AT_ONCE
 
 
-def test_an_earlier_attempt_may_still_win(room: Room) -> None:
+def test_an_earlier_attempt_may_still_win(relay_thread: RelayThread) -> None:
     """The first address answers late, after the second attempt began and hangs."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as late, silent() as never:
         address = late.getsockname()
@@ -169,7 +171,7 @@ def test_an_earlier_attempt_may_still_win(room: Room) -> None:
             filler.connect_ex(address)
         results: list[Dialled | DialError] = []
         targets = [(ip_address("127.0.0.1"), address[1]), never]
-        room.call(lambda: Dial(room.plane, targets, 10, results.append, 0.02))
+        relay_thread.call(lambda: Dial(relay_thread.plane, targets, 10, results.append, 0.02))
         for _ in fillers:
             late.accept()[0].close()
         until(lambda: results)
@@ -180,19 +182,19 @@ def test_an_earlier_attempt_may_still_win(room: Room) -> None:
             filler.close()
 
 
-def test_every_address_refuses(room: Room) -> None:
+def test_every_address_refuses(relay_thread: RelayThread) -> None:
     with refusing() as first, refusing() as second:
-        error = error_of(room, [first, second])
+        error = error_of(relay_thread, [first, second])
         assert error.reason is DialReason.REFUSED
         assert [each.port for each in error.failures] == [first[1], second[1]]
         assert f"127.0.0.1 port {first[1]} refused" in str(error)
 
 
-def test_silence_everywhere_ends_in_time(room: Room) -> None:
+def test_silence_everywhere_ends_in_time(relay_thread: RelayThread) -> None:
     with silent() as first, refusing() as second, silent() as third:
         begun = time.monotonic()
-        error = error_of(room, [first, second, third], 0.4)
-        assert time.monotonic() - begun >= 0.4
+        error = error_of(relay_thread, [first, second, third], 1.0)
+        assert time.monotonic() - begun >= 1.0
         assert error.reason is DialReason.TIMEOUT
         assert {(each.port, each.reason) for each in error.failures} == {
             (first[1], DialReason.TIMEOUT),
@@ -201,42 +203,42 @@ def test_silence_everywhere_ends_in_time(room: Room) -> None:
         }
 
 
-def test_addresses_that_cannot_be_reached_fail_at_once(room: Room) -> None:
+def test_addresses_that_cannot_be_reached_fail_at_once(relay_thread: RelayThread) -> None:
     broadcast = (ip_address("255.255.255.255"), 9)
-    assert error_of(room, [broadcast]).reason is DialReason.UNREACHABLE
-    assert error_of(room, []).reason is DialReason.UNREACHABLE
+    assert error_of(relay_thread, [broadcast]).reason is DialReason.UNREACHABLE
+    assert error_of(relay_thread, []).reason is DialReason.UNREACHABLE
     with answering() as target:
-        assert connection_of(room, [broadcast, target]).port == target[1]
+        assert connection_of(relay_thread, [broadcast, target]).port == target[1]
 
 
-def test_no_descriptor_is_our_own_fault(room: Room) -> None:
+def test_no_descriptor_is_our_own_fault(relay_thread: RelayThread) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with answering() as target:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
         try:
-            error = error_of(room, [target])
+            error = error_of(relay_thread, [target])
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert error.reason is DialReason.NO_DESCRIPTOR
 
 
-def test_a_cancelled_dial_calls_nobody(room: Room) -> None:
+def test_a_cancelled_dial_calls_nobody(relay_thread: RelayThread) -> None:
     results: list[Dialled | DialError] = []
 
     def begin_and_cancel(target: Target) -> None:
-        Dial(room.plane, [target], 0.05, results.append).cancel()
+        Dial(relay_thread.plane, [target], 0.05, results.append).cancel()
 
     with silent() as never, refusing() as closed, answering() as target:
         for each in (never, closed, (ip_address("255.255.255.255"), 9), target):
-            room.call(lambda each=each: begin_and_cancel(each))  # type: ignore[misc]
-        connection_of(room, [never, target])
+            relay_thread.call(lambda each=each: begin_and_cancel(each))  # type: ignore[misc]
+        connection_of(relay_thread, [never, target])
     assert results == []
 
 
 @pytest.mark.parametrize(("host", "source"), [("127.0.0.1", "127.0.0.9"), ("::1", "::1")])
-def test_a_connection_leaves_with_its_source(room: Room, host: str, source: str) -> None:
+def test_a_connection_leaves_with_its_source(relay_thread: RelayThread, host: str, source: str) -> None:
     with answering(host) as target:
-        result = result_of(room, [target], sources=[ip_address(source)])
+        result = result_of(relay_thread, [target], sources=[ip_address(source)])
         assert isinstance(result, Dialled)
         with result.sock as sock:
             assert sock.getsockname()[0] == source
@@ -244,37 +246,39 @@ def test_a_connection_leaves_with_its_source(room: Room, host: str, source: str)
 
 
 @pytest.mark.parametrize(("host", "source"), [("127.0.0.1", "203.0.113.9"), ("::1", "2001:db8::9")])
-def test_a_source_that_is_not_held_fails_at_once_and_says_so(room: Room, host: str, source: str) -> None:
+def test_a_source_that_is_not_held_fails_at_once_and_says_so(
+    relay_thread: RelayThread, host: str, source: str
+) -> None:
     with answering(host) as target:
-        error = result_of(room, [target], sources=[ip_address(source)])
+        error = result_of(relay_thread, [target], sources=[ip_address(source)])
         assert isinstance(error, DialError)
         assert error.reason is DialReason.SOURCE_NOT_HELD
         assert [each.reason for each in error.failures] == [DialReason.SOURCE_NOT_HELD]
-        result = result_of(room, [target, target], sources=[ip_address(source), None])
+        result = result_of(relay_thread, [target, target], sources=[ip_address(source), None])
         assert isinstance(result, Dialled)
         result.sock.close()
 
 
-def test_what_a_server_answers_says_more_than_a_source_that_is_not_held(room: Room) -> None:
+def test_what_a_server_answers_says_more_than_a_source_that_is_not_held(relay_thread: RelayThread) -> None:
     with refusing() as target:
-        error = result_of(room, [target, target], sources=[ip_address("203.0.113.9"), None])
+        error = result_of(relay_thread, [target, target], sources=[ip_address("203.0.113.9"), None])
         assert isinstance(error, DialError)
         assert error.reason is DialReason.REFUSED
 
 
 @pytest.mark.parametrize("count", [1, 16])
-def test_commands_do_not_wait_for_the_end_of_a_long_turn(room: Room, count: int) -> None:
+def test_commands_do_not_wait_for_the_end_of_a_long_turn(relay_thread: RelayThread, count: int) -> None:
     """One alone is for the end of its turn, so many are worth waking the thread for; none is forgotten."""
     done: list[Dialled | DialError] = []
     with answering() as target:
 
         def long_turn() -> None:
             for _ in range(count):
-                Dial(room.plane, [target], 10.0, done.append)
+                Dial(relay_thread.plane, [target], 10.0, done.append)
             if count > 1:
                 until(lambda: connections_to(target) >= 1)
 
-        room.call(long_turn)
+        relay_thread.call(long_turn)
         until(lambda: len(done) == count)
         for each in done:
             assert isinstance(each, Dialled)

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dataplane import DataPlane, End, Forwarding, Identity, Limits
-from egress_router.relay.own_connections import SHARE, save_first_packets
+from egress_router.relay.dataplane import MAX_NEWS, OWN_BYTES, DataPlane, Forwarding, Limits
+from egress_router.relay.own_connections import save_first_packets
+from tests.ports import free_port
 from tests.serving import LOOPS, listening
-from tests.unit.relay.room import Room
+from tests.unit.relay.relay_thread import RelayThread
 from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.relay._plane import Failures, Target
+    from egress_router.relay.news import End, Identity
 
 REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 6, 10, 11, 12, 13, 15
 
@@ -47,28 +49,30 @@ class Line(Forwarding):
 class Router:
     """A data plane that listens on one port, and servers on three addresses of one more."""
 
-    def __init__(self, room: Room, limits: Limits | None = None) -> None:
-        self.room = room
+    def __init__(
+        self, relay_thread: RelayThread, limits: Limits | None = None, max_news: int = MAX_NEWS
+    ) -> None:
+        self.relay_thread = relay_thread
         self.stack = contextlib.ExitStack()
-        self.plane = room.plane if limits is None else room.call(lambda: DataPlane(room.loop, limits))
-        self.servers = {"127.0.0.1": self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))}
-        self.port = self.servers["127.0.0.1"].getsockname()[1]
-        for host in ("127.0.0.2", "127.0.0.3"):
-            self.servers[host] = self.stack.enter_context(socket.create_server((host, self.port)))
+        self.plane = relay_thread.call(lambda: DataPlane(relay_thread.loop, limits, max_news=max_news))
+        self.port = free_port()
+        self.servers = {
+            host: self.stack.enter_context(socket.create_server((host, self.port)))
+            for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+        }
         self.listener = listening()
         self.address = ("127.0.0.1", self.listener.getsockname()[1])
-        self.limited = limits is not None
 
     def targets(self, *hosts: str) -> tuple[Target, ...]:
         return tuple((ip_address(host), self.port) for host in hosts)
 
     def listen(self, line: Line, *hosts: str, good: int = -1) -> None:
         good = len(hosts) if good < 0 else good
-        self.room.call(lambda: self.plane.aim(line, self.targets(*hosts), good))
-        self.room.call(lambda: self.plane.listen(self.listener, line))
+        self.relay_thread.call(lambda: self.plane.aim(line, self.targets(*hosts), good))
+        self.relay_thread.call(lambda: self.plane.listen(self.listener, line))
 
     def client(self, source: str = "127.0.0.1") -> socket.socket:
-        return self.stack.enter_context(socket.create_connection(self.address, 10, (source, 0)))
+        return self.stack.enter_context(socket.create_connection(self.address, PATIENCE, (source, 0)))
 
     def served_by(self) -> str:
         """Connect, and return the address that a client came to."""
@@ -86,15 +90,14 @@ class Router:
 
     def close(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # a test may have closed either
-            self.room.call(lambda: self.plane.stop_listening(self.listener))
-        if self.limited:
-            self.room.call(self.plane.close)
+            self.relay_thread.call(lambda: self.plane.stop_listening(self.listener))
+        self.relay_thread.call(self.plane.close)
         self.stack.close()
 
 
 @pytest.fixture
-def router(room: Room) -> Iterator[Router]:
-    with contextlib.closing(Router(room)) as made:
+def router(relay_thread: RelayThread) -> Iterator[Router]:
+    with contextlib.closing(Router(relay_thread)) as made:
         yield made
 
 
@@ -141,7 +144,7 @@ def test_who_waits_for_a_name_goes_on_with_its_addresses(router: Router) -> None
     client = router.client()
     client.sendall(b"early")
     until(lambda: line.asked == 1)
-    router.room.call(lambda: router.plane.aim(line, router.targets("127.0.0.2"), 1))
+    router.relay_thread.call(lambda: router.plane.aim(line, router.targets("127.0.0.2"), 1))
     server, _ = router.servers["127.0.0.2"].accept()
     with server:
         assert server.recv(5) == b"early"
@@ -152,7 +155,7 @@ def test_who_waits_in_vain_is_closed(router: Router) -> None:
     router.listen(line)
     client = router.client()
     until(lambda: line.asked == 1)
-    router.room.call(lambda: router.plane.aim(line, (), 0))
+    router.relay_thread.call(lambda: router.plane.aim(line, (), 0))
     assert client.recv(1) == b""
     until(lambda: [end.reason for end in line.ends] == [NO_ADDRESS])
 
@@ -167,8 +170,8 @@ def test_nobody_waits_longer_than_the_time_to_connect(router: Router) -> None:
 
 def test_a_line_that_refuses_asks_nobody(router: Router) -> None:
     line = Line()
-    router.room.call(lambda: router.plane.aim(line, (), 0, FORBIDDEN))
-    router.room.call(lambda: router.plane.listen(router.listener, line))
+    router.relay_thread.call(lambda: router.plane.aim(line, (), 0, FORBIDDEN))
+    router.relay_thread.call(lambda: router.plane.listen(router.listener, line))
     assert router.client().recv(1) == b""
     until(lambda: [end.reason for end in line.ends] == [FORBIDDEN])
     assert line.asked == 0
@@ -183,17 +186,17 @@ def test_a_socket_changes_its_line_and_the_old_ones_connections_end_when_told(ro
         assert router.served_by() == "127.0.0.2"
         assert (old.hits, new.hits) == (1, 1)
         before.sendall(b"still there")
-        router.room.call(lambda: router.plane.end_line(old))
-        router.room.call(lambda: router.plane.release_line(old))
+        router.relay_thread.call(lambda: router.plane.end_line(old))
+        router.relay_thread.call(lambda: router.plane.release_line(old))
         with pytest.raises(ConnectionResetError):
             before.recv(1)
     until(lambda: len(old.ends) == 1)
 
 
-def test_limits_hold_over_processes_and_for_one_client(room: Room) -> None:
+def test_limits_hold_over_processes_and_for_one_client(relay_thread: RelayThread) -> None:
     counts = memoryview(array("i", [0, 2]))
     limits = Limits(maximum=5, possible=10, maximum_per_client=2, counts=counts, slot=0)
-    with contextlib.closing(Router(room, limits)) as router:
+    with contextlib.closing(Router(relay_thread, limits)) as router:
         line = Line()
         router.listen(line, "127.0.0.1")
         inside = [router.client(), router.client()]
@@ -211,9 +214,9 @@ def test_limits_hold_over_processes_and_for_one_client(room: Room) -> None:
         again.sendall(b"x")
 
 
-def test_what_one_process_can_hold_is_a_limit_too(room: Room) -> None:
+def test_what_one_process_can_hold_is_a_limit_too(relay_thread: RelayThread) -> None:
     limits = Limits(5, possible=1, maximum_per_client=None, counts=memoryview(array("i", [0])), slot=0)
-    with contextlib.closing(Router(room, limits)) as router:
+    with contextlib.closing(Router(relay_thread, limits)) as router:
         line = Line()
         router.listen(line, "127.0.0.1")
         first = router.client()
@@ -223,7 +226,7 @@ def test_what_one_process_can_hold_is_a_limit_too(room: Room) -> None:
 
 def test_the_accept_queue_is_taken_in_before_the_socket_closes(router: Router) -> None:
     line = Line()
-    router.room.call(lambda: router.plane.aim(line, router.targets("127.0.0.1"), 1))
+    router.relay_thread.call(lambda: router.plane.aim(line, router.targets("127.0.0.1"), 1))
     waiting = [router.client() for _ in range(20)]
 
     def begin_and_end() -> int:
@@ -231,39 +234,37 @@ def test_the_accept_queue_is_taken_in_before_the_socket_closes(router: Router) -
         router.plane.stop_listening(router.listener)
         return router.plane.open_connections()
 
-    assert router.room.call(begin_and_end) == len(waiting)
+    assert router.relay_thread.call(begin_and_end) == len(waiting)
 
 
 def test_lines_and_targets_are_let_go() -> None:
     """What the data plane holds of Python's comes back when nothing leads there any more."""
-    with contextlib.closing(Room(*LOOPS["own"]())) as room:
+    with contextlib.closing(RelayThread(*LOOPS["own"]())) as relay_thread:
         line = Line()
-        room.call(lambda: room.plane.aim(line, ((ip_address("127.0.0.1"), 9),), 1))
-        room.call(lambda: room.plane.release_line(line))
-        room.call(room.plane.catch_up)
+        relay_thread.call(lambda: relay_thread.plane.aim(line, ((ip_address("127.0.0.1"), 9),), 1))
+        relay_thread.call(lambda: relay_thread.plane.release_line(line))
+        relay_thread.call(relay_thread.plane.catch_up)
         with pytest.raises(TypeError):
-            room.call(lambda: room.plane.end_line(line))
+            relay_thread.call(lambda: relay_thread.plane.end_line(line))
 
 
-def test_news_beyond_what_one_turn_reads_are_read_in_the_next(
-    router: Router, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_news_beyond_what_one_turn_reads_are_read_in_the_next(relay_thread: RelayThread) -> None:
     """Also where some of those read have nothing to say: lines and targets that are let go."""
-    monkeypatch.setattr("egress_router.relay.dataplane._MOST", 4)
-    line = Line()
-    router.listen(line, "127.0.0.1")
+    with contextlib.closing(Router(relay_thread, max_news=4)) as few:
+        line = Line()
+        few.listen(line, "127.0.0.1")
 
-    def burst() -> None:
-        for _ in range(10):
-            router.plane.aim(line, router.targets("127.0.0.1"), 1)  # the targets before are let go
-        router.plane.aim(line, (), 0, FORBIDDEN)
-        for client in [router.client() for _ in range(10)]:
-            client.close()
-        router.plane._plane.settle()
-        router.plane._plane.settle()
+        def burst() -> None:
+            for _ in range(10):
+                few.plane.aim(line, few.targets("127.0.0.1"), 1)  # the targets before are let go
+            few.plane.aim(line, (), 0, FORBIDDEN)
+            for client in [few.client() for _ in range(10)]:
+                client.close()
+            few.plane._plane.settle()
+            few.plane._plane.settle()
 
-    router.room.call(burst)
-    until(lambda: len(line.ends) == 10)
+        relay_thread.call(burst)
+        until(lambda: len(line.ends) == 10)
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -271,8 +272,8 @@ def test_a_connection_that_comes_back_is_closed_as_a_loop(router: Router, *, tel
     save_first_packets(router.listener)
     line = Line(tells=tells)
     itself: Target = (ip_address("127.0.0.1"), router.address[1])
-    router.room.call(lambda: router.plane.aim(line, (itself,), 1, near=(itself,)))
-    router.room.call(lambda: router.plane.listen(router.listener, line))
+    router.relay_thread.call(lambda: router.plane.aim(line, (itself,), 1, near=(itself,)))
+    router.relay_thread.call(lambda: router.plane.listen(router.listener, line))
     with router.client() as client:
         client.sendall(b"x")
         assert client.recv(1) == b""
@@ -284,33 +285,33 @@ def test_a_connection_that_comes_back_is_closed_as_a_loop(router: Router, *, tel
         assert len(line.heard) < 10
 
 
-def test_what_another_worker_has_made_comes_back_as_well(room: Room) -> None:
+def test_what_another_worker_has_made_comes_back_as_well(relay_thread: RelayThread) -> None:
     """Two data planes, as two workers have them: each accepts what the other one makes."""
-    counts, own = memoryview(array("i", [0, 0])), memoryview(bytearray(2 * SHARE))
+    counts, own = memoryview(array("i", [0, 0])), memoryview(bytearray(OWN_BYTES))
     limits = [Limits(400, 400, None, counts, slot) for slot in (0, 1)]
-    planes = [room.call(partial(DataPlane, room.loop, each, own=own)) for each in limits]
+    planes = [relay_thread.call(partial(DataPlane, relay_thread.loop, each, own=own)) for each in limits]
     lines, listeners = [Line(), Line()], [listening(), listening()]
     ports = [listener.getsockname()[1] for listener in listeners]
     for plane, listener, line, port in zip(planes, listeners, lines, reversed(ports), strict=True):
         save_first_packets(listener)
         other: Target = (ip_address("127.0.0.1"), port)
-        room.call(partial(plane.aim, line, (other,), 1, near=(other,)))
-        room.call(partial(plane.listen, listener, line))
+        relay_thread.call(partial(plane.aim, line, (other,), 1, near=(other,)))
+        relay_thread.call(partial(plane.listen, listener, line))
     with socket.create_connection(("127.0.0.1", ports[0]), PATIENCE) as client:
         assert client.recv(1) == b""
     until(lambda: [end.reason for line in lines for end in line.ends if end.target is None] == [LOOP])
     # On a machine that is busy the moment is missed now and then; without a common memory it always is.
     assert len(lines[0].heard) + len(lines[1].heard) < 40
     for plane, listener, line in zip(planes, listeners, lines, strict=True):
-        room.call(partial(plane.stop_listening, listener))
-        room.call(partial(plane.close, [line]))
+        relay_thread.call(partial(plane.stop_listening, listener))
+        relay_thread.call(partial(plane.close, [line]))
 
 
 def test_what_is_near_and_no_loop_is_served_like_all_else(router: Router) -> None:
     save_first_packets(router.listener)
     line = Line()
     targets = router.targets("127.0.0.1")
-    router.room.call(lambda: router.plane.aim(line, targets, 1, near=targets))
-    router.room.call(lambda: router.plane.listen(router.listener, line))
+    router.relay_thread.call(lambda: router.plane.aim(line, targets, 1, near=targets))
+    router.relay_thread.call(lambda: router.plane.listen(router.listener, line))
     # While connections of ours are remembered, those of others are told from them.
     assert [router.served_by() for _ in range(50)] == ["127.0.0.1"] * 50

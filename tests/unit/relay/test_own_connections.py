@@ -1,128 +1,77 @@
+"""A connection that was dialled for Python and comes back to a port that Python serves is known again."""
+
 from __future__ import annotations
 
-import random
+import contextlib
 import socket
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.clock import SYSTEM
-from egress_router.relay.own_connections import (
-    LOOP_TURNS,
-    SHARE,
-    OwnConnections,
-    first_timestamp,
-    save_first_packets,
-)
-from tests.manual_clock import ManualClock
+from egress_router.relay.dataplane import Forwarding
+from egress_router.relay.dial import Dial, DialError, Dialled
+from egress_router.relay.own_connections import save_first_packets
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.relay.news import Arrival
+    from tests.unit.relay.relay_thread import RelayThread
+
+FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 
 
-def memory(size: int = SHARE) -> memoryview:
-    return memoryview(bytearray(size))
+class Port(Forwarding):
+    """Notes of each client how often it came back, and closes it."""
+
+    def __init__(self, relay_thread: RelayThread, host: str) -> None:
+        super().__init__(0.0, 0.0, 0, False, True)
+        self._room = relay_thread
+        self._listener = socket.create_server((host, 0), family=FAMILIES[host])
+        self._listener.setblocking(False)
+        self.place = (ip_address(host), self._listener.getsockname()[1])
+        self.turns: list[int] = []
+        save_first_packets(self._listener)
+        relay_thread.call(lambda: relay_thread.plane.listen(self._listener, self))
+
+    def accepted(self, arrival: Arrival) -> None:
+        with socket.socket(fileno=arrival.descriptor) as sock:
+            self.turns.append(self._room.plane.turns(arrival.place, sock))
+        self._room.plane.cut(arrival.place)
+
+    def dial(self, turns: int | None) -> None:
+        """Connect to it, for a client whose own connection came back so often."""
+        results: list[Dialled | DialError] = []
+        plane, count = self._room.plane, len(self.turns)
+        self._room.call(lambda: Dial(plane, [self.place], 10.0, results.append, turns=turns))
+        until(lambda: results and len(self.turns) > count)
+        (result,) = results
+        assert isinstance(result, Dialled)
+        result.sock.close()
+
+    def close(self) -> None:
+        self._room.call(lambda: self._room.plane.stop_listening(self._listener))
+        self._room.call(lambda: self._room.plane.release_line(self))
 
 
-@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
-def test_a_connection_that_comes_back_is_recognised(host: str, family: socket.AddressFamily) -> None:
-    with socket.create_server((host, 0), family=family) as listener:
-        save_first_packets(listener)
-        place = listener.getsockname()[:2]
-        for is_own in (True, False, True):
-            own = OwnConnections(SYSTEM, memory())
-            began = SYSTEM.monotonic()
-            with (
-                socket.create_connection(place) as made,
-                socket.create_connection(place) as other,
-                listener.accept()[0] as first,
-                listener.accept()[0] as second,
-            ):
-                accepted = SYSTEM.monotonic()
-                # It is heard of only after it was accepted, as where another thread makes connections.
-                own.made(made if is_own else other, began, 0)
-                assert own.accepted(first, accepted) == is_own
-                assert own.accepted(second, accepted) != is_own
+@pytest.fixture(params=sorted(FAMILIES))
+def port(request: pytest.FixtureRequest, relay_thread: RelayThread) -> Iterator[Port]:
+    with contextlib.closing(Port(relay_thread, request.param)) as made:
+        yield made
 
 
-def test_a_connection_is_remembered_with_the_time_in_which_it_was_made() -> None:
-    clock = ManualClock()
-    own = OwnConnections(clock, memory())
-    now = clock.monotonic()
-    begin = 0xFFFFFFFF - 500_000  # wraps round between
-    own.note(begin + 1_000_000 & 0xFFFFFFFF, now, now - 0.02, 0)
-    at_connect = begin + 999_990 & 0xFFFFFFFF
-    assert own.turns(at_connect, now)
-    assert own.turns(at_connect, now + 0.2)
-    assert not own.turns(at_connect - 100, now)
-    assert not own.turns(at_connect + 100, now)
-    assert not own.turns(at_connect ^ 0x40000000, now)
-    assert not own.turns(at_connect, now + 5)  # it was accepted long after any that was made then
-    clock.advance(60)  # a first request may come late
-    assert own.turns(at_connect, now)
-    assert not own.turns(at_connect, clock.monotonic())
+def test_a_connection_that_comes_back_is_known_again_and_others_are_not(port: Port) -> None:
+    port.dial(None)
+    port.dial(0)
+    with socket.create_connection((str(port.place[0]), port.place[1])):
+        until(lambda: len(port.turns) == 3)
+    assert port.turns == [0, 1, 0]
 
 
-def test_a_connection_that_another_worker_made_is_recognised() -> None:
-    clock = ManualClock()
-    shared = memory()
-    one, other = (OwnConnections(clock, shared) for _ in range(2))
-    one.note(1_000, clock.monotonic(), clock.monotonic(), 0)
-    assert other.turns(1_000, clock.monotonic()) == 1
-    other.note(1_000, clock.monotonic(), clock.monotonic(), 1)
-    assert one.turns(1_000, clock.monotonic()) == LOOP_TURNS
-
-
-def test_the_latest_connections_are_remembered_while_others_take_the_places_of_old_ones() -> None:
-    clock = ManualClock()
-    own = OwnConnections(clock, memory())
-    dice = random.Random(7)
-    found = 0
-    for _ in range(100_000):
-        clock.advance(1 / 9_000)
-        stamp = dice.getrandbits(32)
-        own.note(stamp, clock.monotonic(), clock.monotonic() - 0.001, 0)
-        found += own.turns(stamp, clock.monotonic())
-    assert found == 100_000
-    own.note(1_000, clock.monotonic(), clock.monotonic() - 0.001, 0)
-    made = clock.monotonic()
-    for _ in range(9_000):  # of a second, in which most first requests come
-        clock.advance(1 / 9_000)
-        own.note(dice.getrandbits(32), clock.monotonic(), clock.monotonic() - 0.001, 0)
-    assert own.turns(1_000, made)
-
-
-def test_each_time_that_a_connection_comes_back_is_counted() -> None:
-    clock = ManualClock()
-    own = OwnConnections(clock, memory())
-    own.note(1_000, clock.monotonic(), clock.monotonic(), 0)
-    assert own.turns(1_000, clock.monotonic()) == 1
-    own.note(1_000, clock.monotonic(), clock.monotonic(), 1)
-    assert own.turns(1_000, clock.monotonic()) == 2
-
-
-def test_no_client_is_taken_for_a_loop_by_chance() -> None:
-    """At 9,000 connections a second one in some hundred thousand agrees with one of ours."""
-    clock = ManualClock()
-    own = OwnConnections(clock, memory())
-    dice = random.Random(5)
-    agreed = 0
-    for _ in range(400_000):
-        clock.advance(1 / 9_000)
-        turns = own.turns(dice.getrandbits(32), clock.monotonic())
-        assert turns < LOOP_TURNS
-        agreed += turns
-        own.note(dice.getrandbits(32), clock.monotonic(), clock.monotonic() - 0.001, turns)
-    assert 1 <= agreed < 100
-
-
-@pytest.mark.parametrize(
-    ("packet", "timestamp"),
-    [
-        ("45" + "00" * 19 + "00" * 20 + "020405b4" + "0402" + "080a" + "01020304" + "00000000", 0x01020304),
-        ("60" + "00" * 39 + "00" * 20 + "01" + "01" + "080a" + "01020304" + "00000000", 0x01020304),
-        ("45" + "00" * 19 + "00" * 20 + "020405b4", None),
-        ("45" + "00" * 19 + "00" * 20 + "0200", None),
-        ("45" + "00" * 19 + "00" * 20 + "00" + "080a01020304", None),
-        ("45" + "00" * 19 + "00" * 20 + "080a0102", None),
-        ("", None),
-    ],
-)
-def test_timestamps_of_first_packets(packet: str, timestamp: int | None) -> None:
-    assert first_timestamp(bytes.fromhex(packet)) == timestamp
+def test_each_time_that_it_comes_back_is_counted(port: Port) -> None:
+    port.dial(0)
+    port.dial(1)
+    port.dial(2)
+    assert port.turns == [1, 2, 3]

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dataplane import DataPlane, End, Forwarding, Limits, Pair
+from egress_router.relay.dataplane import DataPlane, Forwarding, Limits, Pair
 from egress_router.relay.tunnel import Closing, Relay
 from tests.serving import listening
-from tests.unit.relay.room import pair as connected_pair
-from tests.waiting import until
+from tests.unit.relay.relay_thread import pair as connected_pair
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.unit.relay.room import Room
+    from egress_router.relay.news import Arrival, End
+    from tests.unit.relay.relay_thread import RelayThread
 
 
-class Entrance(Forwarding):
+class Acceptor(Forwarding):
     """Hands a client over; so many as the limit lets in."""
 
     def __init__(self) -> None:
@@ -30,9 +31,9 @@ class Entrance(Forwarding):
         self.inside: list[tuple[Pair, int]] = []
         self.outside = 0
 
-    def accepted(self, _: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
-        assert early == b""
-        self.inside.append((place, descriptor))
+    def accepted(self, arrival: Arrival) -> None:
+        assert arrival.early == b""
+        self.inside.append((arrival.place, arrival.descriptor))
 
     def ended(self, end: End) -> None:
         os.close(end.given)
@@ -42,38 +43,38 @@ class Entrance(Forwarding):
 class Proxy:
     """Lets one client in, and makes a tunnel of it."""
 
-    def __init__(self, room: Room) -> None:
-        self.room = room
+    def __init__(self, relay_thread: RelayThread) -> None:
+        self.relay_thread = relay_thread
         self.counts = memoryview(array("i", [0]))
         limits = Limits(1, possible=9, maximum_per_client=1, counts=self.counts, slot=0)
-        self.plane = room.call(lambda: DataPlane(room.loop, limits))
-        self.entrance = Entrance()
+        self.plane = relay_thread.call(lambda: DataPlane(relay_thread.loop, limits))
+        self.acceptor = Acceptor()
         self.listener = listening()
         self.address = ("127.0.0.1", self.listener.getsockname()[1])
-        room.call(lambda: self.plane.listen(self.listener, self.entrance))
+        relay_thread.call(lambda: self.plane.listen(self.listener, self.acceptor))
         self.closings: list[Closing] = []
-        self.client = socket.create_connection(self.address, 10)
-        until(lambda: self.entrance.inside)
-        self.place, descriptor = self.entrance.inside.pop()
+        self.client = socket.create_connection(self.address, PATIENCE)
+        until(lambda: self.acceptor.inside)
+        self.place, descriptor = self.acceptor.inside.pop()
         inner, self.server = connected_pair()
         inner.setblocking(False)
         taken = socket.socket(fileno=descriptor)
-        relay = Relay(self.plane, room.poller)
-        self.tunnel = room.call(
+        relay = Relay(self.plane, relay_thread.poller)
+        self.tunnel = relay_thread.call(
             lambda: relay.start(taken, inner, 60.0, self.closings.append, to_client=b"hi", place=self.place)
         )
         assert self.client.recv(2) == b"hi"
 
     def close(self) -> None:
-        self.room.call(lambda: self.plane.stop_listening(self.listener))
-        self.room.call(lambda: self.plane.close([self.entrance]))
+        self.relay_thread.call(lambda: self.plane.stop_listening(self.listener))
+        self.relay_thread.call(lambda: self.plane.close([self.acceptor]))
         self.client.close()
         self.server.close()
 
 
 @pytest.fixture
-def proxy(room: Room) -> Iterator[Proxy]:
-    with contextlib.closing(Proxy(room)) as made:
+def proxy(relay_thread: RelayThread) -> Iterator[Proxy]:
+    with contextlib.closing(Proxy(relay_thread)) as made:
         yield made
 
 
@@ -85,28 +86,28 @@ def test_a_place_is_given_back_before_python_hears_of_the_end(proxy: Proxy) -> N
         proxy.server.close()
         until(lambda: proxy.counts[0] == 0)
         assert proxy.closings == []
-        with socket.create_connection(proxy.address, 10):
+        with socket.create_connection(proxy.address, PATIENCE):
             until(lambda: proxy.counts[0] == 1)
 
-    proxy.room.call(end_while_python_is_busy)
+    proxy.relay_thread.call(end_while_python_is_busy)
     until(lambda: len(proxy.closings) == 1)
-    assert proxy.entrance.outside == 0
-    for place, descriptor in proxy.entrance.inside:
+    assert proxy.acceptor.outside == 0
+    for place, descriptor in proxy.acceptor.inside:
         os.close(descriptor)
-        proxy.room.call(lambda place=place: proxy.plane.cut(place))  # type: ignore[misc]
+        proxy.relay_thread.call(lambda place=place: proxy.plane.cut(place))  # type: ignore[misc]
 
 
 def test_to_give_it_back_once_more_does_nothing(proxy: Proxy) -> None:
-    proxy.room.call(proxy.tunnel.close)
+    proxy.relay_thread.call(proxy.tunnel.close)
     until(lambda: len(proxy.closings) == 1)
-    proxy.room.call(lambda: proxy.plane.cut(proxy.place))
-    proxy.room.call(proxy.plane.catch_up)
+    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.place))
+    proxy.relay_thread.call(proxy.plane.catch_up)
     assert proxy.counts[0] == 0
     assert proxy.plane.open_connections() == 0
 
 
 def test_a_place_that_is_given_back_first_leaves_the_tunnel_alone(proxy: Proxy) -> None:
-    proxy.room.call(lambda: proxy.plane.cut(proxy.place))
+    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.place))
     until(lambda: proxy.counts[0] == 0)
     proxy.server.sendall(b"still there")
     assert proxy.client.recv(11) == b"still there"
@@ -116,16 +117,18 @@ def test_a_place_that_is_given_back_first_leaves_the_tunnel_alone(proxy: Proxy) 
     assert proxy.counts[0] == 0
 
 
-def test_a_place_that_is_gone_before_its_tunnel_begins_is_no_matter(proxy: Proxy, room: Room) -> None:
-    proxy.room.call(lambda: proxy.plane.cut(proxy.place))
+def test_a_place_that_is_gone_before_its_tunnel_begins_is_no_matter(
+    proxy: Proxy, relay_thread: RelayThread
+) -> None:
+    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.place))
     until(lambda: proxy.counts[0] == 0)
-    proxy.room.call(proxy.plane.catch_up)
+    proxy.relay_thread.call(proxy.plane.catch_up)
     ends = [connected_pair() for _ in range(2)]
     for near, _ in ends:
         near.setblocking(False)
-    relay = Relay(proxy.plane, room.poller)
+    relay = Relay(proxy.plane, relay_thread.poller)
     closings: list[Closing] = []
-    proxy.room.call(
+    proxy.relay_thread.call(
         lambda: relay.start(ends[0][0], ends[1][0], 60.0, closings.append, to_client=b"x", place=proxy.place)
     )
     assert ends[0][1].recv(1) == b"x"

@@ -5,39 +5,39 @@ import os
 import select
 import socket
 
-from tests.unit.relay.room import Room, pair
+from tests.unit.relay.relay_thread import RelayThread, pair
 from tests.waiting import until
 
 
-def test_edges_are_reported_once_each(room: Room) -> None:
+def test_edges_are_reported_once_each(relay_thread: RelayThread) -> None:
     near, far = pair()
     masks: list[int] = []
     with near, far:
-        room.call(lambda: room.poller.add(near.fileno(), masks.append))
+        relay_thread.call(lambda: relay_thread.poller.add(near.fileno(), masks.append))
         until(lambda: masks == [select.EPOLLOUT])
         far.sendall(b"x")
         until(lambda: masks == [select.EPOLLOUT, select.EPOLLIN | select.EPOLLOUT])
         far.close()
         until(lambda: masks[-1] & select.EPOLLRDHUP)
-        room.call(lambda: room.poller.forget(near.fileno()))
+        relay_thread.call(lambda: relay_thread.poller.forget(near.fileno()))
 
 
-def test_adding_again_reports_the_state_to_the_new_handler(room: Room) -> None:
+def test_adding_again_reports_the_state_to_the_new_handler(relay_thread: RelayThread) -> None:
     near, far = pair()
     first: list[int] = []
     second: list[int] = []
     with near, far:
         far.sendall(b"x")
-        room.call(lambda: room.poller.add(near.fileno(), first.append))
+        relay_thread.call(lambda: relay_thread.poller.add(near.fileno(), first.append))
         until(lambda: first)
         seen = len(first)
-        room.call(lambda: room.poller.add(near.fileno(), second.append))
+        relay_thread.call(lambda: relay_thread.poller.add(near.fileno(), second.append))
         until(lambda: second and second[-1] & select.EPOLLIN)
         assert len(first) == seen
-        room.call(lambda: room.poller.forget(near.fileno()))
+        relay_thread.call(lambda: relay_thread.poller.forget(near.fileno()))
 
 
-def test_a_reused_number_gets_no_event_of_the_socket_before_it(room: Room) -> None:
+def test_a_reused_number_gets_no_event_of_the_socket_before_it(relay_thread: RelayThread) -> None:
     """Both sockets are in one batch; the first handler closes the other and opens a new one in its place."""
     pairs = [pair(), pair()]
     masks: list[int] = []
@@ -46,13 +46,13 @@ def test_a_reused_number_gets_no_event_of_the_socket_before_it(room: Room) -> No
         if masks or fresh.fileno() < 0:
             return
         number = other.fileno()
-        room.poller.forget(number)
+        relay_thread.poller.forget(number)
         other.detach()
         # Closes the old socket and gives its number to one that never was connected: it reports a hang-up.
         os.dup2(fresh.fileno(), number)
         fresh.close()
         numbers.append(number)
-        room.poller.add(number, masks.append)
+        relay_thread.poller.add(number, masks.append)
 
     fresh = socket.socket()
     numbers: list[int] = []
@@ -65,34 +65,36 @@ def test_a_reused_number_gets_no_event_of_the_socket_before_it(room: Room) -> No
 
         def add_both() -> None:
             a, b = pairs[0][0], pairs[1][0]
-            room.poller.add(a.fileno(), lambda _: swap(b))
-            room.poller.add(b.fileno(), lambda _: swap(a))
+            relay_thread.poller.add(a.fileno(), lambda _: swap(b))
+            relay_thread.poller.add(b.fileno(), lambda _: swap(a))
 
-        room.call(add_both)
+        relay_thread.call(add_both)
         until(lambda: masks)
         assert masks == [select.EPOLLOUT | select.EPOLLHUP]
-        room.call(lambda: room.poller.forget(numbers[0]))
+        relay_thread.call(lambda: relay_thread.poller.forget(numbers[0]))
         os.close(numbers[0])
 
 
-def test_a_number_closed_without_a_word_can_be_added_again(room: Room) -> None:
+def test_a_number_closed_without_a_word_can_be_added_again(relay_thread: RelayThread) -> None:
     near, far = pair()
     masks: list[int] = []
     with near, far:
-        room.call(lambda: room.poller.add(near.fileno(), lambda _: None))
+        relay_thread.call(lambda: relay_thread.poller.add(near.fileno(), lambda _: None))
         with socket.socket() as other:
             os.dup2(other.fileno(), near.fileno())
-        room.call(lambda: room.poller.add(near.fileno(), masks.append))
+        relay_thread.call(lambda: relay_thread.poller.add(near.fileno(), masks.append))
         until(lambda: masks)
-        room.call(lambda: room.poller.forget(near.fileno()))
+        relay_thread.call(lambda: relay_thread.poller.forget(near.fileno()))
 
 
-def test_a_handler_that_fails_takes_no_edge_from_the_others(room: Room) -> None:
+def test_a_handler_that_fails_takes_no_edge_from_the_others(relay_thread: RelayThread) -> None:
     reported: list[object] = []
     seen: list[int] = []
     error = RuntimeError("a fault in a handler")
-    room.call(
-        lambda: room.loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    relay_thread.call(
+        lambda: relay_thread.loop.set_exception_handler(
+            lambda _, context: reported.append(context["exception"])
+        )
     )
 
     def fail(_: int) -> None:
@@ -106,45 +108,45 @@ def test_a_handler_that_fails_takes_no_edge_from_the_others(room: Room) -> None:
 
         def add() -> None:
             for (near, _), handler in zip(pairs, (fail, seen.append, fail, seen.append), strict=True):
-                room.poller.add(near.fileno(), handler)
+                relay_thread.poller.add(near.fileno(), handler)
 
-        room.call(add)
+        relay_thread.call(add)
         until(lambda: len(seen) == 2)
 
         def again() -> None:
             for near, _ in pairs:
-                room.poller.again(near.fileno())
+                relay_thread.poller.again(near.fileno())
 
-        room.call(again)
+        relay_thread.call(again)
         until(lambda: len(seen) == 4)
         assert reported == [error] * 4
 
         def leave() -> None:
             for near, _ in pairs:
-                room.poller.forget(near.fileno())
+                relay_thread.poller.forget(near.fileno())
 
-        room.call(leave)
+        relay_thread.call(leave)
 
 
-def test_again_is_one_more_turn_and_none_for_those_who_left(room: Room) -> None:
+def test_again_is_one_more_turn_and_none_for_those_who_left(relay_thread: RelayThread) -> None:
     near, far = pair()
     masks: list[int] = []
     with near, far:
-        room.call(lambda: room.poller.add(near.fileno(), masks.append))
+        relay_thread.call(lambda: relay_thread.poller.add(near.fileno(), masks.append))
         until(lambda: masks)
 
         def ask_twice() -> None:
-            room.poller.again(near.fileno())
-            room.poller.again(near.fileno())
+            relay_thread.poller.again(near.fileno())
+            relay_thread.poller.again(near.fileno())
 
-        room.call(ask_twice)
-        room.call(lambda: None)
+        relay_thread.call(ask_twice)
+        relay_thread.call(lambda: None)
         assert len(masks) == 2
 
         def leave() -> None:
-            room.poller.again(near.fileno())
-            room.poller.forget(near.fileno())
+            relay_thread.poller.again(near.fileno())
+            relay_thread.poller.forget(near.fileno())
 
-        room.call(leave)
-        room.call(lambda: None)
+        relay_thread.call(leave)
+        relay_thread.call(lambda: None)
         assert len(masks) == 2

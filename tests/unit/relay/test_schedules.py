@@ -12,15 +12,16 @@ import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from egress_router.relay.dataplane import End, Forwarding, Identity, Sums
+from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.tunnel import REASONS, CloseReason, Closing
 from tests.serving import LOOPS, listening
-from tests.unit.relay.room import Room
+from tests.unit.relay.relay_thread import RelayThread
 from tests.unit.relay.test_tunnel import reset
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from egress_router.relay._plane import Failures, Target
+    from egress_router.relay.news import End, Identity, Sums
     from egress_router.relay.tunnel import Tunnel
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))  # `make fuzz` takes longer
@@ -89,7 +90,7 @@ class Model:
         self.allowed: set[CloseReason] = set()
         self.closing: Closing | None = None
 
-    def step(self, dice: random.Random, room: Room) -> None:
+    def step(self, dice: random.Random, relay_thread: RelayThread) -> None:
         here = dice.choice([self.client, self.server])
         what = dice.random()
         if what < 0.45:
@@ -105,11 +106,11 @@ class Model:
             here.reset()
         elif what < 0.993 and self.tunnel is not None:
             self.allowed.add(CloseReason.CLOSED)
-            room.call(self.tunnel.close)
+            relay_thread.call(self.tunnel.close)
 
     def finish(self) -> None:
         """Let both sides end, and read to the end."""
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + PATIENCE
         while not all(side.at_end or side.gone for side in (self.client, self.server)):
             assert time.monotonic() < limit, f"stuck: {self}"
             for side in (self.client, self.server):
@@ -143,9 +144,9 @@ class Model:
 class Maker(Forwarding):
     """Makes connections through the data plane: accepted there, or handed over."""
 
-    def __init__(self, room: Room, *, tells: bool = True) -> None:
+    def __init__(self, relay_thread: RelayThread, *, tells: bool = True) -> None:
         super().__init__(10.0, 60.0, 0, tells)
-        self.room = room
+        self.relay_thread = relay_thread
         self.sums: list[Sums] = []
         self.answers = 0
         self.accepted: dict[str, Model] = {}
@@ -154,8 +155,8 @@ class Maker(Forwarding):
         self.listener = listening()
         self.port = self.listener.getsockname()[1]
         target = (ip_address("127.0.0.1"), self.server.getsockname()[1])
-        room.call(lambda: room.plane.aim(self, (target,), 1))
-        room.call(lambda: room.plane.listen(self.listener, self))
+        relay_thread.call(lambda: relay_thread.plane.aim(self, (target,), 1))
+        relay_thread.call(lambda: relay_thread.plane.listen(self.listener, self))
 
     def connected(self, client: str, target: Target, seconds: float, failures: Failures, _: Identity) -> None:
         assert (str(target[0]), failures) == ("127.0.0.1", ())
@@ -195,8 +196,8 @@ class Maker(Forwarding):
         """See that what was not told one by one is in the sums."""
 
     def end(self) -> None:
-        self.room.call(lambda: self.room.plane.stop_listening(self.listener))
-        self.room.call(self.room.plane.catch_up)
+        self.relay_thread.call(lambda: self.relay_thread.plane.stop_listening(self.listener))
+        self.relay_thread.call(self.relay_thread.plane.catch_up)
         self.server.close()
         self.check()
 
@@ -204,8 +205,8 @@ class Maker(Forwarding):
 class SilentMaker(Maker):
     """Its connections are only added up, but for a failed one and the next three after it."""
 
-    def __init__(self, room: Room) -> None:
-        super().__init__(room, tells=False)
+    def __init__(self, relay_thread: RelayThread) -> None:
+        super().__init__(relay_thread, tells=False)
         self.done: list[Model] = []
         self.told: list[Model] = []
 
@@ -240,28 +241,28 @@ class SilentMaker(Maker):
 class TunnelMaker:
     """Hands two connected sockets over."""
 
-    def __init__(self, room: Room, dice: random.Random) -> None:
-        self.room = room
+    def __init__(self, relay_thread: RelayThread, dice: random.Random) -> None:
+        self.relay_thread = relay_thread
         self.dice = dice
 
     def make(self) -> Model:
         # With little room in the kernel a direction blocks long before it counts as bulk.
-        client, server, tunnel = self.room.tunnel(room_bytes=self.dice.choice([None, 4_096, 50_000]))
+        client, server, tunnel = self.relay_thread.tunnel(send_buffer=self.dice.choice([None, 4_096, 50_000]))
         return Model(client, server, tunnel)
 
     def has_told(self, model: Model) -> bool:
-        if model.tunnel is not None and model.tunnel in self.room.closed:
-            model.closing = self.room.closed.pop(model.tunnel)
+        if model.tunnel is not None and model.tunnel in self.relay_thread.closed:
+            model.closing = self.relay_thread.closed.pop(model.tunnel)
         return model.closing is not None
 
     def end(self) -> None: ...
 
 
-def act(model: Model, dice: random.Random, room: Room) -> bool:
+def act(model: Model, dice: random.Random, relay_thread: RelayThread) -> bool:
     """Take some steps; return whether the connection is still to be used."""
     try:
         for _ in range(dice.randrange(1, 20)):
-            model.step(dice, room)
+            model.step(dice, relay_thread)
         if dice.random() < 0.05:
             model.finish()
             return False
@@ -276,8 +277,8 @@ def test_random_schedules_are_relayed_to_the_byte() -> None:
     seed = random.randrange(1 << 32)
     dice = random.Random(seed)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure
-    with contextlib.closing(Room(*LOOPS["own"]())) as room:
-        makers = TunnelMaker(room, dice), Maker(room), SilentMaker(room)
+    with contextlib.closing(RelayThread(*LOOPS["own"]())) as relay_thread:
+        makers = TunnelMaker(relay_thread, dice), Maker(relay_thread), SilentMaker(relay_thread)
         models: list[tuple[Model, TunnelMaker | Maker]] = []
         end = time.monotonic() + FUZZ_SECONDS
         while time.monotonic() < end or models:
@@ -286,7 +287,7 @@ def test_random_schedules_are_relayed_to_the_byte() -> None:
                 models.append((maker.make(), maker))
             model, maker = one = dice.choice(models)
             going = time.monotonic() < end
-            if act(model, dice, room) and going:
+            if act(model, dice, relay_thread) and going:
                 continue
             models.remove(one)
             settle(model)
@@ -296,8 +297,8 @@ def test_random_schedules_are_relayed_to_the_byte() -> None:
                 model.check()
         for maker in makers:
             maker.end()
-        assert room.plane.open_connections() == 0
-        assert room.plane.pipes_lent == 0
+        assert relay_thread.plane.open_connections() == 0
+        assert relay_thread.plane.pipes_lent == 0
 
 
 def settle(model: Model) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
-from egress_router.relay.dataplane import Limits, Sums
+from egress_router.relay.dataplane import Limits
 from tests.unit.relay.test_forwarding import FULL, NO_ADDRESS, Line, Router
 from tests.waiting import until
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from egress_router.relay._plane import Target
-    from tests.unit.relay.room import Room
+    from egress_router.relay.news import Sums
+    from tests.unit.relay.relay_thread import RelayThread
 
 TROUBLED = 3  # of plane.h
 
@@ -52,8 +53,8 @@ class Silent(Line):
 
 
 @pytest.fixture
-def router(room: Room) -> Iterator[Router]:
-    with contextlib.closing(Router(room)) as made:
+def router(relay_thread: RelayThread) -> Iterator[Router]:
+    with contextlib.closing(Router(relay_thread)) as made:
         yield made
 
 
@@ -73,7 +74,7 @@ def test_a_line_that_does_not_tell_adds_up(router: Router) -> None:
     router.listen(line, "127.0.0.1")
     for _ in range(20):
         exchange(router, "127.0.0.1")
-    router.room.call(router.plane.catch_up)
+    router.relay_thread.call(router.plane.catch_up)
     until(lambda: line.lives() == 20)
     assert (line.heard, line.ends) == ([], [])
     assert line.connects() == 20
@@ -101,7 +102,7 @@ def test_many_short_connections_are_few_records(router: Router) -> None:
             router.servers["127.0.0.1"].accept()[0].close()
         until(lambda: router.plane.open_connections() == 0)
 
-    router.room.call(busy)
+    router.relay_thread.call(busy)
     until(lambda: line.lives() == 100)
     assert line.first_bytes() == 0, "a destination said nothing"
     assert len(line.sums) <= 3
@@ -116,7 +117,7 @@ def test_an_address_that_failed_is_told_of_until_it_is_like_the_others(router: R
     until(lambda: len(line.ends) == 1)
     assert [len(failures) for _, _, failures in line.heard] == [1]
     assert line.sums == []
-    router.room.call(lambda: router.plane.aim(line, router.targets("127.0.0.2"), 1))
+    router.relay_thread.call(lambda: router.plane.aim(line, router.targets("127.0.0.2"), 1))
     assert router.served_by() == "127.0.0.2"
     until(lambda: line.lives() == 1)
     assert len(line.heard) == 1
@@ -141,29 +142,30 @@ def test_successes_after_a_failure_are_told_one_by_one(router: Router) -> None:
         assert len(line.heard) == TROUBLED
 
 
-def test_refusals_are_added_up_by_reason(room: Room) -> None:
+def test_refusals_are_added_up_by_reason(relay_thread: RelayThread) -> None:
     limits = Limits(1, possible=5, maximum_per_client=None, counts=memoryview(array("i", [0])), slot=0)
-    with contextlib.closing(Router(room, limits)) as router:
-        line = Silent(connect_seconds=0.2)
+    with contextlib.closing(Router(relay_thread, limits)) as router:
+        line = Silent()
         router.listen(line)
         waiting = router.client()
         until(lambda: line.asked == 1)
         for _ in range(3):
             assert router.client().recv(1) == b""
+        router.relay_thread.call(lambda: router.plane.aim(line, (), 0))
         assert waiting.recv(1) == b""
         until(lambda: line.refused() == {FULL: 3, NO_ADDRESS: 1})
         assert line.connects() == line.lives() == 0
         assert line.ends == []
 
 
-def test_what_was_not_read_yet_is_told_at_the_end(room: Room) -> None:
+def test_what_was_not_read_yet_is_told_at_the_end(relay_thread: RelayThread) -> None:
     limits = Limits(9, possible=9, maximum_per_client=None, counts=memoryview(array("i", [0])), slot=0)
-    with contextlib.closing(Router(room, limits)) as router:
+    with contextlib.closing(Router(relay_thread, limits)) as router:
         line = Silent()
         router.listen(line, "127.0.0.1")
         client = router.client()
         with router.servers["127.0.0.1"].accept()[0]:
-            router.room.call(lambda: router.plane.close([line]))
+            router.relay_thread.call(lambda: router.plane.close([line]))
             assert (line.connects(), line.lives()) == (1, 1)
             with pytest.raises(ConnectionResetError):
                 client.recv(1)

@@ -16,7 +16,7 @@ import pytest
 
 from egress_router.relay.tunnel import CloseReason
 from tests.serving import LOOPS
-from tests.unit.relay.room import Room, pair
+from tests.unit.relay.relay_thread import RelayThread, pair
 from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
@@ -91,42 +91,42 @@ def expected(seed: int, count: int) -> tuple[int, str]:
     return count, hashlib.blake2b(b"".join(noise(seed, count))).hexdigest()
 
 
-def test_bytes_go_both_ways_and_are_counted(room: Room) -> None:
-    client, server, tunnel = room.tunnel()
+def test_bytes_go_both_ways_and_are_counted(relay_thread: RelayThread) -> None:
+    client, server, tunnel = relay_thread.tunnel()
     client.sendall(b"question")
     assert read_exactly(server, 8) == b"question"
     server.sendall(b"the answer")
     assert read_exactly(client, 10) == b"the answer"
-    room.call(room.registry.snapshot)
-    assert room.call(lambda: (tunnel.sent, tunnel.received)) == (8, 10)
-    assert (room.sent.value, room.received.value) == (8, 10)
+    relay_thread.call(relay_thread.registry.snapshot)
+    assert relay_thread.call(lambda: (tunnel.sent, tunnel.received)) == (8, 10)
+    assert (relay_thread.sent.value, relay_thread.received.value) == (8, 10)
     client.close()
     assert server.recv(1) == b""
     server.close()
-    closing = room.closing()
+    closing = relay_thread.closing()
     assert (closing.reason, closing.sent, closing.received) == (CloseReason.FINISHED, 8, 10)
     assert closing.seconds >= 0
 
 
-def test_what_was_read_before_the_tunnel_goes_first(room: Room) -> None:
-    client, server, _ = room.tunnel(to_upstream=b"head ", to_client=b"greeting ")
+def test_what_was_read_before_the_tunnel_goes_first(relay_thread: RelayThread) -> None:
+    client, server, _ = relay_thread.tunnel(to_upstream=b"head ", to_client=b"greeting ")
     client.sendall(b"body")
     server.sendall(b"rest")
     assert read_exactly(server, 9) == b"head body"
     assert read_exactly(client, 13) == b"greeting rest"
 
 
-def test_the_end_behind_the_last_bytes_is_passed_on(room: Room) -> None:
+def test_the_end_behind_the_last_bytes_is_passed_on(relay_thread: RelayThread) -> None:
     for _ in range(50):
-        client, server, _ = room.tunnel()
+        client, server, _ = relay_thread.tunnel()
         server.sendall(b"all of the answer")
         server.close()
         assert read_all(client) == b"all of the answer"
         client.close()
 
 
-def test_half_close_lets_the_answer_through(room: Room) -> None:
-    client, server, _ = room.tunnel()
+def test_half_close_lets_the_answer_through(relay_thread: RelayThread) -> None:
+    client, server, _ = relay_thread.tunnel()
     client.sendall(b"all I have to say")
     client.shutdown(socket.SHUT_WR)
     assert read_all(server) == b"all I have to say"
@@ -134,22 +134,22 @@ def test_half_close_lets_the_answer_through(room: Room) -> None:
     assert read_exactly(client, 13) == b"a late answer"
     server.close()
     assert client.recv(1) == b""
-    assert room.closing().reason is CloseReason.FINISHED
+    assert relay_thread.closing().reason is CloseReason.FINISHED
 
 
-def test_the_upstream_may_half_close_first(room: Room) -> None:
-    client, server, _ = room.tunnel()
+def test_the_upstream_may_half_close_first(relay_thread: RelayThread) -> None:
+    client, server, _ = relay_thread.tunnel()
     server.shutdown(socket.SHUT_WR)
     assert client.recv(1) == b""
     client.sendall(b"still here")
     client.close()
     assert read_all(server) == b"still here"
-    assert room.closing().reason is CloseReason.FINISHED
+    assert relay_thread.closing().reason is CloseReason.FINISHED
 
 
 @pytest.mark.parametrize("megabytes", [1, 50])
-def test_both_ways_at_once_byte_for_byte(room: Room, megabytes: int) -> None:
-    client, server, _ = room.tunnel()
+def test_both_ways_at_once_byte_for_byte(relay_thread: RelayThread, megabytes: int) -> None:
+    client, server, _ = relay_thread.tunnel()
     count = megabytes * MIB
     answers: list[tuple[int, str]] = []
     with sending(client, noise(1, count)), sending(server, noise(2, count)):
@@ -158,54 +158,59 @@ def test_both_ways_at_once_byte_for_byte(room: Room, megabytes: int) -> None:
         assert digest(client) == expected(2, count)
         reader.join(PATIENCE)
     assert answers == [expected(1, count)]
-    closing = room.closing()
+    closing = relay_thread.closing()
     assert (closing.reason, closing.sent, closing.received) == (CloseReason.FINISHED, count, count)
 
 
-def test_a_slow_reader_stops_the_writer_and_gets_everything(room: Room) -> None:
-    client, server, tunnel = room.tunnel()
-    sent = stuff(server)
+def test_a_slow_reader_stops_the_writer_and_gets_everything(relay_thread: RelayThread) -> None:
+    client, server, tunnel = relay_thread.tunnel()
+    sent = 0
+
+    def is_stopped() -> bool:
+        nonlocal sent
+        sent += stuff(server)
+        return relay_thread.call(lambda: tunnel.received) < sent
+
+    until(is_stopped)
     # What the writer got rid of sits in kernel buffers and at most one pipe, whose size does not grow.
     assert sent < 64 * MIB
-    received = room.call(lambda: tunnel.received)
-    assert received < sent
     server.shutdown(socket.SHUT_WR)
     assert len(read_all(client)) == sent
     client.close()
-    assert room.closing().received == sent
+    assert relay_thread.closing().received == sent
 
 
-def test_messages_after_a_bulk_transfer_arrive_at_once(room: Room) -> None:
+def test_messages_after_a_bulk_transfer_arrive_at_once(relay_thread: RelayThread) -> None:
     """After bulk, small messages are copied again; none may be left in a pipe."""
-    client, server, _ = room.tunnel()
+    client, server, _ = relay_thread.tunnel()
     for size in (3 * MIB, 1, 100, 2 * MIB, 5):
         sender = threading.Thread(target=server.sendall, args=(b"y" * size,))
         sender.start()
         assert len(read_exactly(client, size)) == size
         sender.join()
-    until(lambda: room.plane.pipes_lent == 0)
+    until(lambda: relay_thread.plane.pipes_lent == 0)
 
 
-def test_pipes_come_back_from_tunnels_that_die_with_bytes_in_them(room: Room) -> None:
-    client, server, tunnel = room.tunnel()
+def test_pipes_come_back_from_tunnels_that_die_with_bytes_in_them(relay_thread: RelayThread) -> None:
+    client, server, tunnel = relay_thread.tunnel()
     stuff(server)
 
     def bulk() -> bool:
         # The first bytes are copied: all that fits may have gone before it counts as bulk.
         read_exactly(client, MIB)
         stuff(server)
-        return room.plane.pipes_lent == 1
+        return relay_thread.plane.pipes_lent == 1
 
     until(bulk)
-    room.call(tunnel.close)
-    until(lambda: room.plane.pipes_lent == 0)
+    relay_thread.call(tunnel.close)
+    until(lambda: relay_thread.plane.pipes_lent == 0)
     with pytest.raises(ConnectionResetError):
         read_all(client)
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
-def test_a_reset_is_passed_on_as_a_reset(room: Room, side: str) -> None:
-    client, server, _ = room.tunnel()
+def test_a_reset_is_passed_on_as_a_reset(relay_thread: RelayThread, side: str) -> None:
+    client, server, _ = relay_thread.tunnel()
     ends = {"client": client, "server": server}
     loser = ends.pop(side)
     (other,) = ends.values()
@@ -215,32 +220,32 @@ def test_a_reset_is_passed_on_as_a_reset(room: Room, side: str) -> None:
     with pytest.raises(ConnectionResetError):
         other.recv(1)
     reason = CloseReason.CLIENT_RESET if side == "client" else CloseReason.UPSTREAM_RESET
-    assert room.closing().reason is reason
+    assert relay_thread.closing().reason is reason
 
 
-def test_a_reset_after_a_half_close_is_noticed(room: Room) -> None:
-    client, server, _ = room.tunnel()
+def test_a_reset_after_a_half_close_is_noticed(relay_thread: RelayThread) -> None:
+    client, server, _ = relay_thread.tunnel()
     client.shutdown(socket.SHUT_WR)
     assert server.recv(1) == b""
     reset(client)
-    assert room.closing().reason is CloseReason.CLIENT_RESET
+    assert relay_thread.closing().reason is CloseReason.CLIENT_RESET
     # What a reset is called after the end of the stream (tcp(7)).
     until(lambda: server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
 
 
-def test_a_reset_is_noticed_while_the_other_side_does_not_read(room: Room) -> None:
-    client, server, tunnel = room.tunnel()
+def test_a_reset_is_noticed_while_the_other_side_does_not_read(relay_thread: RelayThread) -> None:
+    client, server, tunnel = relay_thread.tunnel()
     stuff(server)
-    assert room.call(lambda: tunnel.received) > 0
+    until(lambda: relay_thread.call(lambda: tunnel.received) > 0)
     reset(server)
-    assert room.closing().reason is CloseReason.UPSTREAM_RESET
+    assert relay_thread.closing().reason is CloseReason.UPSTREAM_RESET
     with pytest.raises(ConnectionResetError):
         read_all(client)
 
 
-def test_the_answer_of_a_server_that_refuses_half_way_arrives(room: Room) -> None:
+def test_the_answer_of_a_server_that_refuses_half_way_arrives(relay_thread: RelayThread) -> None:
     """It answers and closes with the request unread, which resets the connection under the request."""
-    client, server, _ = room.tunnel()
+    client, server, _ = relay_thread.tunnel()
     client.sendall(b"z" * 100_000)
     until(lambda: server.recv(1, socket.MSG_PEEK))
     server.sendall(b"413 too large")
@@ -248,9 +253,9 @@ def test_the_answer_of_a_server_that_refuses_half_way_arrives(room: Room) -> Non
     assert read_exactly(client, 13) == b"413 too large"
 
 
-def test_urgent_data_does_not_stall_what_follows(room: Room) -> None:
+def test_urgent_data_does_not_stall_what_follows(relay_thread: RelayThread) -> None:
     """Often enough that both sides of the urgent mark come with one edge, too."""
-    client, server, _ = room.tunnel()
+    client, server, _ = relay_thread.tunnel()
     for _ in range(200):
         client.sendall(b"abc")
         client.send(b"!", socket.MSG_OOB)
@@ -258,10 +263,10 @@ def test_urgent_data_does_not_stall_what_follows(room: Room) -> None:
         assert read_exactly(server, 6) == b"abcdef"
 
 
-def test_urgent_data_in_the_middle_of_bulk_stalls_and_cuts_nothing(room: Room) -> None:
+def test_urgent_data_in_the_middle_of_bulk_stalls_and_cuts_nothing(relay_thread: RelayThread) -> None:
     """splice(2) does not get past an urgent mark, and takes it for the end where that is behind it."""
     for _ in range(5):
-        client, server, _ = room.tunnel()
+        client, server, _ = relay_thread.tunnel()
 
         def send() -> None:
             client.sendall(b"a" * (5 * MIB))  # noqa: B023
@@ -275,11 +280,10 @@ def test_urgent_data_in_the_middle_of_bulk_stalls_and_cuts_nothing(room: Room) -
         sender.join(PATIENCE)
 
 
-def test_an_idle_tunnel_ends(room: Room) -> None:
-    client, server, _ = room.tunnel(idle=0.3)
-    client.sendall(b"the last for long")
+def test_an_idle_tunnel_ends(relay_thread: RelayThread) -> None:
+    client, server, _ = relay_thread.tunnel(idle=0.3, to_upstream=b"the last for long")
     assert read_exactly(server, 17) == b"the last for long"
-    closing = room.closing()
+    closing = relay_thread.closing()
     assert closing.reason is CloseReason.IDLE
     assert closing.seconds >= 0.3
     assert client.recv(1) == b""
@@ -287,25 +291,26 @@ def test_an_idle_tunnel_ends(room: Room) -> None:
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
-def test_a_byte_either_way_puts_the_idle_time_off(room: Room, side: str) -> None:
-    client, server, _ = room.tunnel(idle=1.5)
+def test_a_byte_either_way_puts_the_idle_time_off(relay_thread: RelayThread, side: str) -> None:
+    client, server, _ = relay_thread.tunnel(idle=1.5)
     began = time.monotonic()
     sender, receiver = (client, server) if side == "client" else (server, client)
     until(lambda: time.monotonic() > began + 0.5)
     sender.sendall(b"x")
     assert receiver.recv(1) == b"x"
-    assert room.closing().seconds >= 0.5 + 1.5
-    assert room.closings[0].reason is CloseReason.IDLE
+    assert relay_thread.closing().seconds >= 0.5 + 1.5
+    assert relay_thread.closings[0].reason is CloseReason.IDLE
 
 
 def test_a_quiet_tunnel_has_its_peers_probed_and_ends_in_time() -> None:
-    with contextlib.closing(Room(*LOOPS["own"](), quiet=0.3)) as room:
-        client, server, _ = room.tunnel(idle=2.0)
-        assert not any(map(is_probed, room.inner))
-        until(lambda: all(map(is_probed, room.inner)))
+    with contextlib.closing(RelayThread(*LOOPS["own"](), quiet=0.3)) as relay_thread:
+        began = time.monotonic()
+        client, server, _ = relay_thread.tunnel(idle=2.0)
+        until(lambda: all(map(is_probed, relay_thread.inner)))
+        assert time.monotonic() - began >= 0.3, "not before it was quiet"
         client.sendall(b"not dead yet")
         assert read_exactly(server, 12) == b"not dead yet"
-        assert room.closing().seconds >= 0.3 + 2.0
+        assert relay_thread.closing().seconds >= 0.3 + 2.0
         assert client.recv(1) == b""
 
 
@@ -314,47 +319,51 @@ def is_probed(descriptor: int) -> int:
         return same.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-def test_close_resets_both_peers_once(room: Room) -> None:
-    client, server, tunnel = room.tunnel()
-    room.call(tunnel.close)
-    room.call(tunnel.close)
+def test_close_resets_both_peers_once(relay_thread: RelayThread) -> None:
+    client, server, tunnel = relay_thread.tunnel()
+    relay_thread.call(tunnel.close)
+    relay_thread.call(tunnel.close)
     for end in (client, server):
         with pytest.raises(ConnectionResetError):
             end.recv(1)
-    assert room.closing().reason is CloseReason.CLOSED
+    assert relay_thread.closing().reason is CloseReason.CLOSED
 
 
-def test_sockets_that_are_watched_already_are_taken_over(room: Room) -> None:
+def test_sockets_that_are_watched_already_are_taken_over(relay_thread: RelayThread) -> None:
     client, inner_client = pair()
     inner_server, server = pair()
     edges: list[int] = []
     for sock in (inner_client, inner_server):
         sock.setblocking(False)
-    room.call(lambda: room.poller.add(inner_client.fileno(), edges.append))
+    relay_thread.call(lambda: relay_thread.poller.add(inner_client.fileno(), edges.append))
     client.sendall(b"seen before the tunnel")
     until(lambda: edges and edges[-1] & select.EPOLLIN)
-    tunnel = room.call(lambda: room.relay.start(inner_client, inner_server, 60, room.closings.append))
+    tunnel = relay_thread.call(
+        lambda: relay_thread.relay.start(inner_client, inner_server, 60, relay_thread.closings.append)
+    )
     assert read_exactly(server, 22) == b"seen before the tunnel"
-    room.call(tunnel.close)
+    relay_thread.call(tunnel.close)
     client.close()
     server.close()
 
 
-def test_a_socket_that_the_kernel_does_not_watch_ends_the_tunnel(room: Room, tmp_path: Path) -> None:
+def test_a_socket_that_the_kernel_does_not_watch_ends_the_tunnel(
+    relay_thread: RelayThread, tmp_path: Path
+) -> None:
     """As it does without memory for one more (epoll_ctl(2)); here because a file cannot be waited for."""
     client, inner_client = pair()
     other = socket.socket()
     with (tmp_path / "file").open("wb") as file:
         os.dup2(file.fileno(), other.fileno())
-    room.call(lambda: room.relay.start(inner_client, other, 60, room.closings.append))
-    assert room.closing().reason is CloseReason.CLOSED
+    relay_thread.call(lambda: relay_thread.relay.start(inner_client, other, 60, relay_thread.closings.append))
+    assert relay_thread.closing().reason is CloseReason.CLOSED
     with client, pytest.raises(ConnectionResetError):
         client.recv(1)
 
 
-def test_one_bulk_tunnel_leaves_turns_to_the_others(room: Room) -> None:
-    bulk_client, bulk_server, _ = room.tunnel()
-    client, server, _ = room.tunnel()
+def test_one_bulk_tunnel_leaves_turns_to_the_others(relay_thread: RelayThread) -> None:
+    bulk_client, bulk_server, _ = relay_thread.tunnel()
+    client, server, _ = relay_thread.tunnel()
     stop = threading.Event()
 
     def flood() -> None:
@@ -379,9 +388,9 @@ def test_one_bulk_tunnel_leaves_turns_to_the_others(room: Room) -> None:
     threads[1].join(PATIENCE)
 
 
-def test_hundreds_of_short_connections(room: Room) -> None:
+def test_hundreds_of_short_connections(relay_thread: RelayThread) -> None:
     for _ in range(500):
-        client, server, _ = room.tunnel()
+        client, server, _ = relay_thread.tunnel()
         client.sendall(b"q")
         client.shutdown(socket.SHUT_WR)
         assert read_all(server) == b"q"
@@ -389,5 +398,5 @@ def test_hundreds_of_short_connections(room: Room) -> None:
         server.close()
         assert read_all(client) == b"a"
         client.close()
-    until(lambda: len(room.closings) == 500)
-    assert {closing.reason for closing in room.closings} == {CloseReason.FINISHED}
+    until(lambda: len(relay_thread.closings) == 500)
+    assert {closing.reason for closing in relay_thread.closings} == {CloseReason.FINISHED}

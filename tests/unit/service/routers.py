@@ -23,7 +23,7 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +51,28 @@ def connections_at(port: int) -> int:
         for line in Path(f"/proc/net/{name}").read_text().splitlines()
     ]
     return sum(row[1].endswith(at) and row[3] in {"01", "08"} for row in rows)  # ESTABLISHED, CLOSE_WAIT
+
+
+def holders(client_port: int, pids: Iterable[int]) -> set[int]:
+    """Return which of these processes have the other end of a connection from a port of this machine."""
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()
+    ]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[2].endswith(f":{client_port:04X}")}
+    return {pid for pid in pids if sockets & opened(pid)}
+
+
+def opened(pid: int) -> set[str]:
+    """Return what a process has open, apart from the standard streams and what it closes meanwhile."""
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        if int(each.name) < 3:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(each.readlink()))
+    return found
 
 
 def lowest_free_descriptor(pid: int) -> int:

@@ -12,68 +12,71 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.metrics import Registry
-from egress_router.relay.dataplane import DataPlane, End, Forwarding, Limits, Pair
+from egress_router.relay.dataplane import DataPlane, Forwarding, Limits, Pair
 from egress_router.service.accept_pauses import AcceptPauses
 from tests.serving import LOOPS, listening
-from tests.unit.relay.room import Room
+from tests.unit.relay.relay_thread import RelayThread
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from egress_router.relay.news import Arrival, End
 
-class Entrance(Forwarding):
+
+class Acceptor(Forwarding):
     """A port whose connections are handed over."""
 
-    def __init__(self, door: Door, port: int) -> None:
+    def __init__(self, accepting: AcceptingPlane, port: int) -> None:
         super().__init__(0.0, 0.0, 0, False, True)
-        self.door = door
+        self.accepting = accepting
         self.port = port
 
-    def accepted(self, client: tuple[str, int], place: Pair, descriptor: int, early: bytes) -> None:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor)
-        self.door.entered.append((sock, *client, self.port))
-        self.door.early += early
-        self.door.places.append(place)
+    def accepted(self, arrival: Arrival) -> None:
+        family, kind = socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+        sock = socket.socket(family, kind, 0, arrival.descriptor)
+        self.accepting.entered.append((sock, *arrival.client, self.port))
+        self.accepting.early += arrival.early
+        self.accepting.places.append(arrival.place)
 
     def ended(self, end: End) -> None:
         os.close(end.given)
-        self.door.turned_away.append(end.reason)
+        self.accepting.turned_away.append(end.reason)
 
 
-class Door:
+class AcceptingPlane:
     """A data plane that hands over what it accepts."""
 
-    def __init__(self, room: Room, limits: Limits | None = None) -> None:
-        self.room = room
+    def __init__(self, relay_thread: RelayThread, limits: Limits | None = None) -> None:
+        self.relay_thread = relay_thread
         self.registry = Registry()
         self.entered: list[tuple[socket.socket, str, int, int]] = []
         self.places: list[Pair] = []
         self.early = b""
         self.turned_away: list[int] = []
-        self.plane = room.call(lambda: DataPlane(room.loop, limits))
+        self.plane = relay_thread.call(lambda: DataPlane(relay_thread.loop, limits))
         self.plane.tell_pauses(AcceptPauses(self.registry))
 
     def listen(self, **listeners: socket.socket) -> None:
         by_port = {int(name.removeprefix("p")): each for name, each in listeners.items()}
-        self.room.call(lambda: self.plane.listen_on(by_port, partial(Entrance, self)))
+        self.relay_thread.call(lambda: self.plane.listen_on(by_port, partial(Acceptor, self)))
 
     def stop(self) -> None:
         """In the loop's turn."""
-        self.plane.listen_on({}, partial(Entrance, self))
+        self.plane.listen_on({}, partial(Acceptor, self))
         self.plane.catch_up()
 
     def close(self) -> None:
-        self.room.call(self.stop)
-        self.room.call(self.plane.close)
+        self.relay_thread.call(self.stop)
+        self.relay_thread.call(self.plane.close)
         for sock, *_ in self.entered:
             sock.close()
-        self.room.close()
+        self.relay_thread.close()
 
 
 @pytest.fixture(params=sorted(LOOPS))
-def door(request: pytest.FixtureRequest) -> Iterator[Door]:
-    made = Door(Room(*LOOPS[request.param]()))
+def accepting(request: pytest.FixtureRequest) -> Iterator[AcceptingPlane]:
+    made = AcceptingPlane(RelayThread(*LOOPS[request.param]()))
     yield made
     made.close()
 
@@ -94,41 +97,41 @@ def port_of(listener: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_connection_comes_ready_for_the_relay(door: Door, host: str) -> None:
+def test_a_connection_comes_ready_for_the_relay(accepting: AcceptingPlane, host: str) -> None:
     listener = listening()
-    door.listen(p8080=listener)
+    accepting.listen(p8080=listener)
     with socket.create_connection((host, port_of(listener))) as peer:
-        until(lambda: door.entered)
-        sock, client, client_port, port = door.entered[0]
+        until(lambda: accepting.entered)
+        sock, client, client_port, port = accepting.entered[0]
         assert (client, client_port, port) == (host, peer.getsockname()[1], 8080)
         assert not sock.getblocking()
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_ports_come_and_go_without_touching_the_others(door: Door) -> None:
+def test_ports_come_and_go_without_touching_the_others(accepting: AcceptingPlane) -> None:
     first, second, third = listening(), listening(), listening()
     ports = [port_of(each) for each in (first, second, third)]
-    door.listen(p1=first, p2=second)
-    door.listen(p2=second, p3=third)
+    accepting.listen(p1=first, p2=second)
+    accepting.listen(p2=second, p3=third)
     assert first.fileno() == -1
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", ports[0]))
     for port in ports[1:]:
         socket.create_connection(("127.0.0.1", port)).close()
-    until(lambda: [port for *_, port in door.entered] == [2, 3])
+    until(lambda: [port for *_, port in accepting.entered] == [2, 3])
 
 
-def test_a_new_socket_for_a_known_port_replaces_the_old_one(door: Door) -> None:
+def test_a_new_socket_for_a_known_port_replaces_the_old_one(accepting: AcceptingPlane) -> None:
     old, new = listening(), listening()
     port = port_of(new)
-    door.listen(p1=old)
-    door.listen(p1=new)
+    accepting.listen(p1=old)
+    accepting.listen(p1=new)
     assert old.fileno() == -1
     with socket.create_connection(("127.0.0.1", port)):
-        until(lambda: door.entered)
+        until(lambda: accepting.entered)
 
 
-def test_stopping_takes_in_those_who_wait_at_the_door(door: Door) -> None:
+def test_stopping_takes_in_those_who_wait_at_the_door(accepting: AcceptingPlane) -> None:
     listener = listening()
     address = ("127.0.0.1", port_of(listener))
     with contextlib.ExitStack() as stack:
@@ -137,21 +140,21 @@ def test_stopping_takes_in_those_who_wait_at_the_door(door: Door) -> None:
             # Inside the loop's turn: nothing can be accepted in between.
             for _ in range(100):
                 stack.enter_context(socket.create_connection(address))
-            door.stop()
+            accepting.stop()
 
-        door.listen(p1=listener)
-        door.room.call(knock_and_stop)
-        assert len(door.entered) == 100
+        accepting.listen(p1=listener)
+        accepting.relay_thread.call(knock_and_stop)
+        assert len(accepting.entered) == 100
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
 
 
 def test_exhausted_descriptors_pause_accepting_with_one_line(
-    door: Door, caplog: pytest.LogCaptureFixture
+    accepting: AcceptingPlane, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = listening()
     address = ("127.0.0.1", port_of(listener))
-    door.listen(p1=listener)
+    accepting.listen(p1=listener)
     with contextlib.ExitStack() as stack, caplog.at_level(logging.INFO):
         clients = [stack.enter_context(socket.socket()) for _ in range(20)]
         lowest = os.dup(0)
@@ -160,34 +163,36 @@ def test_exhausted_descriptors_pause_accepting_with_one_line(
             for client in clients:
                 client.connect(address)
             until(lambda: "accepting pauses" in caplog.messages)
-            assert door.entered == []
-        until(lambda: len(door.entered) == 20)
+            assert accepting.entered == []
+        until(lambda: len(accepting.entered) == 20)
         until(lambda: "accepting goes on" in caplog.messages)
     assert caplog.messages == ["accepting pauses", "accepting goes on"]
-    assert door.registry.snapshot()["accept_pauses_total"].numbers == {(): 1}
+    assert accepting.registry.snapshot()["accept_pauses_total"].numbers == {(): 1}
 
 
-def test_what_has_come_already_comes_with_the_socket(door: Door) -> None:
+def test_what_has_come_already_comes_with_the_socket(accepting: AcceptingPlane) -> None:
     listener = listening()
     address = ("127.0.0.1", port_of(listener))
     with socket.create_connection(address) as client:
         client.sendall(b"GET / HTTP/1.1")
-        door.listen(p1=listener)
-        until(lambda: door.entered)
-        assert door.early == b"GET / HTTP/1.1"
+        accepting.listen(p1=listener)
+        until(lambda: accepting.entered)
+        assert accepting.early == b"GET / HTTP/1.1"
 
 
 def test_a_place_is_kept_until_it_is_given_back() -> None:
     counts = memoryview(array("i", [0]))
-    with contextlib.closing(Door(Room(*LOOPS["own"]()), Limits(1, 1, None, counts, 0))) as door:
+    with contextlib.closing(
+        AcceptingPlane(RelayThread(*LOOPS["own"]()), Limits(1, 1, None, counts, 0))
+    ) as accepting:
         listener = listening()
         address = ("127.0.0.1", port_of(listener))
-        door.listen(p1=listener)
+        accepting.listen(p1=listener)
         with socket.create_connection(address), socket.create_connection(address):
-            until(lambda: (len(door.entered), door.turned_away) == (1, [12]))
-        door.entered[0][0].close()
+            until(lambda: (len(accepting.entered), accepting.turned_away) == (1, [12]))
+        accepting.entered[0][0].close()
         assert counts[0] == 1
-        door.room.call(lambda: door.plane.cut(door.places[0]))
+        accepting.relay_thread.call(lambda: accepting.plane.cut(accepting.places[0]))
         until(lambda: counts[0] == 0)
         with socket.create_connection(address):
-            until(lambda: len(door.entered) == 2)
+            until(lambda: len(accepting.entered) == 2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.standby import simulation
+from tests.unit.standby.simulation.schedules import schedule
+from tests.unit.standby.simulation.world import BrokenError, World
 
 EACH = 50
 
@@ -12,15 +13,15 @@ EACH = 50
 @pytest.mark.parametrize("first", range(0, 1000, EACH))
 def test_schedules(first: int) -> None:
     for seed in range(first, first + EACH):
-        simulation.schedule(seed)
+        schedule(seed)
 
 
 def test_two_open_gates_would_be_noticed() -> None:
-    world = simulation.World(1, 2, has_witness=False)
+    world = World(1, 2, has_witness=False)
     world.until(3.0)
     (active,) = world.active()
     other = next(router for router in world.routers if router is not active)
     other.kernel.armed[10_000] = world.now + 1
     other.kernel.current = 10_000
-    with pytest.raises(simulation.BrokenError, match="opens while"):
+    with pytest.raises(BrokenError, match="opens while"):
         world.opened(other)

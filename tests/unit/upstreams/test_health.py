@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.upstreams.health import INTERVAL, Checks, answers
+from tests.ports import free_port
 from tests.serving import LOOPS
 from tests.waiting import PATIENCE
 
@@ -51,13 +52,13 @@ def test_thousands_of_targets_are_checked_less_often() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_check_ends_with_a_reset(runner: asyncio.Runner, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.create_server((address, 0), family=family) as server:
+    with socket.create_server((address, free_port()), family=family) as server:
         target = (ip_address(address), server.getsockname()[1])
-        assert runner.run(answers(target, 10.0)) is True
+        assert runner.run(answers(target, PATIENCE)) is True
         accepted, _ = server.accept()
         with accepted, pytest.raises(ConnectionResetError):
             accepted.recv(1)
-    assert runner.run(answers(target, 10.0)) is False
+    assert runner.run(answers(target, PATIENCE)) is False
 
 
 def test_a_target_that_never_answers_fails_in_time(runner: asyncio.Runner) -> None:
@@ -77,7 +78,7 @@ def test_a_target_goes_down_and_comes_back(runner: asyncio.Runner) -> None:
             lambda target: changes.put_nowait((target, checks.is_up(target))),
             interval=0.02,
         )
-        with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_server(("127.0.0.1", free_port())) as server:
             target = (LOCAL, server.getsockname()[1])
             checks.watch([target, target])
             assert len(checks) == 1

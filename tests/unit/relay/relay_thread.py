@@ -29,7 +29,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
-class Room:
+class RelayThread:
     """A relay in a thread; the peers of its tunnels are plain blocking sockets in the test."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, quiet: float = QUIET) -> None:
@@ -61,7 +61,7 @@ class Room:
         *,
         to_upstream: bytes = b"",
         to_client: bytes = b"",
-        room_bytes: int | None = None,
+        send_buffer: int | None = None,
     ) -> tuple[socket.socket, socket.socket, Tunnel]:
         """Return the client, the server and the tunnel between them."""
         client, inner_client = pair()
@@ -69,8 +69,8 @@ class Room:
         self._peers += [client, server]
         for sock in (inner_client, inner_server):
             sock.setblocking(False)
-            if room_bytes is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room_bytes)
+            if send_buffer is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.inner = (inner_client.fileno(), inner_server.fileno())
 
         def ended(closing: Closing) -> None:

@@ -27,7 +27,7 @@ def seen(egress: str) -> Own:
     return Own(addresses(), frozenset(), neighbours(egress))
 
 
-class OwnPlaces:
+class OwnAddresses:
     """What `look` says of addresses and neighbours, not older than a few seconds, with the proxy's ports."""
 
     def __init__(self, ports: frozenset[int], look: Callable[[], Own], clock: Clock = SYSTEM) -> None:

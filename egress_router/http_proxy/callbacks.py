@@ -1,4 +1,4 @@
-"""A fault of ours closes the connection in which it shows: otherwise that would stay open for ever."""
+"""Callbacks of a connection: an exception in one closes it; otherwise it would stay open for ever."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Self = TypeVar("Self", bound=Fallible)
 Result = TypeVar("Result")
 
 
-def guarded(method: Callable[[Self], None]) -> Callable[[Self], None]:
-    """Guard a method that somebody else calls back: the poller, a timer."""
+def callback(method: Callable[[Self], None]) -> Callable[[Self], None]:
+    """Mark a method that somebody else calls back: the poller, a timer."""
 
     @functools.wraps(method)
     def call(self: Self) -> None:
@@ -33,8 +33,8 @@ def guarded(method: Callable[[Self], None]) -> Callable[[Self], None]:
     return call
 
 
-def guarded_result(method: Callable[[Self, Result], None]) -> Callable[[Self, Result], None]:
-    """Guard a method that is called back with a result: of a look-up, of a dial."""
+def result_callback(method: Callable[[Self, Result], None]) -> Callable[[Self, Result], None]:
+    """Mark a method that is called back with a result: of a look-up, of a dial."""
 
     @functools.wraps(method)
     def call(self: Self, result: Result) -> None:

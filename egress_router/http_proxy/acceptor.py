@@ -16,7 +16,7 @@ from egress_router.service.connection_limiter import LIMITS, ConnectionLimit
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.worker_state import WorkerState
-    from egress_router.relay.dataplane import End, Pair
+    from egress_router.relay.news import Arrival, End
     from egress_router.service.connection_limiter import ConnectionLimiter
 
 _STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
@@ -57,7 +57,7 @@ class TurnedAway:
             closing.close()
 
 
-class Entrance(Forwarding):
+class Acceptor(Forwarding):
     """One port on which the data plane accepts; on a transparent one clients speak as if to `origin_port`."""
 
     __slots__ = ("_family", "_origin_port", "_port", "_turned_away", "_worker")
@@ -77,13 +77,13 @@ class Entrance(Forwarding):
         self._origin_port = origin_port
         self._family = family
 
-    def accepted(self, client: tuple[str, int], slot: Pair, descriptor: int, early: bytes) -> None:
-        """Serve a client; `early` are the bytes that have come already."""
-        who = Who(*client, self._port)
+    def accepted(self, arrival: Arrival) -> None:
+        """Serve a client."""
+        who = Who(*arrival.client, self._port)
         if self._worker.tells_debug:
             who = self._worker.accounting.accepted(who)
-        sock = self._socket(descriptor)
-        connection = ClientConnection(self._worker, sock, who, slot, early, self._origin_port)
+        sock = self._socket(arrival.descriptor)
+        connection = ClientConnection(self._worker, sock, who, arrival, self._origin_port)
         self._worker.connections.add(connection)
         connection.read_head()
 

@@ -1,0 +1,72 @@
+"""How long connections took to be accepted, read from what the kernel noted (`timing`)."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from egress_router.errors import RefusedError
+from egress_router.kernel.nat import counters, timing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_WORD = 4  # each part of a concatenated key begins at one
+_NANOSECOND = 1e-9
+
+
+class ConnectTime(NamedTuple):
+    """A TCP connection to a local port was accepted after so long."""
+
+    version: int
+    local_port: int
+    seconds: float
+
+
+class ConnectTimes:
+    """Reads what was noted, and tells each connection once."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[bytes, int]] = set()
+
+    def read(self) -> list[ConnectTime]:
+        """Return the connections that were accepted since the last call, as far as they were noted.
+
+        Raises:
+            RefusedError: the kernel does not let this process look.
+        """
+        found: list[ConnectTime] = []
+        seen: set[tuple[bytes, int]] = set()
+        for version in (4, 6):
+            accepted = set(_times(timing.ACCEPTED, version))
+            seen |= accepted
+            if new := accepted - self._told:
+                found += _differences(version, new, dict(_times(timing.ASKED, version)))
+        self._told = seen
+        return found
+
+
+def _differences(
+    version: int, accepted: Iterable[tuple[bytes, int]], asked: dict[bytes, int]
+) -> list[ConnectTime]:
+    """Conntrack may use a number again, and a clock may be set back: such a pair tells nothing."""
+    return [
+        ConnectTime(version, _local_port(key), (time - asked[key]) * _NANOSECOND)
+        for key, time in accepted
+        if asked.get(key, time + 1) <= time
+    ]
+
+
+def _times(what: str, version: int) -> list[tuple[bytes, int]]:
+    try:
+        noted = list(counters.values(timing.name(what, version)))
+    except OSError as error:
+        if error.errno == errno.ENOENT:  # a family without a source has none
+            return []
+        raise RefusedError(f"cannot read the kernel's times ({error.strerror})", "grant NET_ADMIN") from None
+    return [(key, int.from_bytes(value, sys.byteorder)) for key, value in noted]
+
+
+def _local_port(key: bytes) -> int:
+    return int.from_bytes(key[-_WORD : -_WORD + 2], "big")

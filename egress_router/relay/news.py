@@ -1,0 +1,147 @@
+"""What the data plane tells (plane/news.c), and the objects that hear of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egress_router.relay._plane import (
+        Accepted,
+        Answered,
+        Closed,
+        Connected,
+        Failures,
+        Pair,
+        Summed,
+        Target,
+        Times,
+        Wanted,
+    )
+
+    News = Accepted | Answered | Closed | Connected | Summed | Wanted
+
+
+class Identity(NamedTuple):
+    """What tells an accepted connection from others, and its end towards the upstream.
+
+    `source` is empty where there was no connection, or where the line was not told to say it.
+    """
+
+    number: int
+    client_port: int
+    source: str
+    source_port: int
+
+
+UNKNOWN: Final = Identity(0, 0, "", 0)
+
+
+class End(NamedTuple):
+    """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1.
+
+    `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
+    `connect_seconds` is how long a line's connection took to be there.
+    """
+
+    client: str
+    target: Target | None
+    reason: int
+    sent: int
+    received: int
+    seconds: float
+    failures: Failures
+    given: int
+    identity: Identity = UNKNOWN
+    first_byte: float | None = None
+    connect_seconds: float | None = None
+
+
+class Sums(NamedTuple):
+    """What became of connections of a line that were not told one by one, since the last time.
+
+    `sent` and `received` are bytes of those that have ended, `refused` reasons of plane.h and how many
+    clients were closed for each without a connection; the times are counted by LATENCY_BUCKETS and
+    DURATION_BUCKETS.
+    """
+
+    sent: int
+    received: int
+    refused: Sequence[tuple[int, int]]
+    connects: Times
+    lives: Times
+    first_bytes: Times
+
+
+class Arrival(NamedTuple):
+    """A client whom Python serves: its address and port, its place among those admitted, its socket.
+
+    `early` are the bytes that have come already.
+    """
+
+    client: tuple[str, int]
+    place: Pair
+    descriptor: int
+    early: bytes
+
+
+class Connection(Protocol):
+    """What the data plane holds; a subclass of `Pair`."""
+
+    def ended(self, end: End) -> None:
+        """Hear of the end; called once."""
+
+
+class ForwardingLine(Connection, Protocol):
+    """Where the connections of a listening port go; a subclass of `Forwarding`.
+
+    One that was not made to tell each connection hears of them by `summed` and `answered`, and one by one
+    of those that failed to reach an address, or came soon after.
+    """
+
+    def connected(
+        self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
+    ) -> None:
+        """Hear that a client has its connection; its end will be told, too."""
+
+    def summed(self, sums: Sums) -> None:
+        """Hear of many connections at once."""
+
+    def answered(self, target: Target, count: int) -> None:
+        """Hear that a target has answered so many of them."""
+
+    def wanted(self) -> None:
+        """Hear that a client waits for targets, until the next call of `DataPlane.aim`."""
+
+
+class Entrance(Protocol):
+    """A listening port whose connections Python serves; a subclass of `Forwarding` that hands over."""
+
+    def accepted(self, arrival: Arrival) -> None:
+        """Take over a client's socket; `DataPlane.cut` gives its place back."""
+
+    def ended(self, end: End) -> None:
+        """Take over the socket of a client that met a limit."""
+
+
+def tell(record: News) -> None:
+    """Have the object of a record hear of it; mypy tells the kinds of records by their length."""
+    if len(record) == 2:
+        waiting: ForwardingLine = record[0]  # type: ignore[assignment] # what came back is what was given
+        waiting.wanted()
+    elif len(record) == 3:
+        counting: ForwardingLine = record[0]  # type: ignore[assignment]
+        counting.summed(Sums(*record[2]))
+    elif len(record) == 4:
+        serving: ForwardingLine = record[0]  # type: ignore[assignment]
+        serving.answered(record[2], record[3])
+    elif len(record) == 6:
+        entrance: Entrance = record[0]  # type: ignore[assignment]
+        entrance.accepted(Arrival(*record[2:]))
+    elif len(record) == 7:
+        line: ForwardingLine = record[0]  # type: ignore[assignment]
+        line.connected(*record[2:6], Identity(*record[6]))
+    else:
+        connection: Connection = record[0]  # type: ignore[assignment]
+        connection.ended(End(*record[2:10], Identity(*record[10]), *record[11:]))
