@@ -63,14 +63,14 @@ def set_up(intervals: Intervals) -> int:
 
         stay(settings, settings.source, established, intervals)
     elif (
-        established.stand is not None
+        established.standby is not None
         and settings.standby is not None
         # Then the router that comes after it keeps the fence, which is up and closed.
         and settings.mode is not setup_settings.RouterMode.NETWORK
     ):
         from egress_router.standby import server  # noqa: PLC0415
 
-        server.stay(established.stand, settings.standby)
+        server.stay(established.standby, settings.standby)
     elif established.holdings is not None:
         announcements.finish(established.holdings)
     return DONE

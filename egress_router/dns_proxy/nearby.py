@@ -9,7 +9,7 @@ from egress_router.relay.own_connections import save_first_packets
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from egress_router.grammar.address import IPAddress
     from egress_router.upstreams.pool import Target
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 class Nearby:
     """Targets in the cluster. While there have been none, connections cost nothing for it."""
 
-    def __init__(self, egress: str) -> None:
-        """Begin; `egress` is the outside interface."""
+    def __init__(
+        self, egress: str, comes_back: Callable[[IPAddress, Collection[IPAddress]], bool] = comes_back
+    ) -> None:
+        """Begin; `egress` is the outside interface, `comes_back` judges an address by our sources there."""
         self._egress = egress
+        self._comes_back = comes_back
         self._sources: frozenset[IPAddress] = frozenset()
         self._listeners: tuple[socket.socket, ...] = ()
         self._looks = False
@@ -40,7 +43,7 @@ class Nearby:
 
     def of(self, targets: Sequence[Target]) -> frozenset[Target]:
         """Return those of these from where a connection may come back."""
-        found = frozenset(each for each in targets if comes_back(each[0], self._sources))
+        found = frozenset(each for each in targets if self._comes_back(each[0], self._sources))
         if found and not self._looks:
             self._looks = True
             self._look()

@@ -66,9 +66,10 @@ class Host:
         self._holder = self._start_holder()
         self.path = Path(f"/proc/{self._holder.pid}/ns/net")
         self.pid = self._holder.pid
+        self.indexes: dict[str, int] = {}  # of the interfaces that `wiring` made, by their names
         # DGRAM, because asyncio inside pyroute2 takes no RAW socket; netlink knows no difference.
-        wire = self.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
-        self.ipr = IPRoute(fileno=wire.detach())
+        sock = self.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
+        self.ipr = IPRoute(fileno=sock.detach())
         self.ipr.link("set", index=1, state="up")
 
     def _start_holder(self) -> subprocess.Popen[str]:
@@ -160,20 +161,16 @@ class Host:
         Every interface that is up has its carrier (the link watch tells of it a moment later), its link-local
         address, and no address that is still checked for a duplicate.
         """
-        up = {
-            link["index"]
-            for link in self.ipr.get_links()
-            if link["flags"] & _UP and link["index"] != _LOOPBACK
-        }
-        running = {link["index"] for link in self.ipr.get_links() if link["flags"] & _RUNNING}
+        links = [link for link in self.ipr.get_links() if link["index"] != _LOOPBACK]
+        up = {link["index"] for link in links if link["flags"] & _UP}
+        running = {link["index"] for link in links if link["flags"] & _RUNNING}
+        ports = {
+            link["index"] for link in links if link.get_attr("IFLA_MASTER")
+        }  # they have no address of their own
         addresses = list(self.ipr.get_addr(family=socket.AF_INET6))
         local = {each["index"] for each in addresses if each["scope"] == _SCOPE_LINK}
         tentative = any(each.get_attr("IFA_FLAGS") & _TENTATIVE for each in addresses)
-        return up <= running & (local | self._ports()) and not tentative
-
-    def _ports(self) -> set[int]:
-        """Return the ports of switches: they have no address of their own."""
-        return {link["index"] for link in self.ipr.get_links() if link.get_attr("IFLA_MASTER")}
+        return up <= running & (local | ports) and not tentative
 
     def close(self) -> None:
         """End everything in this host, and the host."""

@@ -230,13 +230,13 @@ class Pair(Hosts):
                 if self.is_standby(self.sides[1 - side.number]) and self.ask(side.address):
                     return side
             time.sleep(0.05)
-        said = {each.name: (self.standing(each), list(each.errors)[-8:]) for each in self.sides}
+        said = {each.name: (self.status(each), list(each.errors)[-8:]) for each in self.sides}
         raise RuntimeError(f"no healthy pair within {_HEALTHY_SECONDS} s: {said}")
 
     def told(self, side: Side) -> dict[str, object]:
         """Return what a router that runs says of its group, as soon as it says it."""
         deadline = time.monotonic() + _START_SECONDS
-        while not (known := self.standing(side)):
+        while not (known := self.status(side)):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{side.name} says nothing: {list(side.errors)[-8:]}")
             time.sleep(0.02)
@@ -247,21 +247,21 @@ class Pair(Hosts):
         deadline = time.monotonic() + _START_SECONDS
         while not self.is_standby(side):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"no standby: {self.standing(side)} {list(side.errors)[-8:]}")
+                raise RuntimeError(f"no standby: {self.status(side)} {list(side.errors)[-8:]}")
             time.sleep(0.05)
 
     def is_standby(self, side: Side) -> bool:
-        """Say whether a router could take over at once; with a witness, that names both then."""
-        known = self.standing(side)
+        """Say whether a router could take over at once; with an arbiter, that names both then."""
+        known = self.status(side)
         if known.get("role") != "standby" or not known.get("holder"):
             return False
-        return self.standing(self.sides[1 - side.number]).get("members") in {None, 2}
+        return self.status(self.sides[1 - side.number]).get("members") in {None, 2}
 
     def readiness(self, side: Side) -> str:
         """Return what `/readyz` of a pod says, its status line first."""
         return self._get(side, "/readyz").decode()
 
-    def standing(self, side: Side) -> dict[str, object]:
+    def status(self, side: Side) -> dict[str, object]:
         """Return what `/status` of a router says of its group; nothing where it does not answer."""
         try:
             said = json.loads(self._get(side, "/status").partition(b"\r\n\r\n")[2]).get("standby")

@@ -11,22 +11,26 @@ if TYPE_CHECKING:
 
 _NODAD = 0x02  # IFA_F_NODAD: a laboratory needs no second to find out that it gave an address only once
 
-# No two ends of a cable have the same index: the kernel's link watch then tells of a carrier at once instead
-# of up to a second later (net/core/link_watch.c, linkwatch_urgent_event).
+# No two ends of a cable have the same index (the kernel gives the other one a low number): the link watch
+# then tells of a carrier at once instead of up to a second later (net/core/link_watch.c,
+# linkwatch_urgent_event).
 _INDEXES = itertools.count(100)
 
 
 def cable(one: Host, one_name: str, other: Host, other_name: str) -> None:
     """Lay a cable between two hosts: a veth pair, both ends up."""
-    peer = {"ifname": other_name, "net_ns_pid": other.pid, "index": next(_INDEXES)}
-    one.ipr.link("add", ifname=one_name, kind="veth", index=next(_INDEXES), peer=peer)
+    one.indexes[one_name] = next(_INDEXES)
+    peer = {"ifname": other_name, "net_ns_pid": other.pid}
+    one.ipr.link("add", ifname=one_name, kind="veth", index=one.indexes[one_name], peer=peer)
+    other.indexes[other_name] = _found(other, other_name)
     for host, name in ((one, one_name), (other, other_name)):
         set_up(host, name)
 
 
 def switch(host: Host, name: str, *ports: str) -> None:
     """Build a switch (a bridge) in a host out of ports that it has."""
-    host.ipr.link("add", ifname=name, kind="bridge")
+    host.indexes[name] = next(_INDEXES)
+    host.ipr.link("add", ifname=name, kind="bridge", index=host.indexes[name])
     for port in ports:
         plug(host, name, port)
     set_up(host, name)
@@ -89,5 +93,9 @@ def set_down(host: Host, name: str) -> None:
 
 
 def _index(host: Host, name: str) -> int:
+    return host.indexes[name] if name in host.indexes else _found(host, name)
+
+
+def _found(host: Host, name: str) -> int:
     index: int = host.ipr.link_lookup(ifname=name)[0]
     return index

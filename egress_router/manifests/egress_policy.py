@@ -103,9 +103,12 @@ class _Reader:
 
     def _selector(self, number: int, node: nodes.Node) -> IPNetwork | DnsName | None:
         to = nodes.child(node, "to")
+        before = len(self.problems)
         self._refuse_others(number, to, _SELECTORS)
         given = [key for key, _ in nodes.entries(to) if key in _SELECTORS]
         if len(given) != 1:
+            if len(self.problems) > before:  # what stands in its place is named
+                return None
             self._complain(to or node, f"expected `to` with one of {' or '.join(_SELECTORS)}", number)
             return None
         word = nodes.word(nodes.child(to, given[0]))

@@ -32,7 +32,7 @@ from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
 from egress_router.setup import nat_rules
 from egress_router.standby.agent import DRAIN_SECONDS
-from egress_router.standby.assembly import assemble
+from egress_router.standby.server import assemble
 from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
@@ -231,6 +231,6 @@ def _resolver(settings: SetupSettings, registry: Registry, known: Resolved) -> R
 
 def _agent(settings: SetupSettings, established: Established) -> Agent | None:
     """Return what decides whether this router of a group is active; None where it is alone."""
-    if established.stand is None or settings.standby is None:
+    if established.standby is None or settings.standby is None:
         return None
-    return assemble(established.stand, settings.standby)
+    return assemble(established.standby, settings.standby)

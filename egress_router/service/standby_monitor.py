@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
     from egress_router.service.mode import Json
 
-DOOR = "\0egress-router-standby"
+SOCKET_NAME = "\0egress-router-standby"
 HAND_OVER = b"hand over"
 STANDING_BY = "standing by; "
 HELD_BY = " is held by "
@@ -93,33 +93,33 @@ def is_good_standby(problem: str) -> bool:
     return problem.startswith(STANDING_BY) and HELD_BY in problem
 
 
-def ask(door: str = DOOR) -> dict[str, Json] | None:
+def ask(name: str = SOCKET_NAME) -> dict[str, Json] | None:
     """Return what the process says now; None where there is none, or it is busy."""
-    with contextlib.suppress(OSError, ValueError), _conversation(door, b"?") as wire:
-        said = json.loads(wire.recv(_MAX_BYTES))
+    with contextlib.suppress(OSError, ValueError), _conversation(name, b"?") as sock:
+        said = json.loads(sock.recv(_MAX_BYTES))
         return cast("dict[str, Json]", said) if isinstance(said, dict) else None
     return None
 
 
-def hand_over(door: str = DOOR) -> bool:
+def hand_over(name: str = SOCKET_NAME) -> bool:
     """Ask the process to hand over until it has heard it; whether it has.
 
     It waits for a word a few milliseconds only, which this process may need to come to say it on a busy node.
     """
-    return any(_is_heard(door) for _ in range(_ATTEMPTS))
+    return any(_is_heard(name) for _ in range(_ATTEMPTS))
 
 
-def _is_heard(door: str) -> bool:
-    with contextlib.suppress(OSError), _conversation(door, HAND_OVER) as wire:
-        wire.recv(_MAX_BYTES)
-        return wire.recv(_MAX_BYTES) == HAND_OVER
+def _is_heard(name: str) -> bool:
+    with contextlib.suppress(OSError), _conversation(name, HAND_OVER) as sock:
+        sock.recv(_MAX_BYTES)
+        return sock.recv(_MAX_BYTES) == HAND_OVER
     return False
 
 
 @contextlib.contextmanager
-def _conversation(door: str, word: bytes) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as wire:
-        wire.settimeout(0.1)
-        wire.connect(door)
-        wire.send(word)
-        yield wire
+def _conversation(name: str, word: bytes) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(0.1)
+        sock.connect(name)
+        sock.send(word)
+        yield sock

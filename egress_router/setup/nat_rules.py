@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from egress_router.redirect.lines import Resolved
     from egress_router.settings.policy import Guarded
     from egress_router.settings.setup import SetupSettings
-    from egress_router.standby.network import Stand
+    from egress_router.standby.network import StandbyNetwork
 
 
 _log = log.get("setup")
@@ -39,7 +39,7 @@ class Established:
     """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects.
 
     `resolved` is what the names of redirects led to, `policy_names` what those of the egress policy did, and
-    `denials` what it denied because of that. `stand` is set where the router is one of a group: then
+    `denials` what it denied because of that. `standby` is set where the router is one of a group: then
     nothing is claimed, but a fence is up.
     """
 
@@ -48,7 +48,7 @@ class Established:
     rules_text: str
     resolved: Resolved
     holdings: Holdings | None = None
-    stand: Stand | None = None
+    standby: StandbyNetwork | None = None
     policy_names: Mapping[str, tuple[IPAddress, ...]] = field(default_factory=dict)
     denials: tuple[Denial, ...] = ()
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.redirect import Redirects
     from egress_router.settings.policy import Guarded
     from egress_router.settings.setup import SetupSettings
-    from egress_router.standby.network import Stand
+    from egress_router.standby.network import StandbyNetwork
 
 
 _log = log.get("setup")
@@ -63,7 +63,7 @@ def run(settings: SetupSettings) -> Established:
     denials = nat_rules.apply_rules(settings, guarded, established, addresses, names)
     established = replace(established, denials=denials)
     backend.remove_other(apply)
-    established = replace(established, stand=_put_up_fence(settings))
+    established = replace(established, standby=_set_up_fence(settings))
     established = network.keep_network(settings, redirects, established, hold)
     forwarding.switch_on(settings)
     if settings.mode is RouterMode.DNS_PROXY:
@@ -98,13 +98,13 @@ def _end_when_asked() -> None:
         signal.signal(number, end)
 
 
-def _put_up_fence(settings: SetupSettings) -> Stand | None:
+def _set_up_fence(settings: SetupSettings) -> StandbyNetwork | None:
     """Where the router is one of a group, have nothing leave the interface before it has an address."""
     if settings.standby is None:
         return None
     with Netlink() as netlink:
         link = ensure_interface(netlink, settings)
-    return standby_network.put_up(link, settings, settings.standby)
+    return standby_network.set_up(link, settings, settings.standby)
 
 
 def _read_rules(settings: SetupSettings) -> tuple[str, Guarded[Redirects] | None]:

@@ -17,8 +17,7 @@ from egress_router.kernel.nat.plan import REPLY_MARK
 from egress_router.kernel.neighbour import mac_bytes
 from egress_router.net import rtnetlink
 from egress_router.settings.hardware import MacChoice, derived_mac
-from egress_router.standby.place import Place
-from egress_router.standby.record import number_text
+from egress_router.standby.kubernetes.objects import number_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,16 +32,32 @@ _log = log.get("standby")
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """What the agent of a standby router needs: the fence, up and closed, and the place."""
+class RouterConfig:
+    """Its interface, what the group shares, and its own pod."""
+
+    interface: str
+    index: int
+    sources: tuple[IPAddress, ...]
+    gateways: tuple[IPAddress, ...]
+    shared_mac: bytes | None  # None: every router keeps its own
+    own_mac: bytes
+    pod_address: IPAddress | None
+    port: int
+    mark: int
+    claim_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class StandbyNetwork:
+    """What the agent of a standby router needs: the fence, up and closed, and its configuration."""
 
     fence: Fence
-    place: Place
+    config: RouterConfig
     number: int  # of this run
     dead: frozenset[int]  # earlier runs in this pod, whose gate is closed now
 
 
-def put_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> Stand:
+def set_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> StandbyNetwork:
     """Put the fence up before the interface has an address.
 
     Raises:
@@ -50,7 +65,7 @@ def put_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> Sta
     """
     sources = tuple(source.address for source in settings.sources)
     shared_mac = _shared_mac(settings)
-    place = Place(
+    config = RouterConfig(
         interface=link.name,
         index=link.index,
         sources=sources,
@@ -65,7 +80,7 @@ def put_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> Sta
     number = secrets.randbits(63) | 1
     fence = Fence(link.name, sources, shared_mac, number_text(number))
     dead = frozenset(int(each, 16) for each in fence.predecessors if each != number_text(number))
-    return Stand(fence, place, number, dead)
+    return StandbyNetwork(fence, config, number, dead)
 
 
 def _shared_mac(settings: SetupSettings) -> str | None:
@@ -107,16 +122,16 @@ def ensure_addresses(netlink: Netlink, link: Link, sources: Sequence[Source]) ->
     wanted = {(source.address, source.prefix) for source in sources}
     addresses = {source.address for source in sources}
     held = netlink.addresses(link.index)
-    for known in held:
-        if known.address in addresses and not known.is_ours:
+    for contacts in held:
+        if contacts.address in addresses and not contacts.is_ours:
             raise RefusedError(
-                f"{known.address} was given to {link.name} before there was a fence",
+                f"{contacts.address} was given to {link.name} before there was a fence",
                 "have the CNI plug-in make the interface without an address, or leave it to setup",
             )
-        if known.is_ours and (known.address, known.prefix) not in wanted:
-            _log.info("address of an earlier run removed", address=known.address, interface=link.name)
-            netlink.delete_address(link.index, known)
-    present = {(known.address, known.prefix) for known in held}
+        if contacts.is_ours and (contacts.address, contacts.prefix) not in wanted:
+            _log.info("address of an earlier run removed", address=contacts.address, interface=link.name)
+            netlink.delete_address(link.index, contacts)
+    present = {(contacts.address, contacts.prefix) for contacts in held}
     for source in sources:
         if (source.address, source.prefix) not in present:
             netlink.add_address(link.index, source.address, source.prefix)

@@ -1,30 +1,58 @@
-"""`setup` that stays beside something else, and keeps the fence."""
+"""Starts a router of a group: the agent, its line to the cluster, and the process that keeps the fence."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING
 
-from egress_router import log
 from egress_router.service import signals
-from egress_router.standby.agent import DRAIN_SECONDS
-from egress_router.standby.assembly import assemble
+from egress_router.standby.agent import DRAIN_SECONDS, Agent
+from egress_router.standby.protocol.timing import DEFAULT
 
 if TYPE_CHECKING:
     from egress_router.settings.standby import StandbySettings
-    from egress_router.standby.network import Stand
-
-_log = log.get("standby")
+    from egress_router.standby.network import StandbyNetwork
 
 
-def stay(stand: Stand, settings: StandbySettings) -> None:
+def assemble(network: StandbyNetwork, settings: StandbySettings) -> Agent:
+    """Return the agent, to be started.
+
+    Raises:
+        RefusedError: an object of a cluster is named, and this is no pod of one.
+    """
+    if settings.lease is None and settings.service is None:
+        return Agent(network.config, network.fence, network.number)
+    from egress_router.standby.kubernetes.api_thread import ApiThread  # noqa: PLC0415 (an HTTP client, 10 MB)
+    from egress_router.standby.kubernetes.client import Cluster  # noqa: PLC0415 (the same)
+
+    api = ApiThread(
+        Cluster.of_this_pod(os.environ, network.config.mark),
+        settings,
+        network.dead,
+        network.config.pod_address,
+        DEFAULT.alone,
+    )
+    agent = Agent(
+        network.config,
+        network.fence,
+        network.number,
+        api.ask if settings.lease is not None else None,
+        api.status,
+    )
+    api.answer, api.trouble = agent.answer, agent.arbiter_trouble
+    api.start()
+    return agent
+
+
+def stay(network: StandbyNetwork, settings: StandbySettings) -> None:
     """Keep the fence until SIGTERM or SIGINT; a second one ends at once.
 
     Raises:
         RefusedError: a third station has the address, or the kernel refused.
     """
-    agent = assemble(stand, settings)
+    agent = assemble(network, settings)
     asked = threading.Event()
 
     def end(_: int, __: object) -> None:

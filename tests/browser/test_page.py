@@ -61,6 +61,7 @@ def text(page: Page, element: str) -> str:
 def test_it_shows_what_a_person_wants_to_see_first(page: Page) -> None:
     assert text(page, "verdict") == "ready"
     assert text(page, "mode") == "http-proxy"
+    assert text(page, "release") == "1.0.0"
     assert text(page, "source") == "192.168.12.99"
     assert text(page, "gateway") == "192.168.12.1"
     assert text(page, "open") == "12"
@@ -128,7 +129,9 @@ def test_what_is_wrong_is_on_top_with_since_when(page: Page, view: FakeView) -> 
     view.registry.counter("limit_hits_total", "l", limit="connections").value = 3
     page.wait("document.getElementById('verdict').innerText === 'ready, with problems'")
     page.wait("document.querySelectorAll('#problems li').length === 2")
-    assert page.evaluate("document.title") == "ready, with problems: db-egress-router-7d9, egress router"
+    assert (
+        page.evaluate("document.title") == "ready, with problems: db-egress-router-7d9, egress router 1.0.0"
+    )
     assert "the limit connections was met 3 times in the last 5 minutes since 20" in text(page, "problems")
     assert page.evaluate("document.getElementById('verdict').className") == "warn"
     top = "document.getElementById('{}').getBoundingClientRect().top"
@@ -296,7 +299,7 @@ def test_what_clients_chose_is_shown_as_text(page: Page, view: FakeView) -> None
     assert page.evaluate("document.querySelectorAll('img, body script').length") == 0
     cell = page.evaluate("document.querySelector('#denied tbody td:nth-child(2)').textContent")
     assert cell == HOSTILE
-    assert page.evaluate("document.title") == "not ready: egress router"
+    assert page.evaluate("document.title") == "not ready: egress router 1.0.0"
     assert page.complaints == []
 
 

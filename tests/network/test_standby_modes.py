@@ -17,7 +17,7 @@ from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, SERVERS, SERVERS_V6, SOURCE, SOURCE_V6
 from egress_router.lab.pair import Pair
 from egress_router.lab.wire_watch import WireWatch
-from egress_router.standby.timing import DEFAULT
+from egress_router.standby.protocol.timing import DEFAULT
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def pair() -> Iterator[Pair]:
 def source_seen(pair: Pair, address: str, port: int) -> str | None:
     """Connect from the client to a pod; return from where the external server was reached, if it was."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with pair.client.socket(family, socket.SOCK_STREAM) as wire, contextlib.suppress(OSError, ValueError):
-        wire.settimeout(1)
-        wire.connect((address, port))
-        return str(json.loads(wire.makefile().readline())["source"])
+    with pair.client.socket(family, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError, ValueError):
+        sock.settimeout(1)
+        sock.connect((address, port))
+        return str(json.loads(sock.makefile().readline())["source"])
     return None
 
 
@@ -72,7 +72,6 @@ DUAL = {
 }
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_both_families_move_together(pair: Pair, end: signal.Signals) -> None:
     wiring.address(pair.client, "eth0", f"{CLIENT_V6}/64")
@@ -90,7 +89,6 @@ def test_both_families_move_together(pair: Pair, end: signal.Signals) -> None:
     assert not pair.wire.second_owner()
 
 
-@pytest.mark.timeout(180)
 def test_all_source_addresses_move_together(pair: Pair) -> None:
     lines = f"80 tcp {SERVERS[0]}\n81 tcp {SERVERS[0]} 80 from {SECOND}\n"
     watch = pair.holds(WireWatch(pair.gateway, ("cable0", "cable1"), (SOURCE, SECOND)))
@@ -107,7 +105,6 @@ def test_all_source_addresses_move_together(pair: Pair) -> None:
     assert not watch.second_owner()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("is_sidecar_last", [False, True], ids=["at once", "the sidecar last"])
 def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: bool) -> None:
     """Its containers are asked to end together, or, a restartable init container, after the others."""
@@ -126,11 +123,11 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
         active.signal(signal.SIGTERM)
     until(lambda: source_through_proxy(pair, other) == SOURCE, "the other pod's proxy")
     waited = other.waited() - waited
-    until(lambda: pair.standing(other).get("took") is not None, "the other pod's status")
+    until(lambda: pair.status(other).get("took") is not None, "the other pod's status")
     took = pair.told(other)["took"]
     assert isinstance(took, float)
     # Besides what it waited for a processor, on a machine that is busy.
-    assert took - waited < DEFAULT.promise, "it waited until the right of the other one had to be over"
+    assert took - waited < DEFAULT.hold_off, "it waited until the lease of the other one had to be over"
     assert proxies[active.number].wait(SECONDS) == 0
     router = active.router
     assert router is not None
@@ -147,13 +144,13 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
 def source_through_proxy(pair: Pair, side: Side) -> str | None:
     """Have a pod's proxy open a tunnel to the external server; return from where that was reached."""
     with (
-        pair.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire,
+        pair.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock,
         contextlib.suppress(OSError, ValueError),
     ):
-        wire.settimeout(2)
-        wire.connect((side.address, 8080))
-        wire.sendall(f"CONNECT {SERVERS[0]}:80 HTTP/1.1\r\nHost: {SERVERS[0]}:80\r\n\r\n".encode())
-        answer = wire.makefile()
+        sock.settimeout(2)
+        sock.connect((side.address, 8080))
+        sock.sendall(f"CONNECT {SERVERS[0]}:80 HTTP/1.1\r\nHost: {SERVERS[0]}:80\r\n\r\n".encode())
+        answer = sock.makefile()
         if " 200 " not in answer.readline():
             return None
         while answer.readline().strip():
@@ -162,7 +159,6 @@ def source_through_proxy(pair: Pair, side: Side) -> str | None:
     return None
 
 
-@pytest.mark.timeout(240)
 def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) -> None:
     """While the kernel takes them in, a question of the standby has to wait for its lock."""
     # Without root of the machine, the message is bounded by net.core.wmem_max.
@@ -181,6 +177,6 @@ def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) ->
         "the last line to be in force",
     )
     told, waited = pair.told(active), active.waited() - waited
-    # A router without a processor for as long as its right is good loses it, whatever the lines.
+    # A router without a processor for as long as its lease lasts loses it, whatever the lines.
     assert (told["role"], told["losses"]) == ("active", before) or waited > DEFAULT.lease
     assert not pair.wire.second_owner()

@@ -31,7 +31,6 @@ RULES = {
 }
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("mode", RULES)
 def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -> None:
     variable, rules = RULES[mode]
@@ -44,7 +43,7 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     roles: list[str] = []
 
     def one_of_each() -> bool:
-        roles[:] = [str(pair.standing(side).get("role")) for side in pair.sides]
+        roles[:] = [str(pair.status(side).get("role")) for side in pair.sides]
         return sorted(roles) == ["active", "standby"]
 
     until(one_of_each)
@@ -65,7 +64,6 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     assert isinstance(said["took"], float)
 
 
-@pytest.mark.timeout(180)
 def test_what_makes_the_interface_ends_with_the_fence_closed_and_the_next_container_takes_it(
     pair: Pair,
 ) -> None:
@@ -78,14 +76,11 @@ def test_what_makes_the_interface_ends_with_the_fence_closed_and_the_next_contai
     pair.start(first, {"EGRESS_PARENT_NETNS": "auto", "EGRESS_PARENT_INTERFACE": "auto"})
     pair.start(second)
 
-    until(
-        lambda: sorted(str(pair.standing(side).get("role")) for side in pair.sides) == ["active", "standby"]
-    )
+    until(lambda: sorted(str(pair.status(side).get("role")) for side in pair.sides) == ["active", "standby"])
     pair.stop(second)
     until(lambda: pair.readiness(first).endswith("ok\n"))
 
 
-@pytest.mark.timeout(180)
 def test_a_third_station_with_the_address_is_refused(pair: Pair) -> None:
     wiring.address(pair.station, "eth0", f"{SOURCE}/24")
     mac = pair.station.ipr.get_links(ifname="eth0")[0].get_attr("IFLA_ADDRESS")

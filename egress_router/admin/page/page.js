@@ -64,6 +64,7 @@ function clock(unix) {
 }
 
 let pod = "";
+let release = "";
 
 // What is wrong comes first, with since when; green is only for a router that serves its clients.
 function showVerdict(text, style, problems) {
@@ -75,13 +76,14 @@ function showVerdict(text, style, problems) {
     return item;
   }));
   byId("problems").hidden = problems.length === 0;
-  document.title = `${text}: ${pod ? `${pod}, ` : ""}egress router`;
+  document.title = `${text}: ${pod ? `${pod}, ` : ""}egress router${release ? ` ${release}` : ""}`;
 }
 
 function showFacts(status) {
   const outside = status.interface;
   put("mode", status.mode);
   put("pod", status.pod || "");
+  put("release", status.version);
   put("version", `version ${status.version}`);
   put("source", outside ? outside.addresses.join(", ") : "that of the pod");
   put("gateway", outside
@@ -259,6 +261,7 @@ function showTables(status) {
 
 function show(status) {
   pod = status.pod || "";
+  release = status.version;
   const reasons = [...status.health, ...status.ready];
   const problems = status.problems || [];
   const known = new Set(problems.map((each) => each.text));

@@ -41,7 +41,7 @@ def apply(plan: NatPlan, timeout: float = _TIMEOUT) -> None:
             _log.debug("iptables", version=version, chain=chain, rule=rule)
 
 
-def remove(proc_net: Path = _PROC_NET) -> list[str]:
+def remove(proc_net: Path = _PROC_NET, python: str = sys.executable) -> list[str]:
     """Remove our chains where they are, and return of which families.
 
     A table that this namespace never used is left alone: the first look at it would set it up. Tables of
@@ -54,7 +54,7 @@ def remove(proc_net: Path = _PROC_NET) -> list[str]:
         except OSError:
             continue  # a kernel without x_tables
         known = [table for table in ("filter", "mangle", "nat") if table in used]
-        chains, said = _libiptc(version, "remove", known) if known else ("", "")
+        chains, said = _libiptc(version, "remove", known, python=python) if known else ("", "")
         if said:
             _log.warning(
                 "iptables rules of an earlier run may still be in force", version=version, error=said
@@ -64,7 +64,9 @@ def remove(proc_net: Path = _PROC_NET) -> list[str]:
     return removed
 
 
-def _libiptc(version: int, action: str, what: object, timeout: float = _TIMEOUT) -> tuple[str, str]:
+def _libiptc(
+    version: int, action: str, what: object, timeout: float = _TIMEOUT, python: str = sys.executable
+) -> tuple[str, str]:
     """Have python-iptables do something for one family; return what it said, and what it complained of.
 
     Each family goes through a process of its own: libxtables keeps the first family's NAT target for its
@@ -72,7 +74,7 @@ def _libiptc(version: int, action: str, what: object, timeout: float = _TIMEOUT)
     """
     try:
         done = subprocess.run(  # noqa: S603 (this very program)
-            [sys.executable, "-m", "egress_router.kernel.nat.libiptc", str(version), action],
+            [python, "-m", "egress_router.kernel.nat.libiptc", str(version), action],
             input=json.dumps(what),
             capture_output=True,
             text=True,

@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from egress_router.admin.app import READY_OR_STANDBY, Limits
-from egress_router.standby.role import Role
-from egress_router.standby.standing import Standing
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.status import Status
 from tests.manual_clock import ManualClock
 from tests.unit.admin.views import FakeView, endpoint
 from tests.waiting import eventually
@@ -79,17 +79,17 @@ def test_health_and_readiness_say_why_not(view: FakeView, port: int) -> None:
 
 
 def test_what_replaces_pods_takes_a_good_standby_for_ready(view: FakeView, port: int) -> None:
-    held = Standing(Role.STANDBY, ("192.168.12.99",), holder="02:00:00:00:00:01").problems()
+    held = Status(Role.STANDBY, ("192.168.12.99",), holder="02:00:00:00:00:01").problems()
     view.ready_problems = held
     assert get(port, "/readyz")[0] == 503
     assert get(port, READY_OR_STANDBY)[::2] == (200, "ok\n")
     view.ready_problems = (*held, "worker 0 does not serve")
     assert get(port, READY_OR_STANDBY)[::2] == (503, "worker 0 does not serve\n")
     for bad in (
-        Standing(Role.STANDBY, ("192.168.12.99",)),
-        Standing(Role.LISTENING, ("192.168.12.99",)),
-        Standing(Role.LEAVING, ("192.168.12.99",), holder="02:00:00:00:00:01"),
-        Standing(Role.STANDBY, ("192.168.12.99",), rival="02:00:00:00:00:01"),
+        Status(Role.STANDBY, ("192.168.12.99",)),
+        Status(Role.LISTENING, ("192.168.12.99",)),
+        Status(Role.LEAVING, ("192.168.12.99",), holder="02:00:00:00:00:01"),
+        Status(Role.STANDBY, ("192.168.12.99",), rival="02:00:00:00:00:01"),
     ):
         view.ready_problems = bad.problems()
         assert get(port, READY_OR_STANDBY)[0] == 503

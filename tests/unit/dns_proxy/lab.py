@@ -20,7 +20,7 @@ from egress_router.upstreams.health import INTERVAL
 from egress_router.upstreams.places import forbidden_place
 from tests.ports import free_port
 from tests.serving import Running, serving
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -104,7 +104,7 @@ def backend(host: str = "127.0.0.1", port: int = 0, kind: type[Backend] = Backen
             yield server
         finally:
             server.shutdown()
-            thread.join(PATIENCE)
+            thread.join(WAIT_SECONDS)
 
 
 def loopback_is_remote(
@@ -171,7 +171,7 @@ def forwarder(
 
 
 def connect(running: Running[Guarded[Forwards]], port: int, host: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection((host, running.ports[port]), timeout=PATIENCE)
+    return socket.create_connection((host, running.ports[port]), timeout=WAIT_SECONDS)
 
 
 def greeting(sock: socket.socket) -> str:

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import socket
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
-from egress_router.dns_proxy import nearby
 from egress_router.dns_proxy.nearby import Nearby
-
-if TYPE_CHECKING:
-    import pytest
 
 _TCP_SAVE_SYN = 27
 OWN, CLUSTER = ((ip_address(each), 80) for each in ("127.0.0.1", "172.30.0.10"))
@@ -20,9 +15,8 @@ def looks(listener: socket.socket) -> bool:
     return bool(listener.getsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN))
 
 
-def test_listeners_look_from_the_first_target_in_the_cluster_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearby, "comes_back", lambda address, _: address == CLUSTER[0])
-    found = Nearby("none0")
+def test_listeners_look_from_the_first_target_in_the_cluster_on() -> None:
+    found = Nearby("none0", lambda address, _: address == CLUSTER[0])
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         found.listen([one])
         assert found.of([OWN]) == frozenset()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import re
 import socket
+import sys
+import termios
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -18,7 +21,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import read_http_proxy
 from egress_router.settings.policy import joined
 from tests.serving import serving
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +96,7 @@ class Origin:
             with contextlib.suppress(OSError):
                 peer.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(WAIT_SECONDS)
         for peer in self.peers:
             peer.sock.close()
 
@@ -103,7 +106,7 @@ class Origin:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.settimeout(PATIENCE)
+            sock.settimeout(WAIT_SECONDS)
             peer = Peer(sock)
             self.peers.append(peer)
             thread = threading.Thread(target=self._serve, args=(peer,))
@@ -154,11 +157,16 @@ def closing(answer: bytes) -> Callable[[Peer], None]:
 OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
 
 
+def unacknowledged(sock: socket.socket) -> int:
+    """Return how many bytes the other side's kernel has not acknowledged yet (SIOCOUTQ, tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
 class Client:
     """A raw connection to the proxy."""
 
     def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
         self.buffer = b""
 
     def __enter__(self) -> Self:
@@ -169,6 +177,10 @@ class Client:
 
     def send(self, data: bytes | str) -> None:
         self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
+
+    def delivered(self) -> None:
+        """Wait until what was sent is with the other side's kernel."""
+        until(lambda: unacknowledged(self.sock) == 0)
 
     def end(self) -> None:
         with contextlib.suppress(OSError):  # the proxy may have reset it already

@@ -232,8 +232,7 @@ def test_without_the_other_backend_there_is_nothing_to_remove(
     assert nftables.remove() == []
     assert iptables.remove(tmp_path) == []
     (tmp_path / "ip_tables_names").write_text("filter\nraw\n")
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert iptables.remove(tmp_path) == []
+    assert iptables.remove(tmp_path, python="/bin/false") == []
 
 
 @pytest.mark.parametrize(

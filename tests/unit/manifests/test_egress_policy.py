@@ -107,6 +107,12 @@ def test_what_is_wrong_with_ports_is_told(old: str, new: str, reason: str) -> No
     assert reason in str(caught.value)
 
 
+def test_a_selector_that_the_router_does_not_know_is_one_error() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("EGRESS_POLICY", EXAMPLE.replace('"dnsName": "www.foo.com"', '"nodeSelector": {}', 1))
+    assert len(caught.value.problems) == 1
+
+
 def test_all_errors_come_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         parse("EGRESS_POLICY", EXAMPLE.replace("Allow", "allow").replace("0.0.0.0/0", "x"))

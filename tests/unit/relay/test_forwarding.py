@@ -16,7 +16,7 @@ from egress_router.relay.own_connections import save_first_packets
 from tests.ports import free_port
 from tests.serving import LOOPS, listening
 from tests.unit.relay.relay_thread import RelayThread
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ class Router:
         self.relay_thread.call(lambda: self.plane.listen(self.listener, line))
 
     def client(self, source: str = "127.0.0.1") -> socket.socket:
-        return self.stack.enter_context(socket.create_connection(self.address, PATIENCE, (source, 0)))
+        return self.stack.enter_context(socket.create_connection(self.address, WAIT_SECONDS, (source, 0)))
 
     def served_by(self) -> str:
         """Connect, and return the address that a client came to."""
@@ -297,7 +297,7 @@ def test_what_another_worker_has_made_comes_back_as_well(relay_thread: RelayThre
         other: Target = (ip_address("127.0.0.1"), port)
         relay_thread.call(partial(plane.aim, line, (other,), 1, near=(other,)))
         relay_thread.call(partial(plane.listen, listener, line))
-    with socket.create_connection(("127.0.0.1", ports[0]), PATIENCE) as client:
+    with socket.create_connection(("127.0.0.1", ports[0]), WAIT_SECONDS) as client:
         assert client.recv(1) == b""
     until(lambda: [end.reason for line in lines for end in line.ends if end.target is None] == [LOOP])
     # On a machine that is busy the moment is missed now and then; without a common memory it always is.

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from egress_router.lab.api_server import ApiServer, endpoint_slice, lease
 from egress_router.settings.standby import ObjectName, StandbySettings
-from egress_router.standby.actions import Answer, Ask
-from egress_router.standby.api import ApiThread, Cluster
-from egress_router.standby.role import Role
-from egress_router.standby.standing import Standing
+from egress_router.standby.kubernetes.api_thread import ApiThread
+from egress_router.standby.kubernetes.client import Cluster
+from egress_router.standby.protocol.commands import ArbiterAnswer, AskArbiter
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.status import Status
 from tests.waiting import until_async
 
 if TYPE_CHECKING:
@@ -35,16 +36,16 @@ class Line:
         self.thread = ApiThread(
             cluster, StandbySettings(lease=NAME, service=NAME, port=9798), dead, POD, 15.0
         )
-        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[ArbiterAnswer] = queue.SimpleQueue()
         self.troubles: list[str | None] = []
         self.thread.answer = self.answers.put
         self.thread.trouble = self.troubles.append
         self.thread.start()
         self._token = 0
 
-    async def ask(self, members: frozenset[int] | None, term: int = 0, version: str = "") -> Answer:
+    async def ask(self, members: frozenset[int] | None, term: int = 0, version: str = "") -> ArbiterAnswer:
         self._token += 1
-        self.thread.ask(Ask(self._token, members, term, version))
+        self.thread.ask(AskArbiter(self._token, members, term, version))
         answer = await asyncio.to_thread(self.answers.get, True, 30)
         assert answer.token == self._token
         return answer
@@ -172,11 +173,11 @@ def test_the_slice_follows_the_active_router(tmp_path: Path) -> None:
         server = stand_in()
         async with cluster(server, tmp_path) as where:
             line = Line(where)
-            line.thread.standing(Standing(role=Role.STANDBY))
+            line.thread.status(Status(role=Role.STANDBY))
             await line.ask(None)
             assert endpoints(server) == []
             server.failing = 500
-            line.thread.standing(Standing(role=Role.ACTIVE))
+            line.thread.status(Status(role=Role.ACTIVE))
             await until_async(lambda: ("GET", SLICE[0]) in server.seen)
             server.failing = 0
             wanted = [{"addresses": [str(POD)], "conditions": {"ready": True}}]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.standby import codec
-from egress_router.standby.actions import Message
-from egress_router.standby.codec import Contact
-from egress_router.standby.role import Role
+from egress_router.standby.protocol.commands import Message
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.transport import codec
+from egress_router.standby.transport.codec import Contact
 
 GROUP = codec.group_of([ip_address("192.168.12.99")])
 NUMBER = st.integers(1, 2**64 - 1)
@@ -23,12 +23,12 @@ MESSAGE = st.builds(
     able=st.booleans(),
     epoch=NUMBER,
     term=NUMBER,
-    promise_to=NUMBER,
-    promise_seq=NUMBER,
-    grant_to=NUMBER,
-    grant_seq=NUMBER,
-    leans_on=NUMBER,
-    heir=NUMBER,
+    ack_to=NUMBER,
+    ack_seq=NUMBER,
+    hand_over_to=NUMBER,
+    hand_over_seq=NUMBER,
+    depends_on=NUMBER,
+    successor=NUMBER,
     ready=st.booleans(),
 )
 CONTACT = st.builds(

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from egress_router.standby.role import MOVES, Role, moved
+from egress_router.standby.protocol.role import TRANSITIONS, Role, transition
 
 ALLOWED = {
     (Role.LISTENING, Role.STANDBY),
@@ -26,11 +26,11 @@ ALLOWED = {
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(Role, Role)))
 def test_the_table_of_moves(old: Role, new: Role) -> None:
     if (old, new) in ALLOWED:
-        assert moved(old, new) is new
+        assert transition(old, new) is new
     else:
         with pytest.raises(ValueError, match=f"{old.name} cannot become {new.name}"):
-            moved(old, new)
+            transition(old, new)
 
 
 def test_every_role_has_its_row() -> None:
-    assert set(MOVES) == set(Role)
+    assert set(TRANSITIONS) == set(Role)

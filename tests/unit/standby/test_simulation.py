@@ -1,6 +1,9 @@
-"""A thousand schedules; `make test-standby` runs a million. A broken promise is told with its seed."""
+"""A thousand schedules; `make test-standby` runs a million. What does not hold is told with its seed."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 
@@ -17,7 +20,7 @@ def test_schedules(first: int) -> None:
 
 
 def test_two_open_gates_would_be_noticed() -> None:
-    world = World(1, 2, has_witness=False)
+    world = World(1, 2, has_arbiter=False)
     world.until(3.0)
     (active,) = world.active()
     other = next(router for router in world.routers if router is not active)
@@ -25,3 +28,10 @@ def test_two_open_gates_would_be_noticed() -> None:
     other.kernel.current = 10_000
     with pytest.raises(BrokenError, match="opens while"):
         world.opened(other)
+
+
+def test_the_program_runs_them_on_all_processors_and_counts() -> None:
+    command = [sys.executable, "-m", "tests.unit.standby.simulation", "4", "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("4 of 4 schedules")
+    assert " 0 broken" in done.stdout

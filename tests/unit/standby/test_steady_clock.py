@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress_router.standby.steady_clock import SteadyClock
+from egress_router.standby.protocol.steady_clock import SteadyClock
 
 
 class Unsteady:

@@ -18,36 +18,20 @@ from tests.unit.standby.simulation.schedules import digest
 _ROOT = Path(__file__).resolve().parents[4]
 _TARGET = _ROOT / "build" / "simulation"
 _COMPARED = range(100)
-_MODULES: Final = (
-    *(
-        f"egress_router/standby/{name}.py"
-        for name in (
-            "actions",
-            "gateway",
-            "machine",
-            "membership",
-            "moves",
-            "peers",
-            "promise",
-            "questions",
-            "right",
-            "role",
-            "situation",
-            "steady_clock",
-            "timing",
-            "witness",
-        )
-    ),
-    *(f"tests/unit/standby/simulation/{name}.py" for name in ("router", "witness", "world")),
+_COMPILED: Final = (
+    "egress_router/standby/protocol/*.py",
+    *(f"tests/unit/standby/simulation/{name}.py" for name in ("router", "arbiter", "world")),
 )
 
 
 def run(arguments: list[str]) -> NoReturn:
     """Build the copy, compare it with the interpreter, and go on in it."""
     _copy()
-    subprocess.run(
-        [sys.executable, "-m", "mypyc", *_MODULES], cwd=_TARGET, check=True, stdout=subprocess.DEVNULL
-    )
+    modules = [
+        str(found.relative_to(_ROOT)) for pattern in _COMPILED for found in sorted(_ROOT.glob(pattern))
+    ]
+    mypyc = [sys.executable, "-m", "mypyc", *modules]
+    subprocess.run(mypyc, cwd=_TARGET, check=True, stdout=subprocess.DEVNULL)
     command = [sys.executable, "-m", "tests.unit.standby.simulation"]
     compared = [*command, str(len(_COMPARED)), "--digest"]
     found = subprocess.run(compared, cwd=_TARGET, check=True, capture_output=True, text=True).stdout.strip()

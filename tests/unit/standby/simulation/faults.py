@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.standby.machine import Machine
+from egress_router.standby.protocol.state_machine import StateMachine
 from tests.unit.standby.simulation.world import POD, WIRE
 
 if TYPE_CHECKING:
@@ -30,35 +30,35 @@ def fault(world: World) -> None:  # noqa: PLR0912 (one branch a fault)
         router.freezing = 0.0
     elif what == 4:
         if router.machine is not None:
-            router.take(Machine.leave)
+            router.take(StateMachine.leave)
     elif what == 5:
-        if router.machine is None and (world.has_witness or not world.cut):
+        if router.machine is None and (world.has_arbiter or not world.cut):
             router.start()
     elif what == 6:
-        world.loss = pick.choice((0.0, 0.1, 0.3, 0.6) if world.has_witness else (0.0, 0.05, 0.1))
+        world.loss = pick.choice((0.0, 0.1, 0.3, 0.6) if world.has_arbiter else (0.0, 0.05, 0.1))
     elif what == 7:
-        world.late = pick.choice((0.0, 0.1, 0.5) if world.has_witness else (0.0, 0.05))
+        world.late = pick.choice((0.0, 0.1, 0.5) if world.has_arbiter else (0.0, 0.05))
     elif what == 8:
         _partition(world, router, places)
     elif what == 9:
         world.cut.clear()
         world.gateway_cut.clear()
-        world.moved = world.now
+        world.transition = world.now
     elif what == 10:
-        world.witness.is_down = not world.witness.is_down
+        world.arbiter.is_down = not world.arbiter.is_down
     elif what == 11:
-        world.witness.cut ^= {router.place}
+        world.arbiter.cut ^= {router.place}
     elif what == 12:
-        world.witness.slow = pick.choice((0.0, 0.3))
+        world.arbiter.slow = pick.choice((0.0, 0.3))
     elif what == 13:
         router.step_clock()
 
 
 def _partition(world: World, router: Router, places: Sequence[int]) -> None:
     pick = world.random
-    world.moved = world.now
+    world.transition = world.now
     others = [each for each in places if each != router.place]
-    if world.has_witness:
+    if world.has_arbiter:
         kind = pick.randrange(4)
         channels = ((WIRE,), (POD,), (WIRE, POD))[min(kind, 2)]
         if kind == 3:  # one way only
@@ -68,10 +68,10 @@ def _partition(world: World, router: Router, places: Sequence[int]) -> None:
         if pick.random() < 0.5:
             world.gateway_cut ^= {router.place}
         return
-    # Without a witness: one of the channels, or the wire in two with the gateway on one side.
+    # Without an arbiter: one of the channels, or the wire in two with the gateway on one side.
     # One that never heard the gateway cannot know on which side it is.
     machines = [each.machine for each in world.routers if each.machine is not None]
-    kind = pick.randrange(3 if all(each.situation.gateway.is_known for each in machines) else 2)
+    kind = pick.randrange(3 if all(each.state.gateway.is_known for each in machines) else 2)
     world.cut.clear()
     world.gateway_cut.clear()
     if kind == 2:

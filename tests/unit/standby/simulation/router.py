@@ -6,15 +6,25 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from egress_router.standby.actions import Approve, Arm, Ask, Close, Open, Prepare, Probe, Seek, Send
-from egress_router.standby.machine import Machine
-from egress_router.standby.role import Role
-from egress_router.standby.steady_clock import SteadyClock
+from egress_router.standby.protocol.commands import (
+    AskArbiter,
+    CloseGate,
+    ExtendLease,
+    PrepareTakeOver,
+    ProbeAddresses,
+    ProbeGateway,
+    SendMessage,
+    StartTimer,
+    TakeOver,
+)
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.protocol.state_machine import StateMachine
+from egress_router.standby.protocol.steady_clock import SteadyClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from egress_router.standby.actions import Action
+    from egress_router.standby.protocol.commands import Command
     from tests.unit.standby.simulation.world import World
 
 TICK = 0.025
@@ -44,12 +54,12 @@ class Router:
         self.was_set_on = False
         self.clock = SteadyClock(self).monotonic
         self.kernel = Kernel()
-        self.machine: Machine | None = None
+        self.machine: StateMachine | None = None
         self.frozen_until = -1.0
         self.freezing = 0.0  # how likely it stops before an action
         self.freeze_seconds = 0.0
-        self.inbox: deque[tuple[Callable[..., list[Action]], object]] = deque()
-        self.rest: list[Action] = []
+        self.inbox: deque[tuple[Callable[..., list[Command]], object]] = deque()
+        self.rest: list[Command] = []
         self.has_shared_mac = False
 
     def monotonic(self) -> float:
@@ -61,7 +71,7 @@ class Router:
         raise AssertionError
 
     def step_clock(self) -> None:
-        """Set the clock back by any time, or on by less than what keeps two promises apart; change its rate."""
+        """Set the clock back by any time, or on by less than what keeps two leases apart; change its rate."""
         pick = self.random
         rate = 1 + pick.uniform(-0.004, 0.004)
         self.offset += self.world.now * (self.rate - rate)
@@ -78,11 +88,11 @@ class Router:
         self.kernel = Kernel()
         self.has_shared_mac = False
         self.frozen_until = -1.0
-        self.machine = Machine(
-            self.random.getrandbits(40) | 1, self.clock(), has_witness=self.world.has_witness
+        self.machine = StateMachine(
+            self.random.getrandbits(40) | 1, self.clock(), has_arbiter=self.world.has_arbiter
         )
         self.world.after(self.random.uniform(0, TICK), self.tick, self.machine)
-        self.world.after(0.9, self.receive, (self.machine, Machine.free, None))
+        self.world.after(0.9, self.receive, (self.machine, StateMachine.address_free, None))
 
     def kill(self) -> None:
         """End the process; the kernel goes on."""
@@ -90,7 +100,7 @@ class Router:
         self.inbox.clear()
         self.rest = []
 
-    def end_in_time(self, machine: Machine) -> None:
+    def end_in_time(self, machine: StateMachine) -> None:
         """End a leaving process once nobody needs it, or its time is up; a cluster starts another one."""
         now = self.clock()
         if machine.is_needed(now) and now < machine.since + _END_SECONDS:
@@ -102,7 +112,7 @@ class Router:
 
     # What happens to it
 
-    def tick(self, machine: Machine) -> None:
+    def tick(self, machine: StateMachine) -> None:
         if machine is not self.machine:
             return
         world = self.world
@@ -114,13 +124,13 @@ class Router:
             self.end_in_time(machine)
         world.after(TICK * (0.9 + 0.4 * self.random.random()), self.tick, machine)
 
-    def receive(self, delivery: tuple[Machine | None, Callable[..., list[Action]], object]) -> None:
+    def receive(self, delivery: tuple[StateMachine | None, Callable[..., list[Command]], object]) -> None:
         """Have the process that it was meant for handle something."""
         machine, method, what = delivery
         if machine is self.machine:
             self.take(method, what)
 
-    def take(self, method: Callable[..., list[Action]], what: object = None) -> None:
+    def take(self, method: Callable[..., list[Command]], what: object = None) -> None:
         """Have the process handle something, now or when it goes on."""
         if self.machine is None:
             return
@@ -138,7 +148,7 @@ class Router:
             self.frozen_until = until
             self.world.at(until, self.thaw, self.machine)
 
-    def thaw(self, machine: Machine) -> None:
+    def thaw(self, machine: StateMachine) -> None:
         if machine is not self.machine or self.world.now < self.frozen_until:
             return
         rest, self.rest = self.rest, []
@@ -148,21 +158,21 @@ class Router:
 
     # What it does
 
-    def do(self, actions: Sequence[Action]) -> None:
+    def do(self, commands: Sequence[Command]) -> None:
         """Do the actions one after another; the process may stop before each of them."""
-        for number, action in enumerate(actions):
+        for number, command in enumerate(commands):
             if self.freezing and self.random.random() < self.freezing:
-                self.rest = [*actions[number:]]
+                self.rest = [*commands[number:]]
                 self.freeze(self.freeze_seconds * self.random.uniform(0.1, 2))
                 return
-            kind = type(action)
-            if not self.has_shared_mac and (kind is Open or kind is Prepare):
+            kind = type(command)
+            if not self.has_shared_mac and (kind is TakeOver or kind is PrepareTakeOver):
                 # The kernel lets the process wait until no processor uses the former hardware address.
                 self.has_shared_mac = True
-                self.rest = [*actions[number:]]
+                self.rest = [*commands[number:]]
                 self.freeze(self.random.uniform(0.005, 0.08))
                 return
-            _ACTS[kind](self, action)
+            _ACTS[kind](self, command)
         machine = self.machine
         if (
             self.has_shared_mac
@@ -172,45 +182,45 @@ class Router:
         ):
             self.has_shared_mac = False
 
-    def _arm(self, action: Arm) -> None:
+    def _arm(self, command: StartTimer) -> None:
         # Kernel timers are coarse, and run by a clock of their own.
         pick = self.random.random
-        until = self.world.now + action.seconds * (0.996 + 0.008 * pick()) + 0.03 * pick()
-        self.kernel.armed[action.slot] = until
+        until = self.world.now + command.seconds * (0.996 + 0.008 * pick()) + 0.03 * pick()
+        self.kernel.armed[command.request] = until
 
-    def _send(self, action: Send) -> None:
-        self.world.send(self, action.message)
+    def _send(self, command: SendMessage) -> None:
+        self.world.send(self, command.message)
 
-    def _approve(self, action: Open | Approve) -> None:
-        self.kernel.current = action.slot
+    def _approve(self, command: TakeOver | ExtendLease) -> None:
+        self.kernel.current = command.request
         self.world.opened(self)
 
-    def _close(self, _: Close) -> None:
+    def _close(self, _: CloseGate) -> None:
         self.world.closing(self)
         self.kernel.current = 0
 
-    def _prepare(self, _: Prepare) -> None:
+    def _prepare(self, _: PrepareTakeOver) -> None:
         """Nothing more: it waited already."""
 
-    def _probe(self, action: Probe) -> None:
+    def _probe(self, command: ProbeGateway) -> None:
         if self.world.gateway_hears(self):
-            self.world.deliver(self, Machine.gateway, action.slot)
+            self.world.deliver(self, StateMachine.gateway_answered, command.request)
 
-    def _seek(self, _: Seek) -> None:
-        self.world.seek(self)
+    def _seek(self, _: ProbeAddresses) -> None:
+        self.world.probe_addresses(self)
 
-    def _ask(self, action: Ask) -> None:
-        self.world.witness.ask(self, action)
+    def _ask(self, command: AskArbiter) -> None:
+        self.world.arbiter.ask(self, command)
 
 
 _ACTS: dict[type, Callable[[Router, Any], None]] = {
-    Arm: Router._arm,
-    Send: Router._send,
-    Open: Router._approve,
-    Approve: Router._approve,
-    Close: Router._close,
-    Prepare: Router._prepare,
-    Probe: Router._probe,
-    Seek: Router._seek,
-    Ask: Router._ask,
+    StartTimer: Router._arm,
+    SendMessage: Router._send,
+    TakeOver: Router._approve,
+    ExtendLease: Router._approve,
+    CloseGate: Router._close,
+    PrepareTakeOver: Router._prepare,
+    ProbeGateway: Router._probe,
+    ProbeAddresses: Router._seek,
+    AskArbiter: Router._ask,
 }

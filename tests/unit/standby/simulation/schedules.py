@@ -6,8 +6,8 @@ import hashlib
 import random
 from typing import TYPE_CHECKING
 
-from egress_router.standby.machine import Machine
-from egress_router.standby.role import Role
+from egress_router.standby.protocol.role import Role
+from egress_router.standby.protocol.state_machine import StateMachine
 from tests.unit.standby.simulation.faults import fault
 from tests.unit.standby.simulation.world import POD, WIRE, BrokenError, World
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from tests.unit.standby.simulation.router import Router
 
 
-def promised(world: World) -> float:
+def acked(world: World) -> float:
     """How soon somebody has to be active, as the world is now."""
-    if not world.has_witness:
+    if not world.has_arbiter:
         return 5.0
-    members = world.witness.members
+    members = world.arbiter.members
     if not members or members & _alive(world):
         return 6.0
     return 24.0 if len(members) == 1 else 40.0  # all that it names are dead or leaving
@@ -33,29 +33,29 @@ def _alive(world: World) -> frozenset[int]:
 def storm(seed: int) -> World:
     """Many faults at once, one after another; safety at every moment, and somebody active in the end."""
     pick = random.Random(seed)
-    world = World(seed, pick.choice((2, 2, 3)), has_witness=pick.random() < 0.7)
-    if world.has_witness and pick.random() < 0.2:
+    world = World(seed, pick.choice((2, 2, 3)), has_arbiter=pick.random() < 0.7)
+    if world.has_arbiter and pick.random() < 0.2:
         # Without one, a router that never heard gateway or peer cannot know that its wire was cut before.
         fault(world)
     world.until(pick.uniform(1.0, 2.5))
     for _ in range(pick.randrange(1, 8)):
         fault(world)
         world.until(world.now + pick.choice((0.02, 0.1, 0.3, 0.7, 1.5)) * pick.uniform(0.5, 1.5))
-        if not world.has_witness:
-            # Nor can it know where a cut is that moves faster than a right ends.
-            world.until(max(world.now, world.moved + 0.65))
+        if not world.has_arbiter:
+            # Nor can it know where a cut is that moves faster than a lease ends.
+            world.until(max(world.now, world.transition + 0.65))
     world.heal()
     limit, before = world.now, None
     while not _is_settled(world):
-        known = world.witness.members, _alive(world)
+        known = world.arbiter.members, _alive(world)
         if known != before:
-            before, limit = known, max(limit, world.now + promised(world))
+            before, limit = known, max(limit, world.now + acked(world))
         world.until(world.now + 0.1)
         if world.now > limit:
             roles = [each.machine.role.name if each.machine else "-" for each in world.routers]
             raise BrokenError(
                 f"seed {seed}: at {world.now:.1f} nobody is active, long after the last fault: {roles},"
-                f" members {world.witness.members}"
+                f" members {world.arbiter.members}"
             )
     return world
 
@@ -71,7 +71,7 @@ SINGLE = ("kill", "freeze", "leave", "isolate", "unable", "none", "standby dies"
 def single(seed: int) -> World:
     """One fault in a healthy group; the gap must be as short as promised."""
     pick = random.Random(seed)
-    world = World(seed, pick.choice((2, 2, 3)), has_witness=pick.random() < 0.5)
+    world = World(seed, pick.choice((2, 2, 3)), has_arbiter=pick.random() < 0.5)
     world.until(3.5 + pick.random())
     active = world.active()
     if len(active) != 1:
@@ -96,21 +96,21 @@ def _single_fault(world: World, what: str, one: Router, other: Router) -> None:
     elif what == "freeze":
         one.freeze(5.0)
     elif what == "leave":
-        one.take(Machine.leave)
+        one.take(StateMachine.leave)
     elif what == "isolate":
         world.cut_wire([one.place], everybody, WIRE, POD)
         world.gateway_cut = {one.place}
-        world.witness.cut = {one.place}
+        world.arbiter.cut = {one.place}
     elif what == "unable":
         world.gateway_cut = {one.place}
         world.cut_wire([one.place], everybody, WIRE)
-        one.take(Machine.carrier_lost)
+        one.take(StateMachine.link_lost)
     elif what == "standby dies":
         other.kill()
     elif what == "standby leaves":
-        other.take(Machine.leave)
+        other.take(StateMachine.leave)
     elif what == "api":
-        world.witness.is_down = True
+        world.arbiter.is_down = True
 
 
 def schedule(seed: int) -> World:

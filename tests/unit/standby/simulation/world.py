@@ -7,39 +7,39 @@ import random
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from egress_router.standby.machine import Machine
+from egress_router.standby.protocol.state_machine import StateMachine
+from tests.unit.standby.simulation.arbiter import Arbiter
 from tests.unit.standby.simulation.router import Router
-from tests.unit.standby.simulation.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from egress_router.standby.actions import Action, Message
+    from egress_router.standby.protocol.commands import Command, Message
 
 WIRE, POD = 0, 1  # the channels
 
 
 class BrokenError(Exception):
-    """A promise of the protocol does not hold in this schedule."""
+    """What the protocol promises does not hold in this schedule."""
 
 
 class World:
     """Everything, in true time."""
 
-    def __init__(self, seed: int, routers: int, *, has_witness: bool) -> None:
+    def __init__(self, seed: int, routers: int, *, has_arbiter: bool) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self._pick = self.random.random
         self.now = 0.0
-        self.has_witness = has_witness
+        self.has_arbiter = has_arbiter
         self._events: list[tuple[float, int, Callable[..., None], object]] = []
         self._count = itertools.count()
-        self.witness = Witness(self)
+        self.arbiter = Arbiter(self)
         self.loss = 0.0
         self.late = 0.0  # how likely a message is so late that others overtake it
         self.cut: set[tuple[int, int, int]] = set()  # channel, from, to
         self.gateway_cut: set[int] = set()
-        self.moved = 0.0  # when the cuts changed last
+        self.transition = 0.0  # when the cuts changed last
         self.routers = [Router(self, place) for place in range(routers)]
         self.is_healed = False
         self.closed_since = 0.0
@@ -68,7 +68,7 @@ class World:
             return 0.05 + 0.75 * pick()
         return 0.0001 + 0.0029 * pick()
 
-    def deliver(self, router: Router, method: Callable[..., list[Action]], what: object) -> None:
+    def deliver(self, router: Router, method: Callable[..., list[Command]], what: object) -> None:
         """Have what travels arrive, unless the process that it is for has ended by then."""
         self.after(self.delay(), router.receive, (router.machine, method, what))
 
@@ -81,12 +81,12 @@ class World:
                 if cut and (channel, sender.place, router.place) in cut:
                     continue
                 if pick() >= loss:
-                    self.deliver(router, Machine.heard, message)
+                    self.deliver(router, StateMachine.message_received, message)
 
     def gateway_hears(self, router: Router) -> bool:
         return router.place not in self.gateway_cut and self.random.random() >= self.loss
 
-    def seek(self, seeker: Router) -> None:
+    def probe_addresses(self, seeker: Router) -> None:
         for router in self.routers:
             if (
                 router is not seeker
@@ -94,7 +94,7 @@ class World:
                 and not {(WIRE, seeker.place, router.place), (WIRE, router.place, seeker.place)} & self.cut
                 and self.random.random() >= self.loss
             ):
-                self.deliver(seeker, Machine.answered, None)
+                self.deliver(seeker, StateMachine.address_answered, None)
 
     def opened(self, router: Router) -> None:
         """Hold what must never be: two gates open at once."""
@@ -132,9 +132,9 @@ class World:
         self.is_healed = True
         self.cut.clear()
         self.gateway_cut.clear()
-        self.witness.is_down = False
-        self.witness.cut.clear()
-        self.witness.slow = 0.0
+        self.arbiter.is_down = False
+        self.arbiter.cut.clear()
+        self.arbiter.slow = 0.0
         for router in self.routers:
             router.freezing = 0.0
             if router.machine is None:

@@ -1,0 +1,1 @@
+"""The Lease and the EndpointSlice at the API server."""

@@ -1,0 +1,1 @@
+"""The pair protocol: messages, answers and times in, commands out. Pure."""

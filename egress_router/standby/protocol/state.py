@@ -1,0 +1,165 @@
+"""All that a router knows at a moment, and what follows from it by itself. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from egress_router.standby.protocol.arbiter import Arbiter
+from egress_router.standby.protocol.gateway import Gateway
+from egress_router.standby.protocol.hold_off import HoldOff
+from egress_router.standby.protocol.peers import PeerTable
+from egress_router.standby.protocol.requests import Requests
+from egress_router.standby.protocol.role import MAY_SUCCEED, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.standby.protocol.peers import Peer
+    from egress_router.standby.protocol.timing import Timing
+
+
+class State:
+    """The values of the pair protocol; `StateMachine` changes them, the methods below only read."""
+
+    __slots__ = (
+        "arbiter",
+        "asked_successor",
+        "deadline",
+        "epoch",
+        "failed_until",
+        "gateway",
+        "handed_over_to",
+        "hold_off",
+        "is_address_free",
+        "lease_requested_at",
+        "leave_by",
+        "listen_until",
+        "me",
+        "not_before",
+        "now",
+        "peers",
+        "ready_until",
+        "requests",
+        "role",
+        "since",
+        "timing",
+    )
+
+    def __init__(self, me: int, now: float, timing: Timing, *, has_arbiter: bool) -> None:
+        self.me = me
+        self.now = now
+        self.timing = timing
+        self.role = Role.LISTENING
+        self.since = now  # the role's beginning
+        self.epoch = 0  # how many take-overs it knows of
+        self.peers = PeerTable(timing.silent, timing.forget)
+        self.arbiter = Arbiter(me, timing) if has_arbiter else None
+        self.requests = Requests(timing.lease)
+        self.gateway = Gateway(self.requests, timing)
+        self.hold_off = HoldOff(timing.hold_off)
+        self.deadline = -math.inf  # until when the gate is open, as far as this router decided
+        self.listen_until = now + timing.listen
+        self.not_before = now + timing.listen  # when it may open its gate at the earliest
+        self.failed_until = -math.inf
+        self.is_address_free = False  # whether no station outside the group has one of the addresses
+        self.leave_by = math.inf  # when it leaves whether its successor is ready or not
+        self.asked_successor = 0  # whom it asked to make itself ready
+        self.ready_until = -math.inf  # how long it is ready to take over, because it was asked to be
+        self.lease_requested_at = -math.inf  # the request of the last lease that this router gave up
+        self.handed_over_to = 0
+
+    @property
+    def term(self) -> int:
+        """Which membership of the arbiter it believes in."""
+        return self.arbiter.term if self.arbiter is not None else 0
+
+    @property
+    def may_open(self) -> float:
+        """When it may open its gate at the earliest, by its hold-off and by what it saw."""
+        return max(self.hold_off.until, self.not_before)
+
+    def is_able(self) -> bool:
+        """Say whether others may count on this router: it hears the gateway, and has not just failed."""
+        return self.now >= self.failed_until and self.gateway.is_heard(self.now)
+
+    def is_ready(self) -> bool:
+        """Say whether it was asked to make itself ready for a take-over, and still is."""
+        return self.role is Role.STANDBY and self.now < self.ready_until
+
+    def needs_gateway(self) -> bool:
+        """Say whether the gateway's answers are part of the lease, or will be."""
+        if self.role is Role.ACTIVE and self.arbiter is not None:
+            return not self.peers.is_live(self.arbiter.partner, self.now)
+        return self.role is Role.CLAIMING or (
+            self.role is Role.ACTIVE and len(self.peers.live(self.now)) < len(self.peers)
+        )
+
+    def has_won(self) -> bool:
+        """Say whether the arbiter names this router alone: what others say they are then ends by itself."""
+        return self.arbiter is not None and self.arbiter.is_alone
+
+    def counts(self, number: int) -> bool:
+        """Say whether a router may have the lease at all, as far as this one knows."""
+        arbiter = self.arbiter
+        return arbiter is None or not arbiter.is_member or number in (arbiter.members or ())
+
+    def may_claim(self) -> bool:
+        """Say whether nobody else seems to be active, or about to be."""
+        if not self.is_address_free or self.now < self.not_before - self.timing.hold_off:
+            return False
+        for peer in self.peers.live(self.now):
+            last = peer.last
+            if last.role is Role.ACTIVE and not self.has_won():
+                return False
+            if last.ack_to not in {0, self.me} and self.counts(last.ack_to):
+                return False
+            is_better = last.role is Role.CLAIMING and (last.able, last.sender) > (self.is_able(), self.me)
+            if is_better and self.counts(last.sender):
+                return False
+        return True
+
+    def successor(self) -> Peer | None:
+        """Choose who gets the lease that this router gives up."""
+        successors = [peer for peer in self._candidates() if peer.last.role in MAY_SUCCEED]
+        return max(successors, key=lambda peer: (peer.last.able, peer.last.sender), default=None)
+
+    def _candidates(self) -> Iterator[Peer]:
+        arbiter = self.arbiter
+        for peer in self.peers.live(self.now):
+            # To the other member, unless this router has just tried to leave it out.
+            if arbiter is None or (arbiter.partner == peer.last.sender and arbiter.floor <= arbiter.term):
+                yield peer
+
+    def is_needed(self) -> bool:
+        """Say whether a leaving router should stay a moment longer: others count on its acknowledgements."""
+        if self.role is not Role.LEAVING:
+            return False
+        if self.arbiter is not None and self._may_be_last(self.arbiter):
+            return True  # until the arbiter names it no longer
+        if self.handed_over_to:
+            successor = self.peers.get(self.handed_over_to)
+            if successor is None or not self.peers.is_live(self.handed_over_to, self.now):
+                return False
+            if successor.last.role is not Role.ACTIVE:
+                return True
+        active = self.peers.active(self.now)
+        return active is not None and active.last.depends_on == self.me
+
+    def _may_be_last(self, arbiter: Arbiter) -> bool:
+        """Say whether this leaving router is the last member, or cannot know yet.
+
+        It has to know what the arbiter holds, and to have heard the other member since it began to leave.
+        """
+        if not arbiter.fresh or self.is_last(arbiter):
+            return True
+        partner = self.peers.get(arbiter.partner)
+        return partner is not None and partner.heard <= self.since
+
+    def is_last(self, arbiter: Arbiter) -> bool:
+        """Say whether this leaving router may be the last member, so that others would wait for it."""
+        if not arbiter.is_member:
+            return False
+        partner = self.peers.get(arbiter.partner)
+        is_left = not self.peers.is_live(arbiter.partner, self.now)
+        return is_left or partner is None or partner.last.role is Role.LEAVING or not arbiter.fresh
