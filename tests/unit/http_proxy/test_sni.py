@@ -88,6 +88,7 @@ def test_a_hello_may_come_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
         b"\x16\x02\x00" + hello("b.example")[3:],
         b"\x16\x03\x09" + hello("b.example")[3:],
     ],
+    ids=["another name", "no ClientHello", "SSL 2 in the record", "an unknown version in the record"],
 )
 def test_enforced_nothing_of_another_name_reaches_the_origin(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, *, early: bool
