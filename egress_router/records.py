@@ -78,7 +78,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "received": ("integer", "bytes from the destination"),
     "seconds": ("number", "from its beginning to its end"),
     "dns_seconds": ("number", "how long it waited for names"),
-    "connect_seconds": ("number", "how long it took to connect"),
+    "connect_seconds": ("number", "how long it took to connect, in the proxies"),
     "traceparent": ("string", "the client's field of that name (W3C Trace Context)"),
     "suppressed": ("integer", "denied ones that were left out before this one"),
 }

@@ -101,6 +101,7 @@ class AccessLog:
             rule=rule if decision.entry is None else decision.entry.described,
             reason=reason,
             dns_seconds=round(info.dns_seconds, 6),
-            connect_seconds=round(info.connect_seconds, 6),
+            # Nothing was dialled for what was denied, or what goes on in a connection that was there.
+            connect_seconds=round(info.connect_seconds, 6) if info.connect_seconds else None,
             traceparent=info.traceparent,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from tests.network.test_http_tools import accepts, output, run
+from tests.ports import free_port
 from tests.unit.http_proxy.origin import Client, counted, know, proxy
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,8 +81,7 @@ class Way:
 @contextlib.contextmanager
 def nginx(folder: Path, *, listen: str, more: str = "") -> Iterator[int]:
     """Run nginx, which says the protocol and the number of the request on its connection."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     paths = "".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -102,7 +101,7 @@ def nginx(folder: Path, *, listen: str, more: str = "") -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(WAIT_SECONDS)
 
 
 @pytest.fixture

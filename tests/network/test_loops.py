@@ -10,7 +10,7 @@ import pytest
 from egress_router.lab.network import ROUTER, SOURCE
 from tests.network.test_policy import fetch
 from tests.unit.tls.hellos import hello, sni
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from egress_router.lab.network import Laboratory
@@ -25,10 +25,10 @@ table ip service {{
 _CONNECT = f"CONNECT {_SERVICE}:3128 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
-def _head(wire: socket.socket) -> bytes:
+def _head(sock: socket.socket) -> bytes:
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        data = wire.recv(1)
+        data = sock.recv(1)
         assert data
         head += data
     return head
@@ -44,14 +44,14 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
     environment = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_SOURCE": SOURCE, "EGRESS_WORKERS": "1"}
     with (
         lab.proxy("http-proxy", environment, 8080),
-        lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire,
+        lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock,
     ):
-        wire.settimeout(PATIENCE)
-        wire.connect((ROUTER, 8080))
+        sock.settimeout(WAIT_SECONDS)
+        sock.connect((ROUTER, 8080))
         heads = [b" 200 "]
         while b" 200 " in heads[-1] and len(heads) < 10:
-            wire.sendall(_CONNECT)
-            heads.append(_head(wire))
+            sock.sendall(_CONNECT)
+            heads.append(_head(sock))
         assert b"HTTP/1.1 502 " in heads[-1]
         assert b"proxy_loop_detected" in heads[-1]
         assert len(heads) == 4  # what comes back once may be chance
@@ -69,10 +69,10 @@ def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(lab: Laborat
         loops = 'egress_router_connections_total{result="loop"}'
         assert eventually(lambda: loops in fetch(lab, "/metrics"))
         for _ in range(5):
-            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-                wire.settimeout(20)
-                wire.connect((ROUTER, 8080))
-                assert wire.recv(1) == b""
+            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.settimeout(20)
+                sock.connect((ROUTER, 8080))
+                assert sock.recv(1) == b""
         # Whatever comes, a client or a check, is one connection and two that come back.
         assert eventually(lambda: _counted(lab, loops) >= 5)
         assert (
@@ -109,14 +109,14 @@ def test_a_name_that_leads_back_to_a_transparent_port_is_refused_and_said(
             (hello(sni(b"www.example.com")), bytes((21, 3, 1, 0, 2, 2, alert))),
             (b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n", b"HTTP/1.1 " + status),
         ):
-            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-                wire.settimeout(PATIENCE)
-                wire.connect((ROUTER, 8443))
-                wire.sendall(first)
-                with wire.makefile("rb") as stream:
+            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.settimeout(WAIT_SECONDS)
+                sock.connect((ROUTER, 8443))
+                sock.sendall(first)
+                with sock.makefile("rb") as stream:
                     assert stream.read(len(answer)) == answer
         refused = f'egress_router_transparent_refused_total{{reason="{reason}"}}'
         assert eventually(lambda: _counted(lab, refused) == 2)
         process.terminate()
-        _, said = process.communicate(timeout=PATIENCE)
+        _, said = process.communicate(timeout=WAIT_SECONDS)
         assert f"a name leads back to this router reason={reason} expected=" in said

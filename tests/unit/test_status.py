@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import signal
-import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import pytest
 from egress_router import status
 from egress_router.errors import RefusedError
 from tests.manual_clock import ManualClock
+from tests.ports import free_port
 from tests.unit.admin.views import FakeView, endpoint
 
 if TYPE_CHECKING:
@@ -195,8 +195,7 @@ def test_watched_json_is_a_line_each_time_whatever_is_there(
     def end(_: float) -> None:
         raise KeyboardInterrupt
 
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    nobody = f"http://127.0.0.1:{free_port()}"
     for asked in (url, nobody):
         with pytest.raises(KeyboardInterrupt):
             status.show(asked, watch=True, as_json=True, sleep=end)
@@ -209,8 +208,7 @@ def test_watched_json_is_a_line_each_time_whatever_is_there(
 
 
 def test_nobody_there_is_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with pytest.raises(RefusedError, match=f"cannot ask http://127.0.0.1:{port}/status: .*refused"):
         status.show(f"http://127.0.0.1:{port}", watch=False)
     with pytest.raises(RefusedError, match="expected an address"):

@@ -19,9 +19,10 @@ from egress_router.service.control import (
     Serve,
     StatusRequest,
 )
+from tests.ports import free_port
 from tests.serving import LOOPS
 from tests.unit.service.routers import descriptors_below
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ class End:
         self.ended += 1
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        limit = time.monotonic() + PATIENCE
+        limit = time.monotonic() + WAIT_SECONDS
         while not condition():
             assert time.monotonic() < limit
             self.loop.run_until_complete(asyncio.sleep(0.001))
@@ -116,8 +117,8 @@ def test_the_end_of_the_other_side_is_told_once(ends: tuple[End, End]) -> None:
 
 def test_what_cannot_be_sent_any_more_leaks_no_descriptor(ends: tuple[End, End]) -> None:
     left, right = ends
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as server:
         left.channel.send(Serve("x" * 1_000_000, frozenset()))
         left.channel.send(Listeners((port,)), [server.fileno()])
         left.channel.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.unit.standby.simulation.schedules import schedule
@@ -25,3 +28,10 @@ def test_two_open_gates_would_be_noticed() -> None:
     other.kernel.current = 10_000
     with pytest.raises(BrokenError, match="opens while"):
         world.opened(other)
+
+
+def test_the_program_runs_them_on_all_processors_and_counts() -> None:
+    command = [sys.executable, "-m", "tests.unit.standby.simulation", "4", "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("4 of 4 schedules")
+    assert " 0 broken" in done.stdout

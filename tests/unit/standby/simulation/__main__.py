@@ -69,9 +69,9 @@ def main() -> int:
     parser.add_argument("schedules", type=int)
     parser.add_argument("--first", type=int, default=0, help="the seed of the first one")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--compiled", command="store_true", help="compile protocol and world first; faster")
+    parser.add_argument("--compiled", action="store_true", help="compile protocol and world first; faster")
     parser.add_argument(
-        "--digest", command="store_true", help="print the digest of the states that they end in"
+        "--digest", action="store_true", help="print the digest of the states that they end in"
     )
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.schedules)
