@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
 
-    from egress_router.grammar.address import Host
+    from egress_router.grammar.address import Host, Target
     from egress_router.grammar.forward import Forwards
     from egress_router.metrics import Registry
     from egress_router.policy.egress_policy import NamesOf
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.followed import Names
     from egress_router.upstreams.places import Forbidden
-    from egress_router.upstreams.pool import Target
 
 
 def mode(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.callbacks import callback
-from egress_router.http_proxy.client_side import CONNECTED, CONNECTING, HEAD, ClientSide
+from egress_router.http_proxy.client_side import CONNECTED, ClientSide
 from egress_router.http_proxy.connect import ConnectRequest
 from egress_router.http_proxy.forwarder import Forwarder
 from egress_router.http_proxy.http1.errors import Fault, MessageError
@@ -17,6 +17,7 @@ from egress_router.http_proxy.http1.state import (
     INTO_CONNECTING,
     INTO_HEAD,
     INTO_TUNNEL,
+    ConnectionState,
 )
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.timeouts import Timeouts
@@ -59,7 +60,7 @@ class ClientConnection(ClientSide):
     @callback
     def read_head(self) -> None:
         """Read on until there is a head, and act on it."""
-        if self.state is not HEAD:
+        if self.state is not ConnectionState.HEAD:
             return
         for _ in range(self.worker.reads_in_turn):
             data = self.stream.receive()
@@ -121,7 +122,7 @@ class ClientConnection(ClientSide):
         self._connector = UpstreamConnector(worker, self, info, turns)
         self._wait()
         self._connector.begin()
-        if self.state is CONNECTING:
+        if self.state is ConnectionState.CONNECTING:
             worker.client_watch.add(self)
 
     def _answer_as_final_recipient(self, head: RequestHead) -> None:
@@ -148,7 +149,7 @@ class ClientConnection(ClientSide):
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
-        if self.state is CONNECTING:
+        if self.state is ConnectionState.CONNECTING:
             self.stream.watch()
 
     @callback
@@ -211,7 +212,7 @@ class ClientConnection(ClientSide):
     @callback
     def head_late(self) -> None:
         """Refuse a head that comes too slowly; close, without an answer, if none has begun."""
-        if self.state is not HEAD:
+        if self.state is not ConnectionState.HEAD:
             return
         if self._heads.begun:
             self.worker.accounting.limit("head_seconds")
@@ -223,7 +224,7 @@ class ClientConnection(ClientSide):
     @callback
     def idle_late(self) -> None:
         """Close a connection between requests."""
-        if self.state is HEAD and not self._heads.begun:
+        if self.state is ConnectionState.HEAD and not self._heads.begun:
             self.worker.accounting.idle_end("keepalive_seconds")
             self.close("idle")
 

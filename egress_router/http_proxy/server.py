@@ -246,7 +246,6 @@ def _worker_state(
         clock=needs.clock,
         sni=settings.sni,
         sources=settings.sources,
-        tells_debug=isinstance(accounting, DebugAccounting),
         reads_in_turn=needs.reads_in_turn,
         hello_seconds=needs.hello_seconds,
     )

@@ -4,9 +4,8 @@ from typing import TypeAlias
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
-from egress_router.grammar.address import IPAddress
+from egress_router.grammar.address import Target
 
-Target: TypeAlias = tuple[IPAddress, int]
 Failures: TypeAlias = tuple[tuple[Target, int], ...]
 # Number of an accepted one, the client's port, source address and port towards the upstream ("", 0: unknown).
 Identity: TypeAlias = tuple[int, int, str, int]

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.address import IPAddress, Target
     from egress_router.metrics import Registry
-    from egress_router.relay._plane import Target
 
 Pair = _plane.Pair
 Forwarding = _plane.Forwarding

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from egress_router.grammar.address import Target
     from egress_router.relay._plane import (
         Accepted,
         Answered,
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
         Failures,
         Pair,
         Summed,
-        Target,
         Times,
         Wanted,
     )
