@@ -16,7 +16,7 @@ import socket
 import sys
 from collections import Counter
 
-_PATIENCE = 60.0  # seconds
+_WAIT_SECONDS = 60.0  # seconds
 _BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it before 3.12
 _BATCH = 64
 
@@ -35,34 +35,34 @@ def serve(address: str, port: int) -> None:
     print("ready", flush=True)
     while True:
         for key, _ in waiting.select():
-            wire = key.fileobj
-            if wire is listener:
+            sock = key.fileobj
+            if sock is listener:
                 _accept(listener, waiting, held)
-            elif not isinstance(wire, socket.socket):
+            elif not isinstance(sock, socket.socket):
                 if not sys.stdin.readline():
                     return
                 print(json.dumps(Counter(held.values())), flush=True)
-            elif not _echo(wire):
-                waiting.unregister(wire)
-                del held[wire]
-                wire.close()
+            elif not _echo(sock):
+                waiting.unregister(sock)
+                del held[sock]
+                sock.close()
 
 
 def _accept(listener: socket.socket, waiting: selectors.BaseSelector, held: dict[socket.socket, str]) -> None:
     for _ in range(_BATCH):
         try:
-            wire, peer = listener.accept()
+            sock, peer = listener.accept()
         except BlockingIOError:
             return
-        held[wire] = peer[0]
-        waiting.register(wire, selectors.EVENT_READ)
+        held[sock] = peer[0]
+        waiting.register(sock, selectors.EVENT_READ)
 
 
-def _echo(wire: socket.socket) -> bool:
+def _echo(sock: socket.socket) -> bool:
     """Send back what came; False: the connection has ended."""
     try:
-        data = wire.recv(64)
-        return bool(data) and wire.send(data) == len(data)
+        data = sock.recv(64)
+        return bool(data) and sock.send(data) == len(data)
     except OSError:
         return False
 
@@ -71,25 +71,25 @@ def hold(source: str, address: str, port: int, count: int) -> None:
     """Open so many connections from one address, and keep them until standard input ends."""
     held = []
     for _ in range(count):
-        wire = socket.socket()
-        wire.settimeout(_PATIENCE)
-        wire.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        sock = socket.socket()
+        sock.settimeout(_WAIT_SECONDS)
+        sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         try:
-            wire.bind((source, 0))
-            wire.connect((address, port))
+            sock.bind((source, 0))
+            sock.connect((address, port))
         except OSError:
-            wire.close()
+            sock.close()
         else:
-            held.append(wire)
+            held.append(sock)
     print(len(held), count - len(held), flush=True)
     while sys.stdin.readline():
         print(sum(map(_answers, held)), flush=True)
 
 
-def _answers(wire: socket.socket) -> bool:
+def _answers(sock: socket.socket) -> bool:
     try:
-        wire.send(b"?")
-        return wire.recv(1) == b"?"
+        sock.send(b"?")
+        return sock.recv(1) == b"?"
     except OSError:
         return False
 

@@ -270,11 +270,11 @@ def connect_many(client: Host, port: int) -> float:
     """Return the median microseconds of one connect, over many."""
     sockets = [client.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(CONNECTIONS)]
     times = []
-    for wire in sockets:
+    for sock in sockets:
         begun = time.perf_counter()
-        wire.connect((ROUTER, port))
+        sock.connect((ROUTER, port))
         times.append(time.perf_counter() - begun)
-        wire.close()
+        sock.close()
     return statistics.median(times) * 1e6
 
 

@@ -112,28 +112,28 @@ class Proxy:
 
     def open_tunnel(self) -> socket.socket:
         """Open a connection to the echo server through the proxy."""
-        wire = socket.create_connection(("127.0.0.1", self.echo_port), 10)
+        sock = socket.create_connection(("127.0.0.1", self.echo_port), 10)
         if self.name == "http":
-            wire.sendall(f"CONNECT 127.0.0.1:{ECHO_PORT} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            sock.sendall(f"CONNECT 127.0.0.1:{ECHO_PORT} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
             head = b""
             while b"\r\n\r\n" not in head:
-                head += wire.recv(4096)
+                head += sock.recv(4096)
             if b" 200" not in head:
                 raise SystemExit(f"a tunnel was refused: {head!r}")
-        return wire
+        return sock
 
     def check_tunnels(self) -> int:
         """Echo a byte through every long tunnel; open those anew that are gone, and return how many."""
         gone = 0
-        for index, wire in enumerate(self.tunnels):
+        for index, sock in enumerate(self.tunnels):
             try:
-                wire.sendall(b"x")
-                alive = wire.recv(1) == b"x"
+                sock.sendall(b"x")
+                alive = sock.recv(1) == b"x"
             except OSError:
                 alive = False
             if not alive:
                 gone += 1
-                wire.close()
+                sock.close()
                 self.tunnels[index] = self.open_tunnel()
         return gone
 
@@ -155,8 +155,8 @@ def main() -> int:
         problems = _soak(made, proxies)
         problems += _balance(proxies, baseline)
         for proxy in proxies:
-            for wire in proxy.tunnels:
-                wire.close()
+            for sock in proxy.tunnels:
+                sock.close()
     for problem in problems:
         print(f"PROBLEM: {problem}")
     print("No problem." if not problems else f"{len(problems)} problems.")

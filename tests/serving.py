@@ -18,7 +18,7 @@ from egress_router.relay.poller import Poller
 from egress_router.service.connection_limiter import ConnectionLimiter
 from egress_router.service.mode import Server, WorkerContext
 from tests.ports import free_port
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ class Running(Generic[Rules]):
         async def run() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(run(), self.context.loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(run(), self.context.loop).result(WAIT_SECONDS)
 
     def apply(self, text: str) -> None:
         """Put other rules in force; new ports of theirs are not listened on."""
@@ -100,16 +100,16 @@ def serving(
             ports = {port: each.getsockname()[1] for port, each in sockets.items()}
             return Running(mode, server, context, ports)
 
-        running = asyncio.run_coroutine_threadsafe(build(), event_loop).result(PATIENCE)
+        running = asyncio.run_coroutine_threadsafe(build(), event_loop).result(WAIT_SECONDS)
         try:
             yield running
         finally:
             running.call(running.server.stop_accepting)
             running.call(running.server.close_all)
-            asyncio.run_coroutine_threadsafe(_end_tasks(), event_loop).result(PATIENCE)
+            asyncio.run_coroutine_threadsafe(_end_tasks(), event_loop).result(WAIT_SECONDS)
     finally:
         event_loop.call_soon_threadsafe(event_loop.stop)
-        thread.join(PATIENCE)
+        thread.join(WAIT_SECONDS)
         event_loop.close()
         poller.close()
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 60.0  # seconds: what takes longer has failed, also on a machine that is busy
+WAIT_SECONDS = 60.0  # what takes longer has failed, also on a machine that is busy
 _POLL, _LONGEST_POLL = 0.005, 0.05
 
 
-def eventually(check: Callable[[], object], seconds: float = PATIENCE) -> bool:
+def eventually(check: Callable[[], object], seconds: float = WAIT_SECONDS) -> bool:
     """Return whether `check` comes true in time; the last look is made after it."""
     begun = time.monotonic()
     while (waited := time.monotonic() - begun) < seconds:
@@ -31,7 +31,7 @@ def until(check: Callable[[], object], what: str = "what is waited for") -> None
 async def until_async(check: Callable[[], object]) -> None:
     """Wait until `check` comes true while the loop goes on; TimeoutError if it does not."""
     begun = time.monotonic()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not check():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
             await asyncio.sleep(_pause(time.monotonic() - begun))
 

@@ -13,6 +13,7 @@ from egress_router.http_proxy.request_info import Who
 from egress_router.relay.buffered_socket import MAX_RECEIVED, BufferedSocket, nothing
 from egress_router.relay.dataplane import Forwarding
 from egress_router.service.connection_limiter import LIMITS, ConnectionLimit
+from egress_router.tls.alert import Alert, fatal
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.worker_state import WorkerState
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from egress_router.service.connection_limiter import ConnectionLimiter
 
 _STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
+_HTTP: Final = 80
 _OVER_LIMIT: Final = {
     ConnectionLimit.TOTAL: replies.CONNECTIONS_FULL,
     ConnectionLimit.PER_CLIENT: replies.CLIENT_FULL,
@@ -35,12 +38,12 @@ class TurnedAway:
         self._most = most
         self._waiting: set[LingeringClose] = set()
 
-    def add(self, sock: socket.socket, who: Who, limit: ConnectionLimit) -> None:
-        """Tell a client which limit it has met."""
+    def add(self, sock: socket.socket, who: Who, limit: ConnectionLimit, *, in_tls: bool) -> None:
+        """Tell a client which limit it has met, in the words of what it speaks."""
         self._limiter.refused(limit)
         worker, reply = self._worker, _OVER_LIMIT[limit]
-        worker.accounting.refused(who, reply.status, reply.reason)
-        answer = reply.encoded(worker.date())
+        worker.accounting.refused(who, 0 if in_tls else reply.status, reply.reason)
+        answer = fatal(Alert.INTERNAL_ERROR) if in_tls else reply.encoded(worker.date())
         if len(self._waiting) >= self._most:
             with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
                 sock.send(answer)
@@ -79,9 +82,7 @@ class Acceptor(Forwarding):
 
     def accepted(self, arrival: Arrival) -> None:
         """Serve a client."""
-        who = Who(*arrival.client, self._port)
-        if self._worker.tells_debug:
-            who = self._worker.accounting.accepted(who)
+        who = self._worker.accounting.accepted(Who(*arrival.client, self._port))
         sock = self._socket(arrival.descriptor)
         connection = ClientConnection(self._worker, sock, who, arrival, self._origin_port)
         self._worker.connections.add(connection)
@@ -92,9 +93,20 @@ class Acceptor(Forwarding):
         sock = self._socket(end.given)
         if end.reason in LIMITS:
             who = Who(end.client, end.identity.client_port, self._port)
-            self._turned_away.add(sock, who, LIMITS[end.reason])
+            in_tls = self._origin_port is not None and _speaks_tls(sock, self._origin_port)
+            self._turned_away.add(sock, who, LIMITS[end.reason], in_tls=in_tls)
         else:
             sock.close()
 
     def _socket(self, descriptor: int) -> socket.socket:
         return socket.socket(self._family, _STREAM, 0, descriptor)
+
+
+def _speaks_tls(sock: socket.socket, origin_port: int) -> bool:
+    """Say whether a client of a transparent port speaks TLS; of one that is silent so far its port tells."""
+    try:
+        return sock.recv(1, socket.MSG_PEEK) == _HANDSHAKE
+    except BlockingIOError:
+        return origin_port != _HTTP
+    except OSError:
+        return False

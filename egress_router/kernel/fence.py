@@ -85,9 +85,9 @@ class Fence:
         self._interface = interface
         self._addresses = tuple(addresses)
         self._mac = mac
-        self._wire = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        self._wire.bind((0, 0))
-        self._wire.settimeout(_ANSWER_SECONDS)
+        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        self._sock.bind((0, 0))
+        self._sock.settimeout(_ANSWER_SECONDS)
         self._sequence = 0
         self._approved: int | None = None
         self._index = 0
@@ -103,7 +103,7 @@ class Fence:
 
     def shut(self) -> None:
         """Close the socket; the gate closes by itself."""
-        self._wire.close()
+        self._sock.close()
 
     def restore(self) -> None:
         """Put the fence up again, closed.
@@ -171,7 +171,7 @@ class Fence:
             batch.append(_message(_NF_TABLES << 8 | kind, flags, number, _NF_NETDEV, 0, body))
         batch.append(_message(_BATCH_END, 0, first + len(steps), socket.AF_UNSPEC, _NF_TABLES, b""))
         try:
-            self._wire.sendto(b"".join(batch), (0, 0))
+            self._sock.sendto(b"".join(batch), (0, 0))
             waiting = set(range(first, first + len(steps)))
             while waiting:
                 self._read_answers(waiting)
@@ -181,7 +181,7 @@ class Fence:
             raise FenceError(error.errno, os.strerror(error.errno or 0)) from None
 
     def _read_answers(self, waiting: set[int]) -> None:
-        data = self._wire.recv(65536)
+        data = self._sock.recv(65536)
         while len(data) >= 16:
             length, kind, _, number = struct.unpack_from("=IHHI", data)
             if kind == _ERROR and number in waiting:

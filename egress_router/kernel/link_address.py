@@ -56,10 +56,10 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 def _ask(kind: int, flags: int, body: bytes) -> None:
     header = struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as wire:
-        wire.settimeout(_ANSWER_SECONDS)
-        wire.sendto(header + body, (0, 0))
-        answer = wire.recv(4096)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as sock:
+        sock.settimeout(_ANSWER_SECONDS)
+        sock.sendto(header + body, (0, 0))
+        answer = sock.recv(4096)
     kind, code = struct.unpack_from("=H", answer, 4)[0], struct.unpack_from("=i", answer, 16)[0]
     if kind == _ERROR and code:
         raise OSError(-code, os.strerror(-code))

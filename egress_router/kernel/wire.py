@@ -33,10 +33,10 @@ def announce(link: Link, addresses: Sequence[IPAddress]) -> None:
         RefusedError: NET_RAW is missing, or the link went down.
     """
     mac = mac_bytes(link.mac)
-    with _packet_socket(link) as wire:
+    with _packet_socket(link) as sock:
         for address in addresses:
             for frame in announcements(address, mac):
-                wire.send(frame)
+                sock.send(frame)
 
 
 def probe_round(link: Link, addresses: Sequence[IPAddress]) -> dict[IPAddress, str]:
@@ -50,13 +50,13 @@ def probe_round(link: Link, addresses: Sequence[IPAddress]) -> dict[IPAddress, s
     mac = mac_bytes(link.mac)
     found: dict[IPAddress, str] = {}
     time.sleep(random.uniform(0, PROBE_WAIT))  # noqa: S311 (spreads load, protects nothing)
-    with _packet_socket(link) as wire:
+    with _packet_socket(link) as sock:
         for _ in range(PROBES):
             left = [address for address in addresses if address not in found]
             for address in left:
-                wire.send(probe(address, mac))
+                sock.send(probe(address, mac))
             if left:
-                found |= _rivals(wire, left, mac)
+                found |= _rivals(sock, left, mac)
     return found
 
 
@@ -65,16 +65,16 @@ def _packet_socket(link: Link) -> Iterator[socket.socket]:
     """Give a socket for whole frames of a link; what fails on it within the block is refused in one line."""
     try:
         # Protocol 0 receives nothing: frames of other interfaces would be queued until `bind`.
-        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     except PermissionError:
         raise RefusedError("cannot probe for other owners of EGRESS_SOURCE", "grant NET_RAW") from None
-    with wire:
+    with sock:
         try:
-            wire.bind((link.name, _ETH_P_ALL))
+            sock.bind((link.name, _ETH_P_ALL))
             # An advertisement goes to groups that this interface has not joined.
             membership = struct.pack("iHH8s", link.index, _ALLMULTI, 0, b"")
-            wire.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, membership)
-            yield wire
+            sock.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, membership)
+            yield sock
         except OSError as error:
             raise RefusedError(
                 f"cannot probe and announce on {link.name} ({error.strerror})",
@@ -82,14 +82,14 @@ def _packet_socket(link: Link) -> Iterator[socket.socket]:
             ) from None
 
 
-def _rivals(wire: socket.socket, addresses: Sequence[IPAddress], mac: bytes) -> dict[IPAddress, str]:
+def _rivals(sock: socket.socket, addresses: Sequence[IPAddress], mac: bytes) -> dict[IPAddress, str]:
     """Listen for the time between two probes, or until every address has an owner."""
     found: dict[IPAddress, str] = {}
     until = time.monotonic() + PROBE_INTERVAL
     while len(found) < len(addresses) and (left := until - time.monotonic()) > 0:
-        wire.settimeout(left)
+        sock.settimeout(left)
         try:
-            frame = wire.recv(256)
+            frame = sock.recv(256)
         except TimeoutError:
             break
         for address in addresses:

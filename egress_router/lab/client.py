@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from egress_router.lab.pair import Pair
 
-EVERY, PATIENCE = 0.01, 0.15  # seconds between two connections of the client, and for one of them
+EVERY, CONNECT_SECONDS = 0.01, 0.15  # seconds between two connections of the client, and for one of them
 _CONTROL = "127.0.0.1"
 _START_SECONDS = 60
 
@@ -28,7 +28,7 @@ class Client:
         server = pair.client.start([sys.executable, "-m", "egress_router.lab.server", "80"])
         if server.stdout is None or server.stdout.readline() != "ready\n":
             raise RuntimeError("the client's own server did not start")
-        words = [str(every), str(PATIENCE), _CONTROL, *(side.address for side in pair.sides)]
+        words = [str(every), str(CONNECT_SECONDS), _CONTROL, *(side.address for side in pair.sides)]
         self._process = pair.client.start([sys.executable, "-m", "egress_router.lab.knock", *words])
         self._answered: list[float] = []
         self._control: list[float] = []

@@ -16,7 +16,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 _SAY_SECONDS = 0.2  # from one word of a held connection to the next
-_PATIENCE = 30.0  # with anything; a SYN that is lost is sent again meanwhile, and shows as a slow connection
+_WAIT_SECONDS = (
+    30.0  # with anything; a SYN that is lost is sent again meanwhile, and shows as a slow connection
+)
 # That begin. A machine that is busy falls behind instead of drowning; the server's queue holds 1,024.
 _MOST_AT_ONCE = 500
 
@@ -48,7 +50,7 @@ class Crowd:
 async def _once(crowd: Crowd, address: str, port: int) -> None:
     begun, step = time.monotonic(), "connect"
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_WAIT_SECONDS):
             reader, writer = await asyncio.open_connection(address, port)
             crowd.milliseconds.append((time.monotonic() - begun) * 1000)
             step = "read"
@@ -68,12 +70,12 @@ async def _server(reader: asyncio.StreamReader) -> str:
 async def _hold(crowd: Crowd, address: str, port: int, ended: asyncio.Event) -> None:
     """Keep one connection, and have what is said come back over it until the end."""
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_WAIT_SECONDS):
             reader, writer = await asyncio.open_connection(address, port)
             await _server(reader)
         while True:
             over = ended.is_set()
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_WAIT_SECONDS):
                 writer.write(b"still here\n")
                 if await reader.readline() != b"still here\n":
                     raise ConnectionResetError("the stream ended")

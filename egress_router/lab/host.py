@@ -68,8 +68,8 @@ class Host:
         self.pid = self._holder.pid
         self.indexes: dict[str, int] = {}  # of the interfaces that `wiring` made, by their names
         # DGRAM, because asyncio inside pyroute2 takes no RAW socket; netlink knows no difference.
-        wire = self.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
-        self.ipr = IPRoute(fileno=wire.detach())
+        sock = self.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
+        self.ipr = IPRoute(fileno=sock.detach())
         self.ipr.link("set", index=1, state="up")
 
     def _start_holder(self) -> subprocess.Popen[str]:

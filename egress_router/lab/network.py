@@ -181,19 +181,19 @@ class Laboratory(Hosts):
 
     def ask_tcp(self, client: Host, address: str, port: int, timeout: float = _ANSWER_SECONDS) -> Seen:
         """Connect from a host; return what the server said. OSError where no connection comes about."""
-        with client.socket(_family(address), socket.SOCK_STREAM) as wire:
-            wire.settimeout(timeout)
-            wire.connect((address, port))
-            with wire.makefile("rb") as lines:
+        with client.socket(_family(address), socket.SOCK_STREAM) as sock:
+            sock.settimeout(timeout)
+            sock.connect((address, port))
+            with sock.makefile("rb") as lines:
                 return _read_seen(lines.readline())
 
     def ask_udp(self, client: Host, address: str, port: int, timeout: float = _ANSWER_SECONDS) -> Seen:
         """Send a datagram from a host; return what the server said. OSError where no answer comes."""
-        with client.socket(_family(address), socket.SOCK_DGRAM) as wire:
-            wire.settimeout(timeout)
-            wire.connect((address, port))
-            wire.send(b"who am I?")
-            return _read_seen(wire.recv(4096))
+        with client.socket(_family(address), socket.SOCK_DGRAM) as sock:
+            sock.settimeout(timeout)
+            sock.connect((address, port))
+            sock.send(b"who am I?")
+            return _read_seen(sock.recv(4096))
 
 
 def build_outside(gateway: Host, outside: Host, servers: Sequence[str]) -> None:
@@ -211,9 +211,9 @@ def _family(address: str) -> int:
 
 
 def _connects(client: Host, address: str, port: int) -> bool:
-    with client.socket(_family(address), socket.SOCK_STREAM) as wire:
-        wire.settimeout(1)
-        return wire.connect_ex((address, port)) == 0
+    with client.socket(_family(address), socket.SOCK_STREAM) as sock:
+        sock.settimeout(1)
+        return sock.connect_ex((address, port)) == 0
 
 
 def _read_seen(line: bytes) -> Seen:

@@ -67,8 +67,8 @@ async def _answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         writer.close()
 
 
-def _answer_datagram(wire: socket.socket, port: int) -> None:
-    _, ancillary, _, client = wire.recvmsg(65536, 128)
+def _answer_datagram(sock: socket.socket, port: int) -> None:
+    _, ancillary, _, client = sock.recvmsg(65536, 128)
     data = next(
         data for level, kind, data in ancillary if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
     )
@@ -76,7 +76,7 @@ def _answer_datagram(wire: socket.socket, port: int) -> None:
     client_address = cast("tuple[str, int]", client[:2])
     text = json.dumps(seen((server, port), client_address)).encode() + b"\n"
     # The answer leaves from the address that was asked, as the client expects it.
-    wire.sendmsg([text], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, data)], 0, client)
+    sock.sendmsg([text], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, data)], 0, client)
 
 
 async def _serve(words: Sequence[str]) -> None:
@@ -87,12 +87,12 @@ async def _serve(words: Sequence[str]) -> None:
         answer = _answer_http if kind == "http" else _tell_and_echo
         listening = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         await asyncio.start_server(answer, sock=listening, limit=_HEAD_LIMIT, backlog=_BACKLOG)
-        wire = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        wire.bind(("::", port))
-        wire.setblocking(False)
-        loop.add_reader(wire.fileno(), _answer_datagram, wire, port)
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        sock.bind(("::", port))
+        sock.setblocking(False)
+        loop.add_reader(sock.fileno(), _answer_datagram, sock, port)
     print("ready", flush=True)
     await asyncio.Event().wait()
 

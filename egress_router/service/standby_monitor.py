@@ -95,8 +95,8 @@ def is_good_standby(problem: str) -> bool:
 
 def ask(name: str = SOCKET_NAME) -> dict[str, Json] | None:
     """Return what the process says now; None where there is none, or it is busy."""
-    with contextlib.suppress(OSError, ValueError), _conversation(name, b"?") as wire:
-        said = json.loads(wire.recv(_MAX_BYTES))
+    with contextlib.suppress(OSError, ValueError), _conversation(name, b"?") as sock:
+        said = json.loads(sock.recv(_MAX_BYTES))
         return cast("dict[str, Json]", said) if isinstance(said, dict) else None
     return None
 
@@ -110,16 +110,16 @@ def hand_over(name: str = SOCKET_NAME) -> bool:
 
 
 def _is_heard(name: str) -> bool:
-    with contextlib.suppress(OSError), _conversation(name, HAND_OVER) as wire:
-        wire.recv(_MAX_BYTES)
-        return wire.recv(_MAX_BYTES) == HAND_OVER
+    with contextlib.suppress(OSError), _conversation(name, HAND_OVER) as sock:
+        sock.recv(_MAX_BYTES)
+        return sock.recv(_MAX_BYTES) == HAND_OVER
     return False
 
 
 @contextlib.contextmanager
 def _conversation(name: str, word: bytes) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as wire:
-        wire.settimeout(0.1)
-        wire.connect(name)
-        wire.send(word)
-        yield wire
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(0.1)
+        sock.connect(name)
+        sock.send(word)
+        yield sock

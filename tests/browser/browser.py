@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-PATIENCE = 30.0  # seconds
+WAIT_SECONDS = 30.0  # seconds
 _OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -129,7 +129,7 @@ def chromium(profile: Path) -> Iterator[Page]:
         os.close(to_browser)
         os.close(from_browser)
         try:
-            process.wait(PATIENCE)
+            process.wait(WAIT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -78,10 +78,10 @@ def http_proxy(lab: Laboratory) -> str:
             request(lab, asked)
         with contextlib.ExitStack() as held:
             for _ in range(4):  # one too many
-                wire = held.enter_context(lab.client.socket(socket.AF_INET, socket.SOCK_STREAM))
-                wire.connect((ROUTER, 8080))
-                wire.sendall(f"CONNECT {SERVER}:80 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-                wire.recv(100)
+                sock = held.enter_context(lab.client.socket(socket.AF_INET, socket.SOCK_STREAM))
+                sock.connect((ROUTER, 8080))
+                sock.sendall(f"CONNECT {SERVER}:80 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                sock.recv(100)
             return having(lab, "limit_hits_total{", "rule_first_byte_seconds_count{", "tunnels_open 3.0")
 
 
@@ -98,11 +98,11 @@ def dns_proxy(lab: Laboratory) -> str:
 
 def request(lab: Laboratory, line: str) -> None:
     """Ask through the proxy, whatever comes of it."""
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire, contextlib.suppress(OSError):
-        wire.settimeout(20)
-        wire.connect((ROUTER, 8080))
-        wire.sendall(f"{line} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode())
-        while wire.recv(4096):
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
+        sock.settimeout(20)
+        sock.connect((ROUTER, 8080))
+        sock.sendall(f"{line} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode())
+        while sock.recv(4096):
             pass
 
 
@@ -121,12 +121,12 @@ def having(lab: Laboratory, *wanted: str) -> str:
 
 def metrics(lab: Laboratory) -> str:
     """Return what the router says now; nothing where it does not listen yet."""
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(20)
-        if wire.connect_ex((ROUTER, 9797)):
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(20)
+        if sock.connect_ex((ROUTER, 9797)):
             return ""
-        wire.sendall(b"GET /metrics HTTP/1.1\r\nHost: router\r\n\r\n")
-        answer = http.client.HTTPResponse(wire)
+        sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: router\r\n\r\n")
+        answer = http.client.HTTPResponse(sock)
         answer.begin()
         return answer.read().decode()
 

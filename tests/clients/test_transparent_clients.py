@@ -14,7 +14,7 @@ import pytest
 from tests.network.test_http_tools import accepts, output, run
 from tests.ports import free_port
 from tests.unit.http_proxy.origin import Client, counted, know, proxy
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,7 +101,7 @@ def nginx(folder: Path, *, listen: str, more: str = "") -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(WAIT_SECONDS)
 
 
 @pytest.fixture

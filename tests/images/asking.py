@@ -36,12 +36,12 @@ def ask(sandbox: Sandbox, port: int) -> Seen:
 def get(sandbox: Sandbox, url: str) -> Reply:
     """Ask the HTTP proxy in the pod for a URL."""
     await_port(sandbox, 8080)
-    with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(10)
-        wire.connect((sandbox.address, 8080))
+    with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(10)
+        sock.connect((sandbox.address, 8080))
         host = url.removeprefix("http://").partition("/")[0]
-        wire.sendall(f"GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-        answer = http.client.HTTPResponse(wire)
+        sock.sendall(f"GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(sock)
         answer.begin()
         body = answer.read()
     if answer.status != 200:
@@ -57,11 +57,11 @@ def await_readiness(sandbox: Sandbox) -> None:
 
 
 def _readiness(sandbox: Sandbox) -> int:
-    with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(5)
-        wire.connect((sandbox.address, 9797))
-        wire.sendall(b"GET /readyz HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n")
-        answer = http.client.HTTPResponse(wire)
+    with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(5)
+        sock.connect((sandbox.address, 9797))
+        sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n")
+        answer = http.client.HTTPResponse(sock)
         answer.begin()
         return answer.status
 
@@ -70,9 +70,9 @@ def await_port(sandbox: Sandbox, port: int) -> None:
     """Wait until something in the pod accepts connections on a port. OSError when nothing does in time."""
 
     def accepts() -> bool:
-        with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(2)
-            return wire.connect_ex((sandbox.address, port)) == 0
+        with sandbox.node.lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(2)
+            return sock.connect_ex((sandbox.address, port)) == 0
 
     if not eventually(accepts):
         raise OSError(f"nothing accepts on port {port} of the pod\n{sandbox.logs()}")

@@ -17,7 +17,7 @@ import pytest
 from egress_router.kernel.nat.admin_chain import FILE_CHAIN, NAME, TABLE
 from egress_router.kernel.nat.counting import OLD_TABLE
 from egress_router.lab.network import ROUTER, Laboratory
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -139,7 +139,7 @@ def test_the_documents_first_example_logs_certain_destinations(lab: Laboratory) 
     lab.serve(["80"])
     lab.finish_setup(ENVIRONMENT)
     with lab.router.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as logged:
-        logged.settimeout(PATIENCE)
+        logged.settimeout(WAIT_SECONDS)
         listen_to_log(logged)
         # To a group, because the kernel's own log does not hear of other network namespaces than the first.
         text = f'# what goes to the bank\nip daddr 203.0.113.25 counter log prefix "bank; " group {_GROUP}\n'
@@ -171,7 +171,7 @@ def test_the_documents_second_example_limits_new_connections_a_second(lab: Labor
     )
     assert fill(lab.router, text).returncode == 0
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as before:
-        before.settimeout(PATIENCE)
+        before.settimeout(WAIT_SECONDS)
         before.connect((ROUTER, 81))
         assert before.recv(4096)
         assert eventually(lambda: _refused(lab, 81)), "as many as one can open in a second are too many"

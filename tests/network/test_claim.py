@@ -14,7 +14,7 @@ from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, SOURCE, SOURCE_V6, Laboratory
 from egress_router.settings.hardware import derived_mac
 from tests.network.staying import SET_UP
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -42,7 +42,7 @@ def start(lab: Laboratory, host: Host, environment: dict[str, str]) -> subproces
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert "Traceback" not in errors
     return process.returncode, errors
 
@@ -206,7 +206,7 @@ def test_the_kernel_goes_on_announcing_when_setup_has_ended(lab: Laboratory) -> 
     with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as capture:
         capture.bind(("eth0", 0x0806))
         lab.finish_setup(PROXY)
-        capture.settimeout(PATIENCE)
+        capture.settimeout(WAIT_SECONDS)
         for _ in range(1 + 3):  # one of setup, which ends then, three of the kernel
             while capture.recv(2048)[:42] != request:
                 pass
@@ -219,7 +219,7 @@ def test_a_restarted_init_container_announces_and_probes_no_more(lab: Laboratory
         # The kernel's own of the first run may still come.
         said = lab.finish_setup(PROXY)
         assert "claimed" not in said
-        capture.settimeout(PATIENCE)
+        capture.settimeout(WAIT_SECONDS)
         reply = announcements(ip_address(SOURCE), mac_bytes(DERIVED))[1]
         while capture.recv(2048)[:42] != reply:
             pass
@@ -239,7 +239,7 @@ def test_every_address_is_claimed_and_announced(lab: Laboratory) -> None:
     with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as capture:
         capture.bind(("eth0", 0x0806))
         said = lab.finish_setup({**INIT, **MANY})
-        capture.settimeout(PATIENCE)
+        capture.settimeout(WAIT_SECONDS)
         missing = {announcements(ip_address(each), mac_bytes(DERIVED))[0] for each in (SOURCE, SECOND, THIRD)}
         while missing:
             missing.discard(capture.recv(2048)[:42])

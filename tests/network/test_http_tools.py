@@ -19,7 +19,7 @@ import pytest
 
 from tests.ports import free_port
 from tests.unit.http_proxy.origin import Client, Peer, origin, proxy
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def served(folder: Path, certificate: Path | None = None) -> Iterator[str]:
         yield f"{scheme}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
-        thread.join(PATIENCE)
+        thread.join(WAIT_SECONDS)
         server.server_close()
 
 
@@ -103,7 +103,7 @@ def run(*command: str | Path, data: bytes = b"", **environ: str) -> subprocess.C
         input=data,
         capture_output=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=WAIT_SECONDS,
         # Nothing else: a machine may have its own certificates and proxies in the environment.
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C", **environ},
     )
@@ -154,7 +154,7 @@ def test_urllib(folder: Path, certificate: Path) -> None:
             urllib.request.ProxyHandler(through), urllib.request.HTTPSHandler(context=context)
         )
         for url in (plain, secure):
-            with opener.open(f"{url}/small", timeout=PATIENCE) as answer:
+            with opener.open(f"{url}/small", timeout=WAIT_SECONDS) as answer:
                 assert answer.read() == b"hello"
 
 
@@ -264,7 +264,7 @@ def nginx(folder: Path, tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(WAIT_SECONDS)
 
 
 def test_nginx_as_the_origin(folder: Path, tmp_path: Path) -> None:

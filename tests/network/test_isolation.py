@@ -21,7 +21,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 DUAL = {
     "EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64",
@@ -76,10 +76,10 @@ def test_a_proxy_behind_a_parent_in_the_pod_is_closed_to_the_outside(lab: Labora
     with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": "*"}, 8080):
         for address in (PARENT, PARENT_V6, SOURCE, SOURCE_V6):
             for port in (8080, 9797):
-                with lab.gateway.socket(_family(address), socket.SOCK_STREAM) as wire:
-                    wire.settimeout(0.3)
+                with lab.gateway.socket(_family(address), socket.SOCK_STREAM) as sock:
+                    sock.settimeout(0.3)
                     with pytest.raises(TimeoutError):
-                        wire.connect((address, port))
+                        sock.connect((address, port))
 
 
 @BACKENDS
@@ -103,8 +103,8 @@ def _asked(lab: Laboratory, address: str) -> str:
     def known() -> list[str]:
         return lab.gateway.run("ip", "neigh", "show", address, "dev", "wire").stdout.split()
 
-    with lab.gateway.socket(_family(address), socket.SOCK_DGRAM) as wire:
-        wire.sendto(b"", (address, 9))
+    with lab.gateway.socket(_family(address), socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"", (address, 9))
         assert eventually(lambda: "lladdr" in known())
     return known()[known().index("lladdr") + 1]
 
@@ -183,17 +183,17 @@ def test_the_cluster_stays_within_reach(lab: Laboratory, backend: str) -> None:
                 lab.router.socket(family, socket.SOCK_DGRAM) as here,
             ):
                 there.bind((address, 5353))
-                there.settimeout(PATIENCE)
+                there.settimeout(WAIT_SECONDS)
                 here.sendto(b"here", (address, 5353))
                 assert there.recvfrom(16)[1][0] in {ROUTER, ROUTER_V6}
     with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": "*"}, 8080):
         for address in (ROUTER, ROUTER_V6):
             family = _family(address)
-            with lab.remote.socket(family, socket.SOCK_STREAM) as wire:
-                wire.settimeout(PATIENCE)
-                wire.connect((address, 8080))
-                wire.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                assert wire.recv(64).startswith(b"HTTP/1.1 400")
+            with lab.remote.socket(family, socket.SOCK_STREAM) as sock:
+                sock.settimeout(WAIT_SECONDS)
+                sock.connect((address, 8080))
+                sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert sock.recv(64).startswith(b"HTTP/1.1 400")
             with pytest.raises(ConnectionRefusedError):
                 lab.ask_tcp(lab.remote, address, 8081)
 
@@ -208,7 +208,7 @@ def test_a_process_with_a_capability_may_use_the_ways_of_the_first_interface(
     script = f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); {mark}"
     with lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
         there.bind(("172.16.0.10", 5353))
-        there.settimeout(PATIENCE)
+        there.settimeout(WAIT_SECONDS)
         lab.router.run(sys.executable, "-c", script)
         assert there.recvfrom(16)[1][0] == ROUTER
     without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", script]
@@ -217,14 +217,14 @@ def test_a_process_with_a_capability_may_use_the_ways_of_the_first_interface(
 
 def advertise(lab: Laboratory, prefix: str) -> None:
     """Have a neighbouring pod advertise itself as a router, with an on-link prefix for addresses."""
-    with lab.client.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as wire:
-        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    with lab.client.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
         network = ip_network(prefix)
         head = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
         # Prefix information (RFC 4861 4.6.2): on-link, autonomous.
         option = struct.pack("!BBBBIII16s", 3, 4, network.prefixlen, 0xC0, 7200, 7200, 0, network[0].packed)
         index = int(lab.client.run("cat", "/sys/class/net/eth0/ifindex").stdout)
-        wire.sendto(head + option, ("ff02::1", 0, 0, index))
+        sock.sendto(head + option, ("ff02::1", 0, 0, index))
 
 
 PREFIX = "2001:db8:113::/64"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.lab.network import NAME_SERVER, ROUTER, SOURCE
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,8 +56,8 @@ def test_lines_lead_where_these_servers_say(named: Laboratory, mode: str) -> Non
 
 def test_requests_go_where_these_servers_say(named: Laboratory) -> None:
     request = f"GET http://{NAME}:8000/ HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n"
-    with served(named, "http-proxy"), named.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(PATIENCE)
-        wire.connect((ROUTER, 8080))
-        wire.sendall(request.encode())
-        assert wire.recv(100).startswith(b"HTTP/1.1 200 ")
+    with served(named, "http-proxy"), named.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(WAIT_SECONDS)
+        sock.connect((ROUTER, 8080))
+        sock.sendall(request.encode())
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")

@@ -26,7 +26,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -69,14 +69,14 @@ def following(
         yield process
     finally:
         process.kill()
-        process.wait(PATIENCE)
-        reader.join(PATIENCE)
+        process.wait(WAIT_SECONDS)
+        reader.join(WAIT_SECONDS)
 
 
 def fetch(lab: Laboratory, path: str) -> str:
     script = (
         "import sys, urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797{path}', timeout={PATIENCE}).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797{path}', timeout={WAIT_SECONDS}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout
 
@@ -276,7 +276,7 @@ def test_an_answer_that_changes_all_the_time_breaks_no_connection(lab: Laborator
         turns = [[ONE, TWO], [TWO], [TWO, THREE], [ONE, TWO, THREE], [THREE], [THREE, ONE]]
         lab.name({NAME: {"turns": turns, "ttl": 0}})
         assert eventually(lambda: changes() >= 100, 90), changes()
-        output, errors = crowd.communicate(timeout=PATIENCE)
+        output, errors = crowd.communicate(timeout=WAIT_SECONDS)
         said = json.loads(output)
         assert (said["failed"], said["broken"]) == ({}, {}), errors
         assert set(said["answered"]) == {ONE, TWO, THREE}
@@ -333,20 +333,20 @@ def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Labo
     lab.name(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n") as process:
         assert settles(lab, 443, ONE)
-        with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(PATIENCE)
-            wire.connect((ROUTER, 443))
-            lines = wire.makefile("rb")
+        with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(WAIT_SECONDS)
+            sock.connect((ROUTER, 443))
+            lines = sock.makefile("rb")
             assert ONE.encode() in lines.readline()
             process.send_signal(signal.SIGKILL)
-            process.wait(PATIENCE)
+            process.wait(WAIT_SECONDS)
             assert servers(lab, 443, 3) == {ONE}
             lab.name(zone(TWO))
             with following(lab, f"443 tcp {NAME}\n"):
                 # Until the new process has an answer, the addresses that the last one knew go on serving.
                 assert servers(lab, 443, 3) <= {ONE, TWO}
                 assert settles(lab, 443, TWO)
-                wire.sendall(b"still here\n")
+                sock.sendall(b"still here\n")
                 assert lines.readline() == b"still here\n"
                 lines.close()
 
@@ -356,13 +356,13 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
     lab.name(zone(ONE))
     with following(lab, f"53 udp {NAME}\n"):
         assert eventually(lambda: lab.ask_udp(lab.client, ROUTER, 53).server == ONE)
-        with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
-            wire.settimeout(PATIENCE)
-            wire.connect((ROUTER, 53))
+        with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(WAIT_SECONDS)
+            sock.connect((ROUTER, 53))
 
             def server() -> str:
-                wire.send(b"who am I?")
-                return str(json.loads(wire.recv(4096))["server"])
+                sock.send(b"who am I?")
+                return str(json.loads(sock.recv(4096))["server"])
 
             assert server() == ONE
             lab.name(zone(TWO))
@@ -371,7 +371,7 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
             # The flow goes on, and no datagram of it is lost, until it is moved. The answer that is under way
             # while its conntrack entry is deleted has no entry that it belongs to, and is lost: one may be.
             assert server() == ONE
-            wire.settimeout(10)
+            sock.settimeout(10)
             lost, stayed = 0, changed
 
             def moved() -> bool:
@@ -402,12 +402,12 @@ def test_explain_asks_the_name_servers_that_the_router_is_told(lab: Laboratory) 
 
 def test_names_need_a_router_that_stays_and_nftables(lab: Laboratory) -> None:
     process = lab.setup({"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": f"443 tcp {NAME}"})
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 1
     assert "a name needs EGRESS_ROUTER_MODE=legacy, because somebody has to follow it" in errors
     before = lab.router.run("nft", "list", "ruleset").stdout
     process = lab.setup({**QUICK, "EGRESS_DESTINATION": f"443 tcp {NAME}", "EGRESS_NAT_BACKEND": "iptables"})
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 3
     assert f"names need nftables, and line 1 leads to {NAME}" in errors
     assert lab.router.run("nft", "list", "ruleset").stdout == before

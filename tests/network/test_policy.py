@@ -13,7 +13,7 @@ import pytest
 
 from egress_router.lab import wiring
 from egress_router.lab.network import ROUTER, SOURCE, Laboratory
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -75,7 +75,7 @@ def reaches(lab: Laboratory) -> list[str | None]:
 def fetch(lab: Laboratory, path: str) -> str:
     script = (
         "import sys, urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797{path}', timeout={PATIENCE}).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797{path}', timeout={WAIT_SECONDS}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout
 
@@ -137,9 +137,9 @@ def test_what_is_open_and_denied_now_is_cut_and_all_else_stays(
         lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as kept_flow,
         lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as lost_flow,
     ):
-        for wire, port in ((kept, 80), (lost, 8443), (kept_flow, 54), (lost_flow, 53)):
-            wire.settimeout(PATIENCE)
-            wire.connect((ROUTER, port))
+        for sock, port in ((kept, 80), (lost, 8443), (kept_flow, 54), (lost_flow, 53)):
+            sock.settimeout(WAIT_SECONDS)
+            sock.connect((ROUTER, port))
         assert kept.recv(4096)
         assert lost.recv(4096)
         source_port = asked(kept_flow)
@@ -158,11 +158,11 @@ def test_what_is_open_and_denied_now_is_cut_and_all_else_stays(
         assert asked(kept_flow) == source_port
 
 
-def asked(wire: socket.socket) -> int | None:
+def asked(sock: socket.socket) -> int | None:
     """Ask by a flow that is there; return the source port that the server sees, None where it is prohibited."""
     try:
-        wire.send(b"who am I?")
-        seen: dict[str, int] = json.loads(wire.recv(4096))
+        sock.send(b"who am I?")
+        seen: dict[str, int] = json.loads(sock.recv(4096))
     except TimeoutError:
         raise
     except OSError:
@@ -177,9 +177,9 @@ def _is_prohibited(flow: socket.socket) -> bool:
         return False
 
 
-def _is_cut(wire: socket.socket) -> bool:
+def _is_cut(sock: socket.socket) -> bool:
     try:
-        wire.send(b"x")
+        sock.send(b"x")
     except (ConnectionResetError, BrokenPipeError):
         return True
     return False
@@ -218,7 +218,7 @@ def test_ten_thousand_entries_decide_in_their_order_and_are_one_transaction(
 def generation(host: Host) -> int:
     """Return how many transactions of nftables there have been in a host."""
     with host.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as netlink:
-        netlink.settimeout(PATIENCE)
+        netlink.settimeout(WAIT_SECONDS)
         body = struct.pack("=BBH", 0, 0, 0)
         netlink.send(struct.pack("=IHHII", 16 + len(body), _GET_GENERATION, 1, 1, 0) + body)
         # NFTA_GEN_ID is the first attribute behind both headers (linux/netfilter/nf_tables.h).
@@ -244,7 +244,7 @@ def test_a_policy_that_cannot_be_enforced_is_refused(
     lab: Laboratory, environment: dict[str, str], expected_status: int, said: str
 ) -> None:
     process: subprocess.Popen[str] = lab.setup({**QUICK, **environment})
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == expected_status
     assert said in errors
 

@@ -23,7 +23,7 @@ from tests.network.test_policy import (
     serve,
     status,
 )
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,27 +36,27 @@ ALL_DENIED = [None, None, None]
 @contextlib.contextmanager
 def connected(lab: Laboratory, port: int, authority: str) -> Iterator[socket.socket]:
     """Connect to the router, through the HTTP proxy where there is an authority."""
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(PATIENCE)
-        wire.connect((ROUTER, port))
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(WAIT_SECONDS)
+        sock.connect((ROUTER, port))
         if authority:
-            wire.sendall(f"CONNECT {authority} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        yield wire
+            sock.sendall(f"CONNECT {authority} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        yield sock
 
 
-def said(wire: socket.socket) -> bytes:
+def said(sock: socket.socket) -> bytes:
     """Return what comes until the server has told what it saw, or until the end."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
-        while not data.endswith(b"}\n") and (more := wire.recv(4096)):
+        while not data.endswith(b"}\n") and (more := sock.recv(4096)):
             data += more
     return data
 
 
 def told(lab: Laboratory, port: int, authority: str = "") -> str:
     """Return everything that is said to a client that connects."""
-    with connected(lab, port, authority) as wire:
-        return said(wire).decode()
+    with connected(lab, port, authority) as sock:
+        return said(sock).decode()
 
 
 def server(text: str) -> str | None:

@@ -14,7 +14,7 @@ import pytest
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, ROUTER_V6, SOURCE, SOURCE_V6, Laboratory
 from tests.record_schema import check_record
 from tests.status_keys import check_status
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,7 +65,7 @@ def recording(lab: Laboratory, environment: Mapping[str, str]) -> Iterator[list[
 def status(lab: Laboratory) -> str:
     script = (
         "import urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797/status', timeout={PATIENCE}).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797/status', timeout={WAIT_SECONDS}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout
 
@@ -80,11 +80,11 @@ def turn_away(lab: Laboratory) -> None:
     for port in (81, 83, 82):
         turned_away(lab, port)
     turned_away(lab, 82, ROUTER_V6)
-    with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
-        wire.connect((ROUTER, 53))
+    with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((ROUTER, 53))
         for _ in range(3):  # one flow, so one record
             with contextlib.suppress(OSError):
-                wire.send(b"x")
+                sock.send(b"x")
 
 
 def by_port(records: list[dict[str, object]]) -> dict[tuple[object, object], tuple[object, ...]]:
@@ -155,9 +155,9 @@ def test_denied_ones_have_a_record_unasked_and_a_place_in_the_status(lab: Labora
 
 
 def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
-    with recording(lab, {}), lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.connect((ROUTER, 80))
-        wire.recv(1000)
+    with recording(lab, {}), lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.connect((ROUTER, 80))
+        sock.recv(1000)
         found: dict[str, Any] = {}
 
         def is_seen() -> bool:
@@ -174,6 +174,6 @@ def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
 def metrics(lab: Laboratory) -> str:
     script = (
         "import urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797/metrics', timeout={PATIENCE}).read().decode())"
+        f"print(r.urlopen('http://127.0.0.1:9797/metrics', timeout={WAIT_SECONDS}).read().decode())"
     )
     return lab.router.run(sys.executable, "-c", script, check=False).stdout

@@ -23,7 +23,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,16 +105,16 @@ def test_a_client_that_only_the_old_default_route_reaches_gets_its_answer(redire
 
 def test_bulk_data_passes_both_ways(redirecting: Laboratory) -> None:
     payload = bytes(range(256)) * 20_000
-    with redirecting.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(PATIENCE)
-        wire.connect((ROUTER, 80))
+    with redirecting.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(WAIT_SECONDS)
+        sock.connect((ROUTER, 80))
         received = bytearray()
         sent = 0
-        greeting = wire.makefile("rb").readline()
+        greeting = sock.makefile("rb").readline()
         while len(received) < len(payload):
             if sent < len(payload):
-                sent += wire.send(payload[sent : sent + 65536])
-            received += wire.recv(1 << 20)
+                sent += sock.send(payload[sent : sent + 65536])
+            received += sock.recv(1 << 20)
     assert json.loads(greeting)["source"] == SOURCE
     assert received == payload
 
@@ -161,10 +161,10 @@ def test_the_administration_port_is_not_redirected(lab: Laboratory) -> None:
     with lab.router.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.bind((ROUTER, 9797))
         listening.listen()
-        with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(PATIENCE)
-            wire.connect((ROUTER, 9797))
-            listening.settimeout(PATIENCE)
+        with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(WAIT_SECONDS)
+            sock.connect((ROUTER, 9797))
+            listening.settimeout(WAIT_SECONDS)
             accepted, _ = listening.accept()
             accepted.close()
 
@@ -187,10 +187,10 @@ def test_the_fallback_carries_sctp(lab: Laboratory) -> None:
     for port, server, remote in ((36412, "203.0.113.26", 36413), (2905, "203.0.113.27", 2905)):
         with (
             lab.outside.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as arrives,
-            lab.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as wire,
+            lab.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP) as sock,
         ):
-            arrives.settimeout(PATIENCE)
-            wire.sendto(_sctp_init(40_000, port), (ROUTER, 0))
+            arrives.settimeout(WAIT_SECONDS)
+            sock.sendto(_sctp_init(40_000, port), (ROUTER, 0))
             packet, sender = arrives.recvfrom(2048)
             assert sender[0] == SOURCE
             assert socket.inet_ntoa(packet[16:20]) == server
@@ -254,17 +254,17 @@ def sources_on_the_wire(lab: Laboratory) -> Iterator[set[str]]:
 def _open(lab: Laboratory, server: str, own: str) -> list[socket.socket]:
     """Open a TCP connection and a UDP exchange from the router itself, and an exchange that nobody answers."""
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
-    wires = [lab.router.socket(family, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
-    wires.append(lab.router.socket(family, socket.SOCK_DGRAM))
-    for wire, port in zip(wires, (80, 53, 54), strict=True):
-        wire.settimeout(PATIENCE)
-        wire.bind((own, 0))
-        wire.connect((server, port))
-    wires[1].send(b"who am I?")
-    assert wires[0].recv(4096)
-    assert wires[1].recv(4096)
-    wires[2].send(b"is anybody there?")
-    return wires
+    socks = [lab.router.socket(family, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+    socks.append(lab.router.socket(family, socket.SOCK_DGRAM))
+    for sock, port in zip(socks, (80, 53, 54), strict=True):
+        sock.settimeout(WAIT_SECONDS)
+        sock.bind((own, 0))
+        sock.connect((server, port))
+    socks[1].send(b"who am I?")
+    assert socks[0].recv(4096)
+    assert socks[1].recv(4096)
+    socks[2].send(b"is anybody there?")
+    return socks
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
@@ -274,17 +274,17 @@ def test_what_conntrack_knew_before_leaves_from_no_other_source(lab: Laboratory,
     # Something of the pod (a service mesh, a policy) already has conntrack at work.
     mesh = "table inet mesh { chain out { type filter hook output priority 0; ct state new counter; }; }"
     lab.router.run("nft", mesh)
-    wires = _open(lab, "203.0.113.53", ROUTER) + _open(lab, "2001:db8:113::53", ROUTER_V6)
+    socks = _open(lab, "203.0.113.53", ROUTER) + _open(lab, "2001:db8:113::53", ROUTER_V6)
     lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": backend})
     with sources_on_the_wire(lab) as seen:
-        for wire in wires:
+        for sock in socks:
             with contextlib.suppress(OSError):
-                wire.send(b"still from here?")
+                sock.send(b"still from here?")
         assert lab.ask_tcp(lab.router, "203.0.113.25", 80).source == SOURCE
         assert lab.ask_udp(lab.client, ROUTER_V6, 53).source == SOURCE_V6
     assert seen == {SOURCE, SOURCE_V6}
-    for wire in wires:
-        wire.close()
+    for sock in socks:
+        sock.close()
 
 
 def _retransmitted(lab: Laboratory) -> int:
@@ -298,24 +298,24 @@ def test_connections_of_an_earlier_source_end_with_it(lab: Laboratory, backend: 
     lab.serve()
     environment = {**DUAL, "EGRESS_NAT_BACKEND": backend}
     lab.finish_setup({**environment, "EGRESS_SOURCE": "192.168.12.98/24,fd00:12::98/64"})
-    wires = []
+    socks = []
     for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        wires.append(lab.client.socket(family, socket.SOCK_STREAM))
-        wires[-1].settimeout(PATIENCE)
-        wires[-1].connect((address, port))
-        assert b"12::98" in (said := wires[-1].recv(4096)) or b"12.98" in said
+        socks.append(lab.client.socket(family, socket.SOCK_STREAM))
+        socks[-1].settimeout(WAIT_SECONDS)
+        socks[-1].connect((address, port))
+        assert b"12::98" in (said := socks[-1].recv(4096)) or b"12.98" in said
     lab.finish_setup(environment)
     before = _retransmitted(lab)
     with sources_on_the_wire(lab) as seen:
-        for wire in wires:
-            wire.send(b"still from there?")
+        for sock in socks:
+            sock.send(b"still from there?")
         assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
         assert lab.ask_tcp(lab.client, ROUTER_V6, 443).source == SOURCE_V6
-        assert eventually(lambda: _retransmitted(lab) >= before + len(wires))
+        assert eventually(lambda: _retransmitted(lab) >= before + len(socks))
     assert seen == {SOURCE, SOURCE_V6}
-    for wire in wires:
-        wire.close()
+    for sock in socks:
+        sock.close()
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
@@ -328,12 +328,12 @@ def test_a_smaller_mtu_inside_is_told_to_the_server(lab: Laboratory, backend: st
     for client in (lab.client, lab.remote):
         for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            with client.socket(family, socket.SOCK_STREAM) as wire:
-                wire.settimeout(PATIENCE)
-                wire.connect((address, port))
+            with client.socket(family, socket.SOCK_STREAM) as sock:
+                sock.settimeout(WAIT_SECONDS)
+                sock.connect((address, port))
                 payload = b"x" * 60_000
-                wire.sendall(payload)
-                lines = wire.makefile("rb")
+                sock.sendall(payload)
+                lines = sock.makefile("rb")
                 assert lines.readline()
                 assert lines.read(len(payload)) == payload
 

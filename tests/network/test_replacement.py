@@ -20,7 +20,7 @@ import pytest
 
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, ROUTER, SOURCE
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ class Pod:
 
     def serve(self) -> None:
         """Have its proxy begin as soon as its network is set up, as the kubelet does."""
-        _, said = self.setup.communicate(timeout=PATIENCE)
+        _, said = self.setup.communicate(timeout=WAIT_SECONDS)
         assert self.setup.returncode == 0, said
         self.restart()
 
@@ -71,24 +71,24 @@ class Pod:
 
     def ends(self) -> None:
         """Wait until its proxy has ended, and take its network away."""
-        assert self.proxy.wait(PATIENCE) == 0
+        assert self.proxy.wait(WAIT_SECONDS) == 0
         self.host.close()
 
 
 @contextlib.contextmanager
 def tunnel(lab: Laboratory, pod: Pod) -> Iterator[tuple[socket.socket, str]]:
     """Open a tunnel through a pod; yield it with the source that the server behind it saw."""
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(1)
-        wire.connect((pod.address, 8080))
-        wire.settimeout(PATIENCE)
-        wire.sendall(f"CONNECT {SERVER}:80 HTTP/1.1\r\nHost: {SERVER}\r\n\r\n".encode())
-        with wire.makefile("rb") as lines:
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(1)
+        sock.connect((pod.address, 8080))
+        sock.settimeout(WAIT_SECONDS)
+        sock.sendall(f"CONNECT {SERVER}:80 HTTP/1.1\r\nHost: {SERVER}\r\n\r\n".encode())
+        with sock.makefile("rb") as lines:
             if b" 200 " not in lines.readline():
                 raise ConnectionRefusedError("no tunnel")
             while lines.readline() not in {b"\r\n", b""}:
                 pass
-            yield wire, json.loads(lines.readline())["source"]
+            yield sock, json.loads(lines.readline())["source"]
 
 
 def served(lab: Laboratory, pod: Pod) -> bool:
@@ -164,10 +164,10 @@ def test_a_deleted_pod_that_is_idle_is_replaced_in_6_s(lab: Laboratory, pod: Pod
 
 
 def test_an_open_tunnel_costs_the_drain_and_no_more(lab: Laboratory, pod: Pod) -> None:
-    with Pace() as pace, tunnel(lab, pod) as (wire, _):
+    with Pace() as pace, tunnel(lab, pod) as (sock, _):
         took = replaced(lab, pod)
         with contextlib.suppress(ConnectionResetError):
-            assert wire.recv(1) == b"", "the tunnel ended with the pod"
+            assert sock.recv(1) == b"", "the tunnel ended with the pod"
     print(f"with an open tunnel: {took:.1f} s")  # noqa: T201
     assert DRAIN_SECONDS < took < pace.allowed(10.0)
 
@@ -176,7 +176,7 @@ def test_a_killed_container_serves_again_in_2_s(lab: Laboratory, pod: Pod) -> No
     with Pace() as pace, tunnel(lab, pod):
         begun = time.monotonic()
         pod.proxy.send_signal(signal.SIGKILL)
-        pod.proxy.wait(PATIENCE)
+        pod.proxy.wait(WAIT_SECONDS)
         pod.restart()
         until(lambda: served(lab, pod), "an answer of the container that was begun again")
         took = time.monotonic() - begun

@@ -31,7 +31,7 @@ from egress_router.lab.network import (
 )
 from tests.network.staying import SET_UP
 from tests.record_schema import check_record
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from egress_router.lab.host import Host
@@ -73,7 +73,7 @@ def state(host: Host) -> str:
     return "\n".join(line.split(" expires ")[0] for line in words)
 
 
-def refused(lab: Laboratory, environment: dict[str, str], timeout: float = PATIENCE) -> tuple[int, str]:
+def refused(lab: Laboratory, environment: dict[str, str], timeout: float = WAIT_SECONDS) -> tuple[int, str]:
     process = lab.setup(environment)
     _, errors = process.communicate(timeout=timeout)
     assert "Traceback" not in errors
@@ -156,9 +156,9 @@ def test_name_servers_and_cluster_networks_stay_on_the_first_interface(lab: Labo
         assert f"via {old_gateway} dev eth0" in route
     with lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("172.16.0.10", 53))
-        server.settimeout(PATIENCE)
-        with lab.router.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
-            wire.sendto(b"query", ("172.16.0.10", 53))
+        server.settimeout(WAIT_SECONDS)
+        with lab.router.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"query", ("172.16.0.10", 53))
             assert server.recvfrom(100)[1][0] == ROUTER
 
 
@@ -301,12 +301,12 @@ def test_what_the_old_owner_said_before_it_went_does_not_count(lab: Laboratory) 
     process = lab.setup({**PROXY, "EGRESS_CLAIM_TIMEOUT": "20"})
     assert process.stderr is not None
     assert any("waiting for its owner to go" in line for line in process.stderr)
-    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-        wire.bind(("eth0", 0))
+    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind(("eth0", 0))
         for frame in announcements(ip_address(SOURCE), mac_bytes(_mac(lab.rival))) * 30:
-            wire.send(frame)
+            sock.send(frame)
     lab.rival.ip("addr flush dev eth0")
-    assert process.wait(PATIENCE) == 0, "the time for the claim has not run out"
+    assert process.wait(WAIT_SECONDS) == 0, "the time for the claim has not run out"
 
 
 def test_an_interface_that_goes_down_during_the_claim_is_refused(lab: Laboratory) -> None:
@@ -315,7 +315,7 @@ def test_an_interface_that_goes_down_during_the_claim_is_refused(lab: Laboratory
     assert process.stderr is not None
     assert any("waiting for its owner to go" in line for line in process.stderr)
     wiring.set_down(lab.router, "macvlan0")
-    assert process.wait(PATIENCE) == 3
+    assert process.wait(WAIT_SECONDS) == 3
     said = process.stderr.read()
     # In the middle of a probe, or between two.
     assert (
@@ -371,7 +371,7 @@ def test_setup_waits_for_the_old_owner_to_go(lab: Laboratory) -> None:
     assert process.stderr is not None
     assert any("waiting for its owner to go" in line for line in process.stderr)
     lab.rival.ip("addr flush dev eth0")
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 0, errors
 
 
@@ -444,12 +444,12 @@ def test_configuration_errors_come_before_any_change(lab: Laboratory) -> None:
             "EGRESS_DESTINATION": "80 sctpp 10.4.5.6\n99999 tcp 10.0.0.1",
         }
     )
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 1
     assert "10.9.9.9" in errors
     assert state(lab.router) == before
     process = lab.setup({**INIT, "EGRESS_DESTINATION": "80 sctpp 10.4.5.6\n99999 tcp 10.0.0.1"})
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 1
     assert "EGRESS_DESTINATION line 1: '80 sctpp 10.4.5.6': unknown protocol 'sctpp'" in errors
     assert "EGRESS_DESTINATION line 2" in errors
@@ -477,7 +477,7 @@ def test_what_is_wrong_with_the_parent_is_said(
 
 def test_a_gateway_off_the_subnet_is_refused(lab: Laboratory) -> None:
     process = lab.setup({**PROXY, "EGRESS_SOURCE": f"{SOURCE}/28"})
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 1
     assert "not on the subnet" in errors
 
@@ -495,7 +495,7 @@ def test_a_missing_capability_is_named(lab: Laboratory, capability: str, said: s
     }
     wiring.cable(lab.router, "macvlan0", lab.gateway, "port3")
     process = lab.router.start(command, environment)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 3, errors
     assert said in errors.strip().splitlines()[-1]
     assert "Traceback" not in errors
@@ -506,7 +506,7 @@ def test_a_namespace_of_the_node_that_may_not_be_seen_is_refused(lab: Laboratory
     command = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
     environment = {**PROXY, "EGRESS_SOURCE": SOURCE, "EGRESS_GATEWAY": GATEWAY, "EGRESS_PARENT_NETNS": netns}
     process = lab.router.start([*command, sys.executable, "-m", "egress_router", "setup"], environment)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 3, errors
     assert "cannot enter the network namespace /proc/1/ns/net (Permission denied)" in errors
     assert "run the container privileged, with the node's /proc/1/ns as a hostPath volume" in errors
@@ -550,7 +550,7 @@ def test_what_stays_needs_nothing_of_the_node(lab: Laboratory, tmp_path: Path, f
         assert lab.ask_tcp(client, ROUTER_V6, 443).source == SOURCE_V6
     assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
+    assert process.wait(WAIT_SECONDS) == 0
     assert "warning" not in process.stderr.read()
 
 
@@ -578,7 +578,7 @@ def test_a_signal_ends_the_wait_for_the_address_at_once(lab: Laboratory) -> None
         assert any("waiting for its owner to go" in line for line in process.stderr)
         first = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(first[0]), number)
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(WAIT_SECONDS) == 0
         assert not process.stderr.read()
 
 
@@ -594,10 +594,10 @@ def test_legacy_follows_its_file_without_touching_open_connections(lab: Laborato
     )
     assert process.stderr is not None
     assert any("network is set up" in line for line in process.stderr)
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(PATIENCE)
-        wire.connect((ROUTER, 80))
-        lines = wire.makefile("rb")
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(WAIT_SECONDS)
+        sock.connect((ROUTER, 80))
+        lines = sock.makefile("rb")
         assert b"203.0.113.25" in lines.readline()
 
         rules.write_text("8080 tcp 203.0.113.26 80\n")
@@ -605,7 +605,7 @@ def test_legacy_follows_its_file_without_touching_open_connections(lab: Laborato
         assert lab.ask_tcp(lab.client, ROUTER, 8080).server == "203.0.113.26"
         with pytest.raises(ConnectionRefusedError):
             lab.ask_tcp(lab.client, ROUTER, 80)
-        wire.sendall(b"still here\n")
+        sock.sendall(b"still here\n")
         assert lines.readline() == b"still here\n"
 
         rules.write_text("8080 tcp nowhere\n")
@@ -613,7 +613,7 @@ def test_legacy_follows_its_file_without_touching_open_connections(lab: Laborato
         assert lab.ask_tcp(lab.client, ROUTER, 8080).server == "203.0.113.26"
         lines.close()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
+    assert process.wait(WAIT_SECONDS) == 0
 
 
 def test_legacy_follows_the_link_swap_of_a_config_map(lab: Laboratory, tmp_path: Path) -> None:
@@ -687,11 +687,11 @@ def test_legacy_logs_connections_with_both_their_ends(lab: Laboratory) -> None:
     assert process.stdout is not None
     assert any("network is set up" in line for line in process.stderr)
     assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.connect((ROUTER, 80))
-        client_port = wire.getsockname()[1]
-        assert b"203.0.113.25" in wire.recv(1000)
-        wire.sendall(b"x" * 1000)
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.connect((ROUTER, 80))
+        client_port = sock.getsockname()[1]
+        assert b"203.0.113.25" in sock.recv(1000)
+        sock.sendall(b"x" * 1000)
     with pytest.raises(ConnectionRefusedError):
         lab.ask_tcp(lab.client, ROUTER, 81)
     records = [json.loads(process.stdout.readline()) for _ in range(2)]
@@ -749,8 +749,8 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     failed = 'egress_router_connections_total{result="timeout"} 1.0'
     assert eventually(lambda: failed in _fetch(lab, "/metrics")[1])
     assert 'egress_router_connections_total{result="refused"} 2.0' in _fetch(lab, "/metrics")[1]
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.connect((ROUTER, 80))
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.connect((ROUTER, 80))
         assert eventually(lambda: "egress_router_connections_open 1.0" in _fetch(lab, "/metrics")[1])
     addresses = json.loads(_fetch(lab, "/status")[1])["interface"]["addresses"]
     assert addresses == [SOURCE], "the kernel's own link-local address is nobody's source"
@@ -761,12 +761,12 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
 
 
 def _fetch(lab: Laboratory, path: str) -> tuple[int, str]:
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(PATIENCE)
-        if wire.connect_ex((ROUTER, 9797)):
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(WAIT_SECONDS)
+        if sock.connect_ex((ROUTER, 9797)):
             return 0, ""
-        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
-        answer = http.client.HTTPResponse(wire)
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(sock)
         answer.begin()
         return answer.status, answer.read().decode()
 
@@ -833,7 +833,7 @@ def test_legacy_announces_again_and_repairs(lab: Laboratory) -> None:
     request, _ = announcements(ip_address(SOURCE), mac_bytes(_mac(lab.router, "macvlan0")))
     with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as capture:
         capture.bind(("eth0", 0))
-        capture.settimeout(PATIENCE)
+        capture.settimeout(WAIT_SECONDS)
         for _ in range(2):
             while capture.recv(2048) != request:
                 pass
@@ -849,7 +849,7 @@ def test_legacy_ends_at_once_while_it_waits_for_the_address(lab: Laboratory) -> 
     assert process.stderr is not None
     assert any("waiting for its owner to go" in line for line in process.stderr)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
+    assert process.wait(WAIT_SECONDS) == 0
     assert "Traceback" not in process.stderr.read()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, ROUTER_V6, SOURCE, SOURCE_V6, Laboratory
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ def server(lab: Laboratory, address: str = SERVER) -> Iterator[socket.socket]:
     """Listen on an external server."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with lab.outside.socket(family, socket.SOCK_STREAM) as listening:
-        listening.settimeout(PATIENCE)
+        listening.settimeout(WAIT_SECONDS)
         listening.bind((address, 80))
         listening.listen(64)
         yield listening
@@ -46,23 +46,23 @@ def begin(
 ) -> tuple[socket.socket, socket.socket, int]:
     """Connect through the router; return both ends, and the source port that the server sees."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    wire = client.socket(family, socket.SOCK_STREAM)
-    wire.settimeout(PATIENCE)
+    sock = client.socket(family, socket.SOCK_STREAM)
+    sock.settimeout(WAIT_SECONDS)
     if own_port:
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        wire.bind(("", own_port))
-    wire.connect((address, 80))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", own_port))
+    sock.connect((address, 80))
     accepted, peer = listening.accept()
-    return wire, accepted, int(peer[1])
+    return sock, accepted, int(peer[1])
 
 
 def visit(client: Host, listening: socket.socket, address: str = ROUTER, own_port: int = 0) -> int:
     """Connect, and have the server close first, so that TIME_WAIT is with it; return the source port."""
-    wire, accepted, port = begin(client, listening, address, own_port)
-    with wire, accepted:
+    sock, accepted, port = begin(client, listening, address, own_port)
+    with sock, accepted:
         accepted.shutdown(socket.SHUT_WR)
-        assert wire.recv(1) == b""
-        wire.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+        sock.shutdown(socket.SHUT_WR)
         assert accepted.recv(1) == b""
     return port
 
@@ -70,7 +70,7 @@ def visit(client: Host, listening: socket.socket, address: str = ROUTER, own_por
 def forget_connections(host: Host) -> None:
     """Empty connection tracking, as it happens entry by entry where clients use their ports again."""
     with host.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as netlink:
-        netlink.settimeout(PATIENCE)
+        netlink.settimeout(WAIT_SECONDS)
         body = struct.pack("=BBH", 0, 0, 0)
         netlink.send(struct.pack("=IHHII", 16 + len(body), _DELETE, _REQUEST_ACKNOWLEDGED, 1, 0) + body)
         assert struct.unpack_from("=i", netlink.recv(4096), 16)[0] == 0
@@ -115,8 +115,8 @@ def test_ports_of_open_connections_are_passed_over(lab: Laboratory) -> None:
     with server(lab) as listening, contextlib.ExitStack() as open_ones:
         held = []
         for _ in range(600):
-            wire, accepted, port = begin(lab.client, listening)
-            open_ones.enter_context(wire)
+            sock, accepted, port = begin(lab.client, listening)
+            open_ones.enter_context(sock)
             open_ones.enter_context(accepted)
             held.append(port)
         # The turn begins again at the first port, and what is open is known from connection tracking.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.lab.network import GATEWAY, ROUTER, SOURCE, Laboratory
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,11 +73,11 @@ def test_a_client_s_port_that_comes_back_does_not_bring_another_line_s_address(l
     lab.finish_setup({**ENVIRONMENT, "EGRESS_DESTINATION": rules})
     for _ in range(3):
         for port, source in ((80, SOURCE), (81, SECOND)):
-            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-                wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 # Closed by reset, so that the client's port is free again at once.
-                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                wire.settimeout(PATIENCE)
-                wire.bind(("10.128.0.10", 40_000))
-                wire.connect((ROUTER, port))
-                assert source.encode() in wire.recv(4096)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                sock.settimeout(WAIT_SECONDS)
+                sock.bind(("10.128.0.10", 40_000))
+                sock.connect((ROUTER, port))
+                assert source.encode() in sock.recv(4096)

@@ -19,7 +19,7 @@ from egress_router.kernel import neighbour
 from egress_router.kernel.fence import render
 from egress_router.lab import wiring
 from egress_router.lab.hosts import Hosts
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ class Bench:
         self.sender.bind(("macvlan0", 0x0003))
         self.receiver = wire.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
         self.receiver.bind(("eth0", 0x0003))
-        self.receiver.settimeout(PATIENCE)
+        self.receiver.settimeout(WAIT_SECONDS)
 
     def close(self) -> None:
         os.kill(self.keeper.pid, signal.SIGCONT)

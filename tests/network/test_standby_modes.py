@@ -41,10 +41,10 @@ def pair() -> Iterator[Pair]:
 def source_seen(pair: Pair, address: str, port: int) -> str | None:
     """Connect from the client to a pod; return from where the external server was reached, if it was."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with pair.client.socket(family, socket.SOCK_STREAM) as wire, contextlib.suppress(OSError, ValueError):
-        wire.settimeout(1)
-        wire.connect((address, port))
-        return str(json.loads(wire.makefile().readline())["source"])
+    with pair.client.socket(family, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError, ValueError):
+        sock.settimeout(1)
+        sock.connect((address, port))
+        return str(json.loads(sock.makefile().readline())["source"])
     return None
 
 
@@ -144,13 +144,13 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
 def source_through_proxy(pair: Pair, side: Side) -> str | None:
     """Have a pod's proxy open a tunnel to the external server; return from where that was reached."""
     with (
-        pair.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire,
+        pair.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock,
         contextlib.suppress(OSError, ValueError),
     ):
-        wire.settimeout(2)
-        wire.connect((side.address, 8080))
-        wire.sendall(f"CONNECT {SERVERS[0]}:80 HTTP/1.1\r\nHost: {SERVERS[0]}:80\r\n\r\n".encode())
-        answer = wire.makefile()
+        sock.settimeout(2)
+        sock.connect((side.address, 8080))
+        sock.sendall(f"CONNECT {SERVERS[0]}:80 HTTP/1.1\r\nHost: {SERVERS[0]}:80\r\n\r\n".encode())
+        answer = sock.makefile()
         if " 200 " not in answer.readline():
             return None
         while answer.readline().strip():

@@ -13,7 +13,7 @@ from tests.network.test_http_tools import output, run, served
 from tests.network.test_policy import fetch
 from tests.unit.http_proxy.origin import counted, know, proxy
 from tests.unit.tls.hellos import hello, sni
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,11 +118,11 @@ def test_report_only_lets_through_what_the_list_denies(lab: Laboratory) -> None:
             (8000, f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()),
             (8443, hello(sni(NAME.encode()))),
         ):
-            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-                wire.settimeout(PATIENCE)
-                wire.connect((ROUTER, port))
-                wire.sendall(first)
-                with wire.makefile("rb") as stream:
+            with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.settimeout(WAIT_SECONDS)
+                sock.connect((ROUTER, port))
+                sock.sendall(first)
+                with sock.makefile("rb") as stream:
                     seen = next(line for line in stream if b"203.0.113.25" in line)
                 assert f'"source": "{SOURCE}"'.encode() in seen
         would = 'egress_router_requests_total{reason="rule",verdict="reported"} 2.0'

@@ -68,11 +68,11 @@ def _direct_row(lab: Laboratory, host: str, expected: int) -> Row:
 
 def _asked(lab: Laboratory, asked: str, port: int, line: str, host: str, expected: int) -> Row:
     method = line.partition(" ")[0]
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-        wire.settimeout(10)
-        wire.connect((ROUTER, port))
-        wire.sendall(f"{line} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        answer = http.client.HTTPResponse(wire, method=method)
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(10)
+        sock.connect((ROUTER, port))
+        sock.sendall(f"{line} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(sock, method=method)
         answer.begin()
         if answer.status != expected:
             return Row(asked, f"{answer.status} {answer.reason}", "-", is_right=False)

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.ports import free_port
 from tests.status_keys import check_status
 from tests.unit.service.routers import ROOT
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ def exposed(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def fetched(port: int, path: str) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=WAIT_SECONDS) as answer:
             found: bytes = answer.read()
             return found.decode()
     except OSError:
@@ -106,7 +106,7 @@ def provoke(port: int) -> None:
     """Leave traces of a client's words wherever they could end up."""
     request = f"BREW{CHOSEN} http://{CHOSEN}.bad.example/{CHOSEN} HTTP/1.1\r\nHost: {CHOSEN}\r\n\r\n"
     for text in (request.replace(f"BREW{CHOSEN}", "GET"), request):
-        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS) as client:
             client.sendall(text.encode())
             try:
                 client.recv(1000)

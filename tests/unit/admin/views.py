@@ -13,7 +13,7 @@ from egress_router.clock import SYSTEM
 from egress_router.metrics import LATENCY_BUCKETS, Registry
 from egress_router.service import sockets
 from tests.ports import free_port
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -91,10 +91,10 @@ def endpoint(view: FakeView, clock: Clock = SYSTEM, limits: Limits | None = None
     try:
         running = asyncio.run_coroutine_threadsafe(
             serve(view, sockets.listen(port, 1)[0], clock, limits or Limits()), loop
-        ).result(PATIENCE)
+        ).result(WAIT_SECONDS)
         yield port
-        asyncio.run_coroutine_threadsafe(running.close(), loop).result(PATIENCE)
+        asyncio.run_coroutine_threadsafe(running.close(), loop).result(WAIT_SECONDS)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(PATIENCE)
+        thread.join(WAIT_SECONDS)
         loop.close()

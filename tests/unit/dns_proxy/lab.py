@@ -20,21 +20,20 @@ from egress_router.upstreams.health import INTERVAL
 from egress_router.upstreams.places import forbidden_place
 from tests.ports import free_port
 from tests.serving import Running, serving
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.address import Host, IPAddress, Target
     from egress_router.grammar.forward import Forwards
     from egress_router.lab.nameserver import NameServer
     from egress_router.metrics import Registry
     from egress_router.service.mode import Mode
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.places import Forbidden, Place
-    from egress_router.upstreams.pool import Target
 
 
 class Backend(socketserver.ThreadingTCPServer):
@@ -104,7 +103,7 @@ def backend(host: str = "127.0.0.1", port: int = 0, kind: type[Backend] = Backen
             yield server
         finally:
             server.shutdown()
-            thread.join(PATIENCE)
+            thread.join(WAIT_SECONDS)
 
 
 def loopback_is_remote(
@@ -171,7 +170,7 @@ def forwarder(
 
 
 def connect(running: Running[Guarded[Forwards]], port: int, host: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection((host, running.ports[port]), timeout=PATIENCE)
+    return socket.create_connection((host, running.ports[port]), timeout=WAIT_SECONDS)
 
 
 def greeting(sock: socket.socket) -> str:

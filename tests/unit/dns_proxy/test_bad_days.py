@@ -26,7 +26,7 @@ from tests.unit.dns_proxy.lab import (
     greeting,
     metric,
 )
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,7 +185,7 @@ def test_fifty_megabytes_both_ways_at_once(tmp_path: Path, loop: str) -> None:
         seen = hashlib.blake2b()
         while part := client.recv(MIB):
             seen.update(part)
-        sender.join(PATIENCE)
+        sender.join(WAIT_SECONDS)
     wanted = hashlib.blake2b(b"".join(number.to_bytes(4, "big") + block for number in range(50)))
     assert seen.digest() == wanted.digest()
 
@@ -216,7 +216,7 @@ def test_exhausted_descriptors_leave_open_connections_alone(tmp_path: Path, loop
         try:
             pauses()
             for client in clients:
-                client.settimeout(PATIENCE)
+                client.settimeout(WAIT_SECONDS)
                 client.connect(("127.0.0.1", running.ports[80]))
             until(pauses)
             old.sendall(b"on")
@@ -246,6 +246,6 @@ def test_thousands_of_idle_connections_and_new_ones_are_served(tmp_path: Path) -
         assert running.call(running.server.open_connections) == count
         assert {ask(running, 81) for _ in range(20)} == {"127.0.0.1"}
         for client, far in pairs[:: count // 10]:
-            far.settimeout(PATIENCE)
+            far.settimeout(WAIT_SECONDS)
             client.sendall(b"still there")
             assert far.recv(100) == b"still there"

@@ -12,7 +12,7 @@ from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.upstreams.places import forbidden_place
 from tests.serving import LOOPS, serving
 from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -256,7 +256,7 @@ def test_a_client_that_waits_for_a_removed_name_is_let_go(tmp_path: Path) -> Non
         thread.start()
         until(lambda: running.call(running.server.open_connections) == 1)
         running.apply("81 127.0.0.1 9")
-        thread.join(PATIENCE)
+        thread.join(WAIT_SECONDS)
         assert answers == [""]
 
 

@@ -12,7 +12,7 @@ from egress_router.lab.zone import entry
 from tests.record_schema import check_record
 from tests.serving import LOOPS, listening
 from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, forwarding, greeting, metric
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,7 +157,7 @@ def test_the_access_log_has_one_line_for_each_connection(tmp_path: Path, records
     assert (refused["reason"], refused["rule"]) == ("refused", "81 127.0.0.1 9")
     for each in (relayed["connect_seconds"], relayed["seconds"], refused["seconds"]):
         assert isinstance(each, float)
-        assert 0 < each < PATIENCE
+        assert 0 < each < WAIT_SECONDS
     assert relayed["id"] != refused["id"]
     for each in records.seen:
         check_record(each)
@@ -231,7 +231,7 @@ def test_a_line_that_comes_back_in_time_keeps_its_connections(tmp_path: Path) ->
         running.call(at_once)
         done = threading.Event()
         running.call(lambda: running.context.loop.call_later(0.6, done.set))
-        done.wait(PATIENCE)
+        done.wait(WAIT_SECONDS)
         client.sendall(b"on")
         assert client.recv(2) == b"on"
 
@@ -245,7 +245,7 @@ def test_ports_open_and_close_without_touching_others(tmp_path: Path) -> None:
             new = listening()
             old = running.call(lambda: running.server._plane._listeners[80])  # type: ignore[attr-defined]
             running.call(lambda: running.server.listen({80: old, 81: new}))
-            with socket.create_connection(("127.0.0.1", new.getsockname()[1]), timeout=PATIENCE) as fresh:
+            with socket.create_connection(("127.0.0.1", new.getsockname()[1]), timeout=WAIT_SECONDS) as fresh:
                 assert greeting(fresh) == "127.0.0.1"
             running.call(lambda: running.server.listen({81: new}))
             with pytest.raises(ConnectionRefusedError):
@@ -274,7 +274,7 @@ def test_rules_change_under_load(tmp_path: Path, loop: str) -> None:
         until(lambda: len(answers) > 200)
         stop.set()
         for worker in workers:
-            worker.join(PATIENCE)
+            worker.join(WAIT_SECONDS)
         assert set(answers) == {"127.0.0.1"}
 
 

@@ -21,7 +21,7 @@ from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import read_http_proxy
 from egress_router.settings.policy import joined
 from tests.serving import serving
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +96,7 @@ class Origin:
             with contextlib.suppress(OSError):
                 peer.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(WAIT_SECONDS)
         for peer in self.peers:
             peer.sock.close()
 
@@ -106,7 +106,7 @@ class Origin:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.settimeout(PATIENCE)
+            sock.settimeout(WAIT_SECONDS)
             peer = Peer(sock)
             self.peers.append(peer)
             thread = threading.Thread(target=self._serve, args=(peer,))
@@ -166,7 +166,7 @@ class Client:
     """A raw connection to the proxy."""
 
     def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
         self.buffer = b""
 
     def __enter__(self) -> Self:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, counted, proxy
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Busy:
 
     def __init__(self, stack: ExitStack) -> None:
         self._listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        self._listener.settimeout(PATIENCE)
+        self._listener.settimeout(WAIT_SECONDS)
         self._stack = stack
         self.port: int = self._listener.getsockname()[1]
         self._others = [stack.enter_context(socket.socket()) for _ in range(2)]
@@ -34,7 +34,7 @@ class Busy:
         while True:
             sock, peer = self._listener.accept()
             self._stack.enter_context(sock)
-            sock.settimeout(PATIENCE)
+            sock.settimeout(WAIT_SECONDS)
             if peer not in known:
                 return sock
 

@@ -9,7 +9,7 @@ import pytest
 from egress_router.names.answer import Failure
 from tests.serving import LOOPS
 from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, Peer, answering, counted, know, origin, proxy
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from egress_router.grammar.acl import AccessList
@@ -262,7 +262,7 @@ def test_an_upstream_that_resets_is_seen_as_a_reset() -> None:
     go = threading.Event()
 
     def cut(peer: Peer) -> None:
-        go.wait(PATIENCE)
+        go.wait(WAIT_SECONDS)
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         peer.sock.close()
 

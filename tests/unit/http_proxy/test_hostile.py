@@ -21,7 +21,7 @@ from tests.unit.http_proxy.origin import (
     proxy,
     unacknowledged,
 )
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))  # each; `make fuzz` takes longer
 
@@ -145,7 +145,7 @@ def test_a_bad_chunk_at_once_reaches_no_origin_and_a_late_one_no_end(chunk: str)
             until(lambda: server.received.endswith(b"2\r\nok\r\n"))
             client.send(f"{chunk}0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n")
             assert client.rest()[9:12] == b"400"
-        assert server.peers[-1].ended.wait(PATIENCE)
+        assert server.peers[-1].ended.wait(WAIT_SECONDS)
         assert b"0\r\n\r\n" not in server.received
         assert b"smuggled" not in server.received
 
@@ -165,7 +165,7 @@ def test_a_client_that_leaves_in_its_body_does_not_complete_the_request() -> Non
                 f"POST http://{server.authority}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"
             )
             until(lambda: server.received.endswith(b"half"))
-        assert server.peers[0].ended.wait(PATIENCE)
+        assert server.peers[0].ended.wait(WAIT_SECONDS)
 
 
 BAD_ANSWERS = [
@@ -252,7 +252,7 @@ def test_an_answer_without_length_that_ends_in_a_reset_is_cut_short() -> None:
     def cut(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
         peer.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
-        go.wait(PATIENCE)
+        go.wait(WAIT_SECONDS)
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         peer.sock.close()
 
@@ -281,7 +281,7 @@ def test_bytes_on_an_idle_upstream_are_never_an_answer() -> None:
     def impatient(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
         peer.send(OK)
-        answered.acquire(timeout=PATIENCE)  # unasked, when the proxy has passed the answer on
+        answered.acquire(timeout=WAIT_SECONDS)  # unasked, when the proxy has passed the answer on
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
         peer.read_to_the_end()
 
@@ -291,7 +291,7 @@ def test_bytes_on_an_idle_upstream_are_never_an_answer() -> None:
             client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.answer()[1] == b"ok"
             answered.release()
-            assert server.peers[-1].ended.wait(PATIENCE)
+            assert server.peers[-1].ended.wait(WAIT_SECONDS)
         assert len(server.peers) == 2
 
 
@@ -300,7 +300,7 @@ def test_bytes_that_came_before_a_request_are_not_its_answer(field: str) -> None
     def impatient(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
         peer.send(OK)
-        go.wait(PATIENCE)
+        go.wait(WAIT_SECONDS)
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
         sent.set()
         peer.read_to_the_end()
@@ -316,7 +316,7 @@ def test_bytes_that_came_before_a_request_are_not_its_answer(field: str) -> None
             client.send(text)
             client.delivered()
             go.set()
-            sent.wait(PATIENCE)
+            sent.wait(WAIT_SECONDS)
             until(lambda: unacknowledged(server.peers[0].sock) == 0)
 
         running.call(at_one_time)

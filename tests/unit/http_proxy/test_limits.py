@@ -40,7 +40,7 @@ from tests.unit.http_proxy.origin import (
     sent_at_once,
     worker_of,
 )
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +135,7 @@ def test_silent_origins_time_out() -> None:
             assert "error=connection_read_timeout" in head
             assert b"did not answer" in body
         assert counted(running, "limit_hits_total", limit="answer_seconds") == 1
-        assert server.peers[0].ended.wait(PATIENCE)
+        assert server.peers[0].ended.wait(WAIT_SECONDS)
 
 
 def test_interim_answers_do_not_put_the_answer_off() -> None:
@@ -307,8 +307,8 @@ def test_last_words_wait_for_a_slow_reader() -> None:
             filled += ours.send(b"x" * 10_000)
     closed = loop.create_future()
     worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines, clock=SYSTEM))
-    wire = BufferedSocket(ours, poller, nothing)
-    LingeringClose(worker, wire, b"words", 30.0, lambda: closed.set_result(None))
+    stream = BufferedSocket(ours, poller, nothing)
+    LingeringClose(worker, stream, b"words", 30.0, lambda: closed.set_result(None))
 
     def read() -> bytes:
         data = b""
@@ -319,7 +319,7 @@ def test_last_words_wait_for_a_slow_reader() -> None:
 
     async def both() -> bytes:
         data = await asyncio.to_thread(read)
-        await asyncio.wait_for(closed, PATIENCE)
+        await asyncio.wait_for(closed, WAIT_SECONDS)
         return data
 
     assert loop.run_until_complete(both()) == b"x" * filled + b"words"

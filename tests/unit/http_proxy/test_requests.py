@@ -21,7 +21,7 @@ from tests.unit.http_proxy.origin import (
     proxy,
     sent_at_once,
 )
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 
 def get(server: Origin, path: str = "/", *fields: str, method: str = "GET", version: str = "1.1") -> str:
@@ -49,7 +49,7 @@ def test_pipelined_requests_to_several_origins_are_answered_in_order() -> None:
 
     def late(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
-        slow.wait(PATIENCE)
+        slow.wait(WAIT_SECONDS)
         peer.send(OK.replace(b"ok", b"1!"))
         peer.read_to_the_end()
 
@@ -66,7 +66,7 @@ def test_hundreds_of_pipelined_requests() -> None:
         sender.start()
         for _ in range(count):
             assert client.answer()[1] == b"ok"
-        sender.join(PATIENCE)
+        sender.join(WAIT_SECONDS)
         assert len(server.peers) == 1
 
 
@@ -233,7 +233,7 @@ def test_a_client_that_has_its_answer_may_leave_before_its_upload_is_complete() 
         assert client.answer()[1] == b"ok"
         client.end()
         assert client.rest() == b""
-        assert server.peers[0].ended.wait(PATIENCE)
+        assert server.peers[0].ended.wait(WAIT_SECONDS)
         until(lambda: running.call(running.server.open_connections) == 0)
 
 
@@ -290,7 +290,7 @@ def test_a_tunnel_that_was_denied_while_it_was_asked_for_ends() -> None:
 
     def switch(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
-        go.wait(PATIENCE)
+        go.wait(WAIT_SECONDS)
         peer.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
         peer.read_to_the_end()
 
@@ -360,7 +360,7 @@ def test_clients_at_different_addresses_share_nothing() -> None:
     with origin(answering(OK, OK)) as server, proxy() as (_, port):
         for address in ("127.0.0.1", "127.0.0.2"):
             with socket.create_connection(
-                ("127.0.0.1", port), PATIENCE, source_address=(address, 0)
+                ("127.0.0.1", port), WAIT_SECONDS, source_address=(address, 0)
             ) as client:
                 client.sendall(get(server, "/", "Connection: close").encode())
                 while client.recv(1000):
@@ -388,7 +388,7 @@ def test_a_connection_that_is_authenticated_stays_with_its_client_connection(
             client.send(get(server))
             client.answer()
             assert [peer.received.count(b"HTTP/1.1\r\n") for peer in server.peers] == [2, 1]
-        assert server.peers[0].ended.wait(PATIENCE)
+        assert server.peers[0].ended.wait(WAIT_SECONDS)
 
 
 def test_a_connection_that_its_origin_will_close_is_not_used_again() -> None:
@@ -419,7 +419,7 @@ def test_idle_upstreams_are_let_go() -> None:
         with Client(port) as client:
             client.send(get(server))
             client.answer()
-        assert server.peers[0].ended.wait(PATIENCE)
+        assert server.peers[0].ended.wait(WAIT_SECONDS)
 
 
 def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
@@ -472,7 +472,7 @@ def test_slow_readers_hold_their_writers_back() -> None:
         left = size - len(client.buffer)
         while left:
             left -= len(client.sock.recv(1_000_000))
-        assert sent.wait(PATIENCE)
+        assert sent.wait(WAIT_SECONDS)
 
 
 def test_slow_origins_hold_their_clients_back() -> None:
@@ -481,7 +481,7 @@ def test_slow_origins_hold_their_clients_back() -> None:
 
     def slow(peer: Peer) -> None:
         peer.read_until(b"\r\n\r\n")
-        read.wait(PATIENCE)
+        read.wait(WAIT_SECONDS)
         left = size - len(peer.received.partition(b"\r\n\r\n")[2])
         while left:  # not kept: to add to 30 MB again and again takes seconds
             left -= len(peer.sock.recv(1_000_000))
@@ -496,7 +496,7 @@ def test_slow_origins_hold_their_clients_back() -> None:
         assert sender.is_alive()
         read.set()
         assert client.answer()[1] == b"ok"
-        sender.join(PATIENCE)
+        sender.join(WAIT_SECONDS)
 
 
 def test_a_client_that_has_ended_its_side_gets_its_answer() -> None:
@@ -513,7 +513,7 @@ def test_a_client_that_resets_ends_its_upstream() -> None:
             client.send(get(server))
             until(lambda: b"\r\n\r\n" in server.received)
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-        assert server.peers[0].ended.wait(PATIENCE)
+        assert server.peers[0].ended.wait(WAIT_SECONDS)
         until(lambda: running.call(running.server.open_connections) == 0)
         assert not waiting.peers
 
@@ -523,5 +523,5 @@ def test_idle_upstreams_that_close_are_let_go() -> None:
         for number in range(1, 4):
             client.send(get(server))
             assert client.answer()[1] == b"ok"
-            assert server.peers[-1].ended.wait(PATIENCE)
+            assert server.peers[-1].ended.wait(WAIT_SECONDS)
             assert len(server.peers) == number

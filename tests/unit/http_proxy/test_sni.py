@@ -12,10 +12,10 @@ import pytest
 from egress_router.http_proxy.server import REAL, Dependencies
 from tests.manual_clock import ManualClock
 from tests.unit.http_proxy.origin import Client, Peer, counted, know, origin, proxy, worker_of
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 # A client may be late on a machine that is busy.
-PATIENT = Dependencies(hello_seconds=PATIENCE)
+PATIENT = Dependencies(hello_seconds=WAIT_SECONDS)
 STEP = 0.04  # time-outs come a little late: see `Deadlines`
 ALERT = b"\x15\x03\x01\x00\x02\x02\x31"  # fatal, access_denied
 
@@ -88,6 +88,7 @@ def test_a_hello_may_come_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
         b"\x16\x02\x00" + hello("b.example")[3:],
         b"\x16\x03\x09" + hello("b.example")[3:],
     ],
+    ids=["another name", "no ClientHello", "SSL 2 in the record", "an unknown version in the record"],
 )
 def test_enforced_nothing_of_another_name_reaches_the_origin(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, *, early: bool
@@ -209,7 +210,7 @@ def test_a_hello_is_judged_for_250_ms_and_not_after(mode: str) -> None:
             looked = threading.Event()
             running.call(lambda: worker_of(running).deadlines.add(0.2, looked.set))
             clock.advance(0.249)
-            assert looked.wait(PATIENCE)  # what was due before has had its turn
+            assert looked.wait(WAIT_SECONDS)  # what was due before has had its turn
             client.send(sent)
             assert client.take(len(ALERT)) == (ALERT if mode == "enforce" else sent[: len(ALERT)])
             until(lambda: counted(running, "sni_mismatch_total", action=action) == 1)

@@ -207,6 +207,21 @@ def test_unfinished_hellos_are_bounded_in_all() -> None:
         until(lambda: running.call(running.server.open_connections) == 0)
 
 
+@pytest.mark.parametrize(
+    ("origin_port", "sent", "answer"),
+    [(443, hello(sni(b"www.example.com")), alert(80)), (80, b"GET / HTTP/1.1\r\n", b"HTTP/1.1 429 ")],
+)
+def test_who_is_over_a_limit_is_told_so_in_its_own_words(
+    origin_port: int, sent: bytes, answer: bytes
+) -> None:
+    with proxy(RULES, per_client=1, TRANSPARENT_PORTS=f"1443:{origin_port}") as (running, _):
+        port = port_of(running)
+        with Client(port), Client(port) as second:
+            second.send(sent)
+            assert second.take(len(answer)) == answer
+            assert counted(running, "limit_hits_total", limit="connections_per_client") == 1
+
+
 def test_report_only_covers_transparent_ports() -> None:
     with (
         origin(echo) as server,

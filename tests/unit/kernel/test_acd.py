@@ -73,7 +73,7 @@ def test_an_owner_is_waited_for_and_the_others_are_not_kept_waiting(clock: Manua
     assert 20 <= station.taken[ONE] <= 20 + ROUND + 1.5
 
 
-def test_patience_ends(clock: ManualClock) -> None:
+def test_probing_ends_at_its_timeout(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda *_: "the station 02:aa")
     owners = claim(station, [ONE], wait(clock, 30))
     assert owners == {ONE: "the station 02:aa"}
@@ -83,7 +83,7 @@ def test_patience_ends(clock: ManualClock) -> None:
     assert station.taken == {}
 
 
-def test_without_patience_there_is_one_round(clock: ManualClock) -> None:
+def test_without_a_timeout_there_is_one_round(clock: ManualClock) -> None:
     station = FakeStation(clock, lambda each, _: "the station 02:aa" if each == ONE else None)
     assert claim(station, [ONE, TWO], wait(clock, 0)) == {ONE: "the station 02:aa"}
     assert list(station.taken) == [TWO]

@@ -14,7 +14,7 @@ from egress_router.names.resolver import Resolver, Sources, system_sources
 from egress_router.settings.names import NamesSettings
 from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -70,7 +70,7 @@ class Lab:
 
     async def becoming(self, resolver: Resolver, name: str, *addresses: str, seconds: float = 1.0) -> None:
         wanted = [ip_address(address) for address in addresses]
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_SECONDS):
             while True:
                 with contextlib.suppress(ResolveError):
                     if list((await resolver.resolve(name)).addresses) == wanted:

@@ -24,7 +24,7 @@ from egress_router.lab.zone import entry
 from egress_router.names.answer import Failure, ResolveError
 from egress_router.settings.names import NamesSettings
 from tests.ports import free_port
-from tests.waiting import PATIENCE, until_async
+from tests.waiting import WAIT_SECONDS, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,7 +183,7 @@ def test_one_family_fails_and_the_other_serves(lab: Lab, behaviour: str, only: s
     settings = NamesSettings(other_family_seconds=0.05)
     lab.configure("nameserver 127.0.0.1", options="timeout:30")
     with in_thread(behaving(behaviour, only)) as server:
-        answer = lab.run(asyncio.wait_for(lab.resolver(server.port, settings).resolve(NAME), PATIENCE))
+        answer = lab.run(asyncio.wait_for(lab.resolver(server.port, settings).resolve(NAME), WAIT_SECONDS))
         assert [str(address) for address in answer.addresses] == left
 
 
@@ -261,7 +261,7 @@ def test_nobody_waits_long_for_a_silent_server_while_there_is_a_last_good_answer
         lab.resolve(resolver, NAME)
         server.zone = behaving("silent")
         lab.clock.advance(1.0)
-        assert lab.run(asyncio.wait_for(resolver.resolve(NAME), PATIENCE)).stale
+        assert lab.run(asyncio.wait_for(resolver.resolve(NAME), WAIT_SECONDS)).stale
         assert _addresses(resolver) == ["192.0.2.1"]
         resolver.close()
 
@@ -323,7 +323,7 @@ def scripted(datagrams: Callable[[bytes], list[bytes]], stream: Callable[[bytes]
             socket.create_connection(tcp.getsockname()).close()
             stranger.sendto(b"", udp.getsockname())
             for thread in threads:
-                thread.join(PATIENCE)
+                thread.join(WAIT_SECONDS)
 
 
 def cut(query: bytes) -> bytes:

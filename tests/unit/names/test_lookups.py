@@ -13,7 +13,7 @@ from egress_router.lab.zone import entry
 from egress_router.names.answer import Failure, ResolveError
 from egress_router.settings.names import NamesSettings
 from tests.ports import free_port
-from tests.waiting import PATIENCE, until_async
+from tests.waiting import WAIT_SECONDS, until_async
 
 if TYPE_CHECKING:
     from egress_router.names.answer import Answer
@@ -146,7 +146,7 @@ def test_a_look_up_begins_anew_when_resolv_conf_changes(lab: Lab) -> None:
         await until_async(lambda: len(first.asked) == 2)
         lab.configure("nameserver 127.0.0.2")
         lab.clock.advance(1.0)
-        assert str((await asyncio.wait_for(waiting, PATIENCE)).addresses[0]) == "192.0.2.2"
+        assert str((await asyncio.wait_for(waiting, WAIT_SECONDS)).addresses[0]) == "192.0.2.2"
         await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     with (

@@ -22,13 +22,13 @@ from dns.rdatatype import RdataType
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import EVERYTHING_ELSE, entry, parse_zone
 from tests.ports import free_port
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def ask(port: int, name: str, seconds: float = PATIENCE) -> dns.message.Message:
+def ask(port: int, name: str, seconds: float = WAIT_SECONDS) -> dns.message.Message:
     return dns.query.udp(dns.message.make_query(name, "A"), "127.0.0.1", port=port, timeout=seconds)
 
 
@@ -64,7 +64,7 @@ def test_a_foreign_resolver_understands_it() -> None:
     with in_thread(zone) as server:
         resolver = dns.resolver.Resolver(configure=False)
         resolver.nameservers, resolver.port = ["127.0.0.1"], server.port
-        resolver.timeout = resolver.lifetime = PATIENCE
+        resolver.timeout = resolver.lifetime = WAIT_SECONDS
         assert [str(record) for record in resolver.resolve("alias.example.com", "AAAA")] == ["2001:db8::1"]
         with pytest.raises(dns.resolver.NXDOMAIN):
             resolver.resolve("gone.example.com")
@@ -112,7 +112,7 @@ def test_as_a_process_it_reads_its_zone_file_again(tmp_path: Path) -> None:
 
 
 def comes(port: int, address: str) -> bool:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         # A port where nothing listens yet is silent to a socket that is not connected.
         with contextlib.suppress(dns.exception.Timeout):

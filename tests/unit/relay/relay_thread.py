@@ -9,7 +9,7 @@ from egress_router.metrics import Number, Registry
 from egress_router.relay.dataplane import QUIET, DataPlane
 from egress_router.relay.deadlines import Deadlines
 from egress_router.relay.tunnel import Closing, Relay, Tunnel
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ def pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         far, _ = server.accept()
-    near.settimeout(PATIENCE)
-    far.settimeout(PATIENCE)
+    near.settimeout(WAIT_SECONDS)
+    far.settimeout(WAIT_SECONDS)
     return near, far
 
 
@@ -53,7 +53,7 @@ class RelayThread:
         async def run() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(WAIT_SECONDS)
 
     def tunnel(
         self,
@@ -98,6 +98,6 @@ class RelayThread:
         self.call(self.plane.close)
         self.call(self.deadlines.close)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(PATIENCE)
+        self.thread.join(WAIT_SECONDS)
         self.loop.close()
         self.poller.close()

@@ -10,7 +10,7 @@ import pytest
 
 from egress_router.relay.deadlines import Deadline, Deadlines
 from tests.serving import LOOPS
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ def run(loop: str, test: Callable[[Deadlines], Awaitable[None]], tick: float = 0
             deadlines.close()
 
     with asyncio.Runner(loop_factory=lambda: LOOPS[loop]()[0]) as runner:
-        runner.run(asyncio.wait_for(body(), PATIENCE))
+        runner.run(asyncio.wait_for(body(), WAIT_SECONDS))
 
 
 both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))

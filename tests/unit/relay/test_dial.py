@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.relay.dial import Dial, DialError, Dialled, DialReason
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,7 +109,7 @@ def test_what_a_server_says_first_is_not_lost(relay_thread: RelayThread) -> None
                 edges: list[int] = []
                 if not late:
                     peer.sendall(b"220 ready")
-                    assert select.select([sock], [], [], PATIENCE)[0]
+                    assert select.select([sock], [], [], WAIT_SECONDS)[0]
                 relay_thread.call(lambda: relay_thread.poller.add(sock.fileno(), edges.append))  # noqa: B023
                 if late:
                     until(lambda: edges)  # noqa: B023

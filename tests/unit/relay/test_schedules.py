@@ -17,10 +17,11 @@ from egress_router.relay.tunnel import REASONS, CloseReason, Closing
 from tests.serving import LOOPS, listening
 from tests.unit.relay.relay_thread import RelayThread
 from tests.unit.relay.test_tunnel import reset
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
-    from egress_router.relay._plane import Failures, Target
+    from egress_router.grammar.address import Target
+    from egress_router.relay._plane import Failures
     from egress_router.relay.news import End, Identity, Sums
     from egress_router.relay.tunnel import Tunnel
 
@@ -110,7 +111,7 @@ class Model:
 
     def finish(self) -> None:
         """Let both sides end, and read to the end."""
-        limit = time.monotonic() + PATIENCE
+        limit = time.monotonic() + WAIT_SECONDS
         while not all(side.at_end or side.gone for side in (self.client, self.server)):
             assert time.monotonic() < limit, f"stuck: {self}"
             for side in (self.client, self.server):

@@ -17,7 +17,7 @@ import pytest
 from egress_router.relay.tunnel import CloseReason
 from tests.serving import LOOPS
 from tests.unit.relay.relay_thread import RelayThread, pair
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def stuff(sock: socket.socket) -> int:
     with contextlib.suppress(TimeoutError):
         while True:
             sent += sock.send(b"x" * 65536)
-    sock.settimeout(PATIENCE)
+    sock.settimeout(WAIT_SECONDS)
     return sent
 
 
@@ -74,7 +74,7 @@ def sending(sock: socket.socket, parts: Iterator[bytes], *, end: bool = True) ->
     thread = threading.Thread(target=send)
     thread.start()
     yield
-    thread.join(PATIENCE)
+    thread.join(WAIT_SECONDS)
     assert not thread.is_alive()
 
 
@@ -156,7 +156,7 @@ def test_both_ways_at_once_byte_for_byte(relay_thread: RelayThread, megabytes: i
         reader = threading.Thread(target=lambda: answers.append(digest(server)))
         reader.start()
         assert digest(client) == expected(2, count)
-        reader.join(PATIENCE)
+        reader.join(WAIT_SECONDS)
     assert answers == [expected(1, count)]
     closing = relay_thread.closing()
     assert (closing.reason, closing.sent, closing.received) == (CloseReason.FINISHED, count, count)
@@ -277,7 +277,7 @@ def test_urgent_data_in_the_middle_of_bulk_stalls_and_cuts_nothing(relay_thread:
         sender = threading.Thread(target=send)
         sender.start()
         assert len(read_all(server)) == 10 * MIB
-        sender.join(PATIENCE)
+        sender.join(WAIT_SECONDS)
 
 
 def test_an_idle_tunnel_ends(relay_thread: RelayThread) -> None:
@@ -383,9 +383,9 @@ def test_one_bulk_tunnel_leaves_turns_to_the_others(relay_thread: RelayThread) -
         client.sendall(b"ping")
         assert read_exactly(server, 4) == b"ping"
     stop.set()
-    threads[0].join(PATIENCE)
+    threads[0].join(WAIT_SECONDS)
     bulk_server.close()
-    threads[1].join(PATIENCE)
+    threads[1].join(WAIT_SECONDS)
 
 
 def test_hundreds_of_short_connections(relay_thread: RelayThread) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from tests.measured import measured
 from tests.ports import free_port
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -118,7 +118,9 @@ class Router:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.admin}{path}", timeout=WAIT_SECONDS
+            ) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -153,7 +155,7 @@ class Router:
         return self.errors.read_text()
 
     def connect(self, port: int | None = None) -> Client:
-        return Client(socket.create_connection(("127.0.0.1", port or self.port), timeout=PATIENCE))
+        return Client(socket.create_connection(("127.0.0.1", port or self.port), timeout=WAIT_SECONDS))
 
     def refuses(self, port: int) -> bool:
         """Say whether nobody listens on a port; false while somebody is about to stop."""
@@ -164,7 +166,7 @@ class Router:
             return isinstance(error, ConnectionRefusedError)
 
     def wait(self) -> int:
-        return self.process.wait(PATIENCE)
+        return self.process.wait(WAIT_SECONDS)
 
 
 class Client:
@@ -221,7 +223,7 @@ def router(
     finally:
         if running.process.poll() is None:
             running.process.kill()  # its workers end with it
-        running.process.wait(PATIENCE)
+        running.process.wait(WAIT_SECONDS)
 
 
 def word(running: Router, port: int | None = None) -> str:

@@ -22,7 +22,7 @@ from egress_router.service.control import (
 from tests.ports import free_port
 from tests.serving import LOOPS
 from tests.unit.service.routers import descriptors_below
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ class End:
         self.ended += 1
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        limit = time.monotonic() + PATIENCE
+        limit = time.monotonic() + WAIT_SECONDS
         while not condition():
             assert time.monotonic() < limit
             self.loop.run_until_complete(asyncio.sleep(0.001))

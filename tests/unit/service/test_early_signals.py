@@ -18,7 +18,7 @@ from tests.measured import measured
 from tests.ports import free_port
 from tests.unit.service.routers import ROOT
 from tests.unit.service.test_workers import children
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ def starting(mode: str, wrap: Sequence[str], errors: Path) -> Iterator[tuple[sub
     command = [*wrap, sys.executable, "-m", "egress_router", mode]
     with errors.open("wb") as stream, subprocess.Popen(command, env=environment, stderr=stream) as started:
         try:
-            limit = time.monotonic() + PATIENCE
+            limit = time.monotonic() + WAIT_SECONDS
             pid = started.pid
             while wrap and time.monotonic() < limit and pid == started.pid:
                 pid = next(iter(children(started.pid)), pid)
@@ -69,7 +69,7 @@ def test_it_ends_in_order(tmp_path: Path, mode: str, wrap: Sequence[str]) -> Non
     with starting(mode, wrap, tmp_path / "errors") as (started, pid):
         os.kill(pid, signal.SIGHUP)
         os.kill(pid, signal.SIGTERM)
-        assert started.wait(PATIENCE) == 0
+        assert started.wait(WAIT_SECONDS) == 0
     said = (tmp_path / "errors").read_text()
     assert "asked to end signal=SIGTERM" in said
     assert "worker died" not in said
@@ -77,7 +77,7 @@ def test_it_ends_in_order(tmp_path: Path, mode: str, wrap: Sequence[str]) -> Non
 
 def test_workers_that_load_their_code_leave_the_decision_to_the_first_process(tmp_path: Path) -> None:
     with starting("dns-proxy", (), tmp_path / "errors") as (started, pid):
-        limit = time.monotonic() + PATIENCE
+        limit = time.monotonic() + WAIT_SECONDS
         while not (workers := children(pid)):
             assert time.monotonic() < limit
         for worker in workers:
@@ -85,5 +85,5 @@ def test_workers_that_load_their_code_leave_the_decision_to_the_first_process(tm
         while "worker serves" not in (tmp_path / "errors").read_text():
             assert time.monotonic() < limit
         started.terminate()
-        assert started.wait(PATIENCE) == 0
+        assert started.wait(WAIT_SECONDS) == 0
     assert "worker died" not in (tmp_path / "errors").read_text()

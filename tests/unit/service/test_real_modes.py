@@ -15,7 +15,7 @@ import pytest
 
 from tests.ports import free_port
 from tests.unit.service.routers import Router, holders
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ class Line:
     """A connection that speaks in lines."""
 
     def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
         self.file = self.sock.makefile("rb")
 
     def ask(self, text: str) -> str:
@@ -179,7 +179,7 @@ def cut(line: Line) -> bool:
     except ConnectionResetError:
         return True
     finally:
-        line.sock.settimeout(PATIENCE)
+        line.sock.settimeout(WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("proxy", ["dns-proxy"], indirect=True)
@@ -206,7 +206,7 @@ def test_lines_come_and_go_without_closing_the_others(proxy: Proxy, origins: tup
 
 def refused(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
+        socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS).close()
     except ConnectionRefusedError:
         return True
     return False

@@ -14,7 +14,7 @@ from egress_router.names.watched import WatchedFile
 from egress_router.service import file_watch
 from tests.ports import free_port
 from tests.unit.service.routers import Router, router, word
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 
 def test_a_file_changed_in_place_takes_effect_in_all_workers(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_storm_of_reloads_under_load_loses_no_connection(tmp_path: Path) -> No
         until(lambda: all(word(running) == "version100" for _ in range(10)), "the last version")
         done.set()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(WAIT_SECONDS)
         assert not failures
         assert running.metric("worker_restarts_total") == 0
         assert running.metric("reloads_total") > 10

@@ -24,7 +24,7 @@ from tests.unit.service.routers import (
     router,
     word,
 )
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 
 def test_a_worker_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_worker_without_the_sockets_of_its_rules_ends_and_says_so() -> None:
             pass_fds=[theirs.fileno()],
             env={"PYTHONPATH": str(ROOT), "ECHO_RULES": "80 unused", **measured()},
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=WAIT_SECONDS,
             check=False,
         )
     channel.close()

@@ -7,7 +7,7 @@ import sys
 
 from tests.measured import measured
 from tests.unit.service.routers import ROOT
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 ENDS = """
 import asyncio, os, signal
@@ -31,7 +31,7 @@ def test_a_signal_that_comes_while_the_process_ends_does_not_change_its_exit_sta
     ended = subprocess.run(
         [sys.executable, "-c", ENDS],
         env={"PYTHONPATH": str(ROOT), **measured()},
-        timeout=PATIENCE,
+        timeout=WAIT_SECONDS,
         check=False,
     )
     assert ended.returncode == 0

@@ -15,7 +15,7 @@ import pytest
 
 from tests.ports import free_port
 from tests.unit.service.routers import Client, Router, opened, router
-from tests.waiting import PATIENCE, until
+from tests.waiting import WAIT_SECONDS, until
 
 
 def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_under_load_no_new_connection_is_refused_while_a_worker_is_replaced(tmp_
         until(lambda: served[0] > before + 50, "load after the restart")
         done.set()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(WAIT_SECONDS)
         assert not failures
 
 
@@ -180,7 +180,9 @@ def test_connections_in_the_accept_queue_are_served_at_the_end(tmp_path: Path) -
     with router(tmp_path) as running:
         worker = running.workers()[0]
         os.kill(worker, signal.SIGSTOP)
-        waiting = [socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) for _ in range(20)]
+        waiting = [
+            socket.create_connection(("127.0.0.1", running.port), timeout=WAIT_SECONDS) for _ in range(20)
+        ]
         running.process.terminate()
         until(lambda: "asked to end" in running.said(), "the end to begin")
         os.kill(worker, signal.SIGCONT)
@@ -197,7 +199,9 @@ def test_the_accept_queue_of_a_worker_that_is_being_replaced_is_served_at_the_en
             until(lambda delay=delay: f"restart_seconds={delay}" in running.said(), "a death")  # type: ignore[misc]
             if delay != "0.8":
                 until(running.workers, "a replacement")
-        waiting = [socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) for _ in range(5)]
+        waiting = [
+            socket.create_connection(("127.0.0.1", running.port), timeout=WAIT_SECONDS) for _ in range(5)
+        ]
         running.process.terminate()
         for sock in waiting:
             assert sock.recv(100).endswith(b" one\n")

@@ -12,12 +12,12 @@ import pytest
 from egress_router.upstreams.health import INTERVAL, Checks, answers
 from tests.ports import free_port
 from tests.serving import LOOPS
-from tests.waiting import PATIENCE
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.upstreams.pool import Target
+    from egress_router.grammar.address import Target
 
 LOCAL = ip_address("127.0.0.1")
 
@@ -54,11 +54,11 @@ def test_a_check_ends_with_a_reset(runner: asyncio.Runner, address: str) -> None
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, free_port()), family=family) as server:
         target = (ip_address(address), server.getsockname()[1])
-        assert runner.run(answers(target, PATIENCE)) is True
+        assert runner.run(answers(target, WAIT_SECONDS)) is True
         accepted, _ = server.accept()
         with accepted, pytest.raises(ConnectionResetError):
             accepted.recv(1)
-    assert runner.run(answers(target, PATIENCE)) is False
+    assert runner.run(answers(target, WAIT_SECONDS)) is False
 
 
 def test_a_target_that_never_answers_fails_in_time(runner: asyncio.Runner) -> None:
@@ -84,7 +84,7 @@ def test_a_target_goes_down_and_comes_back(runner: asyncio.Runner) -> None:
             assert len(checks) == 1
             accepted, _ = await asyncio.get_running_loop().run_in_executor(None, server.accept)
             accepted.close()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert await changes.get() == (target, False)
             with socket.create_server(("127.0.0.1", target[1])):
                 assert await changes.get() == (target, True)
