@@ -41,12 +41,13 @@ coverage: venv network-tools test-tools ## `make test`; what its unit tests cove
 	@COVERAGE_FILE=$(CURDIR)/build/coverage/data scripts/test $(VENV) $(BIN)/coverage run
 	@$(BIN)/coverage combine --quiet --data-file build/coverage/data build/coverage
 	@$(BIN)/coverage json --quiet --data-file build/coverage/data -o build/coverage/report.json
-	@$(BIN)/python scripts/uncovered build/coverage/report.json
+	@$(BIN)/python scripts/uncovered --slack 8 build/coverage/report.json
 
 .PHONY: test-standby
-test-standby: venv network-tools ## two routers, one address: a million simulated schedules, a thousand real fail-overs (hours)
+test-standby: venv network-tools ## two routers, one address: a million simulated schedules, 1,000 real fail-overs without and 1,000 with a Lease (hours)
 	@$(BIN)/python -m tests.unit.standby.simulation $(or $(SCHEDULES),1000000) --compiled
-	@scripts/in-namespaces $(BIN)/python -m egress_router.lab.failover $(or $(TRIALS),1000)
+	@scripts/in-namespaces $(BIN)/python -m egress_router.lab.failover $(or $(TRIALS),1000) --parallel $(or $(PARALLEL),$(shell nproc))
+	@scripts/in-namespaces $(BIN)/python -m egress_router.lab.failover $(or $(TRIALS),1000) --parallel $(or $(PARALLEL),$(shell nproc)) --lease
 
 .PHONY: test-clients
 test-clients: venv ## transparent ports under Java's and Go's TLS, curl and openssl, nginx with a certificate chain

@@ -28,7 +28,7 @@ from egress_router.relay.dataplane import DataPlane, Forwarding
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from egress_router.relay._plane import Target
+    from egress_router.grammar.address import Target
     from egress_router.relay.news import Sums
 
 _BURN, _PERIOD = 0.05, 0.2  # seconds

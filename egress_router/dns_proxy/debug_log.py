@@ -14,10 +14,10 @@ from egress_router.grammar.address import printed
 from egress_router.relay.dial import REASONS
 
 if TYPE_CHECKING:
+    from egress_router.grammar.address import Target
     from egress_router.records import Record
     from egress_router.relay._plane import Failures
     from egress_router.relay.news import End, Identity
-    from egress_router.upstreams.pool import Target
 
 _log = log.get("dns_proxy")
 

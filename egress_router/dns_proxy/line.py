@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egress_router.dns_proxy.access_log import AccessLog
+    from egress_router.grammar.address import Target
     from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forward
     from egress_router.relay._plane import Failures
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from egress_router.settings.dns_proxy import DnsProxySettings
     from egress_router.upstreams.destination import Destination
     from egress_router.upstreams.health import Checks
-    from egress_router.upstreams.pool import Target
 
     Aim = tuple[tuple[Target, ...], int, Place | None]
 

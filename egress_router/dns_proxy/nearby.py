@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from egress_router.grammar.address import IPAddress
-    from egress_router.upstreams.pool import Target
+    from egress_router.grammar.address import IPAddress, Target
 
 
 class Nearby:

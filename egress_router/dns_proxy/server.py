@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
 
-    from egress_router.grammar.address import Host
+    from egress_router.grammar.address import Host, Target
     from egress_router.grammar.forward import Forwards
     from egress_router.metrics import Registry
     from egress_router.policy.egress_policy import NamesOf
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.followed import Names
     from egress_router.upstreams.places import Forbidden
-    from egress_router.upstreams.pool import Target
 
 
 def mode(
@@ -89,7 +88,7 @@ class Forwarder:
         self._report = UpstreamReport(context.registry, log.records() if settings.debug else events)
         self._policy = TargetPolicy(context.registry, forbidden, settings.proxy.runtime.admin_port)
         self._names = resolver(settings.names, context.registry)
-        self._plane = DataPlane(context.loop, context.limiter.limits)
+        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._plane.tell_pauses(AcceptPauses(context.registry))
         context.registry.before_snapshot(self._show)

@@ -10,7 +10,7 @@ from egress_router.upstreams.places import Place
 from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
-    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.address import Host, IPAddress, Target
     from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forwards
     from egress_router.metrics import Registry
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.destination import Destination
     from egress_router.upstreams.places import Forbidden
-    from egress_router.upstreams.pool import Target
 
 
 class TargetPolicy:

@@ -18,6 +18,8 @@ import idna
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 Host = IPAddress | str
+# An address and port that is connected to.
+Target = tuple[IPAddress, int]
 
 _PORT = re.compile(r"[0-9]{1,5}")
 # Underscores are no host name letters (RFC 952), but names with them are in use and harmless.

@@ -51,6 +51,7 @@ _PLACES: tuple[tuple[str, Locality], ...] = (
     ("ff00::/8", Locality.MULTICAST),  # RFC 4291 2.7
     ("fd00:ec2::/32", Locality.METADATA),  # AWS: metadata ::254, DNS ::253, time ::123, credentials ::23
     ("fd20:ce::254/128", Locality.METADATA),  # Google Cloud
+    ("fd00:42::42/128", Locality.METADATA),  # Scaleway
     ("100::/64", Locality.SPECIAL),  # RFC 6666: discard only
     ("5f00::/16", Locality.SPECIAL),  # RFC 9602: segment identifiers, inside one operator's network
 )

@@ -82,9 +82,7 @@ class Acceptor(Forwarding):
 
     def accepted(self, arrival: Arrival) -> None:
         """Serve a client."""
-        who = Who(*arrival.client, self._port)
-        if self._worker.tells_debug:
-            who = self._worker.accounting.accepted(who)
+        who = self._worker.accounting.accepted(Who(*arrival.client, self._port))
         sock = self._socket(arrival.descriptor)
         connection = ClientConnection(self._worker, sock, who, arrival, self._origin_port)
         self._worker.connections.add(connection)

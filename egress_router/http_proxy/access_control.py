@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from egress_router.names.answer import Answer, Failure, ResolveError
-from egress_router.policy.access_list import ALLOWED, DENIED, AccessPolicy, connect_port, guarded, on_trial
+from egress_router.policy.access_list import AccessPolicy, Verdict, connect_port, guarded, on_trial
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
 from egress_router.tls.server_name import SniMatch, compare, server_name
 
@@ -146,7 +146,7 @@ class AccessControl:
 
     def still_allows(self, target: RequestTarget, address: IPAddress, name: str | None) -> bool:
         """Say whether a connection that is open would be made today, too."""
-        return self.by_addresses(target, (address,), name).verdict is not DENIED
+        return self.by_addresses(target, (address,), name).verdict is not Verdict.DENIED
 
     def covers(self, hello: ClientHello, info: RequestInfo) -> bool:
         """Say whether the name in the ClientHello of a tunnel is what its CONNECT was allowed for."""
@@ -220,4 +220,4 @@ class AccessControl:
             return False
         own = self._own.current()
         decision = self._policy.by_addresses(name, info.target.port, (info.address,), own)
-        return decision.verdict is ALLOWED
+        return decision.verdict is Verdict.ALLOWED

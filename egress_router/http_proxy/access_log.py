@@ -21,8 +21,8 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 def traceparent(head: RequestHead) -> str | None:
     """Return the client's `traceparent` where it is one (W3C Trace Context, 3.2.2)."""
-    for name, _, value in head.fields:
-        if name == b"traceparent" and _TRACEPARENT.fullmatch(value):
+    for value in head.special.get(b"traceparent", ()):
+        if _TRACEPARENT.fullmatch(value):
             return value.decode("ascii")
     return None
 

@@ -12,7 +12,7 @@ from egress_router.http_proxy.access_log import traceparent
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.request_info import RequestInfo
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
-from egress_router.policy.access_list import ALLOWED, DENIED, Reason, Verdict
+from egress_router.policy.access_list import Reason, Verdict
 from egress_router.service.latest_denied import LatestDenied
 from egress_router.service.rule_metrics import RuleMetrics
 from egress_router.upstreams.policy_names import PolicyDenials
@@ -66,9 +66,8 @@ class Accounting:
                 "requests_total", _REQUESTS, verdict=verdict.value, reason=reason.value
             )
             for verdict, reason in product(Verdict, Reason)
-            if verdict is not ALLOWED or reason is Reason.RULE
+            if verdict is not Verdict.ALLOWED or reason is Reason.RULE
         }
-        self._allowed = self._verdicts[ALLOWED, Reason.RULE]
         self.sent = registry.counter("bytes_total", "Body and tunnel bytes.", direction="sent")
         self.received = registry.counter("bytes_total", "Body and tunnel bytes.", direction="received")
         self._tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
@@ -87,7 +86,7 @@ class Accounting:
         self.policy_denials = PolicyDenials(registry)
         self._denied = LatestDenied(clock)
 
-    # Only `DebugAccounting` does something with these; `accepted` and `left_by` are called for it alone.
+    # Only `DebugAccounting` does something with these.
 
     def accepted(self, who: Who) -> Who:
         """Return what to call a connection that was accepted."""
@@ -109,10 +108,7 @@ class Accounting:
 
     def begun(self, who: Who, head: RequestHead, target: RequestTarget) -> RequestInfo:
         """Return what is known of a request whose head has come."""
-        started = self._clock.monotonic()
-        if self._log.everything:
-            return RequestInfo(who, head.method, target, started, traceparent(head))
-        return RequestInfo(who, head.method, target, started, None, head)  # it may be denied
+        return RequestInfo(who, head.method, target, self._clock.monotonic(), traceparent(head))
 
     def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
@@ -120,27 +116,22 @@ class Accounting:
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
         """Count a decision; a denial is written down at once."""
+        denied = decision.verdict is Verdict.DENIED
         info.decision = decision
         info.numbers = None
-        if decision.verdict is ALLOWED:
-            self._allowed.value += 1  # without hashing two members of enums, which is done in Python
-        else:
-            self._verdicts[decision.verdict, decision.reason].value += 1
+        self._verdicts[decision.verdict, decision.reason].value += 1
         if decision.entry is not None:
             self.policy_denials.count(decision.entry)
         rule = decision.rule
         if rule is not None:
             self._hits[rule.text] += 1
-            if decision.verdict is not DENIED:
+            if not denied:
                 info.numbers = numbers = self._rules.of(rule.text)
                 numbers.connections.value += 1
-        if decision.verdict is DENIED:
+        if denied:
             target = printed(info.target.host, info.target.port)
             self._denied.note(info.client, target, _deciding(decision), decision.reason.value)
-            if info.head is not None:
-                info.traceparent = traceparent(info.head)
             self._log.request(info, None)
-        info.head = None
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
@@ -220,7 +211,7 @@ class Accounting:
         if info.numbers is not None:
             info.numbers.sent.value += sent
             info.numbers.received.value += received
-        if self._log.everything or info.decision.verdict is DENIED:
+        if self._log.everything or info.decision.verdict is Verdict.DENIED:
             self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:

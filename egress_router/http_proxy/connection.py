@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.callbacks import callback
-from egress_router.http_proxy.client_side import CONNECTED, CONNECTING, HEAD, ClientSide
+from egress_router.http_proxy.client_side import CONNECTED, ClientSide
 from egress_router.http_proxy.connect import ConnectRequest
 from egress_router.http_proxy.forwarder import Forwarder
 from egress_router.http_proxy.http1.errors import Fault, MessageError
@@ -17,6 +17,7 @@ from egress_router.http_proxy.http1.state import (
     INTO_CONNECTING,
     INTO_HEAD,
     INTO_TUNNEL,
+    ConnectionState,
 )
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
 from egress_router.http_proxy.timeouts import Timeouts
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 class ClientConnection(ClientSide):
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ("_turns",)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -53,14 +54,13 @@ class ClientConnection(ClientSide):
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.stream.on_ready = self.read_head
         self.stream.held = arrival.early  # mostly the request; what else is there, the poller will say
-        self._turns = arrival.turns  # how often it came back, by way of an address that leads to this proxy
 
     # Heads
 
     @callback
     def read_head(self) -> None:
         """Read on until there is a head, and act on it."""
-        if self.state is not HEAD:
+        if self.state is not ConnectionState.HEAD:
             return
         for _ in range(self.worker.reads_in_turn):
             data = self.stream.receive()
@@ -104,7 +104,9 @@ class ClientConnection(ClientSide):
         self._served = True
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
-        if connect and self._turns >= LOOP_TURNS:
+        # How often it came back, by way of an address that leads to this proxy.
+        turns = worker.plane.turns(self.slot, self.stream.sock) if connect else None
+        if turns is not None and turns >= LOOP_TURNS:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = target_of(head, self._origin_port)
         if head.special:
@@ -117,10 +119,10 @@ class ClientConnection(ClientSide):
             return
         else:
             self._request = Forwarder(self, info, Exchange(head, target, worker.limits, worker.date))
-        self._connector = UpstreamConnector(worker, self, info, self._turns if connect else None)
+        self._connector = UpstreamConnector(worker, self, info, turns)
         self._wait()
         self._connector.begin()
-        if self.state is CONNECTING:
+        if self.state is ConnectionState.CONNECTING:
             worker.client_watch.add(self)
 
     def _answer_as_final_recipient(self, head: RequestHead) -> None:
@@ -138,7 +140,7 @@ class ClientConnection(ClientSide):
         stream.held = data
         self._end(INTO_TUNNEL)
         self.worker.connections.discard(self)
-        TlsConnection(self.worker, stream, self.who, self.slot, origin_port, self._turns).read()
+        TlsConnection(self.worker, stream, self.who, self.slot, origin_port).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
@@ -147,7 +149,7 @@ class ClientConnection(ClientSide):
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
-        if self.state is CONNECTING:
+        if self.state is ConnectionState.CONNECTING:
             self.stream.watch()
 
     @callback
@@ -210,7 +212,7 @@ class ClientConnection(ClientSide):
     @callback
     def head_late(self) -> None:
         """Refuse a head that comes too slowly; close, without an answer, if none has begun."""
-        if self.state is not HEAD:
+        if self.state is not ConnectionState.HEAD:
             return
         if self._heads.begun:
             self.worker.accounting.limit("head_seconds")
@@ -222,7 +224,7 @@ class ClientConnection(ClientSide):
     @callback
     def idle_late(self) -> None:
         """Close a connection between requests."""
-        if self.state is HEAD and not self._heads.begun:
+        if self.state is ConnectionState.HEAD and not self._heads.begun:
             self.worker.accounting.idle_end("keepalive_seconds")
             self.close("idle")
 

@@ -44,10 +44,9 @@ class Forwarder(Pump):
     def reuse(self) -> bool:
         """Go over a connection that is kept, if it leads to an address allowed now; say whether one does."""
         info, owner = self._info, self._owner
-        decision, rule = info.decision, info.decision.rule
-        key = (info.who.client, info.target.authority, None if rule is None else rule.leaving)
+        key = (info.client, info.target.authority, info.leaving)
         # Over an idle connection, which may end just then, only what may be sent again.
-        upstream = owner.kept.take(key, decision.addresses, shared=self._exchange.repeatable)
+        upstream = owner.kept.take(key, info.decision.addresses, shared=self._exchange.repeatable)
         if upstream is None:
             return False
         info.address = upstream.address

@@ -11,7 +11,6 @@ from egress_router.policy.access_list import Decision, Reason, Verdict
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.grammar.leaving import Leaving
-    from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.service.rule_metrics import RuleNumbers
 
@@ -35,7 +34,7 @@ class Who(NamedTuple):
 class RequestInfo:
     """What a request wants, what was decided, and where it went. Times are in seconds.
 
-    `head` is kept until the decision, for what only a denial looks up. `id` is made for what is written down.
+    `id` is made for what is written down.
     `numbers` are those of the rule that allows it. `recorded` and `ended` say which of its two records have
     been written.
     """
@@ -45,7 +44,6 @@ class RequestInfo:
     target: RequestTarget
     started: float
     traceparent: str | None
-    head: RequestHead | None = None
     id: str = ""
     source: tuple[str, int] | None = None
     decision: Decision = UNDECIDED

@@ -120,7 +120,7 @@ class HttpProxyServer:
             partial(needs.look, settings.proxy.interface),
         )
         self._resolver = needs.names(settings.names, context.registry)
-        self._plane = DataPlane(context.loop, context.limiter.limits)
+        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
         access = AccessControl(
             context.loop,
             self._resolver,
@@ -246,7 +246,6 @@ def _worker_state(
         clock=needs.clock,
         sni=settings.sni,
         sources=settings.sources,
-        tells_debug=isinstance(accounting, DebugAccounting),
         reads_in_turn=needs.reads_in_turn,
         hello_seconds=needs.hello_seconds,
     )

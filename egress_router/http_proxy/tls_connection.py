@@ -43,7 +43,6 @@ class TlsConnection:
         "_reader",
         "_stream",
         "_tunnel",
-        "_turns",
         "_worker",
         "client",
         "slot",
@@ -57,16 +56,14 @@ class TlsConnection:
         who: Who,
         slot: Pair,
         origin_port: int,
-        turns: int,
     ) -> None:
-        """Take over the socket; what it holds is read first. `turns` says how often it came back."""
+        """Take over the socket; what it holds is read first."""
         self._worker = worker
         self._stream = stream
         self.who = who
         self.slot = slot
         self.client = who.client
         self._origin_port = origin_port
-        self._turns = turns
         self._reader = ClientHelloReader()
         self._deadline = worker.deadlines.add(worker.limits.head_seconds, self._late)
         self._connector: UpstreamConnector | None = None
@@ -120,12 +117,13 @@ class TlsConnection:
         if isinstance(name, NameFault):
             self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
             return
-        if self._turns >= LOOP_TURNS:
+        turns = self._worker.plane.turns(self.slot, self._stream.sock)
+        if turns >= LOOP_TURNS:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
         target = tls_target(name, self._origin_port)
         info = self._worker.accounting.begun_tls(self.who, target)
-        self._connector = UpstreamConnector(self._worker, self, info, self._turns)
+        self._connector = UpstreamConnector(self._worker, self, info, turns)
         self._connector.begin()
         if self._connector is not None:
             self._worker.client_watch.add(self)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from egress_router.http_proxy import replies
 from egress_router.http_proxy.callbacks import result_callback
 from egress_router.names.answer import Answer, Failure
-from egress_router.policy.access_list import DENIED
+from egress_router.policy.access_list import Verdict
 from egress_router.relay.dial import STAGGER, Dial, DialError, DialReason
 from egress_router.relay.sources import ways
 
@@ -129,7 +129,7 @@ class UpstreamConnector:
     def _decided(self, decision: Decision) -> None:
         self._list = self._worker.access.lists
         self._worker.accounting.decided(self.info, decision)
-        if decision.verdict is DENIED:
+        if decision.verdict is Verdict.DENIED:
             self._end(replies.denied(decision))
         elif self._turns is not None or not self._owner.reuse():
             self.dial()
@@ -137,8 +137,7 @@ class UpstreamConnector:
     @result_callback
     def _dialled(self, result: Dialled | DialError) -> None:
         self._waiting = None
-        if result.failures:
-            self._worker.accounting.attempts_failed(self.info, result.failures)
+        self._worker.accounting.attempts_failed(self.info, result.failures)
         if isinstance(result, DialError):
             self.info.connect_seconds = self._worker.clock.monotonic() - self._began
             if result.failures:

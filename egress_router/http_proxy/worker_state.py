@@ -70,8 +70,6 @@ def _turns() -> Iterator[int]:
 class WorkerState:
     """The tools and the limits of every connection; `draining` once no new connections come in.
 
-    `tells_debug` says that the accounting is a `DebugAccounting`, which wants to hear of every connection.
-
     `reads_in_turn` of one socket are made before others have their turn. `max_received` is how many bytes one
     read takes, and so how many may have to wait for a slow reader.
     A client in a tunnel has `hello_seconds` for its first byte, where the server may be who speaks first.
@@ -93,7 +91,6 @@ class WorkerState:
     sources: tuple[IPAddress, ...]
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
-    tells_debug: bool = False
     reads_in_turn: int = TURNS
     hello_seconds: float = HELLO_SECONDS
     max_received: int = field(init=False)
@@ -136,7 +133,6 @@ class WorkerState:
 
     def left(self, connection: Connection, reason: str) -> None:
         """Forget a connection that has closed."""
-        if self.tells_debug:
-            self.accounting.left_by(connection.who, reason)
+        self.accounting.left_by(connection.who, reason)
         self.connections.discard(connection)
         self.plane.cut(connection.slot)

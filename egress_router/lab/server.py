@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _PKTINFO_ADDRESS = slice(0, 16)  # struct in6_pktinfo: the address, then the interface
 _HEAD_LIMIT = 65536
+# Connections that may wait for this process on a machine that is busy; asyncio's default is 100. The kernel
+# forgets those beyond it, whose clients take them for open (SYN cookies).
+_BACKLOG = 1024
 
 
 def seen(server: tuple[str, int], client: tuple[str, int]) -> dict[str, str | int]:
@@ -82,10 +85,8 @@ async def _serve(words: Sequence[str]) -> None:
         kind, _, port_text = word.rpartition(":")
         port = int(port_text)
         answer = _answer_http if kind == "http" else _tell_and_echo
-        listening = socket.create_server(
-            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
-        )
-        await asyncio.start_server(answer, sock=listening, limit=_HEAD_LIMIT)
+        listening = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        await asyncio.start_server(answer, sock=listening, limit=_HEAD_LIMIT, backlog=_BACKLOG)
         sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)

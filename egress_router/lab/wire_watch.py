@@ -1,10 +1,11 @@
-"""Who speaks for the source address: every such frame that a switch gets, with when and from where.
+"""Who speaks for the source address, and heartbeats: every such frame that a switch gets, when and whence.
 
 It shows a second owner, however short the time in which both spoke.
 """
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import threading
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
 
+from egress_router.standby.transport.codec import ETHERTYPE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 _ALL, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
+_HEARTBEAT = ETHERTYPE.to_bytes(2, "big")
 _SOON = 0.4  # seconds: less than any router needs to lose its right and win it again
 
 
@@ -39,6 +43,7 @@ class WireWatch:
         self._cables = tuple(cables)
         self._addresses = tuple(ip_address(each).packed for each in addresses)
         self.frames: deque[Frame] = deque(maxlen=1_000_000)
+        self.heartbeats: deque[Frame] = deque(maxlen=100_000)
         self._ended = threading.Event()
         sock = switch.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
         sock.settimeout(0.2)
@@ -66,8 +71,22 @@ class WireWatch:
                     frame, extra, _, (cable, _, kind, *_) = sock.recvmsg(256, 64)
                 except TimeoutError:
                     continue
-                if kind != _OUTGOING and cable in self._cables and _speaks_for(frame, self._addresses):
+                if kind == _OUTGOING or cable not in self._cables:
+                    continue
+                if _speaks_for(frame, self._addresses):
                     self.frames.append(Frame(_stamp(extra), cable, frame[6:12].hex(":")))
+                elif frame[12:14] == _HEARTBEAT:
+                    self.heartbeats.append(Frame(_stamp(extra), cable, frame[6:12].hex(":")))
+
+    def forget(self) -> None:
+        """Forget what was."""
+        self.frames.clear()
+        self.heartbeats.clear()
+
+    def heartbeat_gap(self, cable: str) -> float:
+        """Return the longest time between two heartbeats of the router at a cable."""
+        times = sorted(each.at for each in self.heartbeats.copy() if each.cable == cable)
+        return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
 
     def second_owner(self) -> list[Frame]:
         """Return the frames that came while another cable was in use: those of a second owner.

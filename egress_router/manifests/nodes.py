@@ -182,6 +182,9 @@ def documents(name: str, text: str) -> list[tuple[int, Node]]:
         raise ConfigError([Problem(name, None, None, f"is longer than {MAX_CHARACTERS} characters")])
     if text.lstrip().startswith(("{", "[")):
         text = text.replace("\t", " ")  # JSON is indented with tabs, too, which YAML allows in no place
+    if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        number = text.count("\n", 0, found.start()) + 1
+        raise ConfigError([Problem(name, number, None, f"is not YAML: holds the character {found[0]!r}")])
     composer = _Composer()
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -195,7 +198,9 @@ def documents(name: str, text: str) -> list[tuple[int, Node]]:
         line = None if error.problem_mark is None else error.problem_mark.line + 1
         raise ConfigError([Problem(name, line, None, f"is not YAML: {error.problem}")]) from None
     except yaml.YAMLError as error:
-        raise ConfigError([Problem(name, None, None, f"is not YAML: {error}")]) from None
+        raise ConfigError(
+            [Problem(name, None, None, f"is not YAML: {' '.join(str(error).split())}")]
+        ) from None
     return [(number, node) for number, node in enumerate(composer.documents, 1) if not _is_empty(node)]
 
 

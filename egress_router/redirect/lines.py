@@ -12,7 +12,7 @@ from egress_router.grammar.redirect import NamedRedirect, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from egress_router.upstreams.pool import Target
+    from egress_router.grammar.address import Target
 
 # To which addresses the connections of each line with a name are spread.
 Resolved: TypeAlias = Mapping[NamedRedirect, tuple[IPAddress, ...]]

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from egress_router.clock import Clock
-    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.address import IPAddress, Target
     from egress_router.grammar.redirect import NamedRedirect
     from egress_router.names.answer import ResolveError
-    from egress_router.upstreams.pool import Target
 
 
 class LineNames:

@@ -4,9 +4,8 @@ from typing import TypeAlias
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
-from egress_router.grammar.address import IPAddress
+from egress_router.grammar.address import Target
 
-Target: TypeAlias = tuple[IPAddress, int]
 Failures: TypeAlias = tuple[tuple[Target, int], ...]
 # Number of an accepted one, the client's port, source address and port towards the upstream ("", 0: unknown).
 Identity: TypeAlias = tuple[int, int, str, int]
@@ -25,9 +24,10 @@ Times: TypeAlias = tuple[tuple[int, ...], float]
 Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times, Times]]
 # Line, kind, target, and how many connections it has answered.
 Answered: TypeAlias = tuple[object, int, Target, int]
-# Object, kind, client and its port, the connection's place, its socket, what has come already, how often
-# it came back.
-Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes, int]
+# Object, kind, client and its port, the connection's place, its socket, what has come already.
+Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes]
+
+OWN_BYTES: int  # of memory in which data planes note what they made
 
 class Pair:
     @property
@@ -52,6 +52,7 @@ class Plane:
     def __init__(
         self,
         seats: WriteableBuffer,
+        own: WriteableBuffer,
         place: int,
         most: int,
         possible: int,
@@ -96,6 +97,7 @@ class Plane:
     ) -> None: ...
     def end_line(self, line: Forwarding, /) -> None: ...
     def release_line(self, line: Forwarding, /) -> None: ...
+    def turns(self, place: Pair, descriptor: int, /) -> int: ...
     def ring(self) -> None: ...
     def ring_late(self) -> None: ...
     def collect(self, most: int, /) -> list[Connected | Closed | Wanted | Accepted | Summed | Answered]: ...

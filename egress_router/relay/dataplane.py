@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.address import IPAddress, Target
     from egress_router.metrics import Registry
-    from egress_router.relay._plane import Target
 
 Pair = _plane.Pair
 Forwarding = _plane.Forwarding
+OWN_BYTES: Final = _plane.OWN_BYTES
 
 # Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
 QUIET: Final = 30.0
@@ -60,8 +60,11 @@ class DataPlane:
         limits: Limits | None = None,
         quiet: float = QUIET,
         max_news: int = MAX_NEWS,
+        own: memoryview | None = None,
     ) -> None:
         """Start the thread; it ends with `close`. In one turn of the loop at most `max_news` are told.
+
+        `own` is what processes share in which each shall know again what another one made.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
@@ -69,7 +72,7 @@ class DataPlane:
         self._loop = loop
         self._max_news = max_news
         try:
-            self._plane = _started(limits, quiet)
+            self._plane = _started(limits, quiet, own)
         except OSError as error:
             what = f"cannot start the data plane ({error.strerror})"
             raise RefusedError(what, "raise the limits of open files and threads") from None
@@ -202,6 +205,13 @@ class DataPlane:
             pair, tuple(targets), _addresses(targets, sources, near), seconds, stagger, turns or 0
         )
 
+    def turns(self, place: Pair, sock: socket.socket) -> int:
+        """Return how often a client's connection has come back, having been made here: `dial` with `turns`.
+
+        Ask when its first request has come: which worker made it, is known by then.
+        """
+        return self._plane.turns(place, sock.fileno())
+
     def cut(self, pair: Pair) -> None:
         """End a connection or a dial; its end comes as news."""
         self._plane.cut(pair)
@@ -248,11 +258,13 @@ class DataPlane:
                 self._loop.call_exception_handler(context)
 
 
-def _started(limits: Limits | None, quiet: float) -> _plane.Plane:
+def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _plane.Plane:
+    own = memoryview(bytearray(OWN_BYTES)) if own is None else own
     if limits is None:
-        return _plane.Plane(bytearray(4), 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
+        return _plane.Plane(bytearray(4), own, 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
     return _plane.Plane(
         limits.counts,
+        own,
         limits.slot,
         limits.maximum,
         limits.possible,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from egress_router.grammar.address import Target
     from egress_router.relay._plane import (
         Accepted,
         Answered,
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
         Failures,
         Pair,
         Summed,
-        Target,
         Times,
         Wanted,
     )
@@ -77,15 +77,13 @@ class Sums(NamedTuple):
 class Arrival(NamedTuple):
     """A client whom Python serves: its address and port, its place among those admitted, its socket.
 
-    `early` are the bytes that have come already; `turns` says how often the connection came back, having been
-    made here.
+    `early` are the bytes that have come already.
     """
 
     client: tuple[str, int]
     place: Pair
     descriptor: int
     early: bytes
-    turns: int
 
 
 class Connection(Protocol):
@@ -127,15 +125,6 @@ class Entrance(Protocol):
         """Take over the socket of a client that met a limit."""
 
 
-def _tell_beginning(record: Accepted | Connected) -> None:
-    if isinstance(record[2], tuple):
-        entrance: Entrance = record[0]  # type: ignore[assignment]
-        entrance.accepted(Arrival(*record[2:]))
-    else:
-        line: ForwardingLine = record[0]  # type: ignore[assignment]
-        line.connected(*record[2:6], Identity(*record[6]))
-
-
 def tell(record: News) -> None:
     """Have the object of a record hear of it; mypy tells the kinds of records by their length."""
     if len(record) == 2:
@@ -147,8 +136,12 @@ def tell(record: News) -> None:
     elif len(record) == 4:
         serving: ForwardingLine = record[0]  # type: ignore[assignment]
         serving.answered(record[2], record[3])
+    elif len(record) == 6:
+        entrance: Entrance = record[0]  # type: ignore[assignment]
+        entrance.accepted(Arrival(*record[2:]))
     elif len(record) == 7:
-        _tell_beginning(record)
+        line: ForwardingLine = record[0]  # type: ignore[assignment]
+        line.connected(*record[2:6], Identity(*record[6]))
     else:
         connection: Connection = record[0]  # type: ignore[assignment]
         connection.ended(End(*record[2:10], Identity(*record[10]), *record[11:]))

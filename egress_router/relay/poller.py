@@ -82,8 +82,7 @@ class Poller:
 
     def wait_without(self, callback: Callable[[], None]) -> None:
         """Call this no more before a wait."""
-        if callback in self._before_wait:
-            self._before_wait.remove(callback)
+        self._before_wait.remove(callback)
 
     def forget(self, descriptor: int) -> None:
         """Stop calling the handler; call it just before closing the descriptor."""

@@ -9,9 +9,8 @@ from egress_router.grammar.leaving import Spread
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.address import IPAddress, Target
     from egress_router.grammar.leaving import Leaving
-    from egress_router.relay._plane import Target
 
 
 class Ways(NamedTuple):

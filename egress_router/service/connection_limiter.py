@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import enum
-from array import array
 from typing import TYPE_CHECKING, Final
 
 from egress_router.relay.dataplane import Limits
-from egress_router.service.connection_counts import ConnectionCounts
+from egress_router.service.shared_memory import SharedMemory, unshared
 
 if TYPE_CHECKING:
     from egress_router.metrics import Registry
@@ -27,7 +26,7 @@ LIMITS: Final = {12: ConnectionLimit.TOTAL, 13: ConnectionLimit.PER_CLIENT}
 class ConnectionLimiter:
     """What the data plane admits by, and how many connections met which limit.
 
-    `maximum` may be open in all workers of `counts` together (none: this process is the only one), `possible`
+    `maximum` may be open in all workers of `shared` together (none: this process is the only one), `possible`
     in this one. All connections of one client must come to the same worker.
     """
 
@@ -36,12 +35,12 @@ class ConnectionLimiter:
         registry: Registry,
         maximum: int,
         maximum_per_client: int | None,
-        counts: ConnectionCounts | None = None,
+        shared: SharedMemory | None = None,
         possible: int | None = None,
     ) -> None:
-        counts = counts or ConnectionCounts(memoryview(array("i", [0])), 0)
+        shared = shared or unshared()
         possible = maximum if possible is None else possible
-        self.limits = Limits(maximum, possible, maximum_per_client, counts.numbers, counts.slot)
+        self.limits = Limits(maximum, possible, maximum_per_client, shared.counts, shared.slot)
         meaning = "Connections that met a limit."
         self._hits = {
             limit: registry.counter("limit_hits_total", meaning, limit=limit.value)

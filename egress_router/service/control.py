@@ -31,7 +31,7 @@ _log = log.get("service")
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """To a worker: its slot among so many workers; the memory of the counts comes with it."""
+    """To a worker: its slot among so many workers; the memory that all of them share comes with it."""
 
     slot: int
     workers: int

@@ -6,8 +6,10 @@ the supervisor to the workers as one frozen, picklable value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from egress_router.service.shared_memory import SharedMemory, unshared
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,6 +34,7 @@ class WorkerContext:
     registry: Registry
     limiter: ConnectionLimiter
     drain_seconds: float
+    shared: SharedMemory = field(default_factory=unshared)
 
 
 class Server(Protocol[RulesIn_contra]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from egress_router import log
 from egress_router.errors import RefusedError
 from egress_router.metrics import Snapshot, added, lasting
-from egress_router.service import connection_counts, process, watchdog
+from egress_router.service import process, shared_memory, watchdog
 from egress_router.service.control import (
     Assigned,
     Channel,
@@ -54,8 +54,8 @@ class WorkerPool:
         self._loop = asyncio.get_running_loop()
         self._slots = tuple(WorkerSlot(index) for index in range(count))
         self._listening = listening
-        self._counts_memory = connection_counts.make(count)
-        self._counts = connection_counts.mapped(self._counts_memory, count)
+        self._memory = shared_memory.make(count)
+        self._counts = shared_memory.mapped(self._memory, count).counts
         self._serve = Serve(None, frozenset())
         self._ending = False
         self._all_gone = asyncio.Event()
@@ -178,7 +178,7 @@ class WorkerPool:
         slot.channel = Channel(
             self._loop, sock, lambda message, _: self._received(slot, message), lambda: self._lost(slot)
         )
-        slot.channel.send(Assigned(slot.index, len(self._slots)), [self._counts_memory])
+        slot.channel.send(Assigned(slot.index, len(self._slots)), [self._memory])
         self._hand_over(slot, self._serve.ports)
 
     def _hand_over(self, slot: WorkerSlot, new_ports: Iterable[int]) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 5.0  # how long a router that has handed over stays for its successor's sake, at most
 _SUCCESSOR_SECONDS = 2.0
-_TICK = 0.025  # seconds
+TICK = 0.025  # seconds
 _log = log.get("standby")
 
 
@@ -179,7 +179,7 @@ class Agent:
                 self._hand_over()
             now = self._clock.monotonic()
             if now >= next_tick:
-                next_tick = now + _TICK
+                next_tick = now + TICK
                 self._tick(now)
 
     def _tick(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""RFC 5227's request before the first claim: does a station outside the group have the address? Pure."""
+"""RFC 5227's probes before the first claim: does a station outside the group have the address? Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ConflictDetection:
         return True
 
     def is_over(self, now: float) -> bool:
-        """Say, once, that enough requests were not answered."""
+        """Say, once, that enough probes were not answered."""
         if self._is_over or self._sent < _PROBES or now < self._next:
             return False
         self._is_over = True

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egress_router.grammar.address import printed
+from egress_router.grammar.address import Target, printed
 from egress_router.net.route import has_route
 from egress_router.upstreams.followed import FollowedName, Names
-from egress_router.upstreams.pool import AddressPool, Target
+from egress_router.upstreams.pool import AddressPool
 
 if TYPE_CHECKING:
     import asyncio

@@ -10,12 +10,13 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from egress_router.clock import SYSTEM
-from egress_router.upstreams.pool import Health, Target
+from egress_router.upstreams.pool import Health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from egress_router.clock import Clock
+    from egress_router.grammar.address import Target
 
 INTERVAL: Final = 2.0  # seconds; a check also fails when it takes so long
 # A check costs about 0.2 ms of CPU time. Beyond 1,000 targets all are checked less often instead.

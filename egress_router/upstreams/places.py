@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
-    from egress_router.grammar.address import Host, IPAddress
-    from egress_router.upstreams.pool import Target
+    from egress_router.grammar.address import Host, IPAddress, Target
 
 
 class Place(enum.Enum):

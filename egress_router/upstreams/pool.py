@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from egress_router.grammar.address import IPAddress
-
-Target = tuple["IPAddress", int]
+    from egress_router.grammar.address import IPAddress, Target
 
 # In a row; the thresholds of HAProxy's `fall` and `rise`.
 FAILURES_DOWN: Final = 3

@@ -10,11 +10,10 @@ from egress_router.grammar.address import printed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from egress_router.grammar.address import IPAddress
+    from egress_router.grammar.address import IPAddress, Target
     from egress_router.log import Log
     from egress_router.metrics import Registry
     from egress_router.names.answer import ResolveError
-    from egress_router.upstreams.pool import Target
 
 _UP = "1 where every worker sees this address answer; 0 without an address: the name has none."
 

@@ -29,6 +29,11 @@ VALUES: dict[str, object] = {
     "standby": {"enabled": True, "lease": False, "service": False},
 }
 PORTS = ("port1", "port9")
+DESTINATIONS = {
+    "redirect": "80 tcp 203.0.113.25\n",
+    "http-proxy": "*.example.org\n",
+    "dns-proxy": "80 www.example.org\n",
+}
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def pods(node: Node) -> Iterator[tuple[Sandbox, Sandbox]]:
         )
 
 
-def standing(sandbox: Sandbox) -> dict[str, object]:
+def status(sandbox: Sandbox) -> dict[str, object]:
     """Return what the pod says of its group."""
     with contextlib.suppress(OSError, ValueError), socket_to(sandbox, 9797) as sock:
         sock.sendall(b"GET /status HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
@@ -80,18 +85,15 @@ def source_by_proxy(sandbox: Sandbox) -> str | None:
 
 
 def roles(pods: tuple[Sandbox, Sandbox]) -> list[str]:
-    return [str(standing(pod).get("role")) for pod in pods]
+    return [str(status(pod).get("role")) for pod in pods]
 
 
 @pytest.mark.parametrize("loss", ["kill", "stop"])
-@pytest.mark.parametrize("mode", ["redirect", "http-proxy"])
+@pytest.mark.parametrize("mode", ["redirect", "http-proxy", "dns-proxy"])
 def test_the_pair_goes_on_without_one(pods: tuple[Sandbox, Sandbox], mode: str, loss: str) -> None:
-    redirect = {
-        "destinations": "80 tcp 203.0.113.25\n",
-        "sysctls": [{"name": "net.ipv4.ip_forward", "value": "1"}],
-    }
-    proxy = {"mode": mode, "destinations": "*.example.org\n"}
-    values = VALUES | (redirect if mode == "redirect" else proxy)
+    values = VALUES | {"mode": mode, "destinations": DESTINATIONS[mode]}
+    if mode == "redirect":
+        values["sysctls"] = [{"name": "net.ipv4.ip_forward", "value": "1"}]
     names = ("bank", "bank2")
     lab = pods[0].node.lab
     with WireWatch(lab.gateway, PORTS, (SOURCE,)) as watch:
@@ -102,11 +104,11 @@ def test_the_pair_goes_on_without_one(pods: tuple[Sandbox, Sandbox], mode: str, 
         active, other = pods[number], pods[1 - number]
 
         def source(pod: Sandbox) -> str | None:
-            return source_seen(pod, 80) if mode == "redirect" else source_by_proxy(pod)
+            return source_by_proxy(pod) if mode == "http-proxy" else source_seen(pod, 80)
 
         until(lambda: source(active) == SOURCE, "traffic through the active pod")
         assert source(other) is None
         active.podman("pod", loss, f"{names[number]}-egress-router")
         until(lambda: source(other) == SOURCE, "traffic through the other pod")
-        until(lambda: standing(other).get("role") == "active", "the other pod's status")
+        until(lambda: status(other).get("role") == "active", "the other pod's status")
         assert not watch.second_owner()

@@ -34,37 +34,47 @@ def _head(sock: socket.socket) -> bytes:
     return head
 
 
-def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory) -> None:
+@pytest.mark.parametrize("workers", ["1", "4"])
+def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory, workers: str) -> None:
+    """Whichever worker the kernel gives it to: none of them made all of the connections."""
     # Where br_netfilter is loaded, what the bridge carries would be translated twice.
     lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
     lab.node.run("nft", "-f", "-", input=_HAIRPIN)
     lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
-    # A worker knows the connections that it made itself: with several, where the loop ends is decided by the
-    # kernel's choice of workers.
-    environment = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_SOURCE": SOURCE, "EGRESS_WORKERS": "1"}
-    with (
-        lab.proxy("http-proxy", environment, 8080),
-        lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock,
-    ):
+    environment = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_SOURCE": SOURCE, "EGRESS_WORKERS": workers}
+    with lab.proxy("http-proxy", environment, 8080):
+        for _ in range(3):
+            heads = _nested(lab)
+            assert b"HTTP/1.1 502 " in heads[-1]
+            assert b"proxy_loop_detected" in heads[-1]
+            # What comes back once may be chance. On a busy machine a moment is missed now and then.
+            assert 4 <= len(heads) <= 5
+
+
+def _nested(lab: Laboratory) -> list[bytes]:
+    """Ask for the router's own Service, through it again and again; return what it answered."""
+    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.settimeout(WAIT_SECONDS)
         sock.connect((ROUTER, 8080))
         heads = [b" 200 "]
-        while b" 200 " in heads[-1] and len(heads) < 10:
+        while b" 200 " in heads[-1] and len(heads) < 20:
             sock.sendall(_CONNECT)
             heads.append(_head(sock))
-        assert b"HTTP/1.1 502 " in heads[-1]
-        assert b"proxy_loop_detected" in heads[-1]
-        assert len(heads) == 4  # what comes back once may be chance
+        return heads
 
 
-@pytest.mark.parametrize("target", ["router.example.com", _SERVICE])
-def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(lab: Laboratory, target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "workers"), [("router.example.com", "1"), (_SERVICE, "1"), (_SERVICE, "4")]
+)
+def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(
+    lab: Laboratory, target: str, workers: str
+) -> None:
     """Neither its own name tells it, nor its address: what arrives is one's own connection."""
     lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
     lab.node.run("nft", "-f", "-", input=_HAIRPIN)
     lab.name({"router.example.com": {"addresses": [_SERVICE]}})
     lab.finish_setup({"EGRESS_ROUTER_MODE": "dns-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
-    environment = {"EGRESS_DNS_PROXY_DESTINATION": f"8080 {target} 3128", "EGRESS_WORKERS": "1"}
+    environment = {"EGRESS_DNS_PROXY_DESTINATION": f"8080 {target} 3128", "EGRESS_WORKERS": workers}
     with lab.proxy("dns-proxy", environment, 8080):
         loops = 'egress_router_connections_total{result="loop"}'
         assert eventually(lambda: loops in fetch(lab, "/metrics"))
@@ -73,11 +83,11 @@ def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(lab: Laborat
                 sock.settimeout(20)
                 sock.connect((ROUTER, 8080))
                 assert sock.recv(1) == b""
-        # Whatever comes, a client or a check, is one connection and two that come back.
+        # Whatever comes, a client or a check, is one connection and two that come back. Another worker may accept
+        # one in the microseconds before it is noted: that one goes round once more.
         assert eventually(lambda: _counted(lab, loops) >= 5)
-        assert (
-            _counted(lab, 'egress_router_connections_total{result="connected"}') <= _counted(lab, loops) * 3
-        )
+        connected = _counted(lab, 'egress_router_connections_total{result="connected"}')
+        assert connected <= _counted(lab, loops) * (3 if workers == "1" else 10)
         assert _counted(lab, "egress_router_connections_open") < 20
 
 

@@ -393,11 +393,12 @@ def test_the_claim_is_probed_and_announced_on_the_wire(lab: Laboratory) -> None:
 
         # At once, and by the kernel, which goes on.
         assert eventually(lambda: arp().count(request) >= 2 and frames.count(advertisement) == 2)
+        seen = arp()
     source = socket.inet_aton(SOURCE)
-    probes = [frame for frame in arp() if frame[28:32] == bytes(4) and frame[38:42] == source]
+    probes = [frame for frame in seen if frame[28:32] == bytes(4) and frame[38:42] == source]
     assert len(probes) == 3
     assert mac not in {frame[6:12] for frame in probes}, "an owner may have the same one"
-    assert arp().count(reply) == 1
+    assert seen.count(reply) == 1
 
 
 def test_a_stale_neighbour_entry_is_taken_over_at_once(lab: Laboratory) -> None:

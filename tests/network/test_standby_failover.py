@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.lab.failover import MOVES, PLANNED, Fault, Result, Trials
+from egress_router.lab.failover.trial import MOVES, PLANNED, Fault, Result, Trials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

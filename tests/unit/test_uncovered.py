@@ -54,3 +54,11 @@ def test_an_update_takes_away_and_adds_nothing(tmp_path: Path, known: Path) -> N
     code, _ = outcome(report(tmp_path / "now", one=([1], []), new=([7], [])), "--update", "--list", known)
     assert code == 1
     assert [line for line in known.read_text().splitlines() if line[0] != "#"] == ["a.py one 1"]
+
+
+@pytest.mark.parametrize(("slack", "code"), [(1, 1), (2, 0)])
+def test_some_slack_is_left_to_races(tmp_path: Path, known: Path, slack: int, code: int) -> None:
+    now = report(tmp_path / "now", one=([1, 2, 3], [[2, 3]]), new=([7], []))
+    found, said = outcome(now, "--slack", slack, "--list", known)
+    assert found == code
+    assert "a.py new: " in said

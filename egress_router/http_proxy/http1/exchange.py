@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 # RFC 9110 9.2.2, without those that may carry a body.
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
-# Bound once: in CPython 3.11 an enum's member costs as much as two calls.
+# Bound once, as the framings in head.py.
 _WAITING: Final = RequestState.WAITING
 _AWAITED: Final = AnswerState.AWAITED
 _ANSWER_BODY: Final = AnswerState.BODY
@@ -238,8 +238,7 @@ class Exchange:
         modern = self._head.minor == 1
         self.status = head.status
         self.origin_persists = head.persistent
-        if self._head.special or head.special:
-            self.binds_origin = authenticates_connection(self._head) or authenticates_connection(head)
+        self.binds_origin = authenticates_connection(self._head) or authenticates_connection(head)
         self.persists = self.persists and head.framing is not UNTIL_CLOSE and not self._last
         body = body_of(head.framing, head.length, framed=modern)
         out = response_bytes(head, chunked=modern, closing=not self.persists, date=self._date)

@@ -6,7 +6,7 @@ A transition that the tables do not know is a fault of ours, whatever the peers 
 from __future__ import annotations
 
 import enum
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from egress_router.errors import EgressRouterError
 
@@ -56,23 +56,22 @@ class AnswerState(enum.IntEnum):
 _State = TypeVar("_State", bound=enum.IntEnum)
 
 
-class Into(dict[_State, _State]):
-    """The way into a state: `state = INTO_DONE[state]` is that state, where it may follow the present one.
-
-    One look-up, which Python does without a call: there are five of them in each exchange.
-    """
+class Into(Generic[_State]):
+    """The way into a state: `state = INTO_DONE[state]` is that state, where it may follow the present one."""
 
     def __init__(self, after: _State, *before: _State) -> None:
-        super().__init__(dict.fromkeys(before, after))
         self.after = after
+        self._before = frozenset(before)
 
-    def __missing__(self, before: _State) -> _State:
-        """Refuse a state that this one cannot follow.
+    def __getitem__(self, before: _State) -> _State:
+        """Return the state.
 
         Raises:
-            IllegalTransitionError: always.
+            IllegalTransitionError: it cannot follow the one before.
         """
-        raise IllegalTransitionError(before, self.after)
+        if before not in self._before:
+            raise IllegalTransitionError(before, self.after)
+        return self.after
 
 
 _C = ConnectionState

@@ -57,7 +57,7 @@ _HARMFUL = frozenset(
             b"upgrade-insecure-requests",
         ),
         # what controls the response
-        *(b"age", b"allow", b"alt-svc", b"cdn-cache-control", b"clear-worker-data", b"date", b"delta-base"),
+        *(b"age", b"allow", b"alt-svc", b"cdn-cache-control", b"clear-site-data", b"date", b"delta-base"),
         *(b"expect-ct", b"expires", b"feature-policy", b"im", b"last-modified", b"link", b"location", b"nel"),
         *(b"p3p", b"permissions-policy", b"preference-applied", b"refresh", b"referrer-policy", b"report-to"),
         *(b"reporting-endpoints", b"retry-after", b"server", b"sourcemap", b"strict-transport-security"),

@@ -215,10 +215,11 @@ static bool take(struct plane *plane, struct listener *listener) {
         memcpy(&pair->client.s6_addr[12], &((struct sockaddr_in *)&from)->sin_addr, 4);
     }
     pair_open(plane, pair);
-    pair->turns = own_turns(plane, fd);
-    /* What Python serves is a loop only if it leads on, which its head says. */
-    bool loop = pair->turns >= LOOP_TURNS && !pair->line->hands_over;
-    enum reason refused = loop ? LOOP : admit(plane, pair);
+    pair->accepted = plane->now;
+    /* What Python serves is a loop only if it leads on, which its head says; Python has it looked at then. */
+    if (!pair->line->hands_over)
+        own_look(plane, pair, fd);
+    enum reason refused = pair->turns >= LOOP_TURNS ? LOOP : admit(plane, pair);
     if (pair->line->hands_over) {
         hand_over(plane, pair, refused);
         return true;

@@ -91,8 +91,11 @@ static enum reason attempt(struct plane *plane, struct pair *pair, struct attemp
         close(fd);
         return reason;
     }
-    if (address->near)
+    if (address->near) {
+        if (pair->line)
+            own_look(plane, pair, pair->peers[CLIENT].fd);
         own_note(plane, fd, pair->turns);
+    }
     *attempt = (struct attempt){ATTEMPT, fd, target, (unsigned)pair->dial->begun, pair};
     pair->dial->open++;
     return FINISHED;

@@ -36,26 +36,31 @@ static bool read_bounds(struct bounds *bounds, PyObject *values) {
 static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double quiet;
     int place, most, possible, of_client;
-    Py_buffer seats;
+    Py_buffer seats, own;
     PyObject *connects, *lives;
-    if (!PyArg_ParseTuple(arguments, "w*iiiidO!O!", &seats, &place, &most, &possible, &of_client, &quiet, &PyTuple_Type,
-                          &connects, &PyTuple_Type, &lives))
+    if (!PyArg_ParseTuple(arguments, "w*w*iiiidO!O!", &seats, &own, &place, &most, &possible, &of_client, &quiet,
+                          &PyTuple_Type, &connects, &PyTuple_Type, &lives))
         return -1;
     struct plane *plane = self->plane ? NULL : calloc(1, sizeof *plane);
     if (plane && !(read_bounds(&plane->connects, connects) && read_bounds(&plane->lives, lives))) {
         free(plane);
         PyBuffer_Release(&seats);
+        PyBuffer_Release(&own);
         return -1;
     }
-    if (!plane || place < 0 || place >= seats.len / (Py_ssize_t)sizeof(int32_t)) {
+    if (!plane || place < 0 || place >= seats.len / (Py_ssize_t)sizeof(int32_t) ||
+        own.len < (Py_ssize_t)sizeof *plane->made) {
         free(plane);
         PyBuffer_Release(&seats);
-        PyErr_SetString(PyExc_ValueError, "no memory, or no such place");
+        PyBuffer_Release(&own);
+        PyErr_SetString(PyExc_ValueError, "no memory, or no such place in what is shared");
         return -1;
     }
     self->plane = plane;
     self->seats = seats;
+    self->own = own;
     plane->seats = seats.buf;
+    plane->made = own.buf;
     plane->places = (int)(seats.len / (Py_ssize_t)sizeof(int32_t));
     plane->place = place;
     plane->most = most;
@@ -169,6 +174,7 @@ static void plane_dealloc(Plane *self) {
             if (descriptors[i] >= 0)
                 close(descriptors[i]);
         PyBuffer_Release(&self->seats);
+        PyBuffer_Release(&self->own);
         free(plane);
     }
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
@@ -187,6 +193,7 @@ static PyMethodDef plane_methods[] = {
     METHOD(relay, METH_VARARGS),
     METHOD(dial, METH_VARARGS),
     METHOD(cut, METH_O),
+    METHOD(turns, METH_VARARGS),
     METHOD(listen, METH_VARARGS),
     METHOD(stop_listening, METH_O),
     METHOD(aim, METH_VARARGS),
@@ -234,6 +241,8 @@ PyMODINIT_FUNC PyInit__plane(void) {
         if (!types[i] || PyModule_AddType(module, types[i]) < 0)
             Py_CLEAR(module);
     }
+    if (module && PyModule_AddIntConstant(module, "OWN_BYTES", sizeof(struct made)) < 0)
+        Py_CLEAR(module);
     if (module) {
         pair_type = types[0];
         line_type = types[1];

@@ -24,7 +24,7 @@ typedef struct {
     struct plane *plane;
     uint64_t sent, rung; /* commands; those of them that were there when `ring` was called last */
     struct node *taken; /* news that were taken and not read yet */
-    Py_buffer seats;
+    Py_buffer seats, own;
     bool running, rings_late;
 } Plane;
 
@@ -45,6 +45,7 @@ PyObject *plane_ring(Plane *self, PyObject *none);
 PyObject *plane_relay(Plane *self, PyObject *arguments);
 PyObject *plane_dial(Plane *self, PyObject *arguments);
 PyObject *plane_cut(Plane *self, PyObject *object);
+PyObject *plane_turns(Plane *self, PyObject *arguments);
 PyObject *plane_listen(Plane *self, PyObject *arguments);
 PyObject *plane_stop_listening(Plane *self, PyObject *number);
 PyObject *plane_aim(Plane *self, PyObject *arguments);

@@ -71,8 +71,8 @@ static PyObject *accepted(struct pair *pair, PyObject *object) {
         return NULL;
     made->pair = pair;
     pair->object = Py_NewRef((PyObject *)made);
-    return Py_BuildValue("(Oi(Ni)Niy#I)", object, NEWS_ACCEPTED, client_text(pair), (int)ntohs(pair->client_port), made,
-                         pair->given, early->held ? early->held : "", (Py_ssize_t)early->held_to, pair->turns);
+    return Py_BuildValue("(Oi(Ni)Niy#)", object, NEWS_ACCEPTED, client_text(pair), (int)ntohs(pair->client_port), made,
+                         pair->given, early->held ? early->held : "", (Py_ssize_t)early->held_to);
 }
 
 static uint64_t taken(_Atomic uint64_t *number) { return atomic_exchange_explicit(number, 0, memory_order_relaxed); }

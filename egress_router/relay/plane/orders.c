@@ -148,6 +148,18 @@ PyObject *plane_dial(Plane *self, PyObject *arguments) {
     return result;
 }
 
+/* How often a connection that was handed over has come back. Its first request cannot come before whoever made it has
+ * noted it, so this is to be asked then; the thread does not look at what is written here. */
+PyObject *plane_turns(Plane *self, PyObject *arguments) {
+    Pair *place;
+    int fd;
+    if (!PyArg_ParseTuple(arguments, "O!i", pair_type, &place, &fd))
+        return NULL;
+    if (place->pair)
+        own_look(self->plane, place->pair, fd);
+    return PyLong_FromUnsignedLong(place->pair ? place->pair->turns : 0);
+}
+
 PyObject *plane_cut(Plane *self, PyObject *object) {
     if (!PyObject_TypeCheck(object, pair_type))
         return PyErr_Format(PyExc_TypeError, "not a pair");

@@ -1,4 +1,4 @@
-/* Recognises a connection that this thread made itself, whatever address translation lies between.
+/* Recognises a connection that this router made itself, whatever address translation lies between.
  *
  * A line that leads to this router's own Service brings each connection back as a new one, and so on without end.
  * Its peer is no own address: the node hides a pod that reaches itself through a Service. But address translation
@@ -6,6 +6,7 @@
  * number that each connection has for itself, so who made the connection knows what who accepts it must see.
  * An unrelated connection agrees by chance once in some hundred thousand, when a thousand of ours are noted. So one
  * match is no loop yet; a second one in a row is: a connection that comes back, made for one that came back.
+ * The kernel may give it to any worker, so all of them note what they make in one table.
  */
 #define _GNU_SOURCE
 #include <netinet/tcp.h>
@@ -32,8 +33,11 @@ void own_note(struct plane *plane, int fd, uint32_t turns) {
     uint32_t stamp;
     if (getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, &stamp, &(socklen_t){sizeof stamp}) < 0)
         return;
-    plane->own[stamp / SPAN % MOST_OWN] = (struct own){stamp, turns, plane->now};
-    plane->made = plane->now;
+    struct own *own = &plane->made->own[stamp / SPAN % MOST_OWN];
+    own->stamp = stamp;
+    own->turns = turns;
+    own->made = plane->now;
+    plane->made->latest = plane->now;
 }
 
 /* The timestamp in the headers of a connection's first packet; false where it has none. */
@@ -56,22 +60,27 @@ static bool first_timestamp(const uint8_t *packet, size_t length, uint32_t *stam
     return false;
 }
 
-/* How often a connection that was accepted has come back. Costs nothing while none of ours could. */
-uint32_t own_turns(struct plane *plane, int fd) {
-    if (!plane->made || plane->now - plane->made > KEPT)
-        return 0;
+/* Finds out how often a connection that was accepted has come back. Costs nothing while none of ours could.
+ * Another worker notes what it made microseconds after it may be accepted here: a second look later is surer. */
+void own_look(struct plane *plane, struct pair *pair, int fd) {
+    struct made *table = plane->made;
+    nanoseconds latest = table->latest;
+    if (!latest || pair->accepted - latest > KEPT)
+        return;
     uint8_t packet[SAVED_BYTES];
     socklen_t length = sizeof packet;
-    uint32_t stamp;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_SAVED_SYN, packet, &length) < 0 || !first_timestamp(packet, length, &stamp))
-        return 0;
-    const uint32_t ends[] = {stamp - EARLY, stamp + SLACK};
-    uint32_t turns = 0;
+    if (!pair->stamped)
+        pair->stamped = getsockopt(fd, IPPROTO_TCP, TCP_SAVED_SYN, packet, &length) == 0 &&
+                        first_timestamp(packet, length, &pair->stamp);
+    if (!pair->stamped)
+        return;
+    const uint32_t ends[] = {pair->stamp - EARLY, pair->stamp + SLACK};
     for (int i = 0; i < 2; i++) {
-        const struct own *own = &plane->own[ends[i] / SPAN % MOST_OWN];
-        bool recent = own->made && plane->now - own->made <= KEPT;
-        if (recent && own->stamp - ends[0] <= EARLY + SLACK && own->turns >= turns)
-            turns = own->turns + 1;
+        const struct own *own = &table->own[ends[i] / SPAN % MOST_OWN];
+        nanoseconds made = own->made;
+        uint32_t before = own->turns;
+        bool recent = made && pair->accepted - made <= KEPT && made - pair->accepted <= KEPT;
+        if (recent && own->stamp - ends[0] <= EARLY + SLACK && before >= pair->turns)
+            pair->turns = before + 1;
     }
-    return turns;
 }

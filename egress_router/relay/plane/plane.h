@@ -104,9 +104,15 @@ struct address {
 
 /* A connection to something near: the timestamp of its first packet, and how often its client's had come back. */
 struct own {
-    uint32_t stamp;
-    uint32_t turns;
-    nanoseconds made;
+    _Atomic uint32_t stamp, turns;
+    _Atomic nanoseconds made;
+};
+
+/* Those of all workers, in memory that they share. Nothing is locked: one that is seen in the midst of being written
+   agrees with nothing, or is missed. */
+struct made {
+    _Atomic nanoseconds latest; /* 0: none was */
+    struct own own[MOST_OWN];
 };
 
 /* Where connections go: `good` of them first, in turn. Immutable; read by both sides, freed by Python. */
@@ -204,6 +210,9 @@ struct pair {
     nanoseconds first; /* when the first byte of the upstream came; 0: none has */
     int target, given; /* given: a socket for Python, or -1 */
     uint32_t turns;    /* how often the client's connection had come back to us */
+    uint32_t stamp;    /* of its first packet, */
+    bool stamped;      /* where that was looked at and has one */
+    nanoseconds accepted;
     uint8_t state, reason;
     bool admitted, handed_over, repeats[2];
     bool told; /* Python hears of it, or of what it failed to reach */
@@ -251,8 +260,7 @@ struct plane {
     int places, place, most, possible, most_of_client;
     struct client *clients[4096];
     uint64_t secret;
-    struct own own[MOST_OWN];
-    nanoseconds made; /* the latest of them; 0: none was */
+    struct made *made;
     struct bounds connects, lives; /* of the histograms of all lines */
     /* Python waits for this number of commands. */
     pthread_mutex_t lock;
@@ -313,7 +321,7 @@ void targets_release(struct plane *plane, struct targets *targets);
 
 /* own.c */
 void own_note(struct plane *plane, int fd, uint32_t turns);
-uint32_t own_turns(struct plane *plane, int fd);
+void own_look(struct plane *plane, struct pair *pair, int fd);
 
 /* thread.c */
 void *plane_run(void *plane);

@@ -1,4 +1,4 @@
-"""What the state machine says and hears: messages of routers, and actions for the shell. Pure values."""
+"""What the state machine says and hears: messages of routers, and commands for the shell. Pure values."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ExtendLease(NamedTuple):
 
 
 class TakeOver(NamedTuple):
-    """Become active: take the hardware address, approve `request`, announce."""
+    """Become active: take the hardware address, open the gate while the timer of `request` runs, announce."""
 
     request: int
 

@@ -21,7 +21,7 @@ class HoldOff:
         self.until = -math.inf
 
     def start(self, message: Message, now: float) -> None:
-        """Acknowledge a message to its sender."""
+        """Hold off from now on for the sender of a message, which is acknowledged."""
         self.to, self.seq = message.sender, message.seq
         self.until = now + self._seconds
 

@@ -1,4 +1,4 @@
-"""The lease, which is the lease: which answered request gives it, and until when. Pure."""
+"""The lease is the right to send: which answered request gives it, and until when. Pure."""
 
 from __future__ import annotations
 

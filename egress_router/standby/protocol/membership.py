@@ -70,8 +70,8 @@ def _wanted(state: State, arbiter: Arbiter) -> Members | None:
     if state.role is Role.CLAIMING:
         return _wanted_claiming(state, arbiter)
     if state.role is Role.LEAVING:
-        is_address_free = not state.hold_off.is_running(state.now)
-        return frozenset() if is_address_free and state.is_last(arbiter) else None
+        is_bound = state.hold_off.is_running(state.now)
+        return frozenset() if not is_bound and state.is_last(arbiter) else None
     if state.role is not Role.STANDBY or not arbiter.partner:
         return None
     is_due = arbiter.in_doubt or state.now - arbiter.since >= 1.4 * state.timing.refresh

@@ -1,4 +1,4 @@
-"""The single moves of the pair protocol: each changes the situation, and says what is to be done. Pure."""
+"""The single operations of the protocol: each changes the state, and adds the commands that do it. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Operations:
-    """What a router can do; when it does it is for `Machine` to decide."""
+    """What a router can do; when it does it is for `StateMachine` to decide."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -52,7 +52,7 @@ class Operations:
         """Do not open the gate before."""
         self._state.not_before = max(self._state.not_before, when)
 
-    # Speaking
+    # Messages
 
     def heartbeat_if_due(self) -> None:
         """Send a message and ask the gateway, where it is time to."""
@@ -166,7 +166,7 @@ class Operations:
         """Let another one open its gate; ours is closed, and stays so for as long as its gate may be open.
 
         Says whether it could. Without an arbiter others wait only for as long as this router had the lease
-        itself. So the request that is granted is older than the one that gave it.
+        itself. So the request that is answered is older than the one that gave it.
         """
         state = self._state
         is_bounded = state.arbiter is None

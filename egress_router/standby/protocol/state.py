@@ -66,7 +66,7 @@ class State:
         self.leave_by = math.inf  # when it leaves whether its successor is ready or not
         self.asked_successor = 0  # whom it asked to make itself ready
         self.ready_until = -math.inf  # how long it is ready to take over, because it was asked to be
-        self.lease_requested_at = -math.inf  # the request of the last lease that this router gave up
+        self.lease_requested_at = -math.inf  # when the lease that it gave up last was requested
         self.handed_over_to = 0
 
     @property
@@ -95,11 +95,11 @@ class State:
             self.role is Role.ACTIVE and len(self.peers.live(self.now)) < len(self.peers)
         )
 
-    def has_won(self) -> bool:
+    def is_sole_member(self) -> bool:
         """Say whether the arbiter names this router alone: what others say they are then ends by itself."""
         return self.arbiter is not None and self.arbiter.is_alone
 
-    def counts(self, number: int) -> bool:
+    def may_hold_lease(self, number: int) -> bool:
         """Say whether a router may have the lease at all, as far as this one knows."""
         arbiter = self.arbiter
         return arbiter is None or not arbiter.is_member or number in (arbiter.members or ())
@@ -110,12 +110,12 @@ class State:
             return False
         for peer in self.peers.live(self.now):
             last = peer.last
-            if last.role is Role.ACTIVE and not self.has_won():
+            if last.role is Role.ACTIVE and not self.is_sole_member():
                 return False
-            if last.ack_to not in {0, self.me} and self.counts(last.ack_to):
+            if last.ack_to not in {0, self.me} and self.may_hold_lease(last.ack_to):
                 return False
             is_better = last.role is Role.CLAIMING and (last.able, last.sender) > (self.is_able(), self.me)
-            if is_better and self.counts(last.sender):
+            if is_better and self.may_hold_lease(last.sender):
                 return False
         return True
 

@@ -59,7 +59,7 @@ class StateMachine:
     # What happens to a router
 
     def tick(self, now: float) -> list[Command]:
-        """Let time pass; to be called every half beat or so."""
+        """Let time pass; to be called every half heartbeat or so."""
         state = self._begin(now)
         stood_still = now - self._ticked
         if stood_still > 2 * self._timing.heartbeat:
@@ -232,7 +232,7 @@ class StateMachine:
         elif role is Role.CLAIMING:
             if not state.may_claim():
                 self._operations.withdraw_claim()
-            elif state.now - state.since > self._timing.attempt and not state.has_won():
+            elif state.now - state.since > self._timing.attempt and not state.is_sole_member():
                 # Let another one try; whoever hears nobody, or cannot reach the arbiter, would block it.
                 self._operations.withdraw_claim()
                 state.failed_until = state.now + 3 * self._timing.attempt
@@ -263,20 +263,20 @@ class StateMachine:
                 self._operations.send_heartbeat()  # it stands down when it hears this
                 return
             self._operations.step_down()
-        elif state.role is Role.CLAIMING and not state.has_won():
+        elif state.role is Role.CLAIMING and not state.is_sole_member():
             self._operations.withdraw_claim()
-        if not (state.role is Role.CLAIMING and state.has_won()):
+        if not (state.role is Role.CLAIMING and state.is_sole_member()):
             if last.successor == self.me and state.role is Role.STANDBY:
                 self._operations.prepare()
             self._operations.acknowledge(peer)
 
     def _handle_claimer(self, peer: Peer) -> None:
         state = self.state
-        if state.role is Role.ACTIVE or not state.counts(peer.last.sender):
+        if state.role is Role.ACTIVE or not state.may_hold_lease(peer.last.sender):
             return
         if state.role is Role.CLAIMING:
             is_less = (peer.last.able, peer.last.sender) < (state.is_able(), self.me)
-            if is_less or state.has_won():
+            if is_less or state.is_sole_member():
                 return
             self._operations.withdraw_claim()
         self._operations.acknowledge(peer)

@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-    from egress_router.grammar.address import Host, IPAddress
+    from egress_router.grammar.address import Host, IPAddress, Target
     from egress_router.grammar.forward import Forwards
     from egress_router.lab.nameserver import NameServer
     from egress_router.metrics import Registry
     from egress_router.service.mode import Mode
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.places import Forbidden, Place
-    from egress_router.upstreams.pool import Target
 
 
 class Backend(socketserver.ThreadingTCPServer):

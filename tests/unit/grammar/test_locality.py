@@ -49,6 +49,7 @@ from egress_router.grammar.locality import Locality, embedded, locality
         ("fd00:ec2::254", Locality.METADATA),
         ("fd00:ec3::254", Locality.REMOTE),
         ("fd20:ce::254", Locality.METADATA),
+        ("fd00:42::42", Locality.METADATA),
         ("fd20:ce::255", Locality.REMOTE),
         ("64:ff9b::168.63.129.16", Locality.METADATA),
         ("100::1", Locality.SPECIAL),

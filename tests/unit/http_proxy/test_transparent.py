@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from egress_router.clock import SYSTEM
+from egress_router.http_proxy.access_log import AccessLog
+from egress_router.http_proxy.accounting import Accounting
+from egress_router.metrics import Registry
 from egress_router.names.answer import Failure
 from tests.unit.http_proxy.origin import Client, Origin, Peer, answering, counted, know, origin, proxy
 from tests.unit.tls.hellos import RECORDED, extension, hello, names, records, sni
@@ -241,3 +245,12 @@ def test_the_port_of_the_proxy_stays_what_it_was() -> None:
         with Client(running.ports[8080]) as peer:
             peer.send("GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n")
             assert peer.head().startswith("HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("reason", ["loop", "own_port"])
+def test_a_name_that_leads_back_is_said(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    accounting = Accounting(Registry(), AccessLog(everything=False), SYSTEM)
+    accounting.transparent_refused("rule")
+    assert "leads back" not in caplog.text
+    accounting.transparent_refused(reason)
+    assert "a name leads back to this router" in caplog.text

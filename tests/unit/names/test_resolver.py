@@ -85,6 +85,7 @@ def test_addresses_and_hosts_are_never_asked_for(lab: Lab) -> None:
         assert lab.resolve(resolver, "2001:db8::5") == ["2001:db8::5"]
         assert lab.resolve(resolver, "www.example.com") == ["192.0.2.7"]
         assert lab.resolve(resolver, "db1") == ["192.0.2.7"]
+        assert resolver.cached("db2") is None  # ends as an address may, but is none
         assert server.asked == []
 
 

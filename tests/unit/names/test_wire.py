@@ -103,6 +103,13 @@ def test_an_edns_record_has_no_owner_and_is_alone(owner: bytes) -> None:
         Sections(Kind.A).read(bytes(HEADER) + b"".join(options), HEADER, (0, 0, len(options)))
 
 
+def test_a_start_of_authority_has_two_names_and_five_numbers() -> None:
+    """RFC 1035 3.3.13: the names may be the root's, which are one octet each."""
+    Sections(Kind.A).read(bytes(HEADER) + record(b"\0", 6, bytes(22)), HEADER, (0, 1, 0))
+    with pytest.raises(MalformedError):
+        Sections(Kind.A).read(bytes(HEADER) + record(b"\0", 6, bytes(21)), HEADER, (0, 1, 0))
+
+
 def test_what_nobody_asked_for_is_stepped_over() -> None:
     others = [record(TO_QUESTION, kind, b"\xff" * 9) for kind in (2, 15, 16, 17, 28, 41, 46, 64, 65535)]
     others.append(record(TO_QUESTION, 1, bytes(4), group=3))  # CHAOS

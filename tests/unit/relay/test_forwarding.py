@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 from array import array
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.relay.dataplane import MAX_NEWS, DataPlane, Forwarding, Limits
+from egress_router.relay.dataplane import MAX_NEWS, OWN_BYTES, DataPlane, Forwarding, Limits
 from egress_router.relay.own_connections import save_first_packets
 from tests.ports import free_port
 from tests.serving import LOOPS, listening
@@ -20,7 +21,8 @@ from tests.waiting import WAIT_SECONDS, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.relay._plane import Failures, Target
+    from egress_router.grammar.address import Target
+    from egress_router.relay._plane import Failures
     from egress_router.relay.news import End, Identity
 
 REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 6, 10, 11, 12, 13, 15
@@ -182,14 +184,15 @@ def test_a_socket_changes_its_line_and_the_old_ones_connections_end_when_told(ro
     before = router.client()
     with router.servers["127.0.0.1"].accept()[0]:
         router.listen(new, "127.0.0.2")
-        assert router.served_by() == "127.0.0.2"
-        assert (old.hits, new.hits) == (1, 1)
+        # The data plane goes over to the new line in its own time.
+        until(lambda: router.served_by() == "127.0.0.2")
+        assert new.hits == 1
         before.sendall(b"still there")
         router.relay_thread.call(lambda: router.plane.end_line(old))
         router.relay_thread.call(lambda: router.plane.release_line(old))
         with pytest.raises(ConnectionResetError):
             before.recv(1)
-    until(lambda: len(old.ends) == 1)
+    until(lambda: len(old.ends) == old.hits)
 
 
 def test_limits_hold_over_processes_and_for_one_client(relay_thread: RelayThread) -> None:
@@ -282,6 +285,28 @@ def test_a_connection_that_comes_back_is_closed_as_a_loop(router: Router, *, tel
         assert [end.reason for end in line.ends if end.target is None] == [LOOP]
         # The client's own; on a machine that is busy the moment is missed now and then, and the next one counts.
         assert len(line.heard) < 10
+
+
+def test_what_another_worker_has_made_comes_back_as_well(relay_thread: RelayThread) -> None:
+    """Two data planes, as two workers have them: each accepts what the other one makes."""
+    counts, own = memoryview(array("i", [0, 0])), memoryview(bytearray(OWN_BYTES))
+    limits = [Limits(400, 400, None, counts, slot) for slot in (0, 1)]
+    planes = [relay_thread.call(partial(DataPlane, relay_thread.loop, each, own=own)) for each in limits]
+    lines, listeners = [Line(), Line()], [listening(), listening()]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for plane, listener, line, port in zip(planes, listeners, lines, reversed(ports), strict=True):
+        save_first_packets(listener)
+        other: Target = (ip_address("127.0.0.1"), port)
+        relay_thread.call(partial(plane.aim, line, (other,), 1, near=(other,)))
+        relay_thread.call(partial(plane.listen, listener, line))
+    with socket.create_connection(("127.0.0.1", ports[0]), WAIT_SECONDS) as client:
+        assert client.recv(1) == b""
+    until(lambda: [end.reason for line in lines for end in line.ends if end.target is None] == [LOOP])
+    # On a machine that is busy the moment is missed now and then; without a common memory it always is.
+    assert len(lines[0].heard) + len(lines[1].heard) < 40
+    for plane, listener, line in zip(planes, listeners, lines, strict=True):
+        relay_thread.call(partial(plane.stop_listening, listener))
+        relay_thread.call(partial(plane.close, [line]))
 
 
 def test_what_is_near_and_no_loop_is_served_like_all_else(router: Router) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -38,9 +37,9 @@ class Port(Forwarding):
         relay_thread.call(lambda: relay_thread.plane.listen(self._listener, self))
 
     def accepted(self, arrival: Arrival) -> None:
-        os.close(arrival.descriptor)
+        with socket.socket(fileno=arrival.descriptor) as sock:
+            self.turns.append(self._room.plane.turns(arrival.place, sock))
         self._room.plane.cut(arrival.place)
-        self.turns.append(arrival.turns)
 
     def dial(self, turns: int | None) -> None:
         """Connect to it, for a client whose own connection came back so often."""

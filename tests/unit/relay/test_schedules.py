@@ -20,7 +20,8 @@ from tests.unit.relay.test_tunnel import reset
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
-    from egress_router.relay._plane import Failures, Target
+    from egress_router.grammar.address import Target
+    from egress_router.relay._plane import Failures
     from egress_router.relay.news import End, Identity, Sums
     from egress_router.relay.tunnel import Tunnel
 

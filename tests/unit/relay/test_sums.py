@@ -17,7 +17,7 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.relay._plane import Target
+    from egress_router.grammar.address import Target
     from egress_router.relay.news import Sums
     from tests.unit.relay.relay_thread import RelayThread
 

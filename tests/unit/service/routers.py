@@ -134,7 +134,8 @@ class Router:
         found: dict[str, Any] = {}
 
         def is_new() -> bool:
-            found.update(json.loads(self.get("/status")[1]))
+            text = self.get("/status")[1]
+            found.update(json.loads(text) if text else {"time": 0})
             return bool(found["time"] >= asked)
 
         until(is_new, "a status of now")

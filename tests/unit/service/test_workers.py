@@ -107,11 +107,18 @@ def test_under_load_no_new_connection_is_refused_while_a_worker_is_replaced(tmp_
 
 def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Path) -> None:
     with router(tmp_path) as running:
+        answers: set[tuple[int, str]] = set()
+
+        def is_replaced() -> bool:
+            answers.add(running.get("/readyz"))
+            return bool(running.workers())
+
         for count in (1, 2, 3):
             os.kill(running.workers()[0], signal.SIGKILL)
             until(lambda count=count: running.metric("worker_restarts_total") == count, "a death")  # type: ignore[misc]
-            assert running.get("/readyz") == (503, "worker 0 does not serve\n")
-            until(running.workers, "a replacement")
+            until(is_replaced, "a replacement")
+        # Meanwhile; on a machine that is busy nobody may look in time after the first deaths, when it takes 0.1 s.
+        assert (503, "worker 0 does not serve\n") in answers
         delays = [part.split()[0] for part in running.said().split("restart_seconds=")[1:]]
         assert delays == ["0.1", "0.2", "0.4"]
 

@@ -17,7 +17,7 @@ from tests.waiting import WAIT_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from egress_router.upstreams.pool import Target
+    from egress_router.grammar.address import Target
 
 LOCAL = ip_address("127.0.0.1")
 

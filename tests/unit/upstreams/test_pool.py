@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.upstreams.pool import FAILURES_DOWN, SUCCESSES_UP, AddressPool, Health, Target
+from egress_router.upstreams.pool import FAILURES_DOWN, SUCCESSES_UP, AddressPool, Health
+
+if TYPE_CHECKING:
+    from egress_router.grammar.address import Target
 
 
 def targets(*hosts: str) -> list[Target]:

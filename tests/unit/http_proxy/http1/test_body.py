@@ -51,9 +51,9 @@ def test_chunks_are_written_anew(sent: bytes, passed: bytes) -> None:
 HARMFUL = """Authorization Cookie Set-Cookie X-Forwarded-For X-Forwarded-Proto Forwarded Range If-Match If-None-Match
     If-Range Cache-Control Content-Type Content-Encoding Content-Length Transfer-Encoding Trailer TE Host Via
     Connection Keep-Alive Upgrade Max-Forwards Expect Location Vary Age Expires Date Retry-After WWW-Authenticate
-    Proxy-Authorization Accept Accept-Encoding Origin Access-Control-Allow-Origin Content-Security-AccessPolicy
+    Proxy-Authorization Accept Accept-Encoding Origin Access-Control-Allow-Origin Content-Security-Policy
     Strict-Transport-Security X-HTTP-Method-Override X-Real-IP X-Original-URL X-Rewrite-URL Content_Length
-    X_Forwarded_For Sec-Fetch-WorkerState X-Auth-Token"""
+    X_Forwarded_For Sec-Fetch-Site X-Auth-Token Clear-Site-Data"""
 HARMLESS = """ETag Accept-Ranges Content-Digest Repr-Digest Digest Server-Timing Proxy-Status Cache-Status Signature
     Signature-Input grpc-status grpc-message X-Checksum X-Amz-Checksum-Crc32 Sum Iffy Secret Contents"""
 

@@ -26,7 +26,7 @@ class Arbiter:
         self.slow = 0.0
 
     def reached(self, router: Router) -> bool:
-        return not self.is_down and router.place not in self.cut
+        return not self.is_down and router.index not in self.cut
 
     def delay(self) -> float:
         pick = self.world.random

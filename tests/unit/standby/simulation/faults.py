@@ -18,7 +18,7 @@ def fault(world: World) -> None:  # noqa: PLR0912 (one branch a fault)
     """Do one thing to the world."""
     pick = world.random
     router = pick.choice(world.routers)
-    places = [each.place for each in world.routers]
+    indexes = [each.index for each in world.routers]
     what = pick.randrange(14)
     if what == 0:
         router.kill()
@@ -39,7 +39,7 @@ def fault(world: World) -> None:  # noqa: PLR0912 (one branch a fault)
     elif what == 7:
         world.late = pick.choice((0.0, 0.1, 0.5) if world.has_arbiter else (0.0, 0.05))
     elif what == 8:
-        _partition(world, router, places)
+        _partition(world, router, indexes)
     elif what == 9:
         world.cut.clear()
         world.gateway_cut.clear()
@@ -47,26 +47,26 @@ def fault(world: World) -> None:  # noqa: PLR0912 (one branch a fault)
     elif what == 10:
         world.arbiter.is_down = not world.arbiter.is_down
     elif what == 11:
-        world.arbiter.cut ^= {router.place}
+        world.arbiter.cut ^= {router.index}
     elif what == 12:
         world.arbiter.slow = pick.choice((0.0, 0.3))
     elif what == 13:
         router.step_clock()
 
 
-def _partition(world: World, router: Router, places: Sequence[int]) -> None:
+def _partition(world: World, router: Router, indexes: Sequence[int]) -> None:
     pick = world.random
     world.transition = world.now
-    others = [each for each in places if each != router.place]
+    others = [each for each in indexes if each != router.index]
     if world.has_arbiter:
         kind = pick.randrange(4)
         channels = ((WIRE,), (POD,), (WIRE, POD))[min(kind, 2)]
         if kind == 3:  # one way only
-            world.cut |= {(channel, router.place, each) for channel in channels for each in others}
+            world.cut |= {(channel, router.index, each) for channel in channels for each in others}
         else:
-            world.cut_wire([router.place], others, *channels)
+            world.cut_wire([router.index], others, *channels)
         if pick.random() < 0.5:
-            world.gateway_cut ^= {router.place}
+            world.gateway_cut ^= {router.index}
         return
     # Without an arbiter: one of the channels, or the wire in two with the gateway on one side.
     # One that never heard the gateway cannot know on which side it is.
@@ -76,7 +76,7 @@ def _partition(world: World, router: Router, places: Sequence[int]) -> None:
     world.gateway_cut.clear()
     if kind == 2:
         world.loss = world.late = 0.0
-        world.cut_wire([router.place], others, WIRE, POD)
-        world.gateway_cut = {router.place} if pick.random() < 0.5 else set(others)
+        world.cut_wire([router.index], others, WIRE, POD)
+        world.gateway_cut = {router.index} if pick.random() < 0.5 else set(others)
     else:
-        world.cut_wire([router.place], others, kind)
+        world.cut_wire([router.index], others, kind)

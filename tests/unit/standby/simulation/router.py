@@ -45,9 +45,9 @@ class Kernel:
 class Router:
     """One router: what it hears and what it does, in the order in which a process would."""
 
-    def __init__(self, world: World, place: int) -> None:
+    def __init__(self, world: World, index: int) -> None:
         self.world = world
-        self.place = place
+        self.index = index
         self.random = world.random
         self.offset = world.random.uniform(0, 1e6)
         self.rate = 1 + world.random.uniform(-0.004, 0.004)

@@ -90,7 +90,7 @@ def single(seed: int) -> World:
 
 
 def _single_fault(world: World, what: str, one: Router, other: Router) -> None:
-    everybody = [each.place for each in world.routers if each is not one]
+    everybody = [each.index for each in world.routers if each is not one]
     if what == "kill":
         one.kill()
     elif what == "freeze":
@@ -98,12 +98,12 @@ def _single_fault(world: World, what: str, one: Router, other: Router) -> None:
     elif what == "leave":
         one.take(StateMachine.leave)
     elif what == "isolate":
-        world.cut_wire([one.place], everybody, WIRE, POD)
-        world.gateway_cut = {one.place}
-        world.arbiter.cut = {one.place}
+        world.cut_wire([one.index], everybody, WIRE, POD)
+        world.gateway_cut = {one.index}
+        world.arbiter.cut = {one.index}
     elif what == "unable":
-        world.gateway_cut = {one.place}
-        world.cut_wire([one.place], everybody, WIRE)
+        world.gateway_cut = {one.index}
+        world.cut_wire([one.index], everybody, WIRE)
         one.take(StateMachine.link_lost)
     elif what == "standby dies":
         other.kill()

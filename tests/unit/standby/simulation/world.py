@@ -40,7 +40,7 @@ class World:
         self.cut: set[tuple[int, int, int]] = set()  # channel, from, to
         self.gateway_cut: set[int] = set()
         self.transition = 0.0  # when the cuts changed last
-        self.routers = [Router(self, place) for place in range(routers)]
+        self.routers = [Router(self, index) for index in range(routers)]
         self.is_healed = False
         self.closed_since = 0.0
         self.worst_gap = 0.0
@@ -78,20 +78,20 @@ class World:
             for router in self.routers:
                 if router is sender or router.machine is None:
                     continue
-                if cut and (channel, sender.place, router.place) in cut:
+                if cut and (channel, sender.index, router.index) in cut:
                     continue
                 if pick() >= loss:
                     self.deliver(router, StateMachine.message_received, message)
 
     def gateway_hears(self, router: Router) -> bool:
-        return router.place not in self.gateway_cut and self.random.random() >= self.loss
+        return router.index not in self.gateway_cut and self.random.random() >= self.loss
 
     def probe_addresses(self, seeker: Router) -> None:
         for router in self.routers:
             if (
                 router is not seeker
                 and router.kernel.open_until() > self.now
-                and not {(WIRE, seeker.place, router.place), (WIRE, router.place, seeker.place)} & self.cut
+                and not {(WIRE, seeker.index, router.index), (WIRE, router.index, seeker.index)} & self.cut
                 and self.random.random() >= self.loss
             ):
                 self.deliver(seeker, StateMachine.address_answered, None)
@@ -104,7 +104,7 @@ class World:
         for other in self.routers:
             if other is not router and other.kernel.open_until() > self.now:
                 raise BrokenError(
-                    f"seed {self.seed}: at {self.now:.3f} gate {router.place} opens while {other.place} is open"
+                    f"seed {self.seed}: at {self.now:.3f} gate {router.index} opens while {other.index} is open"
                     f" for {other.kernel.open_until() - self.now:.3f} s more"
                 )
         self.worst_gap = max(self.worst_gap, self.now - self.closed_since)

@@ -1,16 +1,9 @@
-"""Fail-over trials on real kernels: what a client misses, and whether two routers ever sent at once.
-
-`python -m egress_router.lab.failover 1000` runs that many, the kinds in turn, and prints percentiles.
-"""
+"""One trial after another on a pair of routers: a fault, and what it did to a client and on the wire."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import enum
-import os
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,9 +11,11 @@ from typing import TYPE_CHECKING
 from egress_router.lab import wiring
 from egress_router.lab.client import CONNECT_SECONDS, EVERY, Client
 from egress_router.lab.pair import Pair
+from egress_router.standby.agent import TICK
+from egress_router.standby.protocol.timing import DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from egress_router.lab.side import Side
     from egress_router.lab.wire_watch import Frame
@@ -28,6 +23,7 @@ if TYPE_CHECKING:
 _SETTLE_SECONDS = 30.0
 _AFTER = 0.5  # seconds that the client is watched after a take-over
 _QUIET = 1.3  # seconds in which a fault that moves nothing would have moved something: a right, and a claim
+_HEARTBEAT = 2 * DEFAULT.heartbeat + TICK  # between two messages of a standby router, at most
 _RESUMED = 0.7  # seconds for one that was stopped to send, if it could
 
 
@@ -56,14 +52,16 @@ class Result:
     """What one trial showed, in seconds.
 
     `gap` is the longest time without an answered connection, `machine` the same for connections that no
-    router had a part in, `waited` how long the other router was ready to run and had no processor, and `wire`
-    the time between the last frame of the old owner and the first of the new.
+    router had a part in, `waited` how long the other router was ready to run and had no processor, `late` by
+    how much a heartbeat of the router that goes on was late at most, and `wire` the time between the last
+    frame of the old owner and the first of the new.
     """
 
     fault: Fault
     gap: float
     machine: float
     waited: float
+    late: float
     wire: float | None
     second_owner: tuple[Frame, ...]
     took: float  # the whole trial
@@ -98,7 +96,7 @@ class Trials:
         begun = time.monotonic()
         active = self._healthy()
         other = next(side for side in pair.sides if side is not active)
-        pair.wire.frames.clear()
+        pair.wire.forget()
         self._client.forget()
         since, clock, waited = time.monotonic(), time.time(), other.waited()
         self._begin(fault, active, other)
@@ -109,11 +107,13 @@ class Trials:
             time.sleep(_QUIET + CONNECT_SECONDS)
         gap, machine = self._client.missed(since, time.monotonic() - CONNECT_SECONDS)
         waited = max(0.0, other.waited() - waited)  # a router that was killed has no figures any more
+        survivor = active if fault is Fault.STANDBY else other
+        late = max(0.0, pair.wire.heartbeat_gap(f"cable{survivor.number}") - _HEARTBEAT)
         wire = self._silence(active, other, clock) if fault in MOVES else None
         self._finish(fault, active)
         self._healthy()
         took = time.monotonic() - begun
-        return Result(fault, gap, machine, waited, wire, tuple(pair.wire.second_owner()), took)
+        return Result(fault, gap, machine, waited, late, wire, tuple(pair.wire.second_owner()), took)
 
     def _silence(self, old: Side, new: Side, since: float) -> float:
         """Return how long nobody spoke for the address."""
@@ -160,101 +160,3 @@ class Trials:
             pair.pause_api(goes_on=True)
         else:
             pair.heal()
-
-
-_HEAD = (
-    f"{'':24} {'':6} {'client p50':>10} {'p90':>7} {'p99':>7} {'max':>7} {'wire p50':>9} {'p99':>7}"
-    f" {'machine p99':>11} {'a trial':>8}  frames of a second owner"
-)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def report(results: Sequence[Result]) -> str:
-    """Return a table: a client's gaps, the silence on the wire, and what the machine itself held up."""
-    lines = [_HEAD]
-    for fault in Fault:
-        found = [result for result in results if result.fault is fault]
-        if not found:
-            continue
-        gaps, wires = [each.gap for each in found], [each.wire for each in found if each.wire is not None]
-        frames = sum(len(each.second_owner) for each in found)
-        wire = [f"{percentile(wires, share):6.3f}s" for share in (0.5, 0.99)] if wires else ["-", "-"]
-        lines.append(
-            f"{fault.value:24} {len(found):6} {percentile(gaps, 0.5):9.3f}s"
-            f" {percentile(gaps, 0.9):6.3f}s {percentile(gaps, 0.99):6.3f}s {max(gaps):6.3f}s"
-            f" {wire[0]:>9} {wire[1]:>7} {percentile([each.machine for each in found], 0.99):10.3f}s"
-            f" {sum(each.took for each in found) / len(found):7.2f}s  {frames}"
-        )
-    return "\n".join(lines)
-
-
-class _Run:
-    """As many trials as were asked for, on a new laboratory after one that failed."""
-
-    def __init__(self, *, has_arbiter: bool) -> None:
-        self._has_arbiter = has_arbiter
-        self._trials: Trials | None = None
-        self.results: list[Result] = []
-        self.failed = 0
-
-    def once(self, fault: Fault) -> None:
-        """Run one trial; what fails is told, and counted."""
-        try:
-            if self._trials is None:
-                self._trials = Trials(has_arbiter=self._has_arbiter)
-            result = self._trials.run(fault)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the trials after it are still of use)
-            self.failed += 1
-            print(f"{fault.value}: FAILED: {error!r}", flush=True)
-            self.close()
-            return
-        self.results.append(result)
-        wire = "" if result.wire is None else f", wire {result.wire:.3f} s"
-        frames = len(result.second_owner)
-        print(
-            f"{fault.value}: {result.gap:.3f} s{wire}, machine {result.machine:.3f} s, {frames} frames",
-            flush=True,
-        )
-
-    def close(self) -> None:
-        """End the laboratory."""
-        trials, self._trials = self._trials, None
-        if trials is not None:
-            with contextlib.suppress(OSError):
-                trials.close()
-
-
-def main() -> int:
-    """Run trials, the kinds in turn; 1 where two routers ever sent at once, or a trial failed."""
-    parser = argparse.ArgumentParser(description="fail-over trials")
-    parser.add_argument("trials", type=int)
-    parser.add_argument("--lease", action="store_true", help="with a Lease as arbiter, and an API server")
-    parser.add_argument("--seconds", type=float, help="begin no trial after so long")
-    parser.add_argument(
-        "--only", help="kinds, separated by commas: " + ", ".join(each.name for each in Fault)
-    )
-    arguments = parser.parse_args()
-    kinds = [Fault[name] for name in arguments.only.split(",")] if arguments.only else list(Fault)
-    end = None if arguments.seconds is None else time.monotonic() + arguments.seconds
-    run = _Run(has_arbiter=arguments.lease)
-    try:
-        for number in range(arguments.trials):
-            if end is not None and time.monotonic() > end:
-                print(f"the time is up after {number} trials")
-                break
-            run.once(kinds[number % len(kinds)])
-    finally:
-        run.close()
-    load = os.getloadavg()[0]
-    print(report(run.results))
-    print(f"{len(run.results)} trials, {run.failed} failed; load {load:.1f} at the end")
-    return 1 if run.failed or any(result.second_owner for result in run.results) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
