@@ -1,4 +1,4 @@
-"""Fail-over on real kernels: each kind in two laboratories, side by side. `make test-standby` runs a thousand.
+"""Fail-over on real kernels: each kind in three laboratories, side by side. `make test-standby` runs a thousand.
 
 That two never send at once holds on every machine. Times hold on one that does nothing else; here others may
 run beside, so a trial may be slow, by more than what the machine held up everything, but not each time.
@@ -27,11 +27,12 @@ def laboratory(name: str, *, has_arbiter: bool) -> object:
     scope="module",
     params=[
         laboratory("wire", has_arbiter=False),
+        laboratory("wire-again", has_arbiter=False),
         laboratory("lease", has_arbiter=True),
     ],
 )
 def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
-    """A laboratory without a witness, or one with a Lease, an EndpointSlice and an API server."""
+    """A laboratory without an arbiter, or one with a Lease, an EndpointSlice and an API server."""
     built = Trials(has_arbiter=request.param, every=0.04)
     yield built
     built.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def modules() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
 
 
+@functools.cache
 def imported(path: Path, *, at_run_time: bool = False) -> set[str]:
     """Return the modules that a file imports, those for types as well unless `at_run_time`."""
     tree = ast.parse(path.read_text())
