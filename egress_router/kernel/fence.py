@@ -73,6 +73,10 @@ def _rules(address: IPAddress) -> Iterator[str]:
     yield f"icmpv6 type nd-neighbor-advert @th,64,128 {int(address):#034x} goto gate"
 
 
+class GateClosedError(OSError):
+    """The gate had closed before it was to be kept open: somebody else's may be open by now."""
+
+
 class Fence:
     """The gate of one interface; close the socket with `with`, which leaves the fence as it is."""
 
@@ -136,6 +140,30 @@ class Fence:
             steps = []
         steps.append((_NEW_ELEMENT, self._element("approved", self._index, value=slot)))
         self._do(steps)
+        self._approved = slot
+
+    def extend(self, slot: int) -> None:
+        """Keep the gate, which is open, open while the timer of this question runs.
+
+        The kernel finds no element whose time is over (ENOENT), and then does none of the steps. A process
+        that was stopped, or whose clock was, cannot know whether the gate was open all the time.
+
+        Raises:
+            GateClosedError: it was not, or the fence is not there any more.
+        """
+        if self._approved is None:
+            raise GateClosedError(errno.ENOENT, "the gate is closed")
+        steps = [
+            (_DELETE_ELEMENT, self._element("asked", self._approved)),
+            (_DELETE_ELEMENT, self._element("approved", self._index)),
+            (_NEW_ELEMENT, self._element("approved", self._index, value=slot)),
+        ]
+        try:
+            self._do(steps)
+        except FenceError as error:
+            if error.errno == errno.ENOENT:
+                raise GateClosedError(error.errno, error.strerror) from None
+            raise
         self._approved = slot
 
     def close(self) -> None:

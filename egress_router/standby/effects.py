@@ -62,7 +62,7 @@ class Effects:
 
     def extend_lease(self, request: int) -> None:
         """Keep the gate open for as long as the timer of a request runs."""
-        self._fence.approve(request)
+        self._fence.extend(request)
 
     def restore_fence(self) -> None:
         """Put the fence up again, closed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router import log
-from egress_router.kernel.fence import FenceError
+from egress_router.kernel.fence import FenceError, GateClosedError
 from egress_router.kernel.link_address import HardwareAddressInUseError
 from egress_router.standby.protocol.commands import (
     CloseGate,
@@ -62,6 +62,9 @@ class Executor:
         except FenceError as error:
             _log.error("the fence is gone; putting it up again", error=error.strerror)
             self._effects.restore_fence()
+            self._recover()
+        except GateClosedError:
+            _log.warning("the lease had ended before it was extended; standing by")
             self._recover()
         except HardwareAddressInUseError:
             _log.warning("another pod on this node has the hardware address; two of a group need two nodes")

@@ -33,7 +33,7 @@ SHARED, OWN = bytes.fromhex("020000000099"), bytes.fromhex("020000000001")
 KEEPER = """
 import sys
 from ipaddress import ip_address
-from egress_router.kernel.fence import Fence, FenceError
+from egress_router.kernel.fence import Fence, FenceError, GateClosedError
 fence = Fence("macvlan0", [ip_address("192.168.12.99"), ip_address("fd00:12::99")], "02:00:00:00:00:99", "earlier")
 print("up", flush=True)
 for line in sys.stdin:
@@ -43,11 +43,15 @@ for line in sys.stdin:
             fence.arm(int(numbers[0]), float(numbers[1]))
         elif word == "approve":
             fence.approve(int(numbers[0]))
+        elif word == "extend":
+            fence.extend(int(numbers[0]))
         elif word == "close":
             fence.close()
         elif word == "restore":
             fence.restore()
         print("done", flush=True)
+    except GateClosedError:
+        print("closed", flush=True)
     except FenceError as error:
         print(error.strerror, flush=True)
 """
@@ -195,6 +199,31 @@ def test_what_a_stopped_keeper_still_writes_opens_nothing(bench: Bench) -> None:
     os.kill(bench.keeper.pid, signal.SIGCONT)
     assert bench._line() == "done"
     assert not bench.passes(SPEAKS_FOR_IT["IPv4"])
+
+
+def test_what_extends_an_open_gate_keeps_it_open(bench: Bench) -> None:
+    assert bench.do("extend 1") == "closed"
+    for question in (1, 2, 3):
+        assert bench.do(f"arm {question} 30") == "done"
+    assert bench.do("approve 1") == "done"
+    assert bench.do("extend 2") == "done"
+    assert bench.do("extend 3") == "done"
+    assert bench.passes(SPEAKS_FOR_IT["IPv4"])
+    listed = bench.router.run("nft", "list", "ruleset").stdout
+    assert listed.count("expires") == 1, "what held the gate open before is gone"
+
+
+def test_what_extends_a_closed_gate_opens_nothing(bench: Bench) -> None:
+    """Its keeper does not know that the time of its last question is over: its clock was stopped, too."""
+    assert bench.do("arm 1 0.3") == "done"
+    assert bench.do("approve 1") == "done"
+    assert bench.do("arm 2 30") == "done"
+    assert eventually(lambda: not bench.passes(SPEAKS_FOR_IT["IPv4"]))
+    assert bench.do("extend 2") == "closed"
+    assert not bench.passes(SPEAKS_FOR_IT["IPv4"])
+    assert bench.do("arm 3 30") == "done"
+    assert bench.do("approve 3") == "done", "a new lease opens it"
+    assert bench.passes(SPEAKS_FOR_IT["IPv4"])
 
 
 def test_an_earlier_keeper_cannot_open_the_gate_of_a_later_one(bench: Bench) -> None:

@@ -11,12 +11,18 @@ from tests.unit.standby.simulation.schedules import schedule
 from tests.unit.standby.simulation.world import BrokenError, World
 
 EACH = 50
+# The active router is stopped until its lease has ended, and its clock set back: it does not know.
+STOPPED_CLOCK = 349_263
 
 
 @pytest.mark.parametrize("first", range(0, 1000, EACH))
 def test_schedules(first: int) -> None:
     for seed in range(first, first + EACH):
         schedule(seed)
+
+
+def test_a_router_whose_clock_stood_still_does_not_extend_a_lease_that_has_ended() -> None:
+    schedule(STOPPED_CLOCK)
 
 
 def test_two_open_gates_would_be_noticed() -> None:

@@ -166,6 +166,9 @@ class Router:
                 self.freeze(self.freeze_seconds * self.random.uniform(0.1, 2))
                 return
             kind = type(command)
+            if kind is ExtendLease and self.kernel.open_until() <= self.world.now:
+                self._recover()
+                return
             if not self.has_shared_mac and (kind is TakeOver or kind is PrepareTakeOver):
                 # The kernel lets the process wait until no processor uses the former hardware address.
                 self.has_shared_mac = True
@@ -181,6 +184,13 @@ class Router:
             and not machine.is_ready(self.clock())
         ):
             self.has_shared_mac = False
+
+    def _recover(self) -> None:
+        """The kernel extends no lease that has ended: the process does nothing more of what it decided."""
+        assert self.machine is not None
+        for command in self.machine.fence_failed(self.clock()):
+            if type(command) is CloseGate:
+                self._close(command)
 
     def _arm(self, command: StartTimer) -> None:
         # Kernel timers are coarse, and run by a clock of their own.
