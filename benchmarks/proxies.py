@@ -1,4 +1,4 @@
-"""`python -m benchmarks.proxies http|dns [--quick]`: the proxies beside squid, tinyproxy and haproxy.
+"""`python -m benchmarks.proxies http|dns|connect [--quick]`: the proxies beside squid, tinyproxy and haproxy.
 
 Contestants take turns for several rounds; the CPU time of all processes of one is the figure to compare.
 """
@@ -53,6 +53,8 @@ def main() -> None:
     with tools() as made, made.origin():
         if "http" in sys.argv:
             _http(made, rounds)
+        if "connect" in sys.argv:  # nothing is kept of it
+            _compare(made, [CONNECT_CHURN], _http_peers(), rounds)
         if "dns" in sys.argv:
             entries = _compare(
                 made,
@@ -64,8 +66,12 @@ def main() -> None:
             keep("dns_proxy", "DNS proxy mode beside haproxy and nginx, one thread each", entries)
 
 
+def _http_peers() -> list[Contestant]:
+    return [contestants.http_proxy(), contestants.squid(), contestants.tinyproxy()]
+
+
 def _http(made: Tools, rounds: int) -> None:
-    peers = [contestants.http_proxy(), contestants.squid(), contestants.tinyproxy()]
+    peers = _http_peers()
     # tinyproxy has a thread for each connection, and closes it after each answer.
     entries = _compare(made, HTTP, peers, rounds, {("tinyproxy", "idle"), ("tinyproxy", "keepalive")})
     entries += _direct(made, HTTP, rounds)

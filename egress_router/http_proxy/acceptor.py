@@ -16,6 +16,7 @@ from egress_router.service.connection_limiter import LIMITS, ConnectionLimit
 from egress_router.tls.alert import Alert, fatal
 
 if TYPE_CHECKING:
+    from egress_router.http_proxy.known_connects import KnownConnect
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.news import Arrival, End
     from egress_router.service.connection_limiter import ConnectionLimiter
@@ -84,9 +85,13 @@ class Acceptor(Forwarding):
         """Serve a client."""
         who = self._worker.accounting.accepted(Who(*arrival.client, self._port))
         sock = self._socket(arrival.descriptor)
-        connection = ClientConnection(self._worker, sock, who, arrival, self._origin_port)
+        connection = ClientConnection(self._worker, sock, who, arrival, self, self._origin_port)
         self._worker.connections.add(connection)
-        connection.read_head()
+        if arrival.known is None:
+            connection.read_head()
+        else:
+            known: KnownConnect = arrival.known.line  # type: ignore[assignment] # what came back was given
+            connection.go_on((known, known.dialled(arrival.known)))
 
     def ended(self, end: End) -> None:
         """Tell a client that it is over a limit; where memory is missing, only close."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from egress_router.names.answer import Answer, Failure, ResolveError
@@ -38,6 +39,9 @@ class Names(Protocol):
     def candidates(self, name: str) -> tuple[str, ...]:
         """Return the absolute names that are tried for a name, in order."""
 
+    def used_again(self, name: str, count: int) -> None:
+        """Hear that an answer that was `cached` has served so many more requests."""
+
     async def resolve(self, name: str, *, client: str = "", denial_seconds: float | None = None) -> Answer:
         """Return the addresses of a name; raises ResolveError."""
 
@@ -48,7 +52,8 @@ class Names(Protocol):
 class _Known(NamedTuple):
     """A decision with all that it depends on; `addresses` None: on none of a name.
 
-    `asked` is compared by identity: a target that was read before has the same object.
+    `asked` is compared by identity: a target that was read before has the same object. `until` is when the
+    addresses of the name have to be asked for again, 0 where name servers fail.
     """
 
     asked: Host
@@ -56,6 +61,7 @@ class _Known(NamedTuple):
     lists: int
     own: Own
     addresses: Addresses | None
+    until: float
     decision: Decision
 
 
@@ -116,25 +122,42 @@ class AccessControl:
     def _decided(self, target: RequestTarget) -> Decision | None:
         early = self._early(target)
         if early is not None and not self._report_only:
-            return self._remember(target, None, early)
+            return self._remember(target, None, math.inf, early)
         asked = target.asked
         if isinstance(asked, str):
             answer = self._resolver.cached(asked)
             if answer is None:
                 return None
             decision = self._on(early, target, answer.addresses, answer.name)
-            return self._remember(target, answer.addresses, decision)
-        return self._remember(target, None, self._on(early, target, (asked,)))
+            until = 0.0 if answer.stale else answer.expires
+            return self._remember(target, answer.addresses, until, decision)
+        return self._remember(target, None, math.inf, self._on(early, target, (asked,)))
 
-    def _remember(self, target: RequestTarget, addresses: Addresses | None, decision: Decision) -> Decision:
+    def _remember(
+        self, target: RequestTarget, addresses: Addresses | None, until: float, decision: Decision
+    ) -> Decision:
         asked = target.asked
         if isinstance(asked, str) and "." not in asked:  # what a short name stands for may change
             return decision
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()  # simple; where there are so many, any order is as good
         own = self._own.current()
-        self._known[target.authority] = _Known(asked, target.tunnel, self.lists, own, addresses, decision)
+        self._known[target.authority] = _Known(
+            asked, target.tunnel, self.lists, own, addresses, until, decision
+        )
         return decision
+
+    def holds_until(self, target: RequestTarget, decision: Decision) -> float:
+        """Return until when a decision holds, unless `lists` changes; 0: that is not known."""
+        known = self._known.get(target.authority)
+        if known is None or known.decision is not decision or known.lists != self.lists:
+            return 0.0
+        return min(known.until, self._own.until) if known.own is self._own.current() else 0.0
+
+    def used_again(self, target: RequestTarget, count: int) -> None:
+        """Hear that the addresses of a target have served so many more requests."""
+        if isinstance(target.asked, str):
+            self._resolver.used_again(target.asked, count)
 
     def by_addresses(self, target: RequestTarget, addresses: Addresses, name: str | None) -> Decision:
         """Decide on a target whose addresses are known; `name` is the absolute name that has them."""

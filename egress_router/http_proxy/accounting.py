@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from egress_router.names.answer import Answer, Failure
     from egress_router.policy.access_list import Decision
     from egress_router.relay.dial import DialFailure
+    from egress_router.relay.news import End, Sums
     from egress_router.service.mode import Json
+    from egress_router.service.rule_metrics import RuleNumbers
 
 _LIMITS = {
     Fault.HEAD_TOO_LARGE: "head_bytes",
@@ -70,6 +72,9 @@ class Accounting:
         }
         self.sent = registry.counter("bytes_total", "Body and tunnel bytes.", direction="sent")
         self.received = registry.counter("bytes_total", "Body and tunnel bytes.", direction="received")
+        self._repeats = registry.counter(
+            "connects_repeated_total", "CONNECTs that were served as the same one was shortly before."
+        )
         self._tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
         self._dns = registry.histogram(
             "dns_seconds", "Time that a request waited for names.", LATENCY_BUCKETS
@@ -109,6 +114,10 @@ class Accounting:
     def begun(self, who: Who, head: RequestHead, target: RequestTarget) -> RequestInfo:
         """Return what is known of a request whose head has come."""
         return RequestInfo(who, head.method, target, self._clock.monotonic(), traceparent(head))
+
+    def begun_again(self, who: Who, target: RequestTarget, seconds: float) -> RequestInfo:
+        """Return what is known of a CONNECT that began so long ago, and whose head nobody needed to read."""
+        return RequestInfo(who, b"CONNECT", target, self._clock.monotonic() - seconds, None)
 
     def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
         """Return what is known of a TLS connection whose ClientHello has come."""
@@ -161,6 +170,42 @@ class Accounting:
         """Count how long a tunnel that has ended had waited for the first byte of its destination."""
         if info.numbers is not None:
             info.numbers.first_byte.observe(seconds)
+
+    # CONNECTs that the data plane has served as they were decided before
+
+    def repeated(self, rule: Rule, sums: Sums) -> int:
+        """Count tunnels that have begun, and those that have ended; return how many have begun."""
+        opened, numbers = sum(sums.connects[0]), self._repeat(rule, sum(sums.connects[0]))
+        self._dns.add([opened] + [0] * len(LATENCY_BUCKETS), 0.0)
+        self._connect.add(*sums.connects)
+        numbers.connect_seconds.add(*sums.connects)
+        numbers.first_byte.add(*sums.first_bytes)
+        self._durations.add(*sums.lives)
+        self._tunnels.value += opened - sum(sums.lives[0])
+        numbers.sent.value += sums.sent
+        numbers.received.value += sums.received
+        return opened
+
+    def repeated_end(self, rule: Rule, end: End) -> None:
+        """Count the end of one that is told by itself: of a tunnel, or of a request that got none."""
+        numbers = self._rules.of(rule.text)
+        if end.target is None:
+            self._repeat(rule, 1)
+        else:
+            self._tunnels.value -= 1
+        if end.first_byte is not None:
+            numbers.first_byte.observe(end.first_byte)
+        self._durations.observe(end.seconds)
+        numbers.sent.value += end.sent
+        numbers.received.value += end.received
+
+    def _repeat(self, rule: Rule, count: int) -> RuleNumbers:
+        numbers = self._rules.of(rule.text)
+        self._verdicts[Verdict.ALLOWED, Reason.RULE].value += count
+        self._repeats.value += count
+        self._hits[rule.text] += count
+        numbers.connections.value += count
+        return numbers
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""

@@ -72,7 +72,7 @@ class ClientSide:
         self._origin_port = origin_port
         self.state = ConnectionState.HEAD
         self.stream = BufferedSocket(sock, worker.poller, nothing, worker.max_received)
-        self._heads = RequestHeads(worker.limits, worker.connects)
+        self._heads = RequestHeads(worker.limits)
         # Bytes, as far as `account` knows. Who calls that only where there are some saves 5 % of a GET
         # (Python 3.11, docs/decisions/performance.md).
         self.holds = False

@@ -60,12 +60,19 @@ class ConnectRequest(Request):
         return 0 if self._reader is None else self._reader.size
 
     def connected(self, dialled: Dialled) -> None:
-        """Answer, look at what came with the CONNECT, and wait for more."""
+        """Answer; see `answered`."""
+        self._client.send(replies.ESTABLISHED)
+        if self._worker.sni == "off":
+            self._owner.open_tunnel(self._info, dialled.sock, self._client.out)
+        else:
+            self.answered(dialled)
+
+    def answered(self, dialled: Dialled, *, silent: bool = False) -> None:
+        """Look at what came with the CONNECT, which was answered, and wait for more.
+
+        `silent` says that the client has had its time before the server is looked after.
+        """
         worker, client, owner = self._worker, self._client, self._owner
-        client.send(replies.ESTABLISHED)
-        if worker.sni == "off":
-            owner.open_tunnel(self._info, dialled.sock, client.out)
-            return
         owner.state = INTO_HELLO[owner.state]
         self._connected = True
         self._origin = BufferedSocket(dialled.sock, worker.poller, nothing)
@@ -75,8 +82,9 @@ class ConnectRequest(Request):
         client.on_ready = self._client_ready
         client.watch_anew()
         if self._rest is None:
-            self._began = worker.clock.monotonic()
-            self._deadline = worker.deadlines.add(_SERVER_FIRST_SECONDS, self._watch_origin)
+            waited = _SERVER_FIRST_SECONDS if silent else 0.0
+            self._began = worker.clock.monotonic() - waited
+            self._deadline = worker.deadlines.add(_SERVER_FIRST_SECONDS - waited, self._watch_origin)
         if self._reader is not None or owner.holds:
             owner.account()
 

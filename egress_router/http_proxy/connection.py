@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.callbacks import callback
+from egress_router.http_proxy.callbacks import callback, result_callback
 from egress_router.http_proxy.client_side import CONNECTED, ClientSide
 from egress_router.http_proxy.connect import ConnectRequest
 from egress_router.http_proxy.forwarder import Forwarder
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     import socket
 
     from egress_router.http_proxy.http1.request import RequestHead
+    from egress_router.http_proxy.known_connects import KnownConnect
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.relay.dataplane import Forwarding
     from egress_router.relay.dial import Dialled
     from egress_router.relay.news import Arrival
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 class ClientConnection(ClientSide):
     """Serves one client connection until it closes; runs in callbacks of the poller."""
 
-    __slots__ = ()
+    __slots__ = ("_acceptor", "_repeatable")
 
     def __init__(
         self,
@@ -48,12 +50,15 @@ class ClientConnection(ClientSide):
         sock: socket.socket,
         who: Who,
         arrival: Arrival,
+        acceptor: Forwarding,
         origin_port: int | None,
     ) -> None:
         super().__init__(worker, sock, who, arrival.place, origin_port)
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.stream.on_ready = self.read_head
         self.stream.held = arrival.early  # mostly the request; what else is there, the poller will say
+        self._acceptor = acceptor
+        self._repeatable = b""
 
     # Heads
 
@@ -114,6 +119,7 @@ class ClientConnection(ClientSide):
         info = worker.accounting.begun(self.who, head, target)
         if connect:
             self._request = ConnectRequest(self, info)
+            self._repeatable = head.repeatable
         elif head.special and forwards_left(head) == 0:
             self._answer_as_final_recipient(head)
             return
@@ -124,6 +130,26 @@ class ClientConnection(ClientSide):
         self._connector.begin()
         if self.state is ConnectionState.CONNECTING:
             worker.client_watch.add(self)
+
+    @result_callback
+    def go_on(self, upstream: tuple[KnownConnect, Dialled]) -> None:
+        """Go on with a CONNECT that the data plane has connected and answered; its head is not here."""
+        known, dialled = upstream
+        worker = self.worker
+        info = worker.accounting.begun_again(self.who, known.target, dialled.seconds)
+        worker.access.used_again(known.target, 1)
+        self._served = True
+        self._request = request = ConnectRequest(self, info)
+        self._connector = UpstreamConnector(
+            worker, self, info, worker.plane.turns(self.slot, self.stream.sock)
+        )
+        self._wait()
+        worker.accounting.decided(info, known.decision)
+        info.address, info.connect_seconds = dialled.address, dialled.seconds
+        worker.accounting.connected(info, dialled.sock)
+        request.answered(dialled, silent=not self.stream.held)
+        if known.lists != worker.access.lists:  # they have changed since it was answered
+            self.end_if_denied()
 
     def _answer_as_final_recipient(self, head: RequestHead) -> None:
         status, answer = replies.as_final_recipient(head.method, self.worker.date())
@@ -163,8 +189,10 @@ class ClientConnection(ClientSide):
         """Send the request over a connection that is kept, if it leads to an address allowed now."""
         return self._request is not None and self._request.reuse()
 
-    def connected(self, _info: RequestInfo, dialled: Dialled) -> None:
+    def connected(self, info: RequestInfo, dialled: Dialled) -> None:
         """Send the request over a new connection, or answer a CONNECT and relay."""
+        if self._repeatable:
+            self.worker.known.remember(self._acceptor, self._repeatable, info, dialled)
         if self._request is not None:
             self._request.connected(dialled)
 

@@ -40,6 +40,11 @@ class OwnAddresses:
         """Count these ports, too, as those on which the pod serves."""
         self._own = replace(self._own, ports=self._own.ports | ports)
 
+    @property
+    def until(self) -> float:
+        """When to look again, by the monotonic clock."""
+        return self._until
+
     def current(self) -> Own:
         """Return the addresses and ports."""
         now = self._clock.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
 from egress_router import log
@@ -17,6 +18,7 @@ from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.client_watch import ClientWatch
 from egress_router.http_proxy.debug_log import DebugAccounting
+from egress_router.http_proxy.known_connects import KnownConnects
 from egress_router.http_proxy.own_addresses import OwnAddresses, seen
 from egress_router.http_proxy.upstream import UpstreamPool
 from egress_router.http_proxy.worker_state import HELLO_SECONDS, WorkerState
@@ -32,12 +34,13 @@ from egress_router.upstreams.policy_names import PolicyNames
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from egress_router.clock import Clock
     from egress_router.grammar.acl import AccessList
     from egress_router.grammar.egress_policy import EgressPolicy
     from egress_router.http_proxy.access_control import Names
+    from egress_router.http_proxy.worker_state import Judged
     from egress_router.metrics import Registry
     from egress_router.policy.access_list import Own
     from egress_router.policy.egress_policy import NamesOf
@@ -75,7 +78,8 @@ class Dependencies:
     `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are waited for
     until they have read that there is no place for them; others are told so and closed at once.
     `reads_in_turn` of one socket are made before others have their turn. A client has `hello_seconds` for its
-    first byte in a tunnel.
+    first byte in a tunnel. `repeats`: the data plane may serve a CONNECT as the same one was served shortly
+    before.
     """
 
     names: MakeNames = Resolver
@@ -85,6 +89,7 @@ class Dependencies:
     max_turned_away: int = 256
     reads_in_turn: int = TURNS
     hello_seconds: float = HELLO_SECONDS
+    repeats: bool = True
 
 
 REAL: Final = Dependencies()
@@ -153,7 +158,9 @@ class HttpProxyServer:
         self._decide_again()
 
     def _decide_again(self) -> None:
-        for each in self.worker.connections:
+        self.worker.known.forget()
+        judged: Iterable[Judged] = chain(self.worker.connections, self.worker.known)
+        for each in judged:
             if each.is_denied():
                 self.worker.deadlines.add(self._drain_seconds, each.end_if_denied)
 
@@ -163,6 +170,7 @@ class HttpProxyServer:
         for listener in listeners.values():
             save_first_packets(listener)
         self._listening = tuple(sorted(listeners))
+        self.worker.known.forget()  # they were decided by the ports before
         self._plane.listen_on(listeners, partial(self._acceptor, listeners))
 
     def stop_accepting(self) -> None:
@@ -177,7 +185,7 @@ class HttpProxyServer:
 
     def open_connections(self) -> int:
         """How many client connections are open."""
-        return len(self.worker.connections)
+        return len(self.worker.connections) + self.worker.known.open()
 
     def close_all(self) -> None:
         """Close every connection now."""
@@ -189,7 +197,7 @@ class HttpProxyServer:
         self.worker.pool.close()
         self._policy_names.close()
         self._resolver.close()
-        self._plane.close(self._acceptors.values())
+        self._plane.close(chain(self._acceptors.values(), self.worker.known))
         self.worker.deadlines.close()
 
     def status(self) -> dict[str, Json]:
@@ -208,9 +216,12 @@ class HttpProxyServer:
         """Return where most of the open connections lead to."""
         targets = (connection.target for connection in self.worker.connections)
         found = Counter((each.host, each.port) for each in targets if each is not None)
+        for known in self.worker.known:
+            found[known.target.host, known.target.port] += known.open
         return [
             {"destination": printed(*target), "open": count}
             for target, count in found.most_common(_MAX_DESTINATIONS)
+            if count
         ]
 
     def _acceptor(self, listeners: Mapping[int, socket.socket], port: int) -> Acceptor:
@@ -232,6 +243,9 @@ def _worker_state(
     # The bytes of a tunnel count as they go, not when it ends.
     plane.count(context.registry, accounting.sent, accounting.received)
     deadlines = Deadlines(context.loop, clock=needs.clock)
+    tells_debug = isinstance(accounting, DebugAccounting)
+    # Where each request is to be told, that is Python's work.
+    repeats = needs.repeats and not tells_debug and not access_log.everything
     return WorkerState(
         loop=context.loop,
         poller=context.poller,
@@ -240,6 +254,7 @@ def _worker_state(
         relay=Relay(plane, context.poller),
         access=access,
         accounting=accounting,
+        known=KnownConnects(plane, access, accounting, settings, needs.clock, active=repeats),
         limits=settings.limits,
         pool=UpstreamPool(deadlines, settings.limits.keepalive_seconds),
         client_watch=ClientWatch(deadlines),

@@ -9,7 +9,6 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, Protocol
 
 from egress_router.http_proxy.held_bytes import HeldBytes
-from egress_router.http_proxy.http1.request import KnownConnects
 from egress_router.relay.buffered_socket import MAX_RECEIVED, TURNS
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.accounting import Accounting
     from egress_router.http_proxy.client_watch import ClientWatch
     from egress_router.http_proxy.http1.target import RequestTarget
+    from egress_router.http_proxy.known_connects import KnownConnects
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.upstream import UpstreamPool
     from egress_router.relay.dataplane import DataPlane, Pair
@@ -33,7 +33,17 @@ if TYPE_CHECKING:
 HELLO_SECONDS: Final = 0.25
 
 
-class Connection(Protocol):
+class Judged(Protocol):
+    """What present rules may deny: a connection, or all that the data plane serves to one place."""
+
+    def is_denied(self) -> bool:
+        """Say whether the present rules would deny it."""
+
+    def end_if_denied(self) -> None:
+        """Close if the present rules do not allow it."""
+
+
+class Connection(Judged, Protocol):
     """A client's connection: a ClientConnection, or the ProxyTunnel that it has become."""
 
     @property
@@ -47,12 +57,6 @@ class Connection(Protocol):
     @property
     def target(self) -> RequestTarget | None:
         """Where it leads to; None where nothing is under way."""
-
-    def is_denied(self) -> bool:
-        """Say whether the present rules would deny it."""
-
-    def end_if_denied(self) -> None:
-        """Close if the present rules do not allow it."""
 
     def drain(self) -> None:
         """Close if nothing is under way, and begin nothing new."""
@@ -83,6 +87,7 @@ class WorkerState:
     relay: Relay
     access: AccessControl
     accounting: Accounting
+    known: KnownConnects
     limits: HttpLimits
     pool: UpstreamPool
     client_watch: ClientWatch
@@ -94,14 +99,12 @@ class WorkerState:
     reads_in_turn: int = TURNS
     hello_seconds: float = HELLO_SECONDS
     max_received: int = field(init=False)
-    connects: KnownConnects = field(init=False)
     held: HeldBytes = field(init=False)
     turns: Iterator[int] = field(default_factory=_turns)
     _date: bytes = b""
     _date_second: int = -1
 
     def __post_init__(self) -> None:
-        self.connects = KnownConnects(self.limits.head_fields)
         self.held = HeldBytes(self.limits.held_bytes, self.poller.soon)
         self.max_received = min(MAX_RECEIVED, self.limits.buffer_bytes)
 

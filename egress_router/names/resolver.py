@@ -115,6 +115,11 @@ class Resolver:
         self._metrics.stale.value += 1
         return self._put_off(name, entry).answer
 
+    def used_again(self, name: str, count: int) -> None:
+        """Count that the addresses of a name, which were `cached`, have served so many more requests."""
+        if name.removesuffix(".") not in self._sources.hosts(self._clock.monotonic()):
+            self._metrics.hits.value += count
+
     async def resolve(
         self, name: str, *, client: Hashable = None, denial_seconds: float | None = None
     ) -> Answer:

@@ -24,8 +24,11 @@ Times: TypeAlias = tuple[tuple[int, ...], float]
 Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Times, Times, Times]]
 # Line, kind, target, and how many connections it has answered.
 Answered: TypeAlias = tuple[object, int, Target, int]
-# Object, kind, client and its port, the connection's place, its socket, what has come already.
-Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes]
+# Line of a known CONNECT, the upstream's socket, seconds of the dial.
+KnownUpstream: TypeAlias = tuple[object, int, float]
+# Object, kind, client and its port, the connection's place, its socket, what has come already, and what there
+# is of a known CONNECT.
+Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes, KnownUpstream | None]
 
 OWN_BYTES: int  # of memory in which data planes note what they made
 
@@ -43,10 +46,13 @@ class Forwarding:
         turn: int,
         tells: bool = True,
         hands_over: bool = False,
+        host: str | None = None,
         /,
     ) -> None: ...
     @property
     def hits(self) -> int: ...
+    @property
+    def open(self) -> int: ...
 
 class Plane:
     def __init__(
@@ -95,6 +101,8 @@ class Plane:
         refuses: int,
         /,
     ) -> None: ...
+    def know(self, acceptor: Forwarding, line: Forwarding, head: bytes, seconds: float, /) -> None: ...
+    def forget(self) -> None: ...
     def end_line(self, line: Forwarding, /) -> None: ...
     def release_line(self, line: Forwarding, /) -> None: ...
     def turns(self, place: Pair, descriptor: int, /) -> int: ...

@@ -171,6 +171,18 @@ class DataPlane:
         """Forget a line, when its last connection has ended; it is not used any more."""
         self._plane.release_line(line)
 
+    def know(self, acceptor: Forwarding, line: Forwarding, head: bytes, seconds: float) -> None:
+        """Have CONNECTs with this head to a port answered, and go where a line does, for some seconds.
+
+        What does not go smoothly comes to `acceptor`. `line` is aimed at one target, does not tell each
+        connection, and names the host that a ClientHello has to name.
+        """
+        self._plane.know(acceptor, line, head, seconds)
+
+    def forget(self) -> None:
+        """Know no head any more; a connection that is being made for one is not used."""
+        self._plane.forget()
+
     def relay(
         self,
         pair: Pair,

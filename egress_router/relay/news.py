@@ -74,16 +74,25 @@ class Sums(NamedTuple):
     first_bytes: Times
 
 
+class Known(NamedTuple):
+    """The upstream of a known CONNECT that was answered: its line, socket, and time to connect."""
+
+    line: object
+    descriptor: int
+    seconds: float
+
+
 class Arrival(NamedTuple):
     """A client whom Python serves: its address and port, its place among those admitted, its socket.
 
-    `early` are the bytes that have come already.
+    `early` are the bytes that have come already; with `known`, behind a CONNECT that was answered.
     """
 
     client: tuple[str, int]
     place: Pair
     descriptor: int
     early: bytes
+    known: Known | None
 
 
 class Connection(Protocol):
@@ -115,7 +124,7 @@ class ForwardingLine(Connection, Protocol):
         """Hear that a client waits for targets, until the next call of `DataPlane.aim`."""
 
 
-class Entrance(Protocol):
+class Acceptor(Protocol):
     """A listening port whose connections Python serves; a subclass of `Forwarding` that hands over."""
 
     def accepted(self, arrival: Arrival) -> None:
@@ -123,6 +132,16 @@ class Entrance(Protocol):
 
     def ended(self, end: End) -> None:
         """Take over the socket of a client that met a limit."""
+
+
+def _tell_beginning(record: Accepted | Connected) -> None:
+    if isinstance(record[2], tuple):
+        acceptor: Acceptor = record[0]  # type: ignore[assignment]
+        known = None if record[6] is None else Known(*record[6])
+        acceptor.accepted(Arrival(*record[2:6], known))
+    else:
+        line: ForwardingLine = record[0]  # type: ignore[assignment]
+        line.connected(*record[2:6], Identity(*record[6]))
 
 
 def tell(record: News) -> None:
@@ -136,12 +155,8 @@ def tell(record: News) -> None:
     elif len(record) == 4:
         serving: ForwardingLine = record[0]  # type: ignore[assignment]
         serving.answered(record[2], record[3])
-    elif len(record) == 6:
-        entrance: Entrance = record[0]  # type: ignore[assignment]
-        entrance.accepted(Arrival(*record[2:]))
     elif len(record) == 7:
-        line: ForwardingLine = record[0]  # type: ignore[assignment]
-        line.connected(*record[2:6], Identity(*record[6]))
+        _tell_beginning(record)
     else:
         connection: Connection = record[0]  # type: ignore[assignment]
         connection.ended(End(*record[2:10], Identity(*record[10]), *record[11:]))

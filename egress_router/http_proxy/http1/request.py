@@ -39,9 +39,8 @@ _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 # What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
 _BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
 _MAX_OVERLOOKED: Final = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to ignore at least one
-_MAX_KNOWN: Final = 256
-_MAX_KNOWN_BYTES: Final = 1_024
-# Of a head with any other field nothing is kept: it might be a secret.
+_MAX_REPEATABLE: Final = 512  # MOST_KNOWN_HEAD of relay/plane/plane.h
+# A head with any other field is not kept: it might hold a secret, or decide something more.
 _HARMLESS = frozenset(
     {
         b"accept",
@@ -65,6 +64,7 @@ class RequestHead:
 
     `special` holds the values of the few fields that decide something more: mostly none, since Host and
     Content-Length have done so. `persistent` says whether the client wants to go on with this connection.
+    `repeatable` is the whole head, where it is a CONNECT that depends on nothing but these bytes.
     """
 
     method: bytes
@@ -77,6 +77,7 @@ class RequestHead:
     framing: Framing
     length: int
     persistent: bool
+    repeatable: bytes = b""
 
 
 class RequestHeads:
@@ -85,11 +86,10 @@ class RequestHeads:
     A few empty lines before a request do no harm (RFC 9112 2.2).
     """
 
-    __slots__ = ("_before", "_held", "_is_head", "_known", "_limits")
+    __slots__ = ("_before", "_held", "_is_head", "_limits")
 
-    def __init__(self, limits: HttpLimits, known: KnownConnects) -> None:
+    def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
-        self._known = known
         self._held = b""
         self._before = 0  # bytes of empty lines
         self._is_head = False
@@ -134,7 +134,7 @@ class RequestHeads:
         self._before = 0
         text = data[:end]
         self._is_head = text.startswith(b"HEAD ")
-        return self._known.read(text), data[end:]
+        return parse_request(text, self._limits.head_fields), data[end:]
 
     def _without_lines(self, data: bytes) -> bytes:
         rest = _EMPTY_LINES.sub(b"", data, count=1)
@@ -152,43 +152,6 @@ class RequestHeads:
             raise MessageError(414, "the request target is too long", Fault.TARGET_TOO_LONG)
         if data not in {b"", b"\r"} and _BEGINS_REQUEST.match(data) is None:
             raise no_request(data)
-
-
-class KnownConnects:
-    """Reads the heads of requests; one of CONNECT that is known needs no parser.
-
-    The clients of a pool send the same ones, byte for byte, and what one said before it says again: reading
-    a head depends on nothing but its bytes. A head that is wrong is not kept. docs/decisions/performance.md
-    has what it saves.
-    """
-
-    def __init__(self, max_fields: int) -> None:
-        self._max_fields = max_fields
-        self._known: dict[bytes, RequestHead] = {}
-
-    def __len__(self) -> int:
-        """How many heads are known."""
-        return len(self._known)
-
-    def read(self, text: bytes) -> RequestHead:
-        """Return what a head says; nobody may change it.
-
-        Raises:
-            MessageError: see `parse_request`.
-        """
-        if not text.startswith(b"CONNECT ") or len(text) > _MAX_KNOWN_BYTES:
-            return parse_request(text, self._max_fields)
-        head = self._known.get(text)
-        if head is None:
-            head = parse_request(text, self._max_fields)
-            if all(lower in _HARMLESS for lower, _, _ in head.fields):
-                self._keep(text, head)
-        return head
-
-    def _keep(self, text: bytes, head: RequestHead) -> None:
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()  # simple; where there are so many, any order is as good
-        self._known[text] = head
 
 
 def parse_request(head: bytes, max_fields: int) -> RequestHead:
@@ -214,9 +177,14 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
         connection = connection_options(special)
         framing, length = _request_framing(method, minor, special)
     persistent = minor == 1 and b"close" not in connection
+    repeatable = head if method == b"CONNECT" and _is_repeatable(head, seen.fields) else b""
     return RequestHead(
-        method, target, host, minor, seen.fields, special, connection, framing, length, persistent
+        method, target, host, minor, seen.fields, special, connection, framing, length, persistent, repeatable
     )
+
+
+def _is_repeatable(head: bytes, fields: list[Field]) -> bool:
+    return len(head) <= _MAX_REPEATABLE and all(lower in _HARMLESS for lower, _, _ in fields)
 
 
 def no_request(data: bytes) -> MessageError:

@@ -26,6 +26,8 @@ void line_release(struct plane *plane, struct line *line) {
         return;
     if (line->targets)
         targets_release(plane, line->targets);
+    if (line->acceptor)
+        line_release(plane, line->acceptor);
     report(plane, &line->node, NEWS_GONE, false);
 }
 
@@ -165,6 +167,8 @@ static bool read_early(struct plane *plane, struct pair *pair) {
 /* Python serves it: the socket goes there, with what has come already, or with the reason to turn it away. */
 static void hand_over(struct plane *plane, struct pair *pair, enum reason refused) {
     bool read = refused || read_early(plane, pair);
+    if (read && !refused && (known_take(plane, pair) || (pair->state != AWAITED && known_await(plane, pair))))
+        return;
     pair->given = pair->peers[CLIENT].fd;
     pair->peers[CLIENT].fd = -1;
     if (refused || !read) {
@@ -174,6 +178,18 @@ static void hand_over(struct plane *plane, struct pair *pair, enum reason refuse
     pair->state = HANDED_OVER;
     pair->handed_over = true;
     report(plane, &pair->node, NEWS_ACCEPTED, true);
+}
+
+/* The first bytes of a client that were waited for are here. */
+void first_bytes_ready(struct plane *plane, struct pair *pair) {
+    timer_cancel(&pair->timer);
+    hand_over(plane, pair, 0);
+}
+
+/* They are not, and it is Python's. */
+void first_bytes_late(struct plane *plane, struct pair *pair) {
+    epoll_ctl(plane->epoll, EPOLL_CTL_DEL, pair->peers[CLIENT].fd, NULL);
+    first_bytes_ready(plane, pair);
 }
 
 /* Takes in one connection; false when there is none, or no room for one. */
@@ -200,7 +216,7 @@ static bool take(struct plane *plane, struct listener *listener) {
     }
     pair->peers[CLIENT] = (struct peer){.kind = PEER_CLIENT, .no_delay = true, .fd = fd};
     pair->peers[UPSTREAM] = (struct peer){.kind = PEER_UPSTREAM, .fd = -1};
-    pair->given = -1;
+    pair->given = pair->given_upstream = -1;
     pair->state = DIALLING;
     pair->line = listener->line;
     pair->line->refs++;
@@ -273,6 +289,11 @@ void listener_end(struct plane *plane, int fd) {
         return;
     for (int i = 0; i < MOST_WAITING && take(plane, listener); i++)
         ;
+    for (struct pair *pair = plane->pairs, *following; pair; pair = following) {
+        following = pair->next;
+        if (pair->state == AWAITED)
+            first_bytes_late(plane, pair);
+    }
     *found = listener->next;
     /* The supervisor has the socket too, so that closing it here does not take it out. */
     epoll_ctl(plane->epoll, EPOLL_CTL_DEL, fd, NULL);

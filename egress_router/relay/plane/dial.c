@@ -118,6 +118,13 @@ static enum reason heaviest(const struct dial *dial) {
     return UNREACHABLE;
 }
 
+static void fail(struct plane *plane, struct pair *pair) {
+    if (is_known(pair))
+        known_failed(plane, pair);
+    else
+        pair_end(plane, pair, heaviest(pair->dial));
+}
+
 /* Begins one more attempt; ends the dial when there is nothing to begin and nothing to wait for. */
 static void next(struct plane *plane, struct pair *pair) {
     struct dial *dial = pair->dial;
@@ -132,7 +139,7 @@ static void next(struct plane *plane, struct pair *pair) {
         note(pair, target, reason);
     }
     if (!dial->open) {
-        pair_end(plane, pair, heaviest(dial));
+        fail(plane, pair);
         return;
     }
     nanoseconds due = plane->now + dial->stagger;
@@ -173,6 +180,10 @@ static void connected(struct plane *plane, struct pair *pair, struct attempt *at
         pair->given = upstream->fd;
         upstream->fd = -1;
         pair_end(plane, pair, CONNECTED);
+        return;
+    }
+    if (is_known(pair)) {
+        known_connected(plane, pair, events);
         return;
     }
     if (!first) { /* what this batch has for the upstream was an attempt's */
@@ -221,7 +232,7 @@ void dial_timeout(struct plane *plane, struct pair *pair) {
         for (int i = 0; i < MOST_ATTEMPTS; i++)
             if (dial->attempts[i].fd >= 0)
                 note(pair, dial->attempts[i].target, TIMEOUT);
-        pair_end(plane, pair, heaviest(dial));
+        fail(plane, pair);
         return;
     }
     if (dial->open == MOST_ATTEMPTS) {

@@ -21,6 +21,10 @@ static PyObject *line_hits(Line *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->line ? atomic_load(&self->line->hits) : 0);
 }
 
+static PyObject *line_open(Line *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromLong(self->line ? atomic_load(&self->line->open) : 0);
+}
+
 /* Upper bounds of a histogram, in seconds. */
 static bool read_bounds(struct bounds *bounds, PyObject *values) {
     Py_ssize_t count = PyTuple_Size(values);
@@ -197,6 +201,8 @@ static PyMethodDef plane_methods[] = {
     METHOD(listen, METH_VARARGS),
     METHOD(stop_listening, METH_O),
     METHOD(aim, METH_VARARGS),
+    METHOD(know, METH_VARARGS),
+    METHOD(forget, METH_NOARGS),
     METHOD(end_line, METH_O),
     METHOD(release_line, METH_O),
     METHOD(ring, METH_NOARGS),
@@ -217,7 +223,11 @@ static PyGetSetDef pair_values[] = {
     {0},
 };
 
-static PyGetSetDef line_values[] = {{"hits", (getter)line_hits, NULL, NULL, NULL}, {0}};
+static PyGetSetDef line_values[] = {
+    {"hits", (getter)line_hits, NULL, NULL, NULL},
+    {"open", (getter)line_open, NULL, NULL, NULL},
+    {0},
+};
 
 static PyType_Slot pair_slots[] = {{Py_tp_getset, pair_values}, {Py_tp_dealloc, plain_dealloc}, {0}};
 static PyType_Slot line_slots[] = {

@@ -49,6 +49,8 @@ PyObject *plane_turns(Plane *self, PyObject *arguments);
 PyObject *plane_listen(Plane *self, PyObject *arguments);
 PyObject *plane_stop_listening(Plane *self, PyObject *number);
 PyObject *plane_aim(Plane *self, PyObject *arguments);
+PyObject *plane_know(Plane *self, PyObject *arguments);
+PyObject *plane_forget(Plane *self, PyObject *none);
 PyObject *plane_end_line(Plane *self, PyObject *object);
 PyObject *plane_release_line(Plane *self, PyObject *object);
 

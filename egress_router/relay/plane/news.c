@@ -51,7 +51,7 @@ static PyObject *connected(const struct pair *pair, PyObject *object) {
 
 static PyObject *closed(const struct pair *pair, PyObject *object) {
     bool had_target = pair->connected && pair->targets;
-    bool dialled = pair->reason == CONNECTED || !pair->connected;
+    bool dialled = pair->reason == CONNECTED || !pair->connected || is_known(pair);
     return Py_BuildValue("(OiNNiKKdNiNNN)", object, NEWS_CLOSED, client_text(pair),
                          had_target ? value_of(pair, pair->target) : Py_NewRef(Py_None), (int)pair->reason,
                          (unsigned long long)pair->flows[CLIENT].moved, (unsigned long long)pair->flows[UPSTREAM].moved,
@@ -63,6 +63,17 @@ static PyObject *closed(const struct pair *pair, PyObject *object) {
                                                        : Py_NewRef(Py_None));
 }
 
+/* Of a known CONNECT that is answered and that Python has to go on with: its line, the upstream's socket, and how long
+ * the connection to it took. From here on it is Python's who counts it. */
+static PyObject *known_upstream(struct pair *pair) {
+    if (pair->line->acceptor)
+        atomic_fetch_sub(&pair->line->open, 1);
+    if (pair->given_upstream < 0)
+        return Py_NewRef(Py_None);
+    return Py_BuildValue("(Oid)", (PyObject *)pair->line->object, pair->given_upstream,
+                         to_seconds(pair->dialled - pair->started));
+}
+
 /* Python's object of a connection that it serves itself comes with its socket and what has come already. */
 static PyObject *accepted(struct pair *pair, PyObject *object) {
     const struct flow *early = &pair->flows[CLIENT];
@@ -71,8 +82,9 @@ static PyObject *accepted(struct pair *pair, PyObject *object) {
         return NULL;
     made->pair = pair;
     pair->object = Py_NewRef((PyObject *)made);
-    return Py_BuildValue("(Oi(Ni)Niy#)", object, NEWS_ACCEPTED, client_text(pair), (int)ntohs(pair->client_port), made,
-                         pair->given, early->held ? early->held : "", (Py_ssize_t)early->held_to);
+    Py_ssize_t length = early->held ? (Py_ssize_t)early->held_to : 0;
+    return Py_BuildValue("(Oi(Ni)Niy#N)", object, NEWS_ACCEPTED, client_text(pair), (int)ntohs(pair->client_port), made,
+                         pair->given, early->held ? early->held : "", length, known_upstream(pair));
 }
 
 static uint64_t taken(_Atomic uint64_t *number) { return atomic_exchange_explicit(number, 0, memory_order_relaxed); }
@@ -133,6 +145,7 @@ static bool read_line(Plane *self, PyObject *list, struct line *line, unsigned n
     if (news & NEWS_GONE) {
         ((Line *)line->object)->line = NULL;
         Py_DECREF((PyObject *)line->object);
+        free(line->host);
         free(line);
     } else if (news & NEWS_WANTED) {
         done &= append(list, Py_BuildValue("(Oi)", (PyObject *)line->object, NEWS_WANTED));
@@ -141,7 +154,8 @@ static bool read_line(Plane *self, PyObject *list, struct line *line, unsigned n
 }
 
 static bool read_pair(Plane *self, PyObject *list, struct pair *pair, unsigned news) {
-    PyObject *object = pair->object ? pair->object : pair->line->object;
+    struct line *acceptor = pair->line && pair->handed_over ? pair->line->acceptor : NULL;
+    PyObject *object = pair->object ? pair->object : acceptor ? acceptor->object : pair->line->object;
     bool done = true;
     /* Who was given the socket hears it with the end. */
     if (news & NEWS_ACCEPTED)

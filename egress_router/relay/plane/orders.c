@@ -81,7 +81,7 @@ static struct pair *pair_new(Pair *object, int client, int upstream, double idle
     pair->peers[CLIENT] = (struct peer){.kind = PEER_CLIENT, .no_delay = true, .fd = client};
     pair->peers[UPSTREAM] = (struct peer){.kind = PEER_UPSTREAM, .no_delay = upstream >= 0, .fd = upstream};
     pair->idle = from_seconds(idle);
-    pair->given = -1;
+    pair->given = pair->given_upstream = -1;
     pair->told = true;
     return pair;
 }
@@ -175,9 +175,16 @@ int line_init(Line *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double connect, idle;
     unsigned turn;
     int tells = 1, hands_over = 0;
-    if (!PyArg_ParseTuple(arguments, "ddI|pp", &connect, &idle, &turn, &tells, &hands_over))
+    const char *host = NULL;
+    if (!PyArg_ParseTuple(arguments, "ddI|ppz", &connect, &idle, &turn, &tells, &hands_over, &host))
         return -1;
     if (self->line || !(self->line = calloc(1, sizeof *self->line))) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (host && !(self->line->host = strdup(host))) {
+        free(self->line);
+        self->line = NULL;
         PyErr_NoMemory();
         return -1;
     }
@@ -240,6 +247,37 @@ PyObject *plane_aim(Plane *self, PyObject *arguments) {
             targets_free(targets);
         return NULL;
     }
+    Py_RETURN_NONE;
+}
+
+/* Known heads */
+
+PyObject *plane_know(Plane *self, PyObject *arguments) {
+    PyObject *acceptor, *line;
+    const char *head;
+    Py_ssize_t length;
+    double seconds;
+    if (!PyArg_ParseTuple(arguments, "OOy#d", &acceptor, &line, &head, &length, &seconds))
+        return NULL;
+    if (!line_of(acceptor) || !line_of(line))
+        return NULL;
+    if (length > MOST_KNOWN_HEAD)
+        return PyErr_Format(PyExc_ValueError, "a head of %zd bytes is too long", length);
+    struct known *known = malloc(sizeof *known + (size_t)length);
+    if (!known)
+        return PyErr_NoMemory();
+    *known = (struct known){.line = line_of(line), .ends = from_seconds(seconds), .length = (uint32_t)length};
+    memcpy(known->head, head, (size_t)length);
+    if (!command(self, COMMAND_KNOW, known, line_of(acceptor), 0)) {
+        free(known);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *plane_forget(Plane *self, PyObject *Py_UNUSED(none)) {
+    if (!command(self, COMMAND_FORGET, NULL, NULL, 0))
+        return NULL;
     Py_RETURN_NONE;
 }
 

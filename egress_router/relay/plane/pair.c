@@ -24,6 +24,14 @@ int watch(struct plane *plane, int operation, int fd, uint32_t events, void *wha
     return epoll_ctl(plane->epoll, operation, fd, &event);
 }
 
+/* An upstream is mostly one that was connected here, and is watched already, without effect since its one event; a
+ * client seldom, if its first bytes were waited for. */
+bool watch_given(struct plane *plane, struct peer *peer) {
+    bool upstream = peer->kind == PEER_UPSTREAM;
+    return watch(plane, upstream ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, peer->fd, 0, peer) == 0 ||
+           watch(plane, upstream ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, peer->fd, 0, peer) == 0;
+}
+
 void pair_open(struct plane *plane, struct pair *pair) {
     pair->started = plane->now;
     pair->next = plane->pairs;
@@ -47,6 +55,10 @@ void pair_timeout(struct plane *plane, struct pair *pair) {
         pair_end(plane, pair, NO_ADDRESS);
     } else if (pair->state == DIALLING) {
         dial_timeout(plane, pair);
+    } else if (pair->state == AWAITED) {
+        first_bytes_late(plane, pair);
+    } else if (pair->state == GREETED) {
+        known_silent(plane, pair);
     } else if (pair->period < pair->idle) {
         probe(&pair->peers[CLIENT]);
         probe(&pair->peers[UPSTREAM]);
@@ -140,7 +152,7 @@ void pair_repeat(struct plane *plane, struct pair *pair) {
     }
 }
 
-static void close_peer(struct peer *peer, bool orderly) {
+void close_peer(struct peer *peer, bool orderly) {
     if (peer->fd < 0)
         return;
     /* With a time of 0 close sends a reset (socket(7)): the stream was cut short. */
@@ -168,7 +180,7 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     bool urgent = pair->given >= 0 || (pair->state != RELAYING && !pair->line) || reason == CUT;
     bool ours = pair->state != HANDED_OVER; /* else Python may be reading what has come already */
     /* A client that was never connected sees an orderly end, as HAProxy does it. */
-    bool relayed = pair->state == RELAYING;
+    bool relayed = pair->state == RELAYING || pair->state == GREETED;
     bool orderly = !relayed || reason == FINISHED || reason == IDLE;
     if (pair->state == DIALLING)
         dial_stop(plane, pair);
@@ -190,6 +202,10 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
     if (reason == FORBIDDEN) /* each has a record, whatever the line tells */
         pair->told = true;
+    if (is_known(pair)) {
+        atomic_fetch_sub(&pair->line->open, 1);
+        pair->told = !pair->connected || reason == IDLE; /* no sum has these */
+    }
     if (pair->told) {
         plane->unread++;
         report(plane, &pair->node, NEWS_CLOSED, urgent && ours);

@@ -31,6 +31,8 @@ enum {
     MOST_BOUNDS = 15,      /* of a histogram */
     MOST_OWN = 4096,       /* a power of two: connections that may come back to us, mostly the latest */
     LOOP_TURNS = 2,        /* a connection that came back so often is a loop */
+    MOST_KNOWN = 1024,     /* heads of CONNECTs that Python has decided on */
+    MOST_KNOWN_HEAD = 512, /* bytes of one */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
 
@@ -152,8 +154,19 @@ struct line {
     nanoseconds connect, idle;
     bool tells; /* news of each connection, with its source address; else they are summed up */
     bool hands_over; /* accepted sockets go to Python */
+    struct line *acceptor; /* of known CONNECTs: the line of the port that they come to */
+    char *host;            /* of these: what a ClientHello has to name; null: nobody looks */
+    atomic_int open;       /* of these: those that Python has not been given, or not looked at; Python reads it */
     _Atomic uint64_t hits; /* Python reads it */
     struct sums sums;
+};
+
+/* The head of a CONNECT that Python has decided on: known.c. */
+struct known {
+    struct line *line; /* its destination's */
+    nanoseconds renewed, ends; /* at the first of these one client is Python's, who decides anew */
+    uint32_t length;
+    char head[];
 };
 
 struct attempt {
@@ -177,8 +190,9 @@ struct dial {
     struct failure failures[];
 };
 
-/* HANDED_OVER: Python has the socket; here it keeps its place among those admitted. */
-enum state { WAITING, DIALLING, RELAYING, HANDED_OVER, CLOSED };
+/* AWAITED: the first bytes may be a known head. GREETED: a known CONNECT was answered, and its client's first bytes are
+ * waited for. HANDED_OVER: Python has the socket; here it keeps its place among those admitted. */
+enum state { WAITING, AWAITED, DIALLING, GREETED, RELAYING, HANDED_OVER, CLOSED };
 enum {
     NEWS_CONNECTED = 1,
     NEWS_CLOSED = 2,
@@ -207,8 +221,10 @@ struct pair {
     in_port_t client_port;     /* in network byte order */
     struct sockaddr_in6 source; /* of the upstream's connection, where the line tells it; may be of AF_INET */
     nanoseconds started, connected, ended, idle, period;
+    nanoseconds dialled; /* of a known CONNECT: when its upstream was connected */
     nanoseconds first; /* when the first byte of the upstream came; 0: none has */
-    int target, given; /* given: a socket for Python, or -1 */
+    int target, given, given_upstream; /* given: sockets for Python, or -1 */
+    uint32_t generation, missed; /* of a known CONNECT: what it was taken by; events before its tunnel */
     uint32_t turns;    /* how often the client's connection had come back to us */
     uint32_t stamp;    /* of its first packet, */
     bool stamped;      /* where that was looked at and has one */
@@ -261,6 +277,9 @@ struct plane {
     struct client *clients[4096];
     uint64_t secret;
     struct made *made;
+    struct known *known[MOST_KNOWN];
+    nanoseconds known_until; /* none is known any more then */
+    uint32_t generation;     /* of what is known */
     struct bounds connects, lives; /* of the histograms of all lines */
     /* Python waits for this number of commands. */
     pthread_mutex_t lock;
@@ -291,6 +310,7 @@ void flow_release(struct plane *plane, struct flow *flow);
 
 /* sums.c */
 void sum_connected(struct plane *plane, struct pair *pair);
+void sum_connect(struct plane *plane, struct pair *pair);
 void sum_ended(struct plane *plane, struct pair *pair);
 
 /* pair.c */
@@ -301,6 +321,8 @@ void pair_repeat(struct plane *plane, struct pair *pair);
 void pair_timeout(struct plane *plane, struct pair *pair);
 void pair_end(struct plane *plane, struct pair *pair, enum reason reason);
 void pair_free(struct plane *plane, struct pair *pair);
+void close_peer(struct peer *peer, bool orderly);
+bool watch_given(struct plane *plane, struct peer *peer);
 int watch(struct plane *plane, int operation, int fd, uint32_t events, void *what);
 
 /* dial.c */
@@ -315,9 +337,25 @@ void listener_add(struct plane *plane, struct listener *listener);
 void listener_end(struct plane *plane, int fd);
 void accepting_resume(struct plane *plane);
 void admission_leave(struct plane *plane, struct pair *pair);
+void first_bytes_ready(struct plane *plane, struct pair *pair);
+void first_bytes_late(struct plane *plane, struct pair *pair);
 void line_changed(struct plane *plane, struct line *line);
 void line_release(struct plane *plane, struct line *line);
 void targets_release(struct plane *plane, struct targets *targets);
+
+/* known.c */
+void known_add(struct plane *plane, struct known *known, struct line *acceptor);
+void known_forget(struct plane *plane);
+bool known_await(struct plane *plane, struct pair *pair);
+bool known_take(struct plane *plane, struct pair *pair);
+void known_failed(struct plane *plane, struct pair *pair);
+void known_connected(struct plane *plane, struct pair *pair, uint32_t events);
+void known_spoke(struct plane *plane, struct pair *pair, uint32_t events);
+void known_silent(struct plane *plane, struct pair *pair);
+bool is_known(const struct pair *pair);
+
+/* hello.c */
+bool hello_fits(const uint8_t *data, size_t size, const char *host);
 
 /* own.c */
 void own_note(struct plane *plane, int fd, uint32_t turns);

@@ -22,12 +22,18 @@ void sum_connected(struct plane *plane, struct pair *pair) {
     report(plane, &line->node, NEWS_SUMMED, false);
 }
 
+/* Of a known CONNECT, whose tunnel begins. */
+void sum_connect(struct plane *plane, struct pair *pair) {
+    observe(&pair->line->sums.connects, &plane->connects, pair->dialled - pair->started);
+    report(plane, &pair->line->node, NEWS_SUMMED, false);
+}
+
 void sum_ended(struct plane *plane, struct pair *pair) {
     struct sums *sums = &pair->line->sums;
     if (pair->connected) {
         add(&sums->sent, pair->flows[CLIENT].moved);
         add(&sums->received, pair->flows[UPSTREAM].moved);
-        observe(&sums->lives, &plane->lives, pair->ended - pair->connected);
+        observe(&sums->lives, &plane->lives, pair->ended - (is_known(pair) ? pair->started : pair->connected));
         if (pair->first)
             observe(&sums->firsts, &plane->connects, pair->first - pair->connected);
     } else {

@@ -35,12 +35,6 @@ static void ring(struct plane *plane) {
         (void)!write(plane->python_bell, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-/* An upstream is mostly one that was connected here, and is watched already, without effect since its one event. */
-static bool watch_given(struct plane *plane, struct peer *peer) {
-    return (peer->kind == PEER_UPSTREAM && watch(plane, EPOLL_CTL_MOD, peer->fd, 0, peer) == 0) ||
-           watch(plane, EPOLL_CTL_ADD, peer->fd, 0, peer) == 0;
-}
-
 static void relay(struct plane *plane, struct pair *pair, struct pair *place) {
     pair_open(plane, pair);
     if (place && place->state == HANDED_OVER) {
@@ -69,7 +63,7 @@ static void aim(struct plane *plane, struct line *line, struct targets *targets,
 static void end_of_line(struct plane *plane, struct line *line) {
     for (struct pair *pair = plane->pairs, *following; pair; pair = following) {
         following = pair->next;
-        if (pair->line == line)
+        if (pair->line == line && !(line->acceptor && pair->handed_over))
             pair_end(plane, pair, CUT);
     }
 }
@@ -99,6 +93,12 @@ static void obey(struct plane *plane, struct command *command) {
         break;
     case COMMAND_END_LINE:
         end_of_line(plane, command->with);
+        break;
+    case COMMAND_KNOW:
+        known_add(plane, command->with, command->also);
+        break;
+    case COMMAND_FORGET:
+        known_forget(plane);
         break;
     case COMMAND_RELEASE_LINE:
         line_release(plane, command->with);
@@ -186,6 +186,10 @@ static void dispatch(struct plane *plane, uint8_t *what, uint32_t events) {
         pair = OWNER_OF(what, struct pair, peers[CLIENT]);
         if (pair->state == RELAYING)
             pair_ready(plane, pair, CLIENT, events);
+        else if (pair->state == AWAITED)
+            first_bytes_ready(plane, pair);
+        else if (pair->state == GREETED)
+            known_spoke(plane, pair, events);
         break;
     case PEER_UPSTREAM:
         pair = OWNER_OF(what, struct pair, peers[UPSTREAM]);
@@ -193,6 +197,8 @@ static void dispatch(struct plane *plane, uint8_t *what, uint32_t events) {
             dial_ready(plane, pair, &pair->dial->attempts[0], events);
         else if (pair->state == RELAYING && pair->peers[UPSTREAM].batch != plane->batch)
             pair_ready(plane, pair, UPSTREAM, events);
+        else if (pair->state == GREETED)
+            pair->missed |= events & ~(uint32_t)EPOLLOUT;
         break;
     case ATTEMPT: {
         struct attempt *attempt = OWNER_OF(what, struct attempt, kind);
@@ -220,6 +226,7 @@ static void repeats(struct plane *plane) {
 }
 
 static void end(struct plane *plane) {
+    known_forget(plane);
     while (plane->listeners)
         listener_end(plane, plane->listeners->fd);
     while (plane->pairs)

@@ -247,6 +247,9 @@ class Names:
     def candidates(self, name: str) -> tuple[str, ...]:
         return (self.search[name],) if name in self.search else (name,)
 
+    def used_again(self, name: str, count: int) -> None:
+        pass
+
     async def resolve(self, name: str, *, client: str = "", denial_seconds: float | None = None) -> Answer:
         self.asked.append(name)
         self.clients.append(client)

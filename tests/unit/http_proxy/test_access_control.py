@@ -38,6 +38,9 @@ class Names:
     def candidates(self, name: str) -> tuple[str, ...]:
         return (name,)
 
+    def used_again(self, name: str, count: int) -> None:
+        raise AssertionError((name, count))
+
     async def resolve(self, name: str, *, client: str = "", denial_seconds: float | None = None) -> Answer:
         raise AssertionError((name, client, denial_seconds))
 

@@ -28,7 +28,7 @@ class Port(Forwarding):
 
     def __init__(self, relay_thread: RelayThread, host: str) -> None:
         super().__init__(0.0, 0.0, 0, False, True)
-        self._room = relay_thread
+        self._relay_thread = relay_thread
         self._listener = socket.create_server((host, 0), family=FAMILIES[host])
         self._listener.setblocking(False)
         self.place = (ip_address(host), self._listener.getsockname()[1])
@@ -38,22 +38,22 @@ class Port(Forwarding):
 
     def accepted(self, arrival: Arrival) -> None:
         with socket.socket(fileno=arrival.descriptor) as sock:
-            self.turns.append(self._room.plane.turns(arrival.place, sock))
-        self._room.plane.cut(arrival.place)
+            self.turns.append(self._relay_thread.plane.turns(arrival.place, sock))
+        self._relay_thread.plane.cut(arrival.place)
 
     def dial(self, turns: int | None) -> None:
         """Connect to it, for a client whose own connection came back so often."""
         results: list[Dialled | DialError] = []
-        plane, count = self._room.plane, len(self.turns)
-        self._room.call(lambda: Dial(plane, [self.place], 10.0, results.append, turns=turns))
+        plane, count = self._relay_thread.plane, len(self.turns)
+        self._relay_thread.call(lambda: Dial(plane, [self.place], 10.0, results.append, turns=turns))
         until(lambda: results and len(self.turns) > count)
         (result,) = results
         assert isinstance(result, Dialled)
         result.sock.close()
 
     def close(self) -> None:
-        self._room.call(lambda: self._room.plane.stop_listening(self._listener))
-        self._room.call(lambda: self._room.plane.release_line(self))
+        self._relay_thread.call(lambda: self._relay_thread.plane.stop_listening(self._listener))
+        self._relay_thread.call(lambda: self._relay_thread.plane.release_line(self))
 
 
 @pytest.fixture(params=sorted(FAMILIES))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from egress_router.http_proxy.http1.ending import End, Ending
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.exchange import Exchange
-from egress_router.http_proxy.http1.request import KnownConnects, RequestHeads, parse_request
+from egress_router.http_proxy.http1.request import RequestHeads, parse_request
 from egress_router.http_proxy.http1.state import IllegalTransitionError
 from egress_router.http_proxy.http1.target import absolute_target
 from egress_router.settings.http_proxy import HttpLimits
@@ -60,7 +60,7 @@ def talk(
 ) -> Talk:
     """Do what the connection does with two sockets; `early` answers come before the body of the request."""
     client, said = Stream(sent, size), Talk()
-    heads = RequestHeads(LIMITS, KnownConnects(LIMITS.head_fields))
+    heads = RequestHeads(LIMITS)
     for answer in answers:
         head, behind = None, b""
         while head is None:

@@ -1,0 +1,169 @@
+"""CONNECTs that the data plane serves by itself, because Python decided on the same head a moment ago.
+
+docs/decisions/known-connects.md says what a decision depends on, and how each part of that is kept.
+"""
+
+from __future__ import annotations
+
+import socket
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from egress_router.grammar.leaving import Spread
+from egress_router.policy.access_list import Verdict
+from egress_router.relay.dataplane import Forwarding
+from egress_router.relay.dial import STAGGER, Dialled
+from egress_router.relay.sources import ways
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egress_router.clock import Clock
+    from egress_router.grammar.acl import Rule
+    from egress_router.grammar.address import IPAddress
+    from egress_router.http_proxy.access_control import AccessControl
+    from egress_router.http_proxy.accounting import Accounting
+    from egress_router.http_proxy.http1.target import RequestTarget
+    from egress_router.http_proxy.request_info import RequestInfo
+    from egress_router.policy.access_list import Decision
+    from egress_router.relay.dataplane import DataPlane
+    from egress_router.relay.news import End, Known, Sums
+    from egress_router.settings.http_proxy import HttpProxySettings
+
+    Key = tuple[Forwarding, bytes, Rule, IPAddress]
+
+# How long the head with a name is known at most: as often, the hosts file is looked at.
+_NAME_SECONDS: Final = 1.0
+# To connect; what takes longer Python does, which watches the client meanwhile.
+_CONNECT_SECONDS: Final = 1.0
+# What took so long is not tried here.
+_SLOW: Final = 1 / 2
+_MAX_PLACES: Final = 1_000
+_STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_IDLE: Final = 3  # reasons of plane.h
+
+
+class KnownConnect(Forwarding):
+    """One destination of known CONNECTs, and what was decided on it: at one address, by one rule."""
+
+    __slots__ = ("_address", "_known", "_rule", "decision", "lists", "target")
+
+    def __init__(
+        self, known: KnownConnects, info: RequestInfo, rule: Rule, address: IPAddress, name: str | None
+    ) -> None:
+        """Begin; `name` is what a ClientHello has to name, None: nobody looks."""
+        super().__init__(_patience(info.decision), known.idle_seconds, 0, False, False, name)
+        self._known = known
+        self._address = address
+        self._rule = rule
+        self.target: RequestTarget = info.target
+        self.decision: Decision = info.decision
+        self.lists = known.access.lists
+
+    def __repr__(self) -> str:
+        return f"<KnownConnect {self.target.authority.decode()} at {self._address} open={self.open}>"
+
+    def summed(self, sums: Sums) -> None:
+        """Count requests, and tunnels that have ended."""
+        opened = self._known.accounting.repeated(self._rule, sums)
+        self._known.access.used_again(self.target, opened)
+
+    def ended(self, end: End) -> None:
+        """Count a tunnel that fell idle, or one that was cut before it had begun."""
+        accounting = self._known.accounting
+        if end.reason == _IDLE:
+            accounting.idle_end("idle_seconds")
+        accounting.repeated_end(self._rule, end)
+
+    def dialled(self, known: Known) -> Dialled:
+        """Return the connection of one that is not the data plane's any more."""
+        family = socket.AF_INET if self._address.version == 4 else socket.AF_INET6
+        sock = socket.socket(family, _STREAM, 0, known.descriptor)
+        return Dialled(sock, self._address, self.target.port, known.seconds, ())
+
+    def is_denied(self) -> bool:
+        """Say whether the present rules would deny what is open."""
+        name = self.decision.full_name
+        return not self._known.access.still_allows(self.target, self._address, name)
+
+    def end_if_denied(self) -> None:
+        """Close what the present rules do not allow."""
+        if self.open and self.is_denied():
+            self._known.plane.end_line(self)
+
+
+class KnownConnects:
+    """All of a worker; there are none unless `active`."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        access: AccessControl,
+        accounting: Accounting,
+        settings: HttpProxySettings,
+        clock: Clock,
+        *,
+        active: bool,
+    ) -> None:
+        self.plane = plane
+        self.access = access
+        self.accounting = accounting
+        self.idle_seconds = settings.limits.idle_seconds
+        self._clock = clock
+        self._sources = settings.sources
+        self._looks_at_hello = settings.sni != "off"
+        self._active = active
+        self._places: dict[Key, KnownConnect] = {}
+        self._left: set[KnownConnect] = set()  # with connections that are open still
+
+    def __iter__(self) -> Iterator[KnownConnect]:
+        return chain(self._places.values(), self._left)
+
+    def remember(self, acceptor: Forwarding, head: bytes, info: RequestInfo, dialled: Dialled) -> None:
+        """Have a CONNECT with this head, to this port, served as this one was, if it went smoothly."""
+        decision = info.decision
+        rule = decision.rule
+        smooth = not dialled.failures and dialled.seconds < _patience(decision) * _SLOW
+        if not (self._active and smooth) or rule is None or isinstance(rule.leaving, Spread):
+            return
+        first = decision.addresses[:1] == (dialled.address,)
+        until = self.access.holds_until(info.target, decision)
+        seconds = until - self._clock.monotonic()
+        if isinstance(info.target.host, str):
+            seconds = min(seconds, _NAME_SECONDS)
+        if decision.verdict is Verdict.ALLOWED and first and seconds > 0:
+            place = self._place(acceptor, info, rule, dialled.address)
+            self.plane.know(acceptor, place, head, seconds)
+
+    def forget(self) -> None:
+        """Decide on every request anew: something has changed that decisions depend on."""
+        self.plane.forget()
+        self._left.update(self._places.values())
+        self._places.clear()
+        for each in [each for each in self._left if not each.open]:
+            self._left.remove(each)
+            self.plane.release_line(each)
+
+    def open(self) -> int:
+        """How many client connections are open, Python knowing nothing of them."""
+        return sum(each.open for each in self)
+
+    def _place(self, acceptor: Forwarding, info: RequestInfo, rule: Rule, address: IPAddress) -> KnownConnect:
+        target = info.target
+        key = (acceptor, target.authority, rule, address)
+        known = self._places.get(key)
+        if known is not None:
+            return known
+        if len(self._places) >= _MAX_PLACES:
+            self.forget()  # simple; where there are so many, any order is as good
+        name = target.host.removesuffix(".") if isinstance(target.host, str) else ""
+        made = KnownConnect(self, info, rule, address, name if self._looks_at_hello else None)
+        targets, sources = ways([(address, target.port)], rule.leaving, self._sources)
+        self.plane.aim(made, targets, 1, sources=sources, near=targets)
+        self._places[key] = made
+        return made
+
+
+def _patience(decision: Decision) -> float:
+    """Return how long to wait for the first address; where there are others, their time comes soon."""
+    return _CONNECT_SECONDS if len(decision.addresses) == 1 else STAGGER

@@ -1,0 +1,98 @@
+/* Looks for the name in a ClientHello that is plain: whole, in one record, without anything in doubt.
+ *
+ * tls/client_hello.py reads all of them, and says of each check why it is made. Whatever this here does not take,
+ * is read there: so it may refuse what is right, and must not take what that refuses.
+ */
+#include <string.h>
+#include <strings.h>
+
+#include "plane.h"
+
+enum {
+    HANDSHAKE = 22,
+    CLIENT_HELLO = 1,
+    MAX_MINOR_VERSION = 4,
+    MAX_HELLO = 1 << 14,
+    RECORD_HEADER = 5,
+    VERSION_AND_RANDOM = 34,
+    MAX_SESSION_ID = 32,
+    MOST_EXTENSIONS = 64, /* Chrome sends 18 */
+    SERVER_NAME = 0,
+    PRE_SHARED_KEY = 41,
+    HOST_NAME = 0,
+};
+
+struct bytes {
+    const uint8_t *at;
+    size_t left;
+};
+
+/* Takes a field from the front; false where it is cut short. */
+static bool take(struct bytes *from, size_t count, struct bytes *field) {
+    if (count > from->left)
+        return false;
+    *field = (struct bytes){from->at, count};
+    from->at += count;
+    from->left -= count;
+    return true;
+}
+
+static bool number(struct bytes *from, size_t width, size_t *value) {
+    struct bytes field;
+    if (!take(from, width, &field))
+        return false;
+    for (*value = 0; field.left; field.left--)
+        *value = *value << 8 | *field.at++;
+    return true;
+}
+
+/* Takes a vector whose length stands before it (RFC 8446 3.4). */
+static bool vector(struct bytes *from, size_t width, struct bytes *field) {
+    size_t length;
+    return number(from, width, &length) && take(from, length, field);
+}
+
+/* One host name, and it is this one; a final dot or another form of it is not taken. */
+static bool names(struct bytes extension, const char *host) {
+    struct bytes list, name;
+    size_t kind;
+    return vector(&extension, 2, &list) && !extension.left && number(&list, 1, &kind) && kind == HOST_NAME &&
+           vector(&list, 2, &name) && !list.left && name.left && name.left == strlen(host) &&
+           strncasecmp((const char *)name.at, host, name.left) == 0;
+}
+
+static bool extensions_fit(struct bytes block, const char *host) {
+    size_t seen[MOST_EXTENSIONS], count = 0, kind;
+    struct bytes extension;
+    while (block.left) {
+        if (count == MOST_EXTENSIONS || !number(&block, 2, &kind) || !vector(&block, 2, &extension))
+            return false;
+        for (size_t i = 0; i < count; i++)
+            if (seen[i] == kind || seen[i] == PRE_SHARED_KEY) /* it is the last one */
+                return false;
+        if (kind == SERVER_NAME && !names(extension, host))
+            return false;
+        seen[count++] = kind;
+    }
+    return true;
+}
+
+/* Whether the first bytes of a tunnel are no TLS, or a ClientHello that names this host or none. */
+bool hello_fits(const uint8_t *data, size_t size, const char *host) {
+    struct bytes all = {data, size}, record, message, field;
+    size_t kind, major, minor;
+    if (size && data[0] != HANDSHAKE)
+        return true;
+    if (!number(&all, 1, &kind) || !number(&all, 1, &major) || !number(&all, 1, &minor) || major != 3 ||
+        minor > MAX_MINOR_VERSION || !vector(&all, 2, &record) || RECORD_HEADER + record.left > MAX_HELLO)
+        return false;
+    if (!number(&record, 1, &kind) || kind != CLIENT_HELLO || !vector(&record, 3, &message) || record.left)
+        return false;
+    if (!take(&message, VERSION_AND_RANDOM, &field) || !vector(&message, 1, &field) || field.left > MAX_SESSION_ID)
+        return false;
+    if (!vector(&message, 2, &field) || !field.left || field.left % 2) /* cipher suites */
+        return false;
+    if (!vector(&message, 1, &field) || !field.left) /* compression methods */
+        return false;
+    return !message.left || (vector(&message, 2, &field) && !message.left && extensions_fit(field, host));
+}

@@ -1,0 +1,176 @@
+/* Repeats what Python has decided before: a CONNECT whose head is known, byte for byte, is connected and answered
+ * without the interpreter. docs/decisions/known-connects.md says what a decision depends on.
+ *
+ * Python names the heads, each with the line of its destination and an end; it takes all of them back at once when
+ * anything changes. What does not go smoothly is handed over to Python: as a new client where nothing was answered
+ * yet, otherwise together with the connection.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "plane.h"
+
+#define STAGGER (SECOND / 4)
+#define SILENCE (SECOND / 20) /* then the server may be the one who speaks first: http_proxy/connect.py goes on */
+
+static const char ESTABLISHED[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+/* The secret: clients must not be able to meet in one slot. */
+static struct known **slot_of(struct plane *plane, const char *head, size_t length) {
+    uint64_t hash = plane->secret;
+    for (size_t i = 0; i < length; i++)
+        hash = (hash ^ (uint8_t)head[i]) * UINT64_C(0x100000001B3);
+    return &plane->known[(hash ^ hash >> 32) % MOST_KNOWN];
+}
+
+static void drop(struct plane *plane, struct known **slot) {
+    if (*slot)
+        line_release(plane, (*slot)->line);
+    free(*slot);
+    *slot = NULL;
+}
+
+/* Of two heads that meet in one slot the latest is known. */
+void known_add(struct plane *plane, struct known *known, struct line *acceptor) {
+    struct known **slot = slot_of(plane, known->head, known->length);
+    known->line->refs++;
+    if (!known->line->acceptor) {
+        known->line->acceptor = acceptor;
+        acceptor->refs++;
+    }
+    known->renewed = plane->now + known->ends / 2;
+    known->ends += plane->now;
+    if (known->ends > plane->known_until)
+        plane->known_until = known->ends;
+    drop(plane, slot);
+    *slot = known;
+}
+
+void known_forget(struct plane *plane) {
+    plane->generation++;
+    plane->known_until = 0;
+    for (int i = 0; i < MOST_KNOWN; i++)
+        drop(plane, &plane->known[i]);
+}
+
+bool is_known(const struct pair *pair) { return pair->line && pair->line->acceptor && !pair->handed_over; }
+
+/* Takes a client whose first bytes are such a head and nothing else; false: it is Python's. */
+bool known_take(struct plane *plane, struct pair *pair) {
+    const struct flow *early = &pair->flows[CLIENT];
+    if (!early->held || early->held_to > MOST_KNOWN_HEAD)
+        return false;
+    struct known *known = *slot_of(plane, early->held, early->held_to);
+    if (!known || known->length != early->held_to || memcmp(known->head, early->held, known->length) != 0 ||
+        known->line->acceptor != pair->line || plane->now >= known->ends)
+        return false;
+    own_look(plane, pair, pair->peers[CLIENT].fd);
+    if (pair->turns >= LOOP_TURNS)
+        return false;
+    if (plane->now >= known->renewed) { /* one: not all that come at the moment when it ends */
+        known->renewed = known->ends;
+        return false;
+    }
+    struct line *acceptor = pair->line;
+    pair->line = known->line;
+    pair->line->refs++;
+    line_release(plane, acceptor);
+    pair->told = false;
+    pair->idle = pair->line->idle;
+    pair->generation = plane->generation;
+    pair->targets = pair->line->targets;
+    pair->targets->refs++;
+    atomic_fetch_add(&pair->line->open, 1);
+    dial_begin(plane, pair, plane->now + pair->line->connect, STAGGER, 0);
+    return true;
+}
+
+/* While any head is known, a client who has not spoken when it is accepted has a moment to. */
+bool known_await(struct plane *plane, struct pair *pair) {
+    if (pair->flows[CLIENT].held || plane->now >= plane->known_until ||
+        watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, EPOLLONESHOT, &pair->peers[CLIENT]) < 0)
+        return false;
+    pair->state = AWAITED;
+    timer_set(plane, &pair->timer, plane->now + SILENCE);
+    return true;
+}
+
+/* The line stays the pair's: what Python reads says where an upstream that comes along leads to. */
+static void hand_over(struct plane *plane, struct pair *pair) {
+    timer_cancel(&pair->timer);
+    for (int side = CLIENT; side <= UPSTREAM; side++)
+        if (pair->peers[side].fd >= 0)
+            epoll_ctl(plane->epoll, EPOLL_CTL_DEL, pair->peers[side].fd, NULL);
+    pair->given = pair->peers[CLIENT].fd;
+    pair->given_upstream = pair->peers[UPSTREAM].fd;
+    pair->peers[CLIENT].fd = pair->peers[UPSTREAM].fd = -1;
+    pair->state = HANDED_OVER;
+    pair->handed_over = pair->told = true;
+    report(plane, &pair->node, NEWS_ACCEPTED, true);
+}
+
+/* No connection in time: Python tries by itself, and says what becomes of it. So it does for those who come next. */
+void known_failed(struct plane *plane, struct pair *pair) {
+    struct known **slot = slot_of(plane, pair->flows[CLIENT].held, pair->flows[CLIENT].held_to);
+    if (*slot && (*slot)->line == pair->line)
+        drop(plane, slot);
+    pair->dial->failed = 0;
+    dial_stop(plane, pair);
+    hand_over(plane, pair);
+}
+
+static void begin(struct plane *plane, struct pair *pair, uint32_t client_events) {
+    uint32_t upstream_events = pair->missed;
+    pair->connected = plane->now;
+    sum_connect(plane, pair);
+    pair_relay(plane, pair);
+    if (client_events && pair->state == RELAYING)
+        pair_ready(plane, pair, CLIENT, client_events);
+    if (upstream_events && pair->state == RELAYING)
+        pair_ready(plane, pair, UPSTREAM, upstream_events);
+}
+
+/* The upstream is connected. */
+void known_connected(struct plane *plane, struct pair *pair, uint32_t events) {
+    pair->connected = 0; /* not for whoever reads how it ended: no tunnel has begun */
+    pair->dialled = plane->now;
+    if (pair->generation != plane->generation) { /* it may be denied now */
+        close_peer(&pair->peers[UPSTREAM], true);
+        hand_over(plane, pair);
+        return;
+    }
+    flow_release(plane, &pair->flows[CLIENT]); /* the head ends here */
+    pair->missed = events & ~(uint32_t)EPOLLOUT;
+    if (send(pair->peers[CLIENT].fd, ESTABLISHED, sizeof ESTABLISHED - 1, MSG_NOSIGNAL) != sizeof ESTABLISHED - 1 ||
+        !watch_given(plane, &pair->peers[CLIENT])) {
+        pair_end(plane, pair, CLIENT_RESET);
+    } else if (!pair->line->host) {
+        begin(plane, pair, 0);
+    } else {
+        pair->state = GREETED;
+        timer_set(plane, &pair->timer, plane->now + SILENCE);
+    }
+}
+
+/* The first bytes of the tunnel have to name its host, where they are TLS; what is not plainly so Python decides. */
+void known_spoke(struct plane *plane, struct pair *pair, uint32_t events) {
+    struct flow *flow = &pair->flows[CLIENT];
+    ssize_t got = recv(pair->peers[CLIENT].fd, plane->chunk, CHUNK, 0);
+    if (got < 0 && errno == EAGAIN)
+        return;
+    if (got > 0 && !flow_hold(flow, plane->chunk, (size_t)got)) {
+        pair_end(plane, pair, NO_DESCRIPTOR);
+        return;
+    }
+    if (got <= 0 || !hello_fits((uint8_t *)plane->chunk, (size_t)got, pair->line->host))
+        hand_over(plane, pair);
+    else
+        begin(plane, pair, got == CHUNK ? events : events & ~(uint32_t)EPOLLIN);
+}
+
+/* Nobody has spoken. */
+void known_silent(struct plane *plane, struct pair *pair) { hand_over(plane, pair); }
