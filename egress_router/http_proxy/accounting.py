@@ -73,7 +73,8 @@ class Accounting:
         self.sent = registry.counter("bytes_total", "Body and tunnel bytes.", direction="sent")
         self.received = registry.counter("bytes_total", "Body and tunnel bytes.", direction="received")
         self._repeats = registry.counter(
-            "connects_repeated_total", "CONNECTs that were served as the same one was shortly before."
+            "connects_repeated_total",
+            "CONNECTs, and TLS to transparent ports, that were served as the same one was shortly before.",
         )
         self._tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
         self._dns = registry.histogram(

@@ -166,7 +166,7 @@ class ClientConnection(ClientSide):
         stream.held = data
         self._end(INTO_TUNNEL)
         self.worker.connections.discard(self)
-        TlsConnection(self.worker, stream, self.who, self.slot, origin_port).read()
+        TlsConnection(self.worker, stream, self.who, self.slot, self._acceptor, origin_port).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""

@@ -1,4 +1,4 @@
-"""CONNECTs that the data plane serves by itself, because Python decided on the same head a moment ago.
+"""Requests that the data plane serves by itself, because Python decided on the same one a moment ago.
 
 docs/decisions/known-connects.md says what a decision depends on, and how each part of that is kept.
 """
@@ -14,6 +14,7 @@ from egress_router.policy.access_list import Verdict
 from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.dial import STAGGER, Dialled
 from egress_router.relay.sources import ways
+from egress_router.tls.client_hello import TLS_RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,6 +135,10 @@ class KnownConnects:
         if decision.verdict is Verdict.ALLOWED and first and seconds > 0:
             place = self._place(acceptor, info, rule, dialled.address)
             self.plane.know(acceptor, place, head, seconds)
+
+    def remember_name(self, acceptor: Forwarding, info: RequestInfo, dialled: Dialled) -> None:
+        """Have TLS to this transparent port that names this server served as this one was."""
+        self.remember(acceptor, TLS_RECORD + str(info.target.host).encode(), info, dialled)
 
     def forget(self) -> None:
         """Decide on every request anew: something has changed that decisions depend on."""

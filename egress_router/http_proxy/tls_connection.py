@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.request_info import RequestInfo, Who
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.buffered_socket import BufferedSocket
-    from egress_router.relay.dataplane import Pair
+    from egress_router.relay.dataplane import Forwarding, Pair
     from egress_router.relay.dial import Dialled
     from egress_router.tls.client_hello import ClientHello
 
@@ -35,6 +35,7 @@ class TlsConnection:
     """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
 
     __slots__ = (
+        "_acceptor",
         "_connector",
         "_deadline",
         "_ending",
@@ -55,10 +56,12 @@ class TlsConnection:
         stream: BufferedSocket,
         who: Who,
         slot: Pair,
+        acceptor: Forwarding,
         origin_port: int,
     ) -> None:
         """Take over the socket; what it holds is read first."""
         self._worker = worker
+        self._acceptor = acceptor
         self._stream = stream
         self.who = who
         self.slot = slot
@@ -158,6 +161,7 @@ class TlsConnection:
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
         """Relay, the ClientHello first."""
         worker, stream = self._worker, self._stream
+        worker.known.remember_name(self._acceptor, info, dialled)
         self._tunnel = ProxyTunnel(
             worker, info, self.slot, (stream.sock, dialled.sock), to_upstream=self._reader.held, to_client=b""
         )

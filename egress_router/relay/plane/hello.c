@@ -52,16 +52,15 @@ static bool vector(struct bytes *from, size_t width, struct bytes *field) {
     return number(from, width, &length) && take(from, length, field);
 }
 
-/* One host name, and it is this one; a final dot or another form of it is not taken. */
-static bool names(struct bytes extension, const char *host) {
-    struct bytes list, name;
+/* Reads a list of one host name; others are not taken. */
+static bool read_server_name(struct bytes extension, struct bytes *name) {
+    struct bytes list;
     size_t kind;
     return vector(&extension, 2, &list) && !extension.left && number(&list, 1, &kind) && kind == HOST_NAME &&
-           vector(&list, 2, &name) && !list.left && name.left && name.left == strlen(host) &&
-           strncasecmp((const char *)name.at, host, name.left) == 0;
+           vector(&list, 2, name) && !list.left && name->left;
 }
 
-static bool extensions_fit(struct bytes block, const char *host) {
+static bool read_extensions(struct bytes block, struct bytes *name) {
     size_t seen[MOST_EXTENSIONS], count = 0, kind;
     struct bytes extension;
     while (block.left) {
@@ -70,20 +69,19 @@ static bool extensions_fit(struct bytes block, const char *host) {
         for (size_t i = 0; i < count; i++)
             if (seen[i] == kind || seen[i] == PRE_SHARED_KEY) /* it is the last one */
                 return false;
-        if (kind == SERVER_NAME && !names(extension, host))
+        if (kind == SERVER_NAME && !read_server_name(extension, name))
             return false;
         seen[count++] = kind;
     }
     return true;
 }
 
-/* Whether the first bytes of a tunnel are no TLS, or a ClientHello that names this host or none. */
-bool hello_fits(const uint8_t *data, size_t size, const char *host) {
-    struct bytes all = {data, size}, record, message, field;
+/* Reads the name, which is empty where there is none. */
+static bool read_hello(const char *data, size_t size, struct bytes *name) {
+    struct bytes all = {(const uint8_t *)data, size}, record, message, field;
     size_t kind, major, minor;
-    if (size && data[0] != HANDSHAKE)
-        return true;
-    if (!number(&all, 1, &kind) || !number(&all, 1, &major) || !number(&all, 1, &minor) || major != 3 ||
+    *name = (struct bytes){NULL, 0};
+    if (!number(&all, 1, &kind) || kind != HANDSHAKE || !number(&all, 1, &major) || !number(&all, 1, &minor) || major != 3 ||
         minor > MAX_MINOR_VERSION || !vector(&all, 2, &record) || RECORD_HEADER + record.left > MAX_HELLO)
         return false;
     if (!number(&record, 1, &kind) || kind != CLIENT_HELLO || !vector(&record, 3, &message) || record.left)
@@ -94,5 +92,27 @@ bool hello_fits(const uint8_t *data, size_t size, const char *host) {
         return false;
     if (!vector(&message, 1, &field) || !field.left) /* compression methods */
         return false;
-    return !message.left || (vector(&message, 2, &field) && !message.left && extensions_fit(field, host));
+    return !message.left || (vector(&message, 2, &field) && !message.left && read_extensions(field, name));
+}
+
+bool is_tls(const char *data, size_t size) { return size && data[0] == HANDSHAKE; }
+
+/* Whether the first bytes of a tunnel are no TLS, or a ClientHello that names this host or none; a final dot or
+ * another form of the name is not taken. */
+bool hello_fits(const char *data, size_t size, const char *host) {
+    struct bytes name;
+    if (size && !is_tls(data, size))
+        return true;
+    return read_hello(data, size, &name) && (!name.left || (name.left == strlen(host) &&
+                                             strncasecmp((const char *)name.at, host, name.left) == 0));
+}
+
+/* Writes the name in small letters, as rules compare it; returns its length, 0: it names none that is taken. */
+size_t hello_name(const char *data, size_t size, char name[MAX_NAME]) {
+    struct bytes found;
+    if (!read_hello(data, size, &found) || found.left > MAX_NAME)
+        return 0;
+    for (size_t i = 0; i < found.left; i++)
+        name[i] = found.at[i] >= 'A' && found.at[i] <= 'Z' ? (char)(found.at[i] | 0x20) : (char)found.at[i];
+    return found.left;
 }

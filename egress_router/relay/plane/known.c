@@ -1,5 +1,5 @@
 /* Repeats what Python has decided before: a CONNECT whose head is known, byte for byte, is connected and answered
- * without the interpreter. docs/decisions/known-connects.md says what a decision depends on.
+ * without the interpreter, and TLS to a transparent port whose name is known is connected. docs/decisions/known-connects.md says what a decision depends on.
  *
  * Python names the heads, each with the line of its destination and an end; it takes all of them back at once when
  * anything changes. What does not go smoothly is handed over to Python: as a new client where nothing was answered
@@ -18,6 +18,28 @@
 #define SILENCE (SECOND / 20) /* then the server may be the one who speaks first: http_proxy/connect.py goes on */
 
 static const char ESTABLISHED[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+/* What a decision is known by: a head as it is; a ClientHello by its first byte and its name, as no two are alike. */
+struct key {
+    const char *bytes;
+    size_t length;
+    char name[1 + MAX_NAME];
+};
+
+static bool key_of(const struct pair *pair, struct key *key) {
+    const struct flow *early = &pair->flows[CLIENT];
+    if (!early->held)
+        return false;
+    if (!is_tls(early->held, early->held_to)) {
+        key->bytes = early->held;
+        key->length = early->held_to;
+        return true;
+    }
+    key->name[0] = early->held[0];
+    key->bytes = key->name;
+    key->length = 1 + hello_name(early->held, early->held_to, key->name + 1);
+    return key->length > 1;
+}
 
 /* The secret: clients must not be able to meet in one slot. */
 static struct known **slot_of(struct plane *plane, const char *head, size_t length) {
@@ -59,13 +81,13 @@ void known_forget(struct plane *plane) {
 
 bool is_known(const struct pair *pair) { return pair->line && pair->line->acceptor && !pair->handed_over; }
 
-/* Takes a client whose first bytes are such a head and nothing else; false: it is Python's. */
+/* Takes a client whose first bytes are such a head or ClientHello, and nothing else; false: it is Python's. */
 bool known_take(struct plane *plane, struct pair *pair) {
-    const struct flow *early = &pair->flows[CLIENT];
-    if (!early->held || early->held_to > MOST_KNOWN_HEAD)
+    struct key key;
+    if (!key_of(pair, &key) || key.length > MOST_KNOWN_HEAD)
         return false;
-    struct known *known = *slot_of(plane, early->held, early->held_to);
-    if (!known || known->length != early->held_to || memcmp(known->head, early->held, known->length) != 0 ||
+    struct known *known = *slot_of(plane, key.bytes, key.length);
+    if (!known || known->length != key.length || memcmp(known->head, key.bytes, key.length) != 0 ||
         known->line->acceptor != pair->line || plane->now >= known->ends)
         return false;
     own_look(plane, pair, pair->peers[CLIENT].fd);
@@ -115,8 +137,9 @@ static void hand_over(struct plane *plane, struct pair *pair) {
 
 /* No connection in time: Python tries by itself, and says what becomes of it. So it does for those who come next. */
 void known_failed(struct plane *plane, struct pair *pair) {
-    struct known **slot = slot_of(plane, pair->flows[CLIENT].held, pair->flows[CLIENT].held_to);
-    if (*slot && (*slot)->line == pair->line)
+    struct key key;
+    struct known **slot = key_of(pair, &key) ? slot_of(plane, key.bytes, key.length) : NULL;
+    if (slot && *slot && (*slot)->line == pair->line)
         drop(plane, slot);
     pair->dial->failed = 0;
     dial_stop(plane, pair);
@@ -134,6 +157,11 @@ static void begin(struct plane *plane, struct pair *pair, uint32_t client_events
         pair_ready(plane, pair, UPSTREAM, upstream_events);
 }
 
+static bool answer(struct plane *plane, struct pair *pair) {
+    flow_release(plane, &pair->flows[CLIENT]); /* the head ends here; a ClientHello is for the upstream */
+    return send(pair->peers[CLIENT].fd, ESTABLISHED, sizeof ESTABLISHED - 1, MSG_NOSIGNAL) == sizeof ESTABLISHED - 1;
+}
+
 /* The upstream is connected. */
 void known_connected(struct plane *plane, struct pair *pair, uint32_t events) {
     pair->connected = 0; /* not for whoever reads how it ended: no tunnel has begun */
@@ -143,12 +171,11 @@ void known_connected(struct plane *plane, struct pair *pair, uint32_t events) {
         hand_over(plane, pair);
         return;
     }
-    flow_release(plane, &pair->flows[CLIENT]); /* the head ends here */
     pair->missed = events & ~(uint32_t)EPOLLOUT;
-    if (send(pair->peers[CLIENT].fd, ESTABLISHED, sizeof ESTABLISHED - 1, MSG_NOSIGNAL) != sizeof ESTABLISHED - 1 ||
-        !watch_given(plane, &pair->peers[CLIENT])) {
+    bool is_hello = is_tls(pair->flows[CLIENT].held, pair->flows[CLIENT].held_to);
+    if (!(is_hello || answer(plane, pair)) || !watch_given(plane, &pair->peers[CLIENT])) {
         pair_end(plane, pair, CLIENT_RESET);
-    } else if (!pair->line->host) {
+    } else if (is_hello || !pair->line->host) {
         begin(plane, pair, 0);
     } else {
         pair->state = GREETED;
@@ -166,7 +193,7 @@ void known_spoke(struct plane *plane, struct pair *pair, uint32_t events) {
         pair_end(plane, pair, NO_DESCRIPTOR);
         return;
     }
-    if (got <= 0 || !hello_fits((uint8_t *)plane->chunk, (size_t)got, pair->line->host))
+    if (got <= 0 || !hello_fits(plane->chunk, (size_t)got, pair->line->host))
         hand_over(plane, pair);
     else
         begin(plane, pair, got == CHUNK ? events : events & ~(uint32_t)EPOLLIN);

@@ -33,6 +33,7 @@ enum {
     LOOP_TURNS = 2,        /* a connection that came back so often is a loop */
     MOST_KNOWN = 1024,     /* heads of CONNECTs that Python has decided on */
     MOST_KNOWN_HEAD = 512, /* bytes of one */
+    MAX_NAME = 253,        /* characters of a host name (RFC 1035 2.3.4) */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
 
@@ -355,7 +356,9 @@ void known_silent(struct plane *plane, struct pair *pair);
 bool is_known(const struct pair *pair);
 
 /* hello.c */
-bool hello_fits(const uint8_t *data, size_t size, const char *host);
+bool is_tls(const char *data, size_t size);
+bool hello_fits(const char *data, size_t size, const char *host);
+size_t hello_name(const char *data, size_t size, char name[MAX_NAME]);
 
 /* own.c */
 void own_note(struct plane *plane, int fd, uint32_t turns);
