@@ -292,7 +292,7 @@ def scripted(datagrams: Callable[[bytes], list[bytes]], stream: Callable[[bytes]
     """Answer each datagram and each connection with the bytes that the functions make of the query."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
-        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.create_server(("127.0.0.1", free_port())) as tcp,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
     ):
         udp.bind(tcp.getsockname())
