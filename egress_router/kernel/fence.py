@@ -135,11 +135,7 @@ class Fence:
         Raises:
             FenceError: the fence is not there any more.
         """
-        steps = [(_DELETE_ELEMENT, self._element("approved", self._index))]
-        if self._approved is None:
-            steps = []
-        steps.append((_NEW_ELEMENT, self._element("approved", self._index, value=slot)))
-        self._do(steps)
+        self._do(self._pointing_to(slot))
         self._approved = slot
 
     def extend(self, slot: int) -> None:
@@ -153,13 +149,9 @@ class Fence:
         """
         if self._approved is None:
             raise GateClosedError(errno.ENOENT, "the gate is closed")
-        steps = [
-            (_DELETE_ELEMENT, self._element("asked", self._approved)),
-            (_DELETE_ELEMENT, self._element("approved", self._index)),
-            (_NEW_ELEMENT, self._element("approved", self._index, value=slot)),
-        ]
+        current = (_DELETE_ELEMENT, self._element("asked", self._approved))
         try:
-            self._do(steps)
+            self._do([current, *self._pointing_to(slot)])
         except FenceError as error:
             if error.errno == errno.ENOENT:
                 raise GateClosedError(error.errno, error.strerror) from None
@@ -175,6 +167,13 @@ class Fence:
         if self._approved is not None:
             self._do([(_DELETE_ELEMENT, self._element("approved", self._index))])
             self._approved = None
+
+    def _pointing_to(self, slot: int) -> list[tuple[int, bytes]]:
+        """Return the steps that have `approved` lead to this question, and to no other one."""
+        steps = [(_NEW_ELEMENT, self._element("approved", self._index, value=slot))]
+        if self._approved is not None:
+            steps.insert(0, (_DELETE_ELEMENT, self._element("approved", self._index)))
+        return steps
 
     def _element(
         self, kind: str, key: int, *, value: int | None = None, seconds: float | None = None
