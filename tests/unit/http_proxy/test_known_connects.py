@@ -14,11 +14,10 @@ import pytest
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.server import REAL
 from egress_router.names.answer import Answer
-from egress_router.tls.client_hello import ClientHelloReader
-from egress_router.tls.errors import TlsError
 from egress_router.tls.server_name import SniMatch, compare
 from tests.unit.http_proxy.origin import LOOPBACK, Client, Peer, counted, know, origin, proxy
 from tests.unit.http_proxy.test_sni import ALERT, hello
+from tests.unit.tls.hellos import is_taken, with_one_byte_wrong
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -306,31 +305,18 @@ def test_a_hello_in_pieces_is_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fits(sent: bytes) -> bool:
     """What Python says of these bytes in a tunnel to a.example; of a part of a ClientHello, at its end, yes."""
-    if sent[:1] != b"\x16":
-        return True
-    try:
-        said = ClientHelloReader().feed(sent)
-    except TlsError:
-        return False
-    return said is None or compare(said, "a.example") in {SniMatch.SAME, SniMatch.ABSENT}
+    right = {SniMatch.SAME, SniMatch.ABSENT}
+    return sent[:1] != b"\x16" or is_taken(
+        sent, lambda said: said is None or compare(said, "a.example") in right
+    )
 
 
 def test_no_hello_gets_through_that_python_would_not_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes of a right one are changed, doubled and left out."""
     know(monkeypatch, a_example="127.0.0.1")
-    dice = random.Random(7)
     right = hello("a.example")
-    at_name = right.index(b"a.example")
     variants = [hello("b.example"), right + b"early", b"\x16", b"\x15" + right[1:]]
-    for _ in range(150):
-        at = dice.choice([dice.randrange(len(right)), dice.randrange(at_name - 12, at_name + 10)])
-        kind = dice.randrange(3)
-        if kind == 0:
-            variants.append(right[:at] + bytes([dice.randrange(256)]) + right[at + 1 :])
-        elif kind == 1:
-            variants.append(right[:at] + right[at - 1 : at] + right[at:])
-        else:
-            variants.append(right[:at] + right[at + 1 :])
+    variants += with_one_byte_wrong(right, right.index(b"a.example"), random.Random(7))
     with origin(echo) as server, quiet("a.example\n", SNI="enforce", HEAD_SECONDS="1") as (running, port):
         first = head(f"a.example:{server.port}")
         for sent in variants:

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.tls.client_hello import ClientHelloReader
-from egress_router.tls.errors import TlsError
 from egress_router.tls.server_name import server_name
 from tests.unit.http_proxy.origin import Client, counted, know, origin
 from tests.unit.http_proxy.test_known_connects import decided, echo, quiet, repeated
 from tests.unit.http_proxy.test_sni import hello
-from tests.unit.tls.hellos import RECORDED
+from tests.unit.tls.hellos import RECORDED, is_taken, with_one_byte_wrong
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -123,30 +121,16 @@ def test_a_tunnel_that_other_rules_deny_is_cut() -> None:
 
 def passes(sent: bytes) -> bool:
     """Say whether Python takes these bytes for a ClientHello that names a.example."""
-    if sent[:1] != b"\x16":
-        return False
-    try:
-        said = ClientHelloReader().feed(sent)
-    except TlsError:
-        return False
-    return said is not None and server_name(said) == "a.example"
+    return sent[:1] == b"\x16" and is_taken(
+        sent, lambda said: said is not None and server_name(said) == "a.example"
+    )
 
 
 def test_no_hello_gets_through_that_python_would_not_let_through() -> None:
     """Bytes of a right one are changed, doubled and left out."""
-    dice = random.Random(11)
     right = hello("a.example")
-    at_name = right.index(b"a.example")
     variants = [hello("b.example"), right + b"early", b"\x16"]
-    for _ in range(150):
-        at = dice.choice([dice.randrange(1, len(right)), dice.randrange(at_name - 12, at_name + 10)])
-        kind = dice.randrange(3)
-        if kind == 0:
-            variants.append(right[:at] + bytes([dice.randrange(256)]) + right[at + 1 :])
-        elif kind == 1:
-            variants.append(right[:at] + right[at - 1 : at] + right[at:])
-        else:
-            variants.append(right[:at] + right[at + 1 :])
+    variants += with_one_byte_wrong(right, right.index(b"a.example"), random.Random(11), lowest=1)
     with origin(echo) as server, transparent(server) as (running, _):
         for number, sent in enumerate(variants):
             if number % 20 == 0:

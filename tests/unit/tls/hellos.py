@@ -8,6 +8,16 @@ encrypted ClientHello and post-quantum key shares).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from egress_router.tls.client_hello import ClientHelloReader
+from egress_router.tls.errors import TlsError
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator
+
+    from egress_router.tls.client_hello import ClientHello
 
 _FOLDER = Path(__file__).parent / "recorded"
 RECORDED = {path.stem: bytes.fromhex(path.read_text()) for path in sorted(_FOLDER.glob("*.hex"))}
@@ -52,3 +62,24 @@ def records(data: bytes, size: int = 1 << 14, version: bytes = b"\x03\x01") -> b
 
 def hello(*extensions: bytes) -> bytes:
     return records(message(body(*extensions)))
+
+
+def is_taken(sent: bytes, judge: Callable[[ClientHello | None], bool]) -> bool:
+    """Say whether Python reads these bytes without a fault, and `judge` lets pass what it makes of them."""
+    try:
+        return judge(ClientHelloReader().feed(sent))
+    except TlsError:
+        return False
+
+
+def with_one_byte_wrong(right: bytes, at_name: int, dice: random.Random, lowest: int = 0) -> Iterator[bytes]:
+    """Yield a ClientHello with one byte changed, doubled or left out, from `lowest` on; often near its name."""
+    for _ in range(150):
+        at = dice.choice([dice.randrange(lowest, len(right)), dice.randrange(at_name - 12, at_name + 10)])
+        kind = dice.randrange(3)
+        if kind == 0:
+            yield right[:at] + bytes([dice.randrange(256)]) + right[at + 1 :]
+        elif kind == 1:
+            yield right[:at] + right[at - 1 : at] + right[at:]
+        else:
+            yield right[:at] + right[at + 1 :]
