@@ -9,8 +9,9 @@ from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.head import BY_LENGTH, NO_BODY, Framing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from egress_router.http_proxy.http1.head import Field
     from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.response import ResponseHead
     from egress_router.http_proxy.http1.target import RequestTarget
@@ -115,19 +116,25 @@ def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
     )
 
 
+def passed_from_client(fields: Iterable[Field], options: frozenset[bytes]) -> bytes:
+    """Return the fields of a request that go on as they are; `options` are those of its Connection fields."""
+    return b"".join(
+        [
+            b"%b: %b\r\n" % (name, value)
+            for lower, name, value in fields
+            if lower not in _NOT_FROM_CLIENTS and lower not in options
+        ]
+    )
+
+
 def request_bytes(head: RequestHead, target: RequestTarget, upgrade: bytes | None) -> bytes:
     """Return the head for the origin: origin form, Host of the target, Via, and no hop-by-hop field.
 
     Raises:
         MessageError: an expectation or Max-Forwards is wrong.
     """
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, target.authority)]
-    options = head.connection
-    lines += [
-        b"%b: %b\r\n" % (name, value)
-        for lower, name, value in head.fields
-        if lower not in _NOT_FROM_CLIENTS and lower not in options
-    ]
+    line = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, target.authority)
+    lines = [line, head.passed]
     if head.special:
         lines += _special_lines(head)
     if head.framing is not NO_BODY:
