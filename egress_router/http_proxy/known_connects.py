@@ -66,7 +66,7 @@ class KnownConnect(Forwarding):
 
     def summed(self, sums: Sums) -> None:
         """Count requests, and tunnels that have ended."""
-        opened = self._known.accounting.repeated(self._rule, sums)
+        opened = self._known.accounting.metrics.repeated(self._rule, sums)
         self._known.access.used_again(self.target, opened)
 
     def ended(self, end: End) -> None:
@@ -74,7 +74,7 @@ class KnownConnect(Forwarding):
         accounting = self._known.accounting
         if end.reason == _IDLE:
             accounting.idle_end("idle_seconds")
-        accounting.repeated_end(self._rule, end)
+        accounting.metrics.repeated_end(self._rule, end)
 
     def dialled(self, known: Known) -> Dialled:
         """Return the connection of one that is not the data plane's any more."""

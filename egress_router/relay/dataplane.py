@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +9,7 @@ from egress_router.errors import RefusedError
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Number
 from egress_router.relay.loop import PollerLoop
 from egress_router.relay.news import tell
+from egress_router.relay.packed_addresses import packed
 
 try:
     from egress_router.relay import _plane
@@ -35,9 +35,6 @@ MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other 
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
-_ADDRESS = struct.Struct("=16s2s2x16s4xB3x")  # `struct address` of plane.h
-_MAPPED = bytes(10) + b"\xff\xff"
-_NO_SOURCE = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,7 @@ class DataPlane:
         kernel chooses, as it does where one is None. Connections to those of `near` are closed with the
         reason of a loop when they come back to a port that is listened on here.
         """
-        self._plane.aim(line, targets, _addresses(targets, sources, near), good, refuses)
+        self._plane.aim(line, targets, packed(targets, sources, near), good, refuses)
 
     def end_line(self, line: Forwarding) -> None:
         """Close every connection of a line."""
@@ -213,9 +210,7 @@ class DataPlane:
         for a client whose own came back so often.
         """
         near = () if turns is None else targets
-        self._plane.dial(
-            pair, tuple(targets), _addresses(targets, sources, near), seconds, stagger, turns or 0
-        )
+        self._plane.dial(pair, tuple(targets), packed(targets, sources, near), seconds, stagger, turns or 0)
 
     def turns(self, place: Pair, sock: socket.socket) -> int:
         """Return how often a client's connection has come back, having been made here: `dial` with `turns`.
@@ -288,24 +283,3 @@ def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _pl
 
 def _nothing(_: int) -> None:
     """Do nothing: nobody wants to hear of pauses."""
-
-
-def _addresses(
-    targets: Sequence[Target], sources: Sequence[IPAddress | None], near: Collection[Target] = ()
-) -> bytes:
-    if not sources:
-        return b"".join(_address(each, None, is_near=each in near) for each in targets)
-    return b"".join(
-        _address(target, source, is_near=target in near)
-        for target, source in zip(targets, sources, strict=True)
-    )
-
-
-def _address(target: Target, source: IPAddress | None, *, is_near: bool) -> bytes:
-    address, port = target
-    leaving = _NO_SOURCE if source is None else _packed(source)
-    return _ADDRESS.pack(_packed(address), port.to_bytes(2, "big"), leaving, is_near)
-
-
-def _packed(address: IPAddress) -> bytes:
-    return address.packed if address.version == 6 else _MAPPED + address.packed

@@ -337,12 +337,15 @@ void listener_ready(struct plane *plane, struct listener *listener);
 void listener_add(struct plane *plane, struct listener *listener);
 void listener_end(struct plane *plane, int fd);
 void accepting_resume(struct plane *plane);
-void admission_leave(struct plane *plane, struct pair *pair);
 void first_bytes_ready(struct plane *plane, struct pair *pair);
 void first_bytes_late(struct plane *plane, struct pair *pair);
 void line_changed(struct plane *plane, struct line *line);
 void line_release(struct plane *plane, struct line *line);
 void targets_release(struct plane *plane, struct targets *targets);
+
+/* admission.c */
+enum reason admission_enter(struct plane *plane, struct pair *pair);
+void admission_leave(struct plane *plane, struct pair *pair);
 
 /* known.c */
 void known_add(struct plane *plane, struct known *known, struct line *acceptor);
