@@ -32,7 +32,7 @@ OWN_BYTES: Final = _plane.OWN_BYTES
 # Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
 QUIET: Final = 30.0
 MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
-_MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
+_MAX_READS: Final = 128  # of a snapshot: as many as may wait, MAX_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
 
@@ -186,14 +186,14 @@ class DataPlane:
         sockets: tuple[int, int],
         idle_seconds: float,
         early: tuple[bytes, bytes],
-        place: Pair | None = None,
+        admission: Pair | None = None,
     ) -> None:
         """Take over the connected sockets of client and upstream; `pair` hears of the end.
 
-        `early` goes out first: to the upstream, to the client. `place` is the client's among those admitted,
-        and given back with the end.
+        `early` goes out first: to the upstream, to the client. `admission` is the client's: with the end
+        the client does not count as open any more.
         """
-        self._plane.relay(pair, *sockets, idle_seconds, *early, place)
+        self._plane.relay(pair, *sockets, idle_seconds, *early, admission)
 
     def dial(
         self,
@@ -212,12 +212,12 @@ class DataPlane:
         near = () if turns is None else targets
         self._plane.dial(pair, tuple(targets), packed(targets, sources, near), seconds, stagger, turns or 0)
 
-    def turns(self, place: Pair, sock: socket.socket) -> int:
+    def turns(self, admission: Pair, sock: socket.socket) -> int:
         """Return how often a client's connection has come back, having been made here: `dial` with `turns`.
 
         Ask when its first request has come: which worker made it, is known by then.
         """
-        return self._plane.turns(place, sock.fileno())
+        return self._plane.turns(admission, sock.fileno())
 
     def cut(self, pair: Pair) -> None:
         """End a connection or a dial; its end comes as news."""

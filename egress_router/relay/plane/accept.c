@@ -11,7 +11,7 @@
 
 enum {
     BATCH = 64,           /* what one wake-up takes in; what is left over wakes again at once */
-    MOST_WAITING = 10000, /* at the end: more than an accept queue holds; a flood cannot put the end off */
+    MAX_WAITING = 10000, /* at the end: more than an accept queue holds; a flood cannot put the end off */
 };
 #define RETRY (SECOND / 4)
 #define STAGGER (SECOND / 4) /* RFC 8305 5, "Connection Attempt Delay" */
@@ -128,7 +128,7 @@ void first_bytes_late(struct plane *plane, struct pair *pair) {
 /* Takes in one connection; false when there is none, or no room for one. */
 static bool take(struct plane *plane, struct listener *listener) {
     struct sockaddr_in6 from;
-    if (plane->unread >= MOST_UNREAD) {
+    if (plane->unread >= MAX_UNREAD) {
         pause_accepting(plane, ENOBUFS);
         return false;
     }
@@ -220,7 +220,7 @@ void listener_end(struct plane *plane, int fd) {
     struct listener *listener = *found;
     if (!listener)
         return;
-    for (int i = 0; i < MOST_WAITING && take(plane, listener); i++)
+    for (int i = 0; i < MAX_WAITING && take(plane, listener); i++)
         ;
     for (struct pair *pair = plane->pairs, *following; pair; pair = following) {
         following = pair->next;

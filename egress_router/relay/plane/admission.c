@@ -32,7 +32,7 @@ static bool client_enter(struct plane *plane, const struct in6_addr *address) {
         if (!(*found = calloc(1, sizeof **found)))
             return false;
         (*found)->address = *address;
-    } else if ((*found)->open >= plane->most_of_client) {
+    } else if ((*found)->open >= plane->max_of_client) {
         return false;
     }
     (*found)->open++;
@@ -42,22 +42,22 @@ static bool client_enter(struct plane *plane, const struct in6_addr *address) {
 /* How many connections all workers have admitted; each writes its own number only. */
 static int admitted(struct plane *plane, int change) {
     int sum = 0;
-    __atomic_fetch_add(&plane->seats[plane->place], change, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < plane->places; i++)
-        sum += __atomic_load_n(&plane->seats[i], __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&plane->worker_counts[plane->slot], change, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < plane->slots; i++)
+        sum += __atomic_load_n(&plane->worker_counts[i], __ATOMIC_SEQ_CST);
     return sum;
 }
 
 /* Returns 0, or which limit it meets. */
 enum reason admission_enter(struct plane *plane, struct pair *pair) {
-    if (plane->seats[plane->place] >= plane->possible)
+    if (plane->worker_counts[plane->slot] >= plane->possible)
         return FULL;
-    if (plane->most_of_client && !client_enter(plane, &pair->client))
+    if (plane->max_of_client && !client_enter(plane, &pair->client))
         return CLIENT_FULL;
     pair->admitted = true;
-    if (admitted(plane, 1) <= plane->most)
+    if (admitted(plane, 1) <= plane->maximum)
         return 0;
-    /* Taken first and counted then: of two workers that take the last place in the same microsecond at worst
+    /* Taken first and counted then: of two workers that take the last one in the same microsecond at worst
      * both give way, and the limit is never exceeded. */
     admission_leave(plane, pair);
     return FULL;
@@ -68,6 +68,6 @@ void admission_leave(struct plane *plane, struct pair *pair) {
         return;
     pair->admitted = false;
     admitted(plane, -1);
-    if (plane->most_of_client)
+    if (plane->max_of_client)
         client_leave(plane, &pair->client);
 }
