@@ -45,8 +45,8 @@ class TlsConnection:
         "_stream",
         "_tunnel",
         "_worker",
+        "admission",
         "client",
-        "slot",
         "who",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class TlsConnection:
         worker: WorkerState,
         stream: BufferedSocket,
         who: Who,
-        slot: Pair,
+        admission: Pair,
         acceptor: Forwarding,
         origin_port: int,
     ) -> None:
@@ -64,7 +64,7 @@ class TlsConnection:
         self._acceptor = acceptor
         self._stream = stream
         self.who = who
-        self.slot = slot
+        self.admission = admission
         self.client = who.client
         self._origin_port = origin_port
         self._reader = ClientHelloReader()
@@ -120,7 +120,7 @@ class TlsConnection:
         if isinstance(name, NameFault):
             self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
             return
-        turns = self._worker.plane.turns(self.slot, self._stream.sock)
+        turns = self._worker.plane.turns(self.admission, self._stream.sock)
         if turns >= LOOP_TURNS:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
@@ -163,7 +163,12 @@ class TlsConnection:
         worker, stream = self._worker, self._stream
         worker.known.remember_name(self._acceptor, info, dialled)
         self._tunnel = ProxyTunnel(
-            worker, info, self.slot, (stream.sock, dialled.sock), to_upstream=self._reader.held, to_client=b""
+            worker,
+            info,
+            self.admission,
+            (stream.sock, dialled.sock),
+            to_upstream=self._reader.held,
+            to_client=b"",
         )
         self._connector = None
         stream.on_ready = nothing
