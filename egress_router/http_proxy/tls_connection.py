@@ -46,8 +46,8 @@ class TlsConnection:
         "_stream",
         "_tunnel",
         "_worker",
+        "admission",
         "client",
-        "slot",
         "who",
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ class TlsConnection:
         worker: WorkerState,
         stream: BufferedSocket,
         who: Who,
-        slot: Pair,
+        admission: Pair,
         acceptor: Forwarding,
         origin_port: int,
     ) -> None:
@@ -65,7 +65,7 @@ class TlsConnection:
         self._acceptor = acceptor
         self._stream = stream
         self.who = who
-        self.slot = slot
+        self.admission = admission
         self.client = who.client
         self._origin_port = origin_port
         self._reader = ClientHelloReader()
@@ -121,7 +121,7 @@ class TlsConnection:
         if isinstance(name, NameFault):
             self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
             return
-        turns = self._worker.plane.turns(self.slot, self._stream.sock)
+        turns = self._worker.plane.turns(self.admission, self._stream.sock)
         if turns >= LOOP_TURNS:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
@@ -171,7 +171,12 @@ class TlsConnection:
         worker.held.hold(self, 0)
         worker.known.remember_name(self._acceptor, info, dialled)
         self._tunnel = ProxyTunnel(
-            worker, info, self.slot, (stream.sock, dialled.sock), to_upstream=self._reader.held, to_client=b""
+            worker,
+            info,
+            self.admission,
+            (stream.sock, dialled.sock),
+            to_upstream=self._reader.held,
+            to_client=b"",
         )
         self._connector = None
         stream.on_ready = nothing
