@@ -42,7 +42,7 @@ _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 # What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
 _BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
 _MAX_OVERLOOKED: Final = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to ignore at least one
-_MAX_REPEATABLE: Final = 512  # MOST_KNOWN_HEAD of relay/plane/plane.h
+_MAX_REPEATABLE: Final = 512  # MAX_KNOWN_HEAD of relay/plane/plane.h
 _MAX_KNOWN: Final = 256
 # Fields with any other name are not kept: they might hold a secret, or decide something more.
 _HARMLESS = frozenset(
