@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.head import BY_LENGTH, NO_BODY, Framing
+from egress_router.http_proxy.http1.passed_fields import NEVER_PASSED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from egress_router.http_proxy.http1.head import Field
     from egress_router.http_proxy.http1.request import RequestHead
     from egress_router.http_proxy.http1.response import ResponseHead
     from egress_router.http_proxy.http1.target import RequestTarget
@@ -20,22 +20,6 @@ _VIA = (b"Via: 1.0 egress-router\r\n", b"Via: 1.1 egress-router\r\n")  # by the 
 _MEMBER = re.compile(rb"[^ \t]+[ \t]+egress-router(?:[ \t].*)?", re.IGNORECASE | re.DOTALL)
 _FORWARDS = re.compile(rb"[0-9]{1,9}")
 
-# RFC 9110 7.6.1, with what the original removes; and framing, which is written anew.
-_NEVER_PASSED = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-_NOT_FROM_CLIENTS = _NEVER_PASSED | {b"host", b"expect", b"http2-settings", b"max-forwards"}
 _LIMITED_BY_FORWARDS = frozenset({b"OPTIONS", b"TRACE"})
 
 
@@ -116,17 +100,6 @@ def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
     )
 
 
-def passed_from_client(fields: Iterable[Field], options: frozenset[bytes]) -> bytes:
-    """Return the fields of a request that go on as they are; `options` are those of its Connection fields."""
-    return b"".join(
-        [
-            b"%b: %b\r\n" % (name, value)
-            for lower, name, value in fields
-            if lower not in _NOT_FROM_CLIENTS and lower not in options
-        ]
-    )
-
-
 def request_bytes(head: RequestHead, target: RequestTarget, upgrade: bytes | None) -> bytes:
     """Return the head for the origin: origin form, Host of the target, Via, and no hop-by-hop field.
 
@@ -165,7 +138,7 @@ def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: Ca
     options = head.connection
     dated = head.status < 200
     for lower, name, value in head.fields:
-        if lower not in _NEVER_PASSED and lower not in options:
+        if lower not in NEVER_PASSED and lower not in options:
             lines.append(b"%b: %b\r\n" % (name, value))
             dated = dated or lower == b"date"
     if not dated:

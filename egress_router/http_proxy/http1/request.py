@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import httptools
 
 from egress_router.http_proxy.http1.errors import Fault, MessageError
-from egress_router.http_proxy.http1.forwarding import passed_from_client
 from egress_router.http_proxy.http1.head import (
     MINORS,
     NO_BODY,
@@ -20,6 +19,7 @@ from egress_router.http_proxy.http1.head import (
     read_fields,
     too_large,
 )
+from egress_router.http_proxy.http1.passed_fields import passed_from_client
 from egress_router.http_proxy.http1.target import (
     absolute_target,
     connect_target,
