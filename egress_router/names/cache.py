@@ -50,7 +50,7 @@ class Entry:
         return now < self.until
 
     def error(self) -> ResolveError:
-        """Return why there is no answer, as a fresh exception."""
+        """Return why there is no answer, as a new exception."""
         return ResolveError(self.failure, self.reason)
 
 
@@ -90,14 +90,14 @@ def _completed(before: Entry | None, answer: Answer, good_until: float, now: flo
 
 
 def failed(before: Entry | None, error: ResolveError, now: float) -> Entry:
-    """Return the entry after the name servers failed: the last good answer goes on, where there is one."""
+    """Return the entry after the name servers failed: the last good answer stays in use, if there is one."""
     if before is None or not before.serves(now):
         return Entry(now + _FIRST_RETRY_SECONDS, now, failure=error.failure, reason=str(error))
     return put_off(replace(before, failures=before.failures + 1), now)
 
 
 def put_off(entry: Entry, now: float) -> Entry:
-    """Return the entry with its answer as a stale one, to be asked for again after a growing while."""
+    """Return the entry with its answer as a stale one, to be asked for again after a time that grows."""
     if entry.answer is None:
         return entry
     until = min(now + _retry_after(entry.failures), entry.good_until)
