@@ -95,9 +95,13 @@ class DataPlane:
         self._sent, self._received = sent, received
         registry.before_snapshot(self.catch_up)
 
+    def settle(self) -> None:
+        """Wait until the data plane has carried out every command that was given before."""
+        self._plane.settle()
+
     def catch_up(self) -> None:
         """Tell everything that has happened until now, and count its bytes."""
-        self._plane.settle()
+        self.settle()
         for _ in range(_MAX_READS):  # a flood of news must not keep the loop here
             if not self._plane.waiting():
                 break
@@ -140,7 +144,7 @@ class DataPlane:
     def stop_listening(self, listener: socket.socket) -> None:
         """Take in what the accept queue holds, and close the socket; all is done when this returns."""
         self._plane.stop_listening(listener.detach())
-        self._plane.settle()
+        self.settle()
 
     def aim(
         self,
