@@ -31,7 +31,7 @@ _OVER_LIMIT: Final = {
 
 
 class TurnedAway:
-    """Clients for which there is no place; `most` at a time are waited for until they have read why."""
+    """Clients beyond the limits; `most` at a time are waited for until they have read why."""
 
     def __init__(self, worker: WorkerState, limiter: ConnectionLimiter, most: int) -> None:
         self._worker = worker

@@ -49,10 +49,10 @@ class ClientSide:
         "_request",
         "_served",
         "_tunnel",
+        "admission",
         "client",
         "holds",
         "kept",
-        "slot",
         "state",
         "stream",
         "timeouts",
@@ -63,10 +63,10 @@ class ClientSide:
     timeouts: Timeouts
 
     def __init__(
-        self, worker: WorkerState, sock: socket.socket, who: Who, slot: Pair, origin_port: int | None
+        self, worker: WorkerState, sock: socket.socket, who: Who, admission: Pair, origin_port: int | None
     ) -> None:
         self.worker = worker
-        self.slot = slot
+        self.admission = admission
         self.who = who
         self.client = who.client
         self._origin_port = origin_port

@@ -206,6 +206,6 @@ class Forwarder(Pump):
     def _close(self, status: int, reason: str) -> None:
         self._over = True
         accounting, exchange = self._owner.worker.accounting, self._exchange
-        accounting.sent.value += exchange.sent
-        accounting.received.value += exchange.received
+        accounting.metrics.sent.value += exchange.sent
+        accounting.metrics.received.value += exchange.received
         accounting.closed(self._info, status, exchange.sent, exchange.received, reason)

@@ -204,7 +204,7 @@ class HttpProxyServer:
         """What a person wants to see of this worker."""
         accounting = self.worker.accounting
         return {
-            "rules": accounting.rule_hits(self._rules.rules),
+            "rules": accounting.metrics.rule_hits(self._rules.rules),
             "policy": [{**each} for each in accounting.policy_denials.shown(self._policy)],
             "denied": accounting.latest_denied(),
             "upstreams": [],
@@ -241,7 +241,7 @@ def _worker_state(
     access_log = AccessLog(everything=settings.proxy.access_log)
     accounting = needs.accounting(context.registry, access_log, needs.clock)
     # The bytes of a tunnel count as they go, not when it ends.
-    plane.count(context.registry, accounting.sent, accounting.received)
+    plane.count(context.registry, accounting.metrics.sent, accounting.metrics.received)
     deadlines = Deadlines(context.loop, clock=needs.clock)
     tells_debug = isinstance(accounting, DebugAccounting)
     # Where each request is to be told, that is Python's work.

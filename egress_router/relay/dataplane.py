@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +9,7 @@ from egress_router.errors import RefusedError
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Number
 from egress_router.relay.loop import PollerLoop
 from egress_router.relay.news import tell
+from egress_router.relay.packed_addresses import packed
 
 try:
     from egress_router.relay import _plane
@@ -32,12 +32,9 @@ OWN_BYTES: Final = _plane.OWN_BYTES
 # Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
 QUIET: Final = 30.0
 MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
-_MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
+_MAX_READS: Final = 128  # of a snapshot: as many as may wait, MAX_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
-_ADDRESS = struct.Struct("=16s2s2x16s4xB3x")  # `struct address` of plane.h
-_MAPPED = bytes(10) + b"\xff\xff"
-_NO_SOURCE = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +95,13 @@ class DataPlane:
         self._sent, self._received = sent, received
         registry.before_snapshot(self.catch_up)
 
+    def settle(self) -> None:
+        """Wait until the data plane has carried out every command that was given before."""
+        self._plane.settle()
+
     def catch_up(self) -> None:
         """Tell everything that has happened until now, and count its bytes."""
-        self._plane.settle()
+        self.settle()
         for _ in range(_MAX_READS):  # a flood of news must not keep the loop here
             if not self._plane.waiting():
                 break
@@ -143,7 +144,7 @@ class DataPlane:
     def stop_listening(self, listener: socket.socket) -> None:
         """Take in what the accept queue holds, and close the socket; all is done when this returns."""
         self._plane.stop_listening(listener.detach())
-        self._plane.settle()
+        self.settle()
 
     def aim(
         self,
@@ -161,7 +162,7 @@ class DataPlane:
         kernel chooses, as it does where one is None. Connections to those of `near` are closed with the
         reason of a loop when they come back to a port that is listened on here.
         """
-        self._plane.aim(line, targets, _addresses(targets, sources, near), good, refuses)
+        self._plane.aim(line, targets, packed(targets, sources, near), good, refuses)
 
     def end_line(self, line: Forwarding) -> None:
         """Close every connection of a line."""
@@ -189,14 +190,14 @@ class DataPlane:
         sockets: tuple[int, int],
         idle_seconds: float,
         early: tuple[bytes, bytes],
-        place: Pair | None = None,
+        admission: Pair | None = None,
     ) -> None:
         """Take over the connected sockets of client and upstream; `pair` hears of the end.
 
-        `early` goes out first: to the upstream, to the client. `place` is the client's among those admitted,
-        and given back with the end.
+        `early` goes out first: to the upstream, to the client. `admission` is the client's: with the end
+        the client does not count as open any more.
         """
-        self._plane.relay(pair, *sockets, idle_seconds, *early, place)
+        self._plane.relay(pair, *sockets, idle_seconds, *early, admission)
 
     def dial(
         self,
@@ -213,16 +214,14 @@ class DataPlane:
         for a client whose own came back so often.
         """
         near = () if turns is None else targets
-        self._plane.dial(
-            pair, tuple(targets), _addresses(targets, sources, near), seconds, stagger, turns or 0
-        )
+        self._plane.dial(pair, tuple(targets), packed(targets, sources, near), seconds, stagger, turns or 0)
 
-    def turns(self, place: Pair, sock: socket.socket) -> int:
+    def turns(self, admission: Pair, sock: socket.socket) -> int:
         """Return how often a client's connection has come back, having been made here: `dial` with `turns`.
 
         Ask when its first request has come: which worker made it, is known by then.
         """
-        return self._plane.turns(place, sock.fileno())
+        return self._plane.turns(admission, sock.fileno())
 
     def cut(self, pair: Pair) -> None:
         """End a connection or a dial; its end comes as news."""
@@ -288,24 +287,3 @@ def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _pl
 
 def _nothing(_: int) -> None:
     """Do nothing: nobody wants to hear of pauses."""
-
-
-def _addresses(
-    targets: Sequence[Target], sources: Sequence[IPAddress | None], near: Collection[Target] = ()
-) -> bytes:
-    if not sources:
-        return b"".join(_address(each, None, is_near=each in near) for each in targets)
-    return b"".join(
-        _address(target, source, is_near=target in near)
-        for target, source in zip(targets, sources, strict=True)
-    )
-
-
-def _address(target: Target, source: IPAddress | None, *, is_near: bool) -> bytes:
-    address, port = target
-    leaving = _NO_SOURCE if source is None else _packed(source)
-    return _ADDRESS.pack(_packed(address), port.to_bytes(2, "big"), leaving, is_near)
-
-
-def _packed(address: IPAddress) -> bytes:
-    return address.packed if address.version == 6 else _MAPPED + address.packed

@@ -29,9 +29,9 @@ from egress_router.standby.protocol.steady_clock import SteadyClock
 from egress_router.standby.status_publisher import StatusPublisher
 from egress_router.standby.status_socket import StatusSocket
 from egress_router.standby.transport.contacts import ContactTable
+from egress_router.standby.transport.link_socket import LinkSocket
 from egress_router.standby.transport.pod_network import PodNetwork
 from egress_router.standby.transport.receiver import Received, Receiver
-from egress_router.standby.transport.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,10 +147,12 @@ class Agent:
         with (
             StatusSocket() as self._status_socket,
             PodNetwork(config.pod_address, config.port, config.mark) as self._pod,
-            Wire(config.interface, config.index, config.own_mac) as self._wire,
+            LinkSocket(config.interface, config.index, config.own_mac) as self._link_socket,
             LinkMonitor(config.interface) as self._link,
         ):
-            self._effects = Effects(config, self._fence, self._wire, self._pod, self._contacts, self._clock)
+            self._effects = Effects(
+                config, self._fence, self._link_socket, self._pod, self._contacts, self._clock
+            )
             self._executor = Executor(
                 self._machine,
                 self._effects,
@@ -159,12 +161,12 @@ class Agent:
                 self._ask,
                 self._clock,
             )
-            self._receiver = Receiver(config, self.number, self._wire, self._pod, self._contacts)
+            self._receiver = Receiver(config, self.number, self._link_socket, self._pod, self._contacts)
             self._loop()
 
     def _loop(self) -> None:
         poller = select.poll()
-        for each in (self._wire, self._pod, self._wake_reader, self._status_socket, self._link):
+        for each in (self._link_socket, self._pod, self._wake_reader, self._status_socket, self._link):
             descriptor = each.fileno()
             if descriptor is not None:
                 poller.register(descriptor, select.POLLIN)

@@ -1,4 +1,4 @@
-"""The wire: frames of the group, requests to gateway and owners, announcements. A thin shell."""
+"""The socket on the egress link: frames of the group, requests to gateway and owners, announcements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FILTER = (
 )
 
 
-class Wire:
+class LinkSocket:
     """A packet socket on the egress interface."""
 
     def __init__(self, interface: str, index: int, mac: bytes) -> None:
