@@ -223,7 +223,7 @@ def test_targets_that_came_before_are_read_as_ever() -> None:
 @pytest.mark.parametrize(
     ("rest", "kept"), [(b"path", True), (b"path?key=secret", False), (b"?", False), (b"x" * 256, False)]
 )
-def test_short_targets_without_a_query_are_kept(rest: bytes, kept: bool) -> None:  # noqa: FBT001
+def test_short_targets_without_a_query_are_kept(rest: bytes, kept: bool) -> None:
     first, second = (absolute_target(b"GET", b"http://a.example/" + rest) for _ in range(2))
     assert first == second
     assert (first is second) is kept
