@@ -55,6 +55,12 @@ def scattered(kind: int, data: bytes) -> Callable[[int], bytes]:
     )
 
 
+def chained(number: int) -> bytes:
+    """Return an alias whose owner is what the one before leads to."""
+    names = [b"\x07%07d\xc0\x0c" % each for each in (number, number + 1)]
+    return record(names[0] if number > 1 else b"\xc0\x0c", 5, names[1])
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One answer; `limit` is the milliseconds that it may take."""
@@ -70,12 +76,16 @@ def cases() -> list[Case]:
     mail = b"\0\0" + pointer(PLACE)
     chain = b"".join(pointer(PLACE + 2 * number) for number in range(5000))
     honest = message(16384, lambda n: record(b"\xc0\x0c", 1, struct.pack("!I", 0x0A000000 + n)))
+    most = message(65535, lambda n: record(b"\xc0\x0c", 1, struct.pack("!I", 0x0A000000 + n)))
     few = message(512, lambda _: record(b"\xc0\x0c", 15, mail), LONG)
     hops = message(
         65535, lambda n: record(pointer(PLACE + 2 + 2 * (n * 7 % 5000)), 1, bytes(4)), b"\0\0" + chain
     )
     return [
         Case("honest, 16 KiB of addresses", honest, 10, beside_dnspython=True),
+        Case("honest, 64 KiB of addresses", most, 20),
+        Case("64 KiB, a chain of aliases", message(65535, chained), 20),
+        Case("64 KiB of texts", message(65535, lambda _: record(b"\xc0\x0c", 16, b"\xff" + bytes(255))), 20),
         Case("512 octets of mail exchangers", few, 20, beside_dnspython=True),
         Case("64 KiB of mail exchangers", message(65535, lambda _: record(b"\xc0\x0c", 15, mail), LONG), 20),
         Case("64 KiB of the smallest records", message(65535, lambda _: record(b"\0", 16, b"")), 20),

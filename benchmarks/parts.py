@@ -26,7 +26,9 @@ from egress_router.http_proxy.access_control import AccessControl
 from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.http1.exchange import Exchange
+from egress_router.http_proxy.http1.forwarding import request_bytes, response_bytes
 from egress_router.http_proxy.http1.request import parse_request, target_of
+from egress_router.http_proxy.http1.response import parse_response
 from egress_router.http_proxy.own_addresses import OwnAddresses
 from egress_router.http_proxy.request_info import Who
 from egress_router.http_proxy.upstream import Upstream, UpstreamPool
@@ -70,6 +72,8 @@ def parts() -> dict[str, Callable[[], object]]:
     who, head = Who("127.0.0.1", 1, 8080), parse_request(_GET, 100)
     target = target_of(head, None)
     decision = control.by_addresses(target, (ip_address("198.51.100.1"),), "a.example")
+    answer = _ANSWER[: _ANSWER.index(b"\r\n\r\n") + 4]
+    answer_head = parse_response(answer, b"GET", 100)
     near, far = socket.socketpair()
     pool = UpstreamPool(Deadlines(loop), 1.0)
     upstream = Upstream(pool, ("127.0.0.1", b"", None), near, loop.poller, ip_address("127.0.0.1"), 65_536)
@@ -80,6 +84,9 @@ def parts() -> dict[str, Callable[[], object]]:
         made.begin(b"", reused=False)
         made.from_origin(_ANSWER)
 
+    def prepare() -> None:
+        Exchange(head, target, limits, lambda: b"")
+
     def count() -> None:
         info = accounting.begun(who, head, target)
         accounting.decided(info, decision)
@@ -89,9 +96,16 @@ def parts() -> dict[str, Callable[[], object]]:
 
     return {
         "a GET and its answer, without I/O": exchange,
+        "its exchange, prepared": prepare,
         "its head": lambda: parse_request(_GET, 100),
         "its target": lambda: target_of(head, None),
+        "its head as it goes on": lambda: request_bytes(head, target, None),
         "its decision": lambda: control.by_addresses(target, decision.addresses, "a.example"),
+        "its decision, made before": lambda: control.at_once(target),
+        "its answer's head": lambda: parse_response(answer, b"GET", 100),
+        "its answer's head as it goes on": lambda: response_bytes(
+            answer_head, chunked=True, closing=False, date=lambda: b""
+        ),
         "what is counted of it": count,
         "a look at an idle connection": upstream.is_quiet,
         "the time": SYSTEM.monotonic,

@@ -8,6 +8,7 @@ import platform
 import shutil
 import statistics
 import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from benchmarks.workloads import Result, Workload
 
-RESULTS = Path(__file__).parent / "results"
+# One folder for each Python, side by side: the figures depend on it.
+RESULTS = Path(__file__).parent / "results" / "python{}.{}".format(*sys.version_info)
 OURS = "egress-router"
 
 
@@ -74,7 +76,7 @@ def _speeds(entry: Entry) -> str:
 
 
 def keep(name: str, title: str, entries: Sequence[Entry]) -> None:
-    """Print the table, and keep it and every round with machine and versions in `results/`."""
+    """Print the table, and keep it and every round with machine and versions in the folder of this Python."""
     text = rendered(entries)
     print(f"{title}\n\n{text}")
     keep_text(name, title, text)
@@ -83,8 +85,8 @@ def keep(name: str, title: str, entries: Sequence[Entry]) -> None:
 
 
 def keep_text(name: str, title: str, table: str) -> None:
-    """Keep a table with machine and versions in `results/`."""
-    RESULTS.mkdir(exist_ok=True)
+    """Keep a table with machine and versions in the folder of this Python."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
     facts = "".join(f"- {key}: {value}\n" for key, value in machine().items())
     (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{table}\n{facts}", encoding="utf-8")
 

@@ -52,12 +52,16 @@ LOOPS: dict[str, Callable[[], tuple[asyncio.AbstractEventLoop, Poller]]] = {
 
 @dataclass(frozen=True)
 class Running(Generic[Rules]):
-    """A server that serves in a thread; `ports` maps each port of the rules to the one it listens on here."""
+    """A server that serves in a thread; `ports` maps each port of the rules to the one it listens on here.
+
+    `sockets` are those it listens on, by ports of the rules.
+    """
 
     mode: Mode[Rules]
     server: Server[Rules]
     context: WorkerContext
     ports: dict[int, int]
+    sockets: dict[int, socket.socket]
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function in the server's loop and return what it returns."""
@@ -98,7 +102,7 @@ def serving(
             sockets = {port: listening() for port in mode.ports(rules)}
             server.listen(sockets)
             ports = {port: each.getsockname()[1] for port, each in sockets.items()}
-            return Running(mode, server, context, ports)
+            return Running(mode, server, context, ports, sockets)
 
         running = asyncio.run_coroutine_threadsafe(build(), event_loop).result(WAIT_SECONDS)
         try:

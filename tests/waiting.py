@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 WAIT_SECONDS = 60.0  # what takes longer has failed, also on a machine that is busy
 _POLL, _LONGEST_POLL = 0.005, 0.05
@@ -30,9 +30,18 @@ def until(check: Callable[[], object], what: str = "what is waited for") -> None
 
 async def until_async(check: Callable[[], object]) -> None:
     """Wait until `check` comes true while the loop goes on; TimeoutError if it does not."""
+
+    async def checked() -> object:
+        return check()
+
+    await until_awaited(checked)
+
+
+async def until_awaited(check: Callable[[], Awaitable[object]]) -> None:
+    """Wait until what `check` awaits is true; TimeoutError if it does not become so."""
     begun = time.monotonic()
     async with asyncio.timeout(WAIT_SECONDS):
-        while not check():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
+        while not await check():  # noqa: ASYNC110 (what it waits for is in another thread or behind a timer)
             await asyncio.sleep(_pause(time.monotonic() - begun))
 
 

@@ -17,6 +17,7 @@ from egress_router import log
 from egress_router.admin import page
 from egress_router.admin.exposition import CONTENT_TYPE, exposition
 from egress_router.admin.history import History
+from egress_router.admin.shared_answer import SharedAnswer
 from egress_router.clock import SYSTEM
 from egress_router.service.aiohttp_loading import web
 from egress_router.service.standby_monitor import is_good_standby
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from egress_router.service.view import View
 
 _MAX_LINE_BYTES = 4096
-_STATUS_SECONDS = 1.0  # so long an answer of /status serves: to make one costs the workers milliseconds
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -73,7 +73,7 @@ class _Http(web.Server):
             self,
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None; its types do not say so
-            logger=_no_logger(),  # a peer's bad request is not worth a line of ours
+            logger=_no_logger(),  # the bad request of a peer is not logged
             lingering_time=0.0,
             max_line_size=_MAX_LINE_BYTES,
             max_field_size=_MAX_LINE_BYTES,
@@ -109,7 +109,7 @@ class Endpoint:
         self._recording = recording
 
     async def close(self) -> None:
-        """Stop to serve; what is being answered is cut."""
+        """Stop serving; what is being answered is cut."""
         self._recording.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._recording
@@ -121,7 +121,7 @@ class Endpoint:
 def _connection(http: web.Server, answers: Answers, limits: Limits) -> asyncio.Protocol:
     """Make a connection, and end the oldest where it is one too many, those that ask nothing first.
 
-    So whoever holds connections open cannot keep a probe out, whose question comes at once.
+    So whoever holds connections open cannot keep out a probe, which sends its request at once.
     """
     too_many = len(http.connections) - limits.connections + 1
     if too_many > 0:
@@ -145,8 +145,8 @@ class Answers:
         self._view = view
         self._history = history
         self._clock = clock
-        self._status_made: asyncio.Task[str] | None = None
-        self._status_until = 0.0  # monotonic
+        self._exposition = SharedAnswer(self._make_exposition, clock)
+        self._shown = SharedAnswer(self._make_status, clock)
         self._by_path: dict[str, Callable[[], Awaitable[web.Response]]] = {
             "/healthz": self._health,
             "/readyz": self._ready,
@@ -192,22 +192,21 @@ class Answers:
         return _verdict(tuple(each for each in self._view.ready() if not is_good_standby(each)))
 
     async def _metrics(self) -> web.Response:
-        body = exposition(self._view.snapshot())
+        """Answer with shared metrics: the text of a thousand rules takes the loop a tenth of a second."""
+        body = await self._exposition.get()
         return _Response(body=body, headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
+    async def _make_exposition(self) -> bytes:
+        return exposition(self._view.snapshot())
+
     async def _status(self) -> web.Response:
-        """Answer with a status that is at most a second old; all who ask meanwhile wait for the same one."""
-        made, now = self._status_made, self._clock.monotonic()
-        if made is None or (made.done() and (now >= self._status_until or made.exception() is not None)):
-            made = self._status_made = asyncio.create_task(self._make_status())
-        text = await asyncio.shield(made)  # one who leaves does not take it from the others
+        """Answer with a shared status: to make one costs the workers milliseconds."""
+        text = await self._shown.get()
         return _Response(text=text, headers=_HEADERS, content_type="application/json", charset="utf-8")
 
     async def _make_status(self) -> str:
         made = self._clock.time()
-        status = {"time": made, **self._history.status(), **await self._view.status()}
-        self._status_until = self._clock.monotonic() + _STATUS_SECONDS
-        return json.dumps(status)
+        return json.dumps({"time": made, **self._history.status(), **await self._view.status()})
 
 
 def _verdict(problems: tuple[str, ...]) -> web.Response:

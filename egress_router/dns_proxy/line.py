@@ -17,7 +17,7 @@ from egress_router.relay.sources import ways
 from egress_router.relay.tunnel import REASONS as CLOSE_REASONS
 from egress_router.relay.tunnel import Closing
 from egress_router.service.connection_limiter import LIMITS
-from egress_router.upstreams.places import Place
+from egress_router.upstreams.forbidden import ForbiddenReason
 from egress_router.upstreams.pool import SUCCESSES_UP
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from egress_router.upstreams.destination import Destination
     from egress_router.upstreams.health import Checks
 
-    Aim = tuple[tuple[Target, ...], int, Place | None]
+    Aim = tuple[tuple[Target, ...], int, ForbiddenReason | None]
 
 # Numbers of plane.h.
 _NO_ADDRESS: Final = 10
@@ -48,7 +48,7 @@ _REFUSALS: Final = {
     **{number: reason.value for number, reason in enumerate(CLOSE_REASONS)},
     **{number: reason.value for number, reason in DIAL_REASONS.items()},
     **dict.fromkeys(LIMITS, access_log.LIMIT),
-    _LOOP: Place.LOOP.value,
+    _LOOP: ForbiddenReason.LOOP.value,
 }
 
 
@@ -128,7 +128,7 @@ class LineInForce(Forwarding):
             return
         self._observe(end.failures)
         result, denied_by = self._refused(end.reason), None
-        if result == Place.POLICY.value:
+        if result == ForbiddenReason.POLICY.value:
             entry = self._tools.denied_by_policy(self.destination)
             denied_by = result if entry is None else entry.described
         self._tools.log.refused(self._rule, made, result, denied_by, end.seconds)
@@ -160,10 +160,10 @@ class LineInForce(Forwarding):
 
     def _nowhere(self) -> str:
         """Return why there was no target to connect to."""
-        destination, place = self.destination, self.destination.left_out
+        destination, left_out = self.destination, self.destination.left_out
         if self.forward.leaving is not None and destination.targets:
             return access_log.OTHER_FAMILY
-        return access_log.NO_ADDRESS if place is None else place.value
+        return access_log.NO_ADDRESS if left_out is None else left_out.value
 
     def record(self, client: str, identity: Identity, target: Target | None) -> Record:
         """Return what is known of a connection of this line; `target`: where it was connected to."""
@@ -187,7 +187,7 @@ class LineInForce(Forwarding):
         )
 
     def _asked(self) -> None:
-        """Go on with those who wait, whatever came of the question."""
+        """Go on with the clients that wait, whatever the answer was."""
         destination = self.destination
         self._take((destination.targets, destination.good, destination.left_out))
 

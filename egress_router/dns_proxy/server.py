@@ -17,8 +17,8 @@ from egress_router.relay.dataplane import DataPlane
 from egress_router.service.accept_pauses import AcceptPauses
 from egress_router.service.mode import Mode
 from egress_router.upstreams.destination import Destination
+from egress_router.upstreams.forbidden import forbidden_reason
 from egress_router.upstreams.health import INTERVAL, Checks
-from egress_router.upstreams.places import forbidden_place
 from egress_router.upstreams.policy_names import PolicyNames
 from egress_router.upstreams.report import Upstream, UpstreamReport
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from egress_router.settings.names import NamesSettings
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.followed import Names
-    from egress_router.upstreams.places import Forbidden
+    from egress_router.upstreams.forbidden import ForbiddenCheck
 
 
 def mode(
     settings: DnsProxySettings,
     resolver: Callable[[NamesSettings, Registry], Names] = Resolver,
-    forbidden: Forbidden = forbidden_place,
+    forbidden: ForbiddenCheck = forbidden_reason,
     check_seconds: float = INTERVAL,
 ) -> Mode[Guarded[Forwards]]:
     """Return the TCP forwarder as a mode.
@@ -73,7 +73,7 @@ class Forwarder:
         settings: DnsProxySettings,
         rules: Guarded[Forwards],
         resolver: Callable[[NamesSettings, Registry], Names],
-        forbidden: Forbidden,
+        forbidden: ForbiddenCheck,
         check_seconds: float,
     ) -> None:
         self._context = context
@@ -112,7 +112,7 @@ class Forwarder:
         """Make these lines, and the egress policy before them, decide from now on.
 
         Connections of lines that are gone, or that lead elsewhere now, have `drain_seconds` left; so have all
-        of a line that leads to where the policy lets nobody go any more.
+        of a line whose destination the policy denies now.
         """
         rules = guarded.rules
         self._tools.nearby.refresh()
@@ -196,7 +196,9 @@ class Forwarder:
         key = (line.target, line.target_port)
         destination = self._destinations.get(key) or before.get(key)
         if destination is None:
-            destination = Destination(*key, self._names, self._checks.is_up, self._policy.place, self._moved)
+            destination = Destination(
+                *key, self._names, self._checks.is_up, self._policy.forbidden_reason, self._moved
+            )
             destination.start(self._context.loop)
         self._destinations[key] = destination
         return destination
@@ -276,10 +278,10 @@ class Forwarder:
                 yield Upstream(destination.text, printed(*target), self._checks.is_up(target))
         for destination in self._destinations.values():
             if not destination.targets:
-                place = destination.left_out
+                left_out = destination.left_out
                 reason = str(destination.failure or "not asked yet")
-                if place is not None:
-                    reason = self._policy.reason(destination, place)
+                if left_out is not None:
+                    reason = self._policy.reason(destination, left_out)
                 yield Upstream(destination.text, "", up=False, reason=reason)
 
     @staticmethod

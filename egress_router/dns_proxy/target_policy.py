@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.net.own import is_own
 from egress_router.policy.egress_policy import NO_NAMES, PolicyIndex
-from egress_router.upstreams.places import Place
+from egress_router.upstreams.forbidden import ForbiddenReason
 from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.destination import Destination
-    from egress_router.upstreams.places import Forbidden
+    from egress_router.upstreams.forbidden import ForbiddenCheck
 
 
 class TargetPolicy:
     """Decides on targets, by the rules that are in force and what the names of the egress policy lead to."""
 
-    def __init__(self, registry: Registry, forbidden: Forbidden, admin_port: int) -> None:
+    def __init__(self, registry: Registry, forbidden: ForbiddenCheck, admin_port: int) -> None:
         self._denials = PolicyDenials(registry)
         self._forbidden = forbidden
         self._admin_port = admin_port
@@ -48,10 +48,10 @@ class TargetPolicy:
         """Say whether the egress policy denies a target that connections may have gone to."""
         return any(self._denial(destination.host, target) for target in destination.targets)
 
-    def place(self, host: Host, target: Target) -> Place | None:
+    def forbidden_reason(self, host: Host, target: Target) -> ForbiddenReason | None:
         """Return why connections to `host` must not go to this target; None: they may."""
         if self._denial(host, target) is not None:
-            return Place.POLICY
+            return ForbiddenReason.POLICY
         return self._forbidden(
             host,
             target,
@@ -69,10 +69,10 @@ class TargetPolicy:
             self._denials.count(entry)
         return entry
 
-    def reason(self, destination: Destination, place: Place) -> str:
+    def reason(self, destination: Destination, forbidden: ForbiddenReason) -> str:
         """Say why an address is left out; of the egress policy, which entry it is."""
-        decision = self._denial_of(destination) if place is Place.POLICY else None
-        return place.reason if decision is None else str(decision)
+        decision = self._denial_of(destination) if forbidden is ForbiddenReason.POLICY else None
+        return forbidden.reason if decision is None else str(decision)
 
     def shown(self) -> list[Json]:
         """Return the entries of the egress policy for `/status`."""

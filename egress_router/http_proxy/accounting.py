@@ -1,9 +1,7 @@
-"""What is counted of requests: verdicts, reasons, times and bytes, the latest denials; and the access log."""
+"""What is counted and written down at each step of a request; the latest denials."""
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import product
 from typing import TYPE_CHECKING
 
 from egress_router import log
@@ -11,18 +9,16 @@ from egress_router.grammar.address import printed
 from egress_router.http_proxy.access_log import traceparent
 from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.request_info import RequestInfo
-from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
+from egress_router.http_proxy.request_metrics import REQUESTS, RequestMetrics
 from egress_router.policy.access_list import Reason, Verdict
 from egress_router.service.latest_denied import LatestDenied
-from egress_router.service.rule_metrics import RuleMetrics
 from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from egress_router.clock import Clock
-    from egress_router.grammar.acl import Rule
     from egress_router.http_proxy.access_log import AccessLog
     from egress_router.http_proxy.http1.errors import MessageError
     from egress_router.http_proxy.http1.request import RequestHead
@@ -33,9 +29,7 @@ if TYPE_CHECKING:
     from egress_router.names.answer import Answer, Failure
     from egress_router.policy.access_list import Decision
     from egress_router.relay.dial import DialFailure
-    from egress_router.relay.news import End, Sums
     from egress_router.service.mode import Json
-    from egress_router.service.rule_metrics import RuleNumbers
 
 _LIMITS = {
     Fault.HEAD_TOO_LARGE: "head_bytes",
@@ -43,8 +37,6 @@ _LIMITS = {
     Fault.TOO_MANY_FIELDS: "head_fields",
 }
 TLS_METHOD = b"TLS"  # stands for the method of a request in records
-_REQUESTS = "Requests, by what was decided and why."
-_MAX_RULES = 1_000
 _LEADS_BACK = frozenset({Fault.LOOP.value, Reason.OWN_PORT.value})
 _TRUE_ADDRESSES = "name servers in EGRESS_DNS_SERVERS that know the name's true addresses"
 _log = log.get("http_proxy")
@@ -57,38 +49,13 @@ def _deciding(decision: Decision) -> str | None:
 
 
 class Accounting:
-    """Metrics, the latest denials and the access log of one worker."""
+    """Hears of each step of the requests of a worker: for metrics, latest denials and access log."""
 
     def __init__(self, registry: Registry, access_log: AccessLog, clock: Clock) -> None:
         self._registry = registry
         self._log = access_log
         self._clock = clock
-        self._verdicts = {
-            (verdict, reason): registry.counter(
-                "requests_total", _REQUESTS, verdict=verdict.value, reason=reason.value
-            )
-            for verdict, reason in product(Verdict, Reason)
-            if verdict is not Verdict.ALLOWED or reason is Reason.RULE
-        }
-        self.sent = registry.counter("bytes_total", "Body and tunnel bytes.", direction="sent")
-        self.received = registry.counter("bytes_total", "Body and tunnel bytes.", direction="received")
-        self._repeats = registry.counter(
-            "connects_repeated_total",
-            "CONNECTs, and TLS to transparent ports, that were served as the same one was shortly before.",
-        )
-        self._tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
-        self._dns = registry.histogram(
-            "dns_seconds", "Time that a request waited for names.", LATENCY_BUCKETS
-        )
-        self._connect = registry.histogram("connect_seconds", "Time to connect.", LATENCY_BUCKETS)
-        self._first_byte = registry.histogram(
-            "first_byte_seconds", "Time from a request to its answer.", LATENCY_BUCKETS
-        )
-        self._durations = registry.histogram(
-            "duration_seconds", "Time from a request to its end.", DURATION_BUCKETS
-        )
-        self._rules = RuleMetrics(registry)
-        self._hits: Counter[str] = Counter()
+        self.metrics = RequestMetrics(registry)
         self.policy_denials = PolicyDenials(registry)
         self._denied = LatestDenied(clock)
 
@@ -117,7 +84,7 @@ class Accounting:
         return RequestInfo(who, head.method, target, self._clock.monotonic(), traceparent(head))
 
     def begun_again(self, who: Who, target: RequestTarget, seconds: float) -> RequestInfo:
-        """Return what is known of a CONNECT that began so long ago, and whose head nobody needed to read."""
+        """Return what is known of a CONNECT that began `seconds` ago; its head was not read."""
         return RequestInfo(who, b"CONNECT", target, self._clock.monotonic() - seconds, None)
 
     def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
@@ -129,14 +96,14 @@ class Accounting:
         denied = decision.verdict is Verdict.DENIED
         info.decision = decision
         info.numbers = None
-        self._verdicts[decision.verdict, decision.reason].value += 1
+        self.metrics.verdicts[decision.verdict, decision.reason].value += 1
         if decision.entry is not None:
             self.policy_denials.count(decision.entry)
         rule = decision.rule
         if rule is not None:
-            self._hits[rule.text] += 1
+            self.metrics.hits[rule.text] += 1
             if not denied:
-                info.numbers = numbers = self._rules.of(rule.text)
+                info.numbers = numbers = self.metrics.rules.of(rule.text)
                 numbers.connections.value += 1
         if denied:
             target = printed(info.target.host, info.target.port)
@@ -145,8 +112,8 @@ class Accounting:
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
         """Count that a request has its connection."""
-        self._dns.observe(info.dns_seconds)
-        self._connect.observe(info.connect_seconds)
+        self.metrics.dns.observe(info.dns_seconds)
+        self.metrics.connect.observe(info.connect_seconds)
         if info.numbers is not None:
             info.numbers.connect_seconds.observe(info.connect_seconds)
         if self._log.everything:
@@ -154,16 +121,16 @@ class Accounting:
 
     def tunnel_opened(self, info: RequestInfo) -> None:  # noqa: ARG002 - see `DebugAccounting`
         """Count a tunnel; `tunnel_closed` follows."""
-        self._tunnels.value += 1
+        self.metrics.tunnels.value += 1
 
     def tunnel_closed(self) -> None:
         """Count that a tunnel is no more."""
-        self._tunnels.value -= 1
+        self.metrics.tunnels.value -= 1
 
     def answered(self, info: RequestInfo) -> None:
         """Count that the answer to a request begins."""
         seconds = self._clock.monotonic() - info.started
-        self._first_byte.observe(seconds)
+        self.metrics.first_byte.observe(seconds)
         if info.numbers is not None:
             info.numbers.first_byte.observe(seconds)
 
@@ -172,56 +139,20 @@ class Accounting:
         if info.numbers is not None:
             info.numbers.first_byte.observe(seconds)
 
-    # CONNECTs that the data plane has served as they were decided before
-
-    def repeated(self, rule: Rule, sums: Sums) -> int:
-        """Count tunnels that have begun, and those that have ended; return how many have begun."""
-        opened, numbers = sum(sums.connects[0]), self._repeat(rule, sum(sums.connects[0]))
-        self._dns.add([opened] + [0] * len(LATENCY_BUCKETS), 0.0)
-        self._connect.add(*sums.connects)
-        numbers.connect_seconds.add(*sums.connects)
-        numbers.first_byte.add(*sums.first_bytes)
-        self._durations.add(*sums.lives)
-        self._tunnels.value += opened - sum(sums.lives[0])
-        numbers.sent.value += sums.sent
-        numbers.received.value += sums.received
-        return opened
-
-    def repeated_end(self, rule: Rule, end: End) -> None:
-        """Count the end of one that is told by itself: of a tunnel, or of a request that got none."""
-        numbers = self._rules.of(rule.text)
-        if end.target is None:
-            self._repeat(rule, 1)
-        else:
-            self._tunnels.value -= 1
-        if end.first_byte is not None:
-            numbers.first_byte.observe(end.first_byte)
-        self._durations.observe(end.seconds)
-        numbers.sent.value += end.sent
-        numbers.received.value += end.received
-
-    def _repeat(self, rule: Rule, count: int) -> RuleNumbers:
-        numbers = self._rules.of(rule.text)
-        self._verdicts[Verdict.ALLOWED, Reason.RULE].value += count
-        self._repeats.value += count
-        self._hits[rule.text] += count
-        numbers.connections.value += count
-        return numbers
-
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
         """Write down that a request goes over a connection that was open."""
-        self._dns.observe(info.dns_seconds)
+        self.metrics.dns.observe(info.dns_seconds)
         if self._log.everything:
             self._log.connected(info, sock)
 
     def undecided(self, info: RequestInfo, reply: Reply) -> None:
         """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
         reason = reply.reason
-        self._registry.counter("requests_total", _REQUESTS, verdict="undecided", reason=reason).value += 1
+        self._registry.counter("requests_total", REQUESTS, verdict="undecided", reason=reason).value += 1
         self._log.request(info, reason)
 
     def failed(self, info: RequestInfo, reply: Reply) -> None:
-        """Count a request that got no connection, or, its decision being written down, no answer over it."""
+        """Count a request that got no connection, or no answer over it."""
         self._failure(reply)
         if info.numbers is not None:
             info.numbers.failures.value += 1
@@ -239,7 +170,7 @@ class Accounting:
         self._log.request(info, reply.reason)
 
     def count_refusal(self, reason: str) -> None:
-        """Count a request that is refused, before or behind its head."""
+        """Count a request that is refused, before its head or after it."""
         meaning = "Requests that were refused, by reason."
         self._registry.counter("refused_total", meaning, reason=reason).value += 1
 
@@ -253,7 +184,7 @@ class Accounting:
         """Count the end of a request; `sent` went to the origin, `received` to the client."""
         info.ended = True
         seconds = self._clock.monotonic() - info.started
-        self._durations.observe(seconds)
+        self.metrics.durations.observe(seconds)
         if info.numbers is not None:
             info.numbers.sent.value += sent
             info.numbers.received.value += received
@@ -261,7 +192,7 @@ class Accounting:
             self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:
-        """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""
+        """Count that an idle connection was closed, which refuses nobody; `name` is the setting's."""
         meaning = "Connections that were closed because nothing went on in them."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
 
@@ -292,15 +223,6 @@ class Accounting:
         limit = _LIMITS.get(error.fault)
         if limit is not None:
             self.limit(limit)
-
-    def rule_hits(self, rules: Sequence[Rule]) -> list[Json]:
-        """Return how often each rule decided here; of a long list, only those that did.
-
-        To list 50,000 rules would hold up every connection of this worker.
-        """
-        if len(rules) > _MAX_RULES:
-            rules = [rule for rule in rules if self._hits[rule.text]][:_MAX_RULES]
-        return [{"line": rule.line, "text": rule.text, "hits": self._hits[rule.text]} for rule in rules]
 
     def latest_denied(self) -> list[Json]:
         """Return the latest denials, oldest first."""

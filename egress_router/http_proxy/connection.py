@@ -53,10 +53,10 @@ class ClientConnection(ClientSide):
         acceptor: Forwarding,
         origin_port: int | None,
     ) -> None:
-        super().__init__(worker, sock, who, arrival.place, origin_port)
+        super().__init__(worker, sock, who, arrival.admission, origin_port)
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.stream.on_ready = self.read_head
-        self.stream.held = arrival.early  # mostly the request; what else is there, the poller will say
+        self.stream.held = arrival.early  # mostly the request; the poller tells of anything else
         self._acceptor = acceptor
         self._repeatable = b""
 
@@ -109,8 +109,8 @@ class ClientConnection(ClientSide):
         self._served = True
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
-        # How often it came back, by way of an address that leads to this proxy.
-        turns = worker.plane.turns(self.slot, self.stream.sock) if connect else None
+        # How often it has come back, through an address that leads to this proxy.
+        turns = worker.plane.turns(self.admission, self.stream.sock) if connect else None
         if turns is not None and turns >= LOOP_TURNS:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
         target = target_of(head, self._origin_port)
@@ -141,7 +141,7 @@ class ClientConnection(ClientSide):
         self._served = True
         self._request = request = ConnectRequest(self, info)
         self._connector = UpstreamConnector(
-            worker, self, info, worker.plane.turns(self.slot, self.stream.sock)
+            worker, self, info, worker.plane.turns(self.admission, self.stream.sock)
         )
         self._wait()
         worker.accounting.decided(info, known.decision)
@@ -161,12 +161,12 @@ class ClientConnection(ClientSide):
         return not (self._served or self._heads.begun)
 
     def _speak_tls(self, data: bytes, origin_port: int) -> None:
-        """Hand the connection over to who reads TLS."""
+        """Hand the connection over to `TlsConnection`."""
         stream = self.stream
         stream.held = data
         self._end(INTO_TUNNEL)
         self.worker.connections.discard(self)
-        TlsConnection(self.worker, stream, self.who, self.slot, self._acceptor, origin_port).read()
+        TlsConnection(self.worker, stream, self.who, self.admission, self._acceptor, origin_port).read()
 
     def _wait(self) -> None:
         """What the client sends while there is no connection stays in the kernel."""
@@ -226,7 +226,7 @@ class ClientConnection(ClientSide):
         self._tunnel = ProxyTunnel(
             self.worker,
             info,
-            self.slot,
+            self.admission,
             (stream.sock, upstream),
             to_upstream=stream.held,
             to_client=to_client,
@@ -258,12 +258,12 @@ class ClientConnection(ClientSide):
 
     @callback
     def answer_late(self) -> None:
-        """Give an exchange up whose answer does not begin."""
+        """Give up an exchange whose answer does not begin."""
         if self._request is not None and self.state in CONNECTED:
             self._request.late(begun=False)
 
     @callback
     def more_late(self) -> None:
-        """Give an exchange up whose answer does not go on."""
+        """Give up an exchange whose answer does not go on."""
         if self._request is not None and self.state in CONNECTED:
             self._request.late(begun=True)

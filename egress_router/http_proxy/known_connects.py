@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
     Key = tuple[Forwarding, bytes, Rule, IPAddress]
 
-# How long the head with a name is known at most: as often, the hosts file is looked at.
+# How long a head with a name is known at most; the hosts file is looked at as often.
 _NAME_SECONDS: Final = 1.0
-# To connect; what takes longer Python does, which watches the client meanwhile.
+# To connect; Python does what takes longer, since it watches the client meanwhile.
 _CONNECT_SECONDS: Final = 1.0
-# What took so long is not tried here.
+# A connection that took more than this part of its time is not repeated here.
 _SLOW: Final = 1 / 2
-_MAX_PLACES: Final = 1_000
+_MAX_LINES: Final = 1_000
 _STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _IDLE: Final = 3  # reasons of plane.h
 
@@ -52,7 +52,7 @@ class KnownConnect(Forwarding):
     def __init__(
         self, known: KnownConnects, info: RequestInfo, rule: Rule, address: IPAddress, name: str | None
     ) -> None:
-        """Begin; `name` is what a ClientHello has to name, None: nobody looks."""
+        """Begin; `name` is the host that a ClientHello has to name, None: it is not read."""
         super().__init__(_patience(info.decision), known.idle_seconds, 0, False, False, name)
         self._known = known
         self._address = address
@@ -66,7 +66,7 @@ class KnownConnect(Forwarding):
 
     def summed(self, sums: Sums) -> None:
         """Count requests, and tunnels that have ended."""
-        opened = self._known.accounting.repeated(self._rule, sums)
+        opened = self._known.accounting.metrics.repeated(self._rule, sums)
         self._known.access.used_again(self.target, opened)
 
     def ended(self, end: End) -> None:
@@ -74,10 +74,10 @@ class KnownConnect(Forwarding):
         accounting = self._known.accounting
         if end.reason == _IDLE:
             accounting.idle_end("idle_seconds")
-        accounting.repeated_end(self._rule, end)
+        accounting.metrics.repeated_end(self._rule, end)
 
     def dialled(self, known: Known) -> Dialled:
-        """Return the connection of one that is not the data plane's any more."""
+        """Return the upstream connection of a CONNECT that the data plane has handed over."""
         family = socket.AF_INET if self._address.version == 4 else socket.AF_INET6
         sock = socket.socket(family, _STREAM, 0, known.descriptor)
         return Dialled(sock, self._address, self.target.port, known.seconds, ())
@@ -114,11 +114,11 @@ class KnownConnects:
         self._sources = settings.sources
         self._looks_at_hello = settings.sni != "off"
         self._active = active
-        self._places: dict[Key, KnownConnect] = {}
+        self._lines: dict[Key, KnownConnect] = {}
         self._left: set[KnownConnect] = set()  # with connections that are open still
 
     def __iter__(self) -> Iterator[KnownConnect]:
-        return chain(self._places.values(), self._left)
+        return chain(self._lines.values(), self._left)
 
     def remember(self, acceptor: Forwarding, head: bytes, info: RequestInfo, dialled: Dialled) -> None:
         """Have a CONNECT with this head, to this port, served as this one was, if it went smoothly."""
@@ -133,8 +133,8 @@ class KnownConnects:
         if isinstance(info.target.host, str):
             seconds = min(seconds, _NAME_SECONDS)
         if decision.verdict is Verdict.ALLOWED and first and seconds > 0:
-            place = self._place(acceptor, info, rule, dialled.address)
-            self.plane.know(acceptor, place, head, seconds)
+            line = self._line(acceptor, info, rule, dialled.address)
+            self.plane.know(acceptor, line, head, seconds)
 
     def remember_name(self, acceptor: Forwarding, info: RequestInfo, dialled: Dialled) -> None:
         """Have TLS to this transparent port that names this server served as this one was."""
@@ -143,32 +143,32 @@ class KnownConnects:
     def forget(self) -> None:
         """Decide on every request anew: something has changed that decisions depend on."""
         self.plane.forget()
-        self._left.update(self._places.values())
-        self._places.clear()
+        self._left.update(self._lines.values())
+        self._lines.clear()
         for each in [each for each in self._left if not each.open]:
             self._left.remove(each)
             self.plane.release_line(each)
 
     def open(self) -> int:
-        """How many client connections are open, Python knowing nothing of them."""
+        """How many client connections are open that Python does not know."""
         return sum(each.open for each in self)
 
-    def _place(self, acceptor: Forwarding, info: RequestInfo, rule: Rule, address: IPAddress) -> KnownConnect:
+    def _line(self, acceptor: Forwarding, info: RequestInfo, rule: Rule, address: IPAddress) -> KnownConnect:
         target = info.target
         key = (acceptor, target.authority, rule, address)
-        known = self._places.get(key)
+        known = self._lines.get(key)
         if known is not None:
             return known
-        if len(self._places) >= _MAX_PLACES:
-            self.forget()  # simple; where there are so many, any order is as good
+        if len(self._lines) >= _MAX_LINES:
+            self.forget()  # simple; with so many of them no order is better
         name = target.host.removesuffix(".") if isinstance(target.host, str) else ""
         made = KnownConnect(self, info, rule, address, name if self._looks_at_hello else None)
         targets, sources = ways([(address, target.port)], rule.leaving, self._sources)
         self.plane.aim(made, targets, 1, sources=sources, near=targets)
-        self._places[key] = made
+        self._lines[key] = made
         return made
 
 
 def _patience(decision: Decision) -> float:
-    """Return how long to wait for the first address; where there are others, their time comes soon."""
+    """Return how long to wait for the first address; where there are others, the next is tried soon."""
     return _CONNECT_SECONDS if len(decision.addresses) == 1 else STAGGER

@@ -27,13 +27,13 @@ class ProxyTunnel:
     Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
     """
 
-    __slots__ = ("_info", "_tunnel", "_worker", "slot")
+    __slots__ = ("_info", "_tunnel", "_worker", "admission")
 
     def __init__(
         self,
         worker: WorkerState,
         info: RequestInfo,
-        slot: Pair,
+        admission: Pair,
         sockets: tuple[socket.socket, socket.socket],
         *,
         to_upstream: bytes,
@@ -42,15 +42,15 @@ class ProxyTunnel:
         """Begin to relay between client and upstream; `to_upstream` and `to_client` go out first."""
         self._worker = worker
         self._info = info
-        self.slot = slot
-        worker.accounting.tunnel_opened(info)  # before: from then on the sockets are not ours any more
+        self.admission = admission
+        worker.accounting.tunnel_opened(info)  # now: afterwards the sockets are not ours
         self._tunnel = worker.relay.start(
             *sockets,
             worker.limits.idle_seconds,
             self._closed,
             to_upstream=to_upstream,
             to_client=to_client,
-            place=slot,
+            admission=admission,
         )
         worker.connections.add(self)
 

@@ -75,11 +75,10 @@ def _accounting(registry: Registry, access_log: AccessLog, clock: Clock) -> Acco
 class Dependencies:
     """What a worker gets from outside; tests pass others.
 
-    `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are waited for
-    until they have read that there is no place for them; others are told so and closed at once.
-    `reads_in_turn` of one socket are made before others have their turn. A client has `hello_seconds` for its
-    first byte in a tunnel. `repeats`: the data plane may serve a CONNECT as the same one was served shortly
-    before.
+    `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are kept until
+    they have read that they are over a limit; others are told so and closed at once. `reads_in_turn` of one
+    socket are made before others have their turn. A client has `hello_seconds` for its first byte in a
+    tunnel. `repeats`: the data plane may serve a CONNECT as the same one was served shortly before.
     """
 
     names: MakeNames = Resolver
@@ -204,7 +203,7 @@ class HttpProxyServer:
         """What a person wants to see of this worker."""
         accounting = self.worker.accounting
         return {
-            "rules": accounting.rule_hits(self._rules.rules),
+            "rules": accounting.metrics.rule_hits(self._rules.rules),
             "policy": [{**each} for each in accounting.policy_denials.shown(self._policy)],
             "denied": accounting.latest_denied(),
             "upstreams": [],
@@ -241,10 +240,10 @@ def _worker_state(
     access_log = AccessLog(everything=settings.proxy.access_log)
     accounting = needs.accounting(context.registry, access_log, needs.clock)
     # The bytes of a tunnel count as they go, not when it ends.
-    plane.count(context.registry, accounting.sent, accounting.received)
+    plane.count(context.registry, accounting.metrics.sent, accounting.metrics.received)
     deadlines = Deadlines(context.loop, clock=needs.clock)
     tells_debug = isinstance(accounting, DebugAccounting)
-    # Where each request is to be told, that is Python's work.
+    # Where each request is logged, Python has to serve it.
     repeats = needs.repeats and not tells_debug and not access_log.everything
     return WorkerState(
         loop=context.loop,

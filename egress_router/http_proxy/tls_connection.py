@@ -10,6 +10,7 @@ from egress_router.http_proxy.http1.errors import Fault
 from egress_router.http_proxy.http1.target import tls_target
 from egress_router.http_proxy.lingering_close import SILENCE, LingeringClose
 from egress_router.http_proxy.proxy_tunnel import ProxyTunnel
+from egress_router.http_proxy.replies import TOO_MUCH_HELD
 from egress_router.http_proxy.upstream_connector import UpstreamConnector
 from egress_router.relay.buffered_socket import nothing
 from egress_router.relay.own_connections import LOOP_TURNS
@@ -32,7 +33,7 @@ _log = log.get("http_proxy")
 
 
 class TlsConnection:
-    """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
+    """From the first byte of TLS until there is a tunnel, or a refusal with a TLS alert."""
 
     __slots__ = (
         "_acceptor",
@@ -45,8 +46,8 @@ class TlsConnection:
         "_stream",
         "_tunnel",
         "_worker",
+        "admission",
         "client",
-        "slot",
         "who",
     )  # fmt: skip
 
@@ -55,7 +56,7 @@ class TlsConnection:
         worker: WorkerState,
         stream: BufferedSocket,
         who: Who,
-        slot: Pair,
+        admission: Pair,
         acceptor: Forwarding,
         origin_port: int,
     ) -> None:
@@ -64,7 +65,7 @@ class TlsConnection:
         self._acceptor = acceptor
         self._stream = stream
         self.who = who
-        self.slot = slot
+        self.admission = admission
         self.client = who.client
         self._origin_port = origin_port
         self._reader = ClientHelloReader()
@@ -97,7 +98,7 @@ class TlsConnection:
                 return
         else:
             self._stream.again()
-        self._worker.held.hold(self, self._reader.size)
+        self._hold()
         self._stream.watch()
 
     def _take(self, data: bytes) -> bool:
@@ -114,13 +115,13 @@ class TlsConnection:
 
     def _decide(self, hello: ClientHello) -> None:
         self._deadline.cancel()
-        self._worker.held.hold(self, 0)
+        self._hold()  # until there is a connection, with what came behind the ClientHello
         self._stream.on_ready = self._client_moved
         name = server_name(hello)
         if isinstance(name, NameFault):
             self._refuse(Alert.UNRECOGNIZED_NAME, name.value)
             return
-        turns = self._worker.plane.turns(self.slot, self._stream.sock)
+        turns = self._worker.plane.turns(self.admission, self._stream.sock)
         if turns >= LOOP_TURNS:
             self._refuse(Alert.INTERNAL_ERROR, Fault.LOOP.value)
             return
@@ -130,6 +131,9 @@ class TlsConnection:
         self._connector.begin()
         if self._connector is not None:
             self._worker.client_watch.add(self)
+
+    def _hold(self) -> None:
+        self._worker.held.hold(self, self._reader.size)
 
     def still_waiting(self) -> None:
         """Watch a client whose connection to the origin takes its time."""
@@ -150,7 +154,10 @@ class TlsConnection:
     def give_way(self) -> None:
         """End: all connections together hold too much, and this one most of it."""
         self._worker.accounting.limit("held_bytes")
-        self._refuse(Alert.INTERNAL_ERROR, "held_bytes")
+        if self._connector is not None:
+            self._connector.fail(TOO_MUCH_HELD)
+        else:
+            self._refuse(Alert.INTERNAL_ERROR, TOO_MUCH_HELD.reason)
 
     # What the connector says
 
@@ -161,9 +168,15 @@ class TlsConnection:
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
         """Relay, the ClientHello first."""
         worker, stream = self._worker, self._stream
+        worker.held.hold(self, 0)
         worker.known.remember_name(self._acceptor, info, dialled)
         self._tunnel = ProxyTunnel(
-            worker, info, self.slot, (stream.sock, dialled.sock), to_upstream=self._reader.held, to_client=b""
+            worker,
+            info,
+            self.admission,
+            (stream.sock, dialled.sock),
+            to_upstream=self._reader.held,
+            to_client=b"",
         )
         self._connector = None
         stream.on_ready = nothing

@@ -34,7 +34,7 @@ HELLO_SECONDS: Final = 0.25
 
 
 class Judged(Protocol):
-    """What present rules may deny: a connection, or all that the data plane serves to one place."""
+    """What present rules may deny: a connection, or all that the data plane serves to one destination."""
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny it."""
@@ -51,8 +51,8 @@ class Connection(Judged, Protocol):
         """Whose connection it is."""
 
     @property
-    def slot(self) -> Pair:
-        """Its slot among the connections that the data plane counts."""
+    def admission(self) -> Pair:
+        """Stands for the client among the open connections that the data plane counts."""
 
     @property
     def target(self) -> RequestTarget | None:
@@ -138,4 +138,4 @@ class WorkerState:
         """Forget a connection that has closed."""
         self.accounting.left_by(connection.who, reason)
         self.connections.discard(connection)
-        self.plane.cut(connection.slot)
+        self.plane.cut(connection.admission)

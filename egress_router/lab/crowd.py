@@ -20,7 +20,7 @@ _WAIT_SECONDS = (
     30.0  # with anything; a SYN that is lost is sent again meanwhile, and shows as a slow connection
 )
 # That begin. A machine that is busy falls behind instead of drowning; the server's queue holds 1,024.
-_MOST_AT_ONCE = 500
+_MAX_AT_ONCE = 500
 
 
 @dataclass
@@ -99,7 +99,7 @@ async def _run(address: str, port: int, rate: float, held: int) -> Crowd:
     tasks: set[asyncio.Task[None]] = set()
     due = time.monotonic()
     while not end.done():
-        if len(tasks) < _MOST_AT_ONCE:
+        if len(tasks) < _MAX_AT_ONCE:
             task = loop.create_task(_once(crowd, address, port))
             tasks.add(task)
             task.add_done_callback(tasks.discard)

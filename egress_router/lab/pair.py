@@ -19,7 +19,6 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -37,16 +36,17 @@ from egress_router.lab.network import (
     SOURCE_V6,
     build_outside,
 )
+from egress_router.lab.pod_api import PodApi
 from egress_router.lab.side import Side
 from egress_router.lab.wire_watch import WireWatch
 
 if TYPE_CHECKING:
+    import subprocess
     from collections import deque
     from collections.abc import Mapping
 
 SERVER, SERVER_V6 = SERVERS[0], SERVERS_V6[0]
 CLIENT = "10.128.0.10"
-API = "10.128.0.1"
 _START_SECONDS, _HEALTHY_SECONDS = 60, 120
 
 
@@ -55,7 +55,7 @@ class Pair(Hosts):
 
     def __init__(self) -> None:
         super().__init__()
-        self._api: subprocess.Popen[str] | None = None
+        self.api: PodApi | None = None
         with self.building():
             self.gateway = self.host("gateway")
             self.outside = self.host("outside")
@@ -102,38 +102,8 @@ class Pair(Hosts):
 
     def serve_api(self) -> dict[str, str]:
         """Have the pod network hold an API server; return what a pod's environment says of it."""
-        folder = Path(self.holds(tempfile.TemporaryDirectory(prefix="egress-api-")))
-        key, self._ca = folder / "key.pem", folder / "ca.pem"
-        words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=api -addext subjectAltName=IP:{API}"
-        subprocess.run(
-            ["openssl", *words.split(), "-keyout", str(key), "-out", str(self._ca)],
-            check=True,
-            capture_output=True,
-        )
-        self._api_command = [API, "6443", "secret", str(self._ca), str(key)]
-        self.start_api()
-        return {
-            "KUBERNETES_SERVICE_HOST": API,
-            "KUBERNETES_SERVICE_PORT": "6443",
-            "EGRESS_STANDBY_LEASE": "egress/router",
-            "EGRESS_STANDBY_SERVICE": "egress/router",
-        }
-
-    def start_api(self) -> None:
-        """Start the API server; it has forgotten everything."""
-        module = "egress_router.lab.api_server"
-        self._api = self.network.serve([sys.executable, "-m", module, *self._api_command])
-
-    def pause_api(self, *, goes_on: bool = False) -> None:
-        """Have the API server hang, or go on."""
-        if self._api is not None:
-            self._api.send_signal(signal.SIGCONT if goes_on else signal.SIGSTOP)
-
-    def _give_account(self, side: Side) -> None:
-        """Give a pod its service account, in a /run of its own."""
-        folder = "/run/secrets/kubernetes.io/serviceaccount"
-        script = f"mount -t tmpfs none /run && mkdir -p {folder} && echo secret >{folder}/token"
-        side.pod.run("sh", "-c", f"{script} && cp {self._ca} {folder}/ca.crt")
+        self.api = PodApi(self.network, Path(self.holds(tempfile.TemporaryDirectory(prefix="egress-api-"))))
+        return PodApi.environment()
 
     def start(self, side: Side, environment: Mapping[str, str] | None = None) -> None:
         """Start a router in a pod."""
@@ -148,9 +118,8 @@ class Pair(Hosts):
             "EGRESS_STANDBY": "on",
         }
         command = [sys.executable, "-m", "egress_router", "setup"]
-        if self._api is not None and not side.has_account:
-            self._give_account(side)
-            side.has_account = True
+        if self.api is not None:
+            self.api.give_account(side)
         side.router = side.pod.start(command, {**base, **(environment or {})})
         threading.Thread(target=_drain, args=(side.router, side.errors), daemon=True).start()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from egress_router.clock import SYSTEM
 from egress_router.net import own
-from egress_router.upstreams.places import forbidden_place
+from egress_router.upstreams.forbidden import forbidden_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ class Usable:
         if own.is_own(address) and not address.is_loopback:
             return _LOOP
         port = line.target_port or line.first
-        place = forbidden_place(
+        forbidden = forbidden_reason(
             line.name,
             (address, port),
             named={rule.target for rule in self._rules().rules},
@@ -58,8 +58,8 @@ class Usable:
             admin_port=0,
             is_own=own.is_own,
         )
-        if place is not None:
-            return place.reason
+        if forbidden is not None:
+            return forbidden.reason
         return _NEIGHBOUR if self._is_neighbour(address) else None
 
     def _has_family(self, line: NamedRedirect, version: int) -> bool:

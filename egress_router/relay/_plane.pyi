@@ -26,7 +26,7 @@ Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Ti
 Answered: TypeAlias = tuple[object, int, Target, int]
 # Line of a known CONNECT, the upstream's socket, seconds of the dial.
 KnownUpstream: TypeAlias = tuple[object, int, float]
-# Object, kind, client and its port, the connection's place, its socket, what has come already, and what there
+# Object, kind, client and its port, its admission, its socket, what has come already, and what there
 # is of a known CONNECT.
 Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes, KnownUpstream | None]
 
@@ -57,12 +57,12 @@ class Forwarding:
 class Plane:
     def __init__(
         self,
-        seats: WriteableBuffer,
+        counts: WriteableBuffer,
         own: WriteableBuffer,
-        place: int,
-        most: int,
+        slot: int,
+        maximum: int,
         possible: int,
-        most_of_client: int,
+        max_of_client: int,
         quiet: float,
         connect_bounds: tuple[float, ...],
         life_bounds: tuple[float, ...],
@@ -76,7 +76,7 @@ class Plane:
         idle_seconds: float,
         to_upstream: ReadableBuffer,
         to_client: ReadableBuffer,
-        place: Pair | None,
+        admission: Pair | None,
         /,
     ) -> None: ...
     def dial(
@@ -105,7 +105,7 @@ class Plane:
     def forget(self) -> None: ...
     def end_line(self, line: Forwarding, /) -> None: ...
     def release_line(self, line: Forwarding, /) -> None: ...
-    def turns(self, place: Pair, descriptor: int, /) -> int: ...
+    def turns(self, admission: Pair, descriptor: int, /) -> int: ...
     def ring(self) -> None: ...
     def ring_late(self) -> None: ...
     def collect(self, most: int, /) -> list[Connected | Closed | Wanted | Accepted | Summed | Answered]: ...

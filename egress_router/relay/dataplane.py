@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +9,7 @@ from egress_router.errors import RefusedError
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Number
 from egress_router.relay.loop import PollerLoop
 from egress_router.relay.news import tell
+from egress_router.relay.packed_addresses import packed
 
 try:
     from egress_router.relay import _plane
@@ -29,15 +29,12 @@ Pair = _plane.Pair
 Forwarding = _plane.Forwarding
 OWN_BYTES: Final = _plane.OWN_BYTES
 
-# Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
+# Seconds without a byte before the kernel probes the peers: busy and short connections need no probes.
 QUIET: Final = 30.0
 MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
-_MAX_READS: Final = 128  # of a snapshot: as many as may wait, MOST_UNREAD of plane.h
+_MAX_READS: Final = 128  # of a snapshot: as many as may wait, MAX_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
-_ADDRESS = struct.Struct("=16s2s2x16s4xB3x")  # `struct address` of plane.h
-_MAPPED = bytes(10) + b"\xff\xff"
-_NO_SOURCE = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ class DataPlane:
     ) -> None:
         """Start the thread; it ends with `close`. In one turn of the loop at most `max_news` are told.
 
-        `own` is what processes share in which each shall know again what another one made.
+        `own` is memory that processes share, so that each recognises connections that another one made.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
@@ -84,7 +81,7 @@ class DataPlane:
         self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
         if isinstance(loop, PollerLoop):
-            # All commands of a turn together: each by itself would wake a thread that is asleep again soon.
+            # The commands of a turn go together: each by itself would wake the thread once more.
             self._plane.ring_late()
             loop.poller.before_wait(self._plane.ring)
 
@@ -98,10 +95,14 @@ class DataPlane:
         self._sent, self._received = sent, received
         registry.before_snapshot(self.catch_up)
 
+    def settle(self) -> None:
+        """Wait until the data plane has carried out every command that was given before."""
+        self._plane.settle()
+
     def catch_up(self) -> None:
         """Tell everything that has happened until now, and count its bytes."""
-        self._plane.settle()
-        for _ in range(_MAX_READS):  # a flood of news must not keep the loop here
+        self.settle()
+        for _ in range(_MAX_READS):  # with very many news the loop must still do other work
             if not self._plane.waiting():
                 break
             self._read()
@@ -143,7 +144,7 @@ class DataPlane:
     def stop_listening(self, listener: socket.socket) -> None:
         """Take in what the accept queue holds, and close the socket; all is done when this returns."""
         self._plane.stop_listening(listener.detach())
-        self._plane.settle()
+        self.settle()
 
     def aim(
         self,
@@ -161,7 +162,7 @@ class DataPlane:
         kernel chooses, as it does where one is None. Connections to those of `near` are closed with the
         reason of a loop when they come back to a port that is listened on here.
         """
-        self._plane.aim(line, targets, _addresses(targets, sources, near), good, refuses)
+        self._plane.aim(line, targets, packed(targets, sources, near), good, refuses)
 
     def end_line(self, line: Forwarding) -> None:
         """Close every connection of a line."""
@@ -172,7 +173,7 @@ class DataPlane:
         self._plane.release_line(line)
 
     def know(self, acceptor: Forwarding, line: Forwarding, head: bytes, seconds: float) -> None:
-        """Have CONNECTs with this head to a port answered, and go where a line does, for some seconds.
+        """Have CONNECTs with this head to a port answered and sent where a line leads, for some seconds.
 
         What does not go smoothly comes to `acceptor`. `line` is aimed at one target, does not tell each
         connection, and names the host that a ClientHello has to name.
@@ -180,7 +181,7 @@ class DataPlane:
         self._plane.know(acceptor, line, head, seconds)
 
     def forget(self) -> None:
-        """Know no head any more; a connection that is being made for one is not used."""
+        """Forget all heads; a connection that is being made for one is not used."""
         self._plane.forget()
 
     def relay(
@@ -189,14 +190,14 @@ class DataPlane:
         sockets: tuple[int, int],
         idle_seconds: float,
         early: tuple[bytes, bytes],
-        place: Pair | None = None,
+        admission: Pair | None = None,
     ) -> None:
         """Take over the connected sockets of client and upstream; `pair` hears of the end.
 
-        `early` goes out first: to the upstream, to the client. `place` is the client's among those admitted,
-        and given back with the end.
+        `early` goes out first: to the upstream, to the client. `admission` is the client's: with the end
+        the client does not count as open any more.
         """
-        self._plane.relay(pair, *sockets, idle_seconds, *early, place)
+        self._plane.relay(pair, *sockets, idle_seconds, *early, admission)
 
     def dial(
         self,
@@ -209,20 +210,18 @@ class DataPlane:
     ) -> None:
         """Connect to the first of these that answers; `pair` hears of it as of its end.
 
-        `sources` are as in `aim`. With `turns` the connection is known again when it comes back: it is made
-        for a client whose own came back so often.
+        `sources` are as in `aim`. With `turns` the connection is recognised when it comes back; `turns` is
+        how often that of the client has come back.
         """
         near = () if turns is None else targets
-        self._plane.dial(
-            pair, tuple(targets), _addresses(targets, sources, near), seconds, stagger, turns or 0
-        )
+        self._plane.dial(pair, tuple(targets), packed(targets, sources, near), seconds, stagger, turns or 0)
 
-    def turns(self, place: Pair, sock: socket.socket) -> int:
-        """Return how often a client's connection has come back, having been made here: `dial` with `turns`.
+    def turns(self, admission: Pair, sock: socket.socket) -> int:
+        """Return how often a client's connection has come back after it was made here: see `dial`, `turns`.
 
-        Ask when its first request has come: which worker made it, is known by then.
+        Ask when its first request has come: only then it is sure which worker made it.
         """
-        return self._plane.turns(place, sock.fileno())
+        return self._plane.turns(admission, sock.fileno())
 
     def cut(self, pair: Pair) -> None:
         """End a connection or a dial; its end comes as news."""
@@ -287,25 +286,4 @@ def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _pl
 
 
 def _nothing(_: int) -> None:
-    """Do nothing: nobody wants to hear of pauses."""
-
-
-def _addresses(
-    targets: Sequence[Target], sources: Sequence[IPAddress | None], near: Collection[Target] = ()
-) -> bytes:
-    if not sources:
-        return b"".join(_address(each, None, is_near=each in near) for each in targets)
-    return b"".join(
-        _address(target, source, is_near=target in near)
-        for target, source in zip(targets, sources, strict=True)
-    )
-
-
-def _address(target: Target, source: IPAddress | None, *, is_near: bool) -> bytes:
-    address, port = target
-    leaving = _NO_SOURCE if source is None else _packed(source)
-    return _ADDRESS.pack(_packed(address), port.to_bytes(2, "big"), leaving, is_near)
-
-
-def _packed(address: IPAddress) -> bytes:
-    return address.packed if address.version == 6 else _MAPPED + address.packed
+    """Do nothing: pauses are not told to anybody."""

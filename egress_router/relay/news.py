@@ -75,7 +75,7 @@ class Sums(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The upstream of a known CONNECT that was answered: its line, socket, and time to connect."""
+    """The upstream of a known CONNECT that was answered: its line, its socket, the time to connect."""
 
     line: object
     descriptor: int
@@ -83,13 +83,13 @@ class Known(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A client whom Python serves: its address and port, its place among those admitted, its socket.
+    """A client that Python serves: its address and port, its admission, its socket.
 
     `early` are the bytes that have come already; with `known`, behind a CONNECT that was answered.
     """
 
     client: tuple[str, int]
-    place: Pair
+    admission: Pair
     descriptor: int
     early: bytes
     known: Known | None
@@ -128,7 +128,7 @@ class Acceptor(Protocol):
     """A listening port whose connections Python serves; a subclass of `Forwarding` that hands over."""
 
     def accepted(self, arrival: Arrival) -> None:
-        """Take over a client's socket; `DataPlane.cut` gives its place back."""
+        """Take over a client's socket; `DataPlane.cut` gives its admission back."""
 
     def ended(self, end: End) -> None:
         """Take over the socket of a client that met a limit."""

@@ -63,7 +63,7 @@ class Relay:
         self._plane = plane
         self._poller = poller
 
-    def start(  # noqa: PLR0913 (two sockets, what goes out first, and whose place it is)
+    def start(  # noqa: PLR0913 (two sockets, what goes out first, and whose admission it is)
         self,
         client: socket.socket,
         upstream: socket.socket,
@@ -72,19 +72,19 @@ class Relay:
         *,
         to_upstream: bytes = b"",
         to_client: bytes = b"",
-        place: Pair | None = None,
+        admission: Pair | None = None,
     ) -> Tunnel:
         """Take over two connected, non-blocking sockets and relay between them until both sides are done.
 
         `to_upstream` and `to_client` go out first. `idle_seconds` without a byte end the tunnel. With it the
-        client's `place` among those admitted is given back.
+        client's `admission` is given back.
         `on_close` is called exactly once, never from inside `start`, when both sockets are closed.
         """
         tunnel = Tunnel(self._plane, on_close)
         for each in (client, upstream):
             self._poller.release(each.fileno())
         sockets = client.fileno(), upstream.fileno()
-        self._plane.relay(tunnel, sockets, idle_seconds, (to_upstream, to_client), place)
+        self._plane.relay(tunnel, sockets, idle_seconds, (to_upstream, to_client), admission)
         client.detach()
         upstream.detach()
         return tunnel

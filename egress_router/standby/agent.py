@@ -29,9 +29,9 @@ from egress_router.standby.protocol.steady_clock import SteadyClock
 from egress_router.standby.status_publisher import StatusPublisher
 from egress_router.standby.status_socket import StatusSocket
 from egress_router.standby.transport.contacts import ContactTable
+from egress_router.standby.transport.link_socket import LinkSocket
 from egress_router.standby.transport.pod_network import PodNetwork
 from egress_router.standby.transport.receiver import Received, Receiver
-from egress_router.standby.transport.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from egress_router.standby.protocol.commands import ArbiterAnswer, AskArbiter, Command
     from egress_router.standby.status import Status
 
-DRAIN_SECONDS = 5.0  # how long a router that has handed over stays for its successor's sake, at most
+DRAIN_SECONDS = 5.0  # how long at most a router that has handed over stays, to help its successor
 _SUCCESSOR_SECONDS = 2.0
 TICK = 0.025  # seconds
 _log = log.get("standby")
@@ -81,7 +81,7 @@ class Agent:
         self._wake_reader.setblocking(False)
         self._conflicts = ConflictDetection(now, config.claim_timeout)
         self._drain_until: float | None = None
-        self._hand_over_until = -math.inf  # how long a request to hand over waits to hear of a successor
+        self._hand_over_until = -math.inf  # how long a request to hand over waits until a successor is heard
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
 
     # From other threads
@@ -121,7 +121,7 @@ class Agent:
         await in_daemon_thread(self.ended.wait)
         if self.failure is not None:
             raise self.failure
-        await asyncio.Event().wait()  # it was asked to leave; the others have the word
+        await asyncio.Event().wait()  # it was asked to leave; now the others decide
 
     def _call(self, work: Callable[[float], list[Command]]) -> None:
         self._calls.put(work)
@@ -147,10 +147,12 @@ class Agent:
         with (
             StatusSocket() as self._status_socket,
             PodNetwork(config.pod_address, config.port, config.mark) as self._pod,
-            Wire(config.interface, config.index, config.own_mac) as self._wire,
+            LinkSocket(config.interface, config.index, config.own_mac) as self._link_socket,
             LinkMonitor(config.interface) as self._link,
         ):
-            self._effects = Effects(config, self._fence, self._wire, self._pod, self._contacts, self._clock)
+            self._effects = Effects(
+                config, self._fence, self._link_socket, self._pod, self._contacts, self._clock
+            )
             self._executor = Executor(
                 self._machine,
                 self._effects,
@@ -159,12 +161,12 @@ class Agent:
                 self._ask,
                 self._clock,
             )
-            self._receiver = Receiver(config, self.number, self._wire, self._pod, self._contacts)
+            self._receiver = Receiver(config, self.number, self._link_socket, self._pod, self._contacts)
             self._loop()
 
     def _loop(self) -> None:
         poller = select.poll()
-        for each in (self._wire, self._pod, self._wake_reader, self._status_socket, self._link):
+        for each in (self._link_socket, self._pod, self._wake_reader, self._status_socket, self._link):
             descriptor = each.fileno()
             if descriptor is not None:
                 poller.register(descriptor, select.POLLIN)
@@ -213,7 +215,7 @@ class Agent:
             self._executor.execute(work(self._clock.monotonic()))
 
     def _hand_over(self) -> None:
-        """Leave because another process of the pod ends; where nobody takes over, go on until our own end."""
+        """Leave because another process of the pod ends; if nobody takes over, go on until our own end."""
         now = self._clock.monotonic()
         if now < self._hand_over_until and self._machine.has_successor(now):
             self._drain_until = now + DRAIN_SECONDS

@@ -1,4 +1,4 @@
-"""What the state machine decides, done: fence, hardware address, frames and datagrams. A thin shell."""
+"""Does what the state machine decides: fence, hardware address, frames and datagrams. A thin shell."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from egress_router.standby.network import RouterConfig
     from egress_router.standby.protocol.commands import Message
     from egress_router.standby.transport.contacts import ContactTable
+    from egress_router.standby.transport.link_socket import LinkSocket
     from egress_router.standby.transport.pod_network import PodNetwork
-    from egress_router.standby.transport.wire import Wire
 
 # Seconds after a take-over; the first may be lost while a switch learns.
 _ANNOUNCE_AGAIN = (0.05, 0.2, 1.0, 2.0)
 _ANNOUNCE_INTERVAL = 60.0
-_KEEP_MAC = 0.2  # seconds: to change it takes time that a hand-over has not
+_KEEP_MAC = 0.2  # seconds: a hand-over has no time to change it
 _ANSWER_WINDOW = 0.2  # seconds in which an answer of the gateway can belong to a request
 
 
@@ -35,14 +35,14 @@ class Effects:
         self,
         config: RouterConfig,
         fence: Fence,
-        wire: Wire,
+        link: LinkSocket,
         pod: PodNetwork,
         contacts: ContactTable,
         clock: Clock,
     ) -> None:
         self._config = config
         self._fence = fence
-        self._wire = wire
+        self._link_socket = link
         self._pod = pod
         self._contacts = contacts
         self._clock = clock
@@ -116,7 +116,7 @@ class Effects:
     def _set_gateway_neighbours(self) -> None:
         """Tell the kernel where the gateways are.
 
-        It asked for them in vain while the gate was closed, and would ask again only after a second; and it
+        It asked without success while the gate was closed, and would ask again only after a second; and it
         forgets them when the interface's hardware address changes.
         """
         for address, mac in self._gateway_macs.items():
@@ -127,7 +127,7 @@ class Effects:
 
     def announce(self) -> None:
         """Tell every station that the addresses are here."""
-        self._wire.announce(self._config.sources, self.mac)
+        self._link_socket.announce(self._config.sources, self.mac)
 
     def announce_in_time(self, now: float) -> None:
         """Announce again, where it is time to."""
@@ -145,7 +145,7 @@ class Effects:
         key = self._contacts.own_key
         contact = Contact(key, self.mac, config.pod_address, config.port)
         data = codec.encode(self._group, message, contact)
-        self._wire.send(data)
+        self._link_socket.send(data)
         for contact in self._contacts.all():
             if contact.address is not None:
                 self._pod.send(codec.seal(data, key, contact.key), contact.address, contact.port)
@@ -153,14 +153,14 @@ class Effects:
     def probe_addresses(self) -> None:
         """Ask the wire who has the source addresses."""
         for source in self._config.sources:
-            self._wire.ask(source, self.mac, None)
+            self._link_socket.ask(source, self.mac, None)
 
     def probe(self, request: int, *, is_active: bool) -> None:
         """Ask the gateway who it is; only an active router may ask as the owner of an address."""
         self._probes.append((request, self._clock.monotonic()))
         for gateway in self._config.gateways:
             source = next((each for each in self._config.sources if each.version == gateway.version), None)
-            self._wire.ask(gateway, self.mac, source if is_active else None)
+            self._link_socket.ask(gateway, self.mac, source if is_active else None)
 
     def matching_request(self, now: float) -> int | None:
         """Return the oldest request that an answer of the gateway can belong to: later ones may get none."""

@@ -60,8 +60,8 @@ class ClientHelloReader:
 
     @property
     def size(self) -> int:
-        """How many bytes were fed."""
-        return len(self._held)
+        """How many bytes are held: all that were fed, and the message out of them."""
+        return len(self._held) + len(self._message)
 
     def feed(self, data: bytes) -> ClientHello | None:
         """Take more bytes; return the ClientHello once it is complete, None before.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import Host, IPAddress
     from egress_router.names.answer import ResolveError
-    from egress_router.upstreams.places import Place
+    from egress_router.upstreams.forbidden import ForbiddenReason
 
 
 class Destination:
@@ -30,13 +30,13 @@ class Destination:
         port: int,
         names: Names,
         is_up: Callable[[Target], bool],
-        forbidden: Callable[[Host, Target], Place | None],
+        forbidden: Callable[[Host, Target], ForbiddenReason | None],
         on_change: Callable[[Destination], None],
     ) -> None:
         self.host = host
         self.port = port
         self.text = printed(host, port)
-        self.left_out: Place | None = None
+        self.left_out: ForbiddenReason | None = None
         self._is_up = is_up
         self._forbidden = forbidden
         self._on_change = on_change
@@ -68,7 +68,7 @@ class Destination:
             self._serve((self.host,), news=True)
 
     def stop(self) -> None:
-        """Follow the name no more; those who wait for it are told that there is nothing."""
+        """Stop following the name; those who wait for it are told that there is nothing."""
         if self._name is not None:
             self._name.stop()
         self._addresses = ()
@@ -87,15 +87,15 @@ class Destination:
             self._name.want()
 
     def leave(self, callback: Callable[[], None]) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._waiting.discard(callback)
 
     def arrange(self) -> None:
         """Sort the targets anew, because the health of one changed, or what may be connected to."""
         targets = [(address, self.port) for address in self._addresses]
-        places = {target: self._forbidden(self.host, target) for target in targets}
-        self.left_out = next((place for place in places.values() if place is not None), None)
-        self._pool.arrange([target for target in targets if places[target] is None], self._is_up, has_route)
+        reasons = {target: self._forbidden(self.host, target) for target in targets}
+        self.left_out = next((reason for reason in reasons.values() if reason is not None), None)
+        self._pool.arrange([target for target in targets if reasons[target] is None], self._is_up, has_route)
 
     def _answered(self, news: bool) -> None:  # noqa: FBT001 - as `FollowedName` calls it
         if self._name is not None:
@@ -106,7 +106,7 @@ class Destination:
         before = set(self._pool.targets), self.left_out
         self._addresses = addresses
         self.arrange()
-        # Name servers shuffle their answers; only another set of addresses is worth saying.
+        # Name servers change the order of addresses; only another set of them is reported.
         if news or before != (set(self._pool.targets), self.left_out):
             self._on_change(self)
 

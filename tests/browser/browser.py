@@ -48,6 +48,10 @@ class Page:
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=url)
 
+    def detach(self) -> None:
+        """Have the next call go to the browser itself."""
+        self._session = None
+
     def evaluate(self, expression: str) -> Any:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
@@ -123,7 +127,7 @@ def chromium(profile: Path) -> Iterator[Page]:
     page = Page(to_browser, from_browser)
     try:
         yield page
-        page._session = None
+        page.detach()
         page.call("Browser.close")
     finally:
         os.close(to_browser)

@@ -43,7 +43,7 @@ def view() -> FakeView:
 
 @pytest.fixture
 def page(browser: Page, view: FakeView) -> Iterator[Page]:
-    browser._session = None
+    browser.detach()
     browser.complaints.clear()
     with endpoint(view) as port:
         browser.open(f"http://127.0.0.1:{port}/")
@@ -304,7 +304,7 @@ def test_what_clients_chose_is_shown_as_text(page: Page, view: FakeView) -> None
 
 
 def test_a_router_that_does_not_answer_shows_as_such(browser: Page, view: FakeView) -> None:
-    browser._session = None
+    browser.detach()
     with endpoint(view) as port:
         browser.open(f"http://127.0.0.1:{port}/")
         browser.wait("document.getElementById('verdict')?.innerText === 'ready'")
@@ -328,7 +328,7 @@ def test_a_real_proxy_shows_what_it_denied(browser: Page, tmp_path: Path) -> Non
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         try:
             until(lambda: listens(port) and listens(admin), "the proxy")
-            browser._session = None
+            browser.detach()
             browser.complaints.clear()
             browser.open(f"http://127.0.0.1:{admin}/")
             browser.wait("document.getElementById('verdict')?.innerText === 'ready'")

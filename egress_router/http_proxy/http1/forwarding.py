@@ -1,4 +1,4 @@
-"""Heads as they go on: no field that ends here, every field that a proxy owes (RFC 9110 7.6). Pure."""
+"""Heads as they go on: no field that ends here, every field that a proxy has to add (RFC 9110 7.6). Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.head import BY_LENGTH, NO_BODY, Framing
+from egress_router.http_proxy.http1.passed_fields import NEVER_PASSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,22 +20,6 @@ _VIA = (b"Via: 1.0 egress-router\r\n", b"Via: 1.1 egress-router\r\n")  # by the 
 _MEMBER = re.compile(rb"[^ \t]+[ \t]+egress-router(?:[ \t].*)?", re.IGNORECASE | re.DOTALL)
 _FORWARDS = re.compile(rb"[0-9]{1,9}")
 
-# RFC 9110 7.6.1, with what the original removes; and framing, which is written anew.
-_NEVER_PASSED = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-_NOT_FROM_CLIENTS = _NEVER_PASSED | {b"host", b"expect", b"http2-settings", b"max-forwards"}
 _LIMITED_BY_FORWARDS = frozenset({b"OPTIONS", b"TRACE"})
 
 
@@ -78,9 +63,10 @@ def expects_continue(head: RequestHead) -> bool:
 
 
 def wanted_upgrade(head: RequestHead) -> bytes | None:
-    """Return the protocols that a request may upgrade to; None where it asks for none that passes.
+    """Return the protocols that a request may upgrade to; None where it asks for none that is passed on.
 
-    h2c does not pass: nobody upgrades to it any more (RFC 9113 3.1), and requests within would be unseen.
+    h2c does not pass: nobody upgrades to it any more (RFC 9113 3.1), and the proxy would not see the requests
+    inside.
     """
     values = head.special.get(b"upgrade")
     if values is None or b"upgrade" not in head.connection or head.minor == 0:
@@ -121,13 +107,8 @@ def request_bytes(head: RequestHead, target: RequestTarget, upgrade: bytes | Non
     Raises:
         MessageError: an expectation or Max-Forwards is wrong.
     """
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, target.authority)]
-    options = head.connection
-    lines += [
-        b"%b: %b\r\n" % (name, value)
-        for lower, name, value in head.fields
-        if lower not in _NOT_FROM_CLIENTS and lower not in options
-    ]
+    line = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target.origin_form, target.authority)
+    lines = [line, head.passed]
     if head.special:
         lines += _special_lines(head)
     if head.framing is not NO_BODY:
@@ -158,7 +139,7 @@ def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: Ca
     options = head.connection
     dated = head.status < 200
     for lower, name, value in head.fields:
-        if lower not in _NEVER_PASSED and lower not in options:
+        if lower not in NEVER_PASSED and lower not in options:
             lines.append(b"%b: %b\r\n" % (name, value))
             dated = dated or lower == b"date"
     if not dated:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httptools
 
@@ -19,6 +19,7 @@ from egress_router.http_proxy.http1.head import (
     read_fields,
     too_large,
 )
+from egress_router.http_proxy.http1.passed_fields import passed_from_client
 from egress_router.http_proxy.http1.target import (
     absolute_target,
     connect_target,
@@ -27,20 +28,23 @@ from egress_router.http_proxy.http1.target import (
 )
 
 if TYPE_CHECKING:
-    from egress_router.http_proxy.http1.head import Field, Framing
+    from collections.abc import Mapping, Sequence
+
+    from egress_router.http_proxy.http1.head import Framing
     from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.settings.http_proxy import HttpLimits
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
-# RFC 9110 9.3.1, 9.3.2, 9.3.5: content of these has no meaning; HTTP/1.0 servers overlook it, and read it
+# RFC 9110 9.3.1, 9.3.2, 9.3.5: content of these has no meaning; HTTP/1.0 servers ignore it, and read it
 # as the next request.
 _WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE"})
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 # What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
 _BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
 _MAX_OVERLOOKED: Final = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to ignore at least one
-_MAX_REPEATABLE: Final = 512  # MOST_KNOWN_HEAD of relay/plane/plane.h
-# A head with any other field is not kept: it might hold a secret, or decide something more.
+_MAX_REPEATABLE: Final = 512  # MAX_KNOWN_HEAD of relay/plane/plane.h
+_MAX_KNOWN: Final = 256
+# Fields with any other name are not kept: they might hold a secret, or decide something more.
 _HARMLESS = frozenset(
     {
         b"accept",
@@ -60,7 +64,7 @@ _HARMLESS = frozenset(
 class RequestHead:
     """A request without its body; `connection` are the options of its Connection fields, lower case.
 
-    `host` is the value of its Host field, b"" without one.
+    `host` is the value of its Host field, b"" without one; `passed` are the fields that go on as they are.
 
     `special` holds the values of the few fields that decide something more: mostly none, since Host and
     Content-Length have done so. `persistent` says whether the client wants to go on with this connection.
@@ -71,13 +75,31 @@ class RequestHead:
     target: bytes
     host: bytes
     minor: int
-    fields: list[Field]
-    special: dict[bytes, list[bytes]]
+    passed: bytes
+    special: Mapping[bytes, Sequence[bytes]]
     connection: frozenset[bytes]
     framing: Framing
     length: int
     persistent: bool
     repeatable: bytes = b""
+
+
+class _Said(NamedTuple):
+    """What the fields of a request say, which may be many requests': nothing of it changes."""
+
+    host: bytes
+    passed: bytes
+    special: Mapping[bytes, Sequence[bytes]]
+    connection: frozenset[bytes]
+    framing: Framing
+    length: int
+    harmless: bool
+
+
+# What was said before, by method, minor version, all bytes behind the request line, and the most fields.
+# Clients send the same fields with one target after another: to read them anew costs 11 % of a GET
+# (Python 3.11, docs/decisions/performance.md).
+known_fields: dict[tuple[bytes, int, bytes, int], _Said] = {}
 
 
 class RequestHeads:
@@ -169,6 +191,40 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
         raise MessageError(505, "HTTP/2 is spoken here inside TLS only: use HTTP/1.1, or TLS", Fault.HTTP2)
     if minor is None:
         raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
+    said = _said(method, minor, head[line.end() :], max_fields)
+    repeatable = method == b"CONNECT" and said.harmless and len(head) <= _MAX_REPEATABLE
+    return RequestHead(
+        method,
+        target,
+        said.host,
+        minor,
+        said.passed,
+        said.special,
+        said.connection,
+        said.framing,
+        said.length,
+        minor == 1 and b"close" not in said.connection,
+        head if repeatable else b"",
+    )
+
+
+def _said(method: bytes, minor: int, fields: bytes, max_fields: int) -> _Said:
+    """Return what the fields say, from memory where the very same bytes came before."""
+    key = (method, minor, fields, max_fields)
+    said = known_fields.get(key)
+    if said is None:
+        said = _read(method, minor, fields, max_fields)
+        if said.harmless and len(fields) <= _MAX_REPEATABLE:
+            if len(known_fields) >= _MAX_KNOWN:
+                known_fields.clear()  # simple; where there are so many, any order is as good
+            known_fields[key] = said
+    return said
+
+
+def _read(method: bytes, minor: int, fields: bytes, max_fields: int) -> _Said:
+    # Behind a target of ours: theirs is read by target.py alone, so that no target decides on what is known.
+    target = b"a:1" if method == b"CONNECT" else b"/"
+    head = b"%b %b HTTP/1.%d\r\n%b" % (method, target, minor, fields)
     seen = read_fields(head, max_fields, httptools.HttpRequestParser)
     special = seen.special
     host = _host(special.pop(b"host", None), minor)
@@ -176,15 +232,9 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
     if special:
         connection = connection_options(special)
         framing, length = _request_framing(method, minor, special)
-    persistent = minor == 1 and b"close" not in connection
-    repeatable = head if method == b"CONNECT" and _is_repeatable(head, seen.fields) else b""
-    return RequestHead(
-        method, target, host, minor, seen.fields, special, connection, framing, length, persistent, repeatable
-    )
-
-
-def _is_repeatable(head: bytes, fields: list[Field]) -> bool:
-    return len(head) <= _MAX_REPEATABLE and all(lower in _HARMLESS for lower, _, _ in fields)
+    passed = b"" if method == b"CONNECT" else passed_from_client(seen.fields, connection)
+    harmless = all(lower in _HARMLESS for lower, _, _ in seen.fields)
+    return _Said(host, passed, special, connection, framing, length, harmless)
 
 
 def no_request(data: bytes) -> MessageError:
@@ -199,7 +249,7 @@ def no_request(data: bytes) -> MessageError:
 
 
 def _host(hosts: list[bytes] | None, minor: int) -> bytes:
-    """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; a host, though the target counts."""
+    """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; it must be a host."""
     if hosts is None:
         if minor == 1:
             raise MessageError(400, "the Host field is missing", Fault.NO_HOST)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("tcp", "udp", "sctp")
 KINDS = ("begun", "accepted", "sent", "received", "denied", "closed", "refused")
 # Closed ports are what a scan finds; as many of them have a count of their own.
-_MOST_CLOSED = 4096
+_MAX_CLOSED = 4096
 # Earlier versions had their counters here.
 OLD_TABLE = "egress_router_counts"
 
@@ -20,7 +20,7 @@ def declarations(version: int) -> Iterator[str]:
     for kind in KINDS:
         for protocol in PROTOCOLS:
             # As large as there are ports, so that a scan cannot fill them.
-            size = _MOST_CLOSED if kind == "closed" else 65536
+            size = _MAX_CLOSED if kind == "closed" else 65536
             yield f"set {kind}_{protocol}{version} {{ type inet_service; size {size}; flags dynamic; }}"
 
 

@@ -143,9 +143,13 @@ class Trials:
             Fault.NODE: lambda: pair.lose_node(active),
             Fault.GATEWAY: pair.restart_gateway,
             Fault.STANDBY: lambda: other.signal(signal.SIGKILL),
-            Fault.API: pair.pause_api,
+            Fault.API: self._pause_api,
         }
         steps[fault]()
+
+    def _pause_api(self) -> None:
+        if self._pair.api is not None:
+            self._pair.api.pause()
 
     def _finish(self, fault: Fault, active: Side) -> None:
         pair = self._pair
@@ -156,7 +160,7 @@ class Trials:
             time.sleep(_RESUMED)
         elif fault is Fault.NODE:
             pair.restore_node(active)
-        elif fault is Fault.API:
-            pair.pause_api(goes_on=True)
+        elif fault is Fault.API and pair.api is not None:
+            pair.api.resume()
         else:
             pair.heal()

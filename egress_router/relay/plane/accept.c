@@ -1,4 +1,4 @@
-/* Accepts, admits, and finds the targets of the line. */
+/* Accepts, and finds the targets of the line. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 enum {
     BATCH = 64,           /* what one wake-up takes in; what is left over wakes again at once */
-    MOST_WAITING = 10000, /* at the end: more than an accept queue holds; a flood cannot put the end off */
+    MAX_WAITING = 10000, /* at the end: more than an accept queue holds; new clients cannot delay the end */
 };
 #define RETRY (SECOND / 4)
 #define STAGGER (SECOND / 4) /* RFC 8305 5, "Connection Attempt Delay" */
@@ -29,73 +29,6 @@ void line_release(struct plane *plane, struct line *line) {
     if (line->acceptor)
         line_release(plane, line->acceptor);
     report(plane, &line->node, NEWS_GONE, false);
-}
-
-static struct client **client_of(struct plane *plane, const struct in6_addr *address) {
-    uint64_t high, low;
-    memcpy(&high, address, 8);
-    memcpy(&low, (const char *)address + 8, 8);
-    /* The secret: clients must not be able to meet in one slot. */
-    uint64_t hash = (high ^ plane->secret) * UINT64_C(0x9E3779B97F4A7C15);
-    hash = (hash ^ (hash >> 32) ^ low) * UINT64_C(0xD6E8FEB86659FD93);
-    struct client **found = &plane->clients[(hash >> 40) % (sizeof plane->clients / sizeof *plane->clients)];
-    while (*found && memcmp(&(*found)->address, address, sizeof *address) != 0)
-        found = &(*found)->next;
-    return found;
-}
-
-static void client_leave(struct plane *plane, const struct in6_addr *address) {
-    struct client **found = client_of(plane, address), *client = *found;
-    if (--client->open)
-        return;
-    *found = client->next;
-    free(client);
-}
-
-static bool client_enter(struct plane *plane, const struct in6_addr *address) {
-    struct client **found = client_of(plane, address);
-    if (!*found) {
-        if (!(*found = calloc(1, sizeof **found)))
-            return false;
-        (*found)->address = *address;
-    } else if ((*found)->open >= plane->most_of_client) {
-        return false;
-    }
-    (*found)->open++;
-    return true;
-}
-
-/* How many connections all workers have admitted; each writes its own number only. */
-static int admitted(struct plane *plane, int change) {
-    int sum = 0;
-    __atomic_fetch_add(&plane->seats[plane->place], change, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < plane->places; i++)
-        sum += __atomic_load_n(&plane->seats[i], __ATOMIC_SEQ_CST);
-    return sum;
-}
-
-/* Returns 0, or which limit it meets. */
-static enum reason admit(struct plane *plane, struct pair *pair) {
-    if (plane->seats[plane->place] >= plane->possible)
-        return FULL;
-    if (plane->most_of_client && !client_enter(plane, &pair->client))
-        return CLIENT_FULL;
-    pair->admitted = true;
-    if (admitted(plane, 1) <= plane->most)
-        return 0;
-    /* Taken first and counted then: of two workers that take the last place in the same microsecond at worst
-     * both give way, and the limit is never exceeded. */
-    admission_leave(plane, pair);
-    return FULL;
-}
-
-void admission_leave(struct plane *plane, struct pair *pair) {
-    if (!pair->admitted)
-        return;
-    pair->admitted = false;
-    admitted(plane, -1);
-    if (plane->most_of_client)
-        client_leave(plane, &pair->client);
 }
 
 /* Connects, or waits until Python has asked for the name once more; all of it within the time to connect. */
@@ -158,7 +91,7 @@ void accepting_resume(struct plane *plane) {
         listen_again(plane, each);
 }
 
-/* What the client has sent already waits for the connection in our memory: its edge costs nothing then. */
+/* What the client has sent already is kept in memory until there is a connection, which saves an edge. */
 static bool read_early(struct plane *plane, struct pair *pair) {
     ssize_t got = recv(pair->peers[CLIENT].fd, plane->chunk, CHUNK, 0);
     return got <= 0 || flow_hold(&pair->flows[CLIENT], plane->chunk, (size_t)got);
@@ -186,7 +119,7 @@ void first_bytes_ready(struct plane *plane, struct pair *pair) {
     hand_over(plane, pair, 0);
 }
 
-/* They are not, and it is Python's. */
+/* They have not come in time: Python serves the client. */
 void first_bytes_late(struct plane *plane, struct pair *pair) {
     epoll_ctl(plane->epoll, EPOLL_CTL_DEL, pair->peers[CLIENT].fd, NULL);
     first_bytes_ready(plane, pair);
@@ -195,7 +128,7 @@ void first_bytes_late(struct plane *plane, struct pair *pair) {
 /* Takes in one connection; false when there is none, or no room for one. */
 static bool take(struct plane *plane, struct listener *listener) {
     struct sockaddr_in6 from;
-    if (plane->unread >= MOST_UNREAD) {
+    if (plane->unread >= MAX_UNREAD) {
         pause_accepting(plane, ENOBUFS);
         return false;
     }
@@ -232,10 +165,10 @@ static bool take(struct plane *plane, struct listener *listener) {
     }
     pair_open(plane, pair);
     pair->accepted = plane->now;
-    /* What Python serves is a loop only if it leads on, which its head says; Python has it looked at then. */
+    /* What Python serves is a loop only if it is a CONNECT, which its head says; then Python asks. */
     if (!pair->line->hands_over)
         own_look(plane, pair, fd);
-    enum reason refused = pair->turns >= LOOP_TURNS ? LOOP : admit(plane, pair);
+    enum reason refused = pair->turns >= LOOP_TURNS ? LOOP : admission_enter(plane, pair);
     if (pair->line->hands_over) {
         hand_over(plane, pair, refused);
         return true;
@@ -287,7 +220,7 @@ void listener_end(struct plane *plane, int fd) {
     struct listener *listener = *found;
     if (!listener)
         return;
-    for (int i = 0; i < MOST_WAITING && take(plane, listener); i++)
+    for (int i = 0; i < MAX_WAITING && take(plane, listener); i++)
         ;
     for (struct pair *pair = plane->pairs, *following; pair; pair = following) {
         following = pair->next;

@@ -159,7 +159,7 @@ void dial_begin(struct plane *plane, struct pair *pair, nanoseconds ends, nanose
         return;
     }
     *dial = (struct dial){.ends = ends, .stagger = stagger, .turn = turn};
-    for (int i = 0; i < MOST_ATTEMPTS; i++)
+    for (int i = 0; i < MAX_ATTEMPTS; i++)
         dial->attempts[i].fd = -1;
     next(plane, pair);
 }
@@ -229,15 +229,15 @@ void dial_ready(struct plane *plane, struct pair *pair, struct attempt *attempt,
 void dial_timeout(struct plane *plane, struct pair *pair) {
     struct dial *dial = pair->dial;
     if (dial->begun == pair->targets->count || plane->now >= dial->ends) {
-        for (int i = 0; i < MOST_ATTEMPTS; i++)
+        for (int i = 0; i < MAX_ATTEMPTS; i++)
             if (dial->attempts[i].fd >= 0)
                 note(pair, dial->attempts[i].target, TIMEOUT);
         fail(plane, pair);
         return;
     }
-    if (dial->open == MOST_ATTEMPTS) {
+    if (dial->open == MAX_ATTEMPTS) {
         struct attempt *oldest = dial->attempts;
-        for (int i = 1; i < MOST_ATTEMPTS; i++)
+        for (int i = 1; i < MAX_ATTEMPTS; i++)
             if (dial->attempts[i].order < oldest->order)
                 oldest = &dial->attempts[i];
         note(pair, oldest->target, TIMEOUT);
@@ -252,7 +252,7 @@ void dial_stop(struct plane *plane, struct pair *pair) {
     timer_cancel(&pair->timer);
     if (!dial)
         return;
-    for (int i = 0; i < MOST_ATTEMPTS; i++)
+    for (int i = 0; i < MAX_ATTEMPTS; i++)
         if (dial->attempts[i].fd >= 0)
             attempt_close(dial, &dial->attempts[i]);
     if (!dial->failed) {

@@ -16,7 +16,7 @@ enum {
     RECORD_HEADER = 5,
     VERSION_AND_RANDOM = 34,
     MAX_SESSION_ID = 32,
-    MOST_EXTENSIONS = 64, /* Chrome sends 18 */
+    MAX_EXTENSIONS = 64, /* Chrome sends 18 */
     SERVER_NAME = 0,
     PRE_SHARED_KEY = 41,
     HOST_NAME = 0,
@@ -61,10 +61,10 @@ static bool read_server_name(struct bytes extension, struct bytes *name) {
 }
 
 static bool read_extensions(struct bytes block, struct bytes *name) {
-    size_t seen[MOST_EXTENSIONS], count = 0, kind;
+    size_t seen[MAX_EXTENSIONS], count = 0, kind;
     struct bytes extension;
     while (block.left) {
-        if (count == MOST_EXTENSIONS || !number(&block, 2, &kind) || !vector(&block, 2, &extension))
+        if (count == MAX_EXTENSIONS || !number(&block, 2, &kind) || !vector(&block, 2, &extension))
             return false;
         for (size_t i = 0; i < count; i++)
             if (seen[i] == kind || seen[i] == PRE_SHARED_KEY) /* it is the last one */

@@ -46,7 +46,7 @@ static struct known **slot_of(struct plane *plane, const char *head, size_t leng
     uint64_t hash = plane->secret;
     for (size_t i = 0; i < length; i++)
         hash = (hash ^ (uint8_t)head[i]) * UINT64_C(0x100000001B3);
-    return &plane->known[(hash ^ hash >> 32) % MOST_KNOWN];
+    return &plane->known[(hash ^ hash >> 32) % MAX_KNOWN];
 }
 
 static void drop(struct plane *plane, struct known **slot) {
@@ -75,7 +75,7 @@ void known_add(struct plane *plane, struct known *known, struct line *acceptor) 
 void known_forget(struct plane *plane) {
     plane->generation++;
     plane->known_until = 0;
-    for (int i = 0; i < MOST_KNOWN; i++)
+    for (int i = 0; i < MAX_KNOWN; i++)
         drop(plane, &plane->known[i]);
 }
 
@@ -84,7 +84,7 @@ bool is_known(const struct pair *pair) { return pair->line && pair->line->accept
 /* Takes a client whose first bytes are such a head or ClientHello, and nothing else; false: it is Python's. */
 bool known_take(struct plane *plane, struct pair *pair) {
     struct key key;
-    if (!key_of(pair, &key) || key.length > MOST_KNOWN_HEAD)
+    if (!key_of(pair, &key) || key.length > MAX_KNOWN_HEAD)
         return false;
     struct known *known = *slot_of(plane, key.bytes, key.length);
     if (!known || known->length != key.length || memcmp(known->head, key.bytes, key.length) != 0 ||
@@ -111,7 +111,7 @@ bool known_take(struct plane *plane, struct pair *pair) {
     return true;
 }
 
-/* While any head is known, a client who has not spoken when it is accepted has a moment to. */
+/* While any head is known, a client that has sent nothing when it is accepted has a moment to do so. */
 bool known_await(struct plane *plane, struct pair *pair) {
     if (pair->flows[CLIENT].held || plane->now >= plane->known_until ||
         watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, EPOLLONESHOT, &pair->peers[CLIENT]) < 0)
@@ -199,5 +199,5 @@ void known_spoke(struct plane *plane, struct pair *pair, uint32_t events) {
         begin(plane, pair, got == CHUNK ? events : events & ~(uint32_t)EPOLLIN);
 }
 
-/* Nobody has spoken. */
+/* Neither side has sent anything. */
 void known_silent(struct plane *plane, struct pair *pair) { hand_over(plane, pair); }

@@ -28,7 +28,7 @@ static PyObject *line_open(Line *self, void *Py_UNUSED(closure)) {
 /* Upper bounds of a histogram, in seconds. */
 static bool read_bounds(struct bounds *bounds, PyObject *values) {
     Py_ssize_t count = PyTuple_Size(values);
-    if (count > MOST_BOUNDS) {
+    if (count > MAX_BOUNDS) {
         PyErr_SetString(PyExc_ValueError, "too many bounds");
         return false;
     }
@@ -39,37 +39,37 @@ static bool read_bounds(struct bounds *bounds, PyObject *values) {
 
 static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double quiet;
-    int place, most, possible, of_client;
-    Py_buffer seats, own;
+    int slot, maximum, possible, of_client;
+    Py_buffer counts, own;
     PyObject *connects, *lives;
-    if (!PyArg_ParseTuple(arguments, "w*w*iiiidO!O!", &seats, &own, &place, &most, &possible, &of_client, &quiet,
+    if (!PyArg_ParseTuple(arguments, "w*w*iiiidO!O!", &counts, &own, &slot, &maximum, &possible, &of_client, &quiet,
                           &PyTuple_Type, &connects, &PyTuple_Type, &lives))
         return -1;
     struct plane *plane = self->plane ? NULL : calloc(1, sizeof *plane);
     if (plane && !(read_bounds(&plane->connects, connects) && read_bounds(&plane->lives, lives))) {
         free(plane);
-        PyBuffer_Release(&seats);
+        PyBuffer_Release(&counts);
         PyBuffer_Release(&own);
         return -1;
     }
-    if (!plane || place < 0 || place >= seats.len / (Py_ssize_t)sizeof(int32_t) ||
+    if (!plane || slot < 0 || slot >= counts.len / (Py_ssize_t)sizeof(int32_t) ||
         own.len < (Py_ssize_t)sizeof *plane->made) {
         free(plane);
-        PyBuffer_Release(&seats);
+        PyBuffer_Release(&counts);
         PyBuffer_Release(&own);
-        PyErr_SetString(PyExc_ValueError, "no memory, or no such place in what is shared");
+        PyErr_SetString(PyExc_ValueError, "no memory, or no such slot in what is shared");
         return -1;
     }
     self->plane = plane;
-    self->seats = seats;
+    self->counts = counts;
     self->own = own;
-    plane->seats = seats.buf;
+    plane->worker_counts = counts.buf;
     plane->made = own.buf;
-    plane->places = (int)(seats.len / (Py_ssize_t)sizeof(int32_t));
-    plane->place = place;
-    plane->most = most;
+    plane->slots = (int)(counts.len / (Py_ssize_t)sizeof(int32_t));
+    plane->slot = slot;
+    plane->maximum = maximum;
     plane->possible = possible;
-    plane->most_of_client = of_client;
+    plane->max_of_client = of_client;
     plane->quiet = from_seconds(quiet);
     if (getrandom(&plane->secret, sizeof plane->secret, 0) < 0)
         plane->secret = (uint64_t)(uintptr_t)plane;
@@ -177,7 +177,7 @@ static void plane_dealloc(Plane *self) {
         for (int i = 0; i < 3; i++)
             if (descriptors[i] >= 0)
                 close(descriptors[i]);
-        PyBuffer_Release(&self->seats);
+        PyBuffer_Release(&self->counts);
         PyBuffer_Release(&self->own);
         free(plane);
     }

@@ -24,7 +24,7 @@ typedef struct {
     struct plane *plane;
     uint64_t sent, rung; /* commands; those of them that were there when `ring` was called last */
     struct node *taken; /* news that were taken and not read yet */
-    Py_buffer seats, own;
+    Py_buffer counts, own;
     bool running, rings_late;
 } Plane;
 

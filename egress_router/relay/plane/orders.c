@@ -6,7 +6,7 @@
 
 #include "module.h"
 
-enum { MOST_UNRUNG = 16 }; /* commands: the first of them shall not wait for a long turn of the loop */
+enum { MAX_UNRUNG = 16 }; /* commands: the first of them shall not wait for a long turn of the loop */
 
 /* Lets the thread see to its commands, unless it is awake and will by itself. */
 void wake(Plane *self) {
@@ -34,7 +34,7 @@ bool command(Plane *self, enum what what, void *with, void *also, int64_t number
     *made = (struct command){.node.kind = NODE_COMMAND, .what = what, .with = with, .also = also, .number = number};
     self->sent++;
     queue_put(&self->plane->commands, &made->node);
-    if (!self->rings_late || self->sent - self->rung >= MOST_UNRUNG)
+    if (!self->rings_late || self->sent - self->rung >= MAX_UNRUNG)
         wake(self);
     return true;
 }
@@ -103,13 +103,14 @@ static PyObject *begin(Plane *self, Pair *object, struct pair *pair, struct comm
 
 PyObject *plane_relay(Plane *self, PyObject *arguments) {
     Pair *object;
-    PyObject *place;
+    PyObject *admission;
     int client, upstream;
     double idle;
     Py_buffer up, down;
-    if (!PyArg_ParseTuple(arguments, "O!iidy*y*O", pair_type, &object, &client, &upstream, &idle, &up, &down, &place))
+    if (!PyArg_ParseTuple(arguments, "O!iidy*y*O", pair_type, &object, &client, &upstream, &idle, &up, &down,
+                          &admission))
         return NULL;
-    struct pair *admitted = PyObject_TypeCheck(place, pair_type) ? ((Pair *)place)->pair : NULL;
+    struct pair *admitted = PyObject_TypeCheck(admission, pair_type) ? ((Pair *)admission)->pair : NULL;
     struct pair *pair = pair_new(object, client, upstream, idle);
     PyObject *result = NULL;
     if (pair && !(flow_hold(&pair->flows[CLIENT], up.buf, (size_t)up.len) &&
@@ -151,13 +152,13 @@ PyObject *plane_dial(Plane *self, PyObject *arguments) {
 /* How often a connection that was handed over has come back. Its first request cannot come before whoever made it has
  * noted it, so this is to be asked then; the thread does not look at what is written here. */
 PyObject *plane_turns(Plane *self, PyObject *arguments) {
-    Pair *place;
+    Pair *admission;
     int fd;
-    if (!PyArg_ParseTuple(arguments, "O!i", pair_type, &place, &fd))
+    if (!PyArg_ParseTuple(arguments, "O!i", pair_type, &admission, &fd))
         return NULL;
-    if (place->pair)
-        own_look(self->plane, place->pair, fd);
-    return PyLong_FromUnsignedLong(place->pair ? place->pair->turns : 0);
+    if (admission->pair)
+        own_look(self->plane, admission->pair, fd);
+    return PyLong_FromUnsignedLong(admission->pair ? admission->pair->turns : 0);
 }
 
 PyObject *plane_cut(Plane *self, PyObject *object) {
@@ -261,7 +262,7 @@ PyObject *plane_know(Plane *self, PyObject *arguments) {
         return NULL;
     if (!line_of(acceptor) || !line_of(line))
         return NULL;
-    if (length > MOST_KNOWN_HEAD)
+    if (length > MAX_KNOWN_HEAD)
         return PyErr_Format(PyExc_ValueError, "a head of %zd bytes is too long", length);
     struct known *known = malloc(sizeof *known + (size_t)length);
     if (!known)

@@ -33,7 +33,7 @@ void own_note(struct plane *plane, int fd, uint32_t turns) {
     uint32_t stamp;
     if (getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, &stamp, &(socklen_t){sizeof stamp}) < 0)
         return;
-    struct own *own = &plane->made->own[stamp / SPAN % MOST_OWN];
+    struct own *own = &plane->made->own[stamp / SPAN % MAX_OWN];
     own->stamp = stamp;
     own->turns = turns;
     own->made = plane->now;
@@ -76,7 +76,7 @@ void own_look(struct plane *plane, struct pair *pair, int fd) {
         return;
     const uint32_t ends[] = {pair->stamp - EARLY, pair->stamp + SLACK};
     for (int i = 0; i < 2; i++) {
-        const struct own *own = &table->own[ends[i] / SPAN % MOST_OWN];
+        const struct own *own = &table->own[ends[i] / SPAN % MAX_OWN];
         nanoseconds made = own->made;
         uint32_t before = own->turns;
         bool recent = made && pair->accepted - made <= KEPT && made - pair->accepted <= KEPT;

@@ -162,7 +162,7 @@ void close_peer(struct peer *peer, bool orderly) {
     peer->fd = -1;
 }
 
-/* With a tunnel its place is given back; a place that goes first leaves the tunnel alone. */
+/* With a tunnel its admission is given back; an admission that goes first leaves the tunnel alone. */
 static void part(struct plane *plane, struct pair *pair) {
     struct pair *partner = pair->partner;
     if (!partner)

@@ -20,7 +20,7 @@ static void pipe_close(struct plane *plane, struct pipe *pipe) {
 
 static struct pipe *pipe_new(struct plane *plane) {
     int ends[2];
-    struct pipe *pipe = plane->pipes < MOST_PIPES ? malloc(sizeof *pipe) : NULL;
+    struct pipe *pipe = plane->pipes < MAX_PIPES ? malloc(sizeof *pipe) : NULL;
     if (!pipe)
         return NULL;
     if (pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0) {

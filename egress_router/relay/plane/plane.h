@@ -25,19 +25,19 @@ enum { CLIENT, UPSTREAM };
 
 enum {
     CHUNK = 1 << 16,       /* what a connection holds at most for each side that does not read */
-    MOST_ATTEMPTS = 6,     /* connects of one connection at a time: each holds a descriptor */
-    MOST_PIPES = 32,       /* each is two descriptors and up to 1 MiB of kernel memory */
-    MOST_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
-    MOST_BOUNDS = 15,      /* of a histogram */
-    MOST_OWN = 4096,       /* a power of two: connections that may come back to us, mostly the latest */
+    MAX_ATTEMPTS = 6,      /* connects of one connection at a time: each holds a descriptor */
+    MAX_PIPES = 32,        /* each is two descriptors and up to 1 MiB of kernel memory */
+    MAX_UNREAD = 1 << 16,  /* closing records that Python has not read; with more, accepting pauses */
+    MAX_BOUNDS = 15,       /* of a histogram */
+    MAX_OWN = 4096,        /* a power of two: connections that may come back to us, mostly the latest */
     LOOP_TURNS = 2,        /* a connection that came back so often is a loop */
-    MOST_KNOWN = 1024,     /* heads of CONNECTs that Python has decided on */
-    MOST_KNOWN_HEAD = 512, /* bytes of one */
+    MAX_KNOWN = 1024,      /* heads of CONNECTs that Python has decided on */
+    MAX_KNOWN_HEAD = 512,  /* bytes of one */
     MAX_NAME = 253,        /* characters of a host name (RFC 1035 2.3.4) */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
 
-/* Why a connection ended, or was never made. The numbers are those of relay/records.py. */
+/* Why a connection ended, or was never made. The numbers are those of relay/dial.py and relay/tunnel.py. */
 enum reason {
     FINISHED,
     CLIENT_RESET,
@@ -115,7 +115,7 @@ struct own {
    agrees with nothing, or is missed. */
 struct made {
     _Atomic nanoseconds latest; /* 0: none was */
-    struct own own[MOST_OWN];
+    struct own own[MAX_OWN];
 };
 
 /* Where connections go: `good` of them first, in turn. Immutable; read by both sides, freed by Python. */
@@ -129,12 +129,12 @@ struct targets {
 
 struct bounds {
     int count;
-    nanoseconds upper[MOST_BOUNDS];
+    nanoseconds upper[MAX_BOUNDS];
 };
 
 /* Times by upper bound; the last count is for what is above every bound. */
 struct histogram {
-    _Atomic uint64_t counts[MOST_BOUNDS + 1], total;
+    _Atomic uint64_t counts[MAX_BOUNDS + 1], total;
 };
 
 /* What Python hears of connections that it is not told of one by one. The thread adds, Python takes away. */
@@ -187,12 +187,12 @@ struct dial {
     nanoseconds ends, stagger;
     unsigned turn;
     int begun, open, failed;
-    struct attempt attempts[MOST_ATTEMPTS]; /* epoll's pointer of the first is the upstream peer */
+    struct attempt attempts[MAX_ATTEMPTS]; /* epoll's pointer of the first is the upstream peer */
     struct failure failures[];
 };
 
 /* AWAITED: the first bytes may be a known head. GREETED: a known CONNECT was answered, and its client's first bytes are
- * waited for. HANDED_OVER: Python has the socket; here it keeps its place among those admitted. */
+ * waited for. HANDED_OVER: Python has the socket; here it stays counted as admitted. */
 enum state { WAITING, AWAITED, DIALLING, GREETED, RELAYING, HANDED_OVER, CLOSED };
 enum {
     NEWS_CONNECTED = 1,
@@ -210,7 +210,7 @@ struct pair {
     struct timer timer;
     struct pair *next, **link;   /* all that are open */
     struct pair *again;          /* those whose turn was used up */
-    struct pair *partner;        /* of a tunnel: its place among those admitted; of the place: the tunnel */
+    struct pair *partner;        /* of a tunnel: its admission; of the admission: the tunnel */
     struct peer peers[2];        /* CLIENT, UPSTREAM */
     struct flow flows[2];        /* from peers[i] to the other */
     void *object;                /* Python's, or null: the line's */
@@ -273,12 +273,12 @@ struct plane {
     atomic_int open, paused, shortage_error;
     _Atomic uint64_t pauses, relayed[2];
     /* Admission. */
-    int32_t *seats;
-    int places, place, most, possible, most_of_client;
+    int32_t *worker_counts; /* how many connections each worker has admitted; in shared memory */
+    int slots, slot, maximum, possible, max_of_client;
     struct client *clients[4096];
     uint64_t secret;
     struct made *made;
-    struct known *known[MOST_KNOWN];
+    struct known *known[MAX_KNOWN];
     nanoseconds known_until; /* none is known any more then */
     uint32_t generation;     /* of what is known */
     struct bounds connects, lives; /* of the histograms of all lines */
@@ -337,12 +337,15 @@ void listener_ready(struct plane *plane, struct listener *listener);
 void listener_add(struct plane *plane, struct listener *listener);
 void listener_end(struct plane *plane, int fd);
 void accepting_resume(struct plane *plane);
-void admission_leave(struct plane *plane, struct pair *pair);
 void first_bytes_ready(struct plane *plane, struct pair *pair);
 void first_bytes_late(struct plane *plane, struct pair *pair);
 void line_changed(struct plane *plane, struct line *line);
 void line_release(struct plane *plane, struct line *line);
 void targets_release(struct plane *plane, struct targets *targets);
+
+/* admission.c */
+enum reason admission_enter(struct plane *plane, struct pair *pair);
+void admission_leave(struct plane *plane, struct pair *pair);
 
 /* known.c */
 void known_add(struct plane *plane, struct known *known, struct line *acceptor);

@@ -9,7 +9,7 @@
 #include "plane.h"
 #include "commands.h"
 
-enum { BATCH = 256, MOST_UNRUNG = 256 };
+enum { BATCH = 256, MAX_UNRUNG = 256 };
 #define LONGEST_UNRUNG (SECOND / 50) /* what nobody waits for is told in batches */
 
 static nanoseconds monotonic(void) {
@@ -27,7 +27,7 @@ void report(struct plane *plane, struct node *node, unsigned news, bool urgent) 
 static void ring(struct plane *plane) {
     if (!plane->unrung && !plane->urgent)
         return;
-    if (!plane->urgent && plane->unrung < MOST_UNRUNG && plane->now - plane->first_news < LONGEST_UNRUNG)
+    if (!plane->urgent && plane->unrung < MAX_UNRUNG && plane->now - plane->first_news < LONGEST_UNRUNG)
         return;
     plane->unrung = 0;
     plane->urgent = false;
@@ -35,11 +35,11 @@ static void ring(struct plane *plane) {
         (void)!write(plane->python_bell, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-static void relay(struct plane *plane, struct pair *pair, struct pair *place) {
+static void relay(struct plane *plane, struct pair *pair, struct pair *admission) {
     pair_open(plane, pair);
-    if (place && place->state == HANDED_OVER) {
-        pair->partner = place;
-        place->partner = pair;
+    if (admission && admission->state == HANDED_OVER) {
+        pair->partner = admission;
+        admission->partner = pair;
     }
     pair->connected = plane->now;
     for (int side = CLIENT; side <= UPSTREAM; side++)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from egress_router.standby.network import RouterConfig
     from egress_router.standby.protocol.commands import Message
     from egress_router.standby.transport.contacts import ContactTable
+    from egress_router.standby.transport.link_socket import LinkSocket
     from egress_router.standby.transport.pod_network import PodNetwork
-    from egress_router.standby.transport.wire import Wire
 
 
 class Received(NamedTuple):
@@ -33,26 +33,26 @@ class AddressOwner(NamedTuple):
 
 
 class Receiver:
-    """Reads both ways; what is none of this group's is dropped here."""
+    """Reads both ways; what is not from this group is dropped here."""
 
     def __init__(
         self,
         config: RouterConfig,
         number: int,
-        wire: Wire,
+        link: LinkSocket,
         pod: PodNetwork,
         contacts: ContactTable,
     ) -> None:
         self._config = config
         self._number = number
-        self._wire = wire
+        self._link_socket = link
         self._pod = pod
         self._contacts = contacts
         self._group = codec.group_of(config.sources)
 
     def read(self) -> Iterator[Received | AddressOwner]:
         """Yield what came in, one by one: the time of each is that at which it is handled."""
-        for frame in self._wire.receive():
+        for frame in self._link_socket.receive():
             if frame[12:14] == codec.ETHERTYPE.to_bytes(2, "big"):
                 yield from self._message(frame[14:])
             else:

@@ -41,6 +41,7 @@ class FakeView:
         self.health_problems: tuple[str, ...] = ()
         self.ready_problems: tuple[str, ...] = ()
         self.asked = 0  # how often for its status
+        self.snapshots = self.registry.gauge("snapshots", "Which snapshot this is.")
         self.make_status: Callable[[], Awaitable[dict[str, Json]]] | None = None  # in its place
         self.answer: dict[str, Json] = {
             "mode": "http-proxy",
@@ -72,6 +73,7 @@ class FakeView:
         return self.ready_problems
 
     def snapshot(self) -> Snapshot:
+        self.snapshots.value += 1
         return self.registry.snapshot()
 
     async def status(self) -> dict[str, Json]:

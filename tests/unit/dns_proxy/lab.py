@@ -16,8 +16,8 @@ from egress_router.dns_proxy.server import mode
 from egress_router.names.resolver import Resolver, system_sources
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.settings.names import NamesSettings
+from egress_router.upstreams.forbidden import forbidden_reason
 from egress_router.upstreams.health import INTERVAL
-from egress_router.upstreams.places import forbidden_place
 from tests.ports import free_port
 from tests.serving import Running, serving
 from tests.waiting import WAIT_SECONDS
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
     from egress_router.service.mode import Mode
     from egress_router.settings.policy import Guarded
-    from egress_router.upstreams.places import Forbidden, Place
+    from egress_router.upstreams.forbidden import ForbiddenCheck, ForbiddenReason
 
 
 class Backend(socketserver.ThreadingTCPServer):
@@ -114,17 +114,17 @@ def loopback_is_remote(
     ports: AbstractSet[int],
     admin_port: int,
     is_own: Callable[[IPAddress], bool],
-) -> Place | None:
+) -> ForbiddenReason | None:
     """Let names have loopback addresses, as if lines named them: tests have no others."""
     all_named = named | {target[0]}
-    return forbidden_place(host, target, named=all_named, ports=ports, admin_port=admin_port, is_own=is_own)
+    return forbidden_reason(host, target, named=all_named, ports=ports, admin_port=admin_port, is_own=is_own)
 
 
 def forwarding(
     folder: Path,
     names: NameServer | None = None,
     environ: Mapping[str, str] | None = None,
-    forbidden: Forbidden = loopback_is_remote,
+    forbidden: ForbiddenCheck = loopback_is_remote,
     sources: str = "",
     check_seconds: float = INTERVAL,
 ) -> Mode[Guarded[Forwards]]:
@@ -158,7 +158,7 @@ def forwarder(
     per_client: int | None = None,
     drain_seconds: float = 25.0,
     environ: Mapping[str, str] | None = None,
-    forbidden: Forbidden = loopback_is_remote,
+    forbidden: ForbiddenCheck = loopback_is_remote,
     sources: str = "",
     check_seconds: float = INTERVAL,
 ) -> Iterator[Running[Guarded[Forwards]]]:

@@ -9,7 +9,7 @@ from egress_router.dns_proxy.server import mode
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.settings.dns_proxy import read_dns_proxy
-from egress_router.upstreams.places import forbidden_place
+from egress_router.upstreams.forbidden import forbidden_reason
 from tests.serving import LOOPS, serving
 from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
 from tests.waiting import WAIT_SECONDS, until
@@ -170,7 +170,7 @@ def test_a_name_does_not_lead_to_what_only_this_pod_can_reach(tmp_path: Path) ->
             f"80 a.example.com {target.port}\n81 b.example.com {target.port}\n"
             f"82 c.example.com {target.port}\n83 127.0.0.2 {target.port}",
             names,
-            forbidden=forbidden_place,
+            forbidden=forbidden_reason,
         ) as running,
     ):
         assert [ask(running, port) for port in (80, 81)] == ["", ""]

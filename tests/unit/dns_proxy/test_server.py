@@ -243,8 +243,7 @@ def test_ports_open_and_close_without_touching_others(tmp_path: Path) -> None:
             greeting(client)
             running.apply(text)
             new = listening()
-            old = running.call(lambda: running.server._plane._listeners[80])  # type: ignore[attr-defined]
-            running.call(lambda: running.server.listen({80: old, 81: new}))
+            running.call(lambda: running.server.listen({80: running.sockets[80], 81: new}))
             with socket.create_connection(("127.0.0.1", new.getsockname()[1]), timeout=WAIT_SECONDS) as fresh:
                 assert greeting(fresh) == "127.0.0.1"
             running.call(lambda: running.server.listen({81: new}))

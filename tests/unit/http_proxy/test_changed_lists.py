@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, counted, proxy
+from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, answering, counted, origin, proxy
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
@@ -71,3 +71,15 @@ def test_a_connection_that_the_changed_list_still_allows_opens() -> None:
         assert sock.recv(1000).startswith(b"GET /secret HTTP/1.1\r\n")
         sock.sendall(OK)
         assert client.answer()[1] == b"ok"
+
+
+def test_a_head_that_came_before_is_decided_on_by_the_changed_list() -> None:
+    with origin(answering(OK, OK)) as server, proxy() as (running, port), Client(port) as client:
+        same = f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n"
+        for _ in range(2):
+            client.send(same)
+            assert client.answer()[1] == b"ok"
+        running.apply("!127.0.0.0/8\n")
+        with Client(port) as other:
+            other.send(same)
+            assert other.head().startswith("HTTP/1.1 403")

@@ -7,7 +7,8 @@ import gc
 import json
 import socket
 import subprocess
-import time
+import threading
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -19,7 +20,7 @@ from egress_router.http_proxy import own_addresses
 from egress_router.http_proxy import server as server_module
 from egress_router.http_proxy.lingering_close import LingeringClose
 from egress_router.http_proxy.own_addresses import OwnAddresses
-from egress_router.http_proxy.server import Dependencies
+from egress_router.http_proxy.server import REAL, Dependencies
 from egress_router.names.answer import Failure
 from egress_router.policy.access_list import Own
 from egress_router.relay.buffered_socket import BufferedSocket, nothing
@@ -45,9 +46,12 @@ from tests.waiting import WAIT_SECONDS, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.worker_state import WorkerState
+    from egress_router.settings.policy import Guarded
     from tests.logged import Lines
+    from tests.serving import Running
     from tests.unit.http_proxy.origin import Origin
 
 
@@ -56,6 +60,13 @@ def get(server: Origin, *fields: str) -> str:
         "".join(f"{line}\r\n" for line in (f"GET http://{server.authority}/ HTTP/1.1", "Host: x", *fields))
         + "\r\n"
     )
+
+
+def has_read(running: Running[Guarded[AccessList]], client: Client) -> None:
+    """Wait until the proxy has read what a client has sent."""
+    client.delivered()
+    for _ in range(2):  # what was ready before a call has been read before the next one
+        running.call(lambda: None)
 
 
 def test_large_heads_are_refused() -> None:
@@ -94,9 +105,7 @@ def test_empty_lines_before_a_request_are_overlooked_but_not_for_ever() -> None:
         with Client(port) as client:
             for _ in range(9):
                 client.send("\r\n")
-                client.delivered()
-                for _ in range(2):  # what was ready before a call has been read before the next one
-                    running.call(lambda: None)
+                has_read(running, client)
             assert client.head().startswith("HTTP/1.1 400")
         assert counted(running, "refused_total", reason="malformed") == 1
 
@@ -139,17 +148,19 @@ def test_silent_origins_time_out() -> None:
 
 
 def test_interim_answers_do_not_put_the_answer_off() -> None:
-    def hint(peer: Peer) -> None:
-        peer.read_until(b"\r\n\r\n")
-        while True:
-            peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
-            time.sleep(0.05)
-
-    with origin(hint) as server, proxy(ANSWER_SECONDS="0.3") as (_, port), Client(port) as client:
+    clock = ManualClock()
+    with (
+        origin(Peer.read_to_the_end) as server,
+        proxy(needs=replace(REAL, clock=clock), ANSWER_SECONDS="0.3") as (_, port),
+        Client(port) as client,
+    ):
         client.send(get(server))
-        while (head := client.head()).startswith("HTTP/1.1 103"):
-            pass
-        assert head.startswith("HTTP/1.1 504")
+        until(lambda: b"\r\n\r\n" in server.received)
+        for _ in range(2):
+            server.peers[0].send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            assert client.head().startswith("HTTP/1.1 103")
+            clock.advance(0.2)
+        assert client.head().startswith("HTTP/1.1 504")
 
 
 def test_interim_answers_are_not_passed_on_without_end() -> None:
@@ -163,15 +174,23 @@ def test_interim_answers_are_not_passed_on_without_end() -> None:
 
 
 def test_an_answer_may_pause_longer_than_it_may_take_to_begin() -> None:
-    def pause(peer: Peer) -> None:
-        peer.read_until(b"\r\n\r\n")
-        peer.send(b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 8\r\n\r\nhalf")
-        time.sleep(1.5)
-        peer.send(b"half")
-
-    with origin(pause) as server, proxy(ANSWER_SECONDS="1") as (running, port), Client(port) as client:
+    clock = ManualClock()
+    with (
+        origin(Peer.read_to_the_end) as server,
+        proxy(needs=replace(REAL, clock=clock), ANSWER_SECONDS="0.3") as (running, port),
+        Client(port) as client,
+    ):
         client.send(get(server))
-        assert client.answer()[1] == b"halfhalf"
+        until(lambda: b"\r\n\r\n" in server.received)
+        server.peers[0].send(b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 8\r\n\r\nhalf")
+        assert client.head().startswith("HTTP/1.1 200")
+        assert client.take(4) == b"half"
+        later = threading.Event()
+        running.call(lambda: worker_of(running).deadlines.add(0.3, later.set))
+        clock.advance(1.0)
+        assert later.wait(WAIT_SECONDS), "the time to begin was over before this one"
+        server.peers[0].send(b"half")
+        assert client.take(4) == b"half"
         assert counted(running, "limit_hits_total") == 0
 
 
@@ -286,12 +305,19 @@ def test_last_words_arrive_while_the_client_goes_on_sending() -> None:
 
 
 def test_who_goes_on_sending_for_too_long_is_cut() -> None:
-    with proxy("a.example\n", LINGER_SECONDS="0.3") as (running, port), Client(port) as client:
+    clock = ManualClock()
+    with (
+        proxy("a.example\n", needs=replace(REAL, clock=clock), LINGER_SECONDS="0.3") as (running, port),
+        Client(port) as client,
+    ):
         client.send("POST http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            for _ in range(100):
-                client.send("x")
-                time.sleep(0.02)
+        assert client.head().startswith("HTTP/1.1 403")
+        clock.advance(0.2)
+        client.send("x")
+        has_read(running, client)
+        assert running.call(running.server.open_connections) == 1
+        clock.advance(0.2)
+        client.send("x")
         until(lambda: counted(running, "limit_hits_total", limit="linger_seconds") == 1)
         until(lambda: running.call(running.server.open_connections) == 0)
 
@@ -594,12 +620,14 @@ def test_the_mode_says_what_it_is() -> None:
 
 def test_a_head_of_more_reads_than_a_turn_has_comes_to_its_end() -> None:
     with (
-        origin(answering(OK)) as server,
+        origin(answering(OK, OK)) as server,
         proxy(needs=Dependencies(reads_in_turn=1), BUFFER_BYTES="16384") as (running, port),
         Client(port) as client,
     ):
-        running.context.loop.call_soon_threadsafe(time.sleep, 0.3)  # all of it is there before the first read
-        client.send(get(server, f"X: {'a' * 50_000}"))
+        client.send(get(server))
+        assert client.answer()[1] == b"ok"
+        # Sent in one turn of the loop: all of it is there before the first read.
+        running.call(lambda: client.send(get(server, f"X: {'a' * 50_000}")))
         assert client.answer()[1] == b"ok"
         assert b"a" * 50_000 in server.received
 

@@ -11,7 +11,7 @@ from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.metrics import Registry
 from egress_router.names.answer import Failure
-from tests.unit.http_proxy.origin import Client, Origin, Peer, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.origin import Client, InUse, Origin, Peer, answering, counted, know, origin, proxy
 from tests.unit.tls.hellos import RECORDED, extension, hello, names, records, sni
 from tests.waiting import until
 
@@ -207,6 +207,28 @@ def test_unfinished_hellos_are_bounded_in_all() -> None:
             client.send(records(b"\x01\x00\x3f\x00" + bytes(15_000))[:15_000])
         until(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 5)
         for client in clients:
+            client.sock.close()
+        until(lambda: running.call(running.server.open_connections) == 0)
+
+
+def test_early_data_behind_a_hello_that_waits_is_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 8446 2.3: a client may send data at once; with a name that is slow to resolve it waits here."""
+    know(monkeypatch, www_example_com="127.0.0.1", slow=True)
+
+    async def resolve(*_: object, **__: object) -> None:
+        await running.context.loop.create_future()
+
+    monkeypatch.setattr(InUse.names, "resolve", resolve)
+    with origin(echo) as server, transparent(server, held_bytes="1048576") as (running, _):
+        clients = [Client(port_of(running)) for _ in range(40)]
+        biggest = Client(port_of(running))
+        biggest.send(hello(sni(b"www.example.com")) + b"\x17" * 60_000)
+        for client in clients:
+            client.send(hello(sni(b"www.example.com")) + b"\x17" * 40_000)
+        assert biggest.rest() == alert(80)
+        until(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 14)
+        until(lambda: counted(running, "refused_total", reason="held_bytes") >= 14)
+        for client in (*clients, biggest):
             client.sock.close()
         until(lambda: running.call(running.server.open_connections) == 0)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ACCESS_DENIED = bytes((21, 3, 1, 0, 2, 2, 49))
 MANY = 1_000
 # A connection takes a few KiB; what is remembered of a name well under one.
-_MOST_KIB = 24 << 10
+_MAX_KIB = 24 << 10
 
 
 @pytest.fixture
@@ -137,4 +137,4 @@ def test_a_thousand_names_on_one_port_are_each_looked_up_and_decided(name_server
         asked = {each.name for each in name_server.asked}
         assert asked == set(addresses) - denied
         assert len(name_server.asked) == 2 * len(asked)  # A and AAAA
-        assert grown[1] - grown[0] < _MOST_KIB
+        assert grown[1] - grown[0] < _MAX_KIB

@@ -14,7 +14,7 @@ from egress_router.names.resolver import Resolver, Sources, system_sources
 from egress_router.settings.names import NamesSettings
 from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
-from tests.waiting import WAIT_SECONDS
+from tests.waiting import until_awaited
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -70,13 +70,15 @@ class Lab:
 
     async def becoming(self, resolver: Resolver, name: str, *addresses: str, seconds: float = 1.0) -> None:
         wanted = [ip_address(address) for address in addresses]
-        async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                with contextlib.suppress(ResolveError):
-                    if list((await resolver.resolve(name)).addresses) == wanted:
-                        return
-                self.clock.advance(seconds)
-                await asyncio.sleep(0.01)
+
+        async def has_them() -> bool:
+            with contextlib.suppress(ResolveError):
+                if list((await resolver.resolve(name)).addresses) == wanted:
+                    return True
+            self.clock.advance(seconds)
+            return False
+
+        await until_awaited(has_them)
 
     def counted(self, name: str, **labels: str) -> float:
         return self.registry.snapshot()[name].numbers[tuple(sorted(labels.items()))]

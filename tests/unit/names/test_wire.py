@@ -6,9 +6,10 @@ import contextlib
 import os
 import random
 import struct
+import sys
 import time
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dns.exception
 import dns.flags
@@ -21,6 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_router.grammar.address import unmapped
+from egress_router.names import message as message_module
+from egress_router.names import wire as wire_module
 from egress_router.names.message import FAMILIES, Records, Refusal, Reply, make_query, read_reply
 from egress_router.names.wire import (
     HEADER,
@@ -34,9 +37,12 @@ from egress_router.names.wire import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import FrameType
 
     from egress_router.names.message import Query
 
+Trace = Any  # of sys.settrace
+READER = {wire_module.__file__, message_module.__file__}
 QUERY = make_query("www.example.com", Kind.A, edns=True)
 TO_QUESTION = b"\xc0\x0c"  # a pointer to the name that was asked for
 
@@ -179,6 +185,85 @@ def test_the_worst_answer_costs_a_step_for_each_octet(make: Callable[[int], byte
 def test_too_much_work_is_a_bad_answer() -> None:
     reply = read_reply(QUERY, WORST["addresses of names by pointers"](65535))
     assert reply == Refusal("bad answer: reading it would be too much work")
+
+
+def _chained(number: int) -> bytes:
+    """Return an alias whose owner is what the one before leads to; the first is that of the question."""
+    names = [b"\x07%07d" % each + TO_QUESTION for each in (number, number + 1)]
+    return record(names[0] if number else TO_QUESTION, 5, names[1])
+
+
+def _with_counts(wire: bytes, *counts: int) -> bytes:
+    return wire[:4] + struct.pack("!HHHH", *counts) + wire[12:]
+
+
+def _in_authority(size: int, make: Callable[[int], bytes], before: bytes = b"") -> bytes:
+    wire = filled(size, make, before)
+    first = bool(before)
+    return _with_counts(wire, 1, first, struct.unpack_from("!H", wire, 6)[0] - first, 0)
+
+
+def _options(size: int) -> bytes:
+    """Return an answer whose EDNS record has as many options as it can have (RFC 6891 6.1.2)."""
+    options = struct.pack("!HH", 10, 0) * ((size - PLACE - 27) // 4)
+    return _with_counts(message([ADDRESS, record(b"\0", 41, options)]), 1, 1, 0, 1)
+
+
+LONG_ANSWERS: dict[str, Callable[[int], bytes]] = {
+    **WORST,
+    "addresses": lambda size: filled(size, lambda number: record(TO_QUESTION, 1, struct.pack("!I", number))),
+    "addresses of other names": lambda size: filled(
+        size, lambda number: record(b"\x04" + struct.pack("!I", number) + TO_QUESTION, 1, bytes(4))
+    ),
+    "a chain of aliases": lambda size: filled(size, _chained),
+    "texts": lambda size: filled(size, lambda _: record(TO_QUESTION, 16, b"\xff" + bytes(255))),
+    "persons by pointers": lambda size: filled(
+        size, lambda _: record(TO_QUESTION, 17, pointer(PLACE) * 2), SHORT_LABELS
+    ),
+    "name servers by pointers": lambda size: _in_authority(
+        size, lambda number: record(pointer(PLACE + number % 120 * 2), 2, pointer(PLACE)), SHORT_LABELS
+    ),
+    "zones by pointers": lambda size: _in_authority(
+        size, lambda number: record(pointer(PLACE + number % 120 * 2), 6, bytes(22)), SHORT_LABELS
+    ),
+    "options": _options,
+    "cut in the middle": lambda size: WORST["aliases by pointers"](65535)[:size],
+    "many questions": lambda size: _with_counts(
+        message([QUERY.question] * ((size - PLACE) // len(QUERY.question))), 65535, 0, 0, 0
+    ),
+}
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """Return how many lines of the reader's modules a call runs: a measure that needs no clock."""
+    ran = 0
+
+    def in_reader(_frame: FrameType, event: str, _argument: object) -> Trace:
+        nonlocal ran
+        ran += event == "line"
+        return in_reader
+
+    def entered(frame: FrameType, _event: str, _argument: object) -> Trace | None:
+        return in_reader if frame.f_code.co_filename in READER else None
+
+    before = sys.gettrace()
+    sys.settrace(entered)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return ran
+
+
+@pytest.mark.parametrize("size", [16384, 65535])
+@pytest.mark.parametrize("make", LONG_ANSWERS.values(), ids=LONG_ANSWERS.keys())
+def test_the_lines_that_are_run_for_an_answer_are_six_for_each_octet_at_most(
+    make: Callable[[int], bytes], size: int
+) -> None:
+    """`steps` is what the reader counts itself; this is what it does, with the judgement after it."""
+    wire = make(size)
+    assert size * 0.9 < len(wire) <= size
+    assert 0 < lines_run(lambda: read_reply(QUERY, wire)) <= 6 * size
 
 
 @pytest.mark.parametrize("owner", [TO_QUESTION, QUERY.name, b"\x03WwW\xc0\x10"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.unit.relay.relay_thread import RelayThread
 
 Target = tuple["IPAddress", int]
-MOST_AT_ONCE = 6
+MAX_AT_ONCE = 6
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it
 
 
@@ -139,7 +139,7 @@ def test_a_silent_address_costs_the_stagger_only(relay_thread: RelayThread) -> N
 
 def test_many_silent_addresses_hold_few_descriptors(relay_thread: RelayThread) -> None:
     with contextlib.ExitStack() as stack:
-        silence = [stack.enter_context(silent()) for _ in range(MOST_AT_ONCE + 2)]
+        silence = [stack.enter_context(silent()) for _ in range(MAX_AT_ONCE + 2)]
         last = stack.enter_context(answering())
         results: list[Dialled | DialError] = []
         most = 0
@@ -158,7 +158,7 @@ def test_many_silent_addresses_hold_few_descriptors(relay_thread: RelayThread) -
         assert [(each.port, each.reason) for each in result.failures] == [
             (port, DialReason.TIMEOUT) for _, port in silence[:3]
         ]
-        assert most <= MOST_AT_ONCE
+        assert most <= MAX_AT_ONCE
 
 
 def test_an_earlier_attempt_may_still_win(relay_thread: RelayThread) -> None:

@@ -262,8 +262,8 @@ def test_news_beyond_what_one_turn_reads_are_read_in_the_next(relay_thread: Rela
             few.plane.aim(line, (), 0, FORBIDDEN)
             for client in [few.client() for _ in range(10)]:
                 client.close()
-            few.plane._plane.settle()
-            few.plane._plane.settle()
+            few.plane.settle()
+            few.plane.settle()
 
         relay_thread.call(burst)
         until(lambda: len(line.ends) == 10)

@@ -38,8 +38,8 @@ class Port(Forwarding):
 
     def accepted(self, arrival: Arrival) -> None:
         with socket.socket(fileno=arrival.descriptor) as sock:
-            self.turns.append(self._relay_thread.plane.turns(arrival.place, sock))
-        self._relay_thread.plane.cut(arrival.place)
+            self.turns.append(self._relay_thread.plane.turns(arrival.admission, sock))
+        self._relay_thread.plane.cut(arrival.admission)
 
     def dial(self, turns: int | None) -> None:
         """Connect to it, for a client whose own connection came back so often."""

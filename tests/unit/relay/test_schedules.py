@@ -277,7 +277,9 @@ class KnownMaker(SilentMaker):
             self.told.append(model)
             model.closing = closing
 
-        self.relay.start(client, upstream, 60.0, closed, to_upstream=arrival.early, place=arrival.place)
+        self.relay.start(
+            client, upstream, 60.0, closed, to_upstream=arrival.early, admission=arrival.admission
+        )
 
 
 class GoesOn(Forwarding):

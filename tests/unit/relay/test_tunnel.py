@@ -292,14 +292,15 @@ def test_an_idle_tunnel_ends(relay_thread: RelayThread) -> None:
 
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_a_byte_either_way_puts_the_idle_time_off(relay_thread: RelayThread, side: str) -> None:
-    client, server, _ = relay_thread.tunnel(idle=1.5)
-    began = time.monotonic()
+    client, server, tunnel = relay_thread.tunnel(idle=1.5)
+    other, *_ = relay_thread.tunnel(idle=0.5)
     sender, receiver = (client, server) if side == "client" else (server, client)
-    until(lambda: time.monotonic() > began + 0.5)
+    assert other.recv(1) == b"", "half a second is over"
     sender.sendall(b"x")
     assert receiver.recv(1) == b"x"
-    assert relay_thread.closing().seconds >= 0.5 + 1.5
-    assert relay_thread.closings[0].reason is CloseReason.IDLE
+    until(lambda: tunnel in relay_thread.closed)
+    assert relay_thread.closed[tunnel].seconds >= 0.5 + 1.5
+    assert relay_thread.closed[tunnel].reason is CloseReason.IDLE
 
 
 def test_a_quiet_tunnel_has_its_peers_probed_and_ends_in_time() -> None:

@@ -142,6 +142,7 @@ class Router:
         return found
 
     def metric(self, name: str) -> float:
+        """Return a metric, as it was a second ago at the earliest."""
         text = self.get("/metrics")[1]
         return sum(
             float(value)

@@ -37,7 +37,7 @@ class Acceptor(Forwarding):
         sock = socket.socket(family, kind, 0, arrival.descriptor)
         self.accepting.entered.append((sock, *arrival.client, self.port))
         self.accepting.early += arrival.early
-        self.accepting.places.append(arrival.place)
+        self.accepting.places.append(arrival.admission)
 
     def ended(self, end: End) -> None:
         os.close(end.given)

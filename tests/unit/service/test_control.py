@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,9 +20,10 @@ from egress_router.service.control import (
 from tests.ports import free_port
 from tests.serving import LOOPS
 from tests.unit.service.routers import descriptors_below
-from tests.waiting import WAIT_SECONDS
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
 
 
@@ -46,10 +45,7 @@ class End:
         self.ended += 1
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        limit = time.monotonic() + WAIT_SECONDS
-        while not condition():
-            assert time.monotonic() < limit
-            self.loop.run_until_complete(asyncio.sleep(0.001))
+        self.loop.run_until_complete(until_async(condition))
 
 
 @pytest.fixture(params=sorted(LOOPS))

@@ -33,7 +33,7 @@ def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
         for client in clients:
             assert client.ended() if client.pid == victim else client.echo("still here") == "still here"
         until(lambda: victim not in running.workers() and len(running.workers()) == 2, "a replacement")
-        assert running.metric("worker_restarts_total") == 1
+        until(lambda: running.metric("worker_restarts_total") == 1, "the count of the replacement")
         assert running.metric("connections_total") >= len(clients), "a dead worker's counts were forgotten"
         assert "signal=SIGKILL" in running.said()
         for client in clients:
@@ -63,10 +63,11 @@ def test_a_flood_of_questions_for_the_status_reaches_a_worker_a_few_times(tmp_pa
             for number in range(100):
                 assert client.echo(str(number)) == str(number)
             assert {each.result()[0] for each in answers} == {200}
-        # Once a second for those who ask, and once by itself, so that a worker that dies leaves what it knew.
+        # Once a second for those who ask, and once by itself, so that a worker that dies leaves what it knew. The
+        # metrics, too, may be a second old.
         until(lambda: running.metric("status_rendered_total") > before, "the renderings are counted")
         rendered = running.metric("status_rendered_total") - before
-        assert rendered <= 2 * (time.monotonic() - begun + 2)
+        assert rendered <= 2 * (time.monotonic() - begun + 3)
 
 
 def test_under_load_no_new_connection_is_refused_while_a_worker_is_replaced(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_worker_that_hangs_is_replaced_and_nobody_else_is_touched(tmp_path: Pa
             assert other in running.workers()
             assert bystander.echo("still here") == "still here"
             assert victim.ended()
-        assert running.metric("worker_restarts_total") == 1
+        until(lambda: running.metric("worker_restarts_total") == 1, "the count of the replacement")
 
 
 def test_a_worker_that_a_nameless_signal_ended_is_replaced(tmp_path: Path) -> None:

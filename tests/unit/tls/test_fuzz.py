@@ -102,7 +102,7 @@ def outcome(data: bytes, dice: random.Random | None) -> ClientHello | TlsFault |
         except TlsError as error:
             return error.fault
         assert reader.held == data[:at]
-        assert found is not None or reader.size <= MAX_HELLO
+        assert found is not None or len(reader.held) <= MAX_HELLO
         if found is not None:
             return found
     return None

@@ -182,3 +182,12 @@ def test_only_what_was_wanted_may_be_switched_to(
 ) -> None:
     text = b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: %b\r\n\r\n" % taken
     assert is_wanted_switch(wanted, parse_response(text, b"GET", 200)) is expected
+
+
+def test_fields_that_say_who_the_client_is_go_on_as_each_client_sent_them() -> None:
+    for address in ("192.0.2.1", "192.0.2.2", "192.0.2.1"):
+        assert forwarded(f"Accept: a\r\nX-Forwarded-For: {address}\r\n")[2:] == [
+            "Accept: a",
+            f"X-Forwarded-For: {address}",
+            "Via: 1.1 egress-router",
+        ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import Host, IPAddress, Target
 
 
-class Place(enum.Enum):
+class ForbiddenReason(enum.Enum):
     """Why an address is left out; the value is what counters and logs call it."""
 
     LOOP = "loop"
@@ -33,10 +33,10 @@ class Place(enum.Enum):
 
 
 _REASONS = {
-    Place.LOOP: "it is this router itself",
-    Place.LOCAL: "the name has a loopback, link-local or metadata address that no line names",
-    Place.POLICY: "the egress policy denies it",
-    Place.ADMINISTRATION: "the name has this router's administration port that no line names",
+    ForbiddenReason.LOOP: "it is this router itself",
+    ForbiddenReason.LOCAL: "the name has a loopback, link-local or metadata address that no line names",
+    ForbiddenReason.POLICY: "the egress policy denies it",
+    ForbiddenReason.ADMINISTRATION: "the name has this router's administration port that no line names",
 }
 _LOCAL = {
     Locality.LOOPBACK,
@@ -48,8 +48,8 @@ _LOCAL = {
 }
 
 
-class Forbidden(Protocol):
-    """As `forbidden_place`."""
+class ForbiddenCheck(Protocol):
+    """As `forbidden_reason`."""
 
     def __call__(
         self,
@@ -61,11 +61,11 @@ class Forbidden(Protocol):
         ports: AbstractSet[int],
         admin_port: int,
         is_own: Callable[[IPAddress], bool],
-    ) -> Place | None:
+    ) -> ForbiddenReason | None:
         """Return why connections must not go there."""
 
 
-def forbidden_place(
+def forbidden_reason(
     host: Host,
     target: Target,
     *,
@@ -73,7 +73,7 @@ def forbidden_place(
     ports: AbstractSet[int],
     admin_port: int,
     is_own: Callable[[IPAddress], bool],
-) -> Place | None:
+) -> ForbiddenReason | None:
     """Return why connections to `host` must not go to `target`; None: they may.
 
     `named` are the addresses that lines name themselves, which is how a user allows them; `ports` are those
@@ -81,11 +81,11 @@ def forbidden_place(
     """
     address, port = target
     if port in ports and is_own(address):
-        return Place.LOOP
+        return ForbiddenReason.LOOP
     if not isinstance(host, str) or address in named:
         return None
     if locality(address) in _LOCAL:
-        return Place.LOCAL
+        return ForbiddenReason.LOCAL
     if port == admin_port and is_own(address):
-        return Place.ADMINISTRATION
+        return ForbiddenReason.ADMINISTRATION
     return None

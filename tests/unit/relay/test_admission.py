@@ -1,4 +1,4 @@
-"""A tunnel of a client that the data plane admitted: its place among those admitted is given back with its end."""
+"""A tunnel of a client that the data plane admitted: its admission is given back with its end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Acceptor(Forwarding):
 
     def accepted(self, arrival: Arrival) -> None:
         assert arrival.early == b""
-        self.inside.append((arrival.place, arrival.descriptor))
+        self.inside.append((arrival.admission, arrival.descriptor))
 
     def ended(self, end: End) -> None:
         os.close(end.given)
@@ -55,13 +55,15 @@ class Proxy:
         self.closings: list[Closing] = []
         self.client = socket.create_connection(self.address, WAIT_SECONDS)
         until(lambda: self.acceptor.inside)
-        self.place, descriptor = self.acceptor.inside.pop()
+        self.admission, descriptor = self.acceptor.inside.pop()
         inner, self.server = connected_pair()
         inner.setblocking(False)
         taken = socket.socket(fileno=descriptor)
         relay = Relay(self.plane, relay_thread.poller)
         self.tunnel = relay_thread.call(
-            lambda: relay.start(taken, inner, 60.0, self.closings.append, to_client=b"hi", place=self.place)
+            lambda: relay.start(
+                taken, inner, 60.0, self.closings.append, to_client=b"hi", admission=self.admission
+            )
         )
         assert self.client.recv(2) == b"hi"
 
@@ -78,7 +80,7 @@ def proxy(relay_thread: RelayThread) -> Iterator[Proxy]:
         yield made
 
 
-def test_a_place_is_given_back_before_python_hears_of_the_end(proxy: Proxy) -> None:
+def test_an_admission_is_given_back_before_python_hears_of_the_end(proxy: Proxy) -> None:
     assert proxy.counts[0] == 1
 
     def end_while_python_is_busy() -> None:
@@ -92,22 +94,22 @@ def test_a_place_is_given_back_before_python_hears_of_the_end(proxy: Proxy) -> N
     proxy.relay_thread.call(end_while_python_is_busy)
     until(lambda: len(proxy.closings) == 1)
     assert proxy.acceptor.outside == 0
-    for place, descriptor in proxy.acceptor.inside:
+    for admission, descriptor in proxy.acceptor.inside:
         os.close(descriptor)
-        proxy.relay_thread.call(lambda place=place: proxy.plane.cut(place))  # type: ignore[misc]
+        proxy.relay_thread.call(lambda admission=admission: proxy.plane.cut(admission))  # type: ignore[misc]
 
 
 def test_to_give_it_back_once_more_does_nothing(proxy: Proxy) -> None:
     proxy.relay_thread.call(proxy.tunnel.close)
     until(lambda: len(proxy.closings) == 1)
-    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.place))
+    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.admission))
     proxy.relay_thread.call(proxy.plane.catch_up)
     assert proxy.counts[0] == 0
     assert proxy.plane.open_connections() == 0
 
 
-def test_a_place_that_is_given_back_first_leaves_the_tunnel_alone(proxy: Proxy) -> None:
-    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.place))
+def test_an_admission_that_is_given_back_first_leaves_the_tunnel_alone(proxy: Proxy) -> None:
+    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.admission))
     until(lambda: proxy.counts[0] == 0)
     proxy.server.sendall(b"still there")
     assert proxy.client.recv(11) == b"still there"
@@ -117,10 +119,10 @@ def test_a_place_that_is_given_back_first_leaves_the_tunnel_alone(proxy: Proxy) 
     assert proxy.counts[0] == 0
 
 
-def test_a_place_that_is_gone_before_its_tunnel_begins_is_no_matter(
+def test_an_admission_that_is_gone_before_its_tunnel_begins_is_no_matter(
     proxy: Proxy, relay_thread: RelayThread
 ) -> None:
-    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.place))
+    proxy.relay_thread.call(lambda: proxy.plane.cut(proxy.admission))
     until(lambda: proxy.counts[0] == 0)
     proxy.relay_thread.call(proxy.plane.catch_up)
     ends = [connected_pair() for _ in range(2)]
@@ -129,7 +131,9 @@ def test_a_place_that_is_gone_before_its_tunnel_begins_is_no_matter(
     relay = Relay(proxy.plane, relay_thread.poller)
     closings: list[Closing] = []
     proxy.relay_thread.call(
-        lambda: relay.start(ends[0][0], ends[1][0], 60.0, closings.append, to_client=b"x", place=proxy.place)
+        lambda: relay.start(
+            ends[0][0], ends[1][0], 60.0, closings.append, to_client=b"x", admission=proxy.admission
+        )
     )
     assert ends[0][1].recv(1) == b"x"
     for _, far in ends:

@@ -1,0 +1,37 @@
+"""An answer that is expensive to make: once a second at most, however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from egress_router.clock import Clock
+
+SECONDS: Final = 1.0  # so long an answer serves; workers report as often
+
+T = TypeVar("T")
+
+
+class SharedAnswer(Generic[T]):
+    """Gives what `make` made, at most a second old; all who ask meanwhile wait for the same one."""
+
+    def __init__(self, make: Callable[[], Awaitable[T]], clock: Clock) -> None:
+        self._make = make
+        self._clock = clock
+        self._made: asyncio.Task[T] | None = None
+        self._until = 0.0  # monotonic
+
+    async def get(self) -> T:
+        """Return the answer; an error of `make` serves for nobody who asks later."""
+        made, now = self._made, self._clock.monotonic()
+        if made is None or (made.done() and (now >= self._until or made.exception() is not None)):
+            made = self._made = asyncio.create_task(self._anew())
+        return await asyncio.shield(made)  # it goes on for the others when one leaves
+
+    async def _anew(self) -> T:
+        answer = await self._make()
+        self._until = self._clock.monotonic() + SECONDS
+        return answer

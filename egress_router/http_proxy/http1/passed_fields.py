@@ -1,0 +1,38 @@
+"""Which fields of a head go on, and which end here. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from egress_router.http_proxy.http1.head import Field
+
+# RFC 9110 7.6.1, with what the original removes; and framing, which is written anew.
+NEVER_PASSED: Final = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NOT_FROM_CLIENTS = NEVER_PASSED | {b"host", b"expect", b"http2-settings", b"max-forwards"}
+
+
+def passed_from_client(fields: Iterable[Field], options: frozenset[bytes]) -> bytes:
+    """Return the fields of a request that go on as they are; `options` are those of its Connection fields."""
+    return b"".join(
+        [
+            b"%b: %b\r\n" % (name, value)
+            for lower, name, value in fields
+            if lower not in _NOT_FROM_CLIENTS and lower not in options
+        ]
+    )
