@@ -62,7 +62,7 @@ test-page: venv ## the status page in headless Chromium: content, live update, e
 .PHONY: bench
 bench: venv network-tools ## everything in benchmarks/, beside squid, tinyproxy, haproxy and nginx (about 30 minutes)
 	@scripts/need cc:gcc squid:squid haproxy:haproxy tinyproxy:tinyproxy nginx:nginx-light \
-	  /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
+	  conntrack:conntrack /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
 	@$(BIN)/python -m benchmarks.proxies http dns
 	@$(BIN)/python -m benchmarks.responsiveness
 	@$(BIN)/python -m benchmarks.redirect
@@ -81,6 +81,7 @@ fuzz: venv ## hostile requests, answers and ClientHellos, and random schedules o
 
 .PHONY: bench-redirect
 bench-redirect: venv network-tools ## redirect mode: set-up time, memory and cost of a connection by number of lines
+	@scripts/need cc:gcc haproxy:haproxy conntrack:conntrack
 	@$(BIN)/python -m benchmarks.redirect
 
 .PHONY: bench-dns

@@ -5,7 +5,8 @@ of the original, one nftables rule a line, in the same laboratory and the same r
 whole machine beside plain routing and haproxy. `names`: a connection
 among many lines, and the CPU time of a change. `ports`: connections at a steady rate to one destination,
 which keeps TIME_WAIT. `many`: 100,000 connections at once to one destination, over two source addresses.
-`policy`: what putting 10,000 entries of an egress policy in force costs.
+`policy`: what putting 10,000 entries of an egress policy in force costs. `floor`: what the kernel needs for
+NAT, step by step, also on a busy machine.
 Run as root: `make bench-redirect`, or `python -m benchmarks.redirect` and the parts that are wanted.
 """
 
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import many_connections, many_entries
+from benchmarks import many_connections, many_entries, nat_floor
 from benchmarks.table import keep_text
 from benchmarks.topology import (
     FORWARDED,
@@ -68,6 +69,7 @@ def main() -> None:
             many_connections.at_once,
         ),
         "policy": ("redirect_policy", "An egress policy of 10,000 entries", many_entries.in_force),
+        "floor": ("redirect_floor", "What the kernel needs for NAT, step by step", nat_floor.by_step),
     }
     for name in sys.argv[1:] or parts:
         file, title, measure = parts[name]
@@ -114,7 +116,7 @@ def by_way() -> Iterator[tuple[str, ...]]:
     churn: dict[Way, list[float]] = {}
     ping: dict[Way, list[float]] = {}
     alone: dict[Way, list[float]] = {}
-    ways = (ROUTED, REDIRECTED, NAMED, FORWARDED)
+    ways = (ROUTED, nat_floor.BARE, nat_floor.FREE, REDIRECTED, NAMED, FORWARDED)
     with Topology() as topology:
         topology.remember_closed(does=False)
         for _ in range(ROUNDS):

@@ -57,11 +57,15 @@ listen echo
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to the server: the address and the port of HTTP (echo is the next one)."""
+    """One way to the server: the address and the port of HTTP (echo is the next one).
+
+    `rules` is what a table of the router holds in the place of our rules.
+    """
 
     name: str
     address: str
     port: int
+    rules: str = ""
 
 
 ROUTED = Way("plain routing", SERVER, HTTP)
@@ -85,9 +89,9 @@ class Outcome:
 
 
 class Topology(Hosts):
-    """The three hosts, built by the constructor and gone after `close`."""
+    """The three hosts, built by the constructor and gone after `close`; `serves`: with a server."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, serves: bool = True) -> None:
         super().__init__()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, most), most))
@@ -98,9 +102,10 @@ class Topology(Hosts):
                 self.host(name) for name in ("client", "router", "server")
             )
             self._build()
-            self.server.serve([str(self._folder / "origin"), str(HTTP), "0.0.0.0"])  # noqa: S104
+            if serves:
+                self.server.serve([self.tool("origin"), str(HTTP), "0.0.0.0"])  # noqa: S104
             (self._folder / "haproxy.cfg").write_text(HAPROXY)
-            self.router.start(["haproxy", "-db", "-f", str(self._folder / "haproxy.cfg")])
+            self.haproxy = self.router.start(["haproxy", "-db", "-f", str(self._folder / "haproxy.cfg")])
 
     def _build(self) -> None:
         wiring.cable(self.client, "eth0", self.router, "eth0")
@@ -123,13 +128,23 @@ class Topology(Hosts):
         """Have the server keep TIME_WAIT, as servers do, or not, so that only work is measured."""
         self.server.sysctl("net/ipv4/tcp_max_tw_buckets", 262_144 if does else 0)
 
+    def tool(self, name: str) -> str:
+        """Return the path of a compiled program of `load/`."""
+        return str(self._folder / name)
+
+    def forget_connections(self) -> None:
+        """Empty the router's connection tracking, so that nobody meets what others left."""
+        self.router.run("conntrack", "--flush")
+
     def take(self, way: Way, more: int = 0) -> None:
         """Make the router work this way; connection tracking is not even asked where it only routes.
 
         `more` are so many other lines, every fifteenth of them a name of 16 addresses.
         """
         self.router.run("nft", "flush ruleset")
-        if way in (REDIRECTED, NAMED):
+        if way.rules:
+            self.router.run("nft", "-f", "-", input=f"table inet bare {{\n{way.rules}\n}}\n")
+        elif way in (REDIRECTED, NAMED):
             self.router.run(sys.executable, "-m", "benchmarks.topology", str(more))
 
     def run(self, way: Way, mode: str, connections: int, operations: int, rate: int = 0) -> Outcome:
@@ -154,7 +169,7 @@ class Topology(Hosts):
     def _load(self, way: Way, mode: str, connections: int, operations: int) -> list[str]:
         port = way.port + (mode in {"ping", "idle"})
         numbers = (port, port, connections, operations, 0)
-        return [str(self._folder / "load"), mode, *map(str, numbers), "direct", way.address]
+        return [self.tool("load"), mode, *map(str, numbers), "direct", way.address]
 
     @contextlib.contextmanager
     def held(self, way: Way, connections: int) -> Iterator[None]:

@@ -59,7 +59,7 @@ class Tools:
     """The compiled load generator and origin."""
 
     def __init__(self, folder: Path) -> None:
-        for name in ("load", "origin", "floor", "openloop"):
+        for name in ("load", "origin", "floor", "openloop", "alone"):
             subprocess.run(
                 ["cc", "-O2", "-D_GNU_SOURCE", "-o", str(folder / name), str(_SOURCES / f"{name}.c")],
                 check=True,

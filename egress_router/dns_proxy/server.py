@@ -117,7 +117,7 @@ class Forwarder:
         """Make these lines, and the egress policy before them, decide from now on.
 
         Connections of lines that are gone, or that lead elsewhere now, have `drain_seconds` left; so have all
-        of a line that leads to where the policy lets nobody go any more.
+        of a line whose destination the policy denies now.
         """
         rules = guarded.rules
         self._tools.nearby.refresh()

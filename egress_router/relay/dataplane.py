@@ -29,7 +29,7 @@ Pair = _plane.Pair
 Forwarding = _plane.Forwarding
 OWN_BYTES: Final = _plane.OWN_BYTES
 
-# Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
+# Seconds without a byte before the kernel probes the peers: busy and short connections need no probes.
 QUIET: Final = 30.0
 MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MAX_UNREAD of plane.h
@@ -64,8 +64,8 @@ class DataPlane:
     ) -> None:
         """Start the thread; it ends with `close`. In one turn of the loop at most `max_news` are told.
 
-        `own` is what processes share in which each shall know again what another one made. `most_held` are
-        the bytes that all connections together may hold for readers that are slow.
+        `own` is memory that processes share, so that each recognises connections that another one made.
+        `most_held` are the bytes that all connections together may hold for readers that are slow.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
@@ -85,7 +85,7 @@ class DataPlane:
         self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
         if isinstance(loop, PollerLoop):
-            # All commands of a turn together: each by itself would wake a thread that is asleep again soon.
+            # The commands of a turn go together: each by itself would wake the thread once more.
             self._plane.ring_late()
             loop.poller.before_wait(self._plane.ring)
 
@@ -112,7 +112,7 @@ class DataPlane:
     def catch_up(self) -> None:
         """Tell everything that has happened until now, and count its bytes."""
         self.settle()
-        for _ in range(_MAX_READS):  # a flood of news must not keep the loop here
+        for _ in range(_MAX_READS):  # with very many news the loop must still do other work
             if not self._plane.waiting():
                 break
             self._read()
@@ -184,7 +184,7 @@ class DataPlane:
         self._plane.release_line(line)
 
     def know(self, acceptor: Forwarding, line: Forwarding, head: bytes, seconds: float) -> None:
-        """Have CONNECTs with this head to a port answered, and go where a line does, for some seconds.
+        """Have CONNECTs with this head to a port answered and sent where a line leads, for some seconds.
 
         What does not go smoothly comes to `acceptor`. `line` is aimed at one target, does not tell each
         connection, and names the host that a ClientHello has to name.
@@ -192,7 +192,7 @@ class DataPlane:
         self._plane.know(acceptor, line, head, seconds)
 
     def forget(self) -> None:
-        """Know no head any more; a connection that is being made for one is not used."""
+        """Forget all heads; a connection that is being made for one is not used."""
         self._plane.forget()
 
     def relay(
@@ -221,16 +221,16 @@ class DataPlane:
     ) -> None:
         """Connect to the first of these that answers; `pair` hears of it as of its end.
 
-        `sources` are as in `aim`. With `turns` the connection is known again when it comes back: it is made
-        for a client whose own came back so often.
+        `sources` are as in `aim`. With `turns` the connection is recognised when it comes back; `turns` is
+        how often that of the client has come back.
         """
         near = () if turns is None else targets
         self._plane.dial(pair, tuple(targets), packed(targets, sources, near), seconds, stagger, turns or 0)
 
     def turns(self, admission: Pair, sock: socket.socket) -> int:
-        """Return how often a client's connection has come back, having been made here: `dial` with `turns`.
+        """Return how often a client's connection has come back after it was made here: see `dial`, `turns`.
 
-        Ask when its first request has come: which worker made it, is known by then.
+        Ask when its first request has come: only then it is sure which worker made it.
         """
         return self._plane.turns(admission, sock.fileno())
 
@@ -298,4 +298,4 @@ def _started(limits: Limits | None, quiet: float, own: memoryview | None, most_h
 
 
 def _nothing(_: int) -> None:
-    """Do nothing: nobody wants to hear of pauses."""
+    """Do nothing: pauses are not told to anybody."""

@@ -59,7 +59,7 @@ class Established:
 
 
 def require_nftables(guarded: Guarded[Redirects] | None, apply: Callable[[NatPlan], None]) -> None:
-    """See that what needs nftables has it. RefusedError where it has not."""
+    """Check that what needs nftables has it. RefusedError if not."""
     if guarded is None or apply is nftables.apply:
         return
     if guarded.policy is not None:

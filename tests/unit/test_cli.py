@@ -355,6 +355,17 @@ def test_a_config_map_may_be_in_another_file(tmp_path: Path) -> None:
     assert done.stderr.decode().startswith(f"{rules}:6: document 1 (ConfigMap m) key k line 6: '81 x'")
 
 
+def test_a_file_with_the_name_of_a_key_has_its_table_in_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("rules", "warnings", "errors"):
+        (tmp_path / name).write_text("80 tcp 203.0.113.25\n")
+    found = json.loads(check("--output", "json", "redirect", "rules", "warnings", "errors").stdout)
+    assert (found["warnings"], found["errors"]) == ([], [])
+    assert found["./errors"] == found["./warnings"] == found["rules"] != []
+
+
 def test_json_holds_results_warnings_and_errors() -> None:
     text = b"*.example.com\nwww.example.com:443\n"
     done = check("--output", "json", "http-proxy", "-", given=text)

@@ -34,8 +34,8 @@ _KEPT = "60s"  # never longer than _RESTING, or the port could be somebody else'
 # Until it is answered: a SYN that is sent again after a second tries another port.
 _KEPT_UNANSWERED = "900ms"
 # A jump to `next` asks for one port. Eight suffice as a rule; a client may hold thousands in a row, though,
-# and then now and then one connection looks at 512. (Where no port has rested, as beyond a thousand
-# connections a second to one destination, looking on would only cost time.)
+# and then some connections look at 512. (Where no port has rested, as beyond a thousand
+# connections a second to one destination, looking further would only cost time.)
 _FAN_OUT, _LEVELS = 8, 3
 _SELDOM = "limit rate 100/second burst 100 packets"
 

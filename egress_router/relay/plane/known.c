@@ -111,7 +111,7 @@ bool known_take(struct plane *plane, struct pair *pair) {
     return true;
 }
 
-/* While any head is known, a client who has not spoken when it is accepted has a moment to. */
+/* While any head is known, a client that has sent nothing when it is accepted has a moment to do so. */
 bool known_await(struct plane *plane, struct pair *pair) {
     if (pair->flows[CLIENT].held || plane->now >= plane->known_until ||
         watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, EPOLLONESHOT, &pair->peers[CLIENT]) < 0)
@@ -203,5 +203,5 @@ void known_spoke(struct plane *plane, struct pair *pair, uint32_t events) {
         begin(plane, pair, got == CHUNK ? events : events & ~(uint32_t)EPOLLIN);
 }
 
-/* Nobody has spoken. */
+/* Neither side has sent anything. */
 void known_silent(struct plane *plane, struct pair *pair) { hand_over(plane, pair); }

@@ -107,7 +107,8 @@ PyObject *plane_relay(Plane *self, PyObject *arguments) {
     int client, upstream;
     double idle;
     Py_buffer up, down;
-    if (!PyArg_ParseTuple(arguments, "O!iidy*y*O", pair_type, &object, &client, &upstream, &idle, &up, &down, &admission))
+    if (!PyArg_ParseTuple(arguments, "O!iidy*y*O", pair_type, &object, &client, &upstream, &idle, &up, &down,
+                          &admission))
         return NULL;
     struct pair *admitted = PyObject_TypeCheck(admission, pair_type) ? ((Pair *)admission)->pair : NULL;
     struct pair *pair = pair_new(object, client, upstream, idle);

@@ -25,19 +25,19 @@ enum { CLIENT, UPSTREAM };
 
 enum {
     CHUNK = 1 << 16,       /* what a connection holds at most for each side that does not read */
-    MAX_ATTEMPTS = 6,     /* connects of one connection at a time: each holds a descriptor */
-    MAX_PIPES = 32,       /* each is two descriptors and up to 1 MiB of kernel memory */
-    MAX_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
-    MAX_BOUNDS = 15,      /* of a histogram */
-    MAX_OWN = 4096,       /* a power of two: connections that may come back to us, mostly the latest */
+    MAX_ATTEMPTS = 6,      /* connects of one connection at a time: each holds a descriptor */
+    MAX_PIPES = 32,        /* each is two descriptors and up to 1 MiB of kernel memory */
+    MAX_UNREAD = 1 << 16,  /* closing records that Python has not read; with more, accepting pauses */
+    MAX_BOUNDS = 15,       /* of a histogram */
+    MAX_OWN = 4096,        /* a power of two: connections that may come back to us, mostly the latest */
     LOOP_TURNS = 2,        /* a connection that came back so often is a loop */
-    MAX_KNOWN = 1024,     /* heads of CONNECTs that Python has decided on */
-    MAX_KNOWN_HEAD = 512, /* bytes of one */
+    MAX_KNOWN = 1024,      /* heads of CONNECTs that Python has decided on */
+    MAX_KNOWN_HEAD = 512,  /* bytes of one */
     MAX_NAME = 253,        /* characters of a host name (RFC 1035 2.3.4) */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
 
-/* Why a connection ended, or was never made. The numbers are those of relay/records.py. */
+/* Why a connection ended, or was never made. The numbers are those of relay/dial.py and relay/tunnel.py. */
 enum reason {
     FINISHED,
     CLIENT_RESET,
