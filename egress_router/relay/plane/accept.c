@@ -91,10 +91,13 @@ void accepting_resume(struct plane *plane) {
         listen_again(plane, each);
 }
 
-/* What the client has sent already is kept in memory until there is a connection, which saves an edge. */
+/* What the client has sent already is kept in memory until there is a connection, which saves an edge. Where too much
+ * is kept, Python reads it, which has a limit of its own. */
 static bool read_early(struct plane *plane, struct pair *pair) {
+    if (flow_overflows(plane))
+        return true;
     ssize_t got = recv(pair->peers[CLIENT].fd, plane->chunk, CHUNK, 0);
-    return got <= 0 || flow_hold(&pair->flows[CLIENT], plane->chunk, (size_t)got);
+    return got <= 0 || flow_hold(plane, &pair->flows[CLIENT], plane->chunk, (size_t)got);
 }
 
 /* Python serves it: the socket goes there, with what has come already, or with the reason to turn it away. */

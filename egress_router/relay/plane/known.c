@@ -186,10 +186,14 @@ void known_connected(struct plane *plane, struct pair *pair, uint32_t events) {
 /* The first bytes of the tunnel have to name its host, where they are TLS; what is not plainly so Python decides. */
 void known_spoke(struct plane *plane, struct pair *pair, uint32_t events) {
     struct flow *flow = &pair->flows[CLIENT];
+    if (flow_overflows(plane)) {
+        hand_over(plane, pair);
+        return;
+    }
     ssize_t got = recv(pair->peers[CLIENT].fd, plane->chunk, CHUNK, 0);
     if (got < 0 && errno == EAGAIN)
         return;
-    if (got > 0 && !flow_hold(flow, plane->chunk, (size_t)got)) {
+    if (got > 0 && !flow_hold(plane, flow, plane->chunk, (size_t)got)) {
         pair_end(plane, pair, NO_DESCRIPTOR);
         return;
     }
