@@ -239,10 +239,7 @@ class DataPlane:
         self._plane.cut(pair)
 
     def close(self, lines: Iterable[Forwarding] = ()) -> None:
-        """Release lines, end the thread and every connection; their ends are told before this returns.
-
-        Closing twice does nothing more.
-        """
+        """Release lines, end the thread and every connection, and tell their ends; once, if called twice."""
         if self._closed:
             return
         self._closed = True
