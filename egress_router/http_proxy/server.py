@@ -124,7 +124,12 @@ class HttpProxyServer:
             partial(needs.look, settings.proxy.interface),
         )
         self._resolver = needs.names(settings.names, context.registry)
-        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
+        self._plane = DataPlane(
+            context.loop,
+            context.limiter.limits,
+            own=context.shared.own,
+            most_held=settings.proxy.relay_bytes // settings.proxy.workers,
+        )
         access = AccessControl(
             context.loop,
             self._resolver,

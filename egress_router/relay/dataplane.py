@@ -34,6 +34,8 @@ QUIET: Final = 30.0
 MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MAX_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
+_NO_BOUND: Final = (1 << 63) - 1
+_LIMIT: Final = "relay_bytes"
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
 
 
@@ -58,10 +60,12 @@ class DataPlane:
         quiet: float = QUIET,
         max_news: int = MAX_NEWS,
         own: memoryview | None = None,
+        most_held: int = _NO_BOUND,
     ) -> None:
         """Start the thread; it ends with `close`. In one turn of the loop at most `max_news` are told.
 
         `own` is memory that processes share, so that each recognises connections that another one made.
+        `most_held` are the bytes that all connections together may hold for readers that are slow.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
@@ -69,12 +73,12 @@ class DataPlane:
         self._loop = loop
         self._max_news = max_news
         try:
-            self._plane = _started(limits, quiet, own)
+            self._plane = _started(limits, quiet, own, most_held)
         except OSError as error:
             what = f"cannot start the data plane ({error.strerror})"
             raise RefusedError(what, "raise the limits of open files and threads") from None
-        self._sent = self._received = Number()
-        self._known = (0, 0)
+        self._sent = self._received = self._overflows = Number()
+        self._known = (0, 0, 0)
         self._pauses, self._paused = 0, False
         self._closed = False
         self._on_pause: Callable[[int], None] = _nothing
@@ -90,9 +94,15 @@ class DataPlane:
         """How many pipes carry bulk data now."""
         return self._plane.counts()[6]
 
+    @property
+    def held(self) -> int:
+        """How many bytes all connections hold now."""
+        return self._plane.counts()[7]
+
     def count(self, registry: Registry, sent: Number, received: Number) -> None:
         """Have the bytes of all connections added to these, to upstreams and to clients, as they go."""
         self._sent, self._received = sent, received
+        self._overflows = registry.counter("limit_hits_total", "Connections that met a limit.", limit=_LIMIT)
         registry.before_snapshot(self.catch_up)
 
     def settle(self) -> None:
@@ -110,10 +120,11 @@ class DataPlane:
         self._count()
 
     def _count(self) -> None:
-        _, sent, received, _, _, _, _ = self._plane.counts()
+        _, sent, received, _, _, _, _, _, overflows = self._plane.counts()
         self._sent.value += sent - self._known[0]
         self._received.value += received - self._known[1]
-        self._known = (sent, received)
+        self._overflows.value += overflows - self._known[2]
+        self._known = (sent, received, overflows)
 
     def open_connections(self) -> int:
         """Return how many connections and dials are open."""
@@ -228,10 +239,7 @@ class DataPlane:
         self._plane.cut(pair)
 
     def close(self, lines: Iterable[Forwarding] = ()) -> None:
-        """Release lines, end the thread and every connection; their ends are told before this returns.
-
-        Closing twice does nothing more.
-        """
+        """Release lines, end the thread and every connection, and tell their ends; once, if called twice."""
         if self._closed:
             return
         self._closed = True
@@ -251,7 +259,7 @@ class DataPlane:
             self._loop.call_soon(self._news)
 
     def _tell_pauses(self) -> None:
-        _, _, _, pauses, paused, error, _ = self._plane.counts()
+        _, _, _, pauses, paused, error, _, _, _ = self._plane.counts()
         for _ in range(pauses - self._pauses):
             self._on_pause(error)
         if pauses != self._pauses or (self._paused and not paused):
@@ -269,10 +277,10 @@ class DataPlane:
                 self._loop.call_exception_handler(context)
 
 
-def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _plane.Plane:
+def _started(limits: Limits | None, quiet: float, own: memoryview | None, most_held: int) -> _plane.Plane:
     own = memoryview(bytearray(OWN_BYTES)) if own is None else own
     if limits is None:
-        return _plane.Plane(bytearray(4), own, 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
+        return _plane.Plane(bytearray(4), own, 0, _UNLIMITED, _UNLIMITED, 0, quiet, most_held, *_BOUNDS)
     return _plane.Plane(
         limits.counts,
         own,
@@ -281,6 +289,7 @@ def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _pl
         limits.possible,
         limits.maximum_per_client or 0,
         quiet,
+        most_held,
         *_BOUNDS,
     )
 
