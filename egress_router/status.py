@@ -43,7 +43,7 @@ def show(
 ) -> int:
     """Print the status of the router at `url` (default: this machine's, at EGRESS_ADMIN_PORT).
 
-    With `watch` again each two seconds, until interrupted; a router that does not answer then is no end.
+    With `watch` again every two seconds, until interrupted, also while the router does not answer.
     Return the exit status: 3 where the router is not ready or not healthy; with `health_only` only where it
     is not healthy. That is for an engine's health check: a restart does not help a router that is not ready.
     `as_json` prints what the endpoint says as it is, with a list `errors`; with `watch` a line each time.
@@ -70,9 +70,9 @@ def show(
 
 @contextlib.contextmanager
 def _screen() -> Iterator[str]:
-    """Take a screen of the terminal's own, so that what stood there comes back; yield what clears it.
+    """Use the terminal's second screen, so that the old text comes back; yield what clears it.
 
-    Where a pipe or a file is written there is no screen, and nothing that only a terminal understands.
+    To a pipe or a file nothing is written that only a terminal understands.
     """
     if not sys.stdout.isatty():
         yield ""

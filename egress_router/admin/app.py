@@ -73,7 +73,7 @@ class _Http(web.Server):
             self,
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None; its types do not say so
-            logger=_no_logger(),  # a peer's bad request is not worth a line of ours
+            logger=_no_logger(),  # the bad request of a peer is not logged
             lingering_time=0.0,
             max_line_size=_MAX_LINE_BYTES,
             max_field_size=_MAX_LINE_BYTES,
@@ -109,7 +109,7 @@ class Endpoint:
         self._recording = recording
 
     async def close(self) -> None:
-        """Stop to serve; what is being answered is cut."""
+        """Stop serving; what is being answered is cut."""
         self._recording.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._recording
@@ -121,7 +121,7 @@ class Endpoint:
 def _connection(http: web.Server, answers: Answers, limits: Limits) -> asyncio.Protocol:
     """Make a connection, and end the oldest where it is one too many, those that ask nothing first.
 
-    So whoever holds connections open cannot keep a probe out, whose question comes at once.
+    So whoever holds connections open cannot keep out a probe, which sends its request at once.
     """
     too_many = len(http.connections) - limits.connections + 1
     if too_many > 0:

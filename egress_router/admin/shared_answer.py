@@ -1,4 +1,4 @@
-"""An answer that is dear to make: once a second at most, however many ask."""
+"""An answer that is expensive to make: once a second at most, however many ask."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SharedAnswer(Generic[T]):
         made, now = self._made, self._clock.monotonic()
         if made is None or (made.done() and (now >= self._until or made.exception() is not None)):
             made = self._made = asyncio.create_task(self._anew())
-        return await asyncio.shield(made)  # one who leaves does not take it from the others
+        return await asyncio.shield(made)  # it goes on for the others when one leaves
 
     async def _anew(self) -> T:
         answer = await self._make()

@@ -1,4 +1,4 @@
-"""What is wrong now, in words and since when: what somebody who was just paged wants to read first.
+"""What is wrong now, in words and since when: what an operator who was called wants to read first.
 
 Pure but for the clock that is passed in: it is told every two seconds what the router says of itself.
 """

@@ -188,7 +188,7 @@ def _placed(rules: Text, problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _surroundings(container: Container, command: Command) -> dict[str, str]:
-    """Return the variables beside the rules; an administration port that nobody knows is in no line's way.
+    """Return the variables beside the rules; an administration port that is not known conflicts with no line.
 
     A source that is given nowhere is known not to be set, so that no rule can say `from`.
     """

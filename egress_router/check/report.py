@@ -68,10 +68,15 @@ def as_text(tables: Sequence[Table]) -> str:
 
 def as_json(tables: Sequence[Table], warnings: Sequence[Finding], errors: Sequence[Finding]) -> str:
     """Return one JSON document: each table as a list of objects, then warnings and errors."""
-    document: dict[str, object] = {each.name: _objects(each.rows) for each in tables}
+    document: dict[str, object] = {_key(each.name): _objects(each.rows) for each in tables}
     document["warnings"] = [each.as_object() for each in warnings]
     document["errors"] = [each.as_object() for each in errors]
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _key(name: str) -> str:
+    """Return what a table is called in JSON: a file that is called as a key gets a path."""
+    return f"./{name}" if name in {"warnings", "errors"} else name
 
 
 def _objects(rows: Rows) -> list[dict[str, str]]:

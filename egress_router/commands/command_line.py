@@ -41,9 +41,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="egress-router",
         description="Gives pods one fixed source address towards the outside.",
-        epilog=_variables_text("Environment of all commands, by command", VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.variables = ("Environment of all commands, by command", VARIABLES)
     parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_services(commands)
@@ -172,9 +172,10 @@ def _add(
         name,
         help=meaning,
         description=meaning[0].upper() + meaning[1:] + ".",
-        epilog=_variables_text("Environment", {"": variables}) if variables else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if variables:
+        command.variables = ("Environment", {"": variables})
     command.set_defaults(run=run)
     return command
 
@@ -216,6 +217,15 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
+    # A title, and variables by command. Their text is made for who reads it: each start would wait for it.
+    variables: tuple[str, dict[str, Sequence[Variable[object] | RulesVariable]]] | None = None
+
+    def format_help(self) -> str:
+        """See `argparse`; the variables come last."""
+        if self.variables is not None:
+            self.epilog = _variables_text(*self.variables)
+        return super().format_help()
+
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """See `argparse`; its messages repeat arguments as they are."""
         super().exit(status, message and visible_lines(message))

@@ -187,7 +187,7 @@ class LineInForce(Forwarding):
         )
 
     def _asked(self) -> None:
-        """Go on with those who wait, whatever came of the question."""
+        """Go on with the clients that wait, whatever the answer was."""
         destination = self.destination
         self._take((destination.targets, destination.good, destination.left_out))
 

@@ -20,7 +20,7 @@ class Nearby:
     def __init__(
         self, egress: str, comes_back: Callable[[IPAddress, Collection[IPAddress]], bool] = comes_back
     ) -> None:
-        """Begin; `egress` is the outside interface, `comes_back` judges an address by our sources there."""
+        """Begin; `egress` is the outside interface; `comes_back` decides on an address, by our sources."""
         self._egress = egress
         self._comes_back = comes_back
         self._sources: frozenset[IPAddress] = frozenset()
@@ -28,20 +28,20 @@ class Nearby:
         self._looks = False
 
     def refresh(self) -> None:
-        """Learn anew with which addresses connections leave for the outside network.
+        """Read again which addresses connections to the outside network leave with.
 
-        That is closed: nothing that has left comes in again.
+        That network is closed: nothing that has left comes in again.
         """
         self._sources = addresses_of(self._egress)
 
     def listen(self, listeners: Iterable[socket.socket]) -> None:
-        """Look at the connections of exactly these, if at any."""
+        """Look at the connections of exactly these listeners, if any are needed."""
         self._listeners = tuple(listeners)
         if self._looks:
             self._look()
 
     def of(self, targets: Sequence[Target]) -> frozenset[Target]:
-        """Return those of these from where a connection may come back."""
+        """Return the targets from which a connection may come back."""
         found = frozenset(each for each in targets if self._comes_back(each[0], self._sources))
         if found and not self._looks:
             self._looks = True

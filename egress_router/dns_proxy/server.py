@@ -88,7 +88,12 @@ class Forwarder:
         self._report = UpstreamReport(context.registry, log.records() if settings.debug else events)
         self._policy = TargetPolicy(context.registry, forbidden, settings.proxy.runtime.admin_port)
         self._names = resolver(settings.names, context.registry)
-        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
+        self._plane = DataPlane(
+            context.loop,
+            context.limiter.limits,
+            own=context.shared.own,
+            most_held=settings.proxy.relay_bytes // settings.proxy.workers,
+        )
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._plane.tell_pauses(AcceptPauses(context.registry))
         context.registry.before_snapshot(self._show)
@@ -112,7 +117,7 @@ class Forwarder:
         """Make these lines, and the egress policy before them, decide from now on.
 
         Connections of lines that are gone, or that lead elsewhere now, have `drain_seconds` left; so have all
-        of a line that leads to where the policy lets nobody go any more.
+        of a line whose destination the policy denies now.
         """
         rules = guarded.rules
         self._tools.nearby.refresh()

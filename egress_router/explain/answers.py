@@ -98,7 +98,7 @@ def _undecided(policy: AccessPolicy, host: str, port: int, name: str) -> tuple[O
 def judged(
     found: Explanation, host: Host, port: int, index: PolicyIndex | None, names: NamesOf
 ) -> Explanation:
-    """Return an answer of the list with what the egress policy says of its addresses; it only takes away."""
+    """Return an answer of the list with what the egress policy says of its addresses; it only denies."""
     if index is None or found.outcome is not Outcome.ALLOWED:
         return found
     sifted = index.sift(found.addresses, port, names)

@@ -31,7 +31,7 @@ _OVER_LIMIT: Final = {
 
 
 class TurnedAway:
-    """Clients beyond the limits; `most` at a time are waited for until they have read why."""
+    """Clients beyond the limits; `most` of them at a time are kept until they have read why."""
 
     def __init__(self, worker: WorkerState, limiter: ConnectionLimiter, most: int) -> None:
         self._worker = worker
@@ -108,7 +108,7 @@ class Acceptor(Forwarding):
 
 
 def _speaks_tls(sock: socket.socket, origin_port: int) -> bool:
-    """Say whether a client of a transparent port speaks TLS; of one that is silent so far its port tells."""
+    """Say whether a client of a transparent port speaks TLS; of a silent one its port tells."""
     try:
         return sock.recv(1, socket.MSG_PEEK) == _HANDSHAKE
     except BlockingIOError:

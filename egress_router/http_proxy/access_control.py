@@ -50,7 +50,7 @@ class Names(Protocol):
 
 
 class _Known(NamedTuple):
-    """A decision with all that it depends on; `addresses` None: on none of a name.
+    """A decision with all that it depends on; `addresses` is None where none of a name were looked at.
 
     `asked` is compared by identity: a target that was read before has the same object. `until` is when the
     addresses of the name have to be asked for again, 0 where name servers fail.
@@ -102,7 +102,7 @@ class AccessControl:
     def at_once(self, target: RequestTarget) -> Decision | None:
         """Decide without waiting; None where the name has to be looked up first.
 
-        What was decided before is decided again where nothing has changed that it depends on.
+        A decision is used again while nothing that it depends on has changed.
         """
         known = self._known.get(target.authority)
         if (
@@ -140,7 +140,7 @@ class AccessControl:
         if isinstance(asked, str) and "." not in asked:  # what a short name stands for may change
             return decision
         if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()  # simple; where there are so many, any order is as good
+            self._known.clear()  # simple; with so many of them no order is better
         own = self._own.current()
         self._known[target.authority] = _Known(
             asked, target.tunnel, self.lists, own, addresses, until, decision

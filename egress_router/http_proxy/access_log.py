@@ -66,7 +66,7 @@ class AccessLog:
         self._records.write(made)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
-        """Write down a request of which nothing is known but that it was refused."""
+        """Write down a refused request of which nothing else is known."""
         made = Record(
             event="request",
             id=who.id or self.ids.next(),
@@ -101,7 +101,7 @@ class AccessLog:
             rule=rule if decision.entry is None else decision.entry.described,
             reason=reason,
             dns_seconds=round(info.dns_seconds, 6),
-            # Nothing was dialled for what was denied, or what goes on in a connection that was there.
+            # A denied request dials nothing, nor does one that goes over an open connection.
             connect_seconds=round(info.connect_seconds, 6) if info.connect_seconds else None,
             traceparent=info.traceparent,
         )

@@ -84,7 +84,7 @@ class Accounting:
         return RequestInfo(who, head.method, target, self._clock.monotonic(), traceparent(head))
 
     def begun_again(self, who: Who, target: RequestTarget, seconds: float) -> RequestInfo:
-        """Return what is known of a CONNECT that began so long ago, and whose head nobody needed to read."""
+        """Return what is known of a CONNECT that began `seconds` ago; its head was not read."""
         return RequestInfo(who, b"CONNECT", target, self._clock.monotonic() - seconds, None)
 
     def begun_tls(self, who: Who, target: RequestTarget) -> RequestInfo:
@@ -152,7 +152,7 @@ class Accounting:
         self._log.request(info, reason)
 
     def failed(self, info: RequestInfo, reply: Reply) -> None:
-        """Count a request that got no connection, or, its decision being written down, no answer over it."""
+        """Count a request that got no connection, or no answer over it."""
         self._failure(reply)
         if info.numbers is not None:
             info.numbers.failures.value += 1
@@ -170,7 +170,7 @@ class Accounting:
         self._log.request(info, reply.reason)
 
     def count_refusal(self, reason: str) -> None:
-        """Count a request that is refused, before or behind its head."""
+        """Count a request that is refused, before its head or after it."""
         meaning = "Requests that were refused, by reason."
         self._registry.counter("refused_total", meaning, reason=reason).value += 1
 
@@ -192,7 +192,7 @@ class Accounting:
             self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:
-        """Count that an idle connection was closed, which turns nobody away; `name` is the setting's."""
+        """Count that an idle connection was closed, which refuses nobody; `name` is the setting's."""
         meaning = "Connections that were closed because nothing went on in them."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
 

@@ -36,7 +36,7 @@ _OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 
 
 class ClientSide:
-    """The part of a `ClientConnection` that knows of its requests only that they are under way.
+    """The part of a `ClientConnection` that does not depend on what its requests do.
 
     On a transparent port clients speak as if this were the origin: `origin_port` is where their requests go.
     """
@@ -73,7 +73,7 @@ class ClientSide:
         self.state = ConnectionState.HEAD
         self.stream = BufferedSocket(sock, worker.poller, nothing, worker.max_received)
         self._heads = RequestHeads(worker.limits)
-        # Bytes, as far as `account` knows. Who calls that only where there are some saves 5 % of a GET
+        # Bytes, as `account` was told. To call it only where there are some saves 5 % of a GET
         # (Python 3.11, docs/decisions/performance.md).
         self.holds = False
         self._connector: UpstreamConnector | None = None

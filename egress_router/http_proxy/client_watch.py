@@ -1,7 +1,7 @@
 """Notices clients that leave while their connection to the origin is still being made.
 
-Their sockets are not watched until there is one: most are there within a millisecond, and to watch a client
-before costs a wake-up.
+Their sockets are not watched at first: most connections are made within a millisecond, and to watch a client
+costs a wake-up.
 """
 
 from __future__ import annotations

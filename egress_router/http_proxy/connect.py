@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadline
     from egress_router.relay.dial import Dialled
 
-# Who speaks TLS sends its ClientHello at once; in other protocols the server may be the one who speaks first.
-# Most clients have spoken before anybody looks after the server, which costs a wake-up.
+# A TLS client sends its ClientHello at once; in other protocols the server may speak first. Most clients have
+# sent something before the server is watched, which costs a wake-up.
 _SERVER_FIRST_SECONDS: Final = 0.05
 _HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
-_HTTPS: Final = 443  # here nobody waits for the server, so that a late ClientHello is judged, too
+_HTTPS: Final = 443  # the server is not waited for: a late ClientHello is checked, too
 _log = log.get("http_proxy")
 
 
@@ -70,7 +70,7 @@ class ConnectRequest(Request):
     def answered(self, dialled: Dialled, *, silent: bool = False) -> None:
         """Look at what came with the CONNECT, which was answered, and wait for more.
 
-        `silent` says that the client has had its time before the server is looked after.
+        `silent` says that the client has had its time to send something first.
         """
         worker, client, owner = self._worker, self._client, self._owner
         owner.state = INTO_HELLO[owner.state]
@@ -127,7 +127,7 @@ class ConnectRequest(Request):
 
     @callback
     def _watch_origin(self) -> None:
-        """Who answers before it was asked speaks no TLS; the end of its stream is passed on, too."""
+        """A server that speaks first does not speak TLS; the end of its stream is passed on, too."""
         worker = self._worker
         seconds = worker.limits.idle_seconds
         if self._info.target.port != _HTTPS:
@@ -145,7 +145,7 @@ class ConnectRequest(Request):
             return
         is_tls = self._info.target.port == _HTTPS or self._rest is not None
         if is_tls and self._worker.enforces_sni:
-            self._owner.close("origin_first")  # no TLS server speaks first; it has ended, or is none
+            self._owner.close("origin_first")  # no TLS server speaks first: it has closed, or it is none
         else:
             self._pass()
 
@@ -158,7 +158,7 @@ class ConnectRequest(Request):
             self._pass()
 
     def _await_rest(self) -> None:
-        """Whoever has begun a ClientHello has to end it, on any port, in the time that a head has."""
+        """A ClientHello that has begun must be complete, on any port, within the time for a head."""
         if self._rest is None:
             if self._deadline is not None:
                 self._deadline.cancel()
@@ -179,7 +179,7 @@ class ConnectRequest(Request):
         try:
             hello = self._reader.feed(data)
         except TlsError:
-            # What we cannot read, the origin may read in its own way: Go's TLS takes records of any version.
+            # The origin may read what we cannot: Go's TLS takes records of any version.
             self._mismatch(None)
             return True
         if hello is None:
@@ -206,7 +206,7 @@ class ConnectRequest(Request):
             self._connected = False
             self._origin.close()
             self._worker.accounting.closed(self._info, 200, 0, 0, "sni_mismatch")
-            self._owner.say_and_close(fatal(Alert.ACCESS_DENIED))  # in the words of a TLS server
+            self._owner.say_and_close(fatal(Alert.ACCESS_DENIED))  # as a TLS server refuses
         else:
             self._pass()
 

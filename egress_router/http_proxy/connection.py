@@ -56,7 +56,7 @@ class ClientConnection(ClientSide):
         super().__init__(worker, sock, who, arrival.admission, origin_port)
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.stream.on_ready = self.read_head
-        self.stream.held = arrival.early  # mostly the request; what else is there, the poller will say
+        self.stream.held = arrival.early  # mostly the request; the poller tells of anything else
         self._acceptor = acceptor
         self._repeatable = b""
 
@@ -109,7 +109,7 @@ class ClientConnection(ClientSide):
         self._served = True
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
-        # How often it came back, by way of an address that leads to this proxy.
+        # How often it has come back, through an address that leads to this proxy.
         turns = worker.plane.turns(self.admission, self.stream.sock) if connect else None
         if turns is not None and turns >= LOOP_TURNS:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
@@ -161,7 +161,7 @@ class ClientConnection(ClientSide):
         return not (self._served or self._heads.begun)
 
     def _speak_tls(self, data: bytes, origin_port: int) -> None:
-        """Hand the connection over to who reads TLS."""
+        """Hand the connection over to `TlsConnection`."""
         stream = self.stream
         stream.held = data
         self._end(INTO_TUNNEL)
@@ -258,12 +258,12 @@ class ClientConnection(ClientSide):
 
     @callback
     def answer_late(self) -> None:
-        """Give an exchange up whose answer does not begin."""
+        """Give up an exchange whose answer does not begin."""
         if self._request is not None and self.state in CONNECTED:
             self._request.late(begun=False)
 
     @callback
     def more_late(self) -> None:
-        """Give an exchange up whose answer does not go on."""
+        """Give up an exchange whose answer does not go on."""
         if self._request is not None and self.state in CONNECTED:
             self._request.late(begun=True)

@@ -1,4 +1,4 @@
-"""A request that is not CONNECT: goes over a connection to its origin, and comes to one of many ends."""
+"""A request that is not CONNECT, over a connection to its origin; what follows when it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Forwarder(Pump):
-    """Made for each request; first it waits for a connection, which `reuse` or `connected` has."""
+    """Made for each request; first it waits for a connection: `reuse` or `connected` brings it."""
 
     __slots__ = ("_info", "_owner")
 
@@ -45,7 +45,7 @@ class Forwarder(Pump):
         """Go over a connection that is kept, if it leads to an address allowed now; say whether one does."""
         info, owner = self._info, self._owner
         key = (info.client, info.target.authority, info.leaving)
-        # Over an idle connection, which may end just then, only what may be sent again.
+        # An idle connection may end just then: only what may be sent twice goes over it.
         upstream = owner.kept.take(key, info.decision.addresses, shared=self._exchange.repeatable)
         if upstream is None:
             return False
@@ -92,7 +92,7 @@ class Forwarder(Pump):
             self._owner.account()
 
     def _moved(self) -> None:
-        """Put the time-out off, but for interim answers: they could put the real one off for ever."""
+        """Begin the time-out anew, but not for interim answers: they could come for ever."""
         if self._exchange.answering:
             self._owner.timeouts.await_more()
         else:
@@ -183,7 +183,7 @@ class Forwarder(Pump):
         self._owner.next_request(persists=exchange.persists and complete, complete=complete)
 
     def _refuse(self, reply: replies.Reply, reason: str) -> None:
-        """Answer what is not the origin's fault; it must not take what it got for the whole request."""
+        """Answer a wrong request; the origin must not take the part that it got for the whole."""
         self._owner.worker.accounting.count_refusal(reply.reason)
         self._answer_instead(reply, reason)
 

@@ -1,7 +1,7 @@
 """What all connections of a worker hold of unfinished heads and bodies, and who gives way beyond a limit.
 
 Each connection has bounds of its own, but ten thousand of them at their bounds would be more memory than the
-container has. Pure: who gives way does so in a turn of its own, which is asked for with `soon`.
+container has. Pure: connections give way in a later turn of the loop, asked for with `soon`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Beyond the limit connections end until this part of it is left: finding the biggest is a walk over all.
+# Beyond the limit, connections end until this part of it is used: to find the biggest, all are looked at.
 _LEFT = 7 / 8
 
 

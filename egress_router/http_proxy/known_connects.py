@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
     Key = tuple[Forwarding, bytes, Rule, IPAddress]
 
-# How long the head with a name is known at most: as often, the hosts file is looked at.
+# How long a head with a name is known at most; the hosts file is looked at as often.
 _NAME_SECONDS: Final = 1.0
-# To connect; what takes longer Python does, which watches the client meanwhile.
+# To connect; Python does what takes longer, since it watches the client meanwhile.
 _CONNECT_SECONDS: Final = 1.0
-# What took so long is not tried here.
+# A connection that took more than this part of its time is not repeated here.
 _SLOW: Final = 1 / 2
 _MAX_LINES: Final = 1_000
 _STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
@@ -52,7 +52,7 @@ class KnownConnect(Forwarding):
     def __init__(
         self, known: KnownConnects, info: RequestInfo, rule: Rule, address: IPAddress, name: str | None
     ) -> None:
-        """Begin; `name` is what a ClientHello has to name, None: nobody looks."""
+        """Begin; `name` is the host that a ClientHello has to name, None: it is not read."""
         super().__init__(_patience(info.decision), known.idle_seconds, 0, False, False, name)
         self._known = known
         self._address = address
@@ -77,7 +77,7 @@ class KnownConnect(Forwarding):
         accounting.metrics.repeated_end(self._rule, end)
 
     def dialled(self, known: Known) -> Dialled:
-        """Return the connection of one that is not the data plane's any more."""
+        """Return the upstream connection of a CONNECT that the data plane has handed over."""
         family = socket.AF_INET if self._address.version == 4 else socket.AF_INET6
         sock = socket.socket(family, _STREAM, 0, known.descriptor)
         return Dialled(sock, self._address, self.target.port, known.seconds, ())
@@ -150,7 +150,7 @@ class KnownConnects:
             self.plane.release_line(each)
 
     def open(self) -> int:
-        """How many client connections are open, Python knowing nothing of them."""
+        """How many client connections are open that Python does not know."""
         return sum(each.open for each in self)
 
     def _line(self, acceptor: Forwarding, info: RequestInfo, rule: Rule, address: IPAddress) -> KnownConnect:
@@ -160,7 +160,7 @@ class KnownConnects:
         if known is not None:
             return known
         if len(self._lines) >= _MAX_LINES:
-            self.forget()  # simple; where there are so many, any order is as good
+            self.forget()  # simple; with so many of them no order is better
         name = target.host.removesuffix(".") if isinstance(target.host, str) else ""
         made = KnownConnect(self, info, rule, address, name if self._looks_at_hello else None)
         targets, sources = ways([(address, target.port)], rule.leaving, self._sources)
@@ -170,5 +170,5 @@ class KnownConnects:
 
 
 def _patience(decision: Decision) -> float:
-    """Return how long to wait for the first address; where there are others, their time comes soon."""
+    """Return how long to wait for the first address; where there are others, the next is tried soon."""
     return _CONNECT_SECONDS if len(decision.addresses) == 1 else STAGGER

@@ -1,4 +1,4 @@
-"""What is this pod's own or next to it, where the proxy must not connect to."""
+"""Addresses of this pod and beside it, to which the proxy must not connect."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Owner(Protocol):
     """The client's connection, as a request sees it; `holds` says that bytes are held.
 
-    A request sets the `state` as far as it knows more: by the tables of `http1/state.py`.
+    A request sets the `state` when it has changed, by the tables of `http1/state.py`.
     """
 
     worker: WorkerState

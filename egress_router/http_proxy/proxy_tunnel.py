@@ -43,7 +43,7 @@ class ProxyTunnel:
         self._worker = worker
         self._info = info
         self.admission = admission
-        worker.accounting.tunnel_opened(info)  # before: from then on the sockets are not ours any more
+        worker.accounting.tunnel_opened(info)  # now: afterwards the sockets are not ours
         self._tunnel = worker.relay.start(
             *sockets,
             worker.limits.idle_seconds,

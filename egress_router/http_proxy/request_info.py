@@ -56,7 +56,7 @@ class RequestInfo:
 
     @property
     def leaving(self) -> Leaving:
-        """With which source address the connection leaves, as the rule says that allows it."""
+        """Which source address the connection leaves with, as the rule that allows it says."""
         return self.decision.leaving
 
     @property

@@ -75,11 +75,10 @@ def _accounting(registry: Registry, access_log: AccessLog, clock: Clock) -> Acco
 class Dependencies:
     """What a worker gets from outside; tests pass others.
 
-    `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are waited for
-    until they have read that there is no place for them; others are told so and closed at once.
-    `reads_in_turn` of one socket are made before others have their turn. A client has `hello_seconds` for its
-    first byte in a tunnel. `repeats`: the data plane may serve a CONNECT as the same one was served shortly
-    before.
+    `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are kept until
+    they have read that they are over a limit; others are told so and closed at once. `reads_in_turn` of one
+    socket are made before others have their turn. A client has `hello_seconds` for its first byte in a
+    tunnel. `repeats`: the data plane may serve a CONNECT as the same one was served shortly before.
     """
 
     names: MakeNames = Resolver
@@ -125,7 +124,12 @@ class HttpProxyServer:
             partial(needs.look, settings.proxy.interface),
         )
         self._resolver = needs.names(settings.names, context.registry)
-        self._plane = DataPlane(context.loop, context.limiter.limits, own=context.shared.own)
+        self._plane = DataPlane(
+            context.loop,
+            context.limiter.limits,
+            own=context.shared.own,
+            most_held=settings.proxy.relay_bytes // settings.proxy.workers,
+        )
         access = AccessControl(
             context.loop,
             self._resolver,
@@ -244,7 +248,7 @@ def _worker_state(
     plane.count(context.registry, accounting.metrics.sent, accounting.metrics.received)
     deadlines = Deadlines(context.loop, clock=needs.clock)
     tells_debug = isinstance(accounting, DebugAccounting)
-    # Where each request is to be told, that is Python's work.
+    # Where each request is logged, Python has to serve it.
     repeats = needs.repeats and not tells_debug and not access_log.everything
     return WorkerState(
         loop=context.loop,

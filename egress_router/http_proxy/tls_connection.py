@@ -33,7 +33,7 @@ _log = log.get("http_proxy")
 
 
 class TlsConnection:
-    """From the first byte of TLS until there is a tunnel, or a refusal in the words of TLS."""
+    """From the first byte of TLS until there is a tunnel, or a refusal with a TLS alert."""
 
     __slots__ = (
         "_acceptor",

@@ -19,8 +19,9 @@ _MAX_FOR_ONE = 256  # idle connections of one client address to one destination
 _MAX = 1_000  # of all clients together
 
 # Client address, authority of the target, and the source address that the rule wants, which mostly is none:
-# bytes remember their hash, addresses work it out each time. A pod may share connections with itself, but not
-# with others: bytes that one client makes an origin send too much must never be another's answer.
+# the hash of bytes is kept, that of an address is computed each time. A pod may share connections with
+# itself, but not with others: what one client makes an origin send too much must never be the answer to
+# another.
 Key = tuple[str, bytes, "Leaving"]
 
 
@@ -144,7 +145,7 @@ class ClientUpstreams:
     def take(self, key: Key, allowed: tuple[IPAddress, ...], *, shared: bool) -> Upstream | None:
         """Return a connection that leads there, to an address that is allowed now.
 
-        A bound one that does not is closed. `shared` says whether one of the pool will do.
+        A bound one that does not is closed. `shared`: one of the pool may be used.
         """
         bound, self._bound = self._bound, None
         if bound is not None:

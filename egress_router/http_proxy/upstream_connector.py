@@ -44,8 +44,8 @@ class _Cancellable(Protocol):
 class UpstreamConnector:
     """Does so for one request.
 
-    What goes over the connection will not be read where `tunnel_turns` is a number: how often the client's
-    connection came back to this proxy.
+    `tunnel_turns` is for a tunnel: how often the client's connection has come back to this proxy. None: the
+    proxy reads what goes over the connection.
     """
 
     __slots__ = ("_began", "_list", "_owner", "_turns", "_waiting", "_worker", "info")
@@ -87,7 +87,7 @@ class UpstreamConnector:
             return
         seconds = max(_LEAST_SECONDS, worker.limits.connect_seconds - self.info.dns_seconds)
         self._began = worker.clock.monotonic()
-        # Nothing in a tunnel would tell if it led back here.
+        # A tunnel has no Via field: only the connection can tell that it leads back here.
         self._waiting = Dial(
             worker.plane, targets, seconds, self._dialled, STAGGER, sources, turns=self._turns
         )

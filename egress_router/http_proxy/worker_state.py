@@ -34,7 +34,7 @@ HELLO_SECONDS: Final = 0.25
 
 
 class Judged(Protocol):
-    """What present rules may deny: a connection, or all that the data plane serves to one place."""
+    """What present rules may deny: a connection, or all that the data plane serves to one destination."""
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny it."""

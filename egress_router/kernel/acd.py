@@ -1,7 +1,7 @@
 """Address conflict detection: probe for another owner before the claim, and wait for it to go.
 
-The shape is RFC 5227's, the intervals are shorter: docs/decisions/address-claim.md says why. What is sent and
-received is the station's business, so this can be tried without a wire and without waiting.
+The shape is RFC 5227's, the intervals are shorter: docs/decisions/address-claim.md says why. The station
+sends and receives, so this can be tested without a wire and without waiting.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
 
-RETRY_WAIT = (0.5, 1.5)  # seconds between rounds; random, so that two that probe together part
+RETRY_WAIT = (0.5, 1.5)  # seconds between rounds; random, so that two that probe together get out of step
 _CARRIER_INTERVAL = 0.1  # seconds between looks
 _SETTLE = 1.0  # seconds: the kernel's link watch opens a bridge port at most so long after its carrier came
 _REMINDER = 10.0  # seconds between two lines that say who is waited for
@@ -40,11 +40,11 @@ class Station(Protocol):
         """Run one round of probes; return the addresses that another station has, with who that is."""
 
     def take(self, address: IPAddress) -> str | None:
-        """Make the address this link's, after a round without an answer; return who has it all the same."""
+        """Add the address to this link, after a round without an answer; return who has it nevertheless."""
 
 
 class ClaimWait:
-    """How long an owner or a carrier is waited for; says who it is now and then."""
+    """How long an owner or a carrier is waited for; from time to time says who it is."""
 
     def __init__(
         self, timeout: float, clock: Clock = SYSTEM, sleep: Callable[[float], None] = time.sleep
@@ -60,7 +60,7 @@ class ClaimWait:
         return self._clock.monotonic() >= self._deadline
 
     def wait_for(self, owners: Mapping[IPAddress, str]) -> None:
-        """Wait for a moment; say first whom for, unless that was said a moment ago."""
+        """Wait for a moment; say first for whom, unless that was said a moment ago."""
         now = self._clock.monotonic()
         if now >= self._next_word:
             self._next_word = now + _REMINDER

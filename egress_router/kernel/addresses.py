@@ -1,4 +1,4 @@
-"""The source addresses on the egress interface: probed for, added, announced; old ones of ours taken off."""
+"""The source addresses on the egress interface: probed for, added, announced; old ones of ours removed."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class _Station:
 
 
 def _remove_earlier(netlink: Netlink, link: Link, sources: Sequence[Source]) -> None:
-    """Remove addresses of an earlier run that are wanted no more.
+    """Remove addresses of an earlier run that are no longer wanted.
 
     First of all: with an address the kernel may remove others of its subnet, which are then added again.
     """

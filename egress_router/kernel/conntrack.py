@@ -1,7 +1,7 @@
 """How full connection tracking is, and how many source ports are in use towards each destination.
 
 One source address has about 64,000 ports for each destination address and port; a router that runs out of
-them refuses connections without a word.
+them refuses connections without a message.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A netdev egress chain on the interface drops every frame that speaks for the addresses, or comes from the
 shared hardware address, while the gate is closed. The gate is open while an element with a timeout is in the
 set `asked` and the map `approved` points to it. Elements are numbered; each is added before a question is
-asked and never again, so whenever an approval is written, be it by a process that was stopped for an hour, it
-permits nothing beyond its own question's timer.
+asked and never again. So an approval permits nothing after the timer of its own question, even if a process
+writes it that was stopped for an hour.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Fence:
     """The gate of one interface; close the socket with `with`, which leaves the fence as it is."""
 
     def __init__(self, interface: str, addresses: Sequence[IPAddress], mac: str | None, run: str) -> None:
-        """Put the fence up, closed; `run` names this process's run.
+        """Put up the fence, closed; `run` names this process's run.
 
         Raises:
             RefusedError: the kernel or this image cannot do it.

@@ -105,7 +105,7 @@ class FlowEvents:
         return self._events.fileno()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._events.close()
         self._questions.close()
 

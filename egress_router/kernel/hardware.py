@@ -1,8 +1,9 @@
-"""The hardware address of the egress interface, and what it keeps other pods of the node from.
+"""The hardware address of the egress interface, and what it prevents other pods of the node from.
 
 The kernel gives one hardware address to one macvlan of a parent only, whatever namespace each is in, and
 refuses a second one (EADDRINUSE). So an address that is derived from EGRESS_SOURCE is a lock among the pods
-of a node. They need one where they cannot hear each other's probes: where one is in mode private or vepa.
+of a node. They need one where they cannot hear each other's probes: if one of them is in mode private or
+vepa.
 
 Such a pod holds the lock for as long as it has the address. In mode bridge, whose pods do hear each other,
 it is held only while the address is claimed: to see whether a deaf pod has it. A deaf pod hears those by an
@@ -148,7 +149,7 @@ def _hold(netlink: Netlink, link: Link, mac: str) -> bool:
             netlink.add_beside(name, link, mac, "source")  # with an empty list it receives nothing
         except RefusedError as error:
             if not is_deaf(link):
-                # As it was before there were locks: those that can be heard are heard.
+                # Without locks: those that can be heard are heard.
                 _log.warning("pods in macvlan mode private or vepa cannot be noticed", error=error.what)
                 return True
             raise _deaf_to_all(link, "the claim cannot be marked on its parent", error) from None
@@ -180,7 +181,7 @@ def release(netlink: Netlink, addresses: Collection[IPAddress]) -> None:
 
 
 def is_lock(link: Link) -> bool:
-    """Say whether an interface is none but holds a hardware address."""
+    """Say whether an interface only holds a hardware address."""
     return link.name.startswith(_LOCK) and link.alias == MADE
 
 

@@ -107,7 +107,7 @@ def _parent_netns(own: Netlink, settings: SetupSettings) -> Path | None:
         return None if namespaces.is_own(settings.parent_netns) else settings.parent_netns
     if settings.parent_interface is not None and own.link(settings.parent_interface) is not None:
         return None
-    # Not `exists`, which looks behind the link and may not: entering it then says what to grant.
+    # Not `exists`, which follows the link and may be forbidden to: entering it then says what to grant.
     return _HOST if os.path.lexists(_HOST) and not namespaces.is_own(_HOST) else None
 
 

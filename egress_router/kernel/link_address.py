@@ -39,7 +39,7 @@ def set_mac(index: int, mac: bytes) -> None:
 
 
 def set_neighbour(index: int, address: IPAddress, mac: bytes) -> None:
-    """Tell the kernel which hardware address a neighbour has; it uses it at once, and verifies it by and by.
+    """Tell the kernel which hardware address a neighbour has; it uses it at once, and verifies it later.
 
     Raises:
         OSError: the kernel refuses.

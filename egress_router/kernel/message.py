@@ -1,4 +1,4 @@
-"""A netlink message as pyroute2 decodes it, read with types: what is of another one is an error here."""
+"""A netlink message as pyroute2 decodes it, read with types: a value of another type is an error here."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Netlink:
             )
 
     def add_beside(self, name: str, beside: Link, mac: str, mode: str) -> None:
-        """Create a macvlan beside another one, on the same parent, in which the kernel has nothing to say.
+        """Create a macvlan beside another one, on the same parent, on which the kernel sends nothing.
 
         A macvlan on a macvlan becomes one on that one's parent, wherever it is (macvlan_common_newlink). The
         kernel answers no ARP request there, and without a link-local address it sends nothing.
@@ -115,7 +115,7 @@ class Netlink:
             self._ipr.link("set", index=link.index, ifalias=MADE)
 
     def delete_link(self, link: Link) -> None:
-        """Delete an interface; one that has gone meanwhile is none to complain of."""
+        """Delete an interface; one that has gone meanwhile is no error."""
         with _refused(f"cannot delete {link.name}", harmless=errno.ENODEV):
             self._ipr.link("del", index=link.index)
 
@@ -208,7 +208,7 @@ class Netlink:
             self._ipr.route("replace", **new_route_fields(route, version, table))
 
     def delete_route(self, route: Route, version: int, table: int = MAIN_TABLE) -> None:
-        """Delete a route; one that has gone meanwhile is none to complain of."""
+        """Delete a route; one that has gone meanwhile is no error."""
         with _refused(f"cannot delete the route to {route.destination or 'default'}", harmless=errno.ESRCH):
             self._ipr.route("del", **route_fields(route, version, table))
 

@@ -38,7 +38,7 @@ class FamilyRoutes:
     """What the two tables of one family shall hold, and what has to go from the main one.
 
     `reply` is the whole of the reply table; `keep` and `egress` are what the main one still lacks; `lost` are
-    the networks that cannot stay on the first interface, for want of a default route there.
+    the networks that cannot stay on the first interface, because it has no default route.
     """
 
     reply: tuple[Route, ...]
@@ -55,7 +55,7 @@ def plan_family(
     sources: Sequence[Source],
     kept: Sequence[IPNetwork],
 ) -> FamilyRoutes:
-    """Decide the routes of one family. Pure, and done once it is done: its result asks for nothing more.
+    """Decide the routes of one family. Pure; run again on its result it changes nothing.
 
     `main` and `saved` are what the main and the reply table hold now, `egress` is the index of the egress
     interface, `sources` are those that the router holds, the usual one first. Without any in this family its
@@ -94,8 +94,8 @@ def cluster_networks(
 ) -> tuple[IPNetwork, ...]:
     """Return the networks that the pod reaches by its other interfaces than those on the outside network.
 
-    Those of the routes that are there, and those that are kept. A route that covers public space is none of a
-    cluster, nor is what a router advertised, as any neighbour may be that router.
+    Those of the routes that are there, and those that are kept. A route that covers public addresses is not a
+    cluster's, nor is an advertised one, which any neighbour may have sent.
     """
     routes = [
         route.destination
@@ -113,7 +113,7 @@ def needs_route(name_server: IPAddress) -> bool:
 
 
 def _twin(route: Route) -> tuple[object, ...]:
-    """Return what two routes have in common of which one takes the place of the other.
+    """Return the key of a route: of two with the same key, one takes the place of the other.
 
     The kernel reads metric 0 of IPv6 as 1024 (IP6_RT_PRIO_USER).
     """
@@ -202,7 +202,7 @@ def _key(route: Route) -> tuple[object, ...]:
 
 
 def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept: Sequence[IPNetwork]) -> None:
-    """Make routes and policy rules what they shall be; what is right already is left alone.
+    """Make routes and policy rules what they shall be; what is right already stays.
 
     Raises:
         RefusedError: the kernel refuses one of them.

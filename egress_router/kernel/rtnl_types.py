@@ -185,7 +185,7 @@ def route_fields(route: Route, version: int, table: int) -> dict[str, object]:
 
 
 def new_route_fields(route: Route, version: int, table: int) -> dict[str, object]:
-    """Return the same with what a new route has besides."""
+    """Return the same, with the fields that only a new route has."""
     fields = route_fields(route, version, table)
     if route.metrics:
         fields["metrics"] = dict(route.metrics)

@@ -42,7 +42,7 @@ def announce(link: Link, addresses: Sequence[IPAddress]) -> None:
 def probe_round(link: Link, addresses: Sequence[IPAddress]) -> dict[IPAddress, str]:
     """Run one round of probes; return the addresses that are taken and the stations that have them.
 
-    Each round has a socket of its own: what an owner said before it went is no answer to this round.
+    Each round has a socket of its own: what an owner sent before it went is no answer to this round.
 
     Raises:
         RefusedError: NET_RAW is missing, or the link went down.
@@ -62,7 +62,7 @@ def probe_round(link: Link, addresses: Sequence[IPAddress]) -> dict[IPAddress, s
 
 @contextmanager
 def _packet_socket(link: Link) -> Iterator[socket.socket]:
-    """Give a socket for whole frames of a link; what fails on it within the block is refused in one line."""
+    """Give a socket for whole frames of a link; a failure in the block becomes a RefusedError."""
     try:
         # Protocol 0 receives nothing: frames of other interfaces would be queued until `bind`.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)

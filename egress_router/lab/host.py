@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ class Host:
     def __init__(self, name: str) -> None:
         self.name = name
         self._processes: list[subprocess.Popen[str]] = []
+        self._written: set[str] = set()
         self._holder = self._start_holder()
         self.path = Path(f"/proc/{self._holder.pid}/ns/net")
         self.pid = self._holder.pid
@@ -132,11 +134,14 @@ class Host:
 
     def write(self, path: str, text: str) -> None:
         """Give this host a file of its own at the path of one that the machine has, by a bind mount."""
-        script = (
-            f"f=$(mktemp) && cat > $f && chmod 644 $f && {{ umount {path} 2>/dev/null; :; }}"
-            f" && mount --bind $f {path} && rm $f"
-        )
-        self.run("sh", "-c", script, input=text)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            Path(file.name).chmod(0o644)
+            if path in self._written:
+                self.run("umount", path)
+            self.run("mount", "--bind", file.name, path)
+            self._written.add(path)
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Return a socket of this host."""
@@ -148,7 +153,8 @@ class Host:
 
     def sysctl(self, name: str, value: object) -> None:
         """Set a value of the kernel, by its path below /proc/sys."""
-        self.run("sh", "-c", f"echo {value} >/proc/sys/{name}")
+        # Which namespace's value it is, the thread decides that opens it (net/sysctl_net.c).
+        netns.within(self.path, lambda: Path("/proc/sys", name).write_text(f"{value}\n", encoding="ascii"))
 
     def forward(self) -> None:
         """Make a router of this host, for both families."""

@@ -16,6 +16,7 @@ default route reaches.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 import sys
@@ -82,19 +83,34 @@ class Laboratory(Hosts):
             self.node = self.host("node")
             self.client = self.host("client")
             self.router = self.host("router")
-            self.remote = self.host("remote")
             self.gateway = self.host("gateway")
-            self.rival = self.host("rival")
             self.outside = self.host("outside")
             self._build_wire()
             self._build_cluster()
-            hosts = (self.node, self.client, self.router, self.remote, self.gateway, self.rival, self.outside)
-            self._await(lambda: all(host.is_settled() for host in hosts), "the laboratory's network")
+            self._settle(self.node, self.client, self.router, self.gateway, self.outside)
+
+    @functools.cached_property
+    def rival(self) -> Host:
+        """The second station on the wire, made when it is asked for: most have no use for it."""
+        made = self.host("rival")
+        wiring.join(made, "eth0", (self.gateway, "wire", "port2"))
+        self._settle(made, self.gateway)
+        return made
+
+    @functools.cached_property
+    def remote(self) -> Host:
+        """The client beyond the pod's old default route, made when it is asked for."""
+        made = self.host("remote")
+        wiring.cable(self.node, "remote0", made, "eth0")
+        wiring.address(self.node, "remote0", "172.16.0.1/24", "fd00:172::1/64")
+        wiring.address(made, "eth0", "172.16.0.10/24", "fd00:172::10/64")
+        wiring.default_route(made, "172.16.0.1", "fd00:172::1")
+        self._settle(made, self.node)
+        return made
 
     def _build_wire(self) -> None:
         wiring.switch(self.gateway, "wire")
         wiring.join(self.node, "uplink0", (self.gateway, "wire", "port1"), f"{NODE}/24", f"{NODE_V6}/64")
-        wiring.join(self.rival, "eth0", (self.gateway, "wire", "port2"))
         build_outside(self.gateway, self.outside, (*SERVERS, *SERVERS_V6))
 
     def _build_cluster(self) -> None:
@@ -102,14 +118,10 @@ class Laboratory(Hosts):
         wiring.switch(node, "cni0")
         wiring.join(self.client, "eth0", (node, "cni0", "pod1"), "10.128.0.10/24", "fd00:128::10/64")
         wiring.join(self.router, "eth0", (node, "cni0", "pod2"), f"{ROUTER}/24", f"{ROUTER_V6}/64")
-        wiring.cable(node, "remote0", self.remote, "eth0")
         wiring.address(node, "cni0", "10.128.0.1/24", "fd00:128::1/64", f"{NAME_SERVER}/24")
-        wiring.address(node, "remote0", "172.16.0.1/24", "fd00:172::1/64")
-        wiring.address(self.remote, "eth0", "172.16.0.10/24", "fd00:172::10/64")
         for pod in (self.client, self.router):
             wiring.default_route(pod, "10.128.0.1", "fd00:128::1")
             pod.write("/etc/resolv.conf", f"nameserver {NAME_SERVER}\n")
-        wiring.default_route(self.remote, "172.16.0.1", "fd00:172::1")
         wiring.default_route(node, GATEWAY, GATEWAY_V6)
         node.forward()
         node.run("nft", "-f", "-", input=_MASQUERADE)
@@ -168,6 +180,9 @@ class Laboratory(Hosts):
         yield process
         process.terminate()
         process.wait(_START_SECONDS)
+
+    def _settle(self, *hosts: Host) -> None:
+        self._await(lambda: all(host.is_settled() for host in hosts), "the laboratory's network")
 
     @staticmethod
     def _await(check: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:

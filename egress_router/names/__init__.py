@@ -1,1 +1,1 @@
-"""Names to addresses, asynchronously, living through name servers that fail or lie."""
+"""Names to addresses, asynchronously, also while name servers fail or lie."""

@@ -11,7 +11,7 @@ from egress_router.errors import EgressRouterError
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
-MAX_ADDRESSES = 64  # of one name; what a hostile name server sends beyond is left out
+MAX_ADDRESSES = 64  # of one name; if a hostile name server sends more, the rest is left out
 
 
 @dataclass(frozen=True, slots=True)

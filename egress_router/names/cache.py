@@ -35,9 +35,13 @@ class Entry:
     reason: str = ""
     failures: int = 0
 
+    def last_good(self, now: float) -> Answer | None:
+        """Return the last good answer, if it may still be given out."""
+        return self.answer if now < self.good_until else None
+
     def serves(self, now: float) -> bool:
         """Whether there are last good addresses that may still be given out."""
-        return self.answer is not None and now < self.good_until
+        return self.last_good(now) is not None
 
     def holds(self, now: float, denial_seconds: float | None) -> bool:
         """Whether it answers without asking; a denial, for `denial_seconds` at most."""
@@ -46,7 +50,7 @@ class Entry:
         return now < self.until
 
     def error(self) -> ResolveError:
-        """Return why there is no answer, as a fresh exception."""
+        """Return why there is no answer, as a new exception."""
         return ResolveError(self.failure, self.reason)
 
 
@@ -55,8 +59,10 @@ def known(before: Entry | None, name: str, found: Found, now: float, settings: N
     if found.addresses:
         until = now + min(max(found.ttl or 0, settings.ttl_floor), settings.ttl_ceiling)
         answer = Answer(found.addresses, until, stale=False, name=found.name)
-        entry = Entry(until, now, answer, until + settings.stale_seconds)
-        return _completed(before, entry, now) if found.incomplete else entry
+        good_until = until + settings.stale_seconds
+        if found.incomplete:
+            return _completed(before, answer, good_until, now)
+        return Entry(until, now, answer, good_until)
     shortest, longest = _NEGATIVE_SECONDS
     # RFC 2308 section 5: a denial without an SOA record is not to be remembered.
     until = now if found.ttl is None else now + min(max(found.ttl, shortest), longest)
@@ -65,38 +71,33 @@ def known(before: Entry | None, name: str, found: Found, now: float, settings: N
     return Entry(until, now, failure=Failure.NO_SUCH_NAME, reason=f"there is no name {name}")
 
 
-def _completed(before: Entry | None, entry: Entry, now: float) -> Entry:
+def _completed(before: Entry | None, answer: Answer, good_until: float, now: float) -> Entry:
     """Add what is remembered of the family whose query failed, and have it asked for again soon.
 
     One lost datagram must not take addresses away, least of all those of the only family that has a route.
     They stay as long as a whole answer would stay while every query fails.
     """
     failures = 1 if before is None else before.failures + 1
-    until = min(entry.until, now + _retry_after(failures))
-    answer, good_until = entry.answer, entry.good_until
-    if answer is None:
-        return entry
+    until = min(answer.expires, now + _retry_after(failures))
     addresses = answer.addresses
-    kept = None if before is None or not before.serves(now) else before.answer
     # Another name of the search list is another thing.
-    if before is not None and kept is not None and kept.name == answer.name:
+    if before is not None and (kept := before.last_good(now)) and kept.name == answer.name:
         versions = {address.version for address in addresses}
         addresses += tuple(each for each in kept.addresses if each.version not in versions)
         good_until = before.good_until
-    return Entry(
-        until, now, replace(answer, addresses=addresses, expires=until), good_until, failures=failures
-    )
+    answer = replace(answer, addresses=addresses, expires=until)
+    return Entry(until, now, answer, good_until, failures=failures)
 
 
 def failed(before: Entry | None, error: ResolveError, now: float) -> Entry:
-    """Return the entry after the name servers failed: the last good answer goes on, where there is one."""
+    """Return the entry after the name servers failed: the last good answer stays in use, if there is one."""
     if before is None or not before.serves(now):
         return Entry(now + _FIRST_RETRY_SECONDS, now, failure=error.failure, reason=str(error))
     return put_off(replace(before, failures=before.failures + 1), now)
 
 
 def put_off(entry: Entry, now: float) -> Entry:
-    """Return the entry with its answer as a stale one, to be asked for again after a growing while."""
+    """Return the entry with its answer as a stale one, to be asked for again after a time that grows."""
     if entry.answer is None:
         return entry
     until = min(now + _retry_after(entry.failures), entry.good_until)

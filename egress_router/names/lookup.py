@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the name servers know of a name, for `ttl` seconds; no addresses: it has none, or is none.
+    """What the name servers know of a name, for `ttl` seconds; no addresses: it has none, or does not exist.
 
     None as the `ttl` of such an answer: it is not to be remembered.
 
@@ -40,7 +40,7 @@ async def look_up(servers: Servers, conf: ResolvConf, name: str, other_family_se
     Once one family has addresses, the other has `other_family_seconds` more: some servers never answer AAAA.
 
     Raises:
-        ResolveError: no candidate has addresses, and of one of them it could not be found out.
+        ResolveError: no candidate has addresses, and for one of them this could not be found out.
     """
     failure: ResolveError | None = None
     without: list[Found] = []

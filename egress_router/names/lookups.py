@@ -52,7 +52,7 @@ class Lookups:
     def renew(self, name: str) -> bool:
         """Have a name looked up that has last good addresses, whether anybody waits for it or not.
 
-        Half of the look-ups at most may be of this kind; False says that this one had no place.
+        Half of the look-ups at most may be of this kind; False says that there were too many.
         """
         known = self._by_name.get(name)
         if known is None:
@@ -80,7 +80,7 @@ class Lookups:
         return lookup.future.result() if lookup.future.done() else None
 
     def restart(self) -> None:
-        """Begin every look-up anew, because what it began with changed; who waits goes on waiting."""
+        """Begin every look-up anew, because what it began with has changed; those who wait go on waiting."""
         for lookup in self._by_name.values():
             self._run(lookup)
 
@@ -113,13 +113,13 @@ class Lookups:
     def _made_room(self) -> bool:
         """End the look-up of clients that has gone on longest; False: there is none.
 
-        An honest name has its answer within milliseconds. So what fills all places for long are names whose
-        servers are silent, and however many clients ask for those, nobody else has to wait for their end.
+        An honest name has its answer within milliseconds. So only names with silent servers can use up the
+        limit for long, and other clients need not wait for them, however many there are.
         """
         for lookup in self._by_name.values():
             if not lookup.renews and None not in lookup.clients:
                 lookup.future.set_exception(_over_limit(lookup.name))
-                lookup.future.exception()  # not a fault, also where nobody is left to hear of it
+                lookup.future.exception()  # not a fault, even if nobody waits for it any more
                 self._end(lookup)
                 return True
         return False

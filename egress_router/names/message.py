@@ -1,6 +1,6 @@
 """One question out, and what a reply says to it. Knows no socket.
 
-Whatever arrives is judged here: RFC 5452 section 9 says what makes a reply one to our question.
+Here it is decided what a reply is worth: RFC 5452 section 9 says when it belongs to our question.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Query:
 class Records:
     """A server's conclusive answer: the addresses of one family, for `ttl` seconds.
 
-    No addresses: the name has none of this family, or, where `exists` is False, is none. None as the `ttl` of
-    such an answer: it says not for how long, and is not to be remembered (RFC 2308 section 5).
+    No addresses: the name has none of this family, or, where `exists` is False, does not exist. None as the
+    `ttl` of such an answer: it does not say for how long, so it is not remembered (RFC 2308 section 5).
     """
 
     addresses: tuple[IPAddress, ...]
@@ -76,7 +76,7 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The server answered, but not the question; `lacks_edns` where it may only have stumbled over EDNS."""
+    """The server answered, but not the question; `lacks_edns` where it may only have failed to read EDNS."""
 
     reason: str
     lacks_edns: bool = False

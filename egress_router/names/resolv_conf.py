@@ -61,7 +61,7 @@ def name_servers(text: str) -> tuple[IPAddress, ...]:
 
 
 def parse_resolv_conf(text: str) -> ResolvConf:
-    """Read the file's text; as in the C library, what makes no sense in it is ignored."""
+    """Read the file's text; as in the C library, what cannot be understood is ignored."""
     search: tuple[str, ...] = ()
     options = {"ndots": 1, "timeout": 5, "attempts": 2}
     rotate = False

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from egress_router.names.resolv_conf import ResolvConf
     from egress_router.settings.names import NamesSettings
 
-_HOSTS_SECONDS = 5.0  # who keeps addresses out of the hosts file asks again after so long
+_HOSTS_SECONDS = 5.0  # addresses from the hosts file are asked for again after so long
 _LOOK_AT_FILE_SECONDS = 1.0  # while names are being looked up
 
 
@@ -84,7 +84,7 @@ class Resolver:
         return tuple(self._conf(now).candidates(name))
 
     def remember(self, name: str, addresses: tuple[IPAddress, ...]) -> None:
-        """Take these as the last good addresses of a name; it is asked for all the same."""
+        """Take these as the last good addresses of a name; name servers are asked nevertheless."""
         now = self._clock.monotonic()
         answer = Answer(addresses, now, stale=False, name=name)
         self._cache.put(name, Entry(now, now, answer, now + self._settings.stale_seconds))
@@ -92,7 +92,8 @@ class Resolver:
     def cached(self, name: str) -> Answer | None:
         """Return the addresses of `name` if they are known, without waiting.
 
-        While the name servers fail these are the last good ones, and they are asked again behind the scenes.
+        While the name servers fail these are the last good ones, and the servers are asked again in the
+        background.
         """
         now = self._clock.monotonic()
         absolute = name.removesuffix(".")
@@ -126,9 +127,9 @@ class Resolver:
         """Return the addresses of `name`, asking the name servers where they are not known.
 
         Whoever asks for a name that is being looked up already waits for that look-up, and it ends when the
-        last one stops waiting. How long it takes at most is what resolv.conf says. `client` is on whose
-        behalf: the names that are looked up for one client at one time are bounded. That the name is none, or
-        has no address, is not taken from memory where it was learnt more than `denial_seconds` ago.
+        last one stops waiting. How long it takes at most is what resolv.conf says. `client` is for whom: the
+        names that are looked up for one client at one time are bounded. A denial (no such name, or no
+        address) is not taken from memory if it was learnt more than `denial_seconds` ago.
 
         Raises:
             ResolveError: there is no such name, it has no address, the name servers fail and no last good
@@ -199,7 +200,7 @@ class Resolver:
     def _begin_to_look(self) -> None:
         """Look at resolv.conf every second while something is being looked up.
 
-        A look-up that waits for name servers that are no longer listed would wait for nothing.
+        Otherwise a look-up could wait for name servers that are no longer listed.
         """
         if self._next_look is None:
             self._begun_with = self._conf(self._clock.monotonic())

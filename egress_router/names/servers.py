@@ -1,4 +1,4 @@
-"""Which name server is asked next, and which one last because it was silent."""
+"""Which name server is asked next; one that was silent is asked last."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from egress_router.names.wire import Kind
 
 _MAX_DATAGRAM = 4096  # more than EDNS offers; a longer one is cut, and then it is malformed
-# After so many datagrams that are no reply somebody is guessing ids. TCP cannot be forged without seeing it.
+# After so many wrong datagrams somebody is guessing ids. TCP cannot be forged by who does not see it.
 _MAX_IGNORED = 32
 _NOT_BLOCKING = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 

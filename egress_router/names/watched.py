@@ -40,7 +40,7 @@ class WatchedFile(Generic[T]):
     def _look(self) -> None:
         seen = signature(self._path)
         if seen != self._signature and self._read():
-            # The signature is older than the text: a change while reading shows at the next look.
+            # The signature is taken before the text: a change while reading is noticed at the next look.
             self._signature = seen
 
     def _read(self) -> bool:

@@ -1,4 +1,4 @@
-"""DNS messages as octets (RFC 1035 section 4): what a resolver needs is read, the rest is stepped over. Pure.
+"""DNS messages as octets (RFC 1035 section 4): what a resolver needs is read, the rest is skipped. Pure.
 
 An answer comes from whoever owns the name, so the work on it has a bound: one step (a record, a label or a
 pointer) for each octet of the message, and a few more for short ones. What an honest server sends takes less

@@ -51,7 +51,7 @@ def provoke(interface: Interface, gateway: IPAddress) -> None:
     family = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
-        # Refusals (no route, interface down) show in the tables; nothing is to be said here.
+        # Refusals (no route, interface down) show in the tables; they need no report here.
         with contextlib.suppress(OSError):
             where = (
                 (str(gateway), _DISCARD)

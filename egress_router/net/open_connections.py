@@ -1,6 +1,7 @@
 """Who has how many connections open with the ports of this pod, and where the others of the pod lead to.
 
-Asked when somebody looks, of the kernel's own table (/proc/net/tcp, proc(5)): so no connection pays for it.
+Asked when somebody looks, of the kernel's own table (/proc/net/tcp, proc(5)): so it costs connections
+nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of the network is this pod's own, or next to it: the one place that says so."""
+"""Which addresses and networks are this pod's own, or beside it: the one source for all modes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def comes_back(address: IPAddress, sources: Collection[IPAddress]) -> bool:
 
 
 def is_own(address: IPAddress) -> bool:
-    """Return whether an address is one of this pod's: it would be spoken to from itself."""
+    """Return whether an address is one of this pod's: a connection there would come from the same address."""
     if address.is_loopback or address.is_unspecified:
         return True
     try:
@@ -58,8 +58,8 @@ def is_own(address: IPAddress) -> bool:
 def neighbours(egress: str) -> frozenset[IPNetwork]:
     """Return what is on the links of the pod's other interfaces: their networks and their gateways.
 
-    A gateway there is the node, which serves more than routes. Without the egress interface there is no such
-    side: everything is reached through one interface then.
+    A gateway there is the node, which has services besides routing. Without the egress interface there is no
+    such side: everything is reached through one interface then.
     """
     try:
         outside = socket.if_nametoindex(egress)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
 _DISCARD = 9
-# These say nothing of routes, only that this process has no socket to ask with.
+# These say nothing about routes, only that this process has no socket to ask with.
 _CANNOT_ASK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 

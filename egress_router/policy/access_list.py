@@ -118,7 +118,7 @@ class AccessPolicy:
         self._everything = len(self.rules) - 1 if isinstance(last, Everything) else NONE
 
     def by_name(self, name: str, port: int, full_name: str | None = None) -> Decision | None:
-        """Decide on a name before it is looked up; None where its addresses have a say.
+        """Decide on a name before it is looked up; None where its addresses decide, too.
 
         A name that is denied whatever its addresses are is not looked up: a query, too, carries data out. A
         short name meets the rules as it is written and under the `full_name` that it stands for.

@@ -1,7 +1,7 @@
 """May this address and port outside be reached, and which entry of the egress policy says so?
 
 The first entry that matches address and port decides; what none matches is allowed. An entry by name matches
-the addresses that the name has at the moment; while nobody knows any, it matches nothing. An IPv6 address
+the addresses that the name has at the moment; while none is known, it matches nothing. An IPv6 address
 that carries an IPv4 one (NAT64, 6to4 and their kind) is denied, too, where the IPv4 address is: a policy can
 only take away.
 """

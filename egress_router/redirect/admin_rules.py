@@ -25,8 +25,8 @@ class AdminRules:
     """The rules of the file: replaced when it changes; a wrong one leaves them as they are.
 
     `setup` has put them in force once. `read` returns what the file says now, `put` puts it in force and says
-    whether that changed anything. What the kernel refused is tried again. `error` says why what the file says
-    now is not in force.
+    whether that changed anything. What the kernel refused is tried again. `error` says why the rules that are
+    in the file now are not in force.
     """
 
     def __init__(

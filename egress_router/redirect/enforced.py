@@ -51,7 +51,8 @@ class EnforcedPolicy:
         self._on_change = on_change
         self._denials = established.denials
         self._counted: DeniedCounts = {}
-        # One after the other: older counts behind newer ones would look like a kernel that has begun anew.
+        # One after the other: if older counts came after newer ones, the kernel would seem to have begun
+        # anew.
         self._counting = asyncio.Lock()
         self._problem: str | None = None
         self._totals = PolicyDenials(registry)
@@ -74,10 +75,10 @@ class EnforcedPolicy:
         self._followed.follow(_names(self._policy))
 
     async def put(self, policy: EgressPolicy | None, apply: Callable[[NamesOf], tuple[Denial, ...]]) -> None:
-        """Put this policy in force: `apply` tells the kernel, in a thread, and returns what it denies then.
+        """Put this policy in force: `apply` tells the kernel, in a thread, and returns what is denied then.
 
         Raises:
-            RefusedError: the kernel refuses; the policy so far stays.
+            RefusedError: the kernel refuses; the old policy stays.
         """
         async with self._counting:
             names = self.names
@@ -103,7 +104,7 @@ class EnforcedPolicy:
             return {}
         try:
             return counters.denied()
-        except RefusedError:  # it is said by who reads the other counters
+        except RefusedError:  # whoever reads the other counters reports it
             return self._counted
 
     def _count(self, counts: DeniedCounts) -> None:
@@ -117,7 +118,7 @@ class EnforcedPolicy:
         self._counted = counts
 
     async def cut(self) -> None:
-        """Cut connections to where the policy lets nobody go any more, after the time that they have."""
+        """Cut connections to destinations that the policy denies now, after their time to end."""
         while True:
             due = self._cuts.due(SYSTEM.monotonic())
             if due:

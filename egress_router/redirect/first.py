@@ -1,4 +1,4 @@
-"""What the names of lines resolve to before anybody follows them: rules must not begin without addresses."""
+"""What the names of lines resolve to before they are followed: rules must not begin without addresses."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from egress_router.grammar.redirect import NamedRedirect
     from egress_router.settings.names import NamesSettings
 
-_SECONDS = 2.0  # a router that starts anew keeps its lines; one whose name servers are silent has to begin
+_SECONDS = 2.0  # silent name servers must not keep a router from starting
 
 
 def first_answers(
     settings: NamesSettings, names: Collection[str], seconds: float = _SECONDS
 ) -> dict[str, tuple[IPAddress, ...]]:
-    """Return what names resolve to within so many seconds; whoever follows them asks on."""
+    """Return what names resolve to within so many seconds; afterwards `LineNames` asks for them."""
     return asyncio.run(_asked(settings, set(names), seconds)) if names else {}
 
 
@@ -32,7 +32,7 @@ def first_addresses(
     lines: Sequence[NamedRedirect],
     unusable: Callable[[NamedRedirect, IPAddress], str | None],
 ) -> Resolved:
-    """Return where lines lead, their names having these addresses."""
+    """Return where lines lead if their names have these addresses."""
     return {
         line: in_order(each for each in answers.get(line.name, ()) if unusable(line, each) is None)
         for line in lines
@@ -49,7 +49,7 @@ async def _asked(
         try:
             found[name] = (await resolver.resolve(name)).addresses
         except ResolveError:
-            return  # it is said by who follows the name
+            return  # `LineNames` reports it
 
     tasks = [asyncio.create_task(ask(name)) for name in names]
     await asyncio.wait(tasks, timeout=seconds)

@@ -1,4 +1,4 @@
-"""How often the router that stays looks after things; tests of real packets are less patient."""
+"""How often a router that stays checks and announces; tests of real packets use shorter times."""
 
 from __future__ import annotations
 

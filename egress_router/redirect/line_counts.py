@@ -63,7 +63,7 @@ class LineCounts:
         return [{**each} for each in self._metrics.source_ports()]
 
     async def run(self, sources: Callable[[], Sequence[IPAddress]], policy: EnforcedPolicy) -> None:
-        """Read the kernel's counters now and then."""
+        """Read the kernel's counters again and again, with a pause."""
         if not self._has_counters:
             _log.info("traffic is not counted by line: that needs nftables")
         while True:

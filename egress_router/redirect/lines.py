@@ -42,7 +42,7 @@ def checked_port(line: NamedRedirect) -> int | None:
 
 
 def in_order(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
-    """Return addresses in an order of their own: name servers shuffle theirs, and nothing changed then."""
+    """Return addresses in a fixed order: name servers return them in changing orders, which is no change."""
     return tuple(sorted(addresses, key=lambda address: (address.version, int(address))))
 
 
@@ -51,8 +51,8 @@ def serving(
 ) -> tuple[IPAddress, ...]:
     """Return the addresses that new connections of a line go to: those that are up, all where none is.
 
-    A family of which all are down gives way to the other one only where a client can choose, which here it
-    cannot: so each family is looked at by itself.
+    A client here cannot choose the family, so one family that is down is not replaced by the other: each is
+    looked at by itself.
     """
     port = checked_port(line)
     if port is None:
@@ -71,7 +71,7 @@ def shown_address(line: NamedRedirect, address: IPAddress) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """An address that a UDP line's name has no longer."""
+    """An address that the name of a UDP line no longer has."""
 
     line: NamedRedirect
     address: IPAddress

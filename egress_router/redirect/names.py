@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class LineNames:
     """The names of all lines, in an event loop. `on_change` is called when a line may lead elsewhere.
 
-    `unusable` says why an address of a line's name is left out; None: it is not; an empty text: nobody need
-    know.
+    `unusable` says why an address of a line's name is left out; None: it is not; an empty text: it is not
+    reported.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class LineNames:
                 each.cancel()
 
     def resolved(self, lines: Iterable[NamedRedirect]) -> Resolved:
-        """Return where each of these lines leads now; nowhere: to no address."""
+        """Return where each of these lines leads now; it may lead to no address."""
         return {line: self._serving(line) for line in lines}
 
     def _serving(self, line: NamedRedirect) -> tuple[IPAddress, ...]:
-        # Asked for all lines at each change, of which nearly all are as they were.
+        # This is asked for all lines at each change, and nearly all are as they were.
         found = self._served.get(line)
         if found is None:
             found = serving(line, self._addresses.get(line, ()), self._checks.is_up)
@@ -122,7 +122,7 @@ class LineNames:
         return bool(self._departures)
 
     def departed(self, resolved: Resolved) -> list[Departure]:
-        """Return the addresses whose UDP flows are to be moved now, these lines being in force."""
+        """Return the addresses whose UDP flows are to be moved now, if these lines are in force."""
         return self._departures.due(self._clock.monotonic(), resolved)
 
     def moved(self, departed: Iterable[Departure]) -> None:

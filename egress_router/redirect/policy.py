@@ -66,7 +66,7 @@ class Cuts:
 
     def note(self, denied: Iterable[Denial], now: float) -> None:
         """Note that exactly these destinations are denied from now on."""
-        # Which entry it is does not matter: another one before it changes the number, and nothing else.
+        # The entry does not matter: a new one before it changes its number, and nothing else.
         current = frozenset(replace(each, entry=0) for each in denied)
         for each in self._due.keys() - current:
             del self._due[each]
@@ -75,7 +75,7 @@ class Cuts:
         self._denied = current
 
     def due(self, now: float) -> list[Denial]:
-        """Return to where connections are to be cut now, until `forget` is told."""
+        """Return the destinations to which connections are to be cut now, until `forget` is called."""
         return [each for each, when in self._due.items() if now >= when]
 
     def forget(self, denied: Iterable[Denial]) -> None:

@@ -68,13 +68,13 @@ class Rejections:
         self._denied = LatestDenied(clock)
 
     async def run(self) -> None:
-        """Look now and then, until cancelled."""
+        """Look again and again, with a pause, until cancelled."""
         while True:
             await asyncio.sleep(_INTERVAL)
             await self.look()
 
     async def look(self) -> None:
-        """Write down what is new; what was there the first time an earlier process has written down."""
+        """Write down what is new; what was there at the first look was written down by an earlier process."""
         try:
             self.take(*await in_daemon_thread(read))
         except RefusedError as error:
@@ -127,7 +127,7 @@ class Rejections:
             record.address, record.port = str(rejected.address), rejected.port
             record.rule = self._entry_of(rejected) or record.rule
             record.reason = POLICY
-        elif line is not None:  # it may be connected, and cannot be at the moment
+        elif line is not None:  # the policy allows it, but it cannot be reached at the moment
             record.verdict = ALLOWED
             record.reason = NOT_HELD if line.name is None else NO_ADDRESS
         return record

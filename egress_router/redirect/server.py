@@ -210,7 +210,7 @@ class RedirectServer:
         )
 
     async def _move(self, departed: Sequence[Departure]) -> None:
-        """End the UDP flows to addresses that names have no longer; their next packets begin new ones."""
+        """End the UDP flows to addresses that names no longer have; their next packets begin new ones."""
         found = [flows.UdpFlows(each.line.first, each.line.last, each.address) for each in departed]
 
         def move() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Histogram, Registry
     from egress_router.redirect.lines import Resolved
 
-_MAX_RULES = 1000  # with samples of their own, of those with traffic; the others have one together
+_MAX_RULES = 1000  # of lines with traffic, so many have samples of their own; the others share one
 _MAX_WAYS = 1000  # those with the most source ports in use
 _MAX_SHOWN = 100
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
@@ -80,7 +80,7 @@ class RuleTable:
         rules = {rule.line: rule for rule in redirects.rules}
         names = {rule.line: rule for rule in redirects.names}
         for index, line in enumerate(rule_lines(text)):
-            # However many blanks stand in the file: the text is a label of metrics.
+            # With single blanks, whatever the file has: the text is a label of metrics.
             self._lines.append((line.number, " ".join(line.text.split())))
             if line.number in rules:
                 self._add(index, rules[line.number])
@@ -181,7 +181,7 @@ class RedirectMetrics:
         self._open = registry.gauge("connections_open", "Redirected connections that are open.")
         self._entries = registry.gauge("conntrack_entries", "Entries in connection tracking.")
         self._most = registry.gauge("conntrack_entries_limit", "Entries that connection tracking may have.")
-        # Lines with samples of their own: whoever had them first keeps them, or counters would go back.
+        # Lines with samples of their own: the first ones keep them; otherwise counters would go back.
         self._named: dict[str, None] = {}
         self._failures: dict[str, int] = {}
         self._uses: list[PortUse] = []

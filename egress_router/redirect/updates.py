@@ -31,7 +31,7 @@ class NameUpdates:
     """Puts rules and addresses in force together.
 
     `put` makes the kernel's rules what redirects, the egress policy before them and addresses say, in one
-    transaction; `move` ends the UDP flows to addresses that a name has no longer; both raise RefusedError.
+    transaction; `move` ends the UDP flows to addresses that a name no longer has; both raise RefusedError.
     `rules` returns the rules in force.
     """
 
@@ -63,7 +63,7 @@ class NameUpdates:
         self._changed.set()
 
     def policy_changed(self) -> None:
-        """Look soon what the egress policy denies: a name of its has other addresses now."""
+        """Look soon what the egress policy denies: one of its names has other addresses now."""
         self._policy_changed = True
         self._changed.set()
 
@@ -89,7 +89,7 @@ class NameUpdates:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_SECONDS):
                     await self._changed.wait()
-            # Most seconds nothing happens, and there may be thousands of lines.
+            # Nothing happens in most seconds, and there may be thousands of lines.
             if self._changed.is_set() or names.has_departed or self.problem is not None:
                 self._changed.clear()
                 async with self._one_at_a_time:

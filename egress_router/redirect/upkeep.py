@@ -23,7 +23,7 @@ _log = log.get("redirect")
 
 
 class Upkeep:
-    """Looks after interface, addresses and routes; `problem` says what of them is not as it should be.
+    """Keeps interface, addresses and routes as they were set up; `problem` says what is wrong with them.
 
     `established` is what holds now. Where the router holds other addresses than before, `put_in_force` makes
     the rules fit.

@@ -107,7 +107,7 @@ class BufferedSocket:
             self.out = data[sent:]
 
     def flush(self) -> bool:
-        """Write on what was kept; say whether nothing is left."""
+        """Go on writing what was kept; say whether nothing is left."""
         data = self.out
         self.out = b""
         self.send(data)

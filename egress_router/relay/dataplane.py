@@ -29,11 +29,13 @@ Pair = _plane.Pair
 Forwarding = _plane.Forwarding
 OWN_BYTES: Final = _plane.OWN_BYTES
 
-# Seconds without a byte before the kernel probes the peers: who is busy or over by then needs none of this.
+# Seconds without a byte before the kernel probes the peers: busy and short connections need no probes.
 QUIET: Final = 30.0
 MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
 _MAX_READS: Final = 128  # of a snapshot: as many as may wait, MAX_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
+_NO_BOUND: Final = (1 << 63) - 1
+_LIMIT: Final = "relay_bytes"
 _BOUNDS: Final = (LATENCY_BUCKETS, DURATION_BUCKETS)
 
 
@@ -58,10 +60,12 @@ class DataPlane:
         quiet: float = QUIET,
         max_news: int = MAX_NEWS,
         own: memoryview | None = None,
+        most_held: int = _NO_BOUND,
     ) -> None:
         """Start the thread; it ends with `close`. In one turn of the loop at most `max_news` are told.
 
-        `own` is what processes share in which each shall know again what another one made.
+        `own` is memory that processes share, so that each recognises connections that another one made.
+        `most_held` are the bytes that all connections together may hold for readers that are slow.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
@@ -69,19 +73,19 @@ class DataPlane:
         self._loop = loop
         self._max_news = max_news
         try:
-            self._plane = _started(limits, quiet, own)
+            self._plane = _started(limits, quiet, own, most_held)
         except OSError as error:
             what = f"cannot start the data plane ({error.strerror})"
             raise RefusedError(what, "raise the limits of open files and threads") from None
-        self._sent = self._received = Number()
-        self._known = (0, 0)
+        self._sent = self._received = self._overflows = Number()
+        self._known = (0, 0, 0)
         self._pauses, self._paused = 0, False
         self._closed = False
         self._on_pause: Callable[[int], None] = _nothing
         self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
         if isinstance(loop, PollerLoop):
-            # All commands of a turn together: each by itself would wake a thread that is asleep again soon.
+            # The commands of a turn go together: each by itself would wake the thread once more.
             self._plane.ring_late()
             loop.poller.before_wait(self._plane.ring)
 
@@ -90,9 +94,15 @@ class DataPlane:
         """How many pipes carry bulk data now."""
         return self._plane.counts()[6]
 
+    @property
+    def held(self) -> int:
+        """How many bytes all connections hold now."""
+        return self._plane.counts()[7]
+
     def count(self, registry: Registry, sent: Number, received: Number) -> None:
         """Have the bytes of all connections added to these, to upstreams and to clients, as they go."""
         self._sent, self._received = sent, received
+        self._overflows = registry.counter("limit_hits_total", "Connections that met a limit.", limit=_LIMIT)
         registry.before_snapshot(self.catch_up)
 
     def settle(self) -> None:
@@ -102,7 +112,7 @@ class DataPlane:
     def catch_up(self) -> None:
         """Tell everything that has happened until now, and count its bytes."""
         self.settle()
-        for _ in range(_MAX_READS):  # a flood of news must not keep the loop here
+        for _ in range(_MAX_READS):  # with very many news the loop must still do other work
             if not self._plane.waiting():
                 break
             self._read()
@@ -110,10 +120,11 @@ class DataPlane:
         self._count()
 
     def _count(self) -> None:
-        _, sent, received, _, _, _, _ = self._plane.counts()
+        _, sent, received, _, _, _, _, _, overflows = self._plane.counts()
         self._sent.value += sent - self._known[0]
         self._received.value += received - self._known[1]
-        self._known = (sent, received)
+        self._overflows.value += overflows - self._known[2]
+        self._known = (sent, received, overflows)
 
     def open_connections(self) -> int:
         """Return how many connections and dials are open."""
@@ -173,7 +184,7 @@ class DataPlane:
         self._plane.release_line(line)
 
     def know(self, acceptor: Forwarding, line: Forwarding, head: bytes, seconds: float) -> None:
-        """Have CONNECTs with this head to a port answered, and go where a line does, for some seconds.
+        """Have CONNECTs with this head to a port answered and sent where a line leads, for some seconds.
 
         What does not go smoothly comes to `acceptor`. `line` is aimed at one target, does not tell each
         connection, and names the host that a ClientHello has to name.
@@ -181,7 +192,7 @@ class DataPlane:
         self._plane.know(acceptor, line, head, seconds)
 
     def forget(self) -> None:
-        """Know no head any more; a connection that is being made for one is not used."""
+        """Forget all heads; a connection that is being made for one is not used."""
         self._plane.forget()
 
     def relay(
@@ -210,16 +221,16 @@ class DataPlane:
     ) -> None:
         """Connect to the first of these that answers; `pair` hears of it as of its end.
 
-        `sources` are as in `aim`. With `turns` the connection is known again when it comes back: it is made
-        for a client whose own came back so often.
+        `sources` are as in `aim`. With `turns` the connection is recognised when it comes back; `turns` is
+        how often that of the client has come back.
         """
         near = () if turns is None else targets
         self._plane.dial(pair, tuple(targets), packed(targets, sources, near), seconds, stagger, turns or 0)
 
     def turns(self, admission: Pair, sock: socket.socket) -> int:
-        """Return how often a client's connection has come back, having been made here: `dial` with `turns`.
+        """Return how often a client's connection has come back after it was made here: see `dial`, `turns`.
 
-        Ask when its first request has come: which worker made it, is known by then.
+        Ask when its first request has come: only then it is sure which worker made it.
         """
         return self._plane.turns(admission, sock.fileno())
 
@@ -228,10 +239,7 @@ class DataPlane:
         self._plane.cut(pair)
 
     def close(self, lines: Iterable[Forwarding] = ()) -> None:
-        """Release lines, end the thread and every connection; their ends are told before this returns.
-
-        Closing twice does nothing more.
-        """
+        """Release lines, end the thread and every connection, and tell their ends; once, if called twice."""
         if self._closed:
             return
         self._closed = True
@@ -251,7 +259,7 @@ class DataPlane:
             self._loop.call_soon(self._news)
 
     def _tell_pauses(self) -> None:
-        _, _, _, pauses, paused, error, _ = self._plane.counts()
+        _, _, _, pauses, paused, error, _, _, _ = self._plane.counts()
         for _ in range(pauses - self._pauses):
             self._on_pause(error)
         if pauses != self._pauses or (self._paused and not paused):
@@ -269,10 +277,10 @@ class DataPlane:
                 self._loop.call_exception_handler(context)
 
 
-def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _plane.Plane:
+def _started(limits: Limits | None, quiet: float, own: memoryview | None, most_held: int) -> _plane.Plane:
     own = memoryview(bytearray(OWN_BYTES)) if own is None else own
     if limits is None:
-        return _plane.Plane(bytearray(4), own, 0, _UNLIMITED, _UNLIMITED, 0, quiet, *_BOUNDS)
+        return _plane.Plane(bytearray(4), own, 0, _UNLIMITED, _UNLIMITED, 0, quiet, most_held, *_BOUNDS)
     return _plane.Plane(
         limits.counts,
         own,
@@ -281,9 +289,10 @@ def _started(limits: Limits | None, quiet: float, own: memoryview | None) -> _pl
         limits.possible,
         limits.maximum_per_client or 0,
         quiet,
+        most_held,
         *_BOUNDS,
     )
 
 
 def _nothing(_: int) -> None:
-    """Do nothing: nobody wants to hear of pauses."""
+    """Do nothing: pauses are not told to anybody."""

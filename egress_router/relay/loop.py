@@ -92,4 +92,4 @@ class _Selector(selectors.EpollSelector):
 
 
 def _nothing() -> None:
-    """Who calls `Poller.soon` is in a handler or in a turn of the loop: `select` comes next by itself."""
+    """`Poller.soon` is called in a handler or in a turn of the loop: `select` comes next anyway."""

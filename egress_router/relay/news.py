@@ -75,7 +75,7 @@ class Sums(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The upstream of a known CONNECT that was answered: its line, socket, and time to connect."""
+    """The upstream of a known CONNECT that was answered: its line, its socket, the time to connect."""
 
     line: object
     descriptor: int
@@ -83,7 +83,7 @@ class Known(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A client whom Python serves: its address and port, its admission, its socket.
+    """A client that Python serves: its address and port, its admission, its socket.
 
     `early` are the bytes that have come already; with `known`, behind a CONNECT that was answered.
     """

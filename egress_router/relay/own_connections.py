@@ -1,4 +1,4 @@
-"""Connections that the data plane made itself and that come back to it: it knows them again (plane/own.c).
+"""Connections that the data plane made itself and that come back to it: it recognises them (plane/own.c).
 
 A CONNECT to the proxy's own Service address comes back as a new connection, and a CONNECT inside of that as
 the next one.

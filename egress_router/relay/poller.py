@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # EPOLLPRI: a read ends at the urgent mark (tcp(7)), so a short read means "drained" only without it.
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
-# For a call that no edge stands behind: as little is known as after urgent data.
+# For a call without an edge: as little is known as after urgent data.
 _ANYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI
 _BATCH = 256
 _MAX_BATCHES = 16
@@ -29,8 +29,8 @@ _MAX_BATCHES = 16
 class Poller:
     """Calls one handler a descriptor with the epoll mask of each edge.
 
-    A mask always is about the socket that was added: when a descriptor is closed and its number reused inside
-    one batch, what the batch still holds for the old one is left out.
+    A mask always belongs to the socket that was added: when a descriptor is closed and its number reused
+    inside one batch, what the batch still holds for the old one is left out.
     """
 
     def __init__(self, epoll: select.epoll, wake: Callable[[], object]) -> None:
@@ -81,7 +81,7 @@ class Poller:
         self._before_wait.append(callback)
 
     def wait_without(self, callback: Callable[[], None]) -> None:
-        """Call this no more before a wait."""
+        """Do not call this before a wait any more."""
         self._before_wait.remove(callback)
 
     def forget(self, descriptor: int) -> None:
@@ -89,18 +89,17 @@ class Poller:
         self._handlers.pop(descriptor, None)
 
     def leave_out(self, descriptor: int) -> None:
-        """Drop what the batch at hand says of a number: it stands for another file since."""
+        """Drop what the present batch says of a number: it belongs to another file now."""
         self._fresh.add(descriptor)
 
     def leave(self) -> None:
-        """Have `poll` return after the batch at hand: its caller has something to do."""
+        """Have `poll` return after the present batch: its caller has something to do."""
         self._leaving = True
 
     def poll(self, seconds: float) -> list[tuple[int, int]]:
         """Wait for at most `seconds` (below 0: for ever), call handlers, return the others' events.
 
-        Goes on with the next batch where nobody else has anything to do: a turn of the loop costs more than a
-        wait.
+        Goes on with the next batch if there is nothing else to do: a turn of the loop costs more than a wait.
         """
         until = time.monotonic() + seconds
         others: list[tuple[int, int]] = []

@@ -26,7 +26,7 @@ def ways(targets: Sequence[Target], leaving: Leaving, sources: Collection[IPAddr
     A target of a family without a source of its own is left out. Spread over several sources, every target
     comes once with each of them, and all targets come with one before the next is used, which begins with the
     one in turn: so one that is not held, or has no free port left, costs nothing but its attempt. Where the
-    families have different numbers of sources, the smaller one begins anew: all targets come as often.
+    families have different numbers of sources, the smaller one begins anew: all targets come equally often.
     """
     if leaving is None:
         return Ways(tuple(targets), ())

@@ -21,7 +21,7 @@ class AcceptPauses:
         self._pauses = registry.counter("accept_pauses_total", _MEANING)
 
     def __call__(self, error: int) -> None:
-        """Accepting pauses because of this error number; 0: it goes on."""
+        """Accepting pauses because of this error number; 0: accepting begins again."""
         if error:
             self._pauses.value += 1
             _log.warning("accepting pauses", reason=os.strerror(error))

@@ -24,7 +24,7 @@ LIMITS: Final = {12: ConnectionLimit.TOTAL, 13: ConnectionLimit.PER_CLIENT}
 
 
 class ConnectionLimiter:
-    """What the data plane admits by, and how many connections met which limit.
+    """The limits by which the data plane admits, and how many connections met each.
 
     `maximum` may be open in all workers of `shared` together (none: this process is the only one), `possible`
     in this one. All connections of one client must come to the same worker.

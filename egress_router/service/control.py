@@ -185,7 +185,7 @@ class Channel:
             data, descriptors, flags = b"", [], 0
         self._descriptors.extend(descriptors)
         if flags & socket.MSG_CTRUNC:
-            # The kernel has closed those for which this process had no number left (unix(7)).
+            # The kernel has closed those for which this process had no descriptor left (unix(7)).
             _log.error("sockets were lost on their way here: raise the limit of open files")
             data = b""
         if not data:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.5  # seconds
 
-_UNSEEN: Signature | None = (-1, -1, -1, -1, -1)  # no file's
+_UNSEEN: Signature | None = (-1, -1, -1, -1, -1)  # of no file
 
 
 async def changes(
     path: Path, interval: float = INTERVAL, look: Callable[[Path], Signature | None] = signature
 ) -> AsyncIterator[Signature | None]:
-    """Yield the signature when it changed, and the first one: who read the file before misses nothing.
+    """Yield the signature when it changed, and the first one: an earlier read misses no change.
 
     It must have stayed the same for one interval: whoever writes in place truncates first, and half a file
     can be valid rules.

@@ -1,4 +1,4 @@
-"""Watches the way out: the pod's egress interface and the gateway on it."""
+"""Watches the pod's egress interface and the gateway on it."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ def raise_descriptors() -> int:
 def connections(wanted: int, workers: int, descriptors: int, ports: int) -> int:
     """Return how many connections each of `workers` processes can hold, of `wanted` in all.
 
-    `descriptors` is what one process may open, `ports` how many listening sockets it holds. Says so in the
-    log when the descriptors of all together allow less than the setting.
+    `descriptors` is what one process may open, `ports` how many listening sockets it holds. Logs it when the
+    descriptors of all together allow less than the setting.
     """
     possible = max(1, (descriptors - _RESERVE - ports) // _PER_CONNECTION)
     if possible * workers < wanted:

@@ -47,7 +47,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def require_descriptors(what: str) -> None:
-    """See that some descriptors are free, for what says in words of its own when there is none.
+    """Check that some descriptors are free, before libraries that report their lack in their own words.
 
     Raises:
         RefusedError: there are not, so that this process cannot do `what`.

@@ -31,7 +31,7 @@ _DROPPED = "Log lines lost because nobody read the stream or it could not be wri
 
 def start(settings: RuntimeSettings, registry: Registry) -> None:
     """Send events to stderr and records to stdout, as the settings say, without ever blocking."""
-    # Nothing shows these, and to find them out costs as much as to write the line.
+    # No line shows these, and to get them costs as much as to write the line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     _open_standard_streams()
     events, records = (
@@ -65,7 +65,7 @@ class Output(logging.Handler):
         self._dropped = dropped
         self._most = most
         self._lines: deque[bytes] = deque()
-        self._lost = 0  # of which the stream does not tell yet
+        self._lost = 0  # that the stream does not report yet
         self._writing = False
         self._repeats = Repeats()
         self._changed = threading.Condition()
@@ -115,7 +115,7 @@ class Output(logging.Handler):
                 self._queue(record)
 
     def _batch(self) -> tuple[bytes, int]:
-        """Take lines that fit into one atomic write, after a word about those that were lost."""
+        """Take lines that fit into one atomic write, after a line about those that were lost."""
         if self._lost:
             lost, self._lost = self._lost, 0
             record = logging.makeLogRecord({"name": "egress_router.log", "levelno": logging.WARNING})

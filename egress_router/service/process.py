@@ -94,14 +94,14 @@ def _be_worker(
 def _let_go(
     control: socket.socket, running: asyncio.AbstractEventLoop | None, task: asyncio.Task[object] | None
 ) -> None:
-    """Let go what belongs to the supervisor: its loop, its signals, its descriptors.
+    """Release what belongs to the supervisor: its loop, its signals, its descriptors.
 
     Its objects stay where they are, and are never used again.
     """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if running is not None and task is not None:
-        # What asyncio offers to loops of others: here nobody else will say that task and loop do not run.
+        # asyncio offers this to other loops: here nothing else says that task and loop no longer run.
         with contextlib.suppress(RuntimeError):  # asyncio knows already
             asyncio._leave_task(running, task)  # noqa: SLF001
     asyncio._set_running_loop(None)  # noqa: SLF001

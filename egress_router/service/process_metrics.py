@@ -42,7 +42,7 @@ def register(registry: Registry) -> None:
         nonlocal counted
         times = os.times()
         cpu.value = times.user + times.system
-        # Without a free descriptor /proc cannot be read: the last figures stay, all others are still told.
+        # Without a free descriptor /proc cannot be read: the last figures stay, all others are still current.
         with contextlib.suppress(OSError):
             memory.value = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
             if times.elapsed - counted >= _COUNT_SECONDS:

@@ -31,7 +31,7 @@ class Repeats:
 
     @property
     def pending(self) -> bool:
-        """Whether something was held back of which no line tells yet."""
+        """Whether something was held back that no line reports yet."""
         return self._pending > 0
 
     def admit(self, record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Puts a changed rules file in force, and tries again where rules were refused that may be had later."""
+"""Puts a changed rules file in force, and tries again where rules were refused that may be accepted later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_SECONDS = 3.0
 class RuleFollower(Generic[Rules]):
     """Follows the source of a store's rules, one change at a time; inline rules never change.
 
-    `put_in_force` gets the rules and their ports, and raises RefusedError where something is not to be had.
+    `put_in_force` gets the rules and their ports, and raises RefusedError where something is not available.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RuleFollower(Generic[Rules]):
         self._asked.set()
 
     def stop(self) -> None:
-        """Begin no other change."""
+        """Do not begin another change."""
         self._stopped = True
 
     async def _when_asked(self) -> None:

@@ -70,7 +70,7 @@ class RuleStore(Generic[Rules]):
         self.rules = reader.parse(source.name, self._text)
         self.errors: tuple[str, ...] = ()
         self._refused_at: float | None = None
-        self._may_pass = False  # the last refusal: rules are not the reason, but what was not to be had
+        self._may_pass = False  # the last refusal: not because of the rules, but of what was not available
         self._loaded.value = self._clock.time()
         self._valid.value = 1
 
@@ -85,15 +85,15 @@ class RuleStore(Generic[Rules]):
         return self._text
 
     async def reload(self, put_in_force: PutInForce[Rules]) -> None:
-        """Read the source again; where its rules are other ones and valid, put them in force.
+        """Read the source again; if its rules have changed and are valid, put them in force.
 
         `put_in_force` gets the rules and their ports, and raises RefusedError where a port cannot be had.
-        Whatever is wrong is logged and counted, and the rules so far stay.
+        Whatever is wrong is logged and counted, and the old rules stay.
         """
         await self._reload(put_in_force, known=())
 
     async def retry(self, put_in_force: PutInForce[Rules]) -> None:
-        """Try refused rules again where what they need may be had by now: a port, the source itself.
+        """Try refused rules again if what they need may be available now: a port, the source itself.
 
         The same reason once more is neither logged nor counted.
         """

@@ -21,19 +21,20 @@ def hold() -> set[int]:
 
 
 def restore(held: set[int]) -> None:
-    """Let those signals wait that did before `hold`."""
+    """Let only those signals wait that waited before `hold`."""
     signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def release() -> None:
-    """Take those that wait, and from now on all of them at once."""
+    """Take the signals that wait, and from now on each at once."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 def ignore() -> None:
     """From now on, have them change nothing: what was to be done is done, and the exit status is known.
 
-    Loop and interpreter give the signals that they handled back to the kernel while they end. It would kill.
+    Loop and interpreter give the signals that they handled back to the kernel while they end. That would kill
+    the process.
     """
     for number in HELD:
         signal.signal(number, signal.SIG_IGN)

@@ -50,7 +50,7 @@ class SourcePorts:
     def show(self, ways: Counter[Way], sources: Collection[IPAddress]) -> None:
         """Publish, by source, what is in use towards the destination that has the most of it.
 
-        A port is taken towards one destination only, and what the destinations are clients may choose.
+        A port is taken towards one destination only, and and clients may choose the destinations.
         """
         self._registry.forget("source_ports_in_use")
         meaning = "Source ports that an address has towards each destination."

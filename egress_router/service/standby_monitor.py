@@ -47,7 +47,7 @@ class StandbyMonitor:
             await asyncio.sleep(_INTERVAL)
 
     def take(self, said: dict[str, Json] | None, now: float) -> None:
-        """Take an answer in, or that there was none."""
+        """Take in an answer, or that there was none."""
         if said is not None:
             self._said, self._heard = said, now
         elif self._said is not None and now > self._heard + _SILENCE:
@@ -104,7 +104,7 @@ def ask(name: str = SOCKET_NAME) -> dict[str, Json] | None:
 def hand_over(name: str = SOCKET_NAME) -> bool:
     """Ask the process to hand over until it has heard it; whether it has.
 
-    It waits for a word a few milliseconds only, which this process may need to come to say it on a busy node.
+    It waits for the request only a few milliseconds; on a busy node this process may need longer to send it.
     """
     return any(_is_heard(name) for _ in range(_ATTEMPTS))
 

@@ -156,7 +156,7 @@ class Supervisor(Generic[Rules]):
     async def _end(self) -> None:
         self._state.ended.set()
         self._follower.stop()
-        # An accept queue without a worker has one that empties it before the end.
+        # An accept queue without a worker gets one that empties it before the end.
         self._pool.complete()
         # Close here first: what comes in until a worker empties its accept queue is still served, and no
         # queue is left that nobody would empty.

@@ -1,4 +1,4 @@
-"""The background tasks of a process that runs until a signal: side by side, none of them lost in silence."""
+"""The background tasks of a process that runs until a signal: side by side, none of them ends unnoticed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     What waits for the kernel or the network may take as long as EGRESS_CLAIM_TIMEOUT.
     """
     outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
-    outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it
+    outcome.set_running_or_notify_cancel()  # it cannot be cancelled from here on
 
     def run() -> None:
         try:

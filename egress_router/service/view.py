@@ -31,7 +31,7 @@ class Administration(Protocol):
     """A running endpoint."""
 
     async def close(self) -> None:
-        """Stop to serve."""
+        """Stop serving."""
 
 
 class ServeAdministration(Protocol):

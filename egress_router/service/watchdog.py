@@ -24,7 +24,7 @@ class Watchdog:
     """Notes when each worker was heard.
 
     Where the whole machine, or this process, did not run for a while (a paused virtual machine, a container
-    without CPU time), nobody was heard in that time, and the fault is no worker's: it does not count.
+    without CPU time), nobody was heard in that time, and no worker is at fault: it does not count.
     """
 
     def __init__(self, clock: Clock) -> None:

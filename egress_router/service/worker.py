@@ -133,7 +133,7 @@ class Worker(Generic[Rules]):
     def _serve(self, rules: Rules, ports: frozenset[int]) -> None:
         self._sockets = {port: each for port, each in self._sockets.items() if port in ports}
         if missing := ports - self._sockets.keys():
-            # To go on would be to leave this worker's share of the clients without an answer.
+            # If it went on, this worker's share of the clients would get no answer.
             raise RefusedError(f"no socket came for {len(missing)} of {len(ports)} ports", _REMEDY)
         if self._server is None:
             self._server = self._built(rules, len(ports))

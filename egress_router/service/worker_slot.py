@@ -1,4 +1,4 @@
-"""One place of the pool: the worker process that is in it now, and when another one may start there."""
+"""One slot of the pool: the worker process that is in it now, and when another one may start there."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class WorkerSlot:
             for start in range(0, len(ports), MAX_DESCRIPTORS):
                 self.send(Listeners(tuple(ports[start : start + MAX_DESCRIPTORS])), sockets)
         except OSError as error:
-            # It is behind and cannot be given the sockets; it must not stay behind with other rules.
+            # It is late and cannot be given the sockets; it must not go on with other rules.
             _log.error(
                 "worker does not take its sockets and is ended", worker=self.index, reason=error.strerror
             )

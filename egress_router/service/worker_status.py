@@ -31,7 +31,7 @@ class WorkerStatuses:
         self._answers: dict[int, asyncio.Queue[int]] = {}
 
     async def ask(self, channels: Mapping[int, Channel]) -> dict[str, Json]:
-        """Ask the workers of these slots and return one status; who is not in time counts as last heard."""
+        """Ask the workers of these slots and return one status; a late worker counts as last heard."""
         self._asked += 1
         number, missing = self._asked, set(channels)
         answers = self._answers[number] = asyncio.Queue()
@@ -60,6 +60,6 @@ class WorkerStatuses:
             self._answers[number].put_nowait(slot)
 
     def died(self, slot: int) -> None:
-        """Keep of a worker what lasts."""
+        """Keep what remains valid of a worker."""
         self._past.take(self._latest.pop(slot, {}))
         self._heard.pop(slot, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from egress_router.settings.chart import CHART_VALUES
+from egress_router.settings.memory import held_bytes
 from egress_router.settings.table import group, setting
 from egress_router.settings.variables import Variable, flag, one_of, seconds, whole
 
@@ -132,6 +133,15 @@ class ProxySettings:
     )
     max_connections: int = setting(
         Variable("EGRESS_MAX_CONNECTIONS", "connections of the pod in all", "10000", whole(1, 10_000_000))
+    )
+    relay_bytes: int = setting(
+        Variable(
+            "EGRESS_RELAY_BYTES",
+            "bytes that all tunnels and forwarded connections together may hold for slow readers; "
+            "`auto`: a quarter of the container's memory limit, 256 MiB where it has none",
+            "auto",
+            held_bytes,
+        )
     )
     max_connections_per_client: int | None = setting(
         Variable(

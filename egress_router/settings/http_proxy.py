@@ -10,7 +10,7 @@ from egress_router.errors import Problem
 from egress_router.grammar import acl
 from egress_router.grammar.address import parse_port
 from egress_router.settings import common
-from egress_router.settings.memory import memory_limit
+from egress_router.settings.memory import held_bytes
 from egress_router.settings.names import NamesSettings
 from egress_router.settings.policy import POLICY, GuardedSource
 from egress_router.settings.subnet import OPTIONAL_SOURCE, known_sources
@@ -68,17 +68,6 @@ def _transparent_ports(text: str) -> tuple[tuple[int, int], ...]:
     if twice is not None:
         raise ValueError(f"port {twice} stands twice")
     return tuple(pairs)
-
-
-_WITHOUT_LIMIT = 256 << 20
-_LEAST_HELD = 16 << 20
-
-
-def _held_bytes(text: str) -> int:
-    if text != "auto":
-        return whole(1 << 20, 1 << 40)(text)
-    limit = memory_limit()
-    return _WITHOUT_LIMIT if limit is None else max(_LEAST_HELD, limit // 4)
 
 
 RULES = RulesVariable("EGRESS_HTTP_PROXY_DESTINATION", "allow/deny list")
@@ -159,7 +148,7 @@ class HttpLimits:
             "bytes of unfinished heads and bodies that all connections together may hold; "
             "`auto`: a quarter of the container's memory limit, 256 MiB where it has none",
             "auto",
-            _held_bytes,
+            held_bytes,
         )
     )
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+from egress_router.settings.variables import whole
+
+_WITHOUT_LIMIT: Final = 256 << 20
+_LEAST: Final = 16 << 20
 
 # cgroup v1 says "no limit" with the largest number of whole pages below 2**63.
 _UNLIMITED = 1 << 60
@@ -21,3 +27,11 @@ def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
         if text.isdecimal() and int(text) < _UNLIMITED:
             return int(text)
     return None
+
+
+def held_bytes(text: str) -> int:
+    """Read how many bytes connections may hold; `auto` is a quarter of the memory that there is."""
+    if text != "auto":
+        return whole(1 << 20, 1 << 40)(text)
+    limit = memory_limit()
+    return _WITHOUT_LIMIT if limit is None else max(_LEAST, limit // 4)

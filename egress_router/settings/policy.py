@@ -129,7 +129,7 @@ def _parse_guarded(
 
 
 def refuse_unenforced(policy: RulesSource | None, mode: str) -> None:
-    """Refuse to start with a policy that nothing would hold to: to ignore it would open what it closes.
+    """Refuse to start with a policy that nothing here enforces: to ignore it would open what it closes.
 
     Raises:
         RefusedError: a policy is given.

@@ -22,7 +22,7 @@ def _forwarding(settings: SetupSettings) -> list[str]:
 
 
 def require(settings: SetupSettings) -> None:
-    """See that forwarding is on, or can be switched on. RefusedError where it cannot."""
+    """Check that forwarding is on, or can be switched on. RefusedError if not."""
     for name in _forwarding(settings):
         if sysctl.read(name) != 1 and not sysctl.is_writable(name):
             raise _no_forwarding(name)

@@ -10,9 +10,6 @@ from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.kernel.nat import admin_rules, nftables
 from egress_router.kernel.nat.plan import Surroundings, make_plan
 from egress_router.policy.egress_policy import NO_NAMES
-from egress_router.redirect import policy
-from egress_router.redirect.first import first_addresses, first_answers
-from egress_router.redirect.usable import Usable
 from egress_router.settings.setup import ADMIN_RULES
 
 if TYPE_CHECKING:
@@ -59,7 +56,7 @@ class Established:
 
 
 def require_nftables(guarded: Guarded[Redirects] | None, apply: Callable[[NatPlan], None]) -> None:
-    """See that what needs nftables has it. RefusedError where it has not."""
+    """Check that what needs nftables has it. RefusedError if not."""
     if guarded is None or apply is nftables.apply:
         return
     if guarded.policy is not None:
@@ -82,6 +79,11 @@ def resolve_names(
     if guarded is None:
         return established
     redirects = guarded.rules
+    if guarded.policy is None and not redirects.names:
+        return established  # nor is loaded what asks name servers
+    from egress_router.redirect.first import first_addresses, first_answers  # noqa: PLC0415
+    from egress_router.redirect.usable import Usable  # noqa: PLC0415
+
     of_policy = () if guarded.policy is None else guarded.policy.dns_names
     answers = first_answers(settings.names, {*of_policy, *(line.name for line in redirects.names)})
     usable = Usable(settings.router, settings.interface, lambda: redirects)
@@ -122,12 +124,18 @@ def apply_rules(
     admin_port, redirects = settings.runtime.admin_port, None if guarded is None else guarded.rules
     around, resolved = established.surroundings, established.resolved
     plan = make_plan(redirects, sources, settings.interface, admin_port, around, resolved)
-    denials = () if guarded is None else policy.denials(guarded, resolved, names)
+    denials = () if guarded is None or guarded.policy is None else _denials(guarded, resolved, names)
     # Sets are there for the families that the router has an address in now.
     denials = tuple(each for each in denials if plan.family(each.address.version) is not None)
     established.apply(replace(plan, denials=denials))
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
     return denials
+
+
+def _denials(guarded: Guarded[Redirects], resolved: Resolved, names: NamesOf) -> tuple[Denial, ...]:
+    from egress_router.redirect import policy  # noqa: PLC0415 (few have one)
+
+    return policy.denials(guarded, resolved, names)
 
 
 def read_admin_rules(settings: SetupSettings, apply: Callable[[NatPlan], None]) -> FileRules | None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from egress_router.standby.protocol.commands import ArbiterAnswer, AskArbiter, Command
     from egress_router.standby.status import Status
 
-DRAIN_SECONDS = 5.0  # how long a router that has handed over stays for its successor's sake, at most
+DRAIN_SECONDS = 5.0  # how long at most a router that has handed over stays, to help its successor
 _SUCCESSOR_SECONDS = 2.0
 TICK = 0.025  # seconds
 _log = log.get("standby")
@@ -81,7 +81,7 @@ class Agent:
         self._wake_reader.setblocking(False)
         self._conflicts = ConflictDetection(now, config.claim_timeout)
         self._drain_until: float | None = None
-        self._hand_over_until = -math.inf  # how long a request to hand over waits to hear of a successor
+        self._hand_over_until = -math.inf  # how long a request to hand over waits until a successor is heard
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
 
     # From other threads
@@ -121,7 +121,7 @@ class Agent:
         await in_daemon_thread(self.ended.wait)
         if self.failure is not None:
             raise self.failure
-        await asyncio.Event().wait()  # it was asked to leave; the others have the word
+        await asyncio.Event().wait()  # it was asked to leave; now the others decide
 
     def _call(self, work: Callable[[float], list[Command]]) -> None:
         self._calls.put(work)
@@ -215,7 +215,7 @@ class Agent:
             self._executor.execute(work(self._clock.monotonic()))
 
     def _hand_over(self) -> None:
-        """Leave because another process of the pod ends; where nobody takes over, go on until our own end."""
+        """Leave because another process of the pod ends; if nobody takes over, go on until our own end."""
         now = self._clock.monotonic()
         if now < self._hand_over_until and self._machine.has_successor(now):
             self._drain_until = now + DRAIN_SECONDS

@@ -1,4 +1,4 @@
-"""What the state machine decides, done: fence, hardware address, frames and datagrams. A thin shell."""
+"""Does what the state machine decides: fence, hardware address, frames and datagrams. A thin shell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Seconds after a take-over; the first may be lost while a switch learns.
 _ANNOUNCE_AGAIN = (0.05, 0.2, 1.0, 2.0)
 _ANNOUNCE_INTERVAL = 60.0
-_KEEP_MAC = 0.2  # seconds: to change it takes time that a hand-over has not
+_KEEP_MAC = 0.2  # seconds: a hand-over has no time to change it
 _ANSWER_WINDOW = 0.2  # seconds in which an answer of the gateway can belong to a request
 
 
@@ -116,7 +116,7 @@ class Effects:
     def _set_gateway_neighbours(self) -> None:
         """Tell the kernel where the gateways are.
 
-        It asked for them in vain while the gate was closed, and would ask again only after a second; and it
+        It asked without success while the gate was closed, and would ask again only after a second; and it
         forgets them when the interface's hardware address changes.
         """
         for address, mac in self._gateway_macs.items():

@@ -40,7 +40,7 @@ class LinkMonitor:
         Raises:
             RefusedError: the interface is gone.
         """
-        # What the messages say is left aside: there may be too many of them for the socket's buffer.
+        # What the messages say is not used: there may be too many of them for the socket's buffer.
         with contextlib.suppress(OSError):
             self._socket.recv(65536)
         is_there = self._is_there()

@@ -1,4 +1,4 @@
-"""The network of a standby router: fence first, then addresses and routes; nobody on the wire notices."""
+"""The network of a standby router: fence first, then addresses and routes; the wire does not notice."""
 
 from __future__ import annotations
 
@@ -135,6 +135,6 @@ def ensure_addresses(netlink: Netlink, link: Link, sources: Sequence[Source]) ->
     for source in sources:
         if (source.address, source.prefix) not in present:
             netlink.add_address(link.index, source.address, source.prefix)
-    # Which hardware address it has is the agent's business.
+    # The agent decides which hardware address it has.
     link = prepare(netlink, link, None, is_claimed=True)
     return Holdings(link, tuple(source.address for source in sources), ())

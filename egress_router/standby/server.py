@@ -1,4 +1,4 @@
-"""Starts a router of a group: the agent, its line to the cluster, and the process that keeps the fence."""
+"""Starts a router of a group: the agent, its API client, and the process that keeps the fence."""
 
 from __future__ import annotations
 

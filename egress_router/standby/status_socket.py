@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAX_A_TURN = 16
-_WORD_SECONDS = 0.005  # a caller says its word with its call
+_WORD_SECONDS = 0.005  # a caller sends its word at once when it connects
 
 
 class StatusSocket:

@@ -68,7 +68,7 @@ class Destination:
             self._serve((self.host,), news=True)
 
     def stop(self) -> None:
-        """Follow the name no more; those who wait for it are told that there is nothing."""
+        """Stop following the name; those who wait for it are told that there is nothing."""
         if self._name is not None:
             self._name.stop()
         self._addresses = ()
@@ -87,7 +87,7 @@ class Destination:
             self._name.want()
 
     def leave(self, callback: Callable[[], None]) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._waiting.discard(callback)
 
     def arrange(self) -> None:
@@ -106,7 +106,7 @@ class Destination:
         before = set(self._pool.targets), self.left_out
         self._addresses = addresses
         self.arrange()
-        # Name servers shuffle their answers; only another set of addresses is worth saying.
+        # Name servers change the order of addresses; only another set of them is reported.
         if news or before != (set(self._pool.targets), self.left_out):
             self._on_change(self)
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 # Seconds. A name that does not resolve is asked for again after so long, or when somebody wants it.
 _RETRY: Final = 1.0
-# That a name is none, or has no address, is believed for so long: somebody waits for it to appear.
+# How long it is believed that a name does not exist or has no address: somebody may wait for it to appear.
 DENIAL_SECONDS: Final = 5.0
-# Answers that live longer are looked at again all the same: a route may have come or gone.
+# Answers that are valid for longer are still looked at again: a route may have come or gone.
 _LOOK_AGAIN: Final = 10.0
 _LEAST_WAIT: Final = 0.05
 # How long the last addresses outlive a name that is said not to exist: a zone that is being reloaded, or
@@ -41,8 +41,8 @@ class Names(Protocol):
 class FollowedName:
     """The addresses of one name, now.
 
-    `on_answer` is called after each time that the name was asked for, whatever came of it, with whether it is
-    news that it fails or does so no more. `failure` says why the last time brought no addresses. `known` are
+    `on_answer` is called after each time that the name was asked for, whatever the result, and told whether
+    it began to fail, or to work again. `failure` says why the last time brought no addresses. `known` are
     addresses that it had a moment ago.
     """
 
@@ -70,13 +70,13 @@ class FollowedName:
         self._following.add_done_callback(_surface)
 
     def stop(self) -> None:
-        """Follow the name no more, and forget its addresses."""
+        """Stop following the name, and forget its addresses."""
         if self._following is not None:
             self._following.cancel()
         self.addresses = ()
 
     def want(self) -> None:
-        """Have the name asked for now, where it is waited to ask again."""
+        """Have the name asked for now, if it waits for its next time."""
         self._wanted.set()
 
     async def _follow(self) -> None:

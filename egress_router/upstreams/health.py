@@ -51,7 +51,7 @@ class Checks:
         self._tasks: dict[Target, asyncio.Task[None]] = {}
 
     def watch(self, targets: Iterable[Target]) -> None:
-        """Check exactly these targets; what is known of those that stay, stays."""
+        """Check exactly these targets; what is known of those that were checked before is kept."""
         wanted = set(targets)
         for target in self._health.keys() - wanted:
             del self._health[target]
@@ -75,7 +75,7 @@ class Checks:
             self._on_change(target)
 
     def stop(self) -> None:
-        """Check nothing any more."""
+        """Stop checking."""
         self.watch(())
 
     async def _check(self, target: Target) -> None:

@@ -47,7 +47,7 @@ class PolicyDenials:
 
 
 class PolicyNames:
-    """Follows names; `on_change` gets the names of each address whenever they are others than before."""
+    """Follows names; `on_change` gets the names of each address whenever they have changed."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, resolver: Names, on_change: Callable[[NamesOf], None]
@@ -85,7 +85,7 @@ class PolicyNames:
                 each.cancel()
 
     def close(self) -> None:
-        """Follow nothing any more."""
+        """Stop following."""
         self.follow(())
 
     def _on_answer(self, name: str) -> Callable[[bool], None]:

@@ -49,7 +49,7 @@ class UpstreamReport:
         self._registry.before_snapshot(lambda: self._set(upstreams()))
 
     def resolved(self, name: str, addresses: Sequence[IPAddress], failure: ResolveError | None) -> None:
-        """The addresses of a name changed, or it began to fail, or to fail no more."""
+        """The addresses of a name changed, or it began to fail, or to work again."""
         listed = ", ".join(map(str, addresses))
         if failure is None:
             self._log.info("name resolved", name=name, addresses=listed)

@@ -324,8 +324,9 @@ def test_a_smaller_mtu_inside_is_told_to_the_server(lab: Laboratory, backend: st
     lab.serve()
     lab.finish_setup({**DUAL, "EGRESS_NAT_BACKEND": backend})
     lab.router.ip("link set eth0 mtu 1400")
+    clients = (lab.client, lab.remote)
     lab.node.ip("link set remote0 mtu 1350")
-    for client in (lab.client, lab.remote):
+    for client in clients:
         for address, port in ((ROUTER, 80), (ROUTER_V6, 443)):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with client.socket(family, socket.SOCK_STREAM) as sock:

@@ -98,16 +98,37 @@ def test_no_port_comes_back_while_a_server_may_remember_it(
     assert counted(lab.outside, "TcpExtPAWSTimewait") == 0
 
 
-def test_a_client_s_port_that_comes_back_leaves_by_the_same_one(lab: Laboratory) -> None:
+@pytest.mark.parametrize(("address", "remote"), [(ROUTER, SERVER), (ROUTER_V6, SERVER_V6)])
+def test_a_client_s_port_that_comes_back_leaves_by_the_same_one(
+    lab: Laboratory, address: str, remote: str
+) -> None:
     """Then its timestamps and sequence numbers are in order, and the server gives TIME_WAIT up for it."""
     lab.finish_setup(ENVIRONMENT)
-    with server(lab) as listening:
-        first = [visit(lab.client, listening, own_port=port) for port in range(40_000, 40_100)]
-        second = [visit(lab.client, listening, own_port=port) for port in range(40_000, 40_100)]
-        other = [visit(lab.remote, listening, own_port=port) for port in range(40_000, 40_100)]
+    with server(lab, remote) as listening:
+        first = [visit(lab.client, listening, address, port) for port in range(40_000, 40_100)]
+        second = [visit(lab.client, listening, address, port) for port in range(40_000, 40_100)]
+        other = [visit(lab.remote, listening, address, port) for port in range(40_000, 40_100)]
     assert first == second
     assert not set(first) & set(other)
     assert counted(lab.outside, "TcpExtPAWSTimewait") == 0
+
+
+def test_clients_that_have_one_hash_in_common_have_ports_of_their_own(lab: Laboratory) -> None:
+    """IPv6 addresses are too long for nft, so clients are known by two hashes (source_ports).
+
+    These two have the first one in common, 0xe8c1e2a8: jhash of client, port, server and port, with the seed 1.
+    """
+    destination = "2001:db8:113::27"
+    lab.finish_setup({**ENVIRONMENT, "EGRESS_DESTINATION": f"80 tcp {destination}\n"})
+    with server(lab, destination) as listening:
+        repeated = counted(lab.remote, "TcpExtTCPSynRetrans")
+        sock, accepted, first = begin(lab.client, listening, ROUTER_V6, 16_477)
+        with sock, accepted:
+            other = visit(lab.remote, listening, ROUTER_V6, 11_032)
+            assert other != first
+            sock.sendall(b"still open")
+            assert accepted.recv(10) == b"still open"
+        assert counted(lab.remote, "TcpExtTCPSynRetrans") == repeated
 
 
 def test_ports_of_open_connections_are_passed_over(lab: Laboratory) -> None:

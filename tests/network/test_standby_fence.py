@@ -68,7 +68,7 @@ class Bench:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._line() == "up"
+        assert self.line() == "up"
         self.sender = router.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self.sender.bind(("macvlan0", 0x0003))
         self.receiver = wire.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
@@ -90,13 +90,13 @@ class Bench:
         self.keeper.stdin.write(line + "\n")
         self.keeper.stdin.flush()
 
-    def _line(self) -> str:
+    def line(self) -> str:
         assert self.keeper.stdout is not None
         return self.keeper.stdout.readline().strip()
 
     def do(self, line: str) -> str:
         self.write(line)
-        return self._line()
+        return self.line()
 
     def passes(self, frame: bytes) -> bool:
         """Send a frame, then one that always passes, and see whether the first one came before it."""
@@ -197,7 +197,7 @@ def test_what_a_stopped_keeper_still_writes_opens_nothing(bench: Bench) -> None:
     bench.write("approve 1")
     assert eventually(lambda: "expires" not in bench.router.run("nft", "list", "ruleset").stdout)
     os.kill(bench.keeper.pid, signal.SIGCONT)
-    assert bench._line() == "done"
+    assert bench.line() == "done"
     assert not bench.passes(SPEAKS_FOR_IT["IPv4"])
 
 

@@ -34,6 +34,19 @@ def test_the_version_is_that_of_the_package(files: str, pattern: str, least: int
     assert set(found) == {VERSION}, "run scripts/set-version"
 
 
+def test_the_pythons_that_are_promised_are_those_that_are_tested_and_shipped() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    prefix = "Programming Language :: Python :: "
+    promised = [each.removeprefix(prefix) for each in project["classifiers"] if each.startswith(prefix)]
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert promised == ci["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert project["requires-python"] == f">={promised[0]}"
+    bases = [
+        re.search(r"python:([0-9.]+)-slim", path.read_text()) for path in ROOT.glob("images/*/Dockerfile")
+    ]
+    assert {base and base[1] for base in bases} == {promised[-1]}
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert first is not None

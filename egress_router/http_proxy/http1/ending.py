@@ -14,8 +14,8 @@ class Ending(enum.Enum):
 
     FINISHED: the client has the whole answer. REPEATED: nothing came over an idle connection, which ended;
     the request is to be sent over a new one. SWITCHED: both go on as a tunnel. REFUSED: the body of the
-    request is wrong, and nothing was answered yet. BAD_ANSWER, NO_ANSWER, TOO_LATE: the client is to be told
-    in the origin's place. CUT: both peers must see that their message ends half-way.
+    request is wrong, and nothing was answered yet. BAD_ANSWER, NO_ANSWER, TOO_LATE: the proxy answers instead
+    of the origin. CUT: both peers must see that their message ends half-way.
     """
 
     FINISHED = "finished"

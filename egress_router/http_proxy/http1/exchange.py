@@ -158,7 +158,7 @@ class Exchange:
         return passed
 
     def client_ended(self) -> None:
-        """The client's stream has ended before its request: who has the answer needs to say no more."""
+        """The client's stream has ended before its request, of which the rest may not be needed."""
         self.end = FINISHED if self.answer_state is _ANSWERED else End(Ending.CUT, "request_incomplete")
 
     # From the origin

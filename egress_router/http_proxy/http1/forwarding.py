@@ -1,4 +1,4 @@
-"""Heads as they go on: no field that ends here, every field that a proxy owes (RFC 9110 7.6). Pure."""
+"""Heads as they go on: no field that ends here, every field that a proxy has to add (RFC 9110 7.6). Pure."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ def expects_continue(head: RequestHead) -> bool:
 
 
 def wanted_upgrade(head: RequestHead) -> bytes | None:
-    """Return the protocols that a request may upgrade to; None where it asks for none that passes.
+    """Return the protocols that a request may upgrade to; None where it asks for none that is passed on.
 
-    h2c does not pass: nobody upgrades to it any more (RFC 9113 3.1), and requests within would be unseen.
+    h2c does not pass: nobody upgrades to it any more (RFC 9113 3.1), and the proxy would not see the requests
+    inside.
     """
     values = head.special.get(b"upgrade")
     if values is None or b"upgrade" not in head.connection or head.minor == 0:

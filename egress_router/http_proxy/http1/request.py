@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from egress_router.settings.http_proxy import HttpLimits
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
-# RFC 9110 9.3.1, 9.3.2, 9.3.5: content of these has no meaning; HTTP/1.0 servers overlook it, and read it
+# RFC 9110 9.3.1, 9.3.2, 9.3.5: content of these has no meaning; HTTP/1.0 servers ignore it, and read it
 # as the next request.
 _WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE"})
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
@@ -249,7 +249,7 @@ def no_request(data: bytes) -> MessageError:
 
 
 def _host(hosts: list[bytes] | None, minor: int) -> bytes:
-    """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; a host, though the target counts."""
+    """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; it must be a host."""
     if hosts is None:
         if minor == 1:
             raise MessageError(400, "the Host field is missing", Fault.NO_HOST)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from egress_router.settings.http_proxy import HttpLimits
 
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-# Nobody needs as many; without an end they would keep everybody busy but the client that waits.
+# No origin needs as many; without a bound they would keep the proxy busy while the client waits.
 _MAX_INTERIM: Final = 32
 
 

@@ -24,7 +24,7 @@ class ConnectionState(enum.IntEnum):
     HEAD: it reads the head of a request. CONNECTING: the request is decided on, its name looked up, a
     connection to the origin made. HELLO: the first bytes of a tunnel are looked at. EXCHANGE: request and
     answer go through. LINGERING: the last answer is sent, and the rest of what the client sends is dropped.
-    TUNNEL: the connection is handed over, to a tunnel or, where it begins with TLS, to who reads that.
+    TUNNEL: the connection is handed over, to a tunnel or, where it begins with TLS, to `TlsConnection`.
     """
 
     HEAD = 0

@@ -103,8 +103,8 @@ def is_old(listed: str) -> bool:
 def takeover(listed: str) -> str:
     """Return the transaction that takes the file's rules out of the administrator's chain; it may be empty.
 
-    `listed` is the table with handles and without what counters hold. Only the whole file in a row is taken
-    for what an earlier version put there; everything else the administrator may have added.
+    `listed` is the table with handles and without what counters hold. Only the whole file, without gaps,
+    counts as what an earlier version put there; the administrator may have added the rest.
     """
     old = [_HANDLE.split(rule) for rule in _rules(listed, NAME)]
     file = [_HANDLE.split(rule)[0] for rule in _rules(listed, FILE_CHAIN)]

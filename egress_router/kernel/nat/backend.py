@@ -24,7 +24,7 @@ def choose(setting: str) -> Callable[[NatPlan], None]:
 
 
 def remove_other(chosen: Callable[[NatPlan], None]) -> None:
-    """Remove the rules of an earlier run that went the other way; both would be in force side by side.
+    """Remove the rules that an earlier run set in the other way; both would be in force side by side.
 
     Raises:
         RefusedError: there are such rules and the kernel does not let them go.

@@ -50,7 +50,7 @@ class ConnectTimes:
 def _differences(
     version: int, accepted: Iterable[tuple[bytes, int]], asked: dict[bytes, int]
 ) -> list[ConnectTime]:
-    """Conntrack may use a number again, and a clock may be set back: such a pair tells nothing."""
+    """Conntrack may use a number again, and a clock may be set back: such a pair says nothing."""
     return [
         ConnectTime(version, _local_port(key), (time - asked[key]) * _NANOSECOND)
         for key, time in accepted

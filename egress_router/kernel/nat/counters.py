@@ -68,7 +68,7 @@ class Traffic:
 
     @property
     def refusals(self) -> int:
-        """Failures that the destination answered; to the others nobody did."""
+        """Failures that the destination answered; the others got no answer."""
         return min(self.refused, self.failures)
 
     def plus(self, other: Traffic) -> Traffic:

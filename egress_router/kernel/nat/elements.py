@@ -71,7 +71,8 @@ def translations(version: int, lines: Sequence[PlannedLine]) -> Iterator[str]:
 def settled(before: Places, after: Places) -> Places:
     """Return the addresses of `after` in an order in which as few as can be change their place.
 
-    Who stays keeps its place, who is new takes one that is free, and the last ones fill what is still free.
+    An address that stays keeps its place, a new one takes a free place, and the last ones fill what is still
+    free.
     """
     # Numbers, because addresses are slow to hash and to compare.
     wanted = dict(zip(map(int, after), after, strict=True))
@@ -179,7 +180,7 @@ def changes(version: int, pairs: Iterable[tuple[PlannedLine, PlannedLine]]) -> t
 def _regroup(version: int, before: PlannedLine, after: PlannedLine, gone: Keys, come: Elements) -> None:
     """Note what differs between two lines of several addresses.
 
-    With a thousand names at once this is what a change costs, so no text is made that is not used.
+    With a thousand names this is the main cost of a change, so no text is made that is not used.
     """
     prefix, key, port = _prefix(before), _key(before), _port(after)
     old, new = before.addresses, after.addresses
@@ -190,7 +191,7 @@ def _regroup(version: int, before: PlannedLine, after: PlannedLine, gone: Keys, 
     members = f"{prefix}members{version}"
     goes, comes = gone[members], come[members]
     for number, (was, becomes) in enumerate(zip_longest(old, new)):
-        # The same object as a rule: who stays keeps its place.
+        # Mostly the same object: an address that stays keeps its place.
         if was is becomes or was == becomes:
             continue
         member = f"{key} . {number}"

@@ -20,7 +20,7 @@ _KNOWN = "ct state established,related"
 
 
 def denied(plan: NatPlan) -> Iterator[str]:
-    """Reject what the egress policy denies, as its own destination would not."""
+    """Reject what the egress policy denies, in a way that differs from a refusal by the destination."""
     yield from (noting.note("denied", family.version) for family in plan.families)
     yield "meta l4proto tcp reject with tcp reset"
     yield "reject with icmpx admin-prohibited"
@@ -32,7 +32,8 @@ def leaks(plan: NatPlan) -> Iterator[str]:
     NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
     """
     if plan.surroundings.parent is not None:
-        # What the macvlan sends goes past this hook; the parent's own stack has nothing to say out there.
+        # What the macvlan sends does not pass this hook; the parent's own stack has nothing to send out
+        # there.
         parent = f'oifname "{plan.surroundings.parent}"'
         yield f"{parent} {_NEIGHBOURS} accept"
         yield f"{parent} drop"
@@ -43,7 +44,7 @@ def leaks(plan: NatPlan) -> Iterator[str]:
     yield f'oifname != "{plan.interface}" accept'
     yield f"{_NEIGHBOURS} accept"
     if plan.family(6) is not None:
-        # Detection of duplicates speaks from ::, multicast listeners from either (RFC 4862, RFC 3810).
+        # Duplicate address detection sends from ::, multicast listeners from either (RFC 4862, RFC 3810).
         yield "ip6 saddr { ::, fe80::/10 } accept"
     yield "drop"
 
@@ -51,7 +52,7 @@ def leaks(plan: NatPlan) -> Iterator[str]:
 def arriving(plan: NatPlan) -> Iterator[str]:
     """What comes to the pod itself: answers, its own services, and nothing from the outside network."""
     outside = f"iifname {interfaces(*plan.outside)}"
-    # Nobody on a wire changes the pod's routes, also where /proc/sys is read-only.
+    # No station may change the pod's routes, even where /proc/sys is read-only.
     yield "icmpv6 type { nd-router-advert, nd-redirect } drop"
     yield "icmp type redirect drop"
     yield f"{_KNOWN} accept"

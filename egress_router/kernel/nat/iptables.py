@@ -67,7 +67,7 @@ def remove(proc_net: Path = _PROC_NET, python: str = sys.executable) -> list[str
 def _libiptc(
     version: int, action: str, what: object, timeout: float = _TIMEOUT, python: str = sys.executable
 ) -> tuple[str, str]:
-    """Have python-iptables do something for one family; return what it said, and what it complained of.
+    """Have python-iptables do something for one family; return what it printed, and its errors.
 
     Each family goes through a process of its own: libxtables keeps the first family's NAT target for its
     whole life and makes empty rules of the other's.

@@ -102,7 +102,7 @@ def _ports(line: PlannedLine) -> str:
 def _sources(plan: NatPlan, family: FamilyPlan) -> Iterator[Rule]:
     """Translate sources. TCP keeps the client's port where it is free: it has no order of its own here.
 
-    A client's own connections meet TIME_WAIT of their own then, which a server gives up for them. x_tables
+    A client's own connections meet TIME_WAIT of their own then, which a server ends early for them. x_tables
     cannot hand out ports in turn, so several busy clients may still meet each other's (source_ports).
     """
     outside: Rule = {"out-interface": plan.interface}
@@ -137,7 +137,7 @@ def _neighbours(version: int) -> Iterator[Rule]:
 
 
 def _input(plan: NatPlan, version: int) -> Iterator[Rule]:
-    # Nobody on a wire changes the pod's routes, also where /proc/sys is read-only.
+    # No station may change the pod's routes, even where /proc/sys is read-only.
     if version == 4:
         yield {"protocol": "icmp", "icmp": {"icmp-type": "redirect"}, "target": "DROP"}
     else:

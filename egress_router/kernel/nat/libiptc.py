@@ -37,7 +37,7 @@ class _Chain(Protocol):
     """What is used of python-iptables' Chain; it has no types of its own."""
 
     def flush(self) -> None:
-        """Take every rule out."""
+        """Remove every rule."""
 
     def append_rule(self, rule: object) -> None:
         """Add a rule."""

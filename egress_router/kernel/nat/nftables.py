@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from egress_router.kernel.nat.plan import NatPlan
 
 _log = log.get("kernel")
-# Connection timeouts are a part of the kernel of their own.
+# Connection timeouts and hashes are parts of the kernel of their own.
 _TIMEOUTS = (
     "table inet egress_router_probe { ct timeout t { protocol tcp; policy = { time_wait : 60 }; }; }\n"
 )
+_HASHES = "table inet egress_router_probe { chain c { meta mark set jhash ip6 saddr mod 2 seed 0x1; }; }\n"
 
 
 # What this process put in force last, so that only what differs has to be told to the kernel.
@@ -78,11 +79,16 @@ def _render(plan: NatPlan) -> str:
     """Return the text for a namespace that has no table of this plan's layout yet."""
     if not plan.redirects:
         return rules.render(plan)
-    has_timeouts = nft.run("-c", "-f", "-", text=_TIMEOUTS).returncode == 0
+    has_timeouts, has_hashes = _takes(_TIMEOUTS), _takes(_HASHES)
     remembered: list[str] = []
     for family in plan.families:
         remembered += source_ports.remembered(family, conntrack.outgoing(family.sources))
-    return rules.render(plan, has_timeouts=has_timeouts, remembered=remembered)
+    return rules.render(plan, has_timeouts=has_timeouts, has_hashes=has_hashes, remembered=remembered)
+
+
+def _takes(text: str) -> bool:
+    """Say whether this kernel would take a table."""
+    return nft.run("-c", "-f", "-", text=text).returncode == 0
 
 
 def remove() -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CASES = ("denied", "closed")
-# What is beyond is counted only. A client that sends on is noted once in this time.
+# What is beyond is only counted. A client that goes on sending is noted once in this time.
 _MOST, _LIFETIME = 1024, "30s"
 
 

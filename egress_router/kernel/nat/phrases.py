@@ -40,5 +40,5 @@ def one_or_set(addresses: list[str]) -> str:
 def of_protocol(plan: NatPlan, family: FamilyPlan, protocol: str) -> str:
     """Return what matches a protocol of a family."""
     match = "" if len(plan.families) == 1 else f"meta nfproto ipv{family.version} "
-    # Named again, because nft wants to know the protocol before it speaks of ports.
+    # Named again, because nft has to know the protocol before a port.
     return f"{match}meta l4proto {protocol}"

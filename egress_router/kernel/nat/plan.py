@@ -67,7 +67,7 @@ class Surroundings:
 
     `parent` is the macvlan's parent where it is in the pod's own namespace, so on the outside network, too.
     `cluster` are the networks that the pod itself may reach by its other interfaces. `standby_port` (UDP, 0:
-    none) is where another router of the group speaks to this one: it is never redirected, either.
+    none) is where another router of the group sends to this one: it is never redirected, either.
     """
 
     parent: str | None = None

@@ -46,16 +46,18 @@ _INNER = ("begin", "denied", "sent", "received")
 _LIFETIMES = "time_wait : 60"
 
 
-def render(plan: NatPlan, *, has_timeouts: bool = True, remembered: Iterable[str] = ()) -> str:
+def render(
+    plan: NatPlan, *, has_timeouts: bool = True, has_hashes: bool = True, remembered: Iterable[str] = ()
+) -> str:
     """Return the text that replaces our tables, whatever they were, in one transaction.
 
     Connections that conntrack knows keep their translation: NAT chains see only a connection's first packet.
-    `has_timeouts` is whether this kernel takes connection timeouts from nftables, `remembered` are commands
-    that fill sets.
+    `has_timeouts` and `has_hashes` are whether this kernel takes connection timeouts from nftables, and works
+    out hashes; `remembered` are commands that fill sets.
     """
     # Adding before deleting makes deleting succeed on a machine that never had the table.
     head = (f"add table inet {name}\ndelete table inet {name}" for name in (TABLE, counting.OLD_TABLE))
-    body = [*_frame(plan), *_lasting(plan, has_timeouts=has_timeouts)]
+    body = [*_frame(plan), *_lasting(plan, has_timeouts=has_timeouts, has_hashes=has_hashes)]
     marker = f"set {layout(plan)} {{ type mark; }}"
     text = [*head, *table([*body, marker]), *_filling(plan), *remembered]
     return "\n".join([*text, *admin_chain.declaration(plan.interface), ""])
@@ -74,7 +76,7 @@ def render_again(plan: NatPlan) -> str:
 
 def layout(plan: NatPlan) -> str:
     """Return the name of the set that marks a table with the lasting parts of this plan."""
-    lasting = "\n".join([*_frame(plan), *_lasting(plan, has_timeouts=True)])
+    lasting = "\n".join([*_frame(plan), *_lasting(plan, has_timeouts=True, has_hashes=True)])
     return f"layout_{hashlib.sha256(lasting.encode()).hexdigest()[:16]}"
 
 
@@ -104,12 +106,12 @@ def _frame(plan: NatPlan) -> Iterator[str]:
         yield f"chain {name} {{ {hook} }}"
 
 
-def _lasting(plan: NatPlan, *, has_timeouts: bool) -> Iterator[str]:
+def _lasting(plan: NatPlan, *, has_timeouts: bool, has_hashes: bool) -> Iterator[str]:
     """Yield the rules that stay until the addresses change, because they remember something."""
     if not plan.redirects:
         return
     for family in plan.families:
-        yield from source_ports.chains(family)
+        yield from source_ports.chains(family, keeps=has_hashes or family.version == 4)
     # A port is used again after a minute (source_ports); conntrack's two in TIME_WAIT would be in the way.
     if has_timeouts:
         for version, protocol in ((4, "ip"), (6, "ip6")):

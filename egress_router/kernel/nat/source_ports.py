@@ -36,9 +36,10 @@ _KEPT_UNANSWERED = "900ms"
 # How often the kernel looks for elements whose time is over; by default each second, at all of them. Till then
 # they only take room: a look-up passes them over. nft 1.0.6 can say it of a set, not of a map.
 _SWEEP = "10s"
+_HASHES = (1 << 32) - 1  # as many values as nft lets one have
 # A jump to `next` asks for one port. Eight suffice as a rule; a client may hold thousands in a row, though,
-# and then now and then one connection looks at 512. (Where no port has rested, as beyond a thousand
-# connections a second to one destination, looking on would only cost time.)
+# and then some connections look at 512. (Where no port has rested, as beyond a thousand
+# connections a second to one destination, looking further would only cost time.)
 _FAN_OUT, _LEVELS = 8, 3
 _SELDOM = "limit rate 100/second burst 100 packets"
 
@@ -62,27 +63,36 @@ def declarations(family: FamilyPlan) -> Iterator[str]:
         kind = f"type {address} . inet_service . inet_service"
         expiry = f"flags dynamic,timeout; timeout {_RESTING}; gc-interval {_SWEEP};"
         yield f"set used{suffix} {{ {kind}; size {_MOST}; {expiry} }}"
-        if _keeps(family.version):
-            # The client with its port, and the destination with its: which port of ours it had.
-            kind = f"type {address} . inet_service . {address} . inet_service : inet_service"
-            yield f"map kept{suffix} {{ {kind}; size {_MOST}; flags dynamic,timeout; timeout {_KEPT}; }}"
+        # The client with its port, and the destination with its (see `_ends`): which port of ours it had.
+        kind = f"type {address} . inet_service . {address} . inet_service : inet_service"
+        if family.version == 6:
+            number = "numgen inc mod 65536"  # nft's way to say: a number of 32 bits
+            kind = f"typeof {number} . {number} : tcp sport"
+        yield f"map kept{suffix} {{ {kind}; size {_MOST}; flags dynamic,timeout; timeout {_KEPT}; }}"
 
 
-def _keeps(version: int) -> bool:
-    """Say whether ports are kept in this family: nft 1.0.6 has no room for a key with two IPv6 addresses."""
-    return version == 4
+def _ends(version: int, ends: str) -> str:
+    """Return the key of `kept` for client, its port, destination and its port.
+
+    nft 1.0.6 has no room for two IPv6 addresses, so there it is two hashes of all: 64 bits, which no two of
+    `_MOST` have in common but once in 10**13 connections.
+    """
+    if version == 4:
+        return ends
+    return " . ".join(f"jhash {ends} mod {_HASHES} seed {seed:#x}" for seed in (1, 2))
 
 
-def chains(family: FamilyPlan) -> Iterator[str]:
+def chains(family: FamilyPlan, *, keeps: bool) -> Iterator[str]:
     """Yield the chains of each source: `sourceV_N` translates, `hold`, `rest_in` and `rest_out` learn.
 
-    Their rules count the turns, so they are replaced only when the addresses change.
+    Their rules count the turns, so they are replaced only when the addresses change. `keeps` is whether a
+    client's port that comes back gets the port that it had.
     """
     for index, source in enumerate(family.sources):
-        yield from _one_source(family.version, index, source)
+        yield from _one_source(family.version, index, source, keeps=keeps)
 
 
-def _one_source(version: int, index: int, source: IPAddress) -> Iterator[str]:
+def _one_source(version: int, index: int, source: IPAddress, *, keeps: bool) -> Iterator[str]:
     suffix, snat = f"{version}_{index}", f"snat {keyword(version)} to {source}"
     yield from _taking(version, suffix, snat)
     longest = f"next{suffix}"
@@ -90,8 +100,8 @@ def _one_source(version: int, index: int, source: IPAddress) -> Iterator[str]:
         name = f"next{suffix}_{_FAN_OUT**level}"
         yield from chain(name, *[f"jump {longest}"] * _FAN_OUT)
         longest = name
-    yield from _translating(version, suffix, snat, longest)
-    yield from _learning(version, suffix)
+    yield from _translating(version, suffix, snat, longest, keeps=keeps)
+    yield from _learning(version, suffix, keeps=keeps)
 
 
 def _taking(version: int, suffix: str, snat: str) -> Iterator[str]:
@@ -116,22 +126,23 @@ def _taking(version: int, suffix: str, snat: str) -> Iterator[str]:
     )
 
 
-def _translating(version: int, suffix: str, snat: str, longest: str) -> Iterator[str]:
+def _translating(version: int, suffix: str, snat: str, longest: str, *, keeps: bool) -> Iterator[str]:
     """Yield the chain that translates, and the one for a client's port that had one of ours already."""
     ip = keyword(version)
     redirected = "meta l4proto tcp ct status dnat"
     before = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
-    again = f"{redirected} tcp sport set {before} map @kept{suffix} goto again{suffix}"
-    if _keeps(version):
-        unchanged = f"{ip} saddr . ct original proto-src . {ip} daddr . tcp dport"
+    again = f"{redirected} tcp sport set {_ends(version, before)} map @kept{suffix} goto again{suffix}"
+    unchanged = f"{ip} saddr . ct original proto-src . {ip} daddr . tcp dport"
+    key = _ends(version, unchanged)
+    if keeps:
         yield from chain(
             f"again{suffix}",
-            f"meta l4proto tcp update @kept{suffix} {{ {unchanged} timeout {_KEPT_UNANSWERED} : tcp sport }}",
+            f"meta l4proto tcp update @kept{suffix} {{ {key} timeout {_KEPT_UNANSWERED} : tcp sport }}",
             f"goto take{suffix}",
         )
     yield from chain(
         f"source{suffix}",
-        *([again] if _keeps(version) else []),
+        *([again] if keeps else []),
         f"{redirected} jump next{suffix}_{_FAN_OUT}",
         f"{redirected} {_SELDOM} jump {longest}",
         # What the pod itself opens, and when thousands are held in a row: the kernel's own choice.
@@ -140,15 +151,15 @@ def _translating(version: int, suffix: str, snat: str, longest: str) -> Iterator
     )
 
 
-def _learning(version: int, suffix: str) -> Iterator[str]:
+def _learning(version: int, suffix: str, *, keeps: bool) -> Iterator[str]:
     """Yield the chains that learn which ports are in use, and which rest."""
     ip = keyword(version)
     server = {"out": f"{ip} daddr . tcp dport", "in": f"{ip} saddr . tcp sport"}
-    keep = f" update @kept{suffix} {{ {ip} daddr . tcp dport . {server['in']} : ct reply proto-dst }}"
+    key = _ends(version, f"{ip} daddr . tcp dport . {server['in']}")
     yield from chain(
         f"hold{suffix}",
         f"meta l4proto tcp update @used{suffix} {{ {server['in']} . ct reply proto-dst timeout {_OPEN} }}"
-        + (keep if _keeps(version) else ""),
+        + (f" update @kept{suffix} {{ {key} : ct reply proto-dst }}" if keeps else ""),
     )
     for way, place in server.items():
         yield from chain(

@@ -1,6 +1,6 @@
 """How long connections take to be accepted: of some, the kernel notes when they were asked for and accepted.
 
-No process sees the packets, and the kernel does no subtraction: who reads both notes does.
+No process sees the packets, and the kernel does no subtraction: the reader of both notes does it.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def sources(plan: NatPlan) -> Iterator[str]:
             yield f"{of_protocol(plan, family, 'tcp')} ct status dnat {timing.asked(family.version)}"
     for family in plan.families:
         version, ip = family.version, keyword(family.version)
-        # Neighbour discovery speaks from link-local addresses and must not be translated.
+        # Neighbour discovery sends from link-local addresses and must not be translated.
         fine = [str(each) for each in family.sources] + (["fe80::/10"] if version == 6 else [])
         yield f"{ip} saddr {one_or_set(fine)} accept"
         if not plan.redirects:

@@ -11,7 +11,7 @@
 
 enum {
     BATCH = 64,           /* what one wake-up takes in; what is left over wakes again at once */
-    MAX_WAITING = 10000, /* at the end: more than an accept queue holds; a flood cannot put the end off */
+    MAX_WAITING = 10000, /* at the end: more than an accept queue holds; new clients cannot delay the end */
 };
 #define RETRY (SECOND / 4)
 #define STAGGER (SECOND / 4) /* RFC 8305 5, "Connection Attempt Delay" */
@@ -91,10 +91,13 @@ void accepting_resume(struct plane *plane) {
         listen_again(plane, each);
 }
 
-/* What the client has sent already waits for the connection in our memory: its edge costs nothing then. */
+/* What the client has sent already is kept in memory until there is a connection, which saves an edge. Where too much
+ * is kept, Python reads it, which has a limit of its own. */
 static bool read_early(struct plane *plane, struct pair *pair) {
+    if (flow_overflows(plane))
+        return true;
     ssize_t got = recv(pair->peers[CLIENT].fd, plane->chunk, CHUNK, 0);
-    return got <= 0 || flow_hold(&pair->flows[CLIENT], plane->chunk, (size_t)got);
+    return got <= 0 || flow_hold(plane, &pair->flows[CLIENT], plane->chunk, (size_t)got);
 }
 
 /* Python serves it: the socket goes there, with what has come already, or with the reason to turn it away. */
@@ -119,7 +122,7 @@ void first_bytes_ready(struct plane *plane, struct pair *pair) {
     hand_over(plane, pair, 0);
 }
 
-/* They are not, and it is Python's. */
+/* They have not come in time: Python serves the client. */
 void first_bytes_late(struct plane *plane, struct pair *pair) {
     epoll_ctl(plane->epoll, EPOLL_CTL_DEL, pair->peers[CLIENT].fd, NULL);
     first_bytes_ready(plane, pair);
@@ -165,7 +168,7 @@ static bool take(struct plane *plane, struct listener *listener) {
     }
     pair_open(plane, pair);
     pair->accepted = plane->now;
-    /* What Python serves is a loop only if it leads on, which its head says; Python has it looked at then. */
+    /* What Python serves is a loop only if it is a CONNECT, which its head says; then Python asks. */
     if (!pair->line->hands_over)
         own_look(plane, pair, fd);
     enum reason refused = pair->turns >= LOOP_TURNS ? LOOP : admission_enter(plane, pair);

@@ -5,7 +5,7 @@
 #include "plane.h"
 
 enum what {
-    COMMAND_RELAY,          /* with: a pair of two connected sockets; also: its admission, which ends with it, or null */
+    COMMAND_RELAY,          /* with: a pair of two connected sockets; also: its admission, or null */
     COMMAND_DIAL,           /* with: a pair without sockets; number: the stagger */
     COMMAND_CUT,            /* with: a pair */
     COMMAND_LISTEN,         /* with: a listener */

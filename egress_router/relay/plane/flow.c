@@ -16,10 +16,19 @@ enum {
     TURN = 1 << 21,  /* what one wake-up may move before it is everybody else's turn */
 };
 
-bool flow_blocked(const struct flow *flow) { return flow->held || flow->pipe; }
+bool flow_blocked(const struct flow *flow) { return flow->held || flow->pipe || flow->left; }
+
+/* All connections together hold as much as they may. */
+bool flow_overflows(const struct plane *plane) {
+    return atomic_load_explicit(&plane->held, memory_order_relaxed) >= plane->most_held;
+}
+
+static void count_overflow(struct plane *plane) {
+    atomic_fetch_add_explicit(&plane->overflows, 1, memory_order_relaxed);
+}
 
 /* Keeps a copy until the sink takes it; false where there is no memory. */
-bool flow_hold(struct flow *flow, const char *bytes, size_t count) {
+bool flow_hold(struct plane *plane, struct flow *flow, const char *bytes, size_t count) {
     if (!count)
         return true;
     if (!(flow->held = malloc(count)))
@@ -27,16 +36,20 @@ bool flow_hold(struct flow *flow, const char *bytes, size_t count) {
     memcpy(flow->held, bytes, count);
     flow->held_from = 0;
     flow->held_to = (uint32_t)count;
+    atomic_fetch_add_explicit(&plane->held, (int64_t)count, memory_order_relaxed);
     return true;
 }
 
-static void drop_held(struct flow *flow) {
+static void drop_held(struct plane *plane, struct flow *flow) {
+    if (!flow->held)
+        return;
+    atomic_fetch_sub_explicit(&plane->held, flow->held_to, memory_order_relaxed);
     free(flow->held);
     flow->held = NULL;
 }
 
 void flow_release(struct plane *plane, struct flow *flow) {
-    drop_held(flow);
+    drop_held(plane, flow);
     if (flow->pipe) {
         pipe_give_back(plane, flow->pipe);
         flow->pipe = NULL;
@@ -87,7 +100,7 @@ static enum step flush(struct plane *plane, struct flow *flow, struct peer *sink
         flow->held_from += (uint32_t)sent;
         if (flow->held_from < flow->held_to)
             return WAIT;
-        drop_held(flow);
+        drop_held(plane, flow);
     }
     while (flow->pipe && flow->pipe->holds) {
         ssize_t sent = splice(flow->pipe->read_end, NULL, sink->fd, NULL, flow->pipe->holds,
@@ -112,7 +125,8 @@ static enum step copy(struct plane *plane, struct flow *flow, struct peer *sourc
     bool known = events && !(events & (EPOLLERR | EPOLLPRI));
     bool at_end = known && events & (EPOLLRDHUP | EPOLLHUP);
     for (ssize_t left = TURN; left > 0;) {
-        ssize_t got = recv(source->fd, plane->chunk, CHUNK, 0);
+        bool peeks = flow_overflows(plane);
+        ssize_t got = recv(source->fd, plane->chunk, CHUNK, peeks ? MSG_PEEK : 0);
         if (got < 0)
             return errno == EAGAIN ? WAIT : SOURCE_LOST;
         if (!got) {
@@ -124,8 +138,15 @@ static enum step copy(struct plane *plane, struct flow *flow, struct peer *sourc
         ssize_t sent = put(plane, flow, sink, plane->chunk, (size_t)got, last && at_end ? MSG_MORE : 0);
         if (sent < 0)
             return SINK_LOST;
+        if (peeks && sent && recv(source->fd, NULL, (size_t)sent, MSG_TRUNC) < 0) /* dropped, not copied: tcp(7) */
+            return SOURCE_LOST;
+        if (sent < got && peeks) {
+            flow->left = true;
+            count_overflow(plane);
+            return WAIT;
+        }
         if (sent < got)
-            return flow_hold(flow, plane->chunk + sent, (size_t)(got - sent)) ? WAIT : SINK_LOST;
+            return flow_hold(plane, flow, plane->chunk + sent, (size_t)(got - sent)) ? WAIT : SINK_LOST;
         if (last) {
             flow->ended = at_end;
             return at_end ? ENDED : WAIT;
@@ -162,11 +183,16 @@ static void count_moved(struct plane *plane, struct flow *flow, int direction, u
     atomic_store_explicit(all, atomic_load_explicit(all, memory_order_relaxed) + gain, memory_order_relaxed);
 }
 
-/* Sends what is held before the first edge. */
+/* Sends what is held before the first edge. What the sink does not take was read before; it cannot be left with the
+ * source any more. */
 enum step flow_start(struct plane *plane, struct pair *pair, int direction) {
     struct flow *flow = &pair->flows[direction];
     enum step step = flush(plane, flow, &pair->peers[!direction]);
     count_moved(plane, flow, direction, moved(flow));
+    if (flow->held && flow_overflows(plane)) {
+        count_overflow(plane);
+        return TOO_MUCH;
+    }
     return step == SINK_LOST ? SINK_LOST : WAIT;
 }
 
@@ -177,6 +203,7 @@ enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint3
     uint64_t before = moved(flow);
     enum step step = ENDED;
     if (flow_blocked(flow)) {
+        flow->left = false;
         step = flush(plane, flow, sink);
         events = 0;
     }

@@ -111,7 +111,7 @@ bool known_take(struct plane *plane, struct pair *pair) {
     return true;
 }
 
-/* While any head is known, a client who has not spoken when it is accepted has a moment to. */
+/* While any head is known, a client that has sent nothing when it is accepted has a moment to do so. */
 bool known_await(struct plane *plane, struct pair *pair) {
     if (pair->flows[CLIENT].held || plane->now >= plane->known_until ||
         watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, EPOLLONESHOT, &pair->peers[CLIENT]) < 0)
@@ -186,10 +186,14 @@ void known_connected(struct plane *plane, struct pair *pair, uint32_t events) {
 /* The first bytes of the tunnel have to name its host, where they are TLS; what is not plainly so Python decides. */
 void known_spoke(struct plane *plane, struct pair *pair, uint32_t events) {
     struct flow *flow = &pair->flows[CLIENT];
+    if (flow_overflows(plane)) {
+        hand_over(plane, pair);
+        return;
+    }
     ssize_t got = recv(pair->peers[CLIENT].fd, plane->chunk, CHUNK, 0);
     if (got < 0 && errno == EAGAIN)
         return;
-    if (got > 0 && !flow_hold(flow, plane->chunk, (size_t)got)) {
+    if (got > 0 && !flow_hold(plane, flow, plane->chunk, (size_t)got)) {
         pair_end(plane, pair, NO_DESCRIPTOR);
         return;
     }
@@ -199,5 +203,5 @@ void known_spoke(struct plane *plane, struct pair *pair, uint32_t events) {
         begin(plane, pair, got == CHUNK ? events : events & ~(uint32_t)EPOLLIN);
 }
 
-/* Nobody has spoken. */
+/* Neither side has sent anything. */
 void known_silent(struct plane *plane, struct pair *pair) { hand_over(plane, pair); }

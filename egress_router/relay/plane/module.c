@@ -39,10 +39,11 @@ static bool read_bounds(struct bounds *bounds, PyObject *values) {
 
 static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(names)) {
     double quiet;
+    long long most_held;
     int slot, maximum, possible, of_client;
     Py_buffer counts, own;
     PyObject *connects, *lives;
-    if (!PyArg_ParseTuple(arguments, "w*w*iiiidO!O!", &counts, &own, &slot, &maximum, &possible, &of_client, &quiet,
+    if (!PyArg_ParseTuple(arguments, "w*w*iiiidLO!O!", &counts, &own, &slot, &maximum, &possible, &of_client, &quiet, &most_held,
                           &PyTuple_Type, &connects, &PyTuple_Type, &lives))
         return -1;
     struct plane *plane = self->plane ? NULL : calloc(1, sizeof *plane);
@@ -70,6 +71,7 @@ static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(name
     plane->maximum = maximum;
     plane->possible = possible;
     plane->max_of_client = of_client;
+    plane->most_held = most_held;
     plane->quiet = from_seconds(quiet);
     if (getrandom(&plane->secret, sizeof plane->secret, 0) < 0)
         plane->secret = (uint64_t)(uintptr_t)plane;
@@ -129,10 +131,11 @@ static PyObject *plane_settle(Plane *self, PyObject *Py_UNUSED(none)) {
 
 static PyObject *plane_counts(Plane *self, PyObject *Py_UNUSED(none)) {
     struct plane *plane = self->plane;
-    return Py_BuildValue("(iKKKiii)", atomic_load(&plane->open), (unsigned long long)plane->relayed[CLIENT],
+    return Py_BuildValue("(iKKKiiiLK)", atomic_load(&plane->open), (unsigned long long)plane->relayed[CLIENT],
                          (unsigned long long)plane->relayed[UPSTREAM], (unsigned long long)plane->pauses,
                          atomic_load(&plane->paused),
-                         atomic_load(&plane->shortage_error), atomic_load(&plane->lent));
+                         atomic_load(&plane->shortage_error), atomic_load(&plane->lent),
+                         (long long)plane->held, (unsigned long long)plane->overflows);
 }
 
 static PyObject *plane_ring_late(Plane *self, PyObject *Py_UNUSED(none)) {

@@ -90,7 +90,7 @@ static struct pair *pair_new(Pair *object, int client, int upstream, double idle
 static PyObject *begin(Plane *self, Pair *object, struct pair *pair, struct command order) {
     if (!command(self, order.what, pair, order.also, order.number)) {
         for (int side = CLIENT; side <= UPSTREAM; side++)
-            free(pair->flows[side].held);
+            flow_release(self->plane, &pair->flows[side]);
         if (pair->targets)
             targets_free(pair->targets);
         free(pair);
@@ -107,14 +107,15 @@ PyObject *plane_relay(Plane *self, PyObject *arguments) {
     int client, upstream;
     double idle;
     Py_buffer up, down;
-    if (!PyArg_ParseTuple(arguments, "O!iidy*y*O", pair_type, &object, &client, &upstream, &idle, &up, &down, &admission))
+    if (!PyArg_ParseTuple(arguments, "O!iidy*y*O", pair_type, &object, &client, &upstream, &idle, &up, &down,
+                          &admission))
         return NULL;
     struct pair *admitted = PyObject_TypeCheck(admission, pair_type) ? ((Pair *)admission)->pair : NULL;
     struct pair *pair = pair_new(object, client, upstream, idle);
     PyObject *result = NULL;
-    if (pair && !(flow_hold(&pair->flows[CLIENT], up.buf, (size_t)up.len) &&
-                  flow_hold(&pair->flows[UPSTREAM], down.buf, (size_t)down.len))) {
-        free(pair->flows[CLIENT].held);
+    if (pair && !(flow_hold(self->plane, &pair->flows[CLIENT], up.buf, (size_t)up.len) &&
+                  flow_hold(self->plane, &pair->flows[UPSTREAM], down.buf, (size_t)down.len))) {
+        flow_release(self->plane, &pair->flows[CLIENT]);
         free(pair);
         PyErr_NoMemory();
     } else if (pair) {

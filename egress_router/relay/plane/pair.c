@@ -104,6 +104,9 @@ static void act(struct plane *plane, struct pair *pair, int direction, enum step
     case SINK_LOST:
         sink_lost(plane, pair, direction);
         break;
+    case TOO_MUCH:
+        pair_end(plane, pair, CUT);
+        break;
     }
 }
 

@@ -25,19 +25,19 @@ enum { CLIENT, UPSTREAM };
 
 enum {
     CHUNK = 1 << 16,       /* what a connection holds at most for each side that does not read */
-    MAX_ATTEMPTS = 6,     /* connects of one connection at a time: each holds a descriptor */
-    MAX_PIPES = 32,       /* each is two descriptors and up to 1 MiB of kernel memory */
-    MAX_UNREAD = 1 << 16, /* closing records that Python has not read; with more, accepting pauses */
-    MAX_BOUNDS = 15,      /* of a histogram */
-    MAX_OWN = 4096,       /* a power of two: connections that may come back to us, mostly the latest */
+    MAX_ATTEMPTS = 6,      /* connects of one connection at a time: each holds a descriptor */
+    MAX_PIPES = 32,        /* each is two descriptors and up to 1 MiB of kernel memory */
+    MAX_UNREAD = 1 << 16,  /* closing records that Python has not read; with more, accepting pauses */
+    MAX_BOUNDS = 15,       /* of a histogram */
+    MAX_OWN = 4096,        /* a power of two: connections that may come back to us, mostly the latest */
     LOOP_TURNS = 2,        /* a connection that came back so often is a loop */
-    MAX_KNOWN = 1024,     /* heads of CONNECTs that Python has decided on */
-    MAX_KNOWN_HEAD = 512, /* bytes of one */
+    MAX_KNOWN = 1024,      /* heads of CONNECTs that Python has decided on */
+    MAX_KNOWN_HEAD = 512,  /* bytes of one */
     MAX_NAME = 253,        /* characters of a host name (RFC 1035 2.3.4) */
     TROUBLED = 3,          /* so many successes after a failure are told one by one */
 };
 
-/* Why a connection ended, or was never made. The numbers are those of relay/records.py. */
+/* Why a connection ended, or was never made. The numbers are those of relay/dial.py and relay/tunnel.py. */
 enum reason {
     FINISHED,
     CLIENT_RESET,
@@ -94,6 +94,7 @@ struct flow {
     uint32_t run; /* moved without a pause */
     bool ended;   /* the source sent its end, and everything before it is on its way */
     bool urgent;  /* the source sends urgent data: splice(2) does not get past its mark, a read does */
+    bool left;    /* what the sink did not take is still with the source, because too much is held in all */
 };
 
 struct address {
@@ -271,7 +272,9 @@ struct plane {
     bool shortage;
     /* Python reads these. */
     atomic_int open, paused, shortage_error;
-    _Atomic uint64_t pauses, relayed[2];
+    _Atomic uint64_t pauses, relayed[2], overflows;
+    _Atomic int64_t held; /* bytes, by all connections; Python adds what it has read of a tunnel */
+    int64_t most_held;    /* from here on what a sink does not take stays with the source */
     /* Admission. */
     int32_t *worker_counts; /* how many connections each worker has admitted; in shared memory */
     int slots, slot, maximum, possible, max_of_client;
@@ -302,11 +305,12 @@ void pipe_give_back(struct plane *plane, struct pipe *pipe);
 void pipes_close(struct plane *plane);
 
 /* flow.c */
-enum step { WAIT, AGAIN, ENDED, SOURCE_LOST, SINK_LOST };
+enum step { WAIT, AGAIN, ENDED, SOURCE_LOST, SINK_LOST, TOO_MUCH };
 enum step flow_start(struct plane *plane, struct pair *pair, int direction);
 enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint32_t events);
 bool flow_blocked(const struct flow *flow);
-bool flow_hold(struct flow *flow, const char *bytes, size_t count);
+bool flow_hold(struct plane *plane, struct flow *flow, const char *bytes, size_t count);
+bool flow_overflows(const struct plane *plane);
 void flow_release(struct plane *plane, struct flow *flow);
 
 /* sums.c */

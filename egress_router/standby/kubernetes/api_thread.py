@@ -1,4 +1,4 @@
-"""The thread that speaks with the API server: members in the Lease, and the EndpointSlice. A thin shell."""
+"""The thread that talks to the API server: members in the Lease, and the EndpointSlice. A thin shell."""
 
 from __future__ import annotations
 

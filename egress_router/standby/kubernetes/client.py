@@ -1,7 +1,7 @@
 """The API server: two named objects, read and patched. A thin shell.
 
 No client library: a GET and a merge patch with resourceVersion are all that is needed. Nothing is watched: a
-router needs the Lease at the moment in which its peer falls silent, and reads it then.
+router needs the Lease at the moment in which it no longer hears its peer, and reads it then.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Client:
 
     async def _request(self, method: str, path: str, body: object) -> object:
         try:
-            # The kubelet renews the token now and then.
+            # The kubelet renews the token from time to time.
             token = self._cluster.token.read_text(encoding="ascii").strip()
             headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
             data = None

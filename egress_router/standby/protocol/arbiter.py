@@ -21,10 +21,9 @@ class Arbiter:
     """The last known state of the arbiter, and the request that is on its way.
 
     `bound` is until when others surely respect the members as they are known here; `floor` is the first term
-    in which acknowledgements of ours may still count: one who tried to leave
-    another out acknowledges it no more.
-    Of the members follows whether this router is one of them, the only one, and the number of the other one
-    (0 without one); `alone` is what they are when it is the only one.
+    in which acknowledgements of ours may still count: a router that tried to leave another out does not
+    acknowledge it any more. The members tell whether this router is one of them, the only one, and the number
+    of the other one (0 without one); `alone` is what they are when it is the only one.
     """
 
     __slots__ = (
@@ -72,7 +71,7 @@ class Arbiter:
         self.fresh = False  # whether `version` may be the base of a write
 
     def may_ask(self, now: float) -> bool:
-        """Say whether a request may be asked now; one that was not answered in time never will be."""
+        """Say whether a request may be asked now; one that was not answered in time is taken as lost."""
         if self.pending is not None:
             if now < self.pending[2] + self._timing.ask:
                 return False
@@ -138,7 +137,7 @@ class Arbiter:
         self.bound = math.inf
 
     def answer(self, answer: ArbiterAnswer, now: float) -> None:
-        """Take an answer in; one that nobody waits for any more is none."""
+        """Take in an answer; one that is not waited for any more is ignored."""
         if self.pending is None or self.pending[0].token != answer.token:
             return
         ask, request, requested_at = self.pending

@@ -15,7 +15,7 @@ class Message(NamedTuple):
 
     An acknowledgement says: until my hold-off is over I do not open my gate, except by your hand-over; it
     answers the message `ack_seq` of the router `ack_to`. A hand-over says: my gate is closed, open yours; it
-    answers `hand_over_seq`. 0 stands for nobody and nothing.
+    answers `hand_over_seq`. 0 means: nobody, or nothing.
     """
 
     sender: int
@@ -30,7 +30,7 @@ class Message(NamedTuple):
     hand_over_seq: int
     depends_on: int  # the one whose acknowledgements an active router needs; 0: nobody's, or everybody's
     successor: int = 0  # the one that an active router that is about to leave asks to make itself ready
-    ready: bool = False  # it has done all for a take-over that takes time
+    ready: bool = False  # it has done everything for a take-over that takes time
 
 
 class StartTimer(NamedTuple):

@@ -24,7 +24,7 @@ class Gateway:
         self._silent_after = 16 * timing.heartbeat
         self.request = 0  # the last request that it answered
         self.is_known = False
-        self.steady_from = -math.inf  # a cable that was just plugged in again proves no silence
+        self.steady_from = -math.inf  # after a cable was plugged in again, silence proves nothing yet
 
     def answered(self, request: int, now: float) -> None:
         """Take in that it answered what was asked with `request`."""

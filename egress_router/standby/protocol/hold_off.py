@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class HoldOff:
-    """Whom this router acknowledged last, which request, and until when; one router at a time."""
+    """Which router was acknowledged last, for which request, and until when; one router at a time."""
 
     __slots__ = ("_seconds", "seq", "to", "until")
 
@@ -28,8 +28,8 @@ class HoldOff:
     def follow(self, message: Message, me: int) -> None:
         """Take in that the other one has given up: its gate is closed, and what it asked before is void.
 
-        So nobody holds off for it any more; but whoever it acknowledges itself may have
-        the lease by its hand-over.
+        So nobody holds off for it any more; but a router that it acknowledges may get the lease by its
+        hand-over.
         """
         if message.ack_to in {0, me}:
             self.until = -math.inf

@@ -30,8 +30,8 @@ def current_lease(state: State) -> tuple[int, float]:
 def _by_wire(state: State) -> tuple[int, float]:
     """Return the same without an arbiter.
 
-    All that are heard have to acknowledge. Where one is missing that did not say goodbye, the wire may be cut
-    in two: then only the side of the gateway may go on.
+    All that are heard have to acknowledge. If one is missing that did not say goodbye, the wire may be cut in
+    two: then only the side with the gateway may go on.
     """
     peers, gateway = state.peers, state.gateway
     request = state.requests.last
@@ -39,7 +39,7 @@ def _by_wire(state: State) -> tuple[int, float]:
     if others:
         request = _least_acked(state, others)
     elif state.role is Role.CLAIMING and not gateway.has_answered_since(state.since):
-        return NONE  # it was heard before, and now nobody is
+        return NONE  # another router was heard before, and now none is
     missing = max((peer.heard for peer in peers if peer.last.sender not in others), default=None)
     if gateway.is_known and missing is not None:
         if state.now < gateway.steady_from or gateway.requested_at < missing + state.timing.silent:

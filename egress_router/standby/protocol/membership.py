@@ -33,7 +33,7 @@ def consult(state: State, arbiter: Arbiter, operations: Operations) -> None:
 
 
 def _share_lease(state: State, arbiter: Arbiter, operations: Operations) -> bool:
-    """Give the lease of the only member up where it is of no use, or share it with one that stands by."""
+    """Give up the lease of the only member where it is of no use, or share it with a standby router."""
     if not state.gateway.is_heard(state.now):
         operations.step_down()
         operations.write(arbiter, frozenset())
@@ -41,7 +41,7 @@ def _share_lease(state: State, arbiter: Arbiter, operations: Operations) -> bool
     partner = _new_partner(state)
     if partner is None:
         return False
-    # Without the lease of the only member, the one by acknowledgements has to hold already.
+    # The lease by acknowledgements has to hold before that of the only member is given up.
     operations.extend_lease(*state.requests.until(partner.acked))
     operations.write(arbiter, frozenset({state.me, partner.last.sender}))
     return True

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Operations:
-    """What a router can do; when it does it is for `StateMachine` to decide."""
+    """What a router can do; `StateMachine` decides when it does so."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -49,7 +49,7 @@ class Operations:
         state.since = state.now
 
     def wait_until(self, when: float) -> None:
-        """Do not open the gate before."""
+        """Do not open the gate before this time."""
         self._state.not_before = max(self._state.not_before, when)
 
     # Messages
@@ -133,13 +133,13 @@ class Operations:
         self._commands.append(CloseGate())
 
     def step_down(self) -> None:
-        """Give up; whoever lost the lease must listen before it may have one again."""
+        """Give up; a router that lost the lease must listen before it may have one again."""
         self.close_gate()
         self.become(Role.STANDBY)
         self.wait_until(self._state.now + self._timing.hold_off)
 
     def withdraw_claim(self) -> None:
-        """Claim no more; what was asked for the claim is void, which the next message says."""
+        """Stop claiming; what was asked for the claim is void, and the next message says so."""
         self._state.requests.revoke()
         self.become(Role.STANDBY)
 

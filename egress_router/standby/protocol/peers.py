@@ -51,7 +51,7 @@ class PeerTable:
         self._look_again = -math.inf
 
     def hear(self, message: Message, now: float) -> Peer | None:
-        """Take a message in; None where it is nothing new: the other channel's copy, or overtaken by a later.
+        """Take a message in; None where it is nothing new: the other channel's copy, or an older one.
 
         A message that was overtaken is dropped with its acknowledgement: the later one says the same or more.
         """
@@ -96,7 +96,7 @@ class PeerTable:
         return peer is not None and peer.heard > now - self._silent
 
     def discount_silence(self, seconds: float, now: float) -> None:
-        """Count no silence for a time in which we ourselves stood still and could hear nobody."""
+        """Do not count as silence the time in which this router itself stood still and could hear nobody."""
         for peer in self._by_id.values():
             peer.heard = min(now, peer.heard + seconds)
 

@@ -35,7 +35,7 @@ class Requests:
         return request, self._made.get(request, -math.inf) + self._lease
 
     def revoke(self) -> None:
-        """Have no answer to what was asked so far give a lease."""
+        """From now on, let no answer to what was asked so far give a lease."""
         self.void = self.last
 
     def clear(self) -> None:

@@ -14,7 +14,7 @@ class Role(enum.IntEnum):
     CLAIMING = 3  # nobody seems to be active: it collects acknowledgements
     ACTIVE = 4  # it may send, until its lease runs out
     LEAVING = 5  # it is ending: it still acknowledges, but never sends again
-    GONE = 6  # the last word
+    GONE = 6  # its last message says so
 
 
 NEEDS_ACKS: Final = (Role.ACTIVE, Role.CLAIMING)  # those that need acknowledgements of others

@@ -1,4 +1,4 @@
-"""All that a router knows at a moment, and what follows from it by itself. Pure."""
+"""All that a router knows at a moment, and what can be read from it. Pure."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class State:
         )
 
     def is_sole_member(self) -> bool:
-        """Say whether the arbiter names this router alone: what others say they are then ends by itself."""
+        """Say whether the arbiter names this router alone: roles that others claim then end by themselves."""
         return self.arbiter is not None and self.arbiter.is_alone
 
     def may_hold_lease(self, number: int) -> bool:
@@ -136,7 +136,7 @@ class State:
         if self.role is not Role.LEAVING:
             return False
         if self.arbiter is not None and self._may_be_last(self.arbiter):
-            return True  # until the arbiter names it no longer
+            return True  # until the arbiter no longer names it
         if self.handed_over_to:
             successor = self.peers.get(self.handed_over_to)
             if successor is None or not self.peers.is_live(self.handed_over_to, self.now):

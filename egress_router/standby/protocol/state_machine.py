@@ -1,6 +1,6 @@
 """The pair protocol: messages, answers and times in, actions out. Pure.
 
-The lease is never a belief of this router alone. It is an answer to a numbered request: the kernel's
+The lease is never only what this router believes. It is an answer to a numbered request: the kernel's
 timer of the request was started before the request was sent, and what the answer permits ends with that
 timer, whenever it is acted upon. docs/decisions/standby.md says why two routers never have it at once.
 """
@@ -94,7 +94,7 @@ class StateMachine:
         return self._operations.take_commands()
 
     def link_lost(self, now: float) -> list[Command]:
-        """Take in that the interface has no carrier: nothing can be sent, so another one should."""
+        """Take in that the interface has no carrier: nothing can be sent, so another router should send."""
         self._begin(now).gateway.lost()
         self._step_aside()
         return self._operations.take_commands()
@@ -122,7 +122,7 @@ class StateMachine:
         elif message.role is Role.CLAIMING:
             self._handle_claimer(peer)
         elif state.role is Role.LEAVING and message.sender == state.handed_over_to:
-            self._operations.hand_over(peer)  # it spoke before it heard of the hand-over, or that was lost
+            self._operations.hand_over(peer)  # sent before it heard of the hand-over, or that was lost
         self._use_lease()
         if state.leave_by < math.inf:
             self._leave_in_time()
@@ -169,7 +169,7 @@ class StateMachine:
         return self._operations.take_commands()
 
     def end(self, now: float) -> list[Command]:
-        """Say the last word: nobody needs an acknowledgement of this router any more, or the time is up."""
+        """Send the last message: nobody needs our acknowledgement any more, or the time is up."""
         if self._begin(now).role is Role.LEAVING:
             self._operations.become(Role.GONE)
             self._operations.send_heartbeat()
@@ -233,7 +233,7 @@ class StateMachine:
             if not state.may_claim():
                 self._operations.withdraw_claim()
             elif state.now - state.since > self._timing.attempt and not state.is_sole_member():
-                # Let another one try; whoever hears nobody, or cannot reach the arbiter, would block it.
+                # Let another one try; one that hears nobody, or cannot reach the arbiter, would block it.
                 self._operations.withdraw_claim()
                 state.failed_until = state.now + 3 * self._timing.attempt
                 state.not_before = state.now + 2 * self._timing.hold_off
@@ -282,7 +282,7 @@ class StateMachine:
         self._operations.acknowledge(peer)
 
     def _step_aside(self) -> None:
-        """Hand over to one that can do the job, where this router cannot."""
+        """Hand over to a router that can do the work, where this one cannot."""
         state = self.state
         if state.role is not Role.ACTIVE or state.gateway.is_heard(state.now):
             return

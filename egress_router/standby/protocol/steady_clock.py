@@ -1,4 +1,4 @@
-"""A clock that never goes back, whatever that of the machine does. Pure."""
+"""A clock that never goes back, even if that of the machine does. Pure."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Timing:
     gap: float = (
         0.45  # after a gateway was away for so long, its answers prove nothing for as long as a hold-off
     )
-    attempt: float = 1.5  # a claim that had no success for so long lets others try
+    attempt: float = 1.5  # after a claim without success for so long, others may try
     drift: float = 0.01  # two clocks run apart by no more than this share
     guard: float = 0.06  # granularity of kernel timers, and frames that wait in a queue behind the gate
     successor_wait: float = (
@@ -30,8 +30,8 @@ class Timing:
     renew: float = 3.0  # between two such writes
     refresh: float = 10.0  # between two writes that only show others that a pair lives
     stale_pair: float = 30.0  # a pair that nobody heard and that did not refresh for so long is dead
-    ask: float = 1.0  # an answer of the arbiter that comes later is no answer
-    retry: float = 0.2  # after an answer that was none
+    ask: float = 1.0  # an answer of the arbiter that comes later is ignored
+    retry: float = 0.2  # after an answer that could not be used
     poll: float = 2.0  # how often a router that the arbiter does not name looks again
     lead: float = 0.25  # how long before it may open a claimer asks the arbiter
 

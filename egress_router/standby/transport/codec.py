@@ -1,7 +1,7 @@
 """Messages as bytes, on the wire and on the pod network. Pure.
 
-On the wire whoever is there may listen and speak, as for ARP itself. On the pod network every pod may speak,
-so a datagram carries a code whose key both learned on the wire: docs/decisions/standby.md.
+On the wire every station may listen and send, as with ARP itself. On the pod network every pod may send, so a
+datagram carries a code whose key both learned on the wire: docs/decisions/standby.md.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def encode(group: bytes, message: Message, contact: Contact) -> bytes:
 
 
 def decode(group: bytes, data: bytes) -> Decoded | None:
-    """Return what the bytes say; None where they are none of this group's."""
+    """Return what the bytes say; None where they are not from this group."""
     if len(data) < _FIXED.size:
         return None
     magic, theirs, role, flags, *rest = _FIXED.unpack_from(data)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SOL_PACKET, _ADD_MEMBERSHIP, _ALLMULTI = 263, 1, 2  # linux/if_packet.h
 _SO_ATTACH_FILTER = 26
 _OUTGOING = 4  # PACKET_OUTGOING: our own frames come by, too
-_MAX_A_TURN = 256  # frames; a flood must not keep the heartbeat waiting
+_MAX_A_TURN = 256  # frames; very many frames must not delay the heartbeat
 
 # What is received, as classic BPF (linux/filter.h): the group's EtherType, ARP, neighbour advertisements.
 _LOAD_HALF, _LOAD_BYTE, _EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
@@ -76,7 +76,7 @@ class LinkSocket:
         return self._socket.fileno()
 
     def send(self, data: bytes) -> None:
-        """Send a message to the group; that nobody can hear it is for the protocol to find out."""
+        """Send a message to the group; the protocol finds out whether anybody hears it."""
         self._put(codec.GROUP_MAC + self._mac + codec.ETHERTYPE.to_bytes(2, "big") + data)
 
     def ask(self, target: IPAddress, mac: bytes, source: IPAddress | None) -> None:

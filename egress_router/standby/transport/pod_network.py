@@ -53,7 +53,7 @@ class PodNetwork:
         return None if self._socket is None else self._socket.fileno()
 
     def send(self, data: bytes, address: IPAddress, port: int) -> None:
-        """Send a datagram; whether it arrives is for the protocol to find out."""
+        """Send a datagram; the protocol finds out whether it arrives."""
         if self._socket is not None and self.address is not None and address.version == self.address.version:
             with contextlib.suppress(OSError):
                 self._socket.sendto(data, (str(address), port))

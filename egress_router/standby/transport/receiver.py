@@ -33,7 +33,7 @@ class AddressOwner(NamedTuple):
 
 
 class Receiver:
-    """Reads both ways; what is none of this group's is dropped here."""
+    """Reads both ways; what is not from this group is dropped here."""
 
     def __init__(
         self,

@@ -296,12 +296,16 @@ def proxy(
     drain_seconds: float = 25.0, faulty: bool = False, needs: Dependencies = server.REAL, access_log: str = "1",
     sources: str = "", **settings: str,
 ) -> Iterator[tuple[Running[Guarded[AccessList]], int]]:  # fmt: skip
-    """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_.
+    """Serve these rules; settings are variables without their prefix EGRESS_HTTP_PROXY_, or EGRESS_.
 
     `faulty` says whether there will be faults of the proxy's own. `sources` are addresses that EGRESS_SOURCE
     could not hold, because they are of the loopback network. `needs` is used but for its resolver, see `know`.
     """
-    environ = {f"EGRESS_HTTP_PROXY_{name}": value for name, value in settings.items()}
+    common = {"RELAY_BYTES"}
+    environ = {
+        f"EGRESS_{name}" if name in common else f"EGRESS_HTTP_PROXY_{name}": value
+        for name, value in settings.items()
+    }
     # A limit for the pod is shared by its workers, of which only one is here.
     environ |= {
         "EGRESS_HTTP_PROXY_DESTINATION": rules,

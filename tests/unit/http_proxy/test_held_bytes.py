@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -102,5 +103,31 @@ def test_answers_for_slow_readers_are_bounded_in_all() -> None:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.send(f"GET http://{server.authority}/ HTTP/1.1\r\nHost: x\r\n\r\n")
         until(lambda: counted(running, "limit_hits_total", limit="held_bytes") >= 1)
+        for client in clients:
+            client.sock.close()
+
+
+def test_what_tunnels_hold_is_bounded_in_all_and_others_go_on() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=64) as slow,
+        origin(answering(OK)) as server,
+        proxy(RELAY_BYTES="1048576") as (running, port),
+    ):
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # and nobody reads there
+        slow.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000
+        )  # else the proxy's kernel takes a MiB each
+        clients = [Client(port) for _ in range(40)]
+        for client in clients:
+            client.send(f"CONNECT 127.0.0.1:{slow.getsockname()[1]} HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.head().startswith("HTTP/1.1 200")
+            client.sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.sock.send(b"x" * 400_000)
+        until(lambda: counted(running, "limit_hits_total", limit="relay_bytes") >= 5)
+        for method, expected in (("GET http://{}/", b"ok"), ("CONNECT {}", b"")):
+            with Client(port) as other:
+                other.send(f"{method.format(server.authority)} HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert other.answer()[1] == expected
         for client in clients:
             client.sock.close()

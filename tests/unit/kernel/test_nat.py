@@ -75,6 +75,16 @@ def test_the_kernel_takes_it_and_a_second_time_changes_nothing(name: str) -> Non
     assert "table inet egress_router" in first
 
 
+def test_a_kernel_without_hashes_gets_none_and_ipv4_ports_are_kept_all_the_same(tmp_path: Path) -> None:
+    text = rules.render(PLANS["dual-fallback"], has_hashes=False)
+    assert "jhash" not in text
+    assert "goto again4_0" in text
+    assert "again6" not in text
+    (tmp_path / "rules.nft").write_text(text)
+    done = in_namespace(f"nft -f {tmp_path / 'rules.nft'}")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_change_of_lines_leaves_what_the_kernel_learned(tmp_path: Path) -> None:
     again = tmp_path / "again.nft"
     again.write_text(

@@ -32,7 +32,9 @@ def pair() -> tuple[socket.socket, socket.socket]:
 class RelayThread:
     """A relay in a thread; the peers of its tunnels are plain blocking sockets in the test."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, quiet: float = QUIET) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, poller: Poller, quiet: float = QUIET, most_held: int = 1 << 60
+    ) -> None:
         self.loop = loop
         self.thread = threading.Thread(target=loop.run_forever)
         self.thread.start()
@@ -43,7 +45,7 @@ class RelayThread:
         self.inner: tuple[int, int] = (-1, -1)
         self.poller = poller
         self.deadlines = self.call(lambda: Deadlines(loop, tick=0.1))
-        self.plane = self.call(lambda: DataPlane(loop, quiet=quiet))
+        self.plane = self.call(lambda: DataPlane(loop, quiet=quiet, most_held=most_held))
         self.relay = self.call(lambda: Relay(self.plane, self.poller))
         self.registry = Registry()
         self.sent, self.received = Number(), Number()

@@ -202,6 +202,33 @@ def test_absolute_targets(target: bytes, host: str, port: int, origin_form: byte
     assert (str(read.host), read.port, read.origin_form) == (host, port, origin_form)
 
 
+def test_targets_that_came_before_are_read_as_ever() -> None:
+    table = {
+        (b"GET", b"http://a.example"): ("a.example", 80, b"/"),
+        (b"OPTIONS", b"http://a.example"): ("a.example", 80, b"*"),
+        (b"GET", b"http://a.example/"): ("a.example", 80, b"/"),
+        (b"GET", b"http://b.example/"): ("b.example", 80, b"/"),
+        (b"GET", b"http://a.example:81/"): ("a.example", 81, b"/"),
+        (b"GET", b"http://a.example/a"): ("a.example", 80, b"/a"),
+        (b"GET", b"http://a.example/A"): ("a.example", 80, b"/A"),
+    }
+    for _ in range(2):
+        for (method, target), expected in table.items():
+            read = absolute_target(method, target)
+            assert (read.host, read.port, read.origin_form) == expected
+            with pytest.raises(MessageError, match="fragment"):
+                absolute_target(method, target + b"#")
+
+
+@pytest.mark.parametrize(
+    ("rest", "kept"), [(b"path", True), (b"path?key=secret", False), (b"?", False), (b"x" * 256, False)]
+)
+def test_short_targets_without_a_query_are_kept(rest: bytes, kept: bool) -> None:
+    first, second = (absolute_target(b"GET", b"http://a.example/" + rest) for _ in range(2))
+    assert first == second
+    assert (first is second) is kept
+
+
 def test_options_about_the_whole_server() -> None:
     assert absolute_target(b"OPTIONS", b"http://a.example").origin_form == b"*"
     assert absolute_target(b"OPTIONS", b"http://a.example/").origin_form == b"/"

@@ -6,33 +6,15 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import signal
 import sys
 import time
 
 from tests.unit.standby.simulation import compiled
-from tests.unit.standby.simulation.schedules import digest, schedule
-from tests.unit.standby.simulation.world import BrokenError
+from tests.unit.standby.simulation.batches import leave_interrupts_to_parent, run
+from tests.unit.standby.simulation.schedules import digest
 
 _BATCH = 500
 _TELL_SECONDS = 30.0  # between two lines that tell how far it is
-
-
-def _batch(seeds: range) -> list[str]:
-    """Run some schedules, and tell of those that do not hold."""
-    wrong = []
-    for seed in seeds:
-        try:
-            schedule(seed)
-        except BrokenError as error:
-            wrong.append(str(error))
-        except Exception as error:  # noqa: BLE001 (told with its seed)
-            wrong.append(f"seed {seed}: {error!r}")
-    return wrong
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Progress:
@@ -87,8 +69,8 @@ def _run(seeds: range, processes: int) -> int:
     parts = [seeds[start : start + _BATCH] for start in range(0, len(seeds), _BATCH)]
     progress = _Progress(len(seeds))
     try:
-        with multiprocessing.Pool(processes, _leave_interrupts_to_parent) as pool:
-            for part, wrong in pool.imap_unordered(_part, parts):
+        with multiprocessing.Pool(processes, leave_interrupts_to_parent) as pool:
+            for part, wrong in pool.imap_unordered(run, parts):
                 progress.add(len(part), wrong)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
@@ -96,10 +78,6 @@ def _run(seeds: range, processes: int) -> int:
         return 130
     progress.tell()
     return 1 if progress.broken else 0
-
-
-def _part(seeds: range) -> tuple[range, list[str]]:
-    return seeds, _batch(seeds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+from egress_router.clock import SYSTEM
+from egress_router.http_proxy.lingering_close import LingeringClose
+from egress_router.http_proxy.server import REAL
+from egress_router.relay.buffered_socket import BufferedSocket, nothing
+from egress_router.relay.deadlines import Deadlines
+from tests.manual_clock import ManualClock
+from tests.serving import LOOPS
+from tests.unit.http_proxy.asking import has_read
+from tests.unit.http_proxy.origin import (
+    Client,
+    counted,
+    proxy,
+)
+from tests.waiting import WAIT_SECONDS, until
+
+if TYPE_CHECKING:
+    from egress_router.http_proxy.worker_state import WorkerState
+
+
+def test_last_words_arrive_while_the_client_goes_on_sending() -> None:
+    with proxy("a.example\n") as (running, port):
+        for size in (800_000, 30_000_000):
+            with Client(port) as client:
+                client.send(f"POST http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n")
+                for _ in range(10):
+                    client.send("x" * (size // 10))
+                assert client.head().startswith("HTTP/1.1 403")
+        until(lambda: running.call(running.server.open_connections) == 0)
+
+
+def test_who_goes_on_sending_for_too_long_is_cut() -> None:
+    clock = ManualClock()
+    with (
+        proxy("a.example\n", needs=replace(REAL, clock=clock), LINGER_SECONDS="0.3") as (running, port),
+        Client(port) as client,
+    ):
+        client.send("POST http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
+        assert client.head().startswith("HTTP/1.1 403")
+        clock.advance(0.2)
+        client.send("x")
+        has_read(running, client)
+        assert running.call(running.server.open_connections) == 1
+        clock.advance(0.2)
+        client.send("x")
+        until(lambda: counted(running, "limit_hits_total", limit="linger_seconds") == 1)
+        until(lambda: running.call(running.server.open_connections) == 0)
+
+
+def test_last_words_wait_for_a_slow_reader() -> None:
+    loop, poller = LOOPS["own"]()
+    deadlines = Deadlines(loop)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += ours.send(b"x" * 10_000)
+    closed = loop.create_future()
+    worker = cast("WorkerState", SimpleNamespace(deadlines=deadlines, clock=SYSTEM))
+    stream = BufferedSocket(ours, poller, nothing)
+    LingeringClose(worker, stream, b"words", 30.0, lambda: closed.set_result(None))
+
+    def read() -> bytes:
+        data = b""
+        while piece := theirs.recv(100_000):
+            data += piece
+        theirs.close()
+        return data
+
+    async def both() -> bytes:
+        data = await asyncio.to_thread(read)
+        await asyncio.wait_for(closed, WAIT_SECONDS)
+        return data
+
+    assert loop.run_until_complete(both()) == b"x" * filled + b"words"
+    deadlines.close()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()

@@ -1,0 +1,96 @@
+"""What all connections together hold for readers that are slow."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+
+from egress_router.relay.tunnel import CloseReason
+from tests.serving import LOOPS
+from tests.unit.relay.relay_thread import RelayThread
+from tests.waiting import WAIT_SECONDS, until
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+CHUNK = 65_536
+BODY = b"".join(hashlib.blake2b(str(number).encode()).digest() for number in range(16_000))
+
+
+@contextlib.contextmanager
+def relaying(most_held: int) -> Iterator[RelayThread]:
+    with contextlib.closing(RelayThread(*LOOPS["own"](), most_held=most_held)) as relay_thread:
+        yield relay_thread
+
+
+def overflows(relay_thread: RelayThread) -> float:
+    family = relay_thread.call(relay_thread.registry.snapshot)["limit_hits_total"]
+    return family.numbers[("limit", "relay_bytes"),]
+
+
+def send(sock: socket.socket) -> threading.Thread:
+    thread = threading.Thread(target=sock.sendall, args=(BODY,))
+    thread.start()
+    return thread
+
+
+def received(sock: socket.socket) -> bytes:
+    parts = bytearray()
+    while len(parts) < len(BODY):
+        part = sock.recv(CHUNK)
+        assert part
+        parts += part
+    return bytes(parts)
+
+
+def test_what_waits_for_slow_readers_is_bounded_in_all_and_nothing_is_lost() -> None:
+    most = 4 * CHUNK
+    with relaying(most) as relay_thread:
+        tunnels = [relay_thread.tunnel(send_buffer=4096) for _ in range(20)]
+        senders = [send(each) for client, server, _ in tunnels for each in (client, server)]
+        until(lambda: overflows(relay_thread) >= 20)
+        assert relay_thread.call(lambda: relay_thread.plane.held) < most + CHUNK
+        for client, server, _ in tunnels:
+            assert received(server) == BODY
+            assert received(client) == BODY
+        for thread in senders:
+            thread.join(WAIT_SECONDS)
+        until(lambda: relay_thread.call(lambda: relay_thread.plane.held) == 0)
+
+
+def test_the_end_of_a_stream_comes_after_what_was_left_with_its_source() -> None:
+    with relaying(0) as relay_thread:
+        client, server, _ = relay_thread.tunnel(send_buffer=4096)
+        sender = send(client)
+        until(lambda: overflows(relay_thread) >= 1)
+        assert received(server) == BODY
+        sender.join(WAIT_SECONDS)
+        client.close()
+        assert server.recv(1) == b""
+        server.close()
+        closing = relay_thread.closing()
+        assert (closing.reason, closing.sent) == (CloseReason.FINISHED, len(BODY))
+
+
+def test_a_tunnel_whose_first_bytes_nobody_takes_ends_where_too_much_is_held() -> None:
+    with relaying(CHUNK) as relay_thread:
+        relay_thread.tunnel(send_buffer=4096, to_upstream=BODY)
+        until(lambda: relay_thread.closings)
+        assert relay_thread.closing().reason is CloseReason.CLOSED
+        assert overflows(relay_thread) == 1
+        until(lambda: relay_thread.call(lambda: relay_thread.plane.held) == 0)
+
+
+def test_urgent_data_passes_where_too_much_is_held() -> None:
+    with relaying(0) as relay_thread:
+        client, server, _ = relay_thread.tunnel()
+        client.send(b"ab")
+        client.send(b"!", 1)  # MSG_OOB
+        client.sendall(b"cd")
+        parts = b""
+        while len(parts) < 4:
+            parts += server.recv(10)
+        assert parts.replace(b"!", b"") == b"abcd"
