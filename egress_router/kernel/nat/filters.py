@@ -37,7 +37,7 @@ def leaks(plan: NatPlan) -> Iterator[str]:
         parent = f'oifname "{plan.surroundings.parent}"'
         yield f"{parent} {_NEIGHBOURS} accept"
         yield f"{parent} drop"
-    # Before the interface, whose name is the dearest thing to compare: this is every packet that we translated.
+    # First, because the name of an interface is dear to compare, and these are all packets that we translate.
     for family in plan.families:
         fine = one_or_set([str(each) for each in family.sources])
         yield f"{keyword(family.version)} saddr {fine} accept"

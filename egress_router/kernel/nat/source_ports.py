@@ -33,8 +33,8 @@ _ASKED, _OPEN, _RESTING = "130s", "5d", "61s"
 _KEPT = "60s"  # never longer than _RESTING, or the port could be somebody else's by then
 # Until it is answered: a SYN that is sent again after a second tries another port.
 _KEPT_UNANSWERED = "900ms"
-# How often the kernel looks for elements whose time is over; by default each second, at all of them. Till then
-# they only take room: a look-up passes them over. nft 1.0.6 can say it of a set, not of a map.
+# How often the kernel looks for elements whose time is over; by default each second, at all of them. Until
+# then they only take room: a look-up passes them over. nft 1.0.6 can say it of a set, not of a map.
 _SWEEP = "10s"
 _HASHES = (1 << 32) - 1  # as many values as nft lets one have
 # A jump to `next` asks for one port. Eight suffice as a rule; a client may hold thousands in a row, though,
