@@ -78,8 +78,8 @@ def parts() -> dict[str, Callable[[], object]]:
     pool = UpstreamPool(Deadlines(loop), 1.0)
     upstream = Upstream(pool, ("127.0.0.1", b"", None), near, loop.poller, ip_address("127.0.0.1"), 65_536)
 
-    def exchange() -> None:
-        read = parse_request(_GET, 100)
+    def exchange(get: bytes = _GET) -> None:
+        read = parse_request(get, 100)
         made = Exchange(read, target_of(read, None), limits, lambda: b"")
         made.begin(b"", reused=False)
         made.from_origin(_ANSWER)
@@ -96,6 +96,10 @@ def parts() -> dict[str, Callable[[], object]]:
 
     return {
         "a GET and its answer, without I/O": exchange,
+        "the same, with a query": lambda: exchange(_GET.replace(b"/path", b"/path?a=b")),
+        "the same, with a cookie, too": lambda: exchange(
+            _GET.replace(b"/path", b"/path?a=b").replace(b"Accept:", b"Cookie: a=b\r\nAccept:")
+        ),
         "its exchange, prepared": prepare,
         "its head": lambda: parse_request(_GET, 100),
         "its target": lambda: target_of(head, None),

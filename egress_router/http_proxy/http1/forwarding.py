@@ -140,7 +140,7 @@ def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: Ca
     dated = head.status < 200
     for lower, name, value in head.fields:
         if lower not in NEVER_PASSED and lower not in options:
-            lines.append(b"%b: %b\r\n" % (name, value))
+            lines += (name, b": ", value, b"\r\n")
             dated = dated or lower == b"date"
     if not dated:
         lines.append(b"Date: %b\r\n" % date())

@@ -29,10 +29,8 @@ _NOT_FROM_CLIENTS = NEVER_PASSED | {b"host", b"expect", b"http2-settings", b"max
 
 def passed_from_client(fields: Iterable[Field], options: frozenset[bytes]) -> bytes:
     """Return the fields of a request that go on as they are; `options` are those of its Connection fields."""
-    return b"".join(
-        [
-            b"%b: %b\r\n" % (name, value)
-            for lower, name, value in fields
-            if lower not in _NOT_FROM_CLIENTS and lower not in options
-        ]
-    )
+    parts: list[bytes] = []
+    for lower, name, value in fields:
+        if lower not in _NOT_FROM_CLIENTS and lower not in options:
+            parts += (name, b": ", value, b"\r\n")
+    return b"".join(parts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
 
 import httptools
 
@@ -56,6 +57,7 @@ _HARMLESS = frozenset(
         b"user-agent",
     }
 )
+_LOWER_NAME = itemgetter(0)  # of a field
 
 
 # Heads are values, but not frozen: two are made for each request, which would cost 8 % of a GET more in
@@ -84,22 +86,10 @@ class RequestHead:
     repeatable: bytes = b""
 
 
-class _Said(NamedTuple):
-    """What the fields of a request say, which may be many requests': nothing of it changes."""
-
-    host: bytes
-    passed: bytes
-    special: Mapping[bytes, Sequence[bytes]]
-    connection: frozenset[bytes]
-    framing: Framing
-    length: int
-    harmless: bool
-
-
-# What was said before, by method, minor version, all bytes behind the request line, and the most fields.
-# Clients send the same fields with one target after another: to read them anew costs 11 % of a GET
-# (Python 3.11, docs/decisions/performance.md).
-known_fields: dict[tuple[bytes, int, bytes, int], _Said] = {}
+# What was read before, without a target, by method, minor version, all bytes behind the request line, and the
+# most fields. Clients send the same fields with one target after another: to read them anew costs 11 % of a
+# GET (Python 3.11, docs/decisions/performance.md).
+known_fields: dict[tuple[bytes, int, bytes, int], RequestHead] = {}
 
 
 class RequestHeads:
@@ -191,41 +181,37 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
         raise MessageError(505, "HTTP/2 is spoken here inside TLS only: use HTTP/1.1, or TLS", Fault.HTTP2)
     if minor is None:
         raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
-    said = _said(method, minor, head[line.end() :], max_fields)
-    repeatable = method == b"CONNECT" and said.harmless and len(head) <= _MAX_REPEATABLE
+    key = (method, minor, head[line.end() :], max_fields)
+    known = known_fields.get(key)
+    if known is None:
+        known, harmless = _read(*key)
+        if not harmless or len(head) > _MAX_REPEATABLE:
+            known.target = target
+            return known
+        if len(known_fields) >= _MAX_KNOWN:
+            known_fields.clear()  # simple; where there are so many, any order is as good
+        known_fields[key] = known
     return RequestHead(
         method,
         target,
-        said.host,
+        known.host,
         minor,
-        said.passed,
-        said.special,
-        said.connection,
-        said.framing,
-        said.length,
-        minor == 1 and b"close" not in said.connection,
-        head if repeatable else b"",
+        known.passed,
+        known.special,
+        known.connection,
+        known.framing,
+        known.length,
+        known.persistent,
+        head if method == b"CONNECT" else b"",
     )
 
 
-def _said(method: bytes, minor: int, fields: bytes, max_fields: int) -> _Said:
-    """Return what the fields say, from memory where the very same bytes came before."""
-    key = (method, minor, fields, max_fields)
-    said = known_fields.get(key)
-    if said is None:
-        said = _read(method, minor, fields, max_fields)
-        if said.harmless and len(fields) <= _MAX_REPEATABLE:
-            if len(known_fields) >= _MAX_KNOWN:
-                known_fields.clear()  # simple; where there are so many, any order is as good
-            known_fields[key] = said
-    return said
-
-
-def _read(method: bytes, minor: int, fields: bytes, max_fields: int) -> _Said:
+def _read(method: bytes, minor: int, fields: bytes, max_fields: int) -> tuple[RequestHead, bool]:
+    """Return a head without its target, and whether all of its fields are harmless."""
     # Behind a target of ours: theirs is read by target.py alone, so that no target decides on what is known.
-    target = b"a:1" if method == b"CONNECT" else b"/"
-    head = b"%b %b HTTP/1.%d\r\n%b" % (method, target, minor, fields)
-    seen = read_fields(head, max_fields, httptools.HttpRequestParser)
+    line = b"CONNECT a:1" if method == b"CONNECT" else method + b" /"
+    version = b" HTTP/1.1\r\n" if minor else b" HTTP/1.0\r\n"
+    seen = read_fields(line + version + fields, max_fields, httptools.HttpRequestParser)
     special = seen.special
     host = _host(special.pop(b"host", None), minor)
     connection, framing, length = NO_OPTIONS, NO_BODY, 0
@@ -233,8 +219,11 @@ def _read(method: bytes, minor: int, fields: bytes, max_fields: int) -> _Said:
         connection = connection_options(special)
         framing, length = _request_framing(method, minor, special)
     passed = b"" if method == b"CONNECT" else passed_from_client(seen.fields, connection)
-    harmless = all(lower in _HARMLESS for lower, _, _ in seen.fields)
-    return _Said(host, passed, special, connection, framing, length, harmless)
+    persistent = minor == 1 and b"close" not in connection
+    harmless = _HARMLESS.issuperset(map(_LOWER_NAME, seen.fields))
+    return RequestHead(
+        method, b"", host, minor, passed, special, connection, framing, length, persistent
+    ), harmless
 
 
 def no_request(data: bytes) -> MessageError:
