@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import socket
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -21,6 +20,7 @@ import dns.message
 from egress_router import log
 from egress_router.grammar.address import parse_address, parse_port, split_port
 from egress_router.kernel import netns
+from egress_router.lab.loop_thread import serving
 from egress_router.lab.zone import parse_zone, react
 from egress_router.service.file_watch import changes
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from egress_router.lab.zone import Zone
 
 _LOG = log.get("lab")
-_TURN_SECONDS = 60.0  # for a turn of the loop of a server in a thread, on a machine that is busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,27 +155,8 @@ def in_thread(
 ) -> Iterator[NameServer]:
     """Run a name server in a thread of this process, in any network namespace, until the block ends."""
     server = NameServer(zone, negative_ttl=negative_ttl)
-    loop = asyncio.new_event_loop()
-    run = loop.run_forever if namespace == netns.OWN else lambda: netns.within(namespace, loop.run_forever)
-    thread = threading.Thread(target=run, name="name server")
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(server.start(address, port), loop).result(_TURN_SECONDS)
+    with serving(lambda: server.start(address, port), server.stop, namespace):
         yield server
-    finally:
-        asyncio.run_coroutine_threadsafe(_ended(server), loop).result(_TURN_SECONDS)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(_TURN_SECONDS)
-        loop.close()
-
-
-async def _ended(server: NameServer) -> None:
-    server.stop()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)  # transports close in the next turn of the loop
 
 
 async def _serve(address: str, port: int, path: Path) -> None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from egress_router.lab import nameserver, wiring
+from egress_router.lab import nameserver, server, wiring
 from egress_router.lab.hosts import Hosts
 from egress_router.lab.zone import parse_zone
 
@@ -125,7 +125,7 @@ class Laboratory(Hosts):
 
     def serve(self, ports: Sequence[str] = PORTS) -> None:
         """Have the external servers listen, on every address."""
-        self.outside.serve([sys.executable, "-m", "egress_router.lab.server", *ports])
+        self.holds(server.in_thread(ports, self.outside.path))
 
     def setup(self, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         """Start `egress-router setup` in the router, with the node's namespace as the macvlan's parent."""
@@ -161,8 +161,9 @@ class Laboratory(Hosts):
         """Have the cluster's name server know these names; call it again to change them while it runs."""
         known = parse_zone(json.dumps(zone))
         if self._name_server is None:
-            server = nameserver.in_thread(known, address=NAME_SERVER, port=53, namespace=self.node.path)
-            self._name_server = self.holds(server)
+            self._name_server = self.holds(
+                nameserver.in_thread(known, address=NAME_SERVER, port=53, namespace=self.node.path)
+            )
         self._name_server.zone = known
 
     @contextlib.contextmanager

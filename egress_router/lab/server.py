@@ -7,6 +7,7 @@ written `http:8000`, the same as the body of an answer to each request. UDP: one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -14,9 +15,11 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, cast
 
 from egress_router.grammar.address import unmapped
+from egress_router.lab.loop_thread import serving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 _PKTINFO_ADDRESS = slice(0, 16)  # struct in6_pktinfo: the address, then the interface
 _HEAD_LIMIT = 65536
@@ -79,22 +82,35 @@ def _answer_datagram(sock: socket.socket, port: int) -> None:
     sock.sendmsg([text], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, data)], 0, client)
 
 
-async def _serve(words: Sequence[str]) -> None:
+async def _listen(words: Sequence[str], at_end: contextlib.ExitStack) -> None:
     loop = asyncio.get_running_loop()
     for word in words:
         kind, _, port_text = word.rpartition(":")
         port = int(port_text)
         answer = _answer_http if kind == "http" else _tell_and_echo
         listening = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        await asyncio.start_server(answer, sock=listening, limit=_HEAD_LIMIT, backlog=_BACKLOG)
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        server = await asyncio.start_server(answer, sock=listening, limit=_HEAD_LIMIT, backlog=_BACKLOG)
+        at_end.callback(server.close)
+        sock = at_end.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         sock.bind(("::", port))
         sock.setblocking(False)
         loop.add_reader(sock.fileno(), _answer_datagram, sock, port)
-    print("ready", flush=True)
-    await asyncio.Event().wait()
+        at_end.callback(loop.remove_reader, sock.fileno())
+
+
+def in_thread(words: Sequence[str], namespace: Path) -> contextlib.AbstractContextManager[None]:
+    """Serve these ports of a network namespace in a thread of this process, until the block ends."""
+    at_end = contextlib.ExitStack()
+    return serving(lambda: _listen(words, at_end), at_end.close, namespace)
+
+
+async def _serve(words: Sequence[str]) -> None:
+    with contextlib.ExitStack() as at_end:
+        await _listen(words, at_end)
+        print("ready", flush=True)
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
