@@ -20,6 +20,7 @@ import dns.message
 
 from egress_router import log
 from egress_router.grammar.address import parse_address, parse_port, split_port
+from egress_router.kernel import netns
 from egress_router.lab.zone import parse_zone, react
 from egress_router.service.file_watch import changes
 
@@ -146,12 +147,18 @@ def _bound(address: str, port: int) -> tuple[socket.socket, socket.socket]:
 
 @contextlib.contextmanager
 def in_thread(
-    zone: Zone, *, address: str = "127.0.0.1", port: int = 0, negative_ttl: int | None = 1
+    zone: Zone,
+    *,
+    address: str = "127.0.0.1",
+    port: int = 0,
+    negative_ttl: int | None = 1,
+    namespace: Path = netns.OWN,
 ) -> Iterator[NameServer]:
-    """Run a name server in a thread of this process until the block ends."""
+    """Run a name server in a thread of this process, in any network namespace, until the block ends."""
     server = NameServer(zone, negative_ttl=negative_ttl)
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="name server")
+    run = loop.run_forever if namespace == netns.OWN else lambda: netns.within(namespace, loop.run_forever)
+    thread = threading.Thread(target=run, name="name server")
     thread.start()
     try:
         asyncio.run_coroutine_threadsafe(server.start(address, port), loop).result(_TURN_SECONDS)

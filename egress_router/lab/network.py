@@ -20,16 +20,15 @@ import functools
 import json
 import socket
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egress_router.lab import wiring
+from egress_router.lab import nameserver, wiring
 from egress_router.lab.hosts import Hosts
+from egress_router.lab.zone import parse_zone
 
 if TYPE_CHECKING:
     import subprocess
@@ -77,9 +76,7 @@ class Laboratory(Hosts):
     def __init__(self) -> None:
         super().__init__()
         with self.building():
-            folder = self.holds(tempfile.TemporaryDirectory(prefix="egress-lab-"))
-            self._zone = Path(folder) / "zone.json"
-            self._has_name_server = False
+            self._name_server: nameserver.NameServer | None = None
             self.node = self.host("node")
             self.client = self.host("client")
             self.router = self.host("router")
@@ -162,14 +159,11 @@ class Laboratory(Hosts):
 
     def name(self, zone: Mapping[str, object]) -> None:
         """Have the cluster's name server know these names; call it again to change them while it runs."""
-        fresh = self._zone.with_suffix(".new")
-        fresh.write_text(json.dumps(zone), encoding="utf-8")
-        fresh.rename(self._zone)
-        if not self._has_name_server:
-            module = "egress_router.lab.nameserver"
-            self.node.start([sys.executable, "-m", module, f"{NAME_SERVER}:53", str(self._zone)])
-            self._await(lambda: _connects(self.client, NAME_SERVER, 53), "the name server")
-            self._has_name_server = True
+        known = parse_zone(json.dumps(zone))
+        if self._name_server is None:
+            server = nameserver.in_thread(known, address=NAME_SERVER, port=53, namespace=self.node.path)
+            self._name_server = self.holds(server)
+        self._name_server.zone = known
 
     @contextlib.contextmanager
     def proxy(self, mode: str, environment: Mapping[str, str], port: int) -> Iterator[subprocess.Popen[str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.chart.test_chart import DNS, EVERYTHING, HTTP, REDIRECT, rendered
+from tests.chart.charting import DNS, EVERYTHING, HTTP, REDIRECT, rendered
 
 if TYPE_CHECKING:
     from typing import Any

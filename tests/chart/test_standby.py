@@ -12,7 +12,7 @@ from helm_python.errors import HelmError
 from egress_router.admin.app import READY_OR_STANDBY
 from egress_router.settings.setup import read_setup
 from egress_router.settings.standby import ObjectName
-from tests.chart.test_chart import (
+from tests.chart.charting import (
     BOTH,
     DNS,
     DUAL,

@@ -17,6 +17,7 @@ import pytest
 from egress_router.kernel.nat.admin_chain import FILE_CHAIN, NAME, TABLE
 from egress_router.kernel.nat.counting import OLD_TABLE
 from egress_router.lab.network import ROUTER, Laboratory
+from tests.network.administration import fetch
 from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -222,10 +223,7 @@ def test_setup_fills_it_from_a_file_and_follows_it(lab: Laboratory, tmp_path: Pa
 
 def shown(lab: Laboratory) -> dict[str, Any]:
     """Return what `/status` says of the administrator's rules."""
-    code = (
-        "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9797/status').read().decode())"
-    )
-    found: dict[str, Any] = json.loads(lab.router.run(sys.executable, "-c", code).stdout)["admin_rules"]
+    found: dict[str, Any] = json.loads(fetch(lab.router, "/status"))["admin_rules"]
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, SOURCE, SOURCE_V6
+from tests.network.administration import get
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -90,14 +91,13 @@ def test_an_interface_that_is_down_or_has_no_route_is_said(lab: Laboratory) -> N
 def test_a_proxy_is_ready_only_while_its_gateway_answers(lab: Laboratory) -> None:
     lab.finish_setup(PROXY)
 
-    def ready() -> str:
-        script = f"import urllib.request as r; print(r.urlopen('http://{ROUTER}:9797/readyz').status)"
-        return lab.client.run(sys.executable, "-c", script, check=False).stdout.strip()
+    def ready() -> int:
+        return get(lab.client, "/readyz", ROUTER)[0]
 
     with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": "*"}, 8080):
-        assert eventually(lambda: ready() == "200")
+        assert eventually(lambda: ready() == 200)
         lab.gateway.run("ip", "address", "del", f"{GATEWAY}/24", "dev", "wire")
         lab.router.run("ip", "neighbour", "flush", "dev", "macvlan0")
-        assert eventually(lambda: ready() == "")
+        assert eventually(lambda: ready() == 503)
         wiring.address(lab.gateway, "wire", f"{GATEWAY}/24")
-        assert eventually(lambda: ready() == "200")
+        assert eventually(lambda: ready() == 200)

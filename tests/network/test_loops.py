@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.lab.network import ROUTER, SOURCE
-from tests.network.test_policy import fetch
+from tests.network.administration import fetch
 from tests.unit.tls.hellos import hello, sni
 from tests.waiting import WAIT_SECONDS, eventually
 
@@ -77,7 +77,7 @@ def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(
     environment = {"EGRESS_DNS_PROXY_DESTINATION": f"8080 {target} 3128", "EGRESS_WORKERS": workers}
     with lab.proxy("dns-proxy", environment, 8080):
         loops = 'egress_router_connections_total{result="loop"}'
-        assert eventually(lambda: loops in fetch(lab, "/metrics"))
+        assert eventually(lambda: loops in fetch(lab.router, "/metrics"))
         for _ in range(5):
             with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
                 sock.settimeout(20)
@@ -92,7 +92,7 @@ def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(
 
 
 def _counted(lab: Laboratory, metric: str) -> float:
-    lines = fetch(lab, "/metrics").splitlines()
+    lines = fetch(lab.router, "/metrics").splitlines()
     return sum(float(each.split()[-1]) for each in lines if each.startswith(metric))
 
 

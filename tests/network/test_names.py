@@ -26,6 +26,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
+from tests.network.administration import fetch
 from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -73,21 +74,13 @@ def following(
         reader.join(WAIT_SECONDS)
 
 
-def fetch(lab: Laboratory, path: str) -> str:
-    script = (
-        "import sys, urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797{path}', timeout={WAIT_SECONDS}).read().decode())"
-    )
-    return lab.router.run(sys.executable, "-c", script, check=False).stdout
-
-
 def upstreams(lab: Laboratory) -> dict[str, bool]:
-    text = fetch(lab, "/status")
+    text = fetch(lab.router, "/status")
     return {each["address"]: each["up"] for each in json.loads(text)["upstreams"]} if text else {}
 
 
 def reasons(lab: Laboratory) -> set[str]:
-    text = fetch(lab, "/status")
+    text = fetch(lab.router, "/status")
     return {each.get("reason", "") for each in json.loads(text)["upstreams"]} if text else set()
 
 
@@ -122,7 +115,7 @@ def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> No
         assert lab.ask_tcp(lab.client, ROUTER, 8080).port == 80
         lab.name(zone(THREE))
         assert settles(lab, 443, THREE)
-        metrics = fetch(lab, "/metrics")
+        metrics = fetch(lab.router, "/metrics")
         assert (
             f'egress_router_upstream_up{{address="{THREE}:443",destination="{NAME}:443/tcp"}} 1.0' in metrics
         )
@@ -142,7 +135,7 @@ def test_a_name_that_is_unknown_at_start_is_rejected_at_once_while_others_serve(
                 lab.ask_udp(lab.client, ROUTER, 53)
         assert servers(lab, 80, 3) == {ONE}
         assert lab.ask_tcp(lab.client, ROUTER, 7777).server == TWO
-        assert f'upstream_up{{address="",destination="{NAME}:443/tcp"}} 0.0' in fetch(lab, "/metrics")
+        assert f'upstream_up{{address="",destination="{NAME}:443/tcp"}} 0.0' in fetch(lab.router, "/metrics")
         lab.name(zone(THREE, other_example_com=[ONE]))
 
         def serves() -> bool:
@@ -183,10 +176,10 @@ def test_a_name_server_that_is_silent_for_a_minute_changes_nothing(lab: Laborato
         stale = "egress_router_dns_stale_answers_total "
 
         def count() -> float:
-            found = [line for line in fetch(lab, "/metrics").splitlines() if line.startswith(stale)]
+            found = [line for line in fetch(lab.router, "/metrics").splitlines() if line.startswith(stale)]
             return float(found[0].split()[1]) if found else 0.0
 
-        assert eventually(lambda: count() >= 3), fetch(lab, "/metrics")
+        assert eventually(lambda: count() >= 3), fetch(lab.router, "/metrics")
         # The minute is what is tested: it is asked again after 1, 2, 4, 8 and 16 s, and waited for each time.
         end = time.monotonic() + 60
         while time.monotonic() < end:
@@ -319,7 +312,7 @@ def test_what_nft_refuses_is_tried_again_and_the_old_addresses_stay(lab: Laborat
         failed = "egress_router_name_update_errors_total "
 
         def failures() -> bool:
-            found = [line for line in fetch(lab, "/metrics").splitlines() if line.startswith(failed)]
+            found = [line for line in fetch(lab.router, "/metrics").splitlines() if line.startswith(failed)]
             return bool(found) and float(found[0].split()[1]) >= 1
 
         assert eventually(failures)

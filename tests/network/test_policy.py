@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import sys
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import pytest
 
 from egress_router.lab import wiring
 from egress_router.lab.network import ROUTER, SOURCE, Laboratory
+from tests.network.administration import fetch
 from tests.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -72,16 +72,8 @@ def reaches(lab: Laboratory) -> list[str | None]:
     return [reached(lab, port) for port in (80, 443, 8443, 7777)]
 
 
-def fetch(lab: Laboratory, path: str) -> str:
-    script = (
-        "import sys, urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797{path}', timeout={WAIT_SECONDS}).read().decode())"
-    )
-    return lab.router.run(sys.executable, "-c", script, check=False).stdout
-
-
 def status(lab: Laboratory) -> dict[str, object]:
-    text = fetch(lab, "/status")
+    text = fetch(lab.router, "/status")
     found: dict[str, object] = json.loads(text) if text else {}
     return found
 
@@ -103,7 +95,7 @@ def test_the_example_of_the_document_and_its_reverse(lab: Laboratory, tmp_path: 
             lab.ask_udp(lab.client, ROUTER, 53)
         assert eventually(lambda: denied(lab).get("Deny 0.0.0.0/0") == 3), denied(lab)
         counted = 'egress_router_policy_denied_total{entry="3"} 3.0'
-        assert eventually(lambda: counted in fetch(lab, "/metrics"))
+        assert eventually(lambda: counted in fetch(lab.router, "/metrics"))
         path.write_text(policy(*reversed(ENTRIES)))
         assert eventually(lambda: reaches(lab) == [None, None, None, None])
         # A wrong one is refused, and the old one stays.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from egress_router.lab.network import ROUTER, SOURCE, Laboratory
+from tests.network.administration import fetch
 from tests.network.test_policy import (
     ALLOWED,
     ENTRIES,
@@ -17,7 +18,6 @@ from tests.network.test_policy import (
     NAMED,
     OTHER,
     denied,
-    fetch,
     name,
     policy,
     serve,
@@ -96,7 +96,7 @@ def test_the_example_of_the_document_and_its_reverse(
         assert eventually(lambda: reaches(lab) == [ALLOWED, NAMED, None]), reaches(lab)
         assert eventually(lambda: denied(lab)["Deny 0.0.0.0/0"] > 0)
         counted = 'egress_router_policy_denied_total{entry="3"}'
-        assert eventually(lambda: counted in fetch(lab, "/metrics"))
+        assert eventually(lambda: counted in fetch(lab.router, "/metrics"))
         path.write_text(policy(*reversed(ENTRIES)))
         assert eventually(lambda: reaches(lab) == ALL_DENIED)
         # A wrong one is refused, and the old one stays.
@@ -160,5 +160,5 @@ def test_report_only_lets_pass_what_the_policy_denies_and_counts_it(lab: Laborat
     with lab.proxy("http-proxy", environment, 8080):
         assert server(told(lab, 8080, f"{OTHER}:80")) == OTHER
         reported = 'egress_router_requests_total{reason="policy",verdict="reported"} 1.0'
-        assert eventually(lambda: reported in fetch(lab, "/metrics"))
+        assert eventually(lambda: reported in fetch(lab.router, "/metrics"))
         assert denied(lab)["Deny 0.0.0.0/0"] == 1

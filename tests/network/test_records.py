@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import sys
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, ROUTER, ROUTER_V6, SOURCE, SOURCE_V6, Laboratory
+from tests.network.administration import fetch
 from tests.record_schema import check_record
 from tests.status_keys import check_status
-from tests.waiting import WAIT_SECONDS, eventually
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,16 +58,8 @@ def recording(lab: Laboratory, environment: Mapping[str, str]) -> Iterator[list[
             target=lambda: records.extend(map(json.loads, process.stdout or ())), daemon=True
         )
         reader.start()
-        assert eventually(lambda: "203.0.113.25" in status(lab))
+        assert eventually(lambda: "203.0.113.25" in fetch(lab.router, "/status"))
         yield records
-
-
-def status(lab: Laboratory) -> str:
-    script = (
-        "import urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797/status', timeout={WAIT_SECONDS}).read().decode())"
-    )
-    return lab.router.run(sys.executable, "-c", script, check=False).stdout
 
 
 def turned_away(lab: Laboratory, port: int, router: str = ROUTER) -> None:
@@ -134,12 +126,14 @@ def test_denied_ones_have_a_record_unasked_and_a_place_in_the_status(lab: Labora
         denied: list[dict[str, object]] = []
 
         def all_denied() -> bool:
-            denied[:] = json.loads(status(lab))["denied"]
+            denied[:] = json.loads(fetch(lab.router, "/status"))["denied"]
             return len({each["target"] for each in denied}) == 4
 
         assert eventually(all_denied), denied
-        assert eventually(lambda: 'result="no_address"} 1.0' in metrics(lab)), metrics(lab)
-        told = metrics(lab)
+        assert eventually(lambda: 'result="no_address"} 1.0' in fetch(lab.router, "/metrics")), fetch(
+            lab.router, "/metrics"
+        )
+        told = fetch(lab.router, "/metrics")
     assert {(each["protocol"], each["local_port"]) for each in records} == {
         ("tcp", 83), ("tcp", 82), ("udp", 53),
     }  # fmt: skip
@@ -161,7 +155,7 @@ def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
         found: dict[str, Any] = {}
 
         def is_seen() -> bool:
-            found.update(json.loads(status(lab)))
+            found.update(json.loads(fetch(lab.router, "/status")))
             return bool(found["busiest"]["all_clients"] == 1)
 
         assert eventually(is_seen)
@@ -169,11 +163,3 @@ def test_the_status_says_who_is_busy(lab: Laboratory) -> None:
     check_status(found)
     assert busy["clients"] == [{"client": "10.128.0.10", "open": 1}]
     assert busy["destinations"] == [{"destination": "80 tcp db.example.com", "open": 1}]
-
-
-def metrics(lab: Laboratory) -> str:
-    script = (
-        "import urllib.request as r\n"
-        f"print(r.urlopen('http://127.0.0.1:9797/metrics', timeout={WAIT_SECONDS}).read().decode())"
-    )
-    return lab.router.run(sys.executable, "-c", script, check=False).stdout

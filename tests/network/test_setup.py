@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -29,6 +28,7 @@ from egress_router.lab.network import (
     SOURCE_V6,
     Laboratory,
 )
+from tests.network.administration import get
 from tests.network.staying import SET_UP
 from tests.record_schema import check_record
 from tests.waiting import WAIT_SECONDS, eventually
@@ -548,7 +548,7 @@ def test_what_stays_needs_nothing_of_the_node(lab: Laboratory, tmp_path: Path, f
     for client in (lab.client, lab.remote):
         assert lab.ask_tcp(client, ROUTER, 80).server == "203.0.113.26"
         assert lab.ask_tcp(client, ROUTER_V6, 443).source == SOURCE_V6
-    assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
+    assert eventually(lambda: get(lab.client, "/readyz", ROUTER)[0] == 200)
     process.send_signal(signal.SIGTERM)
     assert process.wait(WAIT_SECONDS) == 0
     assert "warning" not in process.stderr.read()
@@ -686,7 +686,7 @@ def test_legacy_logs_connections_with_both_their_ends(lab: Laboratory) -> None:
     assert process.stderr is not None
     assert process.stdout is not None
     assert any("network is set up" in line for line in process.stderr)
-    assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
+    assert eventually(lambda: get(lab.client, "/readyz", ROUTER)[0] == 200)
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.connect((ROUTER, 80))
         client_port = sock.getsockname()[1]
@@ -722,7 +722,7 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     process = lab.setup({"EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION": rules})
     assert process.stderr is not None
     assert any("network is set up" in line for line in process.stderr)
-    assert eventually(lambda: _fetch(lab, "/readyz")[0] == 200)
+    assert eventually(lambda: get(lab.client, "/readyz", ROUTER)[0] == 200)
     with pytest.raises(OSError, match=r"route to host|timed out"):
         lab.ask_tcp(lab.client, ROUTER, 81)
     for _ in range(2):
@@ -732,14 +732,14 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
         lab.ask_tcp(lab.client, ROUTER, port)
 
     def hits() -> dict[int, int]:
-        status: dict[str, list[dict[str, int]]] = json.loads(_fetch(lab, "/status")[1])
+        status: dict[str, list[dict[str, int]]] = json.loads(get(lab.client, "/status", ROUTER)[1])
         return {each["line"]: each["hits"] for each in status["rules"]}
 
     assert eventually(lambda: hits() == {1: 2, 2: 0, 3: 2, 4: 0, 5: 1}), hits()
     # The sources' ports are read after the counters.
     ports = 'egress_router_snat_ports_in_use{destination="203.0.113.25:80/tcp",source="192.168.12.99"} 2.0'
-    assert eventually(lambda: ports in _fetch(lab, "/metrics")[1])
-    _, metrics = _fetch(lab, "/metrics")
+    assert eventually(lambda: ports in get(lab.client, "/metrics", ROUTER)[1])
+    _, metrics = get(lab.client, "/metrics", ROUTER)
     assert 'egress_router_rule_connections_total{rule="80 tcp 203.0.113.25"} 2.0' in metrics
     assert 'egress_router_connections_total{result="connected"} 5.0' in metrics
     assert 'egress_router_rule_connect_seconds_count{rule="80 tcp 203.0.113.25"} 2.0' in metrics
@@ -747,28 +747,19 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     assert 0 < float(metrics.partition("\negress_router_connect_seconds_sum ")[2].split()[0]) < 5
     # However often its SYN was sent again; it counts when nobody can answer any more.
     failed = 'egress_router_connections_total{result="timeout"} 1.0'
-    assert eventually(lambda: failed in _fetch(lab, "/metrics")[1])
-    assert 'egress_router_connections_total{result="refused"} 2.0' in _fetch(lab, "/metrics")[1]
+    assert eventually(lambda: failed in get(lab.client, "/metrics", ROUTER)[1])
+    assert 'egress_router_connections_total{result="refused"} 2.0' in get(lab.client, "/metrics", ROUTER)[1]
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.connect((ROUTER, 80))
-        assert eventually(lambda: "egress_router_connections_open 1.0" in _fetch(lab, "/metrics")[1])
-    addresses = json.loads(_fetch(lab, "/status")[1])["interface"]["addresses"]
+        assert eventually(
+            lambda: "egress_router_connections_open 1.0" in get(lab.client, "/metrics", ROUTER)[1]
+        )
+    addresses = json.loads(get(lab.client, "/status", ROUTER)[1])["interface"]["addresses"]
     assert addresses == [SOURCE], "the kernel's own link-local address is nobody's source"
     assert "egress_router_conntrack_entries " in metrics
 
     wiring.set_down(lab.router, "macvlan0")
-    assert eventually(lambda: _fetch(lab, "/readyz") == (503, "interface macvlan0 is down\n"))
-
-
-def _fetch(lab: Laboratory, path: str) -> tuple[int, str]:
-    with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.settimeout(WAIT_SECONDS)
-        if sock.connect_ex((ROUTER, 9797)):
-            return 0, ""
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
-        answer = http.client.HTTPResponse(sock)
-        answer.begin()
-        return answer.status, answer.read().decode()
+    assert eventually(lambda: get(lab.client, "/readyz", ROUTER) == (503, "interface macvlan0 is down\n"))
 
 
 def test_without_root_in_a_user_namespace() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, SOURCE, SOURCE_V6, Laboratory
-from tests.network.test_policy import fetch
+from tests.network.administration import fetch
 from tests.network.test_policy_proxies import connected, said
 from tests.waiting import eventually
 
@@ -73,10 +73,10 @@ def test_setup_claims_all_and_each_line_leaves_with_its_own(
         assert {source(lab, way(1028)) for _ in range(3)} == {THIRD}
         assert {source(lab, way(1029)) for _ in range(3)} == {SOURCE_V6}
         counted = f'egress_router_source_ports_in_use{{source="{THIRD}"}}'
-        assert eventually(lambda: counted in fetch(lab, "/metrics"))
+        assert eventually(lambda: counted in fetch(lab.router, "/metrics"))
         with connected(lab, *way(1028)) as sock:
             said(sock)
-            uses = json.loads(fetch(lab, "/status"))["source_ports"]
+            uses = json.loads(fetch(lab.router, "/status"))["source_ports"]
         assert {"source": THIRD, "destination": "203.0.113.28:80/tcp", "in_use": 1} in uses
         spread = [source(lab, way(1027)) for _ in range(9)]
         assert {each: spread.count(each) for each in spread} == dict.fromkeys((SOURCE, SECOND, THIRD), 3)
@@ -95,7 +95,7 @@ def test_an_address_that_another_station_has_is_left_out(
         assert source(lab, way(1025)) == SOURCE
         assert source(lab, way(1026)) == ""
         assert {source(lab, way(1027)) for _ in range(6)} == {SOURCE, THIRD}
-        assert eventually(lambda: "source_not_held" in fetch(lab, "/metrics"))
+        assert eventually(lambda: "source_not_held" in fetch(lab.router, "/metrics"))
 
 
 def test_the_first_that_is_held_is_that_of_lines_without_from(lab: Laboratory) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.lab.network import ROUTER, SOURCE
+from tests.network.administration import fetch
 from tests.network.test_http_tools import output, run, served
-from tests.network.test_policy import fetch
 from tests.unit.http_proxy.origin import counted, know, proxy
 from tests.unit.tls.hellos import hello, sni
 from tests.waiting import WAIT_SECONDS, eventually
@@ -126,4 +126,4 @@ def test_report_only_lets_through_what_the_list_denies(lab: Laboratory) -> None:
                     seen = next(line for line in stream if b"203.0.113.25" in line)
                 assert f'"source": "{SOURCE}"'.encode() in seen
         would = 'egress_router_requests_total{reason="rule",verdict="reported"} 2.0'
-        assert eventually(lambda: would in fetch(lab, "/metrics")), fetch(lab, "/metrics")
+        assert eventually(lambda: would in fetch(lab.router, "/metrics")), fetch(lab.router, "/metrics")

@@ -62,10 +62,11 @@ def declaration(interface: str) -> Iterator[str]:
         kind = f"type filter hook {hook} priority {_PRIORITY}; policy accept;"
         yield f"add chain inet {TABLE} {hook} {{ {kind} }}"
         yield f"flush chain inet {TABLE} {hook}"
-    jumps = [f'oifname "{interface}" jump {name}' for name in _CHAINS.values()]
+    # Asked once, because packets of both directions pass, and a name is the dearest thing to compare.
+    rules = [f'oifname != "{interface}" accept', *(f"jump {name}" for name in _CHAINS.values())]
     yield f"table inet {TABLE} {{"
     for hook in _HOOKS:
-        yield from (f"  {line}" for line in chain(hook, *jumps))
+        yield from (f"  {line}" for line in chain(hook, *rules))
     yield "}"
 
 

@@ -37,10 +37,11 @@ def leaks(plan: NatPlan) -> Iterator[str]:
         parent = f'oifname "{plan.surroundings.parent}"'
         yield f"{parent} {_NEIGHBOURS} accept"
         yield f"{parent} drop"
-    yield f'oifname != "{plan.interface}" accept'
+    # First, because the name of an interface is dear to compare, and these are all packets that we translate.
     for family in plan.families:
         fine = one_or_set([str(each) for each in family.sources])
         yield f"{keyword(family.version)} saddr {fine} accept"
+    yield f'oifname != "{plan.interface}" accept'
     yield f"{_NEIGHBOURS} accept"
     if plan.family(6) is not None:
         # Duplicate address detection sends from ::, multicast listeners from either (RFC 4862, RFC 3810).

@@ -33,6 +33,9 @@ _ASKED, _OPEN, _RESTING = "130s", "5d", "61s"
 _KEPT = "60s"  # never longer than _RESTING, or the port could be somebody else's by then
 # Until it is answered: a SYN that is sent again after a second tries another port.
 _KEPT_UNANSWERED = "900ms"
+# How often the kernel looks for elements whose time is over; by default each second, at all of them. Until
+# then they only take room: a look-up passes them over. nft 1.0.6 can say it of a set, not of a map.
+_SWEEP = "10s"
 _HASHES = (1 << 32) - 1  # as many values as nft lets one have
 # A jump to `next` asks for one port. Eight suffice as a rule; a client may hold thousands in a row, though,
 # and then some connections look at 512. (Where no port has rested, as beyond a thousand
@@ -58,7 +61,8 @@ def declarations(family: FamilyPlan) -> Iterator[str]:
         suffix = f"{family.version}_{index}"
         # Destination, its port, and ours.
         kind = f"type {address} . inet_service . inet_service"
-        yield f"set used{suffix} {{ {kind}; size {_MOST}; flags dynamic,timeout; timeout {_RESTING}; }}"
+        expiry = f"flags dynamic,timeout; timeout {_RESTING}; gc-interval {_SWEEP};"
+        yield f"set used{suffix} {{ {kind}; size {_MOST}; {expiry} }}"
         # The client with its port, and the destination with its (see `_ends`): which port of ours it had.
         kind = f"type {address} . inet_service . {address} . inet_service : inet_service"
         if family.version == 6:
