@@ -170,7 +170,7 @@ static bool take(struct plane *plane, struct listener *listener) {
     pair->accepted = plane->now;
     /* What Python serves is a loop only if it is a CONNECT, which its head says; then Python asks. */
     if (!pair->line->hands_over)
-        own_look(plane, pair, fd);
+        own_accepted(plane, pair, fd);
     enum reason refused = pair->turns >= LOOP_TURNS ? LOOP : admission_enter(plane, pair);
     if (pair->line->hands_over) {
         hand_over(plane, pair, refused);

@@ -85,6 +85,7 @@ static enum reason attempt(struct plane *plane, struct pair *pair, struct attemp
     bool first = attempt == pair->dial->attempts;
     /* Python gets the socket after its first event: then nothing of it may lead here any more. */
     uint32_t events = pair->peers[CLIENT].fd < 0 ? EPOLLOUT | EPOLLONESHOT : EPOLLOUT;
+    nanoseconds begun = address->near ? monotonic() : 0;
     if ((with_address(connect, fd, &address->ip, address->port) < 0 && errno != EINPROGRESS) ||
         watch(plane, EPOLL_CTL_ADD, fd, events, first ? (void *)&pair->peers[UPSTREAM] : attempt) < 0) {
         enum reason reason = reason_of(errno);
@@ -94,7 +95,11 @@ static enum reason attempt(struct plane *plane, struct pair *pair, struct attemp
     if (address->near) {
         if (pair->line)
             own_look(plane, pair, pair->peers[CLIENT].fd);
-        own_note(plane, fd, pair->turns);
+        bool came_back = own_note(plane, pair, fd, begun);
+        if (came_back && pair->line && !is_known(pair) && pair->turns + 1 >= LOOP_TURNS) {
+            close(fd);
+            return LOOP;
+        }
     }
     *attempt = (struct attempt){ATTEMPT, fd, target, (unsigned)pair->dial->begun, pair};
     pair->dial->open++;
@@ -136,6 +141,10 @@ static void next(struct plane *plane, struct pair *pair) {
         enum reason reason = attempt(plane, pair, free_one, target);
         if (reason == FINISHED)
             break;
+        if (reason == LOOP) {
+            pair_end(plane, pair, LOOP);
+            return;
+        }
         note(pair, target, reason);
     }
     if (!dial->open) {

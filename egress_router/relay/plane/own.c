@@ -6,7 +6,9 @@
  * number that each connection has for itself, so who made the connection knows what who accepts it must see.
  * An unrelated connection agrees by chance once in some hundred thousand, when a thousand of ours are noted. So one
  * match is no loop yet; a second one in a row is: a connection that comes back, made for one that came back.
- * The kernel may give it to any worker, so all of them note what they make in one table.
+ * The kernel may give it to any worker, so all of them note what they make in one table. On a busy machine a worker may
+ * be interrupted before it has noted, by the very worker that accepts. So who accepts notes that, too, and then looks;
+ * who makes notes and then looks whether it was accepted already: one of the two always sees the other.
  */
 #define _GNU_SOURCE
 #include <netinet/tcp.h>
@@ -18,7 +20,7 @@
 enum {
     SPAN = 64,         /* ms, a power of two: what one place of the table stands for */
     EARLY = 2,         /* ms: the kernel rounds the two differently */
-    SLACK = 10,        /* ms from the first packet to where its timestamp is noted: the same thread goes on at once */
+    WIDEST = 40,       /* ms from before connect(2) to after it, where this thread was interrupted; less than SPAN */
     SAVED_BYTES = 128, /* the headers of IPv6 and of TCP with all its options */
     TCP_HEADER = 20,
     IPV6_HEADER = 40,
@@ -28,16 +30,43 @@ enum {
 };
 #define KEPT (5 * SECOND) /* longer than a first packet takes through a cluster, and to be accepted */
 
-/* Call it as soon as connect(2) has sent the first packet. */
-void own_note(struct plane *plane, int fd, uint32_t turns) {
+static struct own *place_of(struct own *table, uint32_t stamp) {
+    return &table[stamp / SPAN % MAX_OWN];
+}
+
+static void put(struct own *own, uint32_t stamp, uint32_t width, uint32_t turns, uint32_t client,
+                nanoseconds made) {
+    own->stamp = stamp;
+    own->width = width;
+    own->turns = turns;
+    own->client = client;
+    own->made = made;
+}
+
+static bool is_recent(nanoseconds made, nanoseconds other) {
+    return made && other - made <= KEPT && made - other <= KEPT;
+}
+
+/* Call it as soon as connect(2), begun then, has sent the first packet. Where this thread was interrupted, the packet's
+ * timestamp was an earlier one than the socket's now. Returns whether another worker has accepted the connection. */
+bool own_note(struct plane *plane, const struct pair *pair, int fd, nanoseconds begun) {
     uint32_t stamp;
     if (getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, &stamp, &(socklen_t){sizeof stamp}) < 0)
-        return;
-    struct own *own = &plane->made->own[stamp / SPAN % MAX_OWN];
-    own->stamp = stamp;
-    own->turns = turns;
-    own->made = plane->now;
-    plane->made->latest = plane->now;
+        return false;
+    uint32_t width = (uint32_t)((monotonic() - begun) / (SECOND / 1000));
+    stamp -= width;
+    width = width < WIDEST ? width : WIDEST;
+    struct made *table = plane->made;
+    put(place_of(table->own, stamp), stamp, width, pair->turns,
+        pair->stamped ? pair->stamp : 0, begun);
+    table->latest = begun;
+    const uint32_t ends[] = {stamp - EARLY, stamp + width + EARLY};
+    for (int i = 0; i < 2; i++) {
+        const struct own *accepted = place_of(table->accepted, ends[i]);
+        if (is_recent(accepted->made, begun) && accepted->stamp - ends[0] <= width + 2 * EARLY)
+            return true;
+    }
+    return false;
 }
 
 /* The timestamp in the headers of a connection's first packet; false where it has none. */
@@ -60,27 +89,54 @@ static bool first_timestamp(const uint8_t *packet, size_t length, uint32_t *stam
     return false;
 }
 
-/* Finds out how often a connection that was accepted has come back. Costs nothing while none of ours could.
- * Another worker notes what it made microseconds after it may be accepted here: a second look later is surer. */
-void own_look(struct plane *plane, struct pair *pair, int fd) {
-    struct made *table = plane->made;
-    nanoseconds latest = table->latest;
-    if (!latest || pair->accepted - latest > KEPT)
-        return;
+static bool read_stamp(struct pair *pair, int fd) {
     uint8_t packet[SAVED_BYTES];
     socklen_t length = sizeof packet;
     if (!pair->stamped)
         pair->stamped = getsockopt(fd, IPPROTO_TCP, TCP_SAVED_SYN, packet, &length) == 0 &&
                         first_timestamp(packet, length, &pair->stamp);
-    if (!pair->stamped)
-        return;
-    const uint32_t ends[] = {pair->stamp - EARLY, pair->stamp + SLACK};
+    return pair->stamped;
+}
+
+/* How often a connection with this timestamp has come back, by what was noted when it was made: 0 if nothing was. */
+static uint32_t turns_of(const struct made *table, uint32_t stamp, nanoseconds accepted, uint32_t *client) {
+    const uint32_t ends[] = {stamp - EARLY - WIDEST, stamp + EARLY};
+    uint32_t turns = 0;
     for (int i = 0; i < 2; i++) {
         const struct own *own = &table->own[ends[i] / SPAN % MAX_OWN];
-        nanoseconds made = own->made;
-        uint32_t before = own->turns;
-        bool recent = made && pair->accepted - made <= KEPT && made - pair->accepted <= KEPT;
-        if (recent && own->stamp - ends[0] <= EARLY + SLACK && before >= pair->turns)
-            pair->turns = before + 1;
+        bool recent = is_recent(own->made, accepted);
+        uint32_t before = own->turns, its_client = own->client;
+        if (recent && stamp + EARLY - own->stamp <= own->width + 2 * EARLY && before >= turns) {
+            turns = before + 1;
+            *client = its_client;
+        }
     }
+    return turns;
+}
+
+/* Finds out how often a connection that was accepted has come back. Costs nothing while none of ours could.
+ * Another worker notes what it made microseconds after it may be accepted here: a second look later is surer. */
+void own_look(struct plane *plane, struct pair *pair, int fd) {
+    struct made *table = plane->made;
+    nanoseconds latest = table->latest;
+    if (!latest || pair->accepted - latest > KEPT || !read_stamp(pair, fd))
+        return;
+    uint32_t client = 0, none, turns = turns_of(table, pair->stamp, pair->accepted, &client);
+    /* Who made it may have accepted its client's before that was noted. */
+    uint32_t clients = client ? turns_of(table, client, pair->accepted, &none) : 0;
+    turns = clients && clients >= turns ? clients + 1 : turns;
+    if (turns > pair->turns)
+        pair->turns = turns;
+}
+
+/* The same for one that goes on at once, whatever it says. */
+void own_accepted(struct plane *plane, struct pair *pair, int fd) {
+    struct made *table = plane->made;
+    nanoseconds latest = table->latest;
+    if (!latest || pair->accepted - latest > KEPT || !read_stamp(pair, fd))
+        return;
+    put(place_of(table->accepted, pair->stamp), pair->stamp, 0, 0, 0, pair->accepted);
+    own_look(plane, pair, fd);
+    if (pair->turns)
+        place_of(table->accepted, pair->stamp)->made = 0; /* who made it need not find out as well */
 }

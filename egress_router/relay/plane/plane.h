@@ -106,9 +106,10 @@ struct address {
     uint8_t near;           /* in the cluster, from where a connection may come back */
 };
 
-/* A connection to something near: the timestamp of its first packet, and how often its client's had come back. */
+/* A connection to something near: the timestamp of its first packet (`stamp` or up to `width` more), and how often its
+   client's had come back, as far as was known then; with that one's timestamp (0: none), for what is known later. */
 struct own {
-    _Atomic uint32_t stamp, turns;
+    _Atomic uint32_t stamp, width, turns, client;
     _Atomic nanoseconds made;
 };
 
@@ -116,7 +117,7 @@ struct own {
    agrees with nothing, or is missed. */
 struct made {
     _Atomic nanoseconds latest; /* 0: none was */
-    struct own own[MAX_OWN];
+    struct own own[MAX_OWN], accepted[MAX_OWN];
 };
 
 /* Where connections go: `good` of them first, in turn. Immutable; read by both sides, freed by Python. */
@@ -368,11 +369,13 @@ bool hello_fits(const char *data, size_t size, const char *host);
 size_t hello_name(const char *data, size_t size, char name[MAX_NAME]);
 
 /* own.c */
-void own_note(struct plane *plane, int fd, uint32_t turns);
+bool own_note(struct plane *plane, const struct pair *pair, int fd, nanoseconds begun);
 void own_look(struct plane *plane, struct pair *pair, int fd);
+void own_accepted(struct plane *plane, struct pair *pair, int fd);
 
 /* thread.c */
 void *plane_run(void *plane);
+nanoseconds monotonic(void);
 void report(struct plane *plane, struct node *node, unsigned news, bool urgent);
 
 #endif

@@ -12,7 +12,7 @@
 enum { BATCH = 256, MAX_UNRUNG = 256 };
 #define LONGEST_UNRUNG (SECOND / 50) /* what nobody waits for is told in batches */
 
-static nanoseconds monotonic(void) {
+nanoseconds monotonic(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * SECOND + now.tv_nsec;
