@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sysconfig
 from pathlib import Path
@@ -27,3 +28,9 @@ os.environ.setdefault("IPTABLES_LIBDIR", sysconfig.get_path("platlib"))
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long begins first: what one process runs one after the other, then what waits for real kernels."""
     items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is None, _UNIT in item.path.parents))
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector not walk all that pytest knows of all tests each time."""
+    gc.collect()
+    gc.freeze()

@@ -31,8 +31,6 @@ from egress_router.service.rule_follower import RuleFollower
 from egress_router.service.rule_store import RuleStore
 from egress_router.service.tasks import in_daemon_thread, run_until
 from egress_router.setup import nat_rules
-from egress_router.standby.agent import DRAIN_SECONDS
-from egress_router.standby.server import assemble
 from egress_router.upstreams.report import UpstreamReport
 
 if TYPE_CHECKING:
@@ -146,7 +144,7 @@ class RedirectServer:
         if self._state.ended.is_set():
             os._exit(0)  # asyncio would wait for threads, which may wait for the kernel
         if self._agent is not None:
-            self._agent.leave(DRAIN_SECONDS)
+            self._agent.leave()
         _log.info("asked to end", signal=name)
         self._state.ended.set()
 
@@ -233,4 +231,7 @@ def _agent(settings: SetupSettings, established: Established) -> Agent | None:
     """Return what decides whether this router of a group is active; None where it is alone."""
     if established.standby is None or settings.standby is None:
         return None
+    # What a router that is alone need not load.
+    from egress_router.standby.server import assemble  # noqa: PLC0415
+
     return assemble(established.standby, settings.standby)

@@ -16,7 +16,6 @@ from egress_router.kernel.routing import cluster_networks, ensure_routes, needs_
 from egress_router.names.resolv_conf import name_servers
 from egress_router.net.own import addresses as own_addresses
 from egress_router.setup import announcements
-from egress_router.standby import network as standby_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +62,8 @@ def keep_network(
             if each is not None:
                 keep_to_itself(each)
         if settings.standby is not None:
+            from egress_router.standby import network as standby_network  # noqa: PLC0415 (only in a group of routers)
+
             holdings = standby_network.ensure_addresses(netlink, link, settings.sources)
         else:
             holdings = ensure_addresses(netlink, link, settings, _needed(redirects))

@@ -21,7 +21,6 @@ from egress_router.service import signals
 from egress_router.settings.setup import RouterMode
 from egress_router.setup import forwarding, nat_rules, network
 from egress_router.setup.nat_rules import Established
-from egress_router.standby import network as standby_network
 
 if TYPE_CHECKING:
     from egress_router.grammar.redirect import Redirects
@@ -104,6 +103,8 @@ def _set_up_fence(settings: SetupSettings) -> StandbyNetwork | None:
         return None
     with Netlink() as netlink:
         link = ensure_interface(netlink, settings)
+    from egress_router.standby import network as standby_network  # noqa: PLC0415 (only in a group of routers)
+
     return standby_network.set_up(link, settings, settings.standby)
 
 

@@ -103,11 +103,11 @@ class Agent:
         """Hear what is wrong with the arbiter."""
         self._status.trouble = text
 
-    def leave(self, drain: float) -> None:
-        """Hand over, and end within `drain` seconds; `ended` is set then."""
+    def leave(self) -> None:
+        """Hand over, and end within DRAIN_SECONDS; `ended` is set then."""
 
         def begin(now: float) -> list[Command]:
-            self._drain_until = now + drain
+            self._drain_until = now + DRAIN_SECONDS
             return self._machine.leave(now)
 
         self._call(begin)

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from egress_router.service import signals
-from egress_router.standby.agent import DRAIN_SECONDS, Agent
+from egress_router.standby.agent import Agent
 from egress_router.standby.protocol.timing import DEFAULT
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def stay(network: StandbyNetwork, settings: StandbySettings) -> None:
             signals.ignore()
             raise SystemExit(0)
         asked.set()
-        agent.leave(DRAIN_SECONDS)
+        agent.leave()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
