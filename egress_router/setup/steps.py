@@ -7,6 +7,7 @@ own routes alone.
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,6 @@ from egress_router.kernel.link import ensure_interface
 from egress_router.kernel.nat import admin_rules, backend
 from egress_router.kernel.netlink import Netlink
 from egress_router.policy.egress_policy import names_of
-from egress_router.service import signals
 from egress_router.settings.setup import RouterMode
 from egress_router.setup import forwarding, nat_rules, network
 from egress_router.setup.nat_rules import Established
@@ -39,7 +39,7 @@ def run(settings: SetupSettings) -> Established:
         ConfigError: the redirect rules are wrong.
         RefusedError: the kernel or the network refused a step.
     """
-    _end_when_asked()
+    end_when_asked()
     rules_text, guarded = _read_rules(settings)
     redirects = None if guarded is None else guarded.rules
     forwarding.require(settings)
@@ -83,15 +83,15 @@ def _report(settings: SetupSettings, redirects: Redirects | None, established: E
     )
 
 
-def _end_when_asked() -> None:
+def end_when_asked() -> None:
     """End at once on SIGTERM and SIGINT, which a container's first process ignores unless it handles them.
 
-    Nothing has to be undone: the next run repairs what this one leaves half done.
+    Nothing has to be undone: the next run repairs what this one leaves half done. An exception would be lost, and
+    the signal with it, where the interpreter ignores them: in `__del__` and in callbacks of weak references.
     """
 
     def end(_: int, __: object) -> None:
-        signals.ignore()
-        raise SystemExit(0)
+        os._exit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
