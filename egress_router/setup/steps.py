@@ -86,8 +86,8 @@ def _report(settings: SetupSettings, redirects: Redirects | None, established: E
 def end_when_asked() -> None:
     """End at once on SIGTERM and SIGINT, which a container's first process ignores unless it handles them.
 
-    Nothing has to be undone: the next run repairs what this one leaves half done. An exception would be lost, and
-    the signal with it, where the interpreter ignores them: in `__del__` and in callbacks of weak references.
+    Nothing has to be undone: the next run repairs what this one leaves half done. An exception would be lost,
+    and the signal with it, where the interpreter ignores it: in `__del__`, in callbacks of weak references.
     """
 
     def end(_: int, __: object) -> None:
