@@ -42,7 +42,7 @@ WORKERS, TUNNELS, CONNECTIONS = 2, 40, 64
 RELOAD_SECONDS, KILL_SECONDS, SAMPLE_SECONDS = 3.0, 20.0, 5.0
 DEAD_PORT = 18003
 SETTLE_SECONDS = 12.0  # workers count their descriptors every ten seconds
-POOLS = 32  # pipes and idle connections to origins that are kept for the next ones
+PIPES = 32  # descriptors of pipes that are kept for the next bulk transfer
 MEMORY_GROWTH = 1.10  # of the last third over the middle third
 
 BURSTS = {
@@ -105,6 +105,11 @@ class Proxy:
         )
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
+    def descriptors(self) -> float:
+        """Return how many are open; without idle connections to the origin, as many as requests came at once."""
+        idle = _established(ORIGIN_PORT) if self.name == "http" else 0
+        return self.metric("process_open_fds") - idle
+
     def workers(self) -> list[int]:
         """Return the process numbers of the workers that serve."""
         status: dict[str, list[dict[str, int]]] = json.loads(self.ask("/status"))
@@ -151,7 +156,7 @@ def main() -> int:
             for workload in BURSTS[proxy.name]:
                 made.attempt(workload, _port(proxy, workload))
         time.sleep(SETTLE_SECONDS)
-        baseline = {proxy.name: proxy.metric("process_open_fds") for proxy in proxies}
+        baseline = {proxy.name: proxy.descriptors() for proxy in proxies}
         problems = _soak(made, proxies)
         problems += _balance(proxies, baseline)
         for proxy in proxies:
@@ -266,7 +271,7 @@ def _balance(proxies: list[Proxy], baseline: dict[str, float]) -> list[str]:
     time.sleep(SETTLE_SECONDS)
     for proxy in proxies:
         proxy.check_tunnels()
-        descriptors = proxy.metric("process_open_fds")
+        descriptors = proxy.descriptors()
         third = len(proxy.memory) // 3
         middle, last = proxy.memory[third : 2 * third], proxy.memory[2 * third :]
         growth = statistics.median(last) / statistics.median(middle) if middle else 1.0
@@ -278,7 +283,7 @@ def _balance(proxies: list[Proxy], baseline: dict[str, float]) -> list[str]:
             f" memory {proxy.memory[0]:.0f} -> {proxy.memory[-1]:.0f} MiB"
             f" (last third {growth:.3f} of the middle)"
         )
-        if descriptors > baseline[proxy.name] + POOLS:
+        if descriptors > baseline[proxy.name] + PIPES:
             problems.append(
                 f"{proxy.name}: descriptors leak: {baseline[proxy.name]:.0f} -> {descriptors:.0f}"
             )
@@ -288,6 +293,12 @@ def _balance(proxies: list[Proxy], baseline: dict[str, float]) -> list[str]:
         if restarts != proxy.kills:
             problems.append(f"{proxy.name}: {restarts:.0f} restarts for {proxy.kills} killed workers")
     return problems
+
+
+def _established(port: int) -> int:
+    """Return how many connections of this machine lead to a port and are open (proc(5), /proc/net/tcp)."""
+    rows = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
 def _port(proxy: Proxy, workload: Workload) -> int:
