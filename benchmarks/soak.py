@@ -106,7 +106,7 @@ class Proxy:
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def descriptors(self) -> float:
-        """Return how many are open; without idle connections to the origin, as many as requests came at once."""
+        """Return how many are open, without idle connections to the origin: up to one for each client."""
         idle = _established(ORIGIN_PORT) if self.name == "http" else 0
         return self.metric("process_open_fds") - idle
 
