@@ -101,10 +101,10 @@ def _set_up_fence(settings: SetupSettings) -> StandbyNetwork | None:
     """Where the router is one of a group, have nothing leave the interface before it has an address."""
     if settings.standby is None:
         return None
-    with Netlink() as netlink:
-        link = ensure_interface(netlink, settings)
     from egress_router.standby import network as standby_network  # noqa: PLC0415 (only in a group of routers)
 
+    with Netlink() as netlink:
+        link = ensure_interface(netlink, settings)
     return standby_network.set_up(link, settings, settings.standby)
 
 

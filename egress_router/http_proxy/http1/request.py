@@ -189,7 +189,7 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
             known.target = target
             return known
         if len(known_fields) >= _MAX_KNOWN:
-            known_fields.clear()  # simple; where there are so many, any order is as good
+            known_fields.clear()  # simple; with so many of them no order is better
         known_fields[key] = known
     return RequestHead(
         method,

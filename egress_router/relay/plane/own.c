@@ -30,9 +30,7 @@ enum {
 };
 #define KEPT (5 * SECOND) /* longer than a first packet takes through a cluster, and to be accepted */
 
-static struct own *place_of(struct own *table, uint32_t stamp) {
-    return &table[stamp / SPAN % MAX_OWN];
-}
+static uint32_t place_of(uint32_t stamp) { return stamp / SPAN % MAX_OWN; }
 
 static void put(struct own *own, uint32_t stamp, uint32_t width, uint32_t turns, uint32_t client,
                 nanoseconds made) {
@@ -57,12 +55,11 @@ bool own_note(struct plane *plane, const struct pair *pair, int fd, nanoseconds 
     stamp -= width;
     width = width < WIDEST ? width : WIDEST;
     struct made *table = plane->made;
-    put(place_of(table->own, stamp), stamp, width, pair->turns,
-        pair->stamped ? pair->stamp : 0, begun);
+    put(&table->own[place_of(stamp)], stamp, width, pair->turns, pair->stamped ? pair->stamp : 0, begun);
     table->latest = begun;
     const uint32_t ends[] = {stamp - EARLY, stamp + width + EARLY};
     for (int i = 0; i < 2; i++) {
-        const struct own *accepted = place_of(table->accepted, ends[i]);
+        const struct own *accepted = &table->accepted[place_of(ends[i])];
         if (is_recent(accepted->made, begun) && accepted->stamp - ends[0] <= width + 2 * EARLY)
             return true;
     }
@@ -103,7 +100,7 @@ static uint32_t turns_of(const struct made *table, uint32_t stamp, nanoseconds a
     const uint32_t ends[] = {stamp - EARLY - WIDEST, stamp + EARLY};
     uint32_t turns = 0;
     for (int i = 0; i < 2; i++) {
-        const struct own *own = &table->own[ends[i] / SPAN % MAX_OWN];
+        const struct own *own = &table->own[place_of(ends[i])];
         bool recent = is_recent(own->made, accepted);
         uint32_t before = own->turns, its_client = own->client;
         if (recent && stamp + EARLY - own->stamp <= own->width + 2 * EARLY && before >= turns) {
@@ -114,12 +111,17 @@ static uint32_t turns_of(const struct made *table, uint32_t stamp, nanoseconds a
     return turns;
 }
 
-/* Finds out how often a connection that was accepted has come back. Costs nothing while none of ours could.
+/* Whether a connection that was accepted could be one of ours; costs nothing where none was made lately. */
+static bool may_be_own(const struct made *table, struct pair *pair, int fd) {
+    nanoseconds latest = table->latest;
+    return latest && pair->accepted - latest <= KEPT && read_stamp(pair, fd);
+}
+
+/* Finds out how often a connection that was accepted has come back.
  * Another worker notes what it made microseconds after it may be accepted here: a second look later is surer. */
 void own_look(struct plane *plane, struct pair *pair, int fd) {
-    struct made *table = plane->made;
-    nanoseconds latest = table->latest;
-    if (!latest || pair->accepted - latest > KEPT || !read_stamp(pair, fd))
+    const struct made *table = plane->made;
+    if (!may_be_own(table, pair, fd))
         return;
     uint32_t client = 0, none, turns = turns_of(table, pair->stamp, pair->accepted, &client);
     /* Who made it may have accepted its client's before that was noted. */
@@ -132,11 +134,11 @@ void own_look(struct plane *plane, struct pair *pair, int fd) {
 /* The same for one that goes on at once, whatever it says. */
 void own_accepted(struct plane *plane, struct pair *pair, int fd) {
     struct made *table = plane->made;
-    nanoseconds latest = table->latest;
-    if (!latest || pair->accepted - latest > KEPT || !read_stamp(pair, fd))
+    if (!may_be_own(table, pair, fd))
         return;
-    put(place_of(table->accepted, pair->stamp), pair->stamp, 0, 0, 0, pair->accepted);
+    struct own *accepted = &table->accepted[place_of(pair->stamp)];
+    put(accepted, pair->stamp, 0, 0, 0, pair->accepted);
     own_look(plane, pair, fd);
     if (pair->turns)
-        place_of(table->accepted, pair->stamp)->made = 0; /* who made it need not find out as well */
+        accepted->made = 0; /* who made it need not find out as well */
 }
