@@ -5,15 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import sysconfig
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     import pytest
-
-_UNIT = Path(__file__).parent / "unit"
 
 # How long an example takes says how busy the machine is. What must be quick is counted in steps or compared.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,8 +23,8 @@ os.environ.setdefault("IPTABLES_LIBDIR", sysconfig.get_path("platlib"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first: what one process runs one after the other, then what waits for real kernels."""
-    items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is None, _UNIT in item.path.parents))
+    """What takes long begins first: single long tests, then what one process runs one after the other."""
+    items.sort(key=lambda item: [item.get_closest_marker(each) is None for each in ("slow", "xdist_group")])
 
 
 def pytest_collection_finish() -> None:

@@ -166,6 +166,7 @@ def test_an_answer_grows_to_60_addresses_and_shrinks_to_one(lab: Laboratory) -> 
         assert settles(lab, 443, TWO)
 
 
+@pytest.mark.slow
 def test_a_name_server_that_is_silent_for_a_minute_changes_nothing(lab: Laboratory) -> None:
     lab.serve()
     lab.name(zone(ONE, TWO))
@@ -344,6 +345,7 @@ def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Labo
                 lines.close()
 
 
+@pytest.mark.slow
 def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> None:
     lab.serve()
     lab.name(zone(ONE))

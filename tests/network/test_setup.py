@@ -762,6 +762,7 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     assert eventually(lambda: get(lab.client, "/readyz", ROUTER) == (503, "interface macvlan0 is down\n"))
 
 
+@pytest.mark.slow
 def test_without_root_in_a_user_namespace() -> None:
     """The laboratory and `setup` in it, started by a process that may not touch any network of the machine.
 
