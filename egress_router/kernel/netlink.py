@@ -69,7 +69,15 @@ class Netlink:
 
     def link(self, name: str) -> Link | None:
         """Return the interface of this name; None where there is none."""
-        return next((link for link in self.links() if link.name == name), None)
+        from egress_router.kernel.pyroute2_loading import NetlinkError  # noqa: PLC0415 (as above)
+
+        try:
+            (message,) = self._ipr.link("get", ifname=name)
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise
+        return read_link(Message(message))
 
     def add_macvlan(self, name: str, parent: Link, mode: str, netns: int) -> None:
         """Create a macvlan interface on `parent`, directly in the namespace of the descriptor `netns`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from egress_router.net.rtnetlink import addresses, default_routes, links, neighbours
@@ -42,8 +42,17 @@ def look(name: str) -> Interface | None:
     up = any(number == index and flags & _UP for number, flags in links())
     own = tuple(address for number, address in addresses() if number == index)
     gateways = tuple(gateway for number, gateway in default_routes() if number == index)
+    return Interface(name, index, up, own, gateways, _silent(index, gateways))
+
+
+def look_again(interface: Interface) -> Interface:
+    """Return the interface with those of its gateways that are silent now; nothing else is read again."""
+    return replace(interface, silent=_silent(interface.index, interface.gateways))
+
+
+def _silent(index: int, gateways: tuple[IPAddress, ...]) -> tuple[IPAddress, ...]:
     answered = {address for number, address, state in neighbours() if number == index and state & _ANSWERED}
-    return Interface(name, index, up, own, gateways, tuple(each for each in gateways if each not in answered))
+    return tuple(each for each in gateways if each not in answered)
 
 
 def provoke(interface: Interface, gateway: IPAddress) -> None:

@@ -45,9 +45,9 @@ class GatewayMonitor:
             for each in seen.gateways:
                 gateway.provoke(seen, each)
             limit = loop.time() + _ANSWER_SECONDS
-            while seen is not None and seen.silent and loop.time() < limit:
+            while seen.silent and loop.time() < limit:
                 await asyncio.sleep(_POLL_SECONDS)
-                seen = gateway.look(self._interface)
+                seen = gateway.look_again(seen)
         return seen
 
     def problems(self) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def finish(holdings: Holdings) -> None:
     wire.announce(link, [address for address in holdings.new if address.version == 6])
     while outside is not None and outside.silent and time.monotonic() < limit:
         time.sleep(_POLL_SECONDS)
-        outside = gateway.look(link.name)
+        outside = gateway.look_again(outside)
     _warn_of_silence(outside)
 
 
