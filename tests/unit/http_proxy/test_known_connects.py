@@ -3,106 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import socket
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.http_proxy.accounting import Accounting
-from egress_router.http_proxy.server import REAL
 from egress_router.names.answer import Answer
-from egress_router.tls.server_name import SniMatch, compare
-from tests.unit.http_proxy.origin import LOOPBACK, Client, Peer, counted, know, origin, proxy
-from tests.unit.http_proxy.test_sni import ALERT, hello
-from tests.unit.tls.hellos import is_taken, with_one_byte_wrong
+from tests.unit.http_proxy.known_tunnels import (
+    Tunnel,
+    decided,
+    echo,
+    head,
+    known_tunnel,
+    learnt,
+    ping,
+    quiet,
+    repeated,
+    speaks_first,
+)
+from tests.unit.http_proxy.origin import Client, counted, know, origin, proxy
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from egress_router.grammar.acl import AccessList
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
-    from tests.unit.http_proxy.origin import Origin
 
     Proxy = Running[Guarded[AccessList]]
-
-
-def echo(peer: Peer) -> None:
-    while data := peer.read():
-        peer.send(data)
-
-
-def speaks_first(peer: Peer) -> None:
-    peer.send(b"220 hi")
-    peer.read_to_the_end()
-
-
-def head(authority: str, more: str = "") -> bytes:
-    return f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{more}\r\n".encode()
-
-
-@contextlib.contextmanager
-def quiet(rules: str = LOOPBACK, *, repeats: bool = True, **others: object) -> Iterator[tuple[Proxy, int]]:
-    """A proxy without an access log."""
-    needs = replace(REAL, repeats=repeats, accounting=Accounting)  # whatever the log level is
-    with proxy(rules, access_log="0", needs=needs, **others) as (running, port):  # type: ignore[arg-type]
-        yield running, port
-
-
-class Tunnel(Client):
-    """A client with a tunnel."""
-
-    def __init__(self, port: int, first: bytes) -> None:
-        super().__init__(port)
-        self.send(first)
-        self.answered = self.head()
-        assert self.answered == "HTTP/1.1 200 Connection established"
-
-
-def repeated(running: Proxy) -> float:
-    return counted(running, "connects_repeated_total")
-
-
-def decided(running: Proxy) -> float:
-    """How many requests Python has decided on."""
-    return counted(running, "requests_total") - repeated(running)
-
-
-def learnt(running: Proxy, port: int, first: bytes) -> None:
-    """Send CONNECTs until one is repeated: none is known for long."""
-
-    def repeats() -> bool:
-        before = repeated(running)
-        ping(port, first)
-        return repeated(running) > before
-
-    until(repeats)
-
-
-def known_tunnel(running: Proxy, port: int, first: bytes) -> Tunnel:
-    """Return a tunnel that Python knows nothing of."""
-    for _ in range(100):
-        before = repeated(running)
-        tunnel = Tunnel(port, first)
-        tunnel.send("ping")
-        tunnel.take(4)
-        if repeated(running) > before:
-            return tunnel
-        tunnel.sock.close()
-        until(lambda: counted(running, "tunnels_open") == 0)
-    raise AssertionError("none is repeated")
-
-
-def ping(port: int, first: bytes, sent: bytes = b"ping") -> None:
-    with Tunnel(port, first) as tunnel:
-        tunnel.send(sent)
-        assert tunnel.take(len(sent)) == sent
-        tunnel.end()
-        assert tunnel.rest() == b""
 
 
 def test_the_second_one_is_served_without_python() -> None:
@@ -249,85 +176,6 @@ def test_a_destination_that_is_gone_is_answered_for_by_python() -> None:
         assert counted(running, "upstream_failures_total", reason="refused") == 2
 
 
-@pytest.mark.parametrize("mode", ["report", "enforce", "off"])
-@pytest.mark.parametrize("name", ["a.example", "A.Example", None])
-def test_a_name_in_tls_that_is_right_is_no_matter_for_python(
-    monkeypatch: pytest.MonkeyPatch, mode: str, name: str | None
-) -> None:
-    know(monkeypatch, a_example="127.0.0.1")
-    sent = hello(name)
-    with origin(echo) as server, quiet("a.example\n", SNI=mode) as (running, port):
-
-        def repeats() -> bool:
-            ping(port, head(f"a.example:{server.port}"), sent)
-            return repeated(running) > 0
-
-        until(repeats)
-        assert counted(running, "sni_mismatch_total") == 0
-
-
-def test_a_name_in_tls_that_is_wrong_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    know(monkeypatch, a_example="127.0.0.1")
-    sent = hello("b.example")
-    with origin(echo) as server, quiet("a.example\n", SNI="enforce") as (running, port):
-        first = head(f"a.example:{server.port}")
-        ping(port, first)
-        for _ in range(3):
-            with Tunnel(port, first) as tunnel:
-                tunnel.send(sent)
-                assert tunnel.rest() == ALERT
-        assert counted(running, "sni_mismatch_total", action="closed") == 3
-        assert server.received == b"ping"
-        assert repeated(running) == 0
-    with origin(echo) as server, quiet("a.example\n", SNI="report") as (running, port):
-        first = head(f"a.example:{server.port}")
-        ping(port, first)
-        for _ in range(3):
-            ping(port, first, sent)
-        assert counted(running, "sni_mismatch_total", action="reported") == 3
-        until(lambda: running.call(running.server.open_connections) == 0)
-        assert counted(running, "tunnels_open") == 0
-
-
-def test_a_hello_in_pieces_is_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
-    know(monkeypatch, a_example="127.0.0.1")
-    sent = hello("a.example")
-    with origin(echo) as server, quiet("a.example\n", SNI="enforce") as (running, port):
-        first = head(f"a.example:{server.port}")
-        ping(port, first)
-        with Tunnel(port, first) as tunnel:
-            tunnel.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for at in range(len(sent)):
-                tunnel.send(sent[at : at + 1])
-            assert tunnel.take(len(sent)) == sent
-        assert repeated(running) == 0
-
-
-def fits(sent: bytes) -> bool:
-    """What Python says of these bytes in a tunnel to a.example; of a part of a ClientHello, at its end, yes."""
-    right = {SniMatch.SAME, SniMatch.ABSENT}
-    return sent[:1] != b"\x16" or is_taken(
-        sent, lambda said: said is None or compare(said, "a.example") in right
-    )
-
-
-def test_no_hello_gets_through_that_python_would_not_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes of a right one are changed, doubled and left out."""
-    know(monkeypatch, a_example="127.0.0.1")
-    right = hello("a.example")
-    variants = [hello("b.example"), right + b"early", b"\x16", b"\x15" + right[1:]]
-    variants += with_one_byte_wrong(right, right.index(b"a.example"), random.Random(7))
-    with origin(echo) as server, quiet("a.example\n", SNI="enforce", HEAD_SECONDS="1") as (running, port):
-        first = head(f"a.example:{server.port}")
-        for sent in variants:
-            with Tunnel(port, first) as tunnel:
-                tunnel.send(sent)
-                tunnel.end()
-                came = tunnel.rest()
-            assert came == (sent if fits(sent) else ALERT), sent
-        assert repeated(running) > 10
-
-
 def test_a_server_that_speaks_first_is_waited_for() -> None:
     with origin(speaks_first) as server, quiet() as (running, port):
         for _ in range(3):
@@ -412,61 +260,3 @@ def test_of_many_destinations_only_so_many_are_known() -> None:
         for number in range(1100):
             ping(port, head(f"127.0.{number // 250}.{number % 250 + 1}:{server.port}"))
         assert len(running.call(lambda: list(running.server.worker.known))) <= 1000  # type: ignore[attr-defined]
-
-
-HELLO = hello("a.example")
-
-
-def act(dice: random.Random, server: Origin, port: int) -> bytes:
-    """Do something with the proxy; return what came of it."""
-    first = head(server.authority, dice.choice(["", "", "", "Accept: */*\r\n", "Cookie: a\r\n"]))
-    step = dice.randrange(12)
-    if step == 0:  # early data
-        first += b"early"
-    elif step == 1:
-        first = head(f"127.0.0.1:{dice.choice([1, 9])}")  # nobody is there
-    elif step == 2:
-        first = head(f"192.0.2.1:{server.port}")  # denied
-    elif step == 3:
-        first = b"CONNECT x HTTP/1.1\r\n\r\n"
-    with Client(port) as client:
-        client.send(first)
-        answer, body = client.answer()
-        if not answer.startswith("HTTP/1.1 200"):
-            return answer.encode().partition(b"\r\nDate")[0] + body
-        if step == 4:
-            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            return answer.encode()  # reset
-        client.send(HELLO if step == 5 else b"x" * dice.choice([1, 100, 200_000]))
-        client.end()
-        return answer.encode() + client.rest()
-
-
-def outcome(seed: int, *, repeats: bool) -> tuple[list[bytes], bytes, dict[str, object], float]:
-    dice = random.Random(seed)
-    with origin(echo) as server, quiet(repeats=repeats) as (running, port):
-        said = []
-        for _ in range(40):
-            if dice.random() < 0.05:
-                running.apply(dice.choice([LOOPBACK, "127.0.0.0/9\n", LOOPBACK + "10.0.0.0/8\n"]))
-            said.append(act(dice, server, port))
-        until(lambda: running.call(running.server.open_connections) == 0)
-        until(lambda: all(peer.ended.is_set() for peer in server.peers))
-        count = repeated(running)
-        snapshot = running.call(running.context.registry.snapshot)
-        received = b"".join(sorted(peer.received for peer in server.peers))
-    numbers: dict[str, object] = {}
-    for name, family in snapshot.items():
-        if name != "connects_repeated_total":
-            numbers[name] = (
-                {labels: value for labels, value in family.numbers.items() if value},
-                {labels: sum(counts) for labels, (_, counts, _) in family.histograms.items() if sum(counts)},
-            )
-    return said, received, numbers, count
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_with_and_without_it_the_same_happens(seed: int) -> None:
-    said, received, numbers, count = outcome(seed, repeats=True)
-    assert count > 0
-    assert outcome(seed, repeats=False) == (said, received, numbers, 0)

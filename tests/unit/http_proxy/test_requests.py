@@ -1,3 +1,5 @@
+"""Requests through a real proxy to real origins: bodies, chunks, interim answers, upgrades, slow and ended sides."""
+
 from __future__ import annotations
 
 import re
@@ -186,72 +188,6 @@ def test_expect_continue_passes_both_ways() -> None:
         assert b"\r\nExpect: 100-continue\r\n" in server.received
 
 
-def test_an_early_final_answer_ends_the_connection_but_arrives() -> None:
-    def refuse(peer: Peer) -> None:
-        peer.read_until(b"\r\n\r\n")
-        peer.send(b"HTTP/1.1 413 Large\r\nDate: x\r\nContent-Length: 2\r\n\r\nno")
-        peer.read_to_the_end()
-
-    with origin(refuse) as server, proxy() as (_, port), Client(port) as client:
-        client.send(get(server, "/", "Content-Length: 400000", method="POST") + "x" * 100_000)
-        head, body = client.answer()
-        assert head.startswith("HTTP/1.1 413")
-        assert body == b"no"
-        client.send("x" * 100)
-        client.end()
-        assert client.rest() == b""
-
-
-EARLY = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
-
-
-def early(peer: Peer) -> None:
-    """Answers the head of a request, reads its body to the end, and then serves another one."""
-    length = re.search(rb"Content-Length: (\d+)", peer.read_until(b"\r\n\r\n"))
-    peer.send(EARLY)
-    while len(peer.received.partition(b"\r\n\r\n")[2]) < int(length[1]) if length else False:
-        if not peer.read():
-            return
-    answering(OK)(peer)
-
-
-def test_an_early_answer_does_not_cut_the_upload_that_it_answers() -> None:
-    size = 3_000_000
-    with origin(early) as server, proxy() as (_, port), Client(port) as client:
-        client.send(get(server, "/", f"Content-Length: {size}", method="PUT"))
-        assert client.answer()[1] == b"ok"
-        client.send("x" * size)
-        until(lambda: server.received.endswith(b"\r\n\r\n" + b"x" * size))
-        client.send(get(server))
-        assert client.answer()[1] == b"ok"
-        assert len(server.peers) == 1
-
-
-def test_a_client_that_has_its_answer_may_leave_before_its_upload_is_complete() -> None:
-    with origin(early) as server, proxy() as (running, port), Client(port) as client:
-        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
-        assert client.answer()[1] == b"ok"
-        client.end()
-        assert client.rest() == b""
-        assert server.peers[0].ended.wait(WAIT_SECONDS)
-        until(lambda: running.call(running.server.open_connections) == 0)
-
-
-def test_an_upload_that_is_answered_and_does_not_go_on_ends() -> None:
-    with origin(early) as server, proxy(ANSWER_SECONDS="1") as (running, port), Client(port) as client:
-        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
-        assert client.answer()[1] == b"ok"
-        assert client.rest() == b""
-        assert counted(running, "limit_hits_total", limit="answer_seconds") == 1
-
-
-def test_an_upload_that_is_answered_ends_when_the_origin_does() -> None:
-    with origin(closing(EARLY)) as server, proxy() as (_, port), Client(port) as client:
-        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
-        assert client.answer()[1] == b"ok"
-        assert client.rest() == b""
-
-
 def test_bodies_in_tiny_chunks_go_through_whole() -> None:
     body = b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
     with origin(echo_body) as server, proxy() as (_, port), Client(port) as client:
@@ -318,119 +254,6 @@ def test_a_request_that_may_go_no_further_is_answered_here() -> None:
             assert client.head().startswith("HTTP/1.1 200")
         assert b"Max-Forwards: 2" in server.received
         assert len(server.peers) == 1
-
-
-def once(peer: Peer) -> None:
-    """Answers one request of a connection and closes on the second, as a server whose idle time is over."""
-    peer.read_until(b"\r\n\r\n")
-    peer.send(OK)
-    peer.read_until(b"\r\n\r\n")
-
-
-def test_a_reused_connection_that_dies_is_replaced_once_for_safe_repeats() -> None:
-    with origin(once) as server, proxy() as (_, port), Client(port) as client:
-        for _ in range(3):
-            client.send(get(server))
-            assert client.answer()[1] == b"ok"
-        assert len(server.peers) == 3
-
-
-@pytest.mark.parametrize(("method", "length"), [("POST", 0), ("PUT", 1)])
-def test_what_is_not_safe_to_repeat_goes_over_a_connection_of_its_own(method: str, length: int) -> None:
-    with origin(once) as server, proxy() as (_, port), Client(port) as client:
-        client.send(get(server))
-        client.answer()
-        client.send(get(server, "/", f"Content-Length: {length}", method=method) + "x" * length)
-        assert client.answer()[1] == b"ok"
-        assert len(server.peers) == 2
-        assert server.peers[0].received.count(b"HTTP/1.1\r\n") == 1
-
-
-def test_clients_at_one_address_share_connections_one_after_the_other() -> None:
-    with origin(answering(OK, OK)) as server, proxy() as (_, port):
-        for _ in range(2):
-            with Client(port) as client:
-                client.send(get(server, "/", "Connection: close"))
-                assert client.answer()[1] == b"ok"
-                assert client.rest() == b""
-        assert len(server.peers) == 1
-
-
-def test_clients_at_different_addresses_share_nothing() -> None:
-    with origin(answering(OK, OK)) as server, proxy() as (_, port):
-        for address in ("127.0.0.1", "127.0.0.2"):
-            with socket.create_connection(
-                ("127.0.0.1", port), WAIT_SECONDS, source_address=(address, 0)
-            ) as client:
-                client.sendall(get(server, "/", "Connection: close").encode())
-                while client.recv(1000):
-                    pass
-        assert len(server.peers) == 2
-
-
-@pytest.mark.parametrize(
-    ("field", "answer"),
-    [
-        ("Authorization: NTLM eA==", OK),
-        ("Authorization: negotiate eA==", OK),
-        ("X: y", OK.replace(b"Date: x", b"WWW-Authenticate: NTLM")),
-    ],
-)
-def test_a_connection_that_is_authenticated_stays_with_its_client_connection(
-    field: str, answer: bytes
-) -> None:
-    with origin(answering(answer, OK)) as server, proxy() as (_, port):
-        with Client(port) as client, Client(port) as other:
-            client.send(get(server, "/", field))
-            client.answer()
-            other.send(get(server))
-            other.answer()
-            client.send(get(server))
-            client.answer()
-            assert [peer.received.count(b"HTTP/1.1\r\n") for peer in server.peers] == [2, 1]
-        assert server.peers[0].ended.wait(WAIT_SECONDS)
-
-
-def test_a_connection_that_its_origin_will_close_is_not_used_again() -> None:
-    last = OK.replace(b"Date: x", b"Connection: close")
-    for answer in (last, OK.replace(b"HTTP/1.1", b"HTTP/1.0")):
-        with origin(answering(answer, OK)) as server, proxy() as (_, port), Client(port) as client:
-            for _ in range(2):
-                client.send(get(server))
-                assert client.answer()[1] == b"ok"
-            assert len(server.peers) == 2
-
-
-def test_an_authenticated_connection_is_not_used_for_an_address_that_is_no_longer_allowed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    names = know(monkeypatch, a_example="127.0.0.1")
-    with origin(answering(OK, OK)) as server, proxy("a.example\n") as (_, port), Client(port) as client:
-        request = f"GET http://a.example:{server.port}/ HTTP/1.1\r\nHost: x\r\nAuthorization: NTLM x\r\n\r\n"
-        client.send(request)
-        assert client.answer()[1] == b"ok"
-        names.table["a.example"] = (ip_address("127.0.0.3"),)
-        client.send(request)
-        assert client.head().startswith("HTTP/1.1 502")
-
-
-def test_idle_upstreams_are_let_go() -> None:
-    with origin(answering(OK, OK)) as server, proxy(KEEPALIVE_SECONDS="0.1") as (_, port):
-        with Client(port) as client:
-            client.send(get(server))
-            client.answer()
-        assert server.peers[0].ended.wait(WAIT_SECONDS)
-
-
-def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
-    def leave(peer: Peer) -> None:
-        peer.read_until(b"\r\n\r\n")
-
-    with origin(leave) as server, proxy() as (running, port), Client(port) as client:
-        client.send(get(server))
-        assert client.head().startswith("HTTP/1.1 502")
-        assert len(server.peers) == 1
-        assert counted(running, "upstream_failures_total", reason="incomplete") == 1
 
 
 def test_each_request_is_decided_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,12 +339,3 @@ def test_a_client_that_resets_ends_its_upstream() -> None:
         assert server.peers[0].ended.wait(WAIT_SECONDS)
         until(lambda: running.call(running.server.open_connections) == 0)
         assert not waiting.peers
-
-
-def test_idle_upstreams_that_close_are_let_go() -> None:
-    with origin(closing(OK)) as server, proxy() as (_, port), Client(port) as client:
-        for number in range(1, 4):
-            client.send(get(server))
-            assert client.answer()[1] == b"ok"
-            assert server.peers[-1].ended.wait(WAIT_SECONDS)
-            assert len(server.peers) == number

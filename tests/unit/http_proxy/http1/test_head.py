@@ -1,30 +1,25 @@
+"""Heads of requests and answers: what is read, what is refused, in whole and byte by byte."""
+
 from __future__ import annotations
 
 import contextlib
 import random
-from dataclasses import replace
-from itertools import product
 
-import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 from egress_router.http_proxy.http1.head import Framing
-from egress_router.http_proxy.http1.request import (
-    RequestHead,
-    RequestHeads,
-    known_fields,
-    parse_request,
-    target_of,
-)
+from egress_router.http_proxy.http1.request import RequestHead, RequestHeads, parse_request
 from egress_router.http_proxy.http1.response import AnswerHeads, parse_response
 from egress_router.http_proxy.http1.target import absolute_target, connect_target, parse_authority
 from egress_router.settings.http_proxy import HttpLimits
 
 MAX = 100
+
 GET = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
+
 POST = "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
 
 
@@ -184,214 +179,6 @@ def test_framing_of_answers(
 def test_answers_that_are_malformed_or_ambiguous_are_refused(text: str) -> None:
     with pytest.raises(MessageError):
         parse_response(request(text), b"GET", MAX)
-
-
-@pytest.mark.parametrize(
-    ("target", "host", "port", "origin_form"),
-    [
-        (b"http://a.example", "a.example", 80, b"/"),
-        (b"HTTP://A.Example./x?y", "a.example", 80, b"/x?y"),
-        (b"http://a.example:8080?y", "a.example", 8080, b"/?y"),
-        (b"http://192.0.2.1/%41//..", "192.0.2.1", 80, b"/%41//.."),
-        (b"http://[2001:DB8::1]:81/", "2001:db8::1", 81, b"/"),
-        (b"http://[::ffff:192.0.2.1]/", "192.0.2.1", 80, b"/"),
-    ],
-)
-def test_absolute_targets(target: bytes, host: str, port: int, origin_form: bytes) -> None:
-    read = absolute_target(b"GET", target)
-    assert (str(read.host), read.port, read.origin_form) == (host, port, origin_form)
-
-
-def test_targets_that_came_before_are_read_as_ever() -> None:
-    table = {
-        (b"GET", b"http://a.example"): ("a.example", 80, b"/"),
-        (b"OPTIONS", b"http://a.example"): ("a.example", 80, b"*"),
-        (b"GET", b"http://a.example/"): ("a.example", 80, b"/"),
-        (b"GET", b"http://b.example/"): ("b.example", 80, b"/"),
-        (b"GET", b"http://a.example:81/"): ("a.example", 81, b"/"),
-        (b"GET", b"http://a.example/a"): ("a.example", 80, b"/a"),
-        (b"GET", b"http://a.example/A"): ("a.example", 80, b"/A"),
-    }
-    for _ in range(2):
-        for (method, target), expected in table.items():
-            read = absolute_target(method, target)
-            assert (read.host, read.port, read.origin_form) == expected
-            with pytest.raises(MessageError, match="fragment"):
-                absolute_target(method, target + b"#")
-
-
-@pytest.mark.parametrize(
-    ("rest", "kept"), [(b"path", True), (b"path?key=secret", False), (b"?", False), (b"x" * 256, False)]
-)
-def test_short_targets_without_a_query_are_kept(rest: bytes, kept: bool) -> None:
-    first, second = (absolute_target(b"GET", b"http://a.example/" + rest) for _ in range(2))
-    assert first == second
-    assert (first is second) is kept
-
-
-def test_options_about_the_whole_server() -> None:
-    assert absolute_target(b"OPTIONS", b"http://a.example").origin_form == b"*"
-    assert absolute_target(b"OPTIONS", b"http://a.example/").origin_form == b"/"
-
-
-@pytest.mark.parametrize(
-    ("target", "words"),
-    [
-        (b"/", "forward proxy"),
-        (b"*", "forward proxy"),
-        (b"a.example", "not a URL"),
-        (b"https://a.example/", "use CONNECT"),
-        (b"ftp://a.example/", "only http"),
-        (b"urn:isbn:1", "only http"),
-        (b"gopher://a.example/", "only http"),
-        (b"http:/a.example/", "not a URL"),
-        (b"http:///path", "neither a host name"),
-        (b"http://user:word@a.example/", "credentials"),
-        (b"http://a.example@b.example/", "credentials"),
-        (b"http://a.example/#b", "fragment"),
-        (b"http://a.example#b.example/", "fragment"),
-        (b"http://a.example,b.example/", "neither a host name"),
-        (b"http://a.example\\b.example/", "neither a host name"),
-        (b"http://a..example/", "neither a host name"),
-        (b"http://.a.example/", "neither a host name"),
-        (b"http://%61.example/", "neither a host name"),
-        (b"http://a.example:0/", "not a number"),
-        (b"http://a.example:/", "not a number"),
-        (b"http://a.example:65536/", "not a number"),
-        (b"http://a.example:80:80/", "in brackets"),
-        (b"http://2001:db8::1/", "in brackets"),
-        (b"http://[2001:db8::1/", "neither a host name"),
-        (b"http://[192.0.2.1]/", "neither a host name"),
-        (b"http://[fe80::1%25eth0]/", "neither a host name"),
-        (b"http://127.1/", "neither a host name"),
-        (b"http://0x7f000001/", "neither a host name"),
-        (b"http://2130706433/", "neither a host name"),
-        (b"http://0177.0.0.1/", "neither a host name"),
-        (b"http://" + b"a" * 300 + b"/", "longer"),
-    ],
-)
-def test_targets_that_are_refused(target: bytes, words: str) -> None:
-    with pytest.raises(MessageError, match=words):
-        absolute_target(b"GET", target)
-
-
-def test_connect_targets() -> None:
-    read = connect_target(b"A.example:443")
-    assert (read.host, read.port) == ("a.example", 443)
-    assert str(connect_target(b"[2001:db8::1]:443").host) == "2001:db8::1"
-    for wrong in (
-        b"a.example",
-        b"http://a.example:443/",
-        b"a.example:443/",
-        b"u@a.example:443",
-        b":443",
-        b"/",
-    ):
-        with pytest.raises(MessageError):
-            connect_target(wrong)
-
-
-AGAIN = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nUser-Agent: x\r\n"
-
-
-def test_a_connect_that_says_nothing_more_can_be_repeated() -> None:
-    assert parse_request(request(AGAIN), MAX).repeatable == request(AGAIN)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"{AGAIN}Proxy-Authorization: Basic eDp5\r\n",
-        f"{AGAIN}authorization: Bearer x\r\n",
-        f"{AGAIN}Cookie: a=b\r\n",
-        f"{AGAIN}X-Api-Key: secret\r\n",
-        f"{AGAIN}Via: 1.1 a\r\n",
-        f"{AGAIN}Accept: {'x' * 512}\r\n",
-        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n",
-    ],
-)
-def test_other_heads_are_not_kept(text: str) -> None:
-    assert parse_request(request(text), MAX).repeatable == b""
-
-
-def outcome(head: bytes, most: int = MAX) -> RequestHead | str:
-    try:
-        return parse_request(head, most)
-    except MessageError as error:
-        return error.sentence
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"{GET}User-Agent: x\r\nConnection: a, close\r\n",
-        "GET http://a.example/ HTTP/1.0\r\nAccept: */*\r\n",
-        f"{AGAIN}Proxy-Connection: keep-alive\r\n",
-    ],
-)
-def test_heads_that_differ_in_one_byte_from_a_known_one_are_read_as_ever(text: str) -> None:
-    known = request(text)
-    as_ever = parse_request(known, MAX)
-    for at in range(len(known)):
-        for byte in (b"", b"\r", b"\n", b"\x00", b" ", b":", b",", b"A", b"0", b"1", b"\xff", b"\t"):
-            changed = known[:at] + byte + known[at + 1 :]
-            known_fields.clear()
-            fresh = outcome(changed)
-            known_fields.clear()
-            assert outcome(known) == as_ever
-            assert outcome(changed) == fresh
-
-
-def test_known_fields_come_with_any_target() -> None:
-    one, other = request(GET), request(GET.replace("/ HTTP", "/other HTTP"))
-    first, second = parse_request(one, MAX), parse_request(other, MAX)
-    assert (first.target, second.target) == (b"http://a.example/", b"http://a.example/other")
-    assert replace(second, target=first.target) == first
-
-
-def test_known_fields_are_those_of_their_method_version_and_limit() -> None:
-    for line, version, most in product(("GET /", "TRACE /", "BREW /", "CONNECT a:1"), ("1.0", "1.1"), (3, 1)):
-        head = request(f"{line} HTTP/{version}\r\nHost: a\r\nAccept: b\r\n")
-        known_fields.clear()
-        fresh = outcome(head, most)
-        for other in (b"GET", b"CONNECT", b"TRACE"):
-            outcome(head.replace(head.partition(b" ")[0], other, 1), 3)
-        assert outcome(head, most) == fresh
-        assert (outcome(head, most) == "the head has too many fields") is (most == 1 and line != "BREW /")
-
-
-def test_fields_that_may_hold_a_secret_or_decide_are_not_kept() -> None:
-    known_fields.clear()
-    for text in (
-        "Cookie: a",
-        "authorization: b",
-        "X-Forwarded-For: 192.0.2.1",
-        "Content-Length: 0",
-        "Via: 1.1 a",
-    ):
-        parse_request(request(f"{GET}{text}\r\n"), MAX)
-    parse_request(request(f"{GET}Accept: {'x' * 512}\r\n"), MAX)
-    assert not known_fields
-    parse_request(request(f"{GET}Accept: x\r\n"), MAX)
-    assert len(known_fields) == 1
-
-
-def test_fields_that_are_kept_are_bounded() -> None:
-    for number in range(1000):
-        parse_request(request(f"{GET}User-Agent: {number}\r\n"), MAX)
-        assert len(known_fields) <= 256
-
-
-@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=6))
-def test_the_parser_of_heads_would_refuse_no_target_that_is_taken(text: str) -> None:
-    """It does not see targets; so none may lead on that it takes for malformed."""
-    for target in (f"http://a.example/{text}", f"http://a.example{text}", f"/{text}", text):
-        line = f"GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n".encode()
-        try:
-            target_of(parse_request(line, MAX), 80 if target[:1] == "/" else None)
-        except MessageError:
-            continue
-        httptools.HttpRequestParser(object()).feed_data(line)  # raises what it finds wrong
 
 
 def heads(head_bytes: int = 1024) -> RequestHeads:
