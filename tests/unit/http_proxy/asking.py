@@ -22,6 +22,19 @@ def get(server: Origin, *fields: str) -> str:
     )
 
 
+def request_to(
+    server: Origin, path: str = "/", *fields: str, method: str = "GET", version: str = "1.1"
+) -> str:
+    """Return the head of a request for an origin, with its own Host."""
+    lines = [f"{method} http://{server.authority}{path} HTTP/{version}", f"Host: {server.authority}", *fields]
+    return "".join(f"{line}\r\n" for line in lines) + "\r\n"
+
+
+def connect(authority: str, version: str = "1.1") -> str:
+    """Return the head of a CONNECT."""
+    return f"CONNECT {authority} HTTP/{version}\r\nHost: {authority}\r\n\r\n"
+
+
 def has_read(running: Running[Guarded[AccessList]], client: Client) -> None:
     """Wait until the proxy has read what a client has sent."""
     client.delivered()

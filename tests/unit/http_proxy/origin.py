@@ -154,7 +154,18 @@ def closing(answer: bytes) -> Callable[[Peer], None]:
     return script
 
 
+def echo(peer: Peer) -> None:
+    while data := peer.read():
+        peer.send(data)
+
+
 OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
+
+
+def forbidden(peer: Peer) -> None:
+    """An origin that answers whatever comes, so that a second, smuggled request would be answered, too."""
+    while peer.read_until(b"\r\n\r\n"):
+        peer.send(OK)
 
 
 def unacknowledged(sock: socket.socket) -> int:

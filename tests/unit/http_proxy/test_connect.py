@@ -8,22 +8,25 @@ import pytest
 
 from egress_router.names.answer import Failure
 from tests.serving import LOOPS
-from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, Peer, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.asking import connect
+from tests.unit.http_proxy.origin import (
+    LOOPBACK,
+    OK,
+    Client,
+    Peer,
+    answering,
+    counted,
+    echo,
+    know,
+    origin,
+    proxy,
+)
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from egress_router.grammar.acl import AccessList
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
-
-
-def connect(authority: str, version: str = "1.1") -> str:
-    return f"CONNECT {authority} HTTP/{version}\r\nHost: {authority}\r\n\r\n"
-
-
-def echo(peer: Peer) -> None:
-    while data := peer.read():
-        peer.send(data)
 
 
 @pytest.mark.parametrize("loop", sorted(LOOPS))

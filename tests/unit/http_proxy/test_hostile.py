@@ -17,6 +17,7 @@ from tests.unit.http_proxy.origin import (
     answering,
     closing,
     counted,
+    forbidden,
     origin,
     proxy,
     unacknowledged,
@@ -24,12 +25,6 @@ from tests.unit.http_proxy.origin import (
 from tests.waiting import WAIT_SECONDS, until
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))  # each; `make fuzz` takes longer
-
-
-def forbidden(peer: Peer) -> None:
-    """An origin that answers whatever comes, so that a second, smuggled request would be answered, too."""
-    while peer.read_until(b"\r\n\r\n"):
-        peer.send(OK)
 
 
 FRAMING = [

@@ -11,7 +11,7 @@ import pytest
 
 from egress_router.http_proxy.server import REAL, Dependencies
 from tests.manual_clock import ManualClock
-from tests.unit.http_proxy.origin import Client, Peer, counted, know, origin, proxy, worker_of
+from tests.unit.http_proxy.origin import Client, Peer, counted, echo, know, origin, proxy, worker_of
 from tests.waiting import WAIT_SECONDS, until
 
 # A client may be late on a machine that is busy.
@@ -32,11 +32,6 @@ def hello(name: str | None) -> bytes:
 
 def connect(host: str, port: int) -> str:
     return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def echo(peer: Peer) -> None:
-    while data := peer.read():
-        peer.send(data)
 
 
 @pytest.mark.parametrize("mode", ["enforce", "report"])

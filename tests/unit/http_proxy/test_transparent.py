@@ -11,7 +11,17 @@ from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.metrics import Registry
 from egress_router.names.answer import Failure
-from tests.unit.http_proxy.origin import Client, InUse, Origin, Peer, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.origin import (
+    Client,
+    InUse,
+    Origin,
+    answering,
+    counted,
+    echo,
+    know,
+    origin,
+    proxy,
+)
 from tests.unit.tls.hellos import RECORDED, extension, hello, names, records, sni
 from tests.waiting import until
 
@@ -28,11 +38,6 @@ RULES = "www.example.com\n!denied.example\n127.0.0.0/8\n"
 
 def alert(description: int) -> bytes:
     return bytes((21, 3, 1, 0, 2, 2, description))
-
-
-def echo(peer: Peer) -> None:
-    while data := peer.read():
-        peer.send(data)
 
 
 def transparent(
