@@ -12,6 +12,8 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import pytest
+
 from egress_router.dns_proxy.server import mode
 from egress_router.names.resolver import Resolver, system_sources
 from egress_router.settings.dns_proxy import read_dns_proxy
@@ -19,7 +21,7 @@ from egress_router.settings.names import NamesSettings
 from egress_router.upstreams.forbidden import forbidden_reason
 from egress_router.upstreams.health import INTERVAL
 from tests.ports import free_port
-from tests.serving import Running, serving
+from tests.serving import LOOPS, Running, serving
 from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Mode
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.forbidden import ForbiddenCheck, ForbiddenReason
+
+both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 
 
 class Backend(socketserver.ThreadingTCPServer):

@@ -10,17 +10,15 @@ import struct
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.service.limits import raise_descriptors
 from tests.ports import free_port
-from tests.serving import LOOPS
 from tests.unit.dns_proxy.lab import (
     Resetting,
     ask,
     backend,
+    both_loops,
     connect,
     forwarder,
     greeting,
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 NAME = "db.example.com"
 MIB = 1 << 20
 

@@ -10,8 +10,8 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.upstreams.forbidden import forbidden_reason
-from tests.serving import LOOPS, serving
-from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
+from tests.serving import serving
+from tests.unit.dns_proxy.lab import ask, backend, both_loops, connect, forwarder, greeting, metric
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.logged import Lines
     from tests.serving import Running
 
-both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 NAME = "db.example.com"
 
 

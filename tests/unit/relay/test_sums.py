@@ -11,7 +11,7 @@ import pytest
 
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.relay.dataplane import Limits
-from tests.unit.relay.test_forwarding import FULL, NO_ADDRESS, Line, Router
+from tests.unit.relay.lines import FULL, NO_ADDRESS, Line, Router
 from tests.waiting import until
 
 if TYPE_CHECKING:
