@@ -13,7 +13,8 @@ import pytest
 
 from tests.network.test_http_tools import accepts, output, run
 from tests.ports import free_port
-from tests.unit.http_proxy.origin import Client, counted, know, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import Client, counted, proxy
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:

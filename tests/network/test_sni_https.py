@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.ports import own_address
-from tests.unit.http_proxy.origin import Client, Origin, Peer, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import Client, Origin, Peer, counted, origin, proxy
 from tests.unit.tls.hellos import hello, sni
 from tests.waiting import until
 

@@ -8,10 +8,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.acl import AccessList
     from egress_router.settings.policy import Guarded
     from tests.serving import Running
-    from tests.unit.http_proxy.origin import (
-        Client,
-        Origin,
-    )
+    from tests.unit.http_proxy.origin import Client, Origin
 
 
 def get(server: Origin, *fields: str) -> str:

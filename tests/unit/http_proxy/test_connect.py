@@ -11,18 +11,8 @@ import pytest
 from egress_router.names.answer import Failure
 from tests.serving import LOOPS
 from tests.unit.http_proxy.asking import connect
-from tests.unit.http_proxy.origin import (
-    LOOPBACK,
-    OK,
-    Client,
-    Peer,
-    answering,
-    counted,
-    echo,
-    know,
-    origin,
-    proxy,
-)
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import LOOPBACK, OK, Client, Peer, answering, counted, echo, origin, proxy
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:

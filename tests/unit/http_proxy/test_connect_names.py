@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.http_proxy.asking import connect
-from tests.unit.http_proxy.origin import OK, Client, answering, counted, echo, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, answering, counted, echo, origin, proxy
 from tests.waiting import until
 
 

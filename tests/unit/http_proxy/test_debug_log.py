@@ -10,7 +10,8 @@ import pytest
 from egress_router import log
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.names.answer import Failure
-from tests.unit.http_proxy.origin import OK, Client, answering, know, origin, proxy, worker_of
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, answering, origin, proxy, worker_of
 from tests.waiting import until
 
 if TYPE_CHECKING:

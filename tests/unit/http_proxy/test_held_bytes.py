@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.held_bytes import HeldBytes
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, origin, proxy
 from tests.waiting import until
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 
 from egress_router.tls.server_name import SniMatch, compare
 from tests.unit.http_proxy.known_tunnels import Tunnel, head, ping, quiet, repeated
-from tests.unit.http_proxy.origin import counted, echo, know, origin
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import counted, echo, origin
 from tests.unit.http_proxy.test_sni import ALERT, hello
 from tests.unit.tls.hellos import is_taken, with_one_byte_wrong
 from tests.waiting import until

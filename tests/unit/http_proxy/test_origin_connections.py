@@ -8,7 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from tests.unit.http_proxy.asking import request_to
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, closing, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, closing, counted, origin, proxy
 from tests.waiting import WAIT_SECONDS
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.serving import LOOPS
 from tests.unit.http_proxy.asking import request_to
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, origin, proxy
 from tests.waiting import WAIT_SECONDS, until
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from egress_router.http_proxy.server import REAL, Dependencies
 from tests.manual_clock import ManualClock
-from tests.unit.http_proxy.origin import Client, Peer, counted, echo, know, origin, proxy, worker_of
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import Client, Peer, counted, echo, origin, proxy, worker_of
 from tests.waiting import WAIT_SECONDS, until
 
 # A client may be late on a machine that is busy.

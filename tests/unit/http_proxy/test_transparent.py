@@ -11,17 +11,8 @@ from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.metrics import Registry
 from egress_router.names.answer import Failure
-from tests.unit.http_proxy.origin import (
-    Client,
-    InUse,
-    Origin,
-    answering,
-    counted,
-    echo,
-    know,
-    origin,
-    proxy,
-)
+from tests.unit.http_proxy.names import InUse, know
+from tests.unit.http_proxy.origin import Client, Origin, answering, counted, echo, origin, proxy
 from tests.unit.tls.hellos import RECORDED, extension, hello, names, records, sni
 from tests.waiting import until
 
