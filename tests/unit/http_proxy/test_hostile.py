@@ -141,6 +141,7 @@ def test_a_client_that_leaves_in_its_body_does_not_complete_the_request() -> Non
             )
             until(lambda: server.received.endswith(b"half"))
         assert server.peers[0].ended.wait(WAIT_SECONDS)
+        assert server.received.endswith(b"\r\n\r\nhalf")
 
 
 @pytest.mark.parametrize("begun", [b"\x00", b"\x05\x01\x00", b"\x16\x03\x01\x02\x00\x01"])

@@ -151,6 +151,7 @@ def test_what_one_process_can_hold_is_a_limit_too(relay_thread: RelayThread) -> 
         router.listen(line, "127.0.0.1")
         first = router.client()
         assert router.client().recv(1) == b""
+        until(lambda: [end.reason for end in line.ends] == [FULL])
         first.close()
 
 

@@ -62,6 +62,7 @@ def test_the_timer_of_a_request_is_started_before_it_is_sent() -> None:
             armed.add(command.request)
         elif isinstance(command, SendMessage):
             assert command.message.seq in armed
+    assert armed
 
 
 def test_the_hold_off_is_kept_after_silence() -> None:
