@@ -1,4 +1,4 @@
-"""scripts/build-images, with an engine that only writes down what it is told."""
+"""scripts/build-images, with a container engine that only records its commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-# As docker with BuildKit: what a build starts from is not in the store until somebody pulls it.
+# As docker with BuildKit: the base of a build is not in the store until somebody pulls it.
 ENGINE = """#!/bin/sh
 echo "$*" >>"$CALLS"
 case "$1 $2" in

@@ -31,7 +31,7 @@ RULES = f"!{DENIED}\n*.example.com\n"
 
 @dataclass(frozen=True)
 class Chain:
-    """A certificate authority, and what a server shows: its key, and its certificate with the one between."""
+    """A certificate authority, and a server's files: its key, and its certificate with the intermediate one."""
 
     root: Path
     key: Path

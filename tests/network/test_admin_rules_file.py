@@ -45,10 +45,10 @@ def test_the_documents_first_example_logs_certain_destinations(lab: Laboratory) 
     with lab.router.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as logged:
         logged.settimeout(WAIT_SECONDS)
         listen_to_log(logged)
-        # To a group, because the kernel's own log does not hear of other network namespaces than the first.
+        # To a group: the kernel's own log takes nothing from other network namespaces than the first.
         text = f'# what goes to the bank\nip daddr 203.0.113.25 counter log prefix "bank; " group {_GROUP}\n'
         assert fill(lab.router, text).returncode == 0
-        # In order: what goes elsewhere would have come first.
+        # In this order: if the first were logged, too, its packet would be read first.
         assert lab.ask_tcp(lab.client, ROUTER, 81).server == "203.0.113.26"
         assert lab.ask_tcp(lab.client, ROUTER, 80).server == "203.0.113.25"
         packet = logged.recv(65536)
@@ -79,7 +79,7 @@ def test_the_documents_second_example_limits_new_connections_a_second(lab: Labor
         before.connect((ROUTER, 81))
         assert before.recv(4096)
         assert eventually(lambda: is_refused(lab, 81)), "as many as one can open in a second are too many"
-        # Those that are open go on, other destinations have no limit, and after a while there is room again.
+        # Open connections go on, other destinations have no limit, and after a while new ones pass again.
         before.send(b"x")
         assert before.recv(1) == b"x"
         assert not any(is_refused(lab, 80) for _ in range(20))
@@ -143,7 +143,7 @@ def test_rules_by_hand_stay_beside_those_of_a_file(lab: Laboratory, tmp_path: Pa
         process.kill()
     with lab.staying(environment):
         assert (counted(lab), counted(lab, FILE_CHAIN)) == ([1], [1]), "the same file again changes nothing"
-        # What is still to come of the connection before has no SYN.
+        # Late packets of the connection before have no SYN.
         file.write_text("ip daddr 203.0.113.25 tcp flags syn counter reject with tcp reset\n")
         assert eventually(lambda: is_refused(lab, 80))
         assert is_refused(lab, 81)

@@ -158,8 +158,8 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
             lab.name(zone(TWO))
             assert eventually(lambda: lab.ask_udp(lab.client, ROUTER, 53).server == TWO)
             changed = time.monotonic()
-            # The flow goes on, and no datagram of it is lost, until it is moved. The answer that is under way
-            # while its conntrack entry is deleted has no entry that it belongs to, and is lost: one may be.
+            # Until it is moved, the flow goes on and loses no datagram. An answer that is under way while its
+            # conntrack entry is deleted matches no entry and is lost: this may happen to one.
             assert server() == ONE
             sock.settimeout(10)
             lost, stayed = 0, changed

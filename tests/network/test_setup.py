@@ -175,7 +175,7 @@ def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laborat
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
 
 
-# A router in two containers: a privileged one that ends, and one that stays with nothing of the node.
+# A router in two containers: a privileged one that ends, and one that stays, without access to the node.
 WITHOUT_THE_NODE = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
 
 

@@ -119,7 +119,7 @@ def loopback_is_remote(
     admin_port: int,
     is_own: Callable[[IPAddress], bool],
 ) -> ForbiddenReason | None:
-    """Let names have loopback addresses, as if lines named them: tests have no others."""
+    """Allow names to have loopback addresses, as if lines named them: tests have no other addresses."""
     all_named = named | {target[0]}
     return forbidden_reason(host, target, named=all_named, ports=ports, admin_port=admin_port, is_own=is_own)
 
@@ -132,7 +132,7 @@ def forwarding(
     sources: str = "",
     check_seconds: float = INTERVAL,
 ) -> Mode[Guarded[Forwards]]:
-    """Return the mode under test; it asks `names` and nobody else, and believes an answer for a moment only."""
+    """Return the mode under test; it asks only `names`, and keeps an answer for a moment only."""
     conf, hosts = folder / "resolv.conf", folder / "hosts"
     conf.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     hosts.write_text("")

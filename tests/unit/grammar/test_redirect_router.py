@@ -38,7 +38,7 @@ def test_every_line_may_say_with_which_address_it_leaves() -> None:
 def test_a_line_leaves_with_an_address_of_this_router(line: str) -> None:
     (error,) = errors(f"{line} from 192.168.12.7", Router(frozenset({V4})))
     assert error.endswith(": `from 192.168.12.7`: it is not one of EGRESS_SOURCE (192.168.12.99)")
-    parse(SOURCE, f"{line} from 192.168.12.7")  # who does not know the router cannot say
+    parse(SOURCE, f"{line} from 192.168.12.7")  # without a known router it is not checked
 
 
 def test_a_line_of_a_family_without_a_source_address_is_refused() -> None:

@@ -41,7 +41,7 @@ def test_a_short_name_is_judged_as_what_it_stands_for(monkeypatch: pytest.Monkey
         with Client(port) as client:
             client.send(f"GET http://web:{server.port}/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.answer()[1] == b"ok"
-            # Denied by its full name by the next list: the open connection is seen to be.
+            # The next list denies its full name: this holds for the open connection, too.
             running.apply("!*.shop.svc.cluster.local\n127.0.0.0/8\n")
             client.send(f"GET http://web:{server.port}/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.head().startswith("HTTP/1.1 403")

@@ -185,7 +185,7 @@ def test_nothing_secret_is_told(debug: Lines) -> None:
 
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_without_debug_nothing_of_it_is_there(level: str) -> None:
-    """One check a connection is all that it costs: the counting itself is the plain one."""
+    """It costs one check for each connection: the accounting is the plain one."""
     for _ in written("egress_router", level):
         with proxy() as (running, port), Client(port):
             assert (type(worker_of(running).accounting) is Accounting) is (level == "info")

@@ -67,7 +67,7 @@ def test_everything_closes_at_once_when_told() -> None:
 
 
 class FarLoopback(Own):
-    """Takes one address of the loopback network for one of somebody else."""
+    """Takes one address of the loopback network for a remote one."""
 
     def is_remote(self, address: IPAddress) -> bool:
         return str(address) == "127.0.0.5" or super().is_remote(address)

@@ -251,7 +251,7 @@ def test_report_only_covers_transparent_ports() -> None:
         Client(port_of(running)) as peer,
     ):
         peer.send(RECORDED["curl"])
-        # Loopback is not remote: denied all the same, as on the port of the proxy.
+        # Loopback is not remote: it stays denied, as on the proxy's own port.
         assert peer.rest() == alert(49)
 
 

@@ -56,7 +56,7 @@ def _well_formed(lines: Lines) -> Lines:
 
 
 def _judged(wire: bytes) -> Reply:
-    """Say what dnspython makes of a reply, as this project did while dnspython read for it."""
+    """Return what dnspython reads in a reply."""
     parsed = dns.message.from_wire(wire)
     assert isinstance(parsed, dns.message.QueryMessage)
     if parsed.rcode() not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:

@@ -79,7 +79,7 @@ class Maker(Forwarding):
         return model.closing is not None
 
     def check(self) -> None:
-        """See that what was not told one by one is in the sums."""
+        """Check that what has no record of its own is in the sums."""
 
     def end(self) -> None:
         self.relay_thread.call(lambda: self.relay_thread.plane.stop_listening(self.listener))
@@ -89,7 +89,7 @@ class Maker(Forwarding):
 
 
 class SilentMaker(Maker):
-    """Its connections are only added up, but for a failed one and the next three after it."""
+    """Its connections are only added up, except a failed one and the three after it."""
 
     def __init__(self, relay_thread: RelayThread, host: str | None = None) -> None:
         super().__init__(relay_thread, tells=False, host=host)
@@ -101,7 +101,7 @@ class SilentMaker(Maker):
         super().ended(end)
 
     def has_told(self, model: Model) -> bool:
-        """Nobody tells: the model's part of the sums is checked at the end."""
+        """Return at once: there is no record, and the sums are checked at the end."""
         self.done.append(model)
         return True
 
@@ -126,7 +126,7 @@ class SilentMaker(Maker):
 
 
 class KnownMaker(SilentMaker):
-    """Its clients begin with the head of a known CONNECT; those who then say nothing for long are handed over."""
+    """Its clients begin with the head of a known CONNECT; those that then send nothing for long are handed over."""
 
     HEAD = b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -113,7 +113,7 @@ class Model:
             side.sock.close()
 
     def check(self) -> None:
-        """Hold the record against the bytes."""
+        """Compare the record with the bytes."""
         assert self.closing is not None
         reason, sent, received, _, first_byte = self.closing
         assert self.server.got <= sent <= self.client.sent, str(self)

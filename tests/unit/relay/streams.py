@@ -30,7 +30,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def stuff(sock: socket.socket) -> int:
-    """Send until nobody takes any more; return how much went."""
+    """Send until the socket takes no more; return how many bytes went."""
     sock.settimeout(0.3)
     sent = 0
     with contextlib.suppress(TimeoutError):

@@ -180,7 +180,7 @@ def test_lines_and_targets_are_let_go() -> None:
 
 
 def test_news_beyond_what_one_turn_reads_are_read_in_the_next(relay_thread: RelayThread) -> None:
-    """Also where some of those read have nothing to say: lines and targets that are let go."""
+    """Also where some of them only free something: lines and targets that are let go."""
     with contextlib.closing(Router(relay_thread, max_news=4)) as few:
         line = Line()
         few.listen(line, "127.0.0.1")
@@ -212,7 +212,7 @@ def test_a_connection_that_comes_back_is_closed_as_a_loop(router: Router, *, tel
     if tells:
         until(lambda: len(line.ends) == len(line.heard) + 1)
         assert [end.reason for end in line.ends if end.target is None] == [LOOP]
-        # The client's own; on a machine that is busy the moment is missed now and then, and the next one counts.
+        # One is the client's own. On a busy machine a loop may be missed, and is found one turn later.
         assert len(line.heard) < 10
 
 
@@ -232,9 +232,9 @@ def test_what_another_worker_has_made_comes_back_as_well(relay_thread: RelayThre
         assert client.recv(1) == b""
     until(lambda: all(plane.open_connections() == 0 for plane in planes))
     until(lambda: any(end.target is None for line in lines for end in line.ends))
-    # Both that make it and that accept it may find out, each for the connection before.
+    # The loop is found where a connection is made or accepted, for the connection before it.
     assert {end.reason for line in lines for end in line.ends if end.target is None} == {LOOP}
-    # The second that comes back is the loop; on a busy machine the workers interrupt each other now and then.
+    # The second one that comes back is the loop. On a busy machine it may be found later.
     assert len(lines[0].heard) + len(lines[1].heard) < 10
     for plane, listener, line in zip(planes, listeners, lines, strict=True):
         relay_thread.call(partial(plane.stop_listening, listener))

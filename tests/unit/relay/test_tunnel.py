@@ -158,7 +158,7 @@ def test_messages_after_a_bulk_transfer_arrive_at_once(relay_thread: RelayThread
 
 
 def test_urgent_data_does_not_stall_what_follows(relay_thread: RelayThread) -> None:
-    """Often enough that both sides of the urgent mark come with one edge, too."""
+    """Often enough that bytes before and behind the urgent mark also come with one edge."""
     client, server, _ = relay_thread.tunnel()
     for _ in range(200):
         client.sendall(b"abc")
@@ -168,7 +168,7 @@ def test_urgent_data_does_not_stall_what_follows(relay_thread: RelayThread) -> N
 
 
 def test_urgent_data_in_the_middle_of_bulk_stalls_and_cuts_nothing(relay_thread: RelayThread) -> None:
-    """splice(2) does not get past an urgent mark, and takes it for the end where that is behind it."""
+    """splice(2) does not get past an urgent mark, and takes it for the end if the end is behind it."""
     for _ in range(5):
         client, server, _ = relay_thread.tunnel()
 

@@ -53,7 +53,7 @@ def test_hits_and_denials_of_a_worker_that_died_or_hangs_stay_in_the_status(tmp_
 
 
 def test_a_flood_of_questions_for_the_status_reaches_a_worker_a_few_times(tmp_path: Path) -> None:
-    """So what else it does, such as carrying tunnels, does not become slower however many ask."""
+    """So its other work, such as carrying tunnels, does not become slower, however many ask."""
     with router(tmp_path) as running, running.connect() as client:
         before, begun = running.metric("status_rendered_total"), time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -61,8 +61,8 @@ def test_a_flood_of_questions_for_the_status_reaches_a_worker_a_few_times(tmp_pa
             for number in range(100):
                 assert client.echo(str(number)) == str(number)
             assert {each.result()[0] for each in answers} == {200}
-        # Once a second for those who ask, and once by itself, so that a worker that dies leaves what it knew. The
-        # metrics, too, may be a second old.
+        # Once a second for all requests, and once a second by itself, so that the status of a worker that dies is
+        # kept. The metrics, too, may be a second old.
         until(lambda: running.metric("status_rendered_total") > before, "the renderings are counted")
         rendered = running.metric("status_rendered_total") - before
         assert rendered <= 2 * (time.monotonic() - begun + 3)
@@ -108,7 +108,7 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Pa
     with router(tmp_path) as running:
 
         def delays() -> list[str]:
-            """Kill who serves, and return after how long each one was replaced so far."""
+            """Kill the workers, and return after how long each one was replaced so far."""
             for pid in running.workers():
                 with contextlib.suppress(ProcessLookupError):  # the status is a second old at most
                     os.kill(pid, signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Pa
 
         until(lambda: len(delays()) >= 3, "three deaths")
         assert delays()[:3] == ["0.1", "0.2", "0.4"]
-        # It is away for longer each time, so that somebody who looks sees it at last.
+        # It is away for longer each time, so that the readiness check sees it at last.
         until(is_absent, "a worker that is away")
 
 
@@ -175,7 +175,7 @@ def test_a_worker_whose_supervisor_died_ends(tmp_path: Path) -> None:
 
 
 def test_a_worker_holds_nothing_of_its_supervisor_but_where_it_listens(tmp_path: Path) -> None:
-    """It is a copy, also one that replaces another in the midst of the supervisor's work."""
+    """A worker is a fork of its supervisor, also one that replaces another while the supervisor is at work."""
     with router(tmp_path, EGRESS_WORKERS="2") as running:
         first = running.workers()
         common = {pid: shared(running.process.pid, pid) for pid in first}

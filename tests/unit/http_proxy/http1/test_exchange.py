@@ -92,7 +92,7 @@ def test_an_upgrade_ends_the_exchange_with_what_is_behind_the_answer(size: int) 
 @pytest.mark.parametrize(
     ("answer", "left", "persists"),
     [
-        (OK, b"", True),  # below 400 the rest goes on
+        (OK, b"", True),  # with a status below 400 the rest of the body is sent on
         (OK.replace(b"200 OK", b"413 No"), b"body", False),
         (OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), b"body", False),
     ],
@@ -145,7 +145,7 @@ def test_a_bad_body_of_an_answer_cuts_it(size: int) -> None:
     said = talk(get(), [answer + b"xx\r\n"], size)
     (end,) = said.ends
     assert end is not None
-    # Seen at once, it is answered; what has begun can only be cut.
+    # Seen before anything was sent on, it is a bad answer; an answer that has begun can only be cut.
     assert end.ending is (Ending.BAD_ANSWER if size > 1 else Ending.CUT)
     assert said.to_client.endswith(b"" if size > 1 else b"2\r\nok\r\n")
 
