@@ -95,7 +95,7 @@ def test_what_replaces_pods_takes_a_good_standby_for_ready(view: FakeView, port:
         assert get(port, READY_OR_STANDBY)[0] == 503
 
 
-def test_status_is_json_with_current_rates(view: FakeView, port: int) -> None:
+def test_status_is_json_with_current_rates(port: int) -> None:
     code, head, body = get(port, "/status")
     assert code == 200
     assert "Content-Type: application/json" in head

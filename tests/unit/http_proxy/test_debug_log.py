@@ -50,8 +50,10 @@ def written(name: str, level: str) -> Iterator[Lines]:
         log.configure_records(made, "text")
     else:
         log.configure(made, "text", level)
-    yield made
-    logger.handlers[:], logger.level, logger.propagate = before
+    try:
+        yield made
+    finally:
+        logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture
