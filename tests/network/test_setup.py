@@ -46,7 +46,7 @@ def test_an_interface_that_is_there_is_used_as_it_is(lab: Laboratory) -> None:
     assert "macvlan" not in lab.router.run("ip", "-d", "link").stdout
 
 
-def test_a_second_run_changes_nothing_and_is_quick(lab: Laboratory) -> None:
+def test_a_second_run_changes_nothing(lab: Laboratory) -> None:
     lab.finish_setup({**INIT, **DUAL})
     before = state(lab.router)
     lab.finish_setup({**INIT, **DUAL})
