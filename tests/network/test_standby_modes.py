@@ -177,6 +177,6 @@ def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) ->
         "the last line to be in force",
     )
     told, waited = pair.told(active), active.waited() - waited
-    # A router that waits for a processor longer than its lease lasts loses it, however few its lines.
+    # A router without a processor for as long as its lease lasts loses it, whatever the lines.
     assert (told["role"], told["losses"]) == ("active", before) or waited > DEFAULT.lease
     assert not pair.wire.second_owner()
