@@ -23,7 +23,7 @@ _CHANGE_SECONDS = 10.0
 def run(lab: Laboratory) -> bool:
     """Start the forwarder, ask through it while its name changes; return whether all was as promised."""
     lab.serve(["80", "5432"])
-    lab.name({"db.example.com": {"addresses": list(FIRST), "ttl": 1}})
+    lab.set_zone({"db.example.com": {"addresses": list(FIRST), "ttl": 1}})
     print("\nDNS proxy mode. EGRESS_DNS_PROXY_DESTINATION:\n")
     print("".join(f"    {line}\n" for line in RULES.splitlines()))
     print(f"db.example.com is {', '.join(FIRST)}, of which {DEAD} is dead.")
@@ -41,7 +41,7 @@ def run(lab: Laboratory) -> bool:
             for number in (1, 2, 3)
         ]
         right = show("What was asked, and what the external servers saw:", rows)
-        lab.name({"db.example.com": {"addresses": list(SECOND), "ttl": 1}})
+        lab.set_zone({"db.example.com": {"addresses": list(SECOND), "ttl": 1}})
         print(f"\nThe name server now says {SECOND[0]}; new connections follow, nothing is restarted.")
         changed = observed(
             "client -> router port 5432", lambda: lab.ask_tcp(lab.client, ROUTER, 5432), SOURCE

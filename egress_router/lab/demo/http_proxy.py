@@ -32,7 +32,7 @@ _TRANSPARENT = 8000
 def run(lab: Laboratory) -> bool:
     """Start the proxy and ask through it; return whether everything was as promised."""
     lab.serve(["http:8000", "443"])
-    lab.name(ZONE)
+    lab.set_zone(ZONE)
     print("\nHTTP proxy mode. EGRESS_HTTP_PROXY_DESTINATION:\n")
     print("".join(f"    {line}\n" for line in RULES.splitlines()))
     print("inside.example.com is 10.128.0.10, an address of the pod network behind an allowed name.")

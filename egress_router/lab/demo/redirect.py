@@ -62,7 +62,7 @@ def run(lab: Laboratory) -> bool:
 
 def _names(lab: Laboratory) -> bool:
     """Let a line lead to a name: one of its addresses is dead, and then it has others."""
-    lab.name({NAME: {"addresses": list(FIRST), "ttl": 1}})
+    lab.set_zone({NAME: {"addresses": list(FIRST), "ttl": 1}})
     line = f"5432 tcp {NAME}"
     print(f"\nMode legacy, which stays. EGRESS_DESTINATION:\n\n    {line}\n")
     print(f"{NAME} is {', '.join(FIRST)}, of which {DEAD} is dead: three checks find out.")
@@ -75,7 +75,7 @@ def _names(lab: Laboratory) -> bool:
     ):
         alive = {address for address in FIRST if address != DEAD}
         right = _settles(lab, alive, "What was asked, and what the external servers saw:")
-        lab.name({NAME: {"addresses": list(SECOND), "ttl": 1}})
+        lab.set_zone({NAME: {"addresses": list(SECOND), "ttl": 1}})
         print(f"\nThe name server now says {SECOND[0]}; new connections follow, nothing is restarted.")
         return _settles(lab, set(SECOND), "After the change:") and right
 
