@@ -74,8 +74,8 @@ class ContactTable:
         """Yield the status of those of these routers that are heard, with their channels."""
         for peer in peers:
             contact = self._contacts.get(peer.last.sender)
-            ways = self._heard_by.get(peer.last.sender, {})
-            lately = tuple(sorted(channel for channel, at in ways.items() if now - at < _HEARD_LATELY))
+            heard = self._heard_by.get(peer.last.sender, {})
+            lately = tuple(sorted(channel for channel, at in heard.items() if now - at < _HEARD_LATELY))
             if contact is not None and lately:
                 address = None if contact.address is None else str(contact.address)
                 yield PeerStatus(contact.mac.hex(":"), address, peer.last.role, lately)
