@@ -116,7 +116,7 @@ class Agent:
         """Wait until the thread fails; for callers that run an event loop.
 
         Raises:
-            RefusedError: a third station has the address, or the kernel refused.
+            RefusedError: a station outside the group has the address, or the kernel refused.
         """
         await in_daemon_thread(self.ended.wait)
         if self.failure is not None:

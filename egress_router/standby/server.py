@@ -50,7 +50,7 @@ def stay(network: StandbyNetwork, settings: StandbySettings) -> None:
     """Keep the fence up until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Raises:
-        RefusedError: a third station has the address, or the kernel refused.
+        RefusedError: a station outside the group has the address, or the kernel refused.
     """
     agent = assemble(network, settings)
     asked = threading.Event()

@@ -28,7 +28,7 @@ class Failure:
 
 
 def run(faults: Iterator[Fault], parallel: int, *, has_arbiter: bool) -> Generator[Result | Failure]:
-    """Run trials, `parallel` at once, and yield what they show; to close it ends everything."""
+    """Run trials, `parallel` at once, and yield their results; closing the generator ends them all."""
     # Spawned: a forked process would have a copy of the others' pipes, and keep them open.
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
