@@ -44,7 +44,7 @@ def reasons(lab: Laboratory) -> set[str]:
 
 def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE, TWO, NOBODY))
+    lab.set_zone(zone(ONE, TWO, NOBODY))
     with following(lab, f"443 tcp {NAME}\n8080 tcp {NAME} 80\n5000-5100 tcp {NAME}\n"):
         # Each port is checked by itself.
         known = {f"{NOBODY}:{port}": False for port in (80, 443)}
@@ -53,7 +53,7 @@ def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> No
         assert settles(lab, 443, ONE, TWO)
         assert settles(lab, 8080, ONE, TWO)
         assert lab.ask_tcp(lab.client, ROUTER, 8080).port == 80
-        lab.name(zone(THREE))
+        lab.set_zone(zone(THREE))
         assert settles(lab, 443, THREE)
         metrics = fetch(lab.router, "/metrics")
         assert (
@@ -64,7 +64,7 @@ def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> No
 
 def test_a_name_that_is_unknown_at_start_is_rejected_at_once_while_others_serve(lab: Laboratory) -> None:
     lab.serve()
-    lab.name({"other.example.com": {"addresses": [ONE], "ttl": 0}})
+    lab.set_zone({"other.example.com": {"addresses": [ONE], "ttl": 0}})
     # The fallback must not take what belongs to the line.
     with following(lab, f"443 tcp {NAME}\n53 udp {NAME}\n80 tcp other.example.com\n{TWO}\n"):
         assert eventually(lambda: upstreams(lab).get("") is False)
@@ -76,7 +76,7 @@ def test_a_name_that_is_unknown_at_start_is_rejected_at_once_while_others_serve(
         assert servers(lab, 80, 3) == {ONE}
         assert lab.ask_tcp(lab.client, ROUTER, 7777).server == TWO
         assert f'upstream_up{{address="",destination="{NAME}:443/tcp"}} 0.0' in fetch(lab.router, "/metrics")
-        lab.name(zone(THREE, other_example_com=[ONE]))
+        lab.set_zone(zone(THREE, other_example_com=[ONE]))
 
         def serves() -> bool:
             with contextlib.suppress(ConnectionRefusedError):
@@ -91,10 +91,10 @@ def test_an_answer_grows_to_60_addresses_and_shrinks_to_one(lab: Laboratory) -> 
     many = [f"203.0.113.{last}" for last in range(100, 160)]
     wiring.address(lab.outside, "eth0", *(f"{each}/24" for each in many))
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n"):
         assert settles(lab, 443, ONE)
-        lab.name(zone(*many))
+        lab.set_zone(zone(*many))
         seen: set[str] = set()
 
         def all_seen() -> bool:
@@ -102,13 +102,13 @@ def test_an_answer_grows_to_60_addresses_and_shrinks_to_one(lab: Laboratory) -> 
             return seen >= set(many)
 
         assert eventually(all_seen), set(many) - seen
-        lab.name(zone(TWO))
+        lab.set_zone(zone(TWO))
         assert settles(lab, 443, TWO)
 
 
 def test_a_name_of_both_families_is_served_in_each_that_the_router_has(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE, "2001:db8:113::25"))
+    lab.set_zone(zone(ONE, "2001:db8:113::25"))
     dual = {
         "EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64",
         "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}",
@@ -139,19 +139,19 @@ def test_a_name_does_not_lead_to_the_router_or_to_the_node(
     lab: Laboratory, address: str, reason: str
 ) -> None:
     lab.serve()
-    lab.name(zone(address))
+    lab.set_zone(zone(address))
     with following(lab, f"443 tcp {NAME}\n"):
         assert eventually(lambda: reasons(lab) == {reason}), reasons(lab)
         with pytest.raises(ConnectionRefusedError):
             lab.ask_tcp(lab.client, ROUTER, 443)
-        lab.name(zone(address, ONE))
+        lab.set_zone(zone(address, ONE))
         assert eventually(lambda: set(upstreams(lab)) == {f"{ONE}:443"})
         assert settles(lab, 443, ONE)
 
 
 def test_lines_of_one_name_have_its_addresses_and_a_health_each(lab: Laboratory) -> None:
     lab.serve(["443", "5001"])
-    lab.name(zone(ONE, TWO))
+    lab.set_zone(zone(ONE, TWO))
     ports = ("443 tcp", "80 tcp", "443 udp", "5000-5100 udp")
     with following(lab, "".join(f"{each} {NAME}\n" for each in ports) + f"8443 tcp {NAME} 443\n"):
         # Nobody listens on port 80: that line's addresses are down, the others' are not.
@@ -163,14 +163,14 @@ def test_lines_of_one_name_have_its_addresses_and_a_health_each(lab: Laboratory)
             lab.ask_tcp(lab.client, ROUTER, 80)
         for port in (443, 5001):
             assert {lab.ask_udp(lab.client, ROUTER, port).server for _ in range(24)} == {ONE, TWO}
-        lab.name(zone(THREE))
+        lab.set_zone(zone(THREE))
         assert settles(lab, 443, THREE)
         assert settles(lab, 8443, THREE)
         assert {lab.ask_udp(lab.client, ROUTER, port).server for port in (443, 5001)} == {THREE}
 
 
 def test_explain_asks_the_name_servers_that_the_router_is_told(lab: Laboratory) -> None:
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     lab.router.write("/etc/resolv.conf", f"nameserver {NOBODY}\n")
     done = lab.router.run(
         *(sys.executable, "-m", "egress_router", "explain", "--resolve", "-", NAME),

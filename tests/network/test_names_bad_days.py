@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 @pytest.mark.slow
 def test_a_name_server_that_is_silent_for_a_minute_changes_nothing(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE, TWO))
+    lab.set_zone(zone(ONE, TWO))
     lab.router.write("/etc/resolv.conf", f"nameserver {NAME_SERVER}\noptions timeout:1 attempts:1\n")
     with following(lab, f"443 tcp {NAME}\n"):
         assert settles(lab, 443, ONE, TWO)
-        lab.name(zone(behaviour="silent"))
+        lab.set_zone(zone(behaviour="silent"))
         stale = "egress_router_dns_stale_answers_total "
 
         def count() -> float:
@@ -45,13 +45,13 @@ def test_a_name_server_that_is_silent_for_a_minute_changes_nothing(lab: Laborato
             assert servers(lab, 443, 8) <= {ONE, TWO}
             time.sleep(1)
         assert servers(lab, 443) == {ONE, TWO}
-        lab.name(zone(THREE))
+        lab.set_zone(zone(THREE))
         assert settles(lab, 443, THREE)
 
 
 def test_when_every_address_is_dead_all_are_tried_and_one_that_comes_back_serves(lab: Laboratory) -> None:
     lab.serve(["80"])
-    lab.name(zone(ONE, TWO))
+    lab.set_zone(zone(ONE, TWO))
     with following(lab, f"443 tcp {NAME}\n80 tcp {NAME}\n"):
         dead = {f"{ONE}:443": False, f"{TWO}:443": False, f"{ONE}:80": True}
         assert eventually(lambda: dead.items() <= upstreams(lab).items()), upstreams(lab)
@@ -73,7 +73,7 @@ def transactions(lab: Laboratory) -> Callable[[], int]:
 def test_an_answer_that_changes_all_the_time_breaks_no_connection(lab: Laboratory) -> None:
     """A hundred changes while 500 connections a second begin and 20 are held; the benchmark takes a minute."""
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n"):
         assert settles(lab, 443, ONE)
         crowd = lab.client.start(
@@ -83,7 +83,7 @@ def test_an_answer_that_changes_all_the_time_breaks_no_connection(lab: Laborator
         changes = transactions(lab)
         # Ten times a second the name server says something else.
         turns = [[ONE, TWO], [TWO], [TWO, THREE], [ONE, TWO, THREE], [THREE], [THREE, ONE]]
-        lab.name({NAME: {"turns": turns, "ttl": 0}})
+        lab.set_zone({NAME: {"turns": turns, "ttl": 0}})
         assert eventually(lambda: changes() >= 100, 90), changes()
         output, errors = crowd.communicate(timeout=WAIT_SECONDS)
         said = json.loads(output)
@@ -100,11 +100,11 @@ def test_what_nft_refuses_is_tried_again_and_the_old_addresses_stay(lab: Laborat
     )
     nft.chmod(0o755)
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n", {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
         assert settles(lab, 443, ONE)
         refusing.touch()
-        lab.name(zone(TWO))
+        lab.set_zone(zone(TWO))
         failed = "egress_router_name_update_errors_total "
 
         def failures() -> bool:
@@ -119,7 +119,7 @@ def test_what_nft_refuses_is_tried_again_and_the_old_addresses_stay(lab: Laborat
 
 def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n") as process:
         assert settles(lab, 443, ONE)
         with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
@@ -130,7 +130,7 @@ def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Labo
             process.send_signal(signal.SIGKILL)
             process.wait(WAIT_SECONDS)
             assert servers(lab, 443, 3) == {ONE}
-            lab.name(zone(TWO))
+            lab.set_zone(zone(TWO))
             with following(lab, f"443 tcp {NAME}\n"):
                 # Until the new process has an answer, the addresses that the last one knew go on serving.
                 assert servers(lab, 443, 3) <= {ONE, TWO}
@@ -143,7 +143,7 @@ def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Labo
 @pytest.mark.slow
 def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"53 udp {NAME}\n"):
         assert eventually(lambda: lab.ask_udp(lab.client, ROUTER, 53).server == ONE)
         with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -155,7 +155,7 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
                 return str(json.loads(sock.recv(4096))["server"])
 
             assert server() == ONE
-            lab.name(zone(TWO))
+            lab.set_zone(zone(TWO))
             assert eventually(lambda: lab.ask_udp(lab.client, ROUTER, 53).server == TWO)
             changed = time.monotonic()
             # Until it is moved, the flow goes on and loses no datagram. An answer that is under way while its
