@@ -48,7 +48,7 @@ def read(source: str, node: nodes.Node) -> EgressPolicy:
     """Read one object.
 
     Raises:
-        ConfigError: with every error of it.
+        ConfigError: with all its errors.
     """
     reader = _Reader(source, nodes.word(nodes.child(node, "kind")))
     policy = reader.read(node)
@@ -107,7 +107,7 @@ class _Reader:
         self._refuse_others(number, to, _SELECTORS)
         given = [key for key, _ in nodes.entries(to) if key in _SELECTORS]
         if len(given) != 1:
-            if len(self.problems) > before:  # what stands in its place is named
+            if len(self.problems) > before:  # the unknown field in its place is reported already
                 return None
             self._complain(to or node, f"expected `to` with one of {' or '.join(_SELECTORS)}", number)
             return None
