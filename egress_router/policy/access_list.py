@@ -70,7 +70,7 @@ class Decision:
 class Own:
     """What belongs to this pod: its addresses, and the ports on which it listens itself.
 
-    `neighbours` are the networks on the inner links, not behind the egress interface: other pods, the node.
+    `neighbours` are the networks on its links other than the egress interface: other pods, the node.
     """
 
     addresses: frozenset[IPAddress]
