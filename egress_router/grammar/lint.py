@@ -136,7 +136,7 @@ def _host_bits(rule: Rule, network: IPNetwork) -> str | None:
     if address == network.network_address:
         return None
     meaning = f"it means {network}; for one address leave the length out"
-    return f"has bits set behind its length, which do not count: {meaning}"
+    return f"has bits set after its prefix length, which are ignored: {meaning}"
 
 
 class _Domains:

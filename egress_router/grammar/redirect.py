@@ -275,7 +275,7 @@ def _fallbacks(
 def _fallback(text: str) -> IPAddress:
     target = _target(text)
     if isinstance(target, str):
-        raise AddressError(f"{text!r} is not an IP address, and a fallback is one")
+        raise AddressError(f"{text!r} is not an IP address, as a fallback must be")
     return target
 
 

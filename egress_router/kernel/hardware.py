@@ -152,7 +152,7 @@ def _hold(netlink: Netlink, link: Link, mac: str) -> bool:
                 # Go on without locks: pods that can be heard are still noticed.
                 _log.warning("pods in macvlan mode private or vepa cannot be noticed", error=error.what)
                 return True
-            raise _deaf_to_all(link, "the claim cannot be marked on its parent", error) from None
+            raise _deaf_to_all(link, "the lock for the claim cannot be set on its parent", error) from None
     lock = netlink.link(name)
     if lock is not None and (lock.is_up or netlink.try_up(lock)):
         return True

@@ -152,5 +152,5 @@ class _Reader:
 
 def _dns_name(text: str) -> DnsName:
     if text.startswith("*"):
-        raise AddressError(f"{text!r} is a wildcard, whose addresses nobody can look up; name each host")
+        raise AddressError(f"{text!r} is a wildcard, whose addresses cannot be looked up; name each host")
     return DnsName(parse_name(text))

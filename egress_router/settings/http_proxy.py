@@ -66,7 +66,7 @@ def _transparent_ports(text: str) -> tuple[tuple[int, int], ...]:
     local = [pair[0] for pair in pairs]
     twice = next((port for port in local if local.count(port) > 1), None)
     if twice is not None:
-        raise ValueError(f"port {twice} stands twice")
+        raise ValueError(f"port {twice} is given twice")
     return tuple(pairs)
 
 

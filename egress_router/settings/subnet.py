@@ -51,7 +51,7 @@ def _source(text: str) -> tuple[IPAddress, int]:
     address_text, slash, length = text.partition("/")
     address = _host(address_text)
     if isinstance(address, IPv6Address) and address.is_link_local:
-        raise AddressError(f"{address_text!r} is link-local, and no gateway would pass it on")
+        raise AddressError(f"{address_text!r} is link-local, and no gateway forwards it")
     if not slash:
         return address, address.max_prefixlen
     if not _LENGTH.fullmatch(length) or int(length) > address.max_prefixlen:

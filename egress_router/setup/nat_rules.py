@@ -62,7 +62,7 @@ def require_nftables(guarded: Guarded[Redirects] | None, apply: Callable[[NatPla
     if guarded.policy is not None:
         raise RefusedError(
             "an egress policy needs nftables in redirect mode",
-            "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or take the policy out",
+            "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or remove the policy",
         )
     if guarded.rules.names:
         line = guarded.rules.names[0]
