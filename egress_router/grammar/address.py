@@ -28,7 +28,7 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 # addresses, a resolver as names. What could mean two different hosts is refused.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAPPED_BITS = 96  # of ::ffff:0:0/96, RFC 4291 2.5.5.2
-_MAX_NETWORKS = 6  # so many networks of a range are listed in an error
+_MAX_NETWORKS = 6  # most networks of a range that an error lists
 _NAME_LIMIT = 253  # RFC 1035 2.3.4: 255 octets on the wire
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPNetwork
 
 Item = TypeVar("Item")
-MAX_NAMED = 3  # so many of the lines that together cover another one are named
+MAX_NAMED = 3  # if several lines together cover another one, the first ones are named
 
 
 class Earlier(Generic[Item]):

@@ -68,7 +68,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class NamedRedirect:
-    """As `Redirect`, but to the addresses that `name` has at the time; they are followed while it runs."""
+    """As `Redirect`, but to the addresses that `name` has at the time; the router follows them."""
 
     protocol: Protocol
     first: int
