@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from egress_router.names.resolv_conf import ResolvConf
     from egress_router.settings.names import NamesSettings
 
-_HOSTS_SECONDS = 5.0  # so long an answer from the hosts file is valid
+_HOSTS_SECONDS = 5.0  # how long an answer from the hosts file is valid
 _LOOK_AT_FILE_SECONDS = 1.0  # while names are being looked up
 
 
@@ -117,14 +117,14 @@ class Resolver:
         return self._put_off(name, entry).answer
 
     def used_again(self, name: str, count: int) -> None:
-        """Count that the addresses of a name, which were `cached`, have served so many more requests."""
+        """Count that the addresses of a name, which were `cached`, have served `count` more requests."""
         if name.removesuffix(".") not in self._sources.hosts(self._clock.monotonic()):
             self._metrics.hits.value += count
 
     async def resolve(
         self, name: str, *, client: Hashable = None, denial_seconds: float | None = None
     ) -> Answer:
-        """Return the addresses of `name`, asking the name servers where they are not known.
+        """Return the addresses of `name`, asking the name servers if they are not known.
 
         Several requests for a name share one look-up, which ends when the last of them stops waiting.
         resolv.conf sets how long it may take. `client` is who asks: the number of names that are looked up

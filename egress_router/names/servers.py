@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Else a first server that is gone would cost every look-up its whole timeout, as with the C library.
 _ASKED_LAST_SECONDS = 30.0
-_RECENTLY_SECONDS = 1.0  # a server that answered so shortly before a question counts as alive
+_RECENTLY_SECONDS = 1.0  # a server that answered within this time before a question counts as alive
 _LOG = log.get("names")
 
 

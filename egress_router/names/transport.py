@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from egress_router.names.wire import Kind
 
 _MAX_DATAGRAM = 4096  # more than EDNS offers; a longer one is cut, and so malformed
-# So many wrong datagrams mean that somebody is guessing ids. TCP is safe from those who cannot see it.
+# This many wrong datagrams mean that somebody is guessing ids. TCP is safe from those who cannot see it.
 _MAX_IGNORED = 32
 _NOT_BLOCKING = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
