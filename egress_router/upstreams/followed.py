@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.names.answer import Answer
 
-# Seconds. A name that does not resolve is looked up again after so long, or when it is needed.
+# Seconds. A name that does not resolve is looked up again after this time, or when it is needed.
 _RETRY: Final = 1.0
 # How long a cached denial (no such name, no address) is trusted: somebody may wait for the name to appear.
 DENIAL_SECONDS: Final = 5.0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from egress_router.clock import Clock
     from egress_router.grammar.address import Target
 
-INTERVAL: Final = 2.0  # seconds; a check also fails when it takes so long
+INTERVAL: Final = 2.0  # seconds; a check that takes this long fails, too
 # A check costs about 0.2 ms of CPU time. With more than 1,000 targets, all are checked less often.
 MAX_CHECKS_A_SECOND: Final = 500
 # With this, checks of many targets spread out and do not come in bursts.

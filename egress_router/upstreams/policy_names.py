@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from egress_router.upstreams.followed import Names
 
 
-_MAX_ENTRIES = 100  # so many have a counter of their own
+_MAX_ENTRIES = 100  # the first ones, which have a counter of their own
 _MAX_SHOWN = 1_000
 
 

@@ -15,7 +15,7 @@ SUCCESSES_UP: Final = 2
 
 
 class Health:
-    """Whether one address and port answers; it counts as up until checks have failed."""
+    """Whether one address and port answers; it counts as up until connections to it have failed."""
 
     __slots__ = ("_streak", "up")
 

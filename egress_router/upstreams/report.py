@@ -61,7 +61,7 @@ class UpstreamReport:
         self._log.warning("an address of the destination is left out", destination=destination, reason=reason)
 
     def health(self, target: Target, *, up: bool) -> None:
-        """Log that an address began or stopped to answer."""
+        """Log that an address started or stopped answering."""
         if up:
             self._log.info("upstream answers again", address=printed(*target))
         else:
