@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 KINDS = ("begun", "accepted", "sent", "received", "denied", "closed", "refused")
-# A scan meets closed ports; so many of them have a counter of their own.
+# A scan meets closed ports; at most this many of them have a counter of their own.
 _MAX_CLOSED = 4096
 # Earlier versions had their counters here.
 OLD_TABLE = "egress_router_counts"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CASES = ("denied", "closed")
-# More than so many are only counted. A client that goes on sending is noted once in this time.
+# More than this many are only counted. A client that goes on sending is noted once in this time.
 _MOST, _LIFETIME = 1024, "30s"
 
 
