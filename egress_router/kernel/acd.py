@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RETRY_WAIT = (0.5, 1.5)  # seconds between rounds; random, so that two that probe together do not stay in step
 _CARRIER_INTERVAL = 0.1  # seconds between checks
-_SETTLE = 1.0  # seconds: the kernel's link watch opens a bridge port this long after its carrier at most
+_SETTLE = 1.0  # seconds: the kernel's link watch opens a bridge port at most this long after its carrier
 _REMINDER = 10.0  # seconds between two log lines about the owner
 _log = log.get("kernel")
 

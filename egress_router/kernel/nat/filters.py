@@ -79,7 +79,7 @@ def forwarded(plan: NatPlan) -> Iterator[str]:
     yield f"oifname {outside} {_KNOWN} goto sent"
     yield f"iifname {outside} {_KNOWN} goto received"
     yield f"iifname {interfaces(*plan.outside)} drop"
-    # What conntrack cannot assign to a connection is not translated: it would leave with the client's address.
+    # What conntrack cannot assign to a connection is not translated; the client's address would get out.
     yield "ct state invalid drop"
     yield f"oifname {outside} ct status dnat goto begin"
 
