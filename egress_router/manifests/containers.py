@@ -211,7 +211,7 @@ class _Reader:
         map_name, key = (nodes.word(nodes.child(reference, each)) for each in ("name", "key"))
         found = self._maps.get((self._owner.namespace, map_name))
         if found is None:
-            self._unknown[name] = f"ConfigMap {map_name}, which is not in this file"
+            self._unknown[name] = f"ConfigMap {map_name}, which is in none of the given files"
             return
         found.is_used = True
         text = self._key(name, found, key)
