@@ -39,7 +39,7 @@ def split_leaving(text: str) -> tuple[list[str], Leaving]:
         except AddressError as error:
             raise ValueError(f"`from`: {error}; expected an address of EGRESS_SOURCE, or `*`") from None
     if any(word.lower() == _WORD for word in words):
-        raise ValueError("`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it")
+        raise ValueError("after `from`, expected one address of EGRESS_SOURCE or `*`, and nothing else")
     return words, None
 
 

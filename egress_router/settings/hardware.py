@@ -41,9 +41,9 @@ def _mac_address(text: str) -> MacChoice | str:
         raise ValueError("expected auto, random, or an address such as 02:00:5e:10:00:63")
     octets = bytes.fromhex(given.replace("-", "").replace(":", ""))
     if octets[0] & _GROUP:
-        raise ValueError("is a group address; the lowest bit of the first octet of an interface's is 0")
+        raise ValueError("is a group address; expected the lowest bit of the first octet to be 0")
     if not any(octets):
-        raise ValueError("is the address of no station")
+        raise ValueError("is all zeros, which no interface can have")
     return octets.hex(":")
 
 

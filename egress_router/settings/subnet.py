@@ -76,7 +76,7 @@ def _sources(text: str) -> tuple[tuple[IPAddress, int], ...]:
     addresses = [address for address, _ in found]
     for address in addresses:
         if addresses.count(address) > 1:
-            raise AddressError(f"{address} stands there twice")
+            raise AddressError(f"{address} is given twice")
     return tuple(found)
 
 

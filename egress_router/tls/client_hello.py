@@ -160,7 +160,7 @@ def _extensions(block: bytes) -> Iterator[tuple[int, bytes]]:
     while not cursor.at_end():
         kind = int.from_bytes(cursor.take(2, "an extension's type"), "big")
         if kind in seen:  # RFC 8446 4.2
-            raise _malformed(f"extension {kind} stands twice")
+            raise _malformed(f"extension {kind} appears twice")
         if _PRE_SHARED_KEY in seen:  # RFC 8446 4.2.11
             raise _malformed("an extension follows the pre-shared key, which must be the last one")
         seen.add(kind)

@@ -140,8 +140,11 @@ def test_what_allows_may_say_with_which_address_it_leaves() -> None:
     ("line", "reason"),
     [
         ("!a.example.com from *", "what is denied leaves with no address; take `from` out"),
-        ("a.example.com from", "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it"),
-        ("from", "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it"),
+        (
+            "a.example.com from",
+            "after `from`, expected one address of EGRESS_SOURCE or `*`, and nothing else",
+        ),
+        ("from", "after `from`, expected one address of EGRESS_SOURCE or `*`, and nothing else"),
         ("a.example.com from 192.168.12.7", "it is not one of EGRESS_SOURCE (192.168.12.99)"),
         ("2001:db8::/32 from 192.168.12.99", "it is IPv4, and 2001:db8:: is IPv6"),
         ("a.example.com to *", "expected NAME, *.DOMAIN"),
