@@ -237,7 +237,7 @@ def _attribute(kind: int, value: bytes, *, nested: bool = False) -> bytes:
 
 
 def _refusal(stderr: str) -> RefusedError:
-    first = next((line.strip() for line in stderr.splitlines() if line.strip()), "nft failed without a word")
+    first = next((line.strip() for line in stderr.splitlines() if line.strip()), "nft gave no reason")
     if "Operation not permitted" in stderr:
         return RefusedError("the kernel refused the fence of EGRESS_STANDBY", "grant NET_ADMIN")
     return RefusedError(

@@ -60,7 +60,8 @@ def parent_outside(own: Netlink, settings: SetupSettings) -> Link | None:
     if parent is None or not _is_first(own, parent, settings):
         return parent
     _log.warning(
-        "the parent interface is the pod's first one: clients and the outside network come in by it alike",
+        "the parent interface is the pod's first one: it stays open to the outside network, because"
+        " clients use it, too",
         parent=parent.name,
     )
     return None

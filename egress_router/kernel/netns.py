@@ -76,7 +76,7 @@ def _enter(netns: Path) -> None:
 
 def _refusal(netns: Path, code: int) -> RefusedError:
     if code == errno.EINVAL:  # setns(2): the file is not a network namespace
-        return RefusedError(f"{netns} is no network namespace", _NAME_ANOTHER)
+        return RefusedError(f"{netns} is not a network namespace", _NAME_ANOTHER)
     what = f"cannot enter the network namespace {netns} ({os.strerror(code)})"
     if code in {errno.ENOENT, errno.ENOTDIR}:
         return RefusedError(what, _NAME_ANOTHER)

@@ -51,7 +51,9 @@ class WatchedFile(Generic[T]):
         except OSError as error:
             if self._readable:
                 _LOG.warning(
-                    "file cannot be read, what it said stays", file=self._path, reason=error.strerror
+                    "file cannot be read, its last content stays in use",
+                    file=self._path,
+                    reason=error.strerror,
                 )
             self._readable = False
             return False

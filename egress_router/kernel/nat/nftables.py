@@ -58,7 +58,7 @@ def _updated(before: NatPlan, plan: NatPlan) -> NatPlan | None:
     try:
         _execute_and_say(text)
     except RefusedError as error:
-        _log.warning("a change of addresses was refused; all rules are set anew", error=str(error))
+        _log.warning("a change of addresses was refused; all rules are set again", error=str(error))
         return None
     return settled
 
@@ -139,7 +139,7 @@ def execute(text: str) -> None:
 
 def refusal(stderr: str) -> RefusedError:
     """Return nft's message as an error that says what to do."""
-    first = next((line for line in stderr.splitlines() if line.strip()), "nft failed without a word")
+    first = next((line for line in stderr.splitlines() if line.strip()), "nft gave no reason")
     if "Operation not permitted" in stderr:
         return RefusedError("the kernel refused NAT rules (operation not permitted)", "grant NET_ADMIN")
     if re.search(r"Protocol not supported|cache initialization failed", stderr):
