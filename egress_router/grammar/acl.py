@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _FORMS = (
     "NAME, *.DOMAIN, ADDRESS or ADDRESS/LENGTH, each with `!` before it to deny and `:PORT` after it, or *;"
-    " what allows may end in `from SOURCE`"
+    " an allow rule may end in `from SOURCE`"
 )
 
 
@@ -102,7 +102,7 @@ def _rule(line: Line) -> Rule:
     if len(words) != 1:
         raise ValueError(f"expected {_FORMS}")
     if denies and leaving is not None:
-        raise ValueError("what is denied leaves with no address; take `from` out")
+        raise ValueError("a deny rule makes no connection; remove `from`")
     text = words[0]
     if "://" in text:
         raise ValueError("expected a host, not a URL")
@@ -110,7 +110,9 @@ def _rule(line: Line) -> Rule:
     port = None if port_text is None else parse_port(port_text)
     subject = _subject(host_text)
     if isinstance(subject, Everything) and (denies or port is not None):
-        raise ValueError("`*` stands alone: what nothing allows is denied anyway, and it covers every port")
+        raise ValueError(
+            "`*` takes no `!` and no port: what nothing allows is denied anyway, and it covers every port"
+        )
     # The text goes into answers and logs: its only white space is single spaces, so no control characters.
     shown = f"{'!' if denies else ''}{text}{printed_leaving(leaving)}"
     return Rule(line.number, shown, not denies, subject, port, leaving)
@@ -135,7 +137,7 @@ def _subject(text: str) -> Subject:
     if text.startswith("*."):
         return Domain(parse_name(text[2:]), below=True)
     if "*" in text:
-        raise ValueError(f"`*` stands alone or first, as in *.example.com; {text!r} is neither")
+        raise ValueError(f"expected `*` alone, or first as in *.example.com; in {text!r} it is neither")
     if "/" in text:
         return parse_network(_unbracketed(text))
     host = parse_host(text)

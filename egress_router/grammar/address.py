@@ -69,7 +69,7 @@ def parse_address(text: str) -> IPAddress:
 def _why_no_address(text: str) -> str:
     first, dash, last = text.partition("-")
     if dash and (networks := _summarized(first, last)) is not None:
-        return f"{text!r} is a range; expected networks, one each: {networks}"
+        return f"{text!r} is a range; give each of its networks instead: {networks}"
     if _ends_in_number(text.lower()):
         return f"ambiguous IPv4 spelling {text!r} (four decimal numbers from 0 to 255 without leading zeros)"
     return f"{text!r} is not an IP address"

@@ -18,7 +18,7 @@ _NOWHERE = {Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
 _IS_TAKEN = (
     "is the administration port; choose another port, or set EGRESS_ADMIN_PORT to another one, or to 0"
 )
-_FORMS = "PORT ADDRESS [REMOTE_PORT] or PORT NAME [REMOTE_PORT], and `from SOURCE` where wanted"
+_FORMS = "PORT ADDRESS [REMOTE_PORT] or PORT NAME [REMOTE_PORT], then `from SOURCE` if wanted"
 
 
 @dataclass(frozen=True, slots=True)

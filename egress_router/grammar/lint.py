@@ -74,7 +74,7 @@ def _policy_reason(
         return reasons[0]
     for reason, version, other in zip(reasons, (4, 6), (6, 4), strict=True):
         if reason is not None:
-            return f"acts for IPv{other} addresses only, if the name has any; of IPv{version} it {reason}"
+            return f"acts for IPv{other} addresses only, if the name has any; for IPv{version} it {reason}"
     return None
 
 

@@ -118,13 +118,13 @@ class Router:
         for network in self.cluster:
             if network.version == target.version and target in network:
                 return (
-                    f"{target} is in {network} of EGRESS_CLUSTER_CIDRS, and would leave past EGRESS_SOURCE;"
-                    " expected the address of an external server"
+                    f"{target} is in {network} of EGRESS_CLUSTER_CIDRS, and would not leave with"
+                    " EGRESS_SOURCE; expected the address of an external server"
                 )
         if self.addresses is None:
             return None
         if all(address.version != target.version for address in self.addresses):
-            return f"EGRESS_SOURCE has no IPv{target.version} address, with which {target} could be reached"
+            return f"{target} needs an IPv{target.version} address in EGRESS_SOURCE, which has none"
         if target in self.addresses:
             return f"{target} is EGRESS_SOURCE itself; expected the address of an external server"
         return None
