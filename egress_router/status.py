@@ -141,7 +141,7 @@ def render(status: dict[str, Json]) -> str:
     parts.append("\n" + table(_facts(status)))
     errors = _list(_dict(status, "reload"), "errors")
     if errors:
-        parts.append("\nthe rules as they are now are refused, those before stay in force:\n")
+        parts.append("\nthe changed rules are refused, the old ones stay in force:\n")
         parts += [f"  {_printable(each)}\n" for each in errors]
     standby, busiest = _dict(status, "standby"), _dict(status, "busiest")
     tables: dict[str, Json] = {
