@@ -86,8 +86,8 @@ def _add_check(commands: _Commands) -> None:
         "words",
         nargs="+",
         metavar="FILE",
-        help="rules of the kind before it; without a kind, Kubernetes manifests, egress policies and"
-        " EgressRouters, which belong together where there are several; `-`: standard input",
+        help="rules of the given kind; without a kind, Kubernetes manifests, egress policies and"
+        " EgressRouters, several of which are checked together; `-`: standard input",
     )
     _add_output(check)
     check.add_argument(
@@ -109,16 +109,14 @@ def _add_explain(commands: _Commands) -> None:
     explain.add_argument(
         "--policy",
         metavar="FILE",
-        help="an egress policy (EgressNetworkPolicy, EgressFirewall) behind the list",
+        help="an egress policy (EgressNetworkPolicy, EgressFirewall) that applies besides the list",
     )
     explain.add_argument(
         "--sni",
         metavar="NAME",
         help="the name in the ClientHello of a CONNECT to the target, for EGRESS_HTTP_PROXY_SNI=enforce",
     )
-    explain.add_argument(
-        "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
-    )
+    explain.add_argument("--exit-code", action="store_true", help="exit with 1 unless it is allowed")
     _add_output(explain)
 
 

@@ -60,7 +60,7 @@ def _public_v6(network: IPv6Network) -> int:
 def _network(text: str) -> IPNetwork:
     network = parse_network(text)
     if not network.prefixlen:
-        raise AddressError(f"{text!r} is everything; expected the networks of the cluster")
+        raise AddressError(f"{text!r} covers every address; expected the networks of the cluster")
     return network
 
 
@@ -69,8 +69,8 @@ def _networks(text: str) -> tuple[IPNetwork, ...]:
     networks = tuple(each(given, _network)) if given else ()
     if covers_public_space(networks):
         raise AddressError(
-            "these networks together cover public addresses that no cluster has, and what is sent there would"
-            " leave past EGRESS_SOURCE; expected the networks of the cluster"
+            "these networks together cover public addresses that no cluster has, and traffic to them would"
+            " not leave with EGRESS_SOURCE;  expected the networks of the cluster"
         )
     return networks
 

@@ -84,7 +84,7 @@ INTERFACE = Variable(
 )
 DRAIN_SECONDS = Variable(
     "EGRESS_DRAIN_SECONDS",
-    "how long connections in flight may go on after SIGTERM, or that changed rules or policy deny",
+    "how long open connections may go on after SIGTERM, or after changed rules or policy deny them",
     "25",
     seconds,
 )
@@ -100,7 +100,7 @@ class RuntimeSettings:
     log_level: LogLevel = setting(
         Variable(
             "EGRESS_LOG_LEVEL",
-            "least level that is logged: `debug`, `info`, `warning`, `error`",
+            "lowest level that is logged: `debug`, `info`, `warning`, `error`",
             "info",
             one_of(*LOG_LEVELS),
         )
@@ -132,7 +132,7 @@ class ProxySettings:
         )
     )
     max_connections: int = setting(
-        Variable("EGRESS_MAX_CONNECTIONS", "connections of the pod in all", "10000", whole(1, 10_000_000))
+        Variable("EGRESS_MAX_CONNECTIONS", "most open connections of the pod", "10000", whole(1, 10_000_000))
     )
     relay_bytes: int = setting(
         Variable(
@@ -146,7 +146,7 @@ class ProxySettings:
     max_connections_per_client: int | None = setting(
         Variable(
             "EGRESS_MAX_CONNECTIONS_PER_CLIENT",
-            "connections of one client address, or `none`",
+            "most open connections of one client address, or `none`",
             "none",
             _limit,
         )

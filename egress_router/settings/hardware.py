@@ -50,8 +50,8 @@ def _mac_address(text: str) -> MacChoice | str:
 MAC_ADDRESS: Variable[MacChoice | str] = Variable(
     "EGRESS_MAC_ADDRESS",
     "hardware address of the macvlan interface that setup creates; `auto`: derived from the first"
-    " EGRESS_SOURCE, the same at every start and on every node; `random`; or an address, which an interface"
-    " that is there gets, too",
+    " EGRESS_SOURCE, the same at every start and on every node; `random`; or an address, which is also"
+    " given to an interface that already exists",
     "auto",
     _mac_address,
 )

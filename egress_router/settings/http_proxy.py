@@ -110,7 +110,7 @@ class HttpLimits:
     keepalive_seconds: float = setting(
         Variable(
             "EGRESS_HTTP_PROXY_KEEPALIVE_SECONDS",
-            "an idle connection between requests is closed after",
+            "how long a connection may be idle between requests",
             "60",
             seconds,
         )
@@ -129,7 +129,7 @@ class HttpLimits:
     linger_seconds: float = setting(
         Variable(
             "EGRESS_HTTP_PROXY_LINGER_SECONDS",
-            "how long the rest of a refused request is read and dropped, for its answer to arrive",
+            "how long the rest of a refused request is read and dropped, so that its answer arrives",
             "30",
             seconds,
         )
@@ -185,7 +185,7 @@ class HttpProxySettings:
     sni: SniMode = setting(
         Variable(
             "EGRESS_HTTP_PROXY_SNI",
-            "what becomes of a CONNECT tunnel whose TLS name is another host's: `report`, `enforce` or `off`",
+            "what to do with a CONNECT tunnel whose TLS name is another host's: `report`, `enforce` or `off`",
             "report",
             _sni,
         )

@@ -46,10 +46,10 @@ class NamesSettings:
 
     servers: tuple[IPAddress, ...] = setting(SERVERS)
     ttl_floor: float = setting(
-        Variable("EGRESS_DNS_TTL_FLOOR", "an answer is kept at least so many seconds", "1", seconds)
+        Variable("EGRESS_DNS_TTL_FLOOR", "an answer is kept at least this many seconds", "1", seconds)
     )
     ttl_ceiling: float = setting(
-        Variable("EGRESS_DNS_TTL_CEILING", "an answer is kept at most so many seconds", "3600", seconds)
+        Variable("EGRESS_DNS_TTL_CEILING", "an answer is kept at most this many seconds", "3600", seconds)
     )
     stale_seconds: float = setting(
         Variable(
@@ -62,13 +62,16 @@ class NamesSettings:
     # Each takes two sockets; clients that invent names must not use up the file descriptors.
     max_lookups: int = setting(
         Variable(
-            "EGRESS_DNS_LOOKUPS", "names that a worker looks up at the same time", "1000", whole(1, 100_000)
+            "EGRESS_DNS_LOOKUPS",
+            "most names that a worker looks up at the same time",
+            "1000",
+            whole(1, 100_000),
         )
     )
     max_lookups_per_client: int = setting(
         Variable(
             "EGRESS_DNS_LOOKUPS_PER_CLIENT",
-            "names that a worker looks up at the same time for one client address",
+            "most names that a worker looks up at the same time for one client address",
             "100",
             whole(1, 100_000),
         )

@@ -137,5 +137,5 @@ def refuse_unenforced(policy: RulesSource | None, mode: str) -> None:
     if policy is not None:
         raise RefusedError(
             f"{policy.variable} is set, and {mode} does not enforce an egress policy",
-            "give it to the container that decides what is reached",
+            "set it in the container of the proxy, or of mode legacy",
         )

@@ -82,11 +82,11 @@ def _mode(text: str) -> RouterMode:
     return RouterMode(one_of(*(mode.value for mode in RouterMode))(text))
 
 
-_FOLLOWED = "in mode init nothing stays that could follow a name"
+_FOLLOWED = "in mode init no process stays that could follow a name"
 MODE = Variable(
     "EGRESS_ROUTER_MODE",
     "`init`: network and NAT, then exit; `legacy`: the same, then stay;"
-    " `http-proxy`, `dns-proxy`: network only; `network`: the same for a `legacy` router that comes after it"
+    " `http-proxy`, `dns-proxy`: network only; `network`: the same, for a `legacy` router that then runs"
     " without privilege",
     "legacy",
     _mode,
@@ -96,7 +96,7 @@ RULES = RulesVariable(
 )
 ADMIN_RULES = Variable(
     "EGRESS_ADMIN_RULES_FILE",
-    "file of rules of the administrator's own, one nft statement a line; followed in mode legacy",
+    "file of the administrator's own rules, one nft statement a line; followed in mode legacy",
     "",
     _optional_file,
 )
@@ -108,7 +108,9 @@ def _read_destinations(environment: Environment) -> RulesSource | None:
     if mode is None or not mode.redirects:
         return None
     if not environment.has(RULES):
-        reason = f"is not set, nor is {RULES.file_name} (EGRESS_DESTINATION unspecified; mode {mode.value}"
+        reason = (
+            f"is not set, and neither is {RULES.file_name} (EGRESS_DESTINATION unspecified; mode {mode.value}"
+        )
         environment.reject(Problem(RULES.name, None, None, f"{reason} needs it)"))
     return found
 
@@ -133,7 +135,7 @@ class SetupSettings:
     parent_netns: Path | None = setting(
         Variable(
             "EGRESS_PARENT_NETNS",
-            "network namespace that holds the parent interface; `auto`: the own one if it does, else"
+            "network namespace that holds the parent interface; `auto`: the pod's own if it does, else"
             " /proc/1/ns/net",
             "auto",
             _optional_path,

@@ -96,7 +96,7 @@ def _gateways(text: str) -> tuple[IPAddress, ...]:
 SOURCE = Variable(
     "EGRESS_SOURCE",
     "addresses to claim, separated by commas, each with the length of its subnet (`192.168.12.99/24`;"
-    " without: only the gateway is reachable there); with addresses of both families it is dual-stack",
+    " without a length only the gateway is reachable there); with both IPv4 and IPv6 it is dual-stack",
     None,
     _sources,
 )

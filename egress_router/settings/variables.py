@@ -149,7 +149,7 @@ class Environment:
         elif inline.strip():
             return RulesSource(variable.name, inline, None)
         elif variable.required:
-            missing = f"is not set, nor is {variable.file_name} ({variable.meaning})"
+            missing = f"is not set, and neither is {variable.file_name} ({variable.meaning})"
             self._problems.append(Problem(variable.name, None, None, missing))
         return None
 
