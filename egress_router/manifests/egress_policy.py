@@ -141,7 +141,9 @@ class _Reader:
     def _refuse_others(self, number: int, node: nodes.Node | None, known: tuple[str, ...]) -> None:
         for key, value in nodes.entries(node):
             if key == "nodeSelector":
-                self._complain(value, "nodeSelector: the router knows no nodes; name their networks", number)
+                self._complain(
+                    value, "nodeSelector: the router does not know the nodes; give their networks", number
+                )
             elif key not in known:
                 self._complain(value, f"has the field {key!r}; expected {', '.join(known)}", number)
 

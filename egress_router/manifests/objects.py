@@ -127,7 +127,7 @@ def objects(file: str, text: str) -> tuple[list[Object], list[Problem]]:
 
 def _no_object(place: str, node: nodes.Node) -> Problem:
     shown = nodes.word(node).partition("\n")[0][:_MAX_SHOWN] or None
-    return Problem(place, node.line, shown, "is no object of Kubernetes (a mapping with `kind`)")
+    return Problem(place, node.line, shown, "is not a Kubernetes object (a mapping with `kind`)")
 
 
 def _mentioned(root: nodes.Node, read: set[int]) -> Iterator[nodes.Scalar]:
