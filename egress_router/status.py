@@ -129,7 +129,7 @@ def _fetch(address: str) -> dict[str, Json]:
         said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
         raise RefusedError(f"cannot ask {address}", said) from None
     if not isinstance(found, dict) or "mode" not in found:
-        raise RefusedError(f"cannot ask {address}", "what answers there is no egress router")
+        raise RefusedError(f"cannot ask {address}", "what answers there is not an egress router")
     return found
 
 

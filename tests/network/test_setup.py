@@ -226,5 +226,5 @@ def test_without_root_in_a_user_namespace() -> None:
         timeout=280,
         check=False,
     )
-    assert "Everything was as promised." in done.stdout, done.stdout + done.stderr
+    assert "Everything was as expected." in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0

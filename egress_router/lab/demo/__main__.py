@@ -28,7 +28,7 @@ def run() -> int:
     for scene in SCENES:
         with Laboratory() as lab:
             right = scene(lab) and right
-    print("\nEverything was as promised." if right else "\nSomething was not as promised.")
+    print("\nEverything was as expected." if right else "\nSomething was not as expected.")
     return 0 if right else 3
 
 

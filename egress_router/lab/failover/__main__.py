@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("trials", type=int)
     parser.add_argument("--lease", action="store_true", help="with a Lease as arbiter, and an API server")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="laboratories side by side (1)")
-    parser.add_argument("--seconds", type=float, help="begin no trial after so long")
+    parser.add_argument("--seconds", type=float, help="seconds after which no trial begins")
     parser.add_argument(
         "--only", help="kinds, separated by commas: " + ", ".join(each.name for each in Fault)
     )
