@@ -53,6 +53,6 @@ class LinkMonitor:
             answer = fcntl.ioctl(self._socket.fileno(), _SIOCGIFFLAGS, request)
         except OSError:
             raise RefusedError(
-                f"{self._interface} is gone", "see who deleted it, and start the router again"
+                f"{self._interface} is gone", "find out what deleted it, and start the router again"
             ) from None
         return bool(struct.unpack_from("H", answer, 16)[0] & _IFF_RUNNING)

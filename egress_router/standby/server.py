@@ -20,7 +20,7 @@ def assemble(network: StandbyNetwork, settings: StandbySettings) -> Agent:
     """Return the agent, to be started.
 
     Raises:
-        RefusedError: an object of a cluster is named, and this is no pod of one.
+        RefusedError: an object of a cluster is named, but this is not a pod of one.
     """
     if settings.lease is None and settings.service is None:
         return Agent(network.config, network.fence, network.number)

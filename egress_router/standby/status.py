@@ -50,10 +50,10 @@ class Status:
         if self.role is Role.LEAVING:
             return ("the router is ending",)
         if self.rival is not None:
-            return (f"{source} is in use by the station {self.rival}, which is no router of this group",)
+            return (f"{source} is in use by the station {self.rival}, which is not a router of this group",)
         if self.holder is not None:
             return (f"{STANDING_BY}{source}{HELD_BY}{self.holder}",)
         if self.role is Role.LISTENING:
-            return (f"starting; who else is there for {source} is not known yet",)
+            return (f"starting; whether another router holds {source} is not known yet",)
         and_why = "" if self.witness is None else f", and {self.witness}"
-        return (f"{STANDING_BY}nobody is heard that holds {source}{and_why}",)
+        return (f"{STANDING_BY}no router is heard that holds {source}{and_why}",)

@@ -36,7 +36,7 @@ class StatusSocket:
         except OSError:
             self._socket.close()
             raise RefusedError(
-                "another setup with EGRESS_STANDBY=on runs in this pod", "run one of them in a pod"
+                "another setup with EGRESS_STANDBY=on runs in this pod", "run only one in a pod"
             ) from None
         self._socket.listen(_MAX_A_TURN)
 

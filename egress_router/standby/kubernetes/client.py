@@ -46,7 +46,7 @@ class Cluster:
         host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
         if not host or not port:
             raise RefusedError(
-                "EGRESS_STANDBY_LEASE and EGRESS_STANDBY_SERVICE need a cluster, and this is no pod of one",
+                "EGRESS_STANDBY_LEASE and EGRESS_STANDBY_SERVICE need a cluster, but this pod is not in one",
                 "leave both out",
             )
         token = SERVICE_ACCOUNT / "token"

@@ -54,7 +54,7 @@ def read_lease(body: object, dead: Iterable[int] = ()) -> Record:
         raise RecordError(f"its holderIdentity {holder!r} was not written by an egress router")
     term = spec.get("leaseTransitions") or 0
     if not isinstance(term, int) or term < 0:
-        raise RecordError("its leaseTransitions is no number")
+        raise RecordError("its leaseTransitions is not a number")
     return Record(frozenset(int(name, 16) for name in names) - set(dead), term, version)
 
 

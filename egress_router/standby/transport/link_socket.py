@@ -62,7 +62,7 @@ class LinkSocket:
         except OSError as error:
             self._socket.close()
             raise RefusedError(
-                f"cannot listen on {interface} ({error.strerror})", "see that the interface stays up"
+                f"cannot listen on {interface} ({error.strerror})", "make sure that the interface stays up"
             ) from None
 
     def __enter__(self) -> Self:
