@@ -36,8 +36,8 @@ def refuse_elsewhere(interface: str, sources: Sequence[Source]) -> None:
         if address in wanted and (name := socket.if_indextoname(index)) != interface:
             raise RefusedError(
                 f"{address} is on the pod's interface {name}, and EGRESS_INTERFACE is {interface}",
-                f"set EGRESS_INTERFACE={name}, or take the address off {name} (`ip link del {name}` where an"
-                " earlier run of setup made it)",
+                f"set EGRESS_INTERFACE={name}, or remove the address from {name} (`ip link del {name}` where"
+                " an earlier run of setup made it)",
             )
 
 

@@ -138,7 +138,7 @@ def _deaf_to_all(link: Link, what: str, error: RefusedError) -> RefusedError:
 
 
 def _another_pod(mac: str) -> str:
-    return f"another pod of this node, by the hardware address {mac},"
+    return f"another pod of this node (hardware address {mac})"
 
 
 def _hold(netlink: Netlink, link: Link, mac: str) -> bool:
@@ -150,7 +150,7 @@ def _hold(netlink: Netlink, link: Link, mac: str) -> bool:
         except RefusedError as error:
             if not is_deaf(link):
                 # Go on without locks: pods that can be heard are still noticed.
-                _log.warning("pods in macvlan mode private or vepa cannot be noticed", error=error.what)
+                _log.warning("pods in macvlan mode private or vepa cannot be detected", error=error.what)
                 return True
             raise _deaf_to_all(link, "the lock for the claim cannot be set on its parent", error) from None
     lock = netlink.link(name)

@@ -119,7 +119,7 @@ def _refuse_taken(there: Netlink, settings: SetupSettings) -> None:
         if holder is not None:
             raise RefusedError(
                 f"{source.address} is the node's own address, on {holder.name}",
-                "give this router an EGRESS_SOURCE of its own, or take the address off the node",
+                "give this router an EGRESS_SOURCE of its own, or remove the address from the node",
             )
 
 

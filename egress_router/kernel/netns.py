@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 OWN = Path("/proc/self/ns/net")
 _NAME_ANOTHER = (
-    "set EGRESS_PARENT_NETNS to one that is there, such as /node-ns/net with the node's /proc/1/ns there"
+    "set EGRESS_PARENT_NETNS to one that exists, such as /node-ns/net with the node's /proc/1/ns mounted"
+    " at /node-ns"
 )
 _GRANT = "run the container privileged, with the node's /proc/1/ns as a hostPath volume, or with hostPID"
 _CLONE_NEWNET = 0x40000000  # linux/sched.h

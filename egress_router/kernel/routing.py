@@ -215,7 +215,7 @@ def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept:
         plan = plan_family(main, saved, link.index, own, networks)
         if plan.lost:
             _log.warning(
-                "networks cannot stay on the first interface: it has no default route, nor one to them",
+                "networks cannot stay on the first interface: it has no route to them and no default route",
                 networks=", ".join(map(str, plan.lost)),
             )
         _ensure_reply_table(netlink, version, plan, saved)

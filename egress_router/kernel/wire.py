@@ -78,7 +78,7 @@ def _packet_socket(link: Link) -> Iterator[socket.socket]:
         except OSError as error:
             raise RefusedError(
                 f"cannot probe and announce on {link.name} ({error.strerror})",
-                "see that the interface stays up, and run setup again",
+                "make sure that the interface stays up, and run setup again",
             ) from None
 
 

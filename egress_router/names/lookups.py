@@ -97,7 +97,7 @@ class Lookups:
                 self._count_limit("dns_lookups_per_client")
                 raise ResolveError(
                     Failure.OVER_LIMIT,
-                    f"too many names are being looked up for this client to look up {name}",
+                    f"{name} is not looked up: this client waits for too many names",
                 )
             self._waited_for[client] += 1
         if lookup is None:
@@ -180,4 +180,4 @@ class Lookups:
 
 
 def _over_limit(name: str) -> ResolveError:
-    return ResolveError(Failure.OVER_LIMIT, f"too many names are being looked up to look up {name}")
+    return ResolveError(Failure.OVER_LIMIT, f"{name} is not looked up: too many names are being looked up")

@@ -153,7 +153,7 @@ class RuleTable:
         found: Counter[str] = Counter()
         for key, count in ports.items():
             line = self.line_of(*key)
-            found["no line any more" if line is None else line.text] += count
+            found["a removed line" if line is None else line.text] += count
         return found
 
     def without_line(self, counts: Counts) -> int:

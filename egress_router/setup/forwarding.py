@@ -47,6 +47,6 @@ def lower_first_port() -> None:
     """Let a proxy without root listen on any port."""
     if not sysctl.ensure_at_most("net/ipv4/ip_unprivileged_port_start", 0):
         _log.warning(
-            "ports under 1024 stay closed to a proxy without root: /proc/sys is read-only; set"
+            "a proxy without root cannot listen on ports below 1024: /proc/sys is read-only; set"
             " net.ipv4.ip_unprivileged_port_start=0 in the pod's securityContext.sysctls"
         )

@@ -19,7 +19,7 @@ def choose(setting: str) -> Callable[[NatPlan], None]:
     """Return the function that puts a plan in force; `auto`: nftables if the kernel and the image have it."""
     if setting == "nftables" or (setting == "auto" and nftables.is_supported()):
         return nftables.apply
-    _log.info("NAT rules go to iptables", setting=setting)
+    _log.info("iptables is used for NAT rules", setting=setting)
     return iptables.apply
 
 

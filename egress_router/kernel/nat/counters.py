@@ -117,7 +117,7 @@ def read() -> Counts:
                 else:
                     seen = True
     if not seen:
-        raise RefusedError("the kernel has no counters", "set EGRESS_NAT_BACKEND=nftables")
+        raise RefusedError("the kernel has no counters of this router", "set EGRESS_NAT_BACKEND=nftables")
     return found
 
 
