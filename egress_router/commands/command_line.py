@@ -122,7 +122,7 @@ def _add_explain(commands: _Commands) -> None:
 
 def _add_convert(commands: _Commands) -> None:
     convert = _add(
-        commands, "convert", "print what an EgressRouter resource of OpenShift 4 becomes", tools.convert
+        commands, "convert", "convert an EgressRouter resource of OpenShift 4 and print it", tools.convert
     )
     convert.add_argument("file", metavar="FILE", help="the resource, JSON or YAML; `-`: standard input")
     convert.add_argument(
@@ -137,7 +137,7 @@ def _add_status(commands: _Commands) -> None:
     status = _add(
         commands,
         "status",
-        "show what a running router knows; exit status 3 where it is not ready",
+        "show what a running router knows; exit status 3 if it is not ready",
         tools.status,
         (ADMIN_PORT,),
     )
@@ -149,7 +149,7 @@ def _add_status(commands: _Commands) -> None:
     status.add_argument(
         "--health",
         action="store_true",
-        help="exit status 3 only where the router is not healthy, for the health check of a container engine",
+        help="exit status 3 only if the router is not healthy, for the health check of a container engine",
     )
 
 

@@ -58,7 +58,7 @@ def parse_address(text: str) -> IPAddress:
         AddressError: it is not an address, has a zone, or is an ambiguous IPv4 spelling.
     """
     if "%" in text:
-        raise AddressError(f"address {text!r} has a zone, which means nothing to another machine")
+        raise AddressError(f"address {text!r} has a zone, which has no meaning on another machine")
     try:
         address = ip_address(text)
     except ValueError:

@@ -275,7 +275,7 @@ class DataPlane:
             try:
                 tell(record)
             except Exception as error:  # noqa: BLE001 - the others' news come only once
-                context = {"message": "news of the data plane were not understood", "exception": error}
+                context = {"message": "a report of the data plane was not understood", "exception": error}
                 self._loop.call_exception_handler(context)
 
 

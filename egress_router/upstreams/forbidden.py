@@ -36,7 +36,7 @@ _REASONS = {
     ForbiddenReason.LOOP: "it is this router itself",
     ForbiddenReason.LOCAL: "the name has a loopback, link-local or metadata address that no line names",
     ForbiddenReason.POLICY: "the egress policy denies it",
-    ForbiddenReason.ADMINISTRATION: "the name has this router's administration port that no line names",
+    ForbiddenReason.ADMINISTRATION: "it leads to this router's administration port, which no line names",
 }
 _LOCAL = {
     Locality.LOOPBACK,

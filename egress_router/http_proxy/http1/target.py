@@ -167,7 +167,7 @@ def parse_authority(authority: bytes) -> tuple[Host, int | None]:
         raise MessageError(400, "the host is not ASCII; internationalised names are sent as A-labels")
     host_text, port_text = split_port(authority.decode("ascii"))
     if ":" in host_text and not host_text.startswith("["):
-        raise MessageError(400, "an IPv6 address in a target stands in brackets")
+        raise MessageError(400, "an IPv6 address in a target must be in brackets")
     try:
         port = None if port_text is None else parse_port(port_text)
     except AddressError:

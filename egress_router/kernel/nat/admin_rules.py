@@ -76,7 +76,9 @@ def _take_over() -> None:
     moved = admin_chain.takeover(_listed("--handle", "--stateless"))
     if moved:
         nftables.execute(moved)
-        _log.info("rules of the file are in a chain of their own now", chain=admin_chain.FILE_CHAIN)
+        _log.info(
+            "rules of EGRESS_ADMIN_RULES_FILE are in a chain of their own now", chain=admin_chain.FILE_CHAIN
+        )
 
 
 def read() -> tuple[admin_chain.AdminRule, ...]:
