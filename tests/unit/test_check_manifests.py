@@ -275,7 +275,7 @@ def test_lines_that_can_never_work_with_the_settings_beside_them(mode: str) -> N
     other = "- name: EGRESS_ADMIN_PORT\n      value: '%s'\n    - name: EGRESS_SOURCE"
     assert "4 lines" in manifests(("x", rules.replace("- name: EGRESS_SOURCE", other % "0"))).text
     (found,) = problems(text.replace("203.0.113.26 443", "2001:db8::26 443"))
-    assert "'8443 tcp 2001:db8::26 443': EGRESS_SOURCE has no IPv6 address" in found
+    assert "'8443 tcp 2001:db8::26 443': 2001:db8::26 needs an IPv6 address" in found
 
 
 def test_lines_are_not_judged_by_settings_that_are_not_known() -> None:

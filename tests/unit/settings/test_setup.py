@@ -202,7 +202,9 @@ def test_rules_are_read_for_this_router_at_the_start_and_at_a_reload(mode: str) 
         assert first.startswith(
             f"{name} line 1: '9797 tcp 203.0.113.25': tcp port 9797 is the administration port"
         )
-        assert second.startswith(f"{name} line 2: '80 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address")
+        assert second.startswith(
+            f"{name} line 2: '80 tcp 2001:db8::25': 2001:db8::25 needs an IPv6 address in EGRESS_SOURCE"
+        )
 
 
 POLICY = """\
