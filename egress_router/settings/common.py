@@ -132,7 +132,12 @@ class ProxySettings:
         )
     )
     max_connections: int = setting(
-        Variable("EGRESS_MAX_CONNECTIONS", "most open connections of the pod", "10000", whole(1, 10_000_000))
+        Variable(
+            "EGRESS_MAX_CONNECTIONS",
+            "how many connections the pod may have open",
+            "10000",
+            whole(1, 10_000_000),
+        )
     )
     relay_bytes: int = setting(
         Variable(
@@ -146,7 +151,7 @@ class ProxySettings:
     max_connections_per_client: int | None = setting(
         Variable(
             "EGRESS_MAX_CONNECTIONS_PER_CLIENT",
-            "most open connections of one client address, or `none`",
+            "how many connections one client address may have open, or `none`",
             "none",
             _limit,
         )

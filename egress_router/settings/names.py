@@ -63,7 +63,7 @@ class NamesSettings:
     max_lookups: int = setting(
         Variable(
             "EGRESS_DNS_LOOKUPS",
-            "most names that a worker looks up at the same time",
+            "how many names a worker may look up at the same time",
             "1000",
             whole(1, 100_000),
         )
@@ -71,7 +71,7 @@ class NamesSettings:
     max_lookups_per_client: int = setting(
         Variable(
             "EGRESS_DNS_LOOKUPS_PER_CLIENT",
-            "most names that a worker looks up at the same time for one client address",
+            "how many names a worker may look up at the same time for one client address",
             "100",
             whole(1, 100_000),
         )
