@@ -1,6 +1,6 @@
 """The programs that are measured, each started in a folder of its own with the configuration that people use.
 
-squid and haproxy run with the configurations that the original images write; both have one thread. Everything
+squid and haproxy run with the configurations that the images of OKD write; both have one thread. Everything
 listens on loopback.
 """
 
@@ -110,7 +110,7 @@ class Contestant:
 def squid(
     rules: str = "acl dest1 dst 127.0.0.0/8\nhttp_access allow dest1", name: str = "squid"
 ) -> Contestant:
-    """The original's squid, with these rules."""
+    """The squid of OKD's image, with these rules."""
 
     def command(folder: Path) -> list[str]:
         (folder / "squid.conf").write_text(SQUID.format(rules=rules))
@@ -130,7 +130,7 @@ def tinyproxy() -> Contestant:
 
 
 def haproxy() -> Contestant:
-    """The original's haproxy."""
+    """The haproxy of OKD's image."""
 
     def command(folder: Path) -> list[str]:
         (folder / "haproxy.cfg").write_text(HAPROXY)

@@ -1,8 +1,8 @@
 """Redirect mode: by number of lines, what a connection costs the machine, and source ports that have rested.
 
 `lines`: set-up time, memory and cost of a connection for 1, 100, 10,000 and 30,000 lines, beside the layout
-of the original, one nftables rule a line, in the same laboratory and the same run. `cost`: busy time of the
-whole machine beside plain routing and haproxy. `names`: a connection
+of OKD's egress router, one nftables rule a line, in the same laboratory and the same run. `cost`: busy time
+of the whole machine beside plain routing and haproxy. `names`: a connection
 among many lines, and the CPU time of a change. `ports`: connections at a steady rate to one destination,
 which keeps TIME_WAIT. `many`: 100,000 connections at once to one destination, over two source addresses.
 `policy`: what putting 10,000 entries of an egress policy in force costs. `floor`: what the kernel needs for
@@ -238,7 +238,7 @@ def tree_memory(pid: int) -> float:
 
 
 def linear(lab: Laboratory, lines: int) -> tuple[float, float]:
-    """Set the network up, and the rules as the original does, one rule a line in one nft call."""
+    """Set the network up, and the rules as OKD's egress router does, one rule a line in one nft call."""
     lab.finish_setup({"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": f"{FIRST_PORT} tcp {TARGET} 80"})
     rules = "".join(
         f"    iifname eth0 tcp dport {FIRST_PORT + number} dnat ip to {TARGET}:80\n"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _PROGRAM = "egress-router"
 _STATUSES = {
     0: "Done.",
-    1: "The configuration is wrong, or the answer is no where one was asked for by the exit status.",
+    1: "The configuration is wrong, or explain was asked for an exit status and its answer is no.",
     2: "The command line is wrong.",
     3: "The kernel or the network refused; stderr says what to grant or to change.",
 }

@@ -62,7 +62,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "id": ("string", "the same in all records of a connection or request"),
     "client": ("string", "address of the client"),
     "client_port": ("integer", "port of the client"),
-    "local_port": ("integer", "port of the router that the client came to"),
+    "local_port": ("integer", "port of the router that the client connected to"),
     "protocol": ("string", "`tcp`, `udp` or `sctp`, in redirect mode"),
     "method": ("string", "method of an HTTP request"),
     "name": ("string", "name of the destination, as the client or the line has it"),
@@ -72,7 +72,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "source_port": ("integer", "source port that the destination saw"),
     "verdict": ("string", "`allowed`, `denied`, `reported`, `refused` or `undecided`"),
     "rule": ("string", "text of the rule or line that decided"),
-    "reason": ("string", "why it was decided so, or why it ended"),
+    "reason": ("string", "why it was decided this way, or why it ended"),
     "status": ("integer", "status of the HTTP answer; 0: there was none"),
     "sent": ("integer", "bytes to the destination"),
     "received": ("integer", "bytes from the destination"),
@@ -80,7 +80,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "dns_seconds": ("number", "how long it waited for names"),
     "connect_seconds": ("number", "how long it took to connect, in the proxies"),
     "traceparent": ("string", "the client's field of that name (W3C Trace Context)"),
-    "suppressed": ("integer", "denied ones that were left out before this one"),
+    "suppressed": ("integer", "denied records that were left out before this one"),
 }
 
 

@@ -129,7 +129,7 @@ def _fetch(address: str) -> dict[str, Json]:
         said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
         raise RefusedError(f"cannot ask {address}", said) from None
     if not isinstance(found, dict) or "mode" not in found:
-        raise RefusedError(f"cannot ask {address}", "what answers there is no egress router")
+        raise RefusedError(f"cannot ask {address}", "what answers there is not an egress router")
     return found
 
 
@@ -141,7 +141,7 @@ def render(status: dict[str, Json]) -> str:
     parts.append("\n" + table(_facts(status)))
     errors = _list(_dict(status, "reload"), "errors")
     if errors:
-        parts.append("\nthe rules as they are now are refused, those before stay in force:\n")
+        parts.append("\nthe changed rules are refused, the old ones stay in force:\n")
         parts += [f"  {_printable(each)}\n" for each in errors]
     standby, busiest = _dict(status, "standby"), _dict(status, "busiest")
     tables: dict[str, Json] = {

@@ -175,7 +175,7 @@ class Answers:
         is_narrower = str(request.rel_url) == READY_OR_STANDBY
         answer = self._by_path.get(READY_OR_STANDBY if is_narrower else request.path)
         if answer is None:
-            return _text(404, "there are /healthz, /readyz, /metrics, /status and /\n")
+            return _text(404, "not found; there are /healthz, /readyz, /metrics, /status and /\n")
         try:
             return await answer()
         except Exception as error:  # noqa: BLE001 (our own fault, which must not silence the other answers)

@@ -27,7 +27,7 @@ _Counts = dict[tuple[str, str], float]
 
 # Counters that say that something went wrong: the metric, the label that says what, and the words.
 _COUNTED: Final = (
-    ("limit_hits_total", "limit", "the limit {what} was met {count} times in the last 5 minutes"),
+    ("limit_hits_total", "limit", "the limit {what} was reached {count} times in the last 5 minutes"),
     ("upstream_failures_total", "reason", "{count} requests failed in the last 5 minutes: {what}"),
     ("connections_total", "result", "{count} connections failed in the last 5 minutes: {what}"),
     ("worker_restarts_total", "", "{count} workers died or hung in the last 5 minutes and were replaced"),
@@ -135,7 +135,7 @@ def _destination(destination: str, addresses: Mapping[str, float]) -> str | None
         return f"{destination} has no address: its name does not resolve"
     if len(down) == len(addresses):
         return f"no address of {destination} answers ({', '.join(down)})"
-    return f"of {destination} {', '.join(down)} does not answer; its other addresses serve"
+    return f"no answer from {', '.join(down)} of {destination}; its other addresses serve"
 
 
 def _counts(snapshot: Snapshot) -> _Counts:

@@ -179,7 +179,9 @@ def _text_of(container: Container, variable: RulesVariable) -> Text | _Checked:
     if path is None or not path.text.strip():
         return _Checked(_NONE)
     found = container.files.get(path.text.strip())
-    return _Checked(f"not checked: {path.text.strip()} is not in this file") if found is None else found
+    if found is None:
+        return _Checked(f"not checked: {path.text.strip()} comes from no ConfigMap of the given files")
+    return found
 
 
 def _placed(rules: Text, problems: Sequence[Problem]) -> list[Problem]:

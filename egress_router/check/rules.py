@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from egress_router.settings.variables import Variable
 
 _FROM = "LEAVES WITH"
-_FIRST = "the first that is held"
+_FIRST = "the first held address"
 Rules = redirect.Redirects | acl.AccessList | forward.Forwards
 
 

@@ -86,8 +86,8 @@ def _add_check(commands: _Commands) -> None:
         "words",
         nargs="+",
         metavar="FILE",
-        help="rules of the kind before it; without a kind, Kubernetes manifests, egress policies and"
-        " EgressRouters, which belong together where there are several; `-`: standard input",
+        help="rules of the given kind; without a kind, Kubernetes manifests, egress policies and"
+        " EgressRouters, several of which are checked together; `-`: standard input",
     )
     _add_output(check)
     check.add_argument(
@@ -109,22 +109,20 @@ def _add_explain(commands: _Commands) -> None:
     explain.add_argument(
         "--policy",
         metavar="FILE",
-        help="an egress policy (EgressNetworkPolicy, EgressFirewall) behind the list",
+        help="an egress policy (EgressNetworkPolicy, EgressFirewall) that applies besides the list",
     )
     explain.add_argument(
         "--sni",
         metavar="NAME",
         help="the name in the ClientHello of a CONNECT to the target, for EGRESS_HTTP_PROXY_SNI=enforce",
     )
-    explain.add_argument(
-        "--exit-code", action="store_true", help="exit with 1 unless the answer is that it is allowed"
-    )
+    explain.add_argument("--exit-code", action="store_true", help="exit with 1 unless it is allowed")
     _add_output(explain)
 
 
 def _add_convert(commands: _Commands) -> None:
     convert = _add(
-        commands, "convert", "print what an EgressRouter resource of OpenShift 4 becomes", tools.convert
+        commands, "convert", "convert an EgressRouter resource of OpenShift 4 and print it", tools.convert
     )
     convert.add_argument("file", metavar="FILE", help="the resource, JSON or YAML; `-`: standard input")
     convert.add_argument(
@@ -139,7 +137,7 @@ def _add_status(commands: _Commands) -> None:
     status = _add(
         commands,
         "status",
-        "show what a running router knows; exit status 3 where it is not ready",
+        "show what a running router knows; exit status 3 if it is not ready",
         tools.status,
         (ADMIN_PORT,),
     )
@@ -151,7 +149,7 @@ def _add_status(commands: _Commands) -> None:
     status.add_argument(
         "--health",
         action="store_true",
-        help="exit status 3 only where the router is not healthy, for the health check of a container engine",
+        help="exit status 3 only if the router is not healthy, for the health check of a container engine",
     )
 
 

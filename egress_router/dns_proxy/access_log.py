@@ -24,7 +24,7 @@ OTHER_FAMILY = "other_family"  # than the source that the line leaves with
 LIMIT = "limit"
 CLOSED = "closed"
 
-_TOTAL = "Client connections by what became of them; all but `connected` were closed at once."
+_TOTAL = "Client connections by result; all but `connected` were closed at once."
 
 
 class AccessLog:
@@ -40,7 +40,7 @@ class AccessLog:
         self._records = RecordLog(everything=access_log or debug)
         self.tells_each = self._records.everything or tells_debug  # otherwise the data plane adds them up
         self._connect_seconds = registry.histogram(
-            "connect_seconds", "Time until an upstream connection was there, in seconds.", LATENCY_BUCKETS
+            "connect_seconds", "Time to connect to an upstream, in seconds.", LATENCY_BUCKETS
         )
         self._connection_seconds = registry.histogram(
             "connection_seconds", "Lifetime of client connections that were relayed.", DURATION_BUCKETS

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from egress_router.policy.access_list import Decision
     from egress_router.policy.egress_policy import NamesOf, PolicyIndex
 
-_SHORT_NAME = "{} is a short name; of these, by this machine's search list, the first that exists decides:"
+_SHORT_NAME = "{} is a short name; the first of these that exists, by this machine's search list, decides:"
 _MAX_LISTED = 5  # address rules that are named one by one
 
 
@@ -35,7 +35,7 @@ def decided(host: Host, port: int, decision: Decision) -> Explanation:
         return Explanation(target, Outcome.DENIED, tuple(lines))
     addresses = decision.addresses if isinstance(host, str) else (host,)
     if isinstance(host, str):
-        lines.append(f"it would be connected to at {_list(addresses)}")
+        lines.append(f"the proxy would connect to {_list(addresses)}")
     return Explanation(target, Outcome.ALLOWED, tuple(lines), addresses)
 
 
@@ -76,7 +76,7 @@ def _undecided(policy: AccessPolicy, host: str, port: int, name: str) -> tuple[O
     before = policy.address_rules_before(rule, port)
     lines = []
     for each in before[:_MAX_LISTED]:
-        effect = "it may be connected to at" if each.allows else "it is denied if it has"
+        effect = "it may be reached at" if each.allows else "it is denied if it has"
         lines.append(f"line {each.line} ({each.text}): {effect} an address of {each.subject}")
     if len(before) > _MAX_LISTED:
         lines.append(f"and {len(before) - _MAX_LISTED} more rules by address")
@@ -104,7 +104,7 @@ def judged(
     sifted = index.sift(found.addresses, port, names)
     lines = [f"{printed(each, port)}: {index.decide(each, port, names)}" for each in found.addresses]
     if sifted.allowed:
-        connected = f"it would be connected to at {_list(sifted.allowed)}"
+        connected = f"the proxy would connect to {_list(sifted.allowed)}"
         return replace(found, lines=(found.lines[0], *lines, connected), addresses=sifted.allowed)
     denied = f"{printed(host, port)} is denied: {sifted.denial}"
     return Explanation(found.target, Outcome.DENIED, (denied, f"the list: {found.lines[0]}", *lines))
@@ -121,7 +121,7 @@ def with_sni(found: Explanation, access: AccessPolicy, host: Host, port: int, sn
         decision = access.by_addresses(name, port, (host,), NOTHING_OWN)
         passes, why = decision.verdict is Verdict.ALLOWED, f"{name} at {host}: {explanation(decision)}"
     elif match is SniMatch.OTHER and name == found.full_name:
-        passes, why = True, f"{host} stands for it"
+        passes, why = True, f"{host} is short for it"
     said = f"the SNI {sni} passes" if passes else f"the SNI {sni} is another name"
     lines = [*found.lines, f"{said if sni else 'it passes'}: {why}"]
     if passes:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _FORMS = (
     "NAME, *.DOMAIN, ADDRESS or ADDRESS/LENGTH, each with `!` before it to deny and `:PORT` after it, or *;"
-    " what allows may end in `from SOURCE`"
+    " an allow rule may end in `from SOURCE`"
 )
 
 
@@ -35,7 +35,7 @@ class Everything:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A name in its compared form; with all names below it where `below` is set."""
+    """A name in the form that is compared; `below`: with all names below it."""
 
     name: str
     below: bool
@@ -46,9 +46,9 @@ Subject = Everything | Domain | IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line: what it speaks of, on which port (None: any), and whether it allows or denies.
+    """One line: which hosts it is about, on which port (None: any), and whether it allows or denies.
 
-    `leaving` says with which source address connections leave that it allows.
+    `leaving` is the source address of the connections that it allows.
     """
 
     line: int
@@ -102,7 +102,7 @@ def _rule(line: Line) -> Rule:
     if len(words) != 1:
         raise ValueError(f"expected {_FORMS}")
     if denies and leaving is not None:
-        raise ValueError("what is denied leaves with no address; take `from` out")
+        raise ValueError("a deny rule makes no connection; remove `from`")
     text = words[0]
     if "://" in text:
         raise ValueError("expected a host, not a URL")
@@ -110,8 +110,10 @@ def _rule(line: Line) -> Rule:
     port = None if port_text is None else parse_port(port_text)
     subject = _subject(host_text)
     if isinstance(subject, Everything) and (denies or port is not None):
-        raise ValueError("`*` stands alone: what nothing allows is denied anyway, and it covers every port")
-    # The text goes into answers and logs: without white space but single spaces it holds no controls.
+        raise ValueError(
+            "`*` takes no `!` and no port: what nothing allows is denied anyway, and it covers every port"
+        )
+    # The text goes into answers and logs: its only white space is single spaces, so no control characters.
     shown = f"{'!' if denies else ''}{text}{printed_leaving(leaving)}"
     return Rule(line.number, shown, not denies, subject, port, leaving)
 
@@ -121,7 +123,7 @@ def _address_of(subject: Subject) -> IPAddress | None:
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Split off the port; in `[2001:db8::]/32:443` it stands behind the length."""
+    """Split off the port; in `[2001:db8::]/32:443` it comes after the length."""
     if not text.startswith("["):
         return split_port(text)
     address, bracket, rest = text.partition("]")
@@ -135,7 +137,7 @@ def _subject(text: str) -> Subject:
     if text.startswith("*."):
         return Domain(parse_name(text[2:]), below=True)
     if "*" in text:
-        raise ValueError(f"`*` stands alone or first, as in *.example.com; {text!r} is neither")
+        raise ValueError(f"expected `*` alone, or first as in *.example.com; in {text!r} it is neither")
     if "/" in text:
         return parse_network(_unbracketed(text))
     host = parse_host(text)
@@ -158,7 +160,7 @@ def _unbracketed(text: str) -> str:
 
 
 def printed_access_list(access_list: AccessList) -> str:
-    """Write the rules in the grammar; reading the text gives an equal list but for texts and line numbers."""
+    """Write the rules in the grammar; read again, only their texts and line numbers may differ."""
     return "".join(f"{_printed_rule(rule)}\n" for rule in access_list.rules)
 
 

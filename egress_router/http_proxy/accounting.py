@@ -193,7 +193,7 @@ class Accounting:
 
     def idle_end(self, name: str) -> None:
         """Count that an idle connection was closed, which refuses nobody; `name` is the setting's."""
-        meaning = "Connections that were closed because nothing went on in them."
+        meaning = "Connections that were closed because they were idle."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
 
     def transparent_refused(self, reason: str) -> None:
@@ -205,7 +205,7 @@ class Accounting:
 
     def limit(self, name: str) -> None:
         """Count that a limit turned something away; `name` is its name in the settings."""
-        self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
+        self._registry.counter("limit_hits_total", "Connections that reached a limit.", limit=name).value += 1
 
     def sni_mismatch(self, action: str) -> None:
         """Count a tunnel whose ClientHello names another host than its CONNECT."""

@@ -90,7 +90,11 @@ _UNREACHED = {
     DialReason.REFUSED: (502, "connection_refused", "the destination refused the connection"),
     DialReason.UNREACHABLE: (502, "destination_ip_unroutable", "the destination is unreachable"),
     DialReason.TIMEOUT: (504, "connection_timeout", "the destination did not accept the connection in time"),
-    DialReason.NO_DESCRIPTOR: (503, "connection_limit_reached", "the egress router is out of descriptors"),
+    DialReason.NO_DESCRIPTOR: (
+        503,
+        "connection_limit_reached",
+        "the egress router is out of file descriptors",
+    ),
     DialReason.SOURCE_NOT_HELD: (
         503,
         "proxy_internal_error",
@@ -120,13 +124,16 @@ TOO_MUCH_HELD = Reply(
     503,
     "connection_limit_reached",
     "held_bytes",
-    "the egress router holds as much of unfinished requests as it may",
+    "the egress router has reached its limit of bytes held for unfinished requests",
 )
 CONNECTIONS_FULL = Reply(
-    503, "connection_limit_reached", "connections", "the egress router has as many connections as it may"
+    503, "connection_limit_reached", "connections", "the egress router has reached its limit of connections"
 )
 CLIENT_FULL = Reply(
-    429, "connection_limit_reached", "connections_per_client", "this client has as many connections as it may"
+    429,
+    "connection_limit_reached",
+    "connections_per_client",
+    "this client has reached its limit of connections",
 )
 
 

@@ -38,7 +38,7 @@ class RequestMetrics:
         self.received = registry.counter("bytes_total", "Body and tunnel bytes.", direction="received")
         self._repeats = registry.counter(
             "connects_repeated_total",
-            "CONNECTs, and TLS to transparent ports, that were served as the same one was shortly before.",
+            "Repeats of a CONNECT, or of TLS to a transparent port, that was served shortly before.",
         )
         self.tunnels = registry.gauge("tunnels_open", "Tunnels that are open.")
         self.dns = registry.histogram("dns_seconds", "Time that a request waited for names.", LATENCY_BUCKETS)

@@ -39,14 +39,14 @@ class DnsMetrics:
             for result in (ANSWERED, TRUNCATED, REFUSED, SILENT, UNREACHABLE)
         }
         self.ignored = registry.counter(
-            "dns_datagrams_ignored_total", "Datagrams that did not answer the question they came for."
+            "dns_datagrams_ignored_total", "Datagrams that answered no open query."
         )
-        self.hits = registry.counter("dns_cache_hits_total", "Names whose answer was known.")
+        self.hits = registry.counter("dns_cache_hits_total", "Look-ups that were answered from the cache.")
         self.stale = registry.counter(
             "dns_stale_answers_total", "Last good addresses given out while the name servers fail."
         )
         self.limits = {
-            limit: registry.counter("limit_hits_total", "Connections that met a limit.", limit=limit)
+            limit: registry.counter("limit_hits_total", "Connections that reached a limit.", limit=limit)
             for limit in ("dns_lookups", "dns_lookups_per_client")
         }
         self.seconds = registry.histogram(

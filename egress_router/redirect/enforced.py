@@ -130,13 +130,13 @@ class EnforcedPolicy:
             count = await in_daemon_thread(lambda: flows.cut(due))
         except RefusedError as error:  # and try again
             if str(error) != self._problem:
-                _log.error("connections that the egress policy denies now go on", error=str(error))
+                _log.error("connections that the egress policy now denies cannot be cut", error=str(error))
             self._problem = str(error)
             return
         self._problem = None
         self._cuts.forget(due)
         if count:
-            _log.info("connections that the egress policy denies now are cut", connections=count)
+            _log.info("connections that the egress policy now denies are cut", connections=count)
 
     def entry_of(self, rejected: Rejection) -> str | None:
         """Return which entry denies a connection, as records name it."""

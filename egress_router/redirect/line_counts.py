@@ -73,7 +73,7 @@ class LineCounts:
                 counts = await asyncio.to_thread(counters.read) if self._has_counters else None
                 tracked = await asyncio.to_thread(conntrack.connections, sources())
             except RefusedError as error:
-                _log.warning("no counters", error=str(error))
+                _log.warning("counters cannot be read", error=str(error))
             else:
                 self._show(counts, tracked, times)
             await policy.count()

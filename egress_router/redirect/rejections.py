@@ -78,7 +78,7 @@ class Rejections:
         try:
             self.take(*await in_daemon_thread(read))
         except RefusedError as error:
-            _log.warning("no counters", error=str(error))
+            _log.warning("counters cannot be read", error=str(error))
 
     def take(self, counted: int, noted: frozenset[Rejection]) -> None:
         """Take in what was noted; `counted` is how many there were, also those that were not noted."""

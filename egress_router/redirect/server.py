@@ -153,7 +153,7 @@ class RedirectServer:
         self._follower.stop()
         if self._agent is not None:
             await asyncio.to_thread(self._agent.ended.wait)
-            _log.info("ended; the gate is closed")
+            _log.info("ended; this pod no longer sends from the source address")
         else:
             _log.info("ended; rules and address stay until the pod goes")
 
@@ -213,7 +213,7 @@ class RedirectServer:
 
         def move() -> None:
             count = flows.forget(found)
-            _log.info("UDP flows are moved to the addresses that their names have now", flows=count)
+            _log.info("UDP flows are moved to the current addresses of their names", flows=count)
 
         await in_daemon_thread(move)
 

@@ -153,7 +153,7 @@ class RuleTable:
         found: Counter[str] = Counter()
         for key, count in ports.items():
             line = self.line_of(*key)
-            found["no line any more" if line is None else line.text] += count
+            found["a removed line" if line is None else line.text] += count
         return found
 
     def without_line(self, counts: Counts) -> int:
@@ -171,7 +171,7 @@ class RedirectMetrics:
     def __init__(self, registry: Registry, max_rules: int = _MAX_RULES) -> None:
         self._registry = registry
         self._max_rules = max_rules
-        meaning = "Connections by what became of them."
+        meaning = "Connections by result."
         self._results = {
             result: registry.counter("connections_total", meaning, result=result) for result in _RESULTS
         }
@@ -225,7 +225,7 @@ class RedirectMetrics:
         counter = self._registry.counter
         meaning = "Connections that came to this line."
         counter("rule_connections_total", meaning, rule=rule).value = traffic.begun + traffic.closed
-        meaning = "Of these, those that no destination accepted, or that there was none for."
+        meaning = "Of these, those that no destination accepted, or that had no destination."
         failures = max(self._failures[rule], traffic.failures + traffic.closed)
         self._failures[rule] = failures
         counter("rule_failures_total", meaning, rule=rule).value = failures
@@ -247,7 +247,7 @@ class RedirectMetrics:
                 self._histogram(_CONNECT).observe(each.seconds)
 
     def _histogram(self, name: str, **labels: str) -> Histogram:
-        meaning = "Time until a connection was accepted, of some of them, in seconds."
+        meaning = "Time until a connection was accepted, in seconds; a sample."
         return self._registry.histogram(name, meaning, LATENCY_BUCKETS, **labels)
 
     def tracking(self, usage: tuple[int, int] | None) -> None:

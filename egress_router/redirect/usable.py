@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SILENT: Final = ""
 _NEIGHBOURS_SECONDS = 10.0
 _LOOP = "it is this router itself"
-_NEIGHBOUR = "it is on the network of the pod's first interface, which no line leads to"
+_NEIGHBOUR = "it is on the network of the pod's first interface, where no line may lead"
 
 
 class Usable:

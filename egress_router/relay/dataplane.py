@@ -102,7 +102,9 @@ class DataPlane:
     def count(self, registry: Registry, sent: Number, received: Number) -> None:
         """Have the bytes of all connections added to these, to upstreams and to clients, as they go."""
         self._sent, self._received = sent, received
-        self._overflows = registry.counter("limit_hits_total", "Connections that met a limit.", limit=_LIMIT)
+        self._overflows = registry.counter(
+            "limit_hits_total", "Connections that reached a limit.", limit=_LIMIT
+        )
         registry.before_snapshot(self.catch_up)
 
     def settle(self) -> None:
@@ -273,7 +275,7 @@ class DataPlane:
             try:
                 tell(record)
             except Exception as error:  # noqa: BLE001 - the others' news come only once
-                context = {"message": "news of the data plane were not understood", "exception": error}
+                context = {"message": "a report of the data plane was not understood", "exception": error}
                 self._loop.call_exception_handler(context)
 
 

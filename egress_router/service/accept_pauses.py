@@ -26,4 +26,4 @@ class AcceptPauses:
             self._pauses.value += 1
             _log.warning("accepting pauses", reason=os.strerror(error))
         else:
-            _log.info("accepting goes on")
+            _log.info("accepting resumes")

@@ -41,7 +41,7 @@ class ConnectionLimiter:
         shared = shared or unshared()
         possible = maximum if possible is None else possible
         self.limits = Limits(maximum, possible, maximum_per_client, shared.counts, shared.slot)
-        meaning = "Connections that met a limit."
+        meaning = "Connections that reached a limit."
         self._hits = {
             limit: registry.counter("limit_hits_total", meaning, limit=limit.value)
             for limit in ConnectionLimit

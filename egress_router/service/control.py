@@ -186,7 +186,7 @@ class Channel:
         self._descriptors.extend(descriptors)
         if flags & socket.MSG_CTRUNC:
             # The kernel has closed those for which this process had no descriptor left (unix(7)).
-            _log.error("sockets were lost on their way here: raise the limit of open files")
+            _log.error("sockets were lost on their way to this worker: raise the limit of open files")
             data = b""
         if not data:
             self._end()

@@ -107,7 +107,9 @@ def listen(
             for each in made:
                 each.close()
             if isinstance(error, OSError):
-                raise RefusedError("cannot share connections out by client", "use EGRESS_WORKERS=1") from None
+                raise RefusedError(
+                    "cannot give all connections of a client to one worker", "use EGRESS_WORKERS=1"
+                ) from None
             raise
     return tuple(made)
 

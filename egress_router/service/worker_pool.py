@@ -97,7 +97,7 @@ class WorkerPool:
         self._tell(Drain())
         if await self._gone_within(seconds):
             return
-        _log.warning("time to finish is over; what is open is closed", seconds=seconds)
+        _log.warning("the time to finish is over; open connections are closed", seconds=seconds)
         self._tell(Close())
         if not await self._gone_within(_CLOSE_SECONDS):
             self.kill()

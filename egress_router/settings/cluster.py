@@ -1,4 +1,4 @@
-"""EGRESS_CLUSTER_CIDRS: the networks that stay on the pod's first interface, and which cannot."""
+"""EGRESS_CLUSTER_CIDRS: the networks that stay on the pod's first interface, and which cannot be given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from egress_router.settings.variables import Variable, each
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# What nobody outside can be reached at (the IANA special-purpose registries, RFC 6890); no two overlap.
+# Addresses that are not public (the IANA special-purpose registries, RFC 6890); no two networks overlap.
 _NOT_PUBLIC = tuple(
     IPv4Network(text)
     for text in (
@@ -31,13 +31,13 @@ _NOT_PUBLIC = tuple(
     )
 )
 _PUBLIC_V6 = IPv6Network("2000::/3")  # RFC 4291 2.4: all global unicast addresses are from here so far
-# More of the public addresses than a cluster has: four networks of /8 (some borrow 11, 25 or 30.0.0.0/8), one
-# of /16. It would be the default route of the first interface again, past EGRESS_SOURCE.
+# No cluster has more public addresses than this: four networks of /8 (some borrow 11, 25 or 30.0.0.0/8), one
+# of /16. More would act like the default route of the first interface again, past EGRESS_SOURCE.
 _MAX_PUBLIC = {4: 4 << 24, 6: 1 << (128 - 16)}
 
 
 def covers_public_space(networks: Iterable[IPNetwork]) -> bool:
-    """Say whether networks together hold more of the public addresses than a cluster can have."""
+    """Say whether networks together hold more public addresses than a cluster can have."""
     known = list(networks)
     four = collapse_addresses(network for network in known if isinstance(network, IPv4Network))
     six = collapse_addresses(network for network in known if isinstance(network, IPv6Network))
@@ -60,7 +60,7 @@ def _public_v6(network: IPv6Network) -> int:
 def _network(text: str) -> IPNetwork:
     network = parse_network(text)
     if not network.prefixlen:
-        raise AddressError(f"{text!r} is everything; expected the networks of the cluster")
+        raise AddressError(f"{text!r} covers every address; expected the networks of the cluster")
     return network
 
 
@@ -69,8 +69,8 @@ def _networks(text: str) -> tuple[IPNetwork, ...]:
     networks = tuple(each(given, _network)) if given else ()
     if covers_public_space(networks):
         raise AddressError(
-            "these networks together cover public addresses that no cluster has, and what is sent there would"
-            " leave past EGRESS_SOURCE; expected the networks of the cluster"
+            "these networks together cover public addresses that no cluster has, and traffic to them would"
+            " not leave with EGRESS_SOURCE;  expected the networks of the cluster"
         )
     return networks
 

@@ -17,16 +17,16 @@ _GROUP, _LOCAL = 0x01, 0x02  # IEEE 802 8.2: the two lowest bits of the first oc
 
 
 class MacChoice(enum.Enum):
-    """How the hardware address is chosen where none is given."""
+    """How the hardware address is chosen if none is given."""
 
     AUTO = "auto"
     RANDOM = "random"
 
 
 def derived_mac(address: IPAddress) -> str:
-    """Return the hardware address that belongs to a source address: the same at every start, on every node.
+    """Return the hardware address for a source address: the same at every start, on every node.
 
-    Locally administered, so it is no manufacturer's. Two addresses have the same one in 1 of 2**46 cases.
+    It is locally administered, so no manufacturer uses it. Two sources have the same in 1 of 2**46 cases.
     """
     octets = bytearray(hashlib.sha256(b"egress-router " + address.packed).digest()[:6])
     octets[0] = (octets[0] | _LOCAL) & ~_GROUP
@@ -41,17 +41,17 @@ def _mac_address(text: str) -> MacChoice | str:
         raise ValueError("expected auto, random, or an address such as 02:00:5e:10:00:63")
     octets = bytes.fromhex(given.replace("-", "").replace(":", ""))
     if octets[0] & _GROUP:
-        raise ValueError("is a group address; the lowest bit of the first octet of an interface's is 0")
+        raise ValueError("is a group address; expected the lowest bit of the first octet to be 0")
     if not any(octets):
-        raise ValueError("is the address of no station")
+        raise ValueError("is all zeros, which no interface can have")
     return octets.hex(":")
 
 
 MAC_ADDRESS: Variable[MacChoice | str] = Variable(
     "EGRESS_MAC_ADDRESS",
     "hardware address of the macvlan interface that setup creates; `auto`: derived from the first"
-    " EGRESS_SOURCE, the same at every start and on every node; `random`; or an address, which an interface"
-    " that is there gets, too",
+    " EGRESS_SOURCE, the same at every start and on every node; `random`; or an address, which is also"
+    " given to an interface that already exists",
     "auto",
     _mac_address,
 )

@@ -16,7 +16,7 @@ _log = log.get("setup")
 
 
 def _forwarding(settings: SetupSettings) -> list[str]:
-    """Return the sysctls that let the pod forward packets, for those families in which it shall."""
+    """Return the sysctls that let the pod forward packets, for the families that it has to forward."""
     names = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
     return [names[source.address.version] for source in settings.sources if settings.mode.forwards]
 
@@ -47,6 +47,6 @@ def lower_first_port() -> None:
     """Let a proxy without root listen on any port."""
     if not sysctl.ensure_at_most("net/ipv4/ip_unprivileged_port_start", 0):
         _log.warning(
-            "ports under 1024 stay closed to a proxy without root: /proc/sys is read-only; set"
+            "a proxy without root cannot listen on ports below 1024: /proc/sys is read-only; set"
             " net.ipv4.ip_unprivileged_port_start=0 in the pod's securityContext.sysctls"
         )

@@ -136,7 +136,9 @@ class Agent:
             self.failure = error
         except Exception as error:  # noqa: BLE001 (the kernel closes the gate; the process logs it and ends)
             _log.exception("the standby thread failed", error)
-            self.failure = RefusedError("the standby thread failed", "see the log, and report this fault")
+            self.failure = RefusedError(
+                "the standby thread failed", "this is a bug: please report it with the log"
+            )
         finally:
             self.ended.set()
             self._status.end()

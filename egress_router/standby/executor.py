@@ -67,7 +67,9 @@ class Executor:
             _log.warning("the lease had ended before it was extended; standing by")
             self._recover()
         except HardwareAddressInUseError:
-            _log.warning("another pod on this node has the hardware address; two of a group need two nodes")
+            _log.warning(
+                "another pod on this node has the hardware address; routers of a group need different nodes"
+            )
             self._effects.close_gate()
             self._recover()
 

@@ -40,7 +40,7 @@ class StatusPublisher:
     def stepped_down(self) -> None:
         """Record that the lease was lost."""
         self.status = replace(self.status, losses=self.status.losses + 1)
-        _log.warning("stood down", source=", ".join(self.status.sources))
+        _log.warning("no longer active", source=", ".join(self.status.sources))
 
     def publish(self, machine: StateMachine, contacts: ContactTable, rival: str | None) -> None:
         """Publish a new status if something changed."""

@@ -131,7 +131,9 @@ def test_what_is_wrong_is_on_top_with_since_when(page: Page, view: FakeView) -> 
     assert (
         page.evaluate("document.title") == "ready, with problems: db-egress-router-7d9, egress router 1.0.0"
     )
-    assert "the limit connections was met 3 times in the last 5 minutes since 20" in text(page, "problems")
+    assert "the limit connections was reached 3 times in the last 5 minutes since 20" in text(
+        page, "problems"
+    )
     assert page.evaluate("document.getElementById('verdict').className") == "warn"
     top = "document.getElementById('{}').getBoundingClientRect().top"
     assert page.evaluate(f"{top.format('problems')} < {top.format('facts')}") is True

@@ -100,11 +100,11 @@ def test_two_proxies_share_a_pod_with_ports_and_rules_of_their_own() -> None:
         ({**HTTP, "also": {"mode": "dns-proxy"}}, "also: no rules"),
         (
             {**HTTP, "also": {"mode": "dns-proxy", "destinations": "8080 1.2.3.4"}},
-            "port 8080 is wanted twice",
+            "port 8080 is used twice",
         ),
         (
             {**HTTP, "also": {"mode": "dns-proxy", "destinations": "9797 1.2.3.4"}},
-            "port 9797 is wanted twice",
+            "port 9797 is used twice",
         ),
         (
             {**HTTP, "also": {"mode": "dns-proxy", "destinations": "80 1.2.3.4", "adminPort": 9797}},

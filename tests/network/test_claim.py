@@ -112,7 +112,7 @@ def test_a_second_pod_of_the_node_waits_until_the_first_has_gone(lab: Laboratory
     assert ended(start(lab, lab.router, environment))[0] == 0
     status, said = ended(start(lab, lab.client, environment))
     assert status == 3
-    owner = f"another pod of this node, by the hardware address {DERIVED}," if mode != "bridge" else DERIVED
+    owner = f"another pod of this node (hardware address {DERIVED})" if mode != "bridge" else DERIVED
     assert f"{SOURCE} is in use by " in said
     assert owner in said
     assert SOURCE not in lab.client.run("ip", "addr").stdout
@@ -142,7 +142,7 @@ def test_interfaces_that_were_made_by_others_are_no_way_round_it(lab: Laboratory
     assert mac(lab.router) != DERIVED
     status, said = ended(lab.client.start(program, environment))
     assert status == 3
-    assert f"{SOURCE} is in use by another pod of this node, by the hardware address {DERIVED}," in said
+    assert f"{SOURCE} is in use by another pod of this node (hardware address {DERIVED})" in said
     assert "claim-" not in lab.client.run("ip", "link").stdout
     assert ended(lab.client.start(program, {**environment, "EGRESS_SOURCE": SECOND}))[0] == 3
     assert ended(lab.client.start(program, {**environment, "EGRESS_SOURCE": THIRD}))[0] == 0

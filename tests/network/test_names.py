@@ -131,7 +131,7 @@ def test_a_name_of_both_families_is_served_in_each_that_the_router_has(lab: Labo
     [
         (ROUTER, "it is this router itself"),
         (SOURCE, f"{SOURCE} is EGRESS_SOURCE itself; expected the address of an external server"),
-        ("10.128.0.1", "it is on the network of the pod's first interface, which no line leads to"),
+        ("10.128.0.1", "it is on the network of the pod's first interface, where no line may lead"),
         ("127.0.0.1", "the name has a loopback, link-local or metadata address that no line names"),
     ],
 )

@@ -121,7 +121,7 @@ def test_configuration_errors_come_before_any_change(lab: Laboratory) -> None:
         ({"EGRESS_PARENT_NETNS": "/proc/4194304/ns/net"}, "EGRESS_PARENT_NETNS"),
         (
             {"EGRESS_PARENT_NETNS": "/etc/hosts"},
-            "/etc/hosts is no network namespace: set EGRESS_PARENT_NETNS",
+            "/etc/hosts is not a network namespace: set EGRESS_PARENT_NETNS",
         ),
     ],
 )
@@ -226,5 +226,5 @@ def test_without_root_in_a_user_namespace() -> None:
         timeout=280,
         check=False,
     )
-    assert "Everything was as promised." in done.stdout, done.stdout + done.stderr
+    assert "Everything was as expected." in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0

@@ -190,7 +190,7 @@ def test_check_says_with_which_address_a_line_leaves() -> None:
     assert [line.split("  ")[-1].strip() for line in shown[:4]] == [
         "LEAVES WITH",
         "192.168.12.99",
-        "the first that is held",
+        "the first held address",
         "every address in turn",
     ]
     assert "db.example.com:8443" in shown[1]
@@ -198,7 +198,7 @@ def test_check_says_with_which_address_a_line_leaves() -> None:
     shown = check("http-proxy", "-", given=b"!a.example\nb.example\n* from *\n").stdout.decode().splitlines()
     assert [line.split("  ")[-1].strip() for line in shown[1:]] == [
         "any",
-        "the first that is held",
+        "the first held address",
         "every address in turn",
     ]
     # Without `from` in any line there is no such column.

@@ -1,4 +1,4 @@
-"""`check` on Kubernetes manifests: those of the original's documentation, and planted errors."""
+"""`check` on Kubernetes manifests: those of OKD's documentation, and planted errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_manifests_of_the_documentation_are_right(name: str) -> None:
 
 def test_a_configmap_that_is_made_elsewhere_is_said_to_be_unchecked() -> None:
     table = manifests(("pod.yaml", text_of("redirect-configmap.yaml"))).text
-    assert "not checked: ConfigMap egress-routes, which is not in this file" in table
+    assert "not checked: ConfigMap egress-routes, which is in none of the given files" in table
 
 
 def test_every_fixture_is_checked() -> None:
@@ -219,7 +219,10 @@ def test_a_mounted_configmap_is_followed(file: str, more: str) -> None:
 
 
 def test_a_file_that_no_configmap_makes_is_unchecked() -> None:
-    assert "not checked: /etc/egress/other" in manifests(("all.yaml", MOUNTED % ("*", "other", ""))).text
+    assert (
+        "not checked: /etc/egress/other comes from no ConfigMap"
+        in manifests(("all.yaml", MOUNTED % ("*", "other", ""))).text
+    )
 
 
 def test_variables_of_a_whole_configmap_count() -> None:
@@ -272,7 +275,7 @@ def test_lines_that_can_never_work_with_the_settings_beside_them(mode: str) -> N
     other = "- name: EGRESS_ADMIN_PORT\n      value: '%s'\n    - name: EGRESS_SOURCE"
     assert "4 lines" in manifests(("x", rules.replace("- name: EGRESS_SOURCE", other % "0"))).text
     (found,) = problems(text.replace("203.0.113.26 443", "2001:db8::26 443"))
-    assert "'8443 tcp 2001:db8::26 443': EGRESS_SOURCE has no IPv6 address" in found
+    assert "'8443 tcp 2001:db8::26 443': 2001:db8::26 needs an IPv6 address" in found
 
 
 def test_lines_are_not_judged_by_settings_that_are_not_known() -> None:

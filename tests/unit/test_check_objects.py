@@ -39,7 +39,7 @@ def test_where_nothing_was_checked_it_is_said(text: str) -> None:
 def test_what_is_no_object_of_kubernetes_is_an_error(text: str, place: str) -> None:
     first, second = problems(text)
     assert first.startswith(f"pod.yaml {place}")
-    assert first.endswith("is no object of Kubernetes (a mapping with `kind`)")
+    assert first.endswith("is not a Kubernetes object (a mapping with `kind`)")
     assert NOTHING in second
 
 
@@ -51,7 +51,7 @@ def test_an_allow_list_that_is_no_yaml_is_told_how_to_be_checked() -> None:
 
 def test_what_is_no_object_beside_a_right_pod_is_an_error() -> None:
     (found,) = problems(text_of("redirect.yaml") + "---\n80 tcp 203.0.113.25\n")
-    assert "'80 tcp 203.0.113.25': is no object of Kubernetes" in found
+    assert "'80 tcp 203.0.113.25': is not a Kubernetes object" in found
 
 
 def test_an_unknown_kind_with_variables_is_an_error_where_it_is() -> None:

@@ -33,7 +33,7 @@ SETUP = {"EGRESS_SOURCE": "192.168.12.99/24", "EGRESS_GATEWAY": "10.9.9.9"}
             [
                 "EGRESS_GATEWAY: '10.9.9.9': is not on the subnet",
                 "{} line 1: '80 sctpp 10.4.5.6': unknown protocol 'sctpp'",
-                "{} line 2: '443 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address",
+                "{} line 2: '443 tcp 2001:db8::25': 2001:db8::25 needs an IPv6 address in EGRESS_SOURCE",
                 "{} line 3: '9797 tcp 10.4.5.6': tcp port 9797 is the administration port",
             ],
         ),

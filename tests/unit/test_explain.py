@@ -48,7 +48,7 @@ def test_the_line_that_decides(text: str, target: str, first: str) -> None:
 def test_what_the_addresses_would_meet() -> None:
     assert said(LIST, "www.example:80")[1:] == [
         "line 1 (!10.0.0.0/8): it is denied if it has an address of 10.0.0.0/8",
-        "line 4 (192.0.2.0/24): it may be connected to at an address of 192.0.2.0/24",
+        "line 4 (192.0.2.0/24): it may be reached at an address of 192.0.2.0/24",
         "line 5 (*) allows every remote address",
     ]
     many = "\n".join(f"10.0.{number}.0/24" for number in range(9))
@@ -155,7 +155,7 @@ def test_a_range_of_addresses_is_named_as_one() -> None:
     ):
         explain("LIST", "*", "10.0.0.1-10.0.0.5", resolve=False)
     with pytest.raises(
-        ConfigError, match=r"is a range; expected networks, one each: 10\.0\.0\.1, 10\.0\.0\.2/31,"
+        ConfigError, match=r"is a range; give each of its networks instead: 10\.0\.0\.1, 10\.0\.0\.2/31,"
     ):
         explain("LIST", "10.0.0.1-10.0.0.5", "a.example", resolve=False)
     with pytest.raises(ConfigError, match=r"/123 and 40 more"):
@@ -257,4 +257,4 @@ def test_a_short_name_may_be_asked_for_by_what_it_stands_for() -> None:
     explain = Explainer(names=lambda: Scripted(corporate)).explain
     found = explain("LIST", "*", "intranet", resolve=True, sni="intranet.corp.example")
     assert found.outcome is Outcome.ALLOWED
-    assert found.lines[-1] == "the SNI intranet.corp.example passes: intranet stands for it"
+    assert found.lines[-1] == "the SNI intranet.corp.example passes: intranet is short for it"

@@ -148,7 +148,7 @@ EGRESS_ADMIN_RULES_FILE: adminRules.inline
   {{- range include "egress-router.ports" $ | fromYamlArray -}}
     {{- $port := toString (int .port) -}}
     {{- with get $taken $port -}}
-      {{- include "egress-router.refuse" (list $ (printf "port %s is wanted twice in the pod: it is %s, too" $port .)) -}}
+      {{- include "egress-router.refuse" (list $ (printf "port %s is used twice in the pod: it is also %s" $port .)) -}}
     {{- end -}}
     {{- $_ := set $taken $port (printf "port %s of the other proxy" .name) -}}
   {{- end -}}

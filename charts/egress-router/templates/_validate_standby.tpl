@@ -3,7 +3,7 @@
 {{- $standby := .Values.standby -}}
 {{- $version := .Capabilities.KubeVersion.Version -}}
 {{- if not (include "egress-router.stays" .) -}}
-  {{- include "egress-router.refuse" (list $ "standby: redirect.live is false, but somebody has to keep the fence; set redirect.live: true") -}}
+  {{- include "egress-router.refuse" (list $ "standby: redirect.live is false, but a process has to stay and keep the fence; set redirect.live: true") -}}
 {{- end -}}
 {{- if and (include "egress-router.besideProxy" .) (not (semverCompare ">=1.29.0-0" $version)) -}}
   {{- include "egress-router.refuse" (list $ (printf "standby: setup stays beside the proxy as a restartable init container, which Kubernetes has from 1.29 on; this is %s" $version)) -}}
@@ -41,7 +41,7 @@
 {{- end -}}
 {{- range $field := list "internalTrafficPolicy" "externalTrafficPolicy" -}}
   {{- if eq (get $.Values.service $field) "Local" -}}
-    {{- include "egress-router.refuse" (list $ (printf "service.%s is Local, but only one pod serves, on one node; leave it out with standby.service" $field)) -}}
+    {{- include "egress-router.refuse" (list $ (printf "service.%s is Local, but only one pod serves, on one node; leave it out where standby.service is true" $field)) -}}
   {{- end -}}
 {{- end -}}
 {{- if or (hasPrefix "RequireDualStack" .Values.service.ipFamilyPolicy) (gt (len .Values.service.ipFamilies) 1) -}}
@@ -51,6 +51,6 @@
 {{- $name := include "egress-router.fullname" . -}}
 {{- $live := lookup "v1" "Service" .Release.Namespace $name | default dict -}}
 {{- if (get ($live.spec | default dict) "selector") -}}
-  {{- include "egress-router.refuse" (list $ (printf "standby.service: the Service %s has a selector, and what it made would stay; delete it first (kubectl -n %s delete service %s), or set standby.service: false" $name .Release.Namespace $name)) -}}
+  {{- include "egress-router.refuse" (list $ (printf "standby.service: the Service %s has a selector, and the EndpointSlices that this made would stay; delete the Service first (kubectl -n %s delete service %s), or set standby.service: false" $name .Release.Namespace $name)) -}}
 {{- end -}}
 {{- end -}}

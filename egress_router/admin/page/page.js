@@ -199,7 +199,7 @@ function showStandby(standby) {
   const known = standby.role !== undefined; // else its process does not answer
   const since = standby.since ? ` since ${clock(standby.since)}` : "";
   put("role", known ? `${standby.role}${since}` : "not known");
-  put("holder", standby.role === "active" ? "this pod" : standby.holder || "nobody is heard");
+  put("holder", standby.role === "active" ? "this pod" : standby.holder || "no router is heard");
   put("take-overs", known ? `${standby.take_overs}, ${standby.losses}` : "not known");
   put("took", typeof standby.took === "number" ? `${standby.took.toFixed(3)} s` : "there was none");
   table("peers", (standby.peers || []).map((each) => [

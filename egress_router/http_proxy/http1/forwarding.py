@@ -58,7 +58,7 @@ def expects_continue(head: RequestHead) -> bool:
     if values is None or head.minor == 0:
         return False
     if any(value.lower() != b"100-continue" for value in values):
-        raise MessageError(417, "no expectation but 100-continue is known here", Fault.UNSUPPORTED)
+        raise MessageError(417, "the only supported expectation is 100-continue", Fault.UNSUPPORTED)
     return head.framing is not NO_BODY
 
 

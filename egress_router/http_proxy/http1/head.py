@@ -104,13 +104,13 @@ def read_fields(head: bytes, max_fields: int, parser: _Parser) -> Fields:
     except httptools.HttpParserUpgrade:
         pass  # it stops where another protocol would begin: behind the head, which is all that it was given
     except httptools.HttpParserInvalidMethodError:
-        raise MessageError(501, "this method is not known here", Fault.UNSUPPORTED) from None
+        raise MessageError(501, "this method is not supported", Fault.UNSUPPORTED) from None
     except httptools.HttpParserError as error:
         # With 101 but without the field Upgrade, llhttp stops there too, and httptools takes it for an error.
         if not str(error).startswith("Pause on"):
             raise MessageError(400, _sentence(error)) from None
     if not seen.complete:
-        raise MessageError(400, "the head does not end where its empty line is")
+        raise MessageError(400, "the head does not end at its empty line")
     if len(seen.fields) > max_fields:
         raise MessageError(431, "the head has too many fields", Fault.TOO_MANY_FIELDS)
     return seen
@@ -145,7 +145,7 @@ def declared_framing(special: dict[bytes, list[bytes]], minor: int, status: int)
         if lengths is not None or len(codings) > 1 or minor == 0:
             raise MessageError(status, "the framing of the body is ambiguous")
         if codings[0].lower() != b"chunked":
-            sentence = "no transfer coding but chunked is known here"
+            sentence = "the only supported transfer coding is chunked"
             raise MessageError(501 if status == 400 else status, sentence, Fault.UNSUPPORTED)
         return Framing.CHUNKED, -1
     if lengths is None:

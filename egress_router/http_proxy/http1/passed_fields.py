@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.http1.head import Field
 
-# RFC 9110 7.6.1, with what the original removes; and framing, which is written anew.
+# RFC 9110 7.6.1, with what OKD's proxy removes; and framing, which is written anew.
 NEVER_PASSED: Final = frozenset(
     {
         b"connection",

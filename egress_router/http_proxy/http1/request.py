@@ -178,9 +178,9 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
     method, target, version = line.groups()
     minor = MINORS.get(version)
     if minor is None and method == b"PRI":  # RFC 9113 3.4: the preface of HTTP/2
-        raise MessageError(505, "HTTP/2 is spoken here inside TLS only: use HTTP/1.1, or TLS", Fault.HTTP2)
+        raise MessageError(505, "HTTP/2 is supported inside TLS only: use HTTP/1.1, or TLS", Fault.HTTP2)
     if minor is None:
-        raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", Fault.UNSUPPORTED)
+        raise MessageError(505, "only HTTP/1.1 and HTTP/1.0 are supported", Fault.UNSUPPORTED)
     key = (method, minor, head[line.end() :], max_fields)
     known = known_fields.get(key)
     if known is None:

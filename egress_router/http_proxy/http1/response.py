@@ -94,7 +94,7 @@ class AnswerHeads:
         if head.interim:
             self._interim += 1
             if self._interim > _MAX_INTERIM:
-                raise MessageError(502, "interim answers come without end")
+                raise MessageError(502, "there are too many interim answers")
         return head, data[end:]
 
 

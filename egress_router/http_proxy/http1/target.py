@@ -91,16 +91,14 @@ def origin_target(method: bytes, target: bytes, host_field: bytes, origin_port: 
         raise MessageError(400, "CONNECT goes to the port of the proxy, not to this one", Fault.UNSUPPORTED)
     if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
         if not host_field:
-            raise MessageError(400, "the Host field says no host", Fault.NO_HOST)
+            raise MessageError(400, "the Host field names no host", Fault.NO_HOST)
         host, _, asked, _ = _place(host_field)
         origin_form = target
     else:  # RFC 9112 3.2.2: a server accepts the absolute form, too; its host wins
         absolute = absolute_target(method, target)
         host, asked, origin_form = absolute.host, absolute.asked, absolute.origin_form
     if not isinstance(host, str):
-        raise MessageError(
-            400, "the host is an address; this port leads to names only", Fault.HOST_IS_ADDRESS
-        )
+        raise MessageError(400, "the host is an address; this port accepts names only", Fault.HOST_IS_ADDRESS)
     return RequestTarget(host, origin_port, origin_form, asked, _authority(host, origin_port), tunnel=False)
 
 
@@ -169,7 +167,7 @@ def parse_authority(authority: bytes) -> tuple[Host, int | None]:
         raise MessageError(400, "the host is not ASCII; internationalised names are sent as A-labels")
     host_text, port_text = split_port(authority.decode("ascii"))
     if ":" in host_text and not host_text.startswith("["):
-        raise MessageError(400, "an IPv6 address in a target stands in brackets")
+        raise MessageError(400, "an IPv6 address in a target must be in brackets")
     try:
         port = None if port_text is None else parse_port(port_text)
     except AddressError:

@@ -28,7 +28,7 @@ def run() -> int:
     for scene in SCENES:
         with Laboratory() as lab:
             is_right = scene(lab) and is_right
-    print("\nEverything was as promised." if is_right else "\nSomething was not as promised.")
+    print("\nEverything was as expected." if is_right else "\nSomething was not as expected.")
     return 0 if is_right else 3
 
 

@@ -53,6 +53,6 @@ def show(title: str, rows: list[Row]) -> bool:
     widths = [max(len(line[column]) for line in cells) for column in range(3)]
     print(f"\n{title}\n")
     for index, line in enumerate(cells):
-        mark = "" if index == 0 or rows[index - 1].is_right else "   <- not as promised"
+        mark = "" if index == 0 or rows[index - 1].is_right else "   <- not as expected"
         print("  " + "  ".join(map(str.ljust, line, widths)).rstrip() + mark)
     return all(row.is_right for row in rows)

@@ -37,7 +37,12 @@ class PodNetwork:
             sock.bind((str(address), port))
         except OSError as error:
             sock.close()
-            _log.warning("no second way to the peer", address=address, port=port, error=error.strerror)
+            _log.warning(
+                "the peer is heard on the wire only: the pod network cannot be used",
+                address=address,
+                port=port,
+                error=error.strerror,
+            )
         else:
             self._socket = sock
 

@@ -81,7 +81,7 @@ def test_destinations_that_do_not_answer_are_named() -> None:
         watched.registry.flag("upstream_up", "u", destination=destination, address=address).value = up
     assert [text for text, _, _ in watched.look()] == [
         "no address of a:1 answers (203.0.113.1:1)",
-        "of b:1 203.0.113.2:1 does not answer; its other addresses serve",
+        "no answer from 203.0.113.2:1 of b:1; its other addresses serve",
         "c:1 has no address: its name does not resolve",
     ]
 
@@ -94,7 +94,7 @@ def test_what_is_counted_is_that_of_five_minutes_with_its_beginning() -> None:
     assert watched.look(2) == [("3 requests failed in the last 5 minutes: refused", 1002.0, False)]
     full.value = 7
     assert watched.look(10) == [
-        ("the limit connections was met 7 times in the last 5 minutes", 1004.0, False),
+        ("the limit connections was reached 7 times in the last 5 minutes", 1004.0, False),
         ("3 requests failed in the last 5 minutes: refused", 1002.0, False),
     ]
     assert watched.look(302) == []

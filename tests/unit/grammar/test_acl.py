@@ -60,10 +60,10 @@ def test_every_form_of_a_rule(text: str, allows: bool, subject: Subject, port: i
     [
         ("!", "expected NAME, *.DOMAIN"),
         ("a.example b.example", "expected NAME, *.DOMAIN"),
-        ("!*", "`*` stands alone"),
-        ("*:443", "`*` stands alone"),
-        ("www.*.example", "`*` stands alone or first"),
-        ("*example.com", "`*` stands alone or first"),
+        ("!*", "`*` takes no `!` and no port"),
+        ("*:443", "`*` takes no `!` and no port"),
+        ("www.*.example", "expected `*` alone, or first"),
+        ("*example.com", "expected `*` alone, or first"),
         ("*.", "host name '' is empty"),
         ("https://www.example.com", "expected a host, not a URL"),
         ("www.example.com/path", "not an IP address"),
@@ -139,9 +139,12 @@ def test_what_allows_may_say_with_which_address_it_leaves() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("!a.example.com from *", "what is denied leaves with no address; take `from` out"),
-        ("a.example.com from", "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it"),
-        ("from", "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it"),
+        ("!a.example.com from *", "a deny rule makes no connection; remove `from`"),
+        (
+            "a.example.com from",
+            "after `from`, expected one address of EGRESS_SOURCE or `*`, and nothing else",
+        ),
+        ("from", "after `from`, expected one address of EGRESS_SOURCE or `*`, and nothing else"),
         ("a.example.com from 192.168.12.7", "it is not one of EGRESS_SOURCE (192.168.12.99)"),
         ("2001:db8::/32 from 192.168.12.99", "it is IPv4, and 2001:db8:: is IPv6"),
         ("a.example.com to *", "expected NAME, *.DOMAIN"),

@@ -47,7 +47,7 @@ def test_every_form_of_a_line() -> None:
         ("80 tcp 203.0.113.25 80", "expected PORT ADDRESS"),
         ("http example.com", "invalid port 'http'"),
         ("80 example.com 0", "invalid port '0'"),
-        ("80 db.example.com from", "`from` ends a line"),
+        ("80 db.example.com from", "after `from`, expected one address"),
         ("80 203.0.113.25 from 2001:db8::99", "it is IPv6, and 203.0.113.25 is IPv4"),
         ("80 intranet", "the name 'intranet' has no dot"),
         ("80 127.1", "ambiguous IPv4 spelling"),

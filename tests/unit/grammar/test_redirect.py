@@ -73,10 +73,13 @@ def test_every_form_of_a_line() -> None:
             "80 tcp 10.4.5",
             "ambiguous IPv4 spelling '10.4.5' (four decimal numbers from 0 to 255 without leading zeros)",
         ),
-        ("80 tcp 10.4.5.6 from", "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it"),
+        (
+            "80 tcp 10.4.5.6 from",
+            "after `from`, expected one address of EGRESS_SOURCE or `*`, and nothing else",
+        ),
         (
             "80 tcp 10.4.5.6 from 1.2.3.4 80",
-            "`from` ends a line, with one address of EGRESS_SOURCE or `*` behind it",
+            "after `from`, expected one address of EGRESS_SOURCE or `*`, and nothing else",
         ),
         (
             "80 tcp 10.4.5.6 from me",

@@ -44,8 +44,8 @@ def test_a_line_leaves_with_an_address_of_this_router(line: str) -> None:
 def test_a_line_of_a_family_without_a_source_address_is_refused() -> None:
     text = "80 tcp 203.0.113.25\n80 tcp 2001:db8::25\n203.0.113.27\n2001:db8::27"
     assert errors(text, Router(frozenset({V4}))) == [
-        "line 2: '80 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address, with which 2001:db8::25 could be reached",
-        "line 4: '2001:db8::27': EGRESS_SOURCE has no IPv6 address, with which 2001:db8::27 could be reached",
+        "line 2: '80 tcp 2001:db8::25': 2001:db8::25 needs an IPv6 address in EGRESS_SOURCE, which has none",
+        "line 4: '2001:db8::27': 2001:db8::27 needs an IPv6 address in EGRESS_SOURCE, which has none",
     ]
     assert [error.split(":")[0] for error in errors(text, Router(frozenset({V6})))] == ["line 1", "line 3"]
     assert len(parse(SOURCE, text, Router(frozenset({V4, V6}))).rules) == 2

@@ -254,7 +254,7 @@ def test_without_the_other_backend_there_is_nothing_to_remove(
             "EGRESS_NAT_BACKEND=iptables",
         ),
         ("/dev/stdin:9: Error: Could not process rule: No such file or directory", "load nf_tables, nft_nat"),
-        ("", "nft failed without a word"),
+        ("", "nft gave no reason"),
     ],
 )
 def test_refusals_of_the_kernel_become_advice(stderr: str, words: str) -> None:

@@ -78,7 +78,7 @@ def test_the_other_version_and_a_list_of_one_are_read_too() -> None:
         (
             '"dnsName": "www.foo.com"',
             '"nodeSelector": {}',
-            "entry 2: nodeSelector: the router knows no nodes",
+            "entry 2: nodeSelector: the router does not know the nodes",
         ),
         ('"Deny", ', '"Deny", "ports": [], ', "entry 3: has ports, which only an EgressFirewall may have"),
         ('"egress"', '"Egress"', "has no list spec.egress"),

@@ -39,7 +39,7 @@ def test_several_resources_become_several_documents() -> None:
         ("port: 80,", "port: 0,", "line 13: invalid port '0'"),
         ("203.0.113.26", "203.0.113", "line 14: '8080 tcp 203.0.113 80': ambiguous IPv4 spelling"),
         ("port: 8080", "port: 80", "line 14: '80 tcp 203.0.113.26 80': localport 80 is already used"),
-        ("203.0.113.27", "2001:db8::1", "line 15: '2001:db8::1': EGRESS_SOURCE has no IPv6 address"),
+        ("203.0.113.27", "2001:db8::1", "line 15: '2001:db8::1': 2001:db8::1 needs an IPv6 address"),
         (
             "targetPort",
             "targetport",

@@ -165,8 +165,8 @@ def test_exhausted_descriptors_pause_accepting_with_one_line(
             until(lambda: "accepting pauses" in caplog.messages)
             assert accepting.entered == []
         until(lambda: len(accepting.entered) == 20)
-        until(lambda: "accepting goes on" in caplog.messages)
-    assert caplog.messages == ["accepting pauses", "accepting goes on"]
+        until(lambda: "accepting resumes" in caplog.messages)
+    assert caplog.messages == ["accepting pauses", "accepting resumes"]
     assert accepting.registry.snapshot()["accept_pauses_total"].numbers == {(): 1}
 
 

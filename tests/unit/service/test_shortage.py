@@ -100,7 +100,9 @@ def test_a_worker_without_room_for_new_sockets_is_replaced_by_one_that_has_them(
         until(lambda: len(running.workers()) == 1, "a replacement")
         assert word(running) == "two"
         assert word(running, more) == "more"
-        assert "sockets were lost on their way here: raise the limit of open files" in running.said()
+        assert (
+            "sockets were lost on their way to this worker: raise the limit of open files" in running.said()
+        )
 
 
 def test_without_a_free_descriptor_a_new_port_is_refused_and_the_old_rules_stay(tmp_path: Path) -> None:

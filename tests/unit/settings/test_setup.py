@@ -93,13 +93,13 @@ def test_everything_missing_is_said_at_once() -> None:
         ("EGRESS_SOURCE", "fe80::99", "'fe80::99' is link-local"),
         ("EGRESS_SOURCE", "192.168.12.0/24", "EGRESS_SOURCE: '192.168.12.0/24': 192.168.12.0 is the network"),
         ("EGRESS_SOURCE", "192.168.12/24,2001:zz", "'2001:zz' is not an IP address"),
-        ("EGRESS_SOURCE", "192.168.12.99,192.168.12.99/24", "192.168.12.99 stands there twice"),
+        ("EGRESS_SOURCE", "192.168.12.99,192.168.12.99/24", "192.168.12.99 is given twice"),
         ("EGRESS_GATEWAY", "192.168.12.1,192.168.12.2", "one IPv4 and one IPv6"),
         ("EGRESS_MAC_ADDRESS", "own", "expected auto, random, or an address such as"),
         ("EGRESS_MAC_ADDRESS", "02:00:5e:10:00", "expected auto, random, or an address such as"),
         ("EGRESS_MAC_ADDRESS", "02:00:5e-10:00:63", "expected auto, random, or an address such as"),
         ("EGRESS_MAC_ADDRESS", "03:00:5e:10:00:63", "is a group address"),
-        ("EGRESS_MAC_ADDRESS", "00:00:00:00:00:00", "is the address of no station"),
+        ("EGRESS_MAC_ADDRESS", "00:00:00:00:00:00", "is all zeros, which no interface can have"),
         ("EGRESS_SOURCE", "127.0.0.1", "cannot be an address on a subnet"),
         ("EGRESS_SOURCE", "192.168.12.255/24", "network or broadcast address"),
         ("EGRESS_GATEWAY", "192.168.12.1/24", "without a length"),
@@ -114,8 +114,8 @@ def test_everything_missing_is_said_at_once() -> None:
         ("EGRESS_INTERFACE", "a-name-that-is-too-long", "1 to 15 letters"),
         ("EGRESS_MACVLAN_MODE", "bridged", "expected one of bridge"),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/33", "not from 0 to 32"),
-        ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/8, 0.0.0.0/0", "'0.0.0.0/0' is everything"),
-        ("EGRESS_CLUSTER_CIDRS", "::/0", "'::/0' is everything"),
+        ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/8, 0.0.0.0/0", "'0.0.0.0/0' covers every address"),
+        ("EGRESS_CLUSTER_CIDRS", "::/0", "'::/0' covers every address"),
         ("EGRESS_CLUSTER_CIDRS", "0.0.0.0/1,128.0.0.0/1", "together cover public addresses"),
         ("EGRESS_CLUSTER_CIDRS", "10.0.0.0/8,64.0.0.0/2", "together cover public addresses"),
         ("EGRESS_CLUSTER_CIDRS", "2000::/4", "together cover public addresses"),
@@ -202,7 +202,9 @@ def test_rules_are_read_for_this_router_at_the_start_and_at_a_reload(mode: str) 
         assert first.startswith(
             f"{name} line 1: '9797 tcp 203.0.113.25': tcp port 9797 is the administration port"
         )
-        assert second.startswith(f"{name} line 2: '80 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address")
+        assert second.startswith(
+            f"{name} line 2: '80 tcp 2001:db8::25': 2001:db8::25 needs an IPv6 address in EGRESS_SOURCE"
+        )
 
 
 POLICY = """\

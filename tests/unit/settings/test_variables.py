@@ -49,7 +49,7 @@ def test_all_faults_are_said_at_once_with_variable_value_and_what_was_expected()
         "EGRESS_LOG_FORMAT: 'xml': expected one of text, json",
         "EGRESS_DRAIN_SECONDS: 'nan': expected a number of seconds above 0",
         "EGRESS_WORKERS: '0': expected a whole number from 1 to 64",
-        "EGRESS_HTTP_PROXY_DESTINATION: is not set, nor is EGRESS_HTTP_PROXY_DESTINATION_FILE (allow/deny list)",
+        "EGRESS_HTTP_PROXY_DESTINATION: is not set, and neither is EGRESS_HTTP_PROXY_DESTINATION_FILE (allow/deny list)",
         "EGRESS_HTTP_PROXY_PORT: 'http': expected a whole number from 1 to 65535",
         "EGRESS_HTTP_PROXY_CONNECT_PORTS: '443,x': invalid port 'x' (a number from 1 to 65535);"
         " expected ports separated by commas, or `any`",

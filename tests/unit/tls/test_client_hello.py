@@ -127,7 +127,7 @@ def test_what_is_not_tls_is_said_at_the_first_byte_that_shows_it(data: bytes, wo
         (records(message(body(compression=b""))), "compression"),
         (records(message(body(sni(b"a")) + b"x")), "follow the extensions"),
         (records(message(body(sni(b"a"))[:-1])), "cut short"),
-        (hello(sni(b"a.example"), sni(b"a.example")), "extension 0 stands twice"),
+        (hello(sni(b"a.example"), sni(b"a.example")), "extension 0 appears twice"),
         (hello(extension(0, names((0, b"a.example"), (0, b"b.example")))), "two server names"),
         (hello(extension(0, b"")), "cut short"),
         (hello(extension(0, names())), "empty"),
