@@ -217,7 +217,7 @@ class Exchange:
         return True
 
     def _answer_head(self, data: bytes) -> bytes:
-        """Read heads of the answer: interim ones, and the final one with the part of the body behind it."""
+        """Read heads of the answer: interim ones, and the final one with the part of the body after it."""
         out = b""
         try:
             while True:

@@ -60,8 +60,8 @@ _HARMLESS = frozenset(
 _LOWER_NAME = itemgetter(0)  # of a field
 
 
-# Not frozen, although nobody changes a head later: two are made for each request, and frozen ones would cost
-# 8 % more of a GET in Python 3.11 (docs/decisions/performance.md, `benchmarks.instructions get`).
+# Heads are values, but not frozen: two are made for each request, and frozen ones would cost 8 % more of a
+# GET in Python 3.11 (docs/decisions/performance.md, `benchmarks.instructions get`).
 @dataclass(slots=True)
 class RequestHead:
     """A request without its body; `connection`: the options of its Connection fields, in lower case.
