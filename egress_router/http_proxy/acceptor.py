@@ -31,12 +31,12 @@ _OVER_LIMIT: Final = {
 
 
 class TurnedAway:
-    """Clients over a limit; up to `most` at a time are kept until they have read why they are refused."""
+    """Clients over a limit; up to `max_waiting` at a time are kept until they have read why."""
 
-    def __init__(self, worker: WorkerState, limiter: ConnectionLimiter, most: int) -> None:
+    def __init__(self, worker: WorkerState, limiter: ConnectionLimiter, max_waiting: int) -> None:
         self._worker = worker
         self._limiter = limiter
-        self._most = most
+        self._max_waiting = max_waiting
         self._waiting: set[LingeringClose] = set()
 
     def add(self, sock: socket.socket, who: Who, limit: ConnectionLimit, *, in_tls: bool) -> None:
@@ -45,7 +45,7 @@ class TurnedAway:
         worker, reply = self._worker, _OVER_LIMIT[limit]
         worker.accounting.refused(who, 0 if in_tls else reply.status, reply.reason)
         answer = fatal(Alert.INTERNAL_ERROR) if in_tls else reply.encoded(worker.date())
-        if len(self._waiting) >= self._most:
+        if len(self._waiting) >= self._max_waiting:
             with contextlib.suppress(OSError):  # a client that sends its request later may see a reset
                 sock.send(answer)
                 sock.recv(MAX_RECEIVED)

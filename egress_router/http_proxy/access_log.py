@@ -60,14 +60,14 @@ class AccessLog:
         self, info: RequestInfo, status: int, sent: int, received: int, seconds: float, reason: str
     ) -> None:
         """Write the end of a request."""
-        made = self._made("closed", info, reason)
-        made.status, made.sent, made.received = status, sent, received
-        made.seconds = round(seconds, 6)
-        self._records.write(made)
+        record = self._made("closed", info, reason)
+        record.status, record.sent, record.received = status, sent, received
+        record.seconds = round(seconds, 6)
+        self._records.write(record)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
         """Write both records of a refused request, of which nothing else is known."""
-        made = Record(
+        record = Record(
             event="request",
             id=who.id or self.ids.next(),
             client=who.client,
@@ -76,8 +76,8 @@ class AccessLog:
             verdict="refused",
             reason=reason,
         )
-        self._records.write(made)
-        self._records.write(replace(made, event="closed", status=status, sent=0, received=0, seconds=0.0))
+        self._records.write(record)
+        self._records.write(replace(record, event="closed", status=status, sent=0, received=0, seconds=0.0))
 
     def _made(self, event: str, info: RequestInfo, reason: str | None) -> Record:
         if not info.id:  # made only now, since most requests are never logged

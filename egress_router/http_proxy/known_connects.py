@@ -156,17 +156,17 @@ class KnownConnects:
     def _line(self, acceptor: Forwarding, info: RequestInfo, rule: Rule, address: IPAddress) -> KnownConnect:
         target = info.target
         key = (acceptor, target.authority, rule, address)
-        known = self._lines.get(key)
-        if known is not None:
-            return known
+        line = self._lines.get(key)
+        if line is not None:
+            return line
         if len(self._lines) >= _MAX_LINES:
             self.forget()  # simple; with so many entries no order of eviction is better
         name = target.host.removesuffix(".") if isinstance(target.host, str) else ""
-        made = KnownConnect(self, info, rule, address, name if self._looks_at_hello else None)
+        line = KnownConnect(self, info, rule, address, name if self._looks_at_hello else None)
         targets, sources = ways([(address, target.port)], rule.leaving, self._sources)
-        self.plane.aim(made, targets, 1, sources=sources, near=targets)
-        self._lines[key] = made
-        return made
+        self.plane.aim(line, targets, 1, sources=sources, near=targets)
+        self._lines[key] = line
+        return line
 
 
 def _patience(decision: Decision) -> float:

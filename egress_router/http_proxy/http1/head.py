@@ -79,12 +79,12 @@ class Fields:
         self.complete = True
 
 
-def end_of_head(data: bytes, start: int, most: int) -> int:
-    """Return where the head in `data` ends, searching from `start`: 0 if it does not, -1 if beyond `most`."""
+def end_of_head(data: bytes, start: int, limit: int) -> int:
+    """Return where the head in `data` ends, from `start`: 0 if it does not, -1 if beyond `limit`."""
     end = data.find(b"\r\n\r\n", start) + 4
     if end < 4:
-        return 0 if len(data) <= most else -1
-    return end if end <= most else -1
+        return 0 if len(data) <= limit else -1
+    return end if end <= limit else -1
 
 
 def too_large() -> MessageError:
