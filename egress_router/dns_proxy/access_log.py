@@ -81,26 +81,26 @@ class AccessLog:
             numbers.connections.value += count
             numbers.failures.value += count
 
-    def connected(self, rule: str, made: Callable[[], Record], seconds: float) -> None:
-        """Count that an upstream answered after `seconds`; `made` makes the record if one is written."""
+    def connected(self, rule: str, make_record: Callable[[], Record], seconds: float) -> None:
+        """Count that an upstream answered after `seconds`; `make_record` is called if a record is written."""
         self.decided(CONNECTED)
         self._connect_seconds.observe(seconds)
         numbers = self._rules.of(rule)
         numbers.connections.value += 1
         numbers.connect_seconds.observe(seconds)
         if self._debug:
-            record = made()
+            record = make_record()
             record.event = "connected"
             record.connect_seconds = round(seconds, 6)
             self._records.write(record)
 
     def refused(
-        self, rule: str, made: Callable[[], Record], result: str, denied_by: str | None, seconds: float
+        self, rule: str, make_record: Callable[[], Record], result: str, denied_by: str | None, seconds: float
     ) -> None:
         """Count a client that was closed without a connection; `denied_by` names what denied it."""
         self.refused_many(rule, result, 1)
         if denied_by is not None or self._records.everything:
-            record = made()
+            record = make_record()
             record.reason, record.seconds = result, round(seconds, 6)
             if denied_by is not None:
                 record.verdict, record.rule = DENIED, denied_by
@@ -109,7 +109,7 @@ class AccessLog:
             self._records.write(record)
 
     def closed(
-        self, rule: str, made: Callable[[], Record], closing: Closing, connect_seconds: float | None
+        self, rule: str, make_record: Callable[[], Record], closing: Closing, connect_seconds: float | None
     ) -> None:
         """Count the end of a relayed connection, which had taken `connect_seconds` to connect."""
         self._connection_seconds.observe(closing.seconds)
@@ -119,7 +119,7 @@ class AccessLog:
         if closing.first_byte is not None:
             numbers.first_byte.observe(closing.first_byte)
         if self._records.everything:
-            record = made()
+            record = make_record()
             record.reason = closing.reason.value
             record.sent, record.received = closing.sent, closing.received
             record.seconds = round(closing.seconds, 6)

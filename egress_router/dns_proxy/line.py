@@ -116,22 +116,22 @@ class LineInForce(Forwarding):
         """Log that a client has its connection."""
         self._observe(failures)
         self._tools.checks.observe(target, answered=True)
-        made = partial(self.record, client, identity, target)
-        self._tools.log.connected(self._rule, made, seconds)
+        make_record = partial(self.record, client, identity, target)
+        self._tools.log.connected(self._rule, make_record, seconds)
 
     def ended(self, end: End) -> None:
         """Log the end of a connection, or why there was none."""
-        made = partial(self.record, end.client, end.identity, end.target)
+        make_record = partial(self.record, end.client, end.identity, end.target)
         if end.target is not None:
             closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds, end.first_byte)
-            self._tools.log.closed(self._rule, made, closing, end.connect_seconds)
+            self._tools.log.closed(self._rule, make_record, closing, end.connect_seconds)
             return
         self._observe(end.failures)
         result, denied_by = self._refused(end.reason), None
         if result == ForbiddenReason.POLICY.value:
             entry = self._tools.denied_by_policy(self.destination)
             denied_by = result if entry is None else entry.described
-        self._tools.log.refused(self._rule, made, result, denied_by, end.seconds)
+        self._tools.log.refused(self._rule, make_record, result, denied_by, end.seconds)
 
     def summed(self, sums: Sums) -> None:
         """Count connections for which no record is written."""
