@@ -145,7 +145,7 @@ class ConnectRequest(Request):
             return
         is_tls = self._info.target.port == _HTTPS or self._rest is not None
         if is_tls and self._worker.enforces_sni:
-            self._owner.close("origin_first")  # a TLS server does not: it has closed, or is none
+            self._owner.close("origin_first")  # no TLS server speaks first: it has closed, or is none
         else:
             self._pass()
 

@@ -80,7 +80,7 @@ class Request(ABC):
     def last(self) -> None:  # noqa: B027 - a tunnel is always the last one
         """Let the client's connection end after this request."""
 
-    def late(self, *, begun: bool) -> None:  # noqa: B027 - a CONNECT has a time-out of its own
+    def late(self, *, begun: bool) -> None:  # noqa: B027 - a CONNECT has a timeout of its own
         """Give up: the answer does not begin, or has `begun` but does not continue."""
 
     @abstractmethod
