@@ -156,9 +156,9 @@ class KnownConnects:
     def _line(self, acceptor: Forwarding, info: RequestInfo, rule: Rule, address: IPAddress) -> KnownConnect:
         target = info.target
         key = (acceptor, target.authority, rule, address)
-        line = self._lines.get(key)
-        if line is not None:
-            return line
+        known = self._lines.get(key)
+        if known is not None:
+            return known
         if len(self._lines) >= _MAX_LINES:
             self.forget()  # simple; with so many entries no order of eviction is better
         name = target.host.removesuffix(".") if isinstance(target.host, str) else ""
