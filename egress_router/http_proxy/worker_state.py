@@ -44,7 +44,7 @@ class Judged(Protocol):
 
 
 class Connection(Judged, Protocol):
-    """A client's connection: a ClientConnection, or the ProxyTunnel that it has become."""
+    """A client's connection: a ClientConnection or TlsConnection, or the ProxyTunnel that it has become."""
 
     @property
     def who(self) -> Who:
