@@ -83,7 +83,7 @@ struct peer {
     bool room_watched; /* EPOLLOUT is subscribed */
     bool no_delay;     /* TCP_NODELAY is set */
     int fd;
-    uint32_t batch; /* events of this batch are another socket's */
+    uint64_t batch; /* events of this batch are another socket's; 64 bits: the number must not come round */
 };
 
 struct flow {
@@ -259,7 +259,7 @@ struct plane {
     nanoseconds now, quiet, first_news;
     unsigned unrung;
     bool urgent;
-    uint32_t batch;
+    uint64_t batch;
     struct wheel fine, coarse;
     struct pair *pairs, *repeats, *dead; /* dead: those that Python does not hear of */
     struct dial *garbage;
