@@ -158,8 +158,10 @@ static bool read_pair(Plane *self, PyObject *list, struct pair *pair, unsigned n
     PyObject *object = pair->object ? pair->object : acceptor ? acceptor->object : pair->line->object;
     bool done = true;
     /* Who was given the socket hears it with the end. */
-    if (news & NEWS_ACCEPTED)
+    if (news & NEWS_ACCEPTED) {
         done = append(list, accepted(pair, object));
+        flow_release(self->plane, &pair->flows[CLIENT]); /* Python has a copy, and the thread reads it no more */
+    }
     if (news & NEWS_CONNECTED)
         done = append(list, connected(pair, object));
     if (!(news & NEWS_CLOSED))
