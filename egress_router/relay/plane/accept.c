@@ -81,13 +81,14 @@ static void pause_accepting(struct plane *plane, int error) {
 
 static void listen_again(struct plane *plane, struct listener *listener) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = listener};
-    epoll_ctl(plane->epoll, EPOLL_CTL_ADD, listener->fd, &event);
+    if (epoll_ctl(plane->epoll, EPOLL_CTL_ADD, listener->fd, &event) < 0)
+        pause_accepting(plane, errno); /* ENOMEM or ENOSPC (epoll_ctl(2)): it is tried again */
 }
 
 void accepting_resume(struct plane *plane) {
     plane->resume = 0;
     plane->shortage = false;
-    for (struct listener *each = plane->listeners; each; each = each->next)
+    for (struct listener *each = plane->listeners; each && !plane->resume; each = each->next)
         listen_again(plane, each);
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 from array import array
 from functools import partial
@@ -20,6 +22,7 @@ from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from egress_router.grammar.address import Target
     from egress_router.relay._plane import Failures
@@ -237,6 +240,24 @@ def test_the_accept_queue_is_taken_in_before_the_socket_closes(router: Router) -
         return router.plane.open_connections()
 
     assert router.relay_thread.call(begin_and_end) == len(waiting)
+
+
+def test_a_socket_that_the_kernel_does_not_watch_yet_is_listened_on_later(
+    router: Router, tmp_path: Path
+) -> None:
+    """As it is without memory for one more (epoll_ctl(2)); here because a file cannot be waited for."""
+    line, pauses, late = Line(), list[int](), socket.socket()
+    with (tmp_path / "file").open("wb") as file:
+        os.dup2(file.fileno(), late.fileno())
+    router.relay_thread.call(lambda: router.plane.tell_pauses(pauses.append))
+    router.relay_thread.call(lambda: router.plane.aim(line, router.targets("127.0.0.1"), 1))
+    router.relay_thread.call(lambda: router.plane.listen(late, line))
+    until(lambda: pauses == [errno.EPERM])
+    os.dup2(router.listener.fileno(), late.fileno())
+    router.listener.close()
+    assert router.served_by() == "127.0.0.1"
+    until(lambda: pauses == [errno.EPERM, 0])
+    router.relay_thread.call(lambda: router.plane.stop_listening(late))
 
 
 def test_lines_and_targets_are_let_go() -> None:
