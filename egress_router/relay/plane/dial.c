@@ -210,7 +210,8 @@ static void connected(struct plane *plane, struct pair *pair, struct attempt *at
     else
         sum_connected(plane, pair);
     if (watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, 0, &pair->peers[CLIENT]) < 0) {
-        pair_end(plane, pair, NO_DESCRIPTOR);
+        pair->state = RELAYING; /* it was told as connected: an end of that kind follows */
+        pair_end(plane, pair, CUT);
         return;
     }
     pair_relay(plane, pair);

@@ -9,6 +9,7 @@ import socket
 from array import array
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,13 +23,12 @@ from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from egress_router.grammar.address import Target
     from egress_router.relay._plane import Failures
     from egress_router.relay.news import End, Identity
 
-REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 6, 10, 11, 12, 13, 15
+CUT, REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 4, 6, 10, 11, 12, 13, 15
 
 
 class Line(Forwarding):
@@ -258,6 +258,36 @@ def test_a_socket_that_the_kernel_does_not_watch_yet_is_listened_on_later(
     assert router.served_by() == "127.0.0.1"
     until(lambda: pauses == [errno.EPERM, 0])
     router.relay_thread.call(lambda: router.plane.stop_listening(late))
+
+
+def descriptor_of(client: socket.socket) -> int:
+    """Return the descriptor of the data plane's end of a client's connection."""
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sock = socket.socket(fileno=int(each.name))
+            try:
+                if sock.getpeername()[1:2] == client.getsockname()[1:2]:
+                    return int(each.name)
+            finally:
+                sock.detach()
+    raise AssertionError("it is not accepted")
+
+
+def test_a_client_that_the_kernel_does_not_watch_is_closed_as_one_that_was_connected(
+    router: Router, tmp_path: Path
+) -> None:
+    """As it is without memory for one more (epoll_ctl(2)); here because a file cannot be waited for."""
+    line = Line()
+    router.listen(line)
+    client = router.client()
+    until(lambda: line.asked == 1)
+    with (tmp_path / "file").open("wb") as file:
+        os.dup2(file.fileno(), descriptor_of(client))
+    targets = router.targets("127.0.0.1")
+    router.relay_thread.call(lambda: router.plane.aim(line, targets, 1))
+    until(lambda: line.ends)
+    assert [target for _, target, _ in line.heard] == [targets[0]]
+    assert (line.ends[0].reason, line.ends[0].target) == (CUT, targets[0])
 
 
 def test_lines_and_targets_are_let_go() -> None:
