@@ -171,7 +171,8 @@ class DataPlane:
         Without any, clients that wait are closed; later ones, too, where `refuses` is a reason. `sources` are
         the addresses that they leave with, one for each target and of its family, or none at all: then the
         kernel chooses, as it does where one is None. Connections to those of `near` are closed with the
-        reason of a loop when they come back to a port that is listened on here.
+        reason of a loop when they come back to a port that is listened on here. For a line that was
+        released it does nothing: news that came before may still ask for targets.
         """
         self._plane.aim(line, targets, packed(targets, sources, near), good, refuses)
 

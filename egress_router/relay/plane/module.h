@@ -17,6 +17,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     struct line *line;
+    bool released;
 } Line;
 
 typedef struct {

@@ -241,6 +241,11 @@ PyObject *plane_aim(Plane *self, PyObject *arguments) {
     PyBuffer_Release(&list);
     if (PyErr_Occurred())
         return NULL;
+    if (((Line *)object)->released) { /* the thread may free it before it comes to this command */
+        if (targets)
+            targets_free(targets);
+        Py_RETURN_NONE;
+    }
     if (targets)
         targets->owner = Py_NewRef(object);
     if (!command(self, COMMAND_AIM, line, targets, refuses)) {
@@ -293,5 +298,6 @@ PyObject *plane_release_line(Plane *self, PyObject *object) {
     struct line *line = line_of(object);
     if (!line || !command(self, COMMAND_RELEASE_LINE, line, NULL, 0))
         return NULL;
+    ((Line *)object)->released = true;
     Py_RETURN_NONE;
 }

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 from array import array
 from functools import partial
 from ipaddress import ip_address
@@ -299,6 +300,21 @@ def test_lines_and_targets_are_let_go() -> None:
         relay_thread.call(relay_thread.plane.catch_up)
         with pytest.raises(TypeError):
             relay_thread.call(lambda: relay_thread.plane.end_line(line))
+
+
+def test_a_line_that_was_released_takes_no_targets() -> None:
+    """It may ask for some just before; the data plane would keep them in memory that is free by then."""
+    with contextlib.closing(RelayThread(*LOOPS["own"]())) as relay_thread:
+        line, targets = Line(), ((ip_address("127.0.0.1"), 9),)
+        before = sys.getrefcount(targets)
+
+        def release_and_aim() -> None:
+            relay_thread.plane.release_line(line)
+            relay_thread.plane.aim(line, targets, 1)
+
+        relay_thread.call(release_and_aim)
+        relay_thread.call(relay_thread.plane.catch_up)
+        assert sys.getrefcount(targets) == before
 
 
 def test_news_beyond_what_one_turn_reads_are_read_in_the_next(relay_thread: RelayThread) -> None:
