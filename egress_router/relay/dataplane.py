@@ -254,8 +254,8 @@ class DataPlane:
         self._plane.sweep()
 
     def _news(self) -> None:
-        self._tell_pauses()
         self._read()
+        self._tell_pauses()  # after the read: a pause that began before it did not ring
         if self._plane.waiting():
             self._loop.call_soon(self._news)
 
