@@ -81,6 +81,7 @@ class DataPlane:
         self._known = (0, 0, 0)
         self._pauses, self._paused = 0, False
         self._closed = False
+        self._reads_on = False  # in the next turn, whatever rings
         self._on_pause: Callable[[int], None] = _nothing
         self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
@@ -254,10 +255,16 @@ class DataPlane:
         self._plane.sweep()
 
     def _news(self) -> None:
+        if not self._reads_on:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self._reads_on = False
         self._read()
         self._tell_pauses()  # after the read: a pause that began before it did not ring
         if self._plane.waiting():
-            self._loop.call_soon(self._news)
+            self._reads_on = True
+            self._loop.call_soon(self._read_on)
 
     def _tell_pauses(self) -> None:
         _, _, _, pauses, paused, error, _, _, _ = self._plane.counts()

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class StandIn:
-    """Rings, and has a pause begin while its news are read."""
+    """Rings, and has a pause begin while its news are read; `left` is how often more can be read."""
 
     def __init__(self) -> None:
         self._rings, self.bell = socket.socketpair()
         self.bell.setblocking(False)
         self._pauses = 0
+        self.reads = self.left = 0
         self._rings.send(b"x")
 
     def fileno(self) -> int:
@@ -33,13 +34,17 @@ class StandIn:
         return 0, 0, 0, self._pauses, self._pauses, errno.EMFILE, 0, 0, 0
 
     def collect(self, _: int) -> list[object]:
+        self.reads += 1
+        if self.left:  # as `plane_collect`: the bell is answered once all that was taken is read
+            self.left -= 1
+            return []
         with contextlib.suppress(BlockingIOError):
             self.bell.recv(1)
         self._pauses = 1
         return []
 
     def waiting(self) -> bool:
-        return False
+        return self.left > 0
 
     def close(self) -> None:
         self._rings.close()
@@ -66,3 +71,19 @@ def test_a_pause_that_begins_while_news_are_read_is_told(stand_in: StandIn) -> N
 
     asyncio.run(body())
     assert told == [errno.EMFILE]
+
+
+def test_news_are_read_once_in_a_turn_of_the_loop(stand_in: StandIn) -> None:
+    """However often it rings while some of them are left."""
+    stand_in.left = 10
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        DataPlane(loop)
+        while stand_in.left:
+            before = stand_in.reads
+            await asyncio.sleep(0)
+            assert stand_in.reads - before <= 1
+        loop.remove_reader(stand_in.bell)
+
+    asyncio.run(body())
