@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
     BATCH = 64,           /* what one wake-up takes in; what is left over wakes again at once */

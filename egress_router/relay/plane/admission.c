@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "plane.h"
+#include "thread.h"
 
 static struct client **client_of(struct plane *plane, const struct in6_addr *address) {
     uint64_t high, low;

@@ -2,7 +2,7 @@
 #ifndef COMMANDS_H
 #define COMMANDS_H
 
-#include "plane.h"
+#include "queue.h"
 
 enum what {
     COMMAND_RELAY,          /* with: a pair of two connected sockets; also: its admission, or null */

@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 
 static enum reason reason_of(int error) {
     switch (error) {

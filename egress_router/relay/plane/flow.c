@@ -8,7 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
     BULK = 1 << 19,  /* a direction that moved so much without a pause is bulk: from here on splicing pays */

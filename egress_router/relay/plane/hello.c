@@ -6,7 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
     HANDSHAKE = 22,

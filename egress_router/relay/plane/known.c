@@ -12,7 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include "plane.h"
+#include "thread.h"
 
 #define STAGGER (SECOND / 4)
 #define SILENCE (SECOND / 20) /* then the server may be the one who speaks first: http_proxy/connect.py goes on */

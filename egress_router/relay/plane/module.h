@@ -7,7 +7,7 @@
 #include <Python.h>
 
 #include "commands.h"
-#include "plane.h"
+#include "thread.h"
 
 typedef struct {
     PyObject_HEAD

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
     SPAN = 64,         /* ms, a power of two: what one place of the table stands for */

@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 
 /* Seconds. A vanished peer is noticed after 30 + 4 * 15, and the probes come more often than the five minutes or
  * so after which firewalls on the way forget a quiet connection. */

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
     PIPE_BYTES = 1 << 20, /* the largest that an unprivileged process may ask for (pipe(7)) */

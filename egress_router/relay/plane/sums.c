@@ -1,5 +1,5 @@
 /* Connections that Python need not hear of one by one are added up by their line: a batch of them is one record. */
-#include "plane.h"
+#include "thread.h"
 
 static void add(_Atomic uint64_t *number, uint64_t more) {
     if (more)

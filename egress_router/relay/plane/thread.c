@@ -6,7 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 #include "commands.h"
 
 enum { BATCH = 256, MAX_UNRUNG = 256 };

@@ -3,7 +3,7 @@
  * A time-out nearly never fires: it is cancelled, or put off with every byte. So putting off only writes a
  * number, which is looked at when the slot comes up.
  */
-#include "plane.h"
+#include "thread.h"
 
 enum { SLOTS = sizeof((struct wheel *)0)->slots / sizeof(struct timer *) };
 #define SHORT (5 * SECOND)
