@@ -12,7 +12,7 @@
 
 struct wheel {
     nanoseconds tick;
-    int64_t at, first; /* numbers of ticks: expired up to here; none is set before */
+    int64_t at, first; /* numbers of ticks: all up to `at` have expired; no timer is set before `first` */
     struct timer *slots[512];
 };
 
@@ -22,17 +22,18 @@ struct pipe {
     size_t holds;
 };
 
-/* A connection to something near: the timestamp of its first packet (`stamp` or up to `width` more), and how often its
-   client's had come back, as far as was known then; with that one's timestamp (0: none), for what is known later. */
+/* A connection that was made to something near. The timestamp of its first packet is `stamp` or up to `width` more.
+ * `turns`: how often its client's connection had come back, as far as was known then. `client`: the timestamp of the
+ * client's first packet (0: none), for what becomes known later. */
 struct own {
     _Atomic uint32_t stamp, width, turns, client;
     _Atomic nanoseconds made;
 };
 
-/* Those of all workers, in memory that they share. Nothing is locked: one that is seen in the midst of being written
-   agrees with nothing, or is missed. */
+/* What all workers have made and accepted, in memory that they share. Nothing is locked: an entry that is read while it
+ * is written matches nothing, or is missed. */
 struct made {
-    _Atomic nanoseconds latest; /* 0: none was */
+    _Atomic nanoseconds latest; /* when the last one was made; 0: none was */
     struct own own[MAX_OWN], accepted[MAX_OWN];
 };
 
@@ -60,10 +61,10 @@ struct plane {
     bool urgent;
     uint64_t batch;
     struct wheel fine, coarse;
-    struct pair *pairs, *repeats, *dead; /* dead: those that Python does not hear of */
+    struct pair *pairs, *repeats, *dead; /* dead: ended ones that Python does not hear of */
     struct dial *garbage;
     struct pipe *free_pipes;
-    atomic_int lent; /* Python reads it */
+    atomic_int lent; /* pipes in use; Python reads it */
     int pipes;
     struct listener *listeners, *ended;
     uint64_t accepted;
@@ -73,19 +74,19 @@ struct plane {
     /* Python reads these. */
     atomic_int open, paused, shortage_error;
     _Atomic uint64_t pauses, relayed[2], overflows;
-    _Atomic int64_t held; /* bytes, by all connections; Python adds what it has read of a tunnel */
-    int64_t most_held;    /* from here on what a sink does not take stays with the source */
+    _Atomic int64_t held; /* bytes that all connections hold; Python changes it, too */
+    int64_t most_held;    /* from here on, what a sink does not take stays in the source's queue */
     /* Admission. */
-    int32_t *worker_counts; /* how many connections each worker has admitted; in shared memory */
+    int32_t *worker_counts; /* how many connections each worker has admitted: shared memory */
     int slots, slot, maximum, possible, max_of_client;
     struct client *clients[4096];
     uint64_t secret;
     struct made *made;
     struct known *known[MAX_KNOWN];
-    nanoseconds known_until; /* none is known any more then */
-    uint32_t generation;     /* of what is known */
-    struct bounds connects, lives; /* of the histograms of all lines */
-    /* Python waits for this number of commands. */
+    nanoseconds known_until; /* from then on no head is known */
+    uint32_t generation;     /* of known heads: counts how often all were forgotten */
+    struct bounds connects, lives; /* bounds of the histograms of all lines */
+    /* Python waits until so many commands are done. */
     pthread_mutex_t lock;
     pthread_cond_t settled;
     uint64_t obeyed;
