@@ -24,7 +24,7 @@ int watch(struct plane *plane, int operation, int fd, uint32_t events, void *wha
     return epoll_ctl(plane->epoll, operation, fd, &event);
 }
 
-/* Watches a tunnel's socket, which may be in the set already. An upstream mostly is: it was connected here, and has been
+/* Watches a tunnel's socket, which may be in the set already. An upstream mostly is: it was connected here, and is
  * silent since its one event (EPOLLONESHOT). A client seldom is: only if its first bytes were waited for. */
 bool watch_given(struct plane *plane, struct peer *peer) {
     bool upstream = peer->kind == PEER_UPSTREAM;
