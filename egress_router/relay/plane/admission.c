@@ -12,7 +12,8 @@ static struct client **client_of(struct plane *plane, const struct in6_addr *add
     /* The secret keeps clients from choosing addresses that share a slot. */
     uint64_t hash = (high ^ plane->secret) * UINT64_C(0x9E3779B97F4A7C15);
     hash = (hash ^ (hash >> 32) ^ low) * UINT64_C(0xD6E8FEB86659FD93);
-    struct client **found = &plane->clients[(hash >> 40) % (sizeof plane->clients / sizeof *plane->clients)];
+    /* The highest bits: only they depend on all bits of the address (its last byte is the highest of `low`). */
+    struct client **found = &plane->clients[(hash >> 52) % (sizeof plane->clients / sizeof *plane->clients)];
     while (*found && memcmp(&(*found)->address, address, sizeof *address) != 0)
         found = &(*found)->next;
     return found;
