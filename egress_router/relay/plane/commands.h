@@ -1,4 +1,4 @@
-/* What Python wants of the data plane. */
+/* The commands that Python gives to the data plane. */
 #ifndef COMMANDS_H
 #define COMMANDS_H
 
