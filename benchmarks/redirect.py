@@ -1,8 +1,8 @@
 """Redirect mode: the cost of many lines, of a connection, of names, source ports and an egress policy.
 
 `lines`: set-up time, memory and cost of a connection for 1, 100, 10,000 and 30,000 lines, beside the layout
-of OKD's egress router (one nftables rule for each line) in the same laboratory and the same run. `cost`: busy time
-of the whole machine, beside plain routing and haproxy. `names`: a connection among many lines, and the CPU
+of OKD's egress router (one nftables rule for each line) in the same laboratory and run. `cost`: busy time of
+the whole machine, beside plain routing and haproxy. `names`: a connection among many lines, and the CPU
 time of a change. `ports`: connections at a steady rate to one destination, which keeps TIME_WAIT. `many`:
 100,000 connections at once to one destination, over two source addresses. `policy`: the cost of putting
 10,000 entries of an egress policy in force. `floor`: what the kernel needs for NAT, step by step, also on a

@@ -1,4 +1,4 @@
-# What egress_router/relay/plane/module.c gives to Python.
+# What egress_router/relay/plane/module.c offers to Python.
 
 from typing import TypeAlias
 
@@ -7,7 +7,7 @@ from _typeshed import ReadableBuffer, WriteableBuffer
 from egress_router.grammar.address import Target
 
 Failures: TypeAlias = tuple[tuple[Target, int], ...]
-# Number of an accepted one, the client's port, source address and port towards the upstream ("", 0: unknown).
+# Number of an accepted one, the client's port, source address and port to the upstream ("", 0: unknown).
 Identity: TypeAlias = tuple[int, int, str, int]
 # Object, kind of news, client, target, seconds of the dial, attempts that failed, identity.
 Connected: TypeAlias = tuple[object, int, str, Target, float, Failures, Identity]
@@ -26,11 +26,11 @@ Summed: TypeAlias = tuple[object, int, tuple[int, int, list[tuple[int, int]], Ti
 Answered: TypeAlias = tuple[object, int, Target, int]
 # Line of a known CONNECT, the upstream's socket, seconds of the dial.
 KnownUpstream: TypeAlias = tuple[object, int, float]
-# Object, kind, client and its port, its admission, its socket, what has come already, and what there
-# is of a known CONNECT.
+# Object, kind, client and its port, its admission, its socket, what has come already, and the upstream of a
+# known CONNECT that was answered.
 Accepted: TypeAlias = tuple[object, int, tuple[str, int], Pair, int, bytes, KnownUpstream | None]
 
-OWN_BYTES: int  # of memory in which data planes note what they made
+OWN_BYTES: int  # bytes of memory in which data planes note what they made
 
 class Pair:
     @property

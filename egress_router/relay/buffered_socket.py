@@ -1,4 +1,4 @@
-"""A non-blocking socket in the poller: what was read too far, what could not be written yet, and edges."""
+"""A non-blocking socket in the poller, with bytes that were read too early or could not be written yet."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from egress_router.relay.poller import Poller
 
-# The most that one read takes: malloc serves this from its heap. Above MMAP_THRESHOLD every read would map
-# and unmap memory.
+# Bytes that one read takes at most. malloc serves this size from its heap; above MMAP_THRESHOLD every read
+# would map and unmap memory.
 MAX_RECEIVED = 65_536
-# Receives in one go: more would keep the other connections waiting.
+# Reads of one connection in a row: with more, the other connections would wait.
 TURNS = 16
 _GONE = select.EPOLLHUP | select.EPOLLERR
 _TROUBLE = select.EPOLLRDHUP | select.EPOLLPRI | _GONE
@@ -24,15 +24,15 @@ _READABLE = select.EPOLLIN | _TROUBLE
 
 
 def nothing() -> None:
-    """Do nothing: what a closed socket calls."""
+    """Do nothing: the callback of a closed socket."""
 
 
 class BufferedSocket:
     """One end of a connection.
 
-    `on_ready` is called when there may be something to read, or what is left in `out` may be written. `lost`
-    says that the peer reset the connection, `gone` that neither direction is open any more, `readable` that a
-    read is worth trying: the poller reported something that has not been read.
+    `on_ready` is called when there may be something to read, or when the rest in `out` may be written.
+    `lost`: the peer has reset the connection. `gone`: both directions are closed. `readable`: a read is worth
+    trying, because the poller reported something that was not read yet.
     """
 
     __slots__ = ("_most", "_poller", "_trouble", "_watched", "gone", "held", "lost", "on_ready", "out",
@@ -59,18 +59,18 @@ class BufferedSocket:
         self.gone = False
 
     def watch(self) -> None:
-        """Have `on_ready` called from now on; the poller reports at once what is already so."""
+        """Have `on_ready` called from now on; the poller reports at once what is ready already."""
         if not self._watched:
             self._watched = True
             self._poller.add(self.sock.fileno(), self._ready)
 
     def watch_anew(self) -> None:
-        """Watch, and have reported once more what is already so."""
+        """Watch, and have the poller report again what is ready already."""
         self._watched = True
         self._poller.add(self.sock.fileno(), self._ready)
 
     def receive(self) -> bytes | None:
-        """Return bytes, those held back first; b"" at the end of the stream; None while there are none."""
+        """Return bytes, those in `held` first; b"" at the end of the stream; None if there are none now."""
         if self.held:
             data = self.held
             self.held = b""
@@ -85,7 +85,7 @@ class BufferedSocket:
         except OSError:
             self.lost = True
             return b""
-        # A short read drained the socket (epoll(7), edge-triggered), unless the end came with the same edge.
+        # A short read has drained the socket (epoll(7), edge-triggered), unless the end came with its edge.
         if len(data) < self._most and not self._trouble:
             self.readable = False
         return data
@@ -107,24 +107,24 @@ class BufferedSocket:
             self.out = data[sent:]
 
     def flush(self) -> bool:
-        """Go on writing what was kept; say whether nothing is left."""
+        """Write what was kept; return whether nothing is left."""
         data = self.out
         self.out = b""
         self.send(data)
         return not self.out
 
     def again(self) -> None:
-        """Have `on_ready` called in the loop's next turn: this one took long enough."""
+        """Have `on_ready` called again in the next turn of the loop, so that others come first."""
         self._poller.again(self.sock.fileno())
 
     def close(self) -> None:
-        """Close in order; what is kept in `out` is dropped."""
+        """Close with an orderly end; what is kept in `out` is dropped."""
         self._poller.forget(self.sock.fileno())
-        self.on_ready = nothing  # its owner and this refer to each other
+        self.on_ready = nothing  # breaks the reference cycle with its owner
         self.sock.close()
 
     def abort(self) -> None:
-        """Close so that the peer sees a reset: its message is cut short."""
+        """Close with a reset: the peer shall see that its message was cut short."""
         self._poller.forget(self.sock.fileno())
         self.on_ready = nothing
         reset(self.sock)

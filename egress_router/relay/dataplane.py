@@ -29,10 +29,10 @@ Pair = _plane.Pair
 Forwarding = _plane.Forwarding
 OWN_BYTES: Final = _plane.OWN_BYTES
 
-# Seconds without a byte before the kernel probes the peers: busy and short connections need no probes.
+# Seconds without a byte before the kernel probes the peers; busy and short connections need no probes.
 QUIET: Final = 30.0
-MAX_NEWS: Final = 512  # that are read in one turn of the loop, which has other things to do
-_MAX_READS: Final = 128  # of a snapshot: as many as may wait, MAX_UNREAD of plane.h
+MAX_NEWS: Final = 512  # read in one turn of the loop, which has other things to do
+_MAX_READS: Final = 128  # for a snapshot: as many news as may wait, MAX_UNREAD of plane.h
 _UNLIMITED: Final = (1 << 31) - 1
 _NO_BOUND: Final = (1 << 63) - 1
 _LIMIT: Final = "relay_bytes"
@@ -62,10 +62,10 @@ class DataPlane:
         own: memoryview | None = None,
         most_held: int = _NO_BOUND,
     ) -> None:
-        """Start the thread; it ends with `close`. In one turn of the loop at most `max_news` are told.
+        """Start the thread; `close` ends it. In one turn of the loop at most `max_news` news are told.
 
-        `own` is memory that processes share, so that each recognises connections that another one made.
-        `most_held` are the bytes that all connections together may hold for readers that are slow.
+        `own` is memory that all processes share, so that each recognises connections that another one made.
+        `most_held` is how many bytes all connections together may hold for slow readers.
 
         Raises:
             RefusedError: there is no descriptor or no thread left.
@@ -81,11 +81,12 @@ class DataPlane:
         self._known = (0, 0, 0)
         self._pauses, self._paused = 0, False
         self._closed = False
+        self._reads_on = False  # in the next turn: until then the bell does nothing
         self._on_pause: Callable[[int], None] = _nothing
         self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
         if isinstance(loop, PollerLoop):
-            # The commands of a turn go together: each by itself would wake the thread once more.
+            # All commands of a turn wake the thread once, instead of each by itself.
             self._plane.ring_late()
             loop.poller.before_wait(self._plane.ring)
 
@@ -100,7 +101,7 @@ class DataPlane:
         return self._plane.counts()[7]
 
     def count(self, registry: Registry, sent: Number, received: Number) -> None:
-        """Have the bytes of all connections added to these, to upstreams and to clients, as they go."""
+        """Have the bytes of all connections added to these numbers as they move: to upstreams, to clients."""
         self._sent, self._received = sent, received
         self._overflows = registry.counter(
             "limit_hits_total", "Connections that reached a limit.", limit=_LIMIT
@@ -112,9 +113,9 @@ class DataPlane:
         self._plane.settle()
 
     def catch_up(self) -> None:
-        """Tell everything that has happened until now, and count its bytes."""
+        """Tell all news that there are now, and count the bytes that have moved."""
         self.settle()
-        for _ in range(_MAX_READS):  # with very many news the loop must still do other work
+        for _ in range(_MAX_READS):  # even with very many news the loop has to do other work
             if not self._plane.waiting():
                 break
             self._read()
@@ -133,11 +134,11 @@ class DataPlane:
         return self._plane.counts()[0]
 
     def tell_pauses(self, on_pause: Callable[[int], None]) -> None:
-        """Have this called with an `errno` when accepting pauses, with 0 when it goes on."""
+        """Have this called with an `errno` when accepting pauses, and with 0 when it goes on."""
         self._on_pause = on_pause
 
     def listen_on(self, listeners: Mapping[int, socket.socket], line_of: Callable[[int], Forwarding]) -> None:
-        """Accept on exactly these sockets, by port; close those that are not named any more."""
+        """Accept on exactly these sockets, by port; close those of before that are not among them."""
         for port, listener in list(self._listeners.items()):
             if listeners.get(port) is not listener:
                 self.stop_listening(self._listeners.pop(port))
@@ -146,16 +147,16 @@ class DataPlane:
             self.listen(listeners[port], line_of(port))
 
     def change_line(self, port: int, line: Forwarding) -> None:
-        """Have the next connections of a port, if it is listened on, belong to another line."""
+        """Give the next connections of a port to another line, if the port is listened on."""
         if port in self._listeners:
             self.listen(self._listeners[port], line)
 
     def listen(self, listener: socket.socket, line: Forwarding) -> None:
-        """Accept on a non-blocking socket without Nagle's delay, for a line; a socket may change its line."""
+        """Accept for a line on a non-blocking socket with TCP_NODELAY; a socket may change its line."""
         self._plane.listen(listener.fileno(), line)
 
     def stop_listening(self, listener: socket.socket) -> None:
-        """Take in what the accept queue holds, and close the socket; all is done when this returns."""
+        """Accept what the accept queue holds, and close the socket; returns when both are done."""
         self._plane.stop_listening(listener.detach())
         self.settle()
 
@@ -170,10 +171,11 @@ class DataPlane:
     ) -> None:
         """Have the next connections of a line go to these targets: the first `good` in turn, then the others.
 
-        Without any, clients that wait are closed; later ones, too, where `refuses` is a reason. `sources` are
-        the addresses that they leave with, one for each target and of its family, or none at all: then the
-        kernel chooses, as it does where one is None. Connections to those of `near` are closed with the
-        reason of a loop when they come back to a port that is listened on here.
+        Without targets, clients that wait are closed, and later ones, too, if `refuses` is a reason.
+        `sources` are the addresses that connections leave with: one for each target and of its family, or
+        none at all. The kernel chooses if there are none, or if one is None. Connections to targets in `near`
+        are closed as a loop when they come back to a port that is listened on here. For a line that was
+        released this does nothing: news from before may still ask for targets.
         """
         self._plane.aim(line, targets, packed(targets, sources, near), good, refuses)
 
@@ -182,19 +184,19 @@ class DataPlane:
         self._plane.end_line(line)
 
     def release_line(self, line: Forwarding) -> None:
-        """Forget a line, when its last connection has ended; it is not used any more."""
+        """Have a line freed when its last connection has ended; do not use it any more."""
         self._plane.release_line(line)
 
     def know(self, acceptor: Forwarding, line: Forwarding, head: bytes, seconds: float) -> None:
-        """Have CONNECTs with this head to a port answered and sent where a line leads, for some seconds.
+        """For some seconds, have CONNECTs with this head to a port answered and sent where `line` leads.
 
-        What does not go smoothly comes to `acceptor`. `line` is aimed at one target, does not tell each
-        connection, and names the host that a ClientHello has to name.
+        What does not go as expected comes to `acceptor`. `line` has to be aimed at one target and not to tell
+        each connection; its host is what a ClientHello has to name.
         """
         self._plane.know(acceptor, line, head, seconds)
 
     def forget(self) -> None:
-        """Forget all heads; a connection that is being made for one is not used."""
+        """Forget all heads; connections that are just being made for them are not used."""
         self._plane.forget()
 
     def relay(
@@ -207,8 +209,8 @@ class DataPlane:
     ) -> None:
         """Take over the connected sockets of client and upstream; `pair` hears of the end.
 
-        `early` goes out first: to the upstream, to the client. `admission` is the client's: with the end
-        the client does not count as open any more.
+        `early` is sent first: to the upstream, to the client. `admission` is the client's: at the end of the
+        tunnel it is given back, and the client does not count as open any more.
         """
         self._plane.relay(pair, *sockets, idle_seconds, *early, admission)
 
@@ -221,18 +223,18 @@ class DataPlane:
         sources: Sequence[IPAddress | None] = (),
         turns: int | None = None,
     ) -> None:
-        """Connect to the first of these that answers; `pair` hears of it as of its end.
+        """Connect to the first of these that answers; `pair` hears of the result as its end.
 
-        `sources` are as in `aim`. With `turns` the connection is recognised when it comes back; `turns` is
-        how often that of the client has come back.
+        `sources` are as in `aim`. With `turns` the connection is recognised if it comes back; `turns` is how
+        often the client's connection has come back.
         """
         near = () if turns is None else targets
         self._plane.dial(pair, tuple(targets), packed(targets, sources, near), seconds, stagger, turns or 0)
 
     def turns(self, admission: Pair, sock: socket.socket) -> int:
-        """Return how often a client's connection has come back after it was made here: see `dial`, `turns`.
+        """Return how often a client's connection has come back to us, if we made it: see `dial`, `turns`.
 
-        Ask when its first request has come: only then it is sure which worker made it.
+        Ask when its first request has come: only then its maker has surely noted it.
         """
         return self._plane.turns(admission, sock.fileno())
 
@@ -241,7 +243,7 @@ class DataPlane:
         self._plane.cut(pair)
 
     def close(self, lines: Iterable[Forwarding] = ()) -> None:
-        """Release lines, end the thread and every connection, and tell their ends; once, if called twice."""
+        """Release lines, end the thread and all connections, and tell their ends; again: does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -255,10 +257,16 @@ class DataPlane:
         self._plane.sweep()
 
     def _news(self) -> None:
-        self._tell_pauses()
+        if not self._reads_on:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self._reads_on = False
         self._read()
+        self._tell_pauses()  # after the read: a pause that began before it may not have rung
         if self._plane.waiting():
-            self._loop.call_soon(self._news)
+            self._reads_on = True
+            self._loop.call_soon(self._read_on)
 
     def _tell_pauses(self) -> None:
         _, _, _, pauses, paused, error, _, _, _ = self._plane.counts()

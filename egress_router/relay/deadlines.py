@@ -1,8 +1,8 @@
 """Coarse timers: thousands of time-outs behind one timer of the event loop.
 
-A time-out nearly never fires: it is cancelled, or put off with every byte. So due times are rounded up into
-buckets, cancelling takes an entry out of a set, and putting off only writes a number, which is looked at
-when the bucket comes up.
+A time-out hardly ever fires: it is cancelled, or put off with every byte. So due times are rounded up into
+buckets, cancelling removes an entry from a set, and putting off only writes a number, which is looked at when
+the bucket is due.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from egress_router.clock import Clock
 
-# Short times are kept in steps that are this much finer than a tick.
+# Short times are rounded to steps that are this much finer than a tick.
 _FINE = 16
-# A time is short when a tick is more than a tenth of it.
+# A time is short if a tick is more than a tenth of it.
 _SHORT_TICKS = 10
 
 
@@ -40,11 +40,11 @@ class Deadline:
         self.seconds = seconds
 
     def touch(self) -> None:
-        """Let the full time begin anew."""
+        """Begin the full time again."""
         self.due = self._clock.monotonic() + self.seconds
 
     def cancel(self) -> None:
-        """Never call back; cancelling twice, or after the call, does nothing."""
+        """Never call back; does nothing when called twice, or after the callback."""
         # Dropping the callback breaks the reference cycle with its owner.
         self._callback = None
         self.bucket.discard(self)
@@ -57,9 +57,9 @@ class Deadline:
 
 
 class Deadlines:
-    """Time-outs that fire never early, and late by at most a tick, for short times a 16th of a tick.
+    """Time-outs that never fire early, and late by at most a tick, short ones by a 16th of a tick.
 
-    The loop says when to look at `clock`, which decides.
+    `clock` decides what is due; the loop only says when to look.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tick: float = 0.5, clock: Clock = SYSTEM) -> None:
@@ -81,7 +81,7 @@ class Deadlines:
         return deadline
 
     def close(self) -> None:
-        """Forget everything and leave the event loop."""
+        """Drop all time-outs, and cancel the timer in the event loop."""
         self._buckets.clear()
         self._order.clear()
         if self._timer is not None:
@@ -116,7 +116,7 @@ class Deadlines:
                 self._empty(self._buckets[self._order[0]], now)
                 del self._buckets[heapq.heappop(self._order)]
         finally:
-            # The loop's clock may lag behind, and a callback may have raised: both go on from here.
+            # What is left: the loop's clock may lag behind, or a callback may have raised.
             self._arm()
 
     def _empty(self, bucket: set[Deadline], now: float) -> None:

@@ -1,7 +1,7 @@
 """Connects to the first of several addresses that answers.
 
-The attempts are staggered in the shape of RFC 8305 5: the next address is tried at once after a failure and
-after a short silence otherwise, while earlier attempts go on.
+The attempts are staggered as RFC 8305 5 describes: the next address is tried at once after a failure,
+otherwise after a short silence, while earlier attempts go on.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Dialled(NamedTuple):
 
 
 class DialError(EgressRouterError):
-    """No address answered; `failures` says of each why not, `reason` which of these counts."""
+    """No address answered; `failures` gives the reason of each, `reason` the one that counts."""
 
     def __init__(self, reason: DialReason, failures: tuple[DialFailure, ...]) -> None:
         self.reason = reason
@@ -81,14 +81,14 @@ class DialError(EgressRouterError):
 
 
 class Dial(Pair):
-    """One connection being made.
+    """One connection that is being made.
 
-    Calls `on_done` exactly once unless cancelled, never from inside `__init__`.
+    Calls `on_done` exactly once unless it is cancelled, never from inside `__init__`.
     """
 
     __slots__ = ("_on_done", "_plane")
 
-    def __init__(  # noqa: PLR0913 (what to dial, for how long, and two ways in which it may be special)
+    def __init__(  # noqa: PLR0913 (what to dial, for how long, and two special cases)
         self,
         plane: DataPlane,
         targets: Sequence[tuple[IPAddress, int]],
@@ -101,7 +101,7 @@ class Dial(Pair):
     ) -> None:
         """Begin to connect to `targets`, in their order, for at most `seconds` in all.
 
-        `sources` are the addresses that the connections leave with, see `DataPlane.aim`; `turns` as in
+        `sources` are the addresses that the connections leave with, as in `DataPlane.aim`; `turns` is as in
         `DataPlane.dial`.
         """
         self._plane = plane
@@ -109,13 +109,13 @@ class Dial(Pair):
         plane.dial(self, targets, seconds, stagger, sources, turns)
 
     def cancel(self) -> None:
-        """Give up without calling back; after the call it does nothing."""
+        """Give up without calling back; does nothing after the callback."""
         if self._on_done is not None:
             self._on_done = None
             self._plane.cut(self)
 
     def ended(self, end: End) -> None:
-        """Hand the connection on, or say why there is none."""
+        """Pass the connection on, or say why there is none."""
         on_done, self._on_done = self._on_done, None
         if on_done is None or end.reason == _CUT:
             if end.given >= 0:

@@ -1,7 +1,7 @@
-"""The standard event loop on the poller's epoll set: one wait for relayed sockets and for everything else.
+"""The standard event loop on the poller's epoll set: one wait for the poller's sockets and everything else.
 
-A set nested in the loop's own costs a second `epoll_wait` for each wake-up, and in the kernel a second list
-for each event: docs/decisions/performance.md has the figures.
+If the poller's set were nested in the loop's, each wake-up would cost a second `epoll_wait`, and each event a
+second list in the kernel: docs/decisions/performance.md has the figures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Key = selectors.SelectorKey
 
 
 class PollerLoop(asyncio.SelectorEventLoop):
-    """While it waits, `poller` calls its handlers: the loop itself runs when it has something to do."""
+    """While it waits, `poller` calls its handlers; the loop itself runs only if it has something to do."""
 
     def __init__(self) -> None:
         selector = _Selector()
@@ -61,7 +61,7 @@ class _Selector(selectors.EpollSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        # A duplicate is the same set (epoll(7)), with a descriptor that each side may close for itself.
+        # The duplicate is the same set (epoll(7)): each side may close its own descriptor.
         self.poller = Poller(select.epoll.fromfd(os.dup(self.fileno())), _nothing)
 
     def register(
@@ -79,7 +79,7 @@ class _Selector(selectors.EpollSelector):
         for descriptor, events in self.poller.poll(-1.0 if timeout is None else max(timeout, 0.0)):
             key = keys.get(descriptor)
             if key is not None:
-                # As the base class: an error is ready for both.
+                # As in the base class: an error makes both ready.
                 read = selectors.EVENT_READ if events & ~select.EPOLLOUT else 0
                 write = selectors.EVENT_WRITE if events & ~select.EPOLLIN else 0
                 ready.append((key, (read | write) & key.events))
@@ -92,4 +92,4 @@ class _Selector(selectors.EpollSelector):
 
 
 def _nothing() -> None:
-    """`Poller.soon` is called in a handler or in a turn of the loop: `select` comes next anyway."""
+    """Do nothing: `Poller.soon` is called by a handler or in a turn of the loop, and `select` comes next."""

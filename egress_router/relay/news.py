@@ -1,4 +1,4 @@
-"""What the data plane tells (plane/news.c), and the objects that hear of it."""
+"""The news of the data plane (plane/news.c), and the objects that are told them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Identity(NamedTuple):
-    """What tells an accepted connection from others, and its end towards the upstream.
+    """What identifies an accepted connection, and our address and port towards the upstream.
 
-    `source` is empty where there was no connection, or where the line was not told to say it.
+    `source` is empty if there was no connection, or if the line does not tell each one.
     """
 
     number: int
@@ -42,7 +42,7 @@ class End(NamedTuple):
     """How a connection ended: `reason` is a number of plane.h, `given` a socket for Python or -1.
 
     `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
-    `connect_seconds` is how long a line's connection took to be there.
+    `connect_seconds` is how long it took to connect, for a line's connection.
     """
 
     client: str
@@ -59,10 +59,10 @@ class End(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What became of connections of a line that were not told one by one, since the last time.
+    """What became of connections of a line that were not told one by one, since the last sums.
 
-    `sent` and `received` are bytes of those that have ended, `refused` reasons of plane.h and how many
-    clients were closed for each without a connection; the times are counted by LATENCY_BUCKETS and
+    `sent` and `received` are bytes of those that have ended. `refused` are reasons of plane.h, with how many
+    clients were closed for each without a connection. The times are counted by LATENCY_BUCKETS and
     DURATION_BUCKETS.
     """
 
@@ -75,7 +75,7 @@ class Sums(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The upstream of a known CONNECT that was answered: its line, its socket, the time to connect."""
+    """The upstream of a known CONNECT that was answered: its line, its socket, how long connecting took."""
 
     line: object
     descriptor: int
@@ -85,7 +85,7 @@ class Known(NamedTuple):
 class Arrival(NamedTuple):
     """A client that Python serves: its address and port, its admission, its socket.
 
-    `early` are the bytes that have come already; with `known`, behind a CONNECT that was answered.
+    `early` are the bytes that have come already; with `known`, those after a CONNECT that was answered.
     """
 
     client: tuple[str, int]
@@ -96,36 +96,36 @@ class Arrival(NamedTuple):
 
 
 class Connection(Protocol):
-    """What the data plane holds; a subclass of `Pair`."""
+    """A connection in the data plane; a subclass of `Pair`."""
 
     def ended(self, end: End) -> None:
-        """Hear of the end; called once."""
+        """Take note of the end; called once."""
 
 
 class ForwardingLine(Connection, Protocol):
     """Where the connections of a listening port go; a subclass of `Forwarding`.
 
-    One that was not made to tell each connection hears of them by `summed` and `answered`, and one by one
-    of those that failed to reach an address, or came soon after.
+    One that does not tell each connection is told of them by `summed` and `answered`. Those that failed to
+    reach an address, and the next ones after a failure, it is still told one by one.
     """
 
     def connected(
         self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
     ) -> None:
-        """Hear that a client has its connection; its end will be told, too."""
+        """Take note that a client is connected; its end will be told, too."""
 
     def summed(self, sums: Sums) -> None:
-        """Hear of many connections at once."""
+        """Take note of many connections at once."""
 
     def answered(self, target: Target, count: int) -> None:
-        """Hear that a target has answered so many of them."""
+        """Take note that a target has answered so many of them."""
 
     def wanted(self) -> None:
-        """Hear that a client waits for targets, until the next call of `DataPlane.aim`."""
+        """Take note that a client waits for targets, until the next call of `DataPlane.aim`."""
 
 
 class Acceptor(Protocol):
-    """A listening port whose connections Python serves; a subclass of `Forwarding` that hands over."""
+    """A listening port whose clients Python serves; a subclass of `Forwarding` that hands over."""
 
     def accepted(self, arrival: Arrival) -> None:
         """Take over a client's socket; `DataPlane.cut` gives its admission back."""
@@ -145,9 +145,9 @@ def _tell_beginning(record: Accepted | Connected) -> None:
 
 
 def tell(record: News) -> None:
-    """Have the object of a record hear of it; mypy tells the kinds of records by their length."""
+    """Tell the object of a record; mypy tells the kinds of records apart by their length."""
     if len(record) == 2:
-        waiting: ForwardingLine = record[0]  # type: ignore[assignment] # what came back is what was given
+        waiting: ForwardingLine = record[0]  # type: ignore[assignment] # the object that was given comes back
         waiting.wanted()
     elif len(record) == 3:
         counting: ForwardingLine = record[0]  # type: ignore[assignment]

@@ -18,7 +18,7 @@ _NO_SOURCE: Final = bytes(16)
 def packed(
     targets: Sequence[Target], sources: Sequence[IPAddress | None], near: Collection[Target] = ()
 ) -> bytes:
-    """Return targets and the addresses to leave with, as `DataPlane.aim` and `DataPlane.dial` say."""
+    """Return targets with their source addresses, which are as in `DataPlane.aim`."""
     if not sources:
         return b"".join(_address(each, None, is_near=each in near) for each in targets)
     return b"".join(

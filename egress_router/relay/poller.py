@@ -1,8 +1,7 @@
-"""One epoll set for everything that waits: relayed sockets edge-triggered, by handlers called from here.
+"""One epoll set for everything that waits: sockets with handlers, which are called from here, edge-triggered.
 
-A worker's event loop stands on the same set (`relay/loop.py`), so that a wake-up costs one `epoll_wait`.
-A socket costs one `epoll_ctl` for its whole life: it is added for both directions, edge-triggered, and
-closing it takes it out.
+A worker's event loop uses the same set (`relay/loop.py`), so that a wake-up costs one `epoll_wait`. A socket
+costs one `epoll_ctl` in its whole life: it is added for both directions, and closing takes it out.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ if TYPE_CHECKING:
 
     Handler = Callable[[int], None]
 
-# EPOLLPRI: a read ends at the urgent mark (tcp(7)), so a short read means "drained" only without it.
+# EPOLLPRI: a read stops at the urgent mark (tcp(7)), so only without it a short read means "drained".
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
-# For a call without an edge: as little is known as after urgent data.
+# For a call without an edge: a short read tells as little as after urgent data.
 _ANYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI
 _BATCH = 256
 _MAX_BATCHES = 16
 
 
 class Poller:
-    """Calls one handler a descriptor with the epoll mask of each edge.
+    """Calls one handler for each descriptor, with the epoll mask of each edge.
 
-    A mask always belongs to the socket that was added: when a descriptor is closed and its number reused
-    inside one batch, what the batch still holds for the old one is left out.
+    A mask always belongs to the socket that was added: if a descriptor is closed and its number used again
+    within one batch, the events that the batch still has for the old one are left out.
     """
 
     def __init__(self, epoll: select.epoll, wake: Callable[[], object]) -> None:
-        """Share a set; `wake` is called when `poll` should be called soon though no descriptor is ready."""
+        """Use this set; `wake` is called when `poll` has to be called soon though no descriptor is ready."""
         self._epoll = epoll
         self._wake = wake
         self._handlers: dict[int, Handler] = {}
-        # Added since the batch at hand was fetched: no event of it can be theirs.
+        # Added after the present batch was fetched: none of its events can be theirs.
         self._fresh: set[int] = set()
         self._unfinished: set[int] = set()
         self._leaving = False
@@ -46,7 +45,7 @@ class Poller:
         self._before_wait: list[Callable[[], None]] = []
 
     def add(self, descriptor: int, handler: Handler) -> None:
-        """Watch a descriptor; the kernel reports at once what is already so.
+        """Watch a descriptor; the kernel reports at once what is ready already.
 
         A descriptor that is watched already gets the new handler, and its state is reported again.
         """
@@ -58,7 +57,7 @@ class Poller:
             return
         try:
             self._epoll.modify(descriptor, _EDGE)
-        except FileNotFoundError:  # closed without `forget`, and the number is another socket's now
+        except FileNotFoundError:  # closed without `forget`, and the number belongs to another socket now
             self._epoll.register(descriptor, _EDGE)
 
     def release(self, descriptor: int) -> None:
@@ -67,7 +66,7 @@ class Poller:
             self._epoll.unregister(descriptor)
 
     def again(self, descriptor: int) -> None:
-        """Call the handler once more in the next turn, after everybody else's: it had not finished."""
+        """Call the handler again in the next turn, after the others: it had not finished."""
         self._hurry()
         self._unfinished.add(descriptor)
 
@@ -77,7 +76,7 @@ class Poller:
         self._due.append(callback)
 
     def before_wait(self, callback: Callable[[], None]) -> None:
-        """Have this called before every wait, when all that was ready has had its turn."""
+        """Have this called before every wait, when all that was ready has been handled."""
         self._before_wait.append(callback)
 
     def wait_without(self, callback: Callable[[], None]) -> None:
@@ -85,19 +84,19 @@ class Poller:
         self._before_wait.remove(callback)
 
     def forget(self, descriptor: int) -> None:
-        """Stop calling the handler; call it just before closing the descriptor."""
+        """Stop calling the handler; to be called just before the descriptor is closed."""
         self._handlers.pop(descriptor, None)
 
     def leave_out(self, descriptor: int) -> None:
-        """Drop what the present batch says of a number: it belongs to another file now."""
+        """Drop events of the present batch for a number, which belongs to another file now."""
         self._fresh.add(descriptor)
 
     def leave(self) -> None:
-        """Have `poll` return after the present batch: its caller has something to do."""
+        """Have `poll` return after the present batch, because its caller has something to do."""
         self._leaving = True
 
     def poll(self, seconds: float) -> list[tuple[int, int]]:
-        """Wait for at most `seconds` (below 0: for ever), call handlers, return the others' events.
+        """Wait for at most `seconds` (below 0: for ever), call handlers, return events that have none.
 
         Goes on with the next batch if there is nothing else to do: a turn of the loop costs more than a wait.
         """
@@ -136,7 +135,7 @@ class Poller:
                 continue
             try:
                 handler(events)
-            except Exception as error:  # noqa: BLE001 - the edges of the others come only once
+            except Exception as error:  # noqa: BLE001 - the other edges come only once
                 _report(error)
         return others
 
@@ -149,7 +148,7 @@ class Poller:
         for call in (*calls, *due):
             try:
                 call()
-            except Exception as error:  # noqa: BLE001 - the others' turns come only once
+            except Exception as error:  # noqa: BLE001 - the other calls come only once
                 _report(error)
 
     def _act_anew(self, descriptor: int) -> None:

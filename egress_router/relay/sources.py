@@ -1,4 +1,4 @@
-"""What `from` at the end of a line means for its targets: the source address of each attempt. Pure."""
+"""What `from` at the end of a line means: which source address each attempt has. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Ways(NamedTuple):
-    """Targets in the order in which they are tried, and the source address of each; no sources: any."""
+    """Targets in the order of attempts, and the source address of each; no sources: the kernel chooses."""
 
     targets: tuple[Target, ...]
     sources: tuple[IPAddress, ...]
@@ -23,10 +23,10 @@ class Ways(NamedTuple):
 def ways(targets: Sequence[Target], leaving: Leaving, sources: Collection[IPAddress], turn: int = 0) -> Ways:
     """Return where to connect to, and with which of the router's addresses.
 
-    A target of a family without a source of its own is left out. Spread over several sources, every target
-    comes once with each of them, and all targets come with one before the next is used, which begins with the
-    one in turn: so one that is not held, or has no free port left, costs nothing but its attempt. Where the
-    families have different numbers of sources, the smaller one begins anew: all targets come equally often.
+    A target is left out if no source is of its family. With several sources, every target comes once with
+    each of them: first all targets with the source in turn, then all with the next one. So a source that is
+    not held, or has no free port left, costs only its attempt. If the families have different numbers of
+    sources, those of the smaller family begin again, so that all targets come equally often.
     """
     if leaving is None:
         return Ways(tuple(targets), ())

@@ -1,4 +1,4 @@
-"""Two connected sockets in, bytes both ways until both sides are done, one closing record out."""
+"""A tunnel between two connected sockets: bytes both ways until both sides end, then one closing record."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REASONS: Final = tuple(CloseReason)
 
 
 class Closing(NamedTuple):
-    """The end of a tunnel: bytes that went to the upstream, bytes that went to the client, its lifetime.
+    """The end of a tunnel: its reason, bytes that went to the upstream and to the client, its lifetime.
 
     `first_byte` is the time from the connection to the upstream's first byte; None: there was none.
     """
@@ -49,7 +49,7 @@ class Closing(NamedTuple):
 
 
 def reset(sock: socket.socket) -> None:
-    """Close a socket so that its peer sees a reset; what was not sent yet is dropped."""
+    """Close a socket with a reset; what was not sent yet is dropped."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     sock.close()
@@ -59,11 +59,11 @@ class Relay:
     """Hands pairs of sockets over to the data plane."""
 
     def __init__(self, plane: DataPlane, poller: Poller) -> None:
-        """Take sockets that `poller` may be watching."""
+        """Relay for sockets that `poller` may be watching."""
         self._plane = plane
         self._poller = poller
 
-    def start(  # noqa: PLR0913 (two sockets, what goes out first, and whose admission it is)
+    def start(  # noqa: PLR0913 (two sockets, what is sent first, and the client's admission)
         self,
         client: socket.socket,
         upstream: socket.socket,
@@ -74,10 +74,10 @@ class Relay:
         to_client: bytes = b"",
         admission: Pair | None = None,
     ) -> Tunnel:
-        """Take over two connected, non-blocking sockets and relay between them until both sides are done.
+        """Take over two connected, non-blocking sockets and relay between them until both sides have ended.
 
-        `to_upstream` and `to_client` go out first. `idle_seconds` without a byte end the tunnel. With it the
-        client's `admission` is given back.
+        `to_upstream` and `to_client` are sent first. `idle_seconds` without a byte end the tunnel. Its end
+        gives the client's `admission` back.
         `on_close` is called exactly once, never from inside `start`, when both sockets are closed.
         """
         tunnel = Tunnel(self._plane, on_close)
@@ -103,14 +103,14 @@ class Tunnel(Pair):
         self._on_close = on_close
 
     def close(self) -> None:
-        """End the tunnel now; the peers see a reset, because their streams are cut short."""
+        """End the tunnel now; both peers see a reset, because their streams are cut short."""
         self._plane.cut(self)
 
     def ended(self, end: End) -> None:
         """Pass the closing record on."""
-        on_close, self._on_close = self._on_close, _nothing  # its owner and the tunnel refer to each other
+        on_close, self._on_close = self._on_close, _nothing  # breaks the reference cycle with its owner
         on_close(Closing(REASONS[end.reason], end.sent, end.received, end.seconds, end.first_byte))
 
 
 def _nothing(_: Closing) -> None:
-    """Do nothing: what a tunnel calls that has ended."""
+    """Do nothing: the callback of a tunnel that has ended."""

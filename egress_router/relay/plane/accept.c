@@ -1,4 +1,4 @@
-/* Accepts, and finds the targets of the line. */
+/* Accepts clients, and sends each where its line leads. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
@@ -7,11 +7,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
-    BATCH = 64,           /* what one wake-up takes in; what is left over wakes again at once */
-    MAX_WAITING = 10000, /* at the end: more than an accept queue holds; new clients cannot delay the end */
+    BATCH = 64,           /* clients that one wake-up accepts; if more are left, they wake the thread again at once */
+    MAX_WAITING = 10000, /* at the end: more than an accept queue holds, yet new clients cannot delay the end */
 };
 #define RETRY (SECOND / 4)
 #define STAGGER (SECOND / 4) /* RFC 8305 5, "Connection Attempt Delay" */
@@ -31,7 +31,7 @@ void line_release(struct plane *plane, struct line *line) {
     report(plane, &line->node, NEWS_GONE, false);
 }
 
-/* Connects, or waits until Python has asked for the name once more; all of it within the time to connect. */
+/* Connects, or waits until Python has looked the name up again; both together within the time to connect. */
 static void forward(struct plane *plane, struct pair *pair) {
     struct line *line = pair->line;
     if (line->targets) {
@@ -48,7 +48,7 @@ static void forward(struct plane *plane, struct pair *pair) {
     }
 }
 
-/* New targets of a line, or none: those who wait for them go on. */
+/* A line has new targets, or none: clients that wait for them go on, or are closed. */
 void line_changed(struct plane *plane, struct line *line) {
     for (struct pair *pair = plane->pairs, *following; pair && line->waiting; pair = following) {
         following = pair->next;
@@ -63,8 +63,8 @@ void line_changed(struct plane *plane, struct line *line) {
     }
 }
 
-/* Clients wait in the accept queue instead of being turned away, and the thread does not spin on a queue that it
- * cannot empty. */
+/* Clients wait in the accept queue instead of being closed, and the thread does not spin on a queue that it cannot
+ * empty. */
 static void pause_accepting(struct plane *plane, int error) {
     plane->shortage = true;
     if (!plane->resume)
@@ -81,18 +81,19 @@ static void pause_accepting(struct plane *plane, int error) {
 
 static void listen_again(struct plane *plane, struct listener *listener) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = listener};
-    epoll_ctl(plane->epoll, EPOLL_CTL_ADD, listener->fd, &event);
+    if (epoll_ctl(plane->epoll, EPOLL_CTL_ADD, listener->fd, &event) < 0)
+        pause_accepting(plane, errno); /* ENOMEM or ENOSPC (epoll_ctl(2)): tried again later */
 }
 
 void accepting_resume(struct plane *plane) {
     plane->resume = 0;
     plane->shortage = false;
-    for (struct listener *each = plane->listeners; each; each = each->next)
+    for (struct listener *each = plane->listeners; each && !plane->resume; each = each->next)
         listen_again(plane, each);
 }
 
-/* What the client has sent already is kept in memory until there is a connection, which saves an edge. Where too much
- * is kept, Python reads it, which has a limit of its own. */
+/* Reads what the client has sent already and keeps it until there is a connection, which saves an event. If too much is
+ * held already, nothing is read here; for a client that Python serves, Python reads it, with a limit of its own. */
 static bool read_early(struct plane *plane, struct pair *pair) {
     if (flow_overflows(plane))
         return true;
@@ -100,7 +101,8 @@ static bool read_early(struct plane *plane, struct pair *pair) {
     return got <= 0 || flow_hold(plane, &pair->flows[CLIENT], plane->chunk, (size_t)got);
 }
 
-/* Python serves it: the socket goes there, with what has come already, or with the reason to turn it away. */
+/* Hands a socket over to Python, with the bytes that have come already, or with the reason to refuse the client. A
+ * client whose head is known stays here. */
 static void hand_over(struct plane *plane, struct pair *pair, enum reason refused) {
     bool read = refused || read_early(plane, pair);
     if (read && !refused && (known_take(plane, pair) || (pair->state != AWAITED && known_await(plane, pair))))
@@ -116,7 +118,7 @@ static void hand_over(struct plane *plane, struct pair *pair, enum reason refuse
     report(plane, &pair->node, NEWS_ACCEPTED, true);
 }
 
-/* The first bytes of a client that were waited for are here. */
+/* The first bytes of an AWAITED client have come. */
 void first_bytes_ready(struct plane *plane, struct pair *pair) {
     timer_cancel(&pair->timer);
     hand_over(plane, pair, 0);
@@ -128,7 +130,7 @@ void first_bytes_late(struct plane *plane, struct pair *pair) {
     first_bytes_ready(plane, pair);
 }
 
-/* Takes in one connection; false when there is none, or no room for one. */
+/* Accepts one connection; false if there is none, or no room for one. */
 static bool take(struct plane *plane, struct listener *listener) {
     struct sockaddr_in6 from;
     if (plane->unread >= MAX_UNREAD) {
@@ -140,7 +142,7 @@ static bool take(struct plane *plane, struct listener *listener) {
     if (fd < 0) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
             pause_accepting(plane, errno);
-        else if (errno != EAGAIN) /* it died in the queue, or a firewall refused it: accept(2) says to go on */
+        else if (errno != EAGAIN) /* it ended in the queue, or a firewall refused it: accept(2) says to go on */
             return true;
         return false;
     }
@@ -160,7 +162,7 @@ static bool take(struct plane *plane, struct listener *listener) {
     pair->idle = pair->line->idle;
     pair->number = ++plane->accepted;
     pair->client = from.sin6_addr;
-    pair->client_port = from.sin6_port; /* where AF_INET has it, too */
+    pair->client_port = from.sin6_port; /* at the same place in AF_INET */
     if (from.sin6_family == AF_INET) {
         memset(&pair->client, 0, 10);
         memset(&pair->client.s6_addr[10], 0xff, 2);
@@ -168,7 +170,7 @@ static bool take(struct plane *plane, struct listener *listener) {
     }
     pair_open(plane, pair);
     pair->accepted = plane->now;
-    /* What Python serves is a loop only if it is a CONNECT, which its head says; then Python asks. */
+    /* A client that Python serves is a loop only if it sends a CONNECT: Python asks when it has read the head. */
     if (!pair->line->hands_over)
         own_accepted(plane, pair, fd);
     enum reason refused = pair->turns >= LOOP_TURNS ? LOOP : admission_enter(plane, pair);
@@ -191,14 +193,14 @@ static bool take(struct plane *plane, struct listener *listener) {
 void listener_ready(struct plane *plane, struct listener *listener) {
     for (int i = 0; i < BATCH && take(plane, listener); i++)
         ;
-    if (plane->paused && !plane->shortage) { /* a whole wake-up met no shortage */
+    if (plane->paused && !plane->shortage) { /* a whole wake-up without a shortage */
         plane->paused = 0;
         plane->unrung++;
         plane->urgent = true;
     }
 }
 
-/* A socket that is listened on already leads to another line from now on. */
+/* Begins to listen on a socket, or gives one that is listened on already to another line. */
 void listener_add(struct plane *plane, struct listener *listener) {
     for (struct listener *each = plane->listeners; each; each = each->next)
         if (each->fd == listener->fd) {
@@ -215,7 +217,7 @@ void listener_add(struct plane *plane, struct listener *listener) {
         listen_again(plane, listener);
 }
 
-/* No client that the kernel has let in is turned away because nobody had called accept yet. */
+/* Stops listening. Clients that are in the accept queue are accepted first: the kernel has let them in. */
 void listener_end(struct plane *plane, int fd) {
     struct listener **found = &plane->listeners;
     while (*found && (*found)->fd != fd)
@@ -231,11 +233,11 @@ void listener_end(struct plane *plane, int fd) {
             first_bytes_late(plane, pair);
     }
     *found = listener->next;
-    /* The supervisor has the socket too, so that closing it here does not take it out. */
+    /* The supervisor has the socket, too, so closing it does not take it out of the epoll set (epoll(7)). */
     epoll_ctl(plane->epoll, EPOLL_CTL_DEL, fd, NULL);
     close(fd);
     line_release(plane, listener->line);
     listener->fd = -1;
-    listener->next = plane->ended; /* events of this batch may lead here */
+    listener->next = plane->ended; /* freed later: events of this batch may lead here */
     plane->ended = listener;
 }

@@ -1,18 +1,19 @@
-/* Counts what is open, in all workers and for each client, and says who is admitted. */
+/* Counts open connections, in all workers and for each client, and decides who is admitted. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
 
-#include "plane.h"
+#include "thread.h"
 
 static struct client **client_of(struct plane *plane, const struct in6_addr *address) {
     uint64_t high, low;
     memcpy(&high, address, 8);
     memcpy(&low, (const char *)address + 8, 8);
-    /* The secret: clients must not be able to meet in one slot. */
+    /* The secret keeps clients from choosing addresses that share a slot. */
     uint64_t hash = (high ^ plane->secret) * UINT64_C(0x9E3779B97F4A7C15);
     hash = (hash ^ (hash >> 32) ^ low) * UINT64_C(0xD6E8FEB86659FD93);
-    struct client **found = &plane->clients[(hash >> 40) % (sizeof plane->clients / sizeof *plane->clients)];
+    /* The highest bits: only they depend on all bits of the address (its last byte is the highest of `low`). */
+    struct client **found = &plane->clients[(hash >> 52) % (sizeof plane->clients / sizeof *plane->clients)];
     while (*found && memcmp(&(*found)->address, address, sizeof *address) != 0)
         found = &(*found)->next;
     return found;
@@ -39,7 +40,8 @@ static bool client_enter(struct plane *plane, const struct in6_addr *address) {
     return true;
 }
 
-/* How many connections all workers have admitted; each writes its own number only. */
+/* Changes this worker's number and returns how many connections all workers have admitted. Each worker writes its own
+ * number only. */
 static int admitted(struct plane *plane, int change) {
     int sum = 0;
     __atomic_fetch_add(&plane->worker_counts[plane->slot], change, __ATOMIC_SEQ_CST);
@@ -48,7 +50,7 @@ static int admitted(struct plane *plane, int change) {
     return sum;
 }
 
-/* Returns 0, or which limit it meets. */
+/* Returns 0, or the limit that the connection meets. */
 enum reason admission_enter(struct plane *plane, struct pair *pair) {
     if (plane->worker_counts[plane->slot] >= plane->possible)
         return FULL;
@@ -57,8 +59,8 @@ enum reason admission_enter(struct plane *plane, struct pair *pair) {
     pair->admitted = true;
     if (admitted(plane, 1) <= plane->maximum)
         return 0;
-    /* Taken first and counted then: of two workers that take the last one in the same microsecond at worst
-     * both give way, and the limit is never exceeded. */
+    /* Added first and compared then: if two workers take the last place in the same microsecond, at worst both give
+     * way, but the limit is never exceeded. */
     admission_leave(plane, pair);
     return FULL;
 }

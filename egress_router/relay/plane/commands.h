@@ -1,8 +1,8 @@
-/* What Python wants of the data plane. */
+/* The commands that Python gives to the data plane. */
 #ifndef COMMANDS_H
 #define COMMANDS_H
 
-#include "plane.h"
+#include "queue.h"
 
 enum what {
     COMMAND_RELAY,          /* with: a pair of two connected sockets; also: its admission, or null */
@@ -10,11 +10,11 @@ enum what {
     COMMAND_CUT,            /* with: a pair */
     COMMAND_LISTEN,         /* with: a listener */
     COMMAND_STOP_LISTENING, /* number: its descriptor */
-    COMMAND_AIM,            /* with: a line; also: its targets, or null; number: why it refuses without any, or 0 */
-    COMMAND_END_LINE,       /* with: a line, whose connections end */
+    COMMAND_AIM,            /* with: a line; also: its targets, or null; number: why it refuses if null, or 0 */
+    COMMAND_END_LINE,       /* with: a line; its connections end */
     COMMAND_KNOW,           /* with: a known head; also: the line of the port that it comes to */
     COMMAND_FORGET,         /* all known heads */
-    COMMAND_RELEASE_LINE,   /* with: a line that Python needs no more */
+    COMMAND_RELEASE_LINE,   /* with: a line that Python does not use any more */
     COMMAND_NOTHING,        /* only to be waited for */
     COMMAND_STOP,
 };

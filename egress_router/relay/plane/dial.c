@@ -1,7 +1,7 @@
 /* Connects to the first of several addresses that answers.
  *
- * The attempts are staggered in the shape of RFC 8305 5: the next address is tried at once after a failure and
- * after a short silence otherwise, while earlier attempts go on.
+ * The attempts are staggered as RFC 8305 5 describes: the next address is tried at once after a failure, otherwise
+ * after a short silence, while earlier attempts go on.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -12,13 +12,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 
 static enum reason reason_of(int error) {
     switch (error) {
     case ECONNREFUSED:
     case ECONNRESET:
-    case EPIPE: /* accepted, ended and reset before this thread had looked at it (the kernel's tcp_reset) */
+    case EPIPE: /* accepted, ended and reset before this thread looked (tcp_reset in the kernel) */
         return REFUSED;
     case ETIMEDOUT:
         return TIMEOUT;
@@ -33,15 +33,15 @@ static enum reason reason_of(int error) {
     }
 }
 
-/* Health is counted in the order of what happened: so Python hears of each failure, and of what comes next. */
+/* Health counts failures and successes in their order, so Python is told each failure, and the successes after it. */
 static void note(struct pair *pair, int target, enum reason reason) {
     pair->dial->failures[pair->dial->failed++] = (struct failure){target, reason};
     pair->targets->list[target].troubled = TROUBLED;
     pair->told = true;
 }
 
-/* What is up comes first, beginning with the next in turn. What is down comes last: it costs nothing while another
- * one answers, and when all are down, one may be back before a check has noticed. */
+/* Addresses that are up come first, beginning with the next in turn. Those that are down come last: they cost nothing
+ * while another one answers. When all are down, one may be up again before a check has noticed. */
 static int in_turn(const struct targets *targets, unsigned turn, int place) {
     int span = targets->good ? targets->good : targets->count;
     return place < span ? (int)((turn + (unsigned)place) % (unsigned)span) : place;
@@ -60,8 +60,8 @@ static int with_address(address_call *call, int fd, const struct in6_addr *ip, i
     return call(fd, (struct sockaddr *)&four, sizeof four);
 }
 
-/* The port is left to connect(2), which needs it to be free towards one destination only (ip(7),
- * IP_BIND_ADDRESS_NO_PORT); bind(2) would look for one that no socket of this address has. */
+/* connect(2) chooses the port: it has to be free towards one destination only (ip(7), IP_BIND_ADDRESS_NO_PORT). bind(2)
+ * would look for one that no socket of this address has. */
 static int bind_to(int fd, const struct in6_addr *source) {
     if (IN6_IS_ADDR_UNSPECIFIED(source))
         return 0;
@@ -70,7 +70,7 @@ static int bind_to(int fd, const struct in6_addr *source) {
     return with_address(bind, fd, source, 0);
 }
 
-/* Returns FINISHED, or why it failed at once. */
+/* Begins one attempt. Returns FINISHED, or why it failed at once. */
 static enum reason attempt(struct plane *plane, struct pair *pair, struct attempt *attempt, int target) {
     const struct address *address = &pair->targets->list[target];
     int family = IN6_IS_ADDR_V4MAPPED(&address->ip) ? AF_INET : AF_INET6;
@@ -83,7 +83,7 @@ static enum reason attempt(struct plane *plane, struct pair *pair, struct attemp
         return reason;
     }
     bool first = attempt == pair->dial->attempts;
-    /* Python gets the socket after its first event: then nothing of it may lead here any more. */
+    /* Without a client, Python gets the socket after its first event; no further event may lead here then. */
     uint32_t events = pair->peers[CLIENT].fd < 0 ? EPOLLOUT | EPOLLONESHOT : EPOLLOUT;
     nanoseconds begun = address->near ? monotonic() : 0;
     if ((with_address(connect, fd, &address->ip, address->port) < 0 && errno != EINPROGRESS) ||
@@ -112,8 +112,8 @@ static void attempt_close(struct dial *dial, struct attempt *attempt) {
     dial->open--;
 }
 
-/* When attempts failed for different reasons, the first of these is the whole dial's: our own fault first, then
- * the answer that says most about a server that is there. A source that is not held says nothing of the server. */
+/* If attempts failed for different reasons, the first of these is that of the whole dial: our own fault first, then
+ * the one that says most about the server. A source that is not held says nothing about the server. */
 static enum reason heaviest(const struct dial *dial) {
     static const enum reason weight[] = {NO_DESCRIPTOR, TIMEOUT, REFUSED, UNREACHABLE, SOURCE_NOT_HELD};
     for (size_t i = 0; i < sizeof weight / sizeof *weight; i++)
@@ -130,7 +130,7 @@ static void fail(struct plane *plane, struct pair *pair) {
         pair_end(plane, pair, heaviest(pair->dial));
 }
 
-/* Begins one more attempt; ends the dial when there is nothing to begin and nothing to wait for. */
+/* Begins one more attempt; ends the dial if there is none to begin and none to wait for. */
 static void next(struct plane *plane, struct pair *pair) {
     struct dial *dial = pair->dial;
     struct attempt *free_one = dial->attempts;
@@ -195,7 +195,7 @@ static void connected(struct plane *plane, struct pair *pair, struct attempt *at
         known_connected(plane, pair, events);
         return;
     }
-    if (!first) { /* what this batch has for the upstream was an attempt's */
+    if (!first) { /* events that this batch has for the upstream belong to another attempt */
         upstream->batch = plane->batch;
         events = 0;
         watch(plane, EPOLL_CTL_MOD, upstream->fd, EPOLLOUT, upstream);
@@ -210,7 +210,8 @@ static void connected(struct plane *plane, struct pair *pair, struct attempt *at
     else
         sum_connected(plane, pair);
     if (watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, 0, &pair->peers[CLIENT]) < 0) {
-        pair_end(plane, pair, NO_DESCRIPTOR);
+        pair->state = RELAYING; /* Python is told that it was connected, so it ends like a tunnel */
+        pair_end(plane, pair, CUT);
         return;
     }
     pair_relay(plane, pair);
@@ -233,8 +234,8 @@ void dial_ready(struct plane *plane, struct pair *pair, struct attempt *attempt,
     }
 }
 
-/* Silence: another attempt. When all attempts are taken, the oldest makes room, after time enough for a lost first
- * packet (RFC 6298: sent again after a second). */
+/* Nobody has answered: begins another attempt. If all places are taken, the oldest attempt ends, which has had time for
+ * a lost first packet (RFC 6298: it is sent again after a second). */
 void dial_timeout(struct plane *plane, struct pair *pair) {
     struct dial *dial = pair->dial;
     if (dial->begun == pair->targets->count || plane->now >= dial->ends) {
@@ -255,7 +256,7 @@ void dial_timeout(struct plane *plane, struct pair *pair) {
     next(plane, pair);
 }
 
-/* Ends all attempts; what failed stays until Python has read it. */
+/* Ends all attempts; the list of failures stays until Python has read it. */
 void dial_stop(struct plane *plane, struct pair *pair) {
     struct dial *dial = pair->dial;
     timer_cancel(&pair->timer);
@@ -265,7 +266,7 @@ void dial_stop(struct plane *plane, struct pair *pair) {
         if (dial->attempts[i].fd >= 0)
             attempt_close(dial, &dial->attempts[i]);
     if (!dial->failed) {
-        dial->garbage = plane->garbage; /* events of this batch may lead here */
+        dial->garbage = plane->garbage; /* freed later: events of this batch may lead here */
         plane->garbage = dial;
         pair->dial = NULL;
     }

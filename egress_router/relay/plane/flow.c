@@ -1,4 +1,4 @@
-/* One direction of a connection: bytes from a source to a sink, never more than one chunk or pipe held. */
+/* One direction of a connection: moves bytes from a source to a sink, and holds at most one chunk or pipe of them. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -8,17 +8,17 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
-    BULK = 1 << 19,  /* a direction that moved so much without a pause is bulk: from here on splicing pays */
-    PAUSE = 1 << 12, /* a wake-up that moves less is a pause: small messages are cheaper copied */
-    TURN = 1 << 21,  /* what one wake-up may move before it is everybody else's turn */
+    BULK = 1 << 19,  /* bytes without a pause that make a direction bulk: from here on splice(2) is cheaper */
+    PAUSE = 1 << 12, /* a wake-up that moves fewer bytes is a pause: small messages are cheaper to copy */
+    TURN = 1 << 21,  /* bytes that one wake-up may move before others have their turn */
 };
 
 bool flow_blocked(const struct flow *flow) { return flow->held || flow->pipe || flow->left; }
 
-/* All connections together hold as much as they may. */
+/* Whether all connections together hold as much as they may. */
 bool flow_overflows(const struct plane *plane) {
     return atomic_load_explicit(&plane->held, memory_order_relaxed) >= plane->most_held;
 }
@@ -27,7 +27,7 @@ static void count_overflow(struct plane *plane) {
     atomic_fetch_add_explicit(&plane->overflows, 1, memory_order_relaxed);
 }
 
-/* Keeps a copy until the sink takes it; false where there is no memory. */
+/* Keeps a copy until the sink takes it; false if there is no memory. */
 bool flow_hold(struct plane *plane, struct flow *flow, const char *bytes, size_t count) {
     if (!count)
         return true;
@@ -64,7 +64,7 @@ static void count(struct flow *flow, size_t bytes) {
     atomic_store_explicit(&flow->moved, moved(flow) + bytes, memory_order_relaxed);
 }
 
-/* Have the kernel report room; from the first time on it always does. */
+/* Subscribes EPOLLOUT for the rest of the socket's life. */
 static void watch_room(struct plane *plane, struct peer *peer) {
     if (peer->room_watched)
         return;
@@ -72,10 +72,10 @@ static void watch_room(struct plane *plane, struct peer *peer) {
     watch(plane, EPOLL_CTL_MOD, peer->fd, EPOLLOUT, peer);
 }
 
-/* Returns how much went, 0 while there is no room, or -1. */
+/* Returns how many bytes were sent, 0 if there is no room, or -1. */
 static ssize_t put(struct plane *plane, struct flow *flow, struct peer *sink, const char *bytes, size_t size,
                    int flags) {
-    /* Nagle's delay is for a small write behind another one: one call less where there is only one. */
+    /* Nagle's delay concerns a small write after another one: with only one write this call is saved. */
     if (!sink->no_delay && moved(flow)) {
         sink->no_delay = true;
         setsockopt(sink->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
@@ -91,7 +91,7 @@ static ssize_t put(struct plane *plane, struct flow *flow, struct peer *sink, co
     return sent;
 }
 
-/* WAIT or SINK_LOST while something is held; ENDED, which means here: nothing is any more. */
+/* Sends what is held. Returns WAIT or SINK_LOST if some of it is left; ENDED means here that nothing is left. */
 static enum step flush(struct plane *plane, struct flow *flow, struct peer *sink) {
     if (flow->held) {
         ssize_t sent = put(plane, flow, sink, flow->held + flow->held_from, flow->held_to - flow->held_from, 0);
@@ -117,9 +117,9 @@ static enum step flush(struct plane *plane, struct flow *flow, struct peer *sink
     return ENDED;
 }
 
-/* A read of less than a chunk drained the socket: what comes later makes a new edge (epoll(7)). Where the end
- * was reported before the read, it is behind these bytes. Neither is known with urgent data, at whose mark a
- * read stops (tcp(7)), nor without an edge. */
+/* Reads and sends. A read of less than a chunk has drained the socket: what comes later makes a new edge (epoll(7)). If
+ * the end was reported before that read, it is right behind these bytes. Neither is sure with urgent data, because a
+ * read stops at its mark (tcp(7)), nor without an edge. */
 static enum step copy(struct plane *plane, struct flow *flow, struct peer *source, struct peer *sink,
                       uint32_t events) {
     bool known = events && !(events & (EPOLLERR | EPOLLPRI));
@@ -134,11 +134,11 @@ static enum step copy(struct plane *plane, struct flow *flow, struct peer *sourc
             return ENDED;
         }
         bool last = known && got < CHUNK;
-        /* The end that follows at once travels in the same packet. */
+        /* MSG_MORE: the end, which follows at once, goes into the same packet. */
         ssize_t sent = put(plane, flow, sink, plane->chunk, (size_t)got, last && at_end ? MSG_MORE : 0);
         if (sent < 0)
             return SINK_LOST;
-        if (peeks && sent && recv(source->fd, NULL, (size_t)sent, MSG_TRUNC) < 0) /* dropped, not copied: tcp(7) */
+        if (peeks && sent && recv(source->fd, NULL, (size_t)sent, MSG_TRUNC) < 0) /* drops, copies nothing: tcp(7) */
             return SOURCE_LOST;
         if (sent < got && peeks) {
             flow->left = true;
@@ -163,7 +163,7 @@ static enum step through_pipe(struct plane *plane, struct flow *flow, struct pee
                              SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
         if (got < 0)
             return errno == EAGAIN ? WAIT : SOURCE_LOST;
-        if (!got) /* the end, or an urgent mark with the end somewhere behind it: a read can tell */
+        if (!got) /* the end, or an urgent mark with the end behind it: a read tells */
             return copy(plane, flow, source, sink, 0);
         flow->pipe->holds += (size_t)got;
         enum step step = flush(plane, flow, sink);
@@ -174,17 +174,17 @@ static enum step through_pipe(struct plane *plane, struct flow *flow, struct pee
 }
 
 static void count_moved(struct plane *plane, struct flow *flow, int direction, uint64_t gain) {
-    /* Nothing moved is no pause: the edge was for bytes that the turn before had taken along. */
+    /* No bytes at all are no pause: this edge was for bytes that the last turn has moved already. */
     if (!gain)
         return;
     uint64_t run = gain >= PAUSE || flow_blocked(flow) ? flow->run + gain : 0;
     flow->run = run < BULK ? (uint32_t)run : BULK;
-    _Atomic uint64_t *all = &plane->relayed[direction]; /* this thread alone writes it */
+    _Atomic uint64_t *all = &plane->relayed[direction]; /* only this thread writes it */
     atomic_store_explicit(all, atomic_load_explicit(all, memory_order_relaxed) + gain, memory_order_relaxed);
 }
 
-/* Sends what is held before the first edge. What the sink does not take was read before; it cannot be left with the
- * source any more. */
+/* Sends what is held before the first edge. It was read already, so what the sink does not take cannot be left in the
+ * source's queue: if too much is held, the connection ends. */
 enum step flow_start(struct plane *plane, struct pair *pair, int direction) {
     struct flow *flow = &pair->flows[direction];
     enum step step = flush(plane, flow, &pair->peers[!direction]);
@@ -196,7 +196,7 @@ enum step flow_start(struct plane *plane, struct pair *pair, int direction) {
     return step == SINK_LOST ? SINK_LOST : WAIT;
 }
 
-/* Moves what can be moved now. `events` are those of an edge of the source; 0 where there was none. */
+/* Moves what can be moved now. `events`: of an edge of the source; 0 if there was none. */
 enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint32_t events) {
     struct flow *flow = &pair->flows[direction];
     struct peer *source = &pair->peers[direction], *sink = &pair->peers[!direction];

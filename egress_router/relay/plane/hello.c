@@ -1,12 +1,12 @@
-/* Looks for the name in a ClientHello that is plain: whole, in one record, without anything in doubt.
+/* Finds the name in a simple ClientHello: complete, in one record, with nothing doubtful.
  *
- * tls/client_hello.py reads all of them, and says of each check why it is made. Whatever this here does not take,
- * is read there: so it may refuse what is right, and must not take what that refuses.
+ * tls/client_hello.py reads all ClientHellos, and gives the reason of each check. What is refused here is read there.
+ * So this code may refuse what is right, but must not accept what tls/client_hello.py refuses.
  */
 #include <string.h>
 #include <strings.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
     HANDSHAKE = 22,
@@ -27,7 +27,7 @@ struct bytes {
     size_t left;
 };
 
-/* Takes a field from the front; false where it is cut short. */
+/* Takes a field from the front; false if there are too few bytes. */
 static bool take(struct bytes *from, size_t count, struct bytes *field) {
     if (count > from->left)
         return false;
@@ -46,13 +46,13 @@ static bool number(struct bytes *from, size_t width, size_t *value) {
     return true;
 }
 
-/* Takes a vector whose length stands before it (RFC 8446 3.4). */
+/* Takes a vector, which begins with its length (RFC 8446 3.4). */
 static bool vector(struct bytes *from, size_t width, struct bytes *field) {
     size_t length;
     return number(from, width, &length) && take(from, length, field);
 }
 
-/* Reads a list of one host name; others are not taken. */
+/* Reads a list of exactly one host name; any other list is refused. */
 static bool read_server_name(struct bytes extension, struct bytes *name) {
     struct bytes list;
     size_t kind;
@@ -67,7 +67,7 @@ static bool read_extensions(struct bytes block, struct bytes *name) {
         if (count == MAX_EXTENSIONS || !number(&block, 2, &kind) || !vector(&block, 2, &extension))
             return false;
         for (size_t i = 0; i < count; i++)
-            if (seen[i] == kind || seen[i] == PRE_SHARED_KEY) /* it is the last one */
+            if (seen[i] == kind || seen[i] == PRE_SHARED_KEY) /* pre_shared_key has to be the last: RFC 8446 4.2.11 */
                 return false;
         if (kind == SERVER_NAME && !read_server_name(extension, name))
             return false;
@@ -76,13 +76,14 @@ static bool read_extensions(struct bytes block, struct bytes *name) {
     return true;
 }
 
-/* Reads the name, which is empty where there is none. */
+/* Reads the name, which is empty if there is none. */
 static bool read_hello(const char *data, size_t size, struct bytes *name) {
     struct bytes all = {(const uint8_t *)data, size}, record, message, field;
     size_t kind, major, minor;
     *name = (struct bytes){NULL, 0};
-    if (!number(&all, 1, &kind) || kind != HANDSHAKE || !number(&all, 1, &major) || !number(&all, 1, &minor) || major != 3 ||
-        minor > MAX_MINOR_VERSION || !vector(&all, 2, &record) || RECORD_HEADER + record.left > MAX_HELLO)
+    if (!number(&all, 1, &kind) || kind != HANDSHAKE || !number(&all, 1, &major) || major != 3 ||
+        !number(&all, 1, &minor) || minor > MAX_MINOR_VERSION || !vector(&all, 2, &record) ||
+        RECORD_HEADER + record.left > MAX_HELLO)
         return false;
     if (!number(&record, 1, &kind) || kind != CLIENT_HELLO || !vector(&record, 3, &message) || record.left)
         return false;
@@ -97,8 +98,8 @@ static bool read_hello(const char *data, size_t size, struct bytes *name) {
 
 bool is_tls(const char *data, size_t size) { return size && data[0] == HANDSHAKE; }
 
-/* Whether the first bytes of a tunnel are no TLS, or a ClientHello that names this host or none; a final dot or
- * another form of the name is not taken. */
+/* Whether the first bytes of a tunnel are not TLS, or a ClientHello that names this host or none. A final dot or
+ * another form of the name does not fit. */
 bool hello_fits(const char *data, size_t size, const char *host) {
     struct bytes name;
     if (size && !is_tls(data, size))
@@ -107,7 +108,7 @@ bool hello_fits(const char *data, size_t size, const char *host) {
                                              strncasecmp((const char *)name.at, host, name.left) == 0));
 }
 
-/* Writes the name in small letters, as rules compare it; returns its length, 0: it names none that is taken. */
+/* Writes the name in lower case, as rules compare it. Returns its length; 0: there is none, or it is refused. */
 size_t hello_name(const char *data, size_t size, char name[MAX_NAME]) {
     struct bytes found;
     if (!read_hello(data, size, &found) || found.left > MAX_NAME)

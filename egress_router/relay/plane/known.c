@@ -1,9 +1,10 @@
 /* Repeats what Python has decided before: a CONNECT whose head is known, byte for byte, is connected and answered
- * without the interpreter, and TLS to a transparent port whose name is known is connected. docs/decisions/known-connects.md says what a decision depends on.
+ * without the interpreter. TLS to a transparent port is connected if its name is known.
+ * docs/decisions/known-connects.md says what a decision depends on.
  *
- * Python names the heads, each with the line of its destination and an end; it takes all of them back at once when
- * anything changes. What does not go smoothly is handed over to Python: as a new client where nothing was answered
- * yet, otherwise together with the connection.
+ * Python names the heads, each with the line of its destination and a time at which it ends. When anything changes,
+ * Python takes all of them back at once. Whatever does not go as expected is handed over to Python: as a new client if
+ * nothing was answered yet, otherwise together with the upstream connection.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -12,14 +13,14 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include "plane.h"
+#include "thread.h"
 
 #define STAGGER (SECOND / 4)
-#define SILENCE (SECOND / 20) /* then the server may be the one who speaks first: http_proxy/connect.py goes on */
+#define SILENCE (SECOND / 20) /* then the server may be the first to send: http_proxy/connect.py goes on */
 
 static const char ESTABLISHED[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
-/* What a decision is known by: a head as it is; a ClientHello by its first byte and its name, as no two are alike. */
+/* What a decision is found by: the whole head, or the first byte and the name of a ClientHello: no two are alike. */
 struct key {
     const char *bytes;
     size_t length;
@@ -41,7 +42,7 @@ static bool key_of(const struct pair *pair, struct key *key) {
     return key->length > 1;
 }
 
-/* The secret: clients must not be able to meet in one slot. */
+/* The secret keeps clients from choosing heads that share a slot. */
 static struct known **slot_of(struct plane *plane, const char *head, size_t length) {
     uint64_t hash = plane->secret;
     for (size_t i = 0; i < length; i++)
@@ -56,7 +57,7 @@ static void drop(struct plane *plane, struct known **slot) {
     *slot = NULL;
 }
 
-/* Of two heads that meet in one slot the latest is known. */
+/* If two heads share a slot, the later one replaces the earlier. */
 void known_add(struct plane *plane, struct known *known, struct line *acceptor) {
     struct known **slot = slot_of(plane, known->head, known->length);
     known->line->refs++;
@@ -81,7 +82,7 @@ void known_forget(struct plane *plane) {
 
 bool is_known(const struct pair *pair) { return pair->line && pair->line->acceptor && !pair->handed_over; }
 
-/* Takes a client whose first bytes are such a head or ClientHello, and nothing else; false: it is Python's. */
+/* Takes a client whose first bytes are a known head or ClientHello, and nothing else; false: it goes to Python. */
 bool known_take(struct plane *plane, struct pair *pair) {
     struct key key;
     if (!key_of(pair, &key) || key.length > MAX_KNOWN_HEAD)
@@ -93,7 +94,7 @@ bool known_take(struct plane *plane, struct pair *pair) {
     own_look(plane, pair, pair->peers[CLIENT].fd);
     if (pair->turns >= LOOP_TURNS)
         return false;
-    if (plane->now >= known->renewed) { /* one: not all that come at the moment when it ends */
+    if (plane->now >= known->renewed) { /* one client only: otherwise all that come when it ends would go there */
         known->renewed = known->ends;
         return false;
     }
@@ -111,7 +112,7 @@ bool known_take(struct plane *plane, struct pair *pair) {
     return true;
 }
 
-/* While any head is known, a client that has sent nothing when it is accepted has a moment to do so. */
+/* While any head is known, a client that has sent nothing yet when it is accepted gets a moment to send. */
 bool known_await(struct plane *plane, struct pair *pair) {
     if (pair->flows[CLIENT].held || plane->now >= plane->known_until ||
         watch(plane, EPOLL_CTL_ADD, pair->peers[CLIENT].fd, EPOLLONESHOT, &pair->peers[CLIENT]) < 0)
@@ -121,7 +122,7 @@ bool known_await(struct plane *plane, struct pair *pair) {
     return true;
 }
 
-/* The line stays the pair's: what Python reads says where an upstream that comes along leads to. */
+/* The pair keeps its line: it tells Python where the upstream connection leads, if there is one. */
 static void hand_over(struct plane *plane, struct pair *pair) {
     timer_cancel(&pair->timer);
     for (int side = CLIENT; side <= UPSTREAM; side++)
@@ -135,7 +136,7 @@ static void hand_over(struct plane *plane, struct pair *pair) {
     report(plane, &pair->node, NEWS_ACCEPTED, true);
 }
 
-/* No connection in time: Python tries by itself, and says what becomes of it. So it does for those who come next. */
+/* No connection in time: Python tries by itself, and reports the result; so it does for the next clients. */
 void known_failed(struct plane *plane, struct pair *pair) {
     struct key key;
     struct known **slot = key_of(pair, &key) ? slot_of(plane, key.bytes, key.length) : NULL;
@@ -158,15 +159,15 @@ static void begin(struct plane *plane, struct pair *pair, uint32_t client_events
 }
 
 static bool answer(struct plane *plane, struct pair *pair) {
-    flow_release(plane, &pair->flows[CLIENT]); /* the head ends here; a ClientHello is for the upstream */
+    flow_release(plane, &pair->flows[CLIENT]); /* the head is not passed on; a ClientHello is */
     return send(pair->peers[CLIENT].fd, ESTABLISHED, sizeof ESTABLISHED - 1, MSG_NOSIGNAL) == sizeof ESTABLISHED - 1;
 }
 
 /* The upstream is connected. */
 void known_connected(struct plane *plane, struct pair *pair, uint32_t events) {
-    pair->connected = 0; /* not for whoever reads how it ended: no tunnel has begun */
+    pair->connected = 0; /* for the record of its end: no tunnel has begun yet */
     pair->dialled = plane->now;
-    if (pair->generation != plane->generation) { /* it may be denied now */
+    if (pair->generation != plane->generation) { /* Python's decision may be another one now */
         close_peer(&pair->peers[UPSTREAM], true);
         hand_over(plane, pair);
         return;
@@ -183,7 +184,7 @@ void known_connected(struct plane *plane, struct pair *pair, uint32_t events) {
     }
 }
 
-/* The first bytes of the tunnel have to name its host, where they are TLS; what is not plainly so Python decides. */
+/* The first bytes of the tunnel have come. If they are TLS, they have to name its host; in doubt Python decides. */
 void known_spoke(struct plane *plane, struct pair *pair, uint32_t events) {
     struct flow *flow = &pair->flows[CLIENT];
     if (flow_overflows(plane)) {

@@ -1,4 +1,4 @@
-/* The module's types, and the life of a data plane: its start, its thread's end, what is left then. */
+/* The module's types, and the life of a data plane: its start, the end of its thread, and what is freed then. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
@@ -43,8 +43,8 @@ static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(name
     int slot, maximum, possible, of_client;
     Py_buffer counts, own;
     PyObject *connects, *lives;
-    if (!PyArg_ParseTuple(arguments, "w*w*iiiidLO!O!", &counts, &own, &slot, &maximum, &possible, &of_client, &quiet, &most_held,
-                          &PyTuple_Type, &connects, &PyTuple_Type, &lives))
+    if (!PyArg_ParseTuple(arguments, "w*w*iiiidLO!O!", &counts, &own, &slot, &maximum, &possible, &of_client, &quiet,
+                          &most_held, &PyTuple_Type, &connects, &PyTuple_Type, &lives))
         return -1;
     struct plane *plane = self->plane ? NULL : calloc(1, sizeof *plane);
     if (plane && !(read_bounds(&plane->connects, connects) && read_bounds(&plane->lives, lives))) {
@@ -84,7 +84,7 @@ static int plane_init(Plane *self, PyObject *arguments, PyObject *Py_UNUSED(name
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &bell};
     sigset_t all, before;
     sigfillset(&all);
-    /* Signals are Python's: the thread must not take them, nor be woken by them. */
+    /* Python handles signals: the thread must neither get them nor be woken by them. */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = plane->epoll < 0 || plane->bell < 0 || plane->python_bell < 0 ||
                         epoll_ctl(plane->epoll, EPOLL_CTL_ADD, plane->bell, &event) < 0
@@ -112,7 +112,8 @@ static PyObject *plane_stop(Plane *self, PyObject *Py_UNUSED(none)) {
     Py_RETURN_NONE;
 }
 
-/* Waits until everything that was commanded before is done, and what the thread was at has become news. */
+/* Waits until all commands that were sent before are done, and the events that the thread was acting on have become
+ * news. */
 static PyObject *plane_settle(Plane *self, PyObject *Py_UNUSED(none)) {
     if (self->running && !command(self, COMMAND_NOTHING, NULL, NULL, 0))
         return NULL;
@@ -147,7 +148,7 @@ static PyObject *plane_fileno(Plane *self, PyObject *Py_UNUSED(none)) {
     return PyLong_FromLong(self->plane->python_bell);
 }
 
-/* The thread has ended: what it would have freed is freed here, and what news are left are dropped. */
+/* The thread has ended: frees what it would have freed, and drops the news that are left. */
 static PyObject *plane_sweep(Plane *self, PyObject *Py_UNUSED(none)) {
     struct plane *plane = self->plane;
     if (self->running)

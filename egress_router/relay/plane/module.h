@@ -1,4 +1,4 @@
-/* The interpreter's side: everything in these files runs with its lock held, in one thread at a time. */
+/* The interpreter's side: all code in these files runs with the interpreter's lock held, so in one thread at a time. */
 #ifndef MODULE_H
 #define MODULE_H
 
@@ -7,23 +7,24 @@
 #include <Python.h>
 
 #include "commands.h"
-#include "plane.h"
+#include "thread.h"
 
 typedef struct {
     PyObject_HEAD
-    struct pair *pair; /* null before it begins, and once its end was read */
+    struct pair *pair; /* null before it begins, and after its end was read */
 } Pair;
 
 typedef struct {
     PyObject_HEAD
     struct line *line;
+    bool released;
 } Line;
 
 typedef struct {
     PyObject_HEAD
     struct plane *plane;
-    uint64_t sent, rung; /* commands; those of them that were there when `ring` was called last */
-    struct node *taken; /* news that were taken and not read yet */
+    uint64_t sent, rung; /* commands sent; how many there were at the last wake-up */
+    struct node *taken; /* news that were taken from the queue and not read yet */
     Py_buffer counts, own;
     bool running, rings_late;
 } Plane;

@@ -1,4 +1,4 @@
-/* What the data plane tells Python: records made of what the thread has left in the queue of news. */
+/* What the data plane tells Python: makes records from what the thread has put into the queue of news. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <stdlib.h>
@@ -31,8 +31,8 @@ static PyObject *failures_of(const struct pair *pair) {
     return failures;
 }
 
-/* What tells a connection from others: its number, the client's port, and the source address and port towards
-   the upstream (empty and 0: not known). */
+/* What identifies a connection: its number, the client's port, and the source address and port towards the upstream
+ * (empty and 0: not known). */
 static PyObject *identity_of(const struct pair *pair) {
     char text[INET6_ADDRSTRLEN] = "";
     bool old = pair->source.sin6_family == AF_INET;
@@ -63,8 +63,8 @@ static PyObject *closed(const struct pair *pair, PyObject *object) {
                                                        : Py_NewRef(Py_None));
 }
 
-/* Of a known CONNECT that is answered and that Python has to go on with: its line, the upstream's socket, and how long
- * the connection to it took. From here on it is Python's who counts it. */
+/* For a known CONNECT that was answered and that Python continues: its line, the upstream's socket, and how long the
+ * connection to it took. From here on Python counts it as open. */
 static PyObject *known_upstream(struct pair *pair) {
     if (pair->line->acceptor)
         atomic_fetch_sub(&pair->line->open, 1);
@@ -74,7 +74,7 @@ static PyObject *known_upstream(struct pair *pair) {
                          to_seconds(pair->dialled - pair->started));
 }
 
-/* Python's object of a connection that it serves itself comes with its socket and what has come already. */
+/* A client that Python serves: its admission, which is made here, its socket, and the bytes that have come already. */
 static PyObject *accepted(struct pair *pair, PyObject *object) {
     const struct flow *early = &pair->flows[CLIENT];
     Pair *made = (Pair *)PyObject_CallNoArgs((PyObject *)pair_type);
@@ -157,14 +157,15 @@ static bool read_pair(Plane *self, PyObject *list, struct pair *pair, unsigned n
     struct line *acceptor = pair->line && pair->handed_over ? pair->line->acceptor : NULL;
     PyObject *object = pair->object ? pair->object : acceptor ? acceptor->object : pair->line->object;
     bool done = true;
-    /* Who was given the socket hears it with the end. */
-    if (news & NEWS_ACCEPTED)
+    if (news & NEWS_ACCEPTED) {
         done = append(list, accepted(pair, object));
-    if (news & NEWS_CONNECTED)
+        flow_release(self->plane, &pair->flows[CLIENT]); /* Python has a copy, and the thread does not read it again */
+    }
+    if (news & NEWS_CONNECTED) /* of a line's connection; a dial for Python has only its end, with the socket */
         done = append(list, connected(pair, object));
     if (!(news & NEWS_CLOSED))
         return done;
-    if (!pair->handed_over) /* else Python knows */
+    if (!pair->handed_over) /* otherwise Python has the socket, and knows */
         done &= append(list, closed(pair, object));
     if (pair->object) {
         ((Pair *)pair->object)->pair = NULL;
@@ -209,7 +210,7 @@ PyObject *plane_collect(Plane *self, PyObject *number) {
     return list;
 }
 
-/* Whether there are news that `collect` has not given out yet. */
+/* Whether there are news that `collect` has not returned yet. */
 PyObject *plane_waiting(Plane *self, PyObject *Py_UNUSED(none)) {
     return PyBool_FromLong(self->taken || atomic_load(&self->plane->news.last));
 }

@@ -1,4 +1,4 @@
-/* What Python wants of the data plane: each call checks its arguments and sends a command. */
+/* Python's calls: each checks its arguments and sends a command to the data plane. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
@@ -6,9 +6,9 @@
 
 #include "module.h"
 
-enum { MAX_UNRUNG = 16 }; /* commands: the first of them shall not wait for a long turn of the loop */
+enum { MAX_UNRUNG = 16 }; /* commands: with more, the first one does not wait until a long turn of the loop ends */
 
-/* Lets the thread see to its commands, unless it is awake and will by itself. */
+/* Wakes the thread for its commands, unless it is awake and takes them anyway. */
 void wake(Plane *self) {
     self->rung = self->sent;
     if (atomic_exchange(&self->plane->asleep, false))
@@ -21,7 +21,7 @@ PyObject *plane_ring(Plane *self, PyObject *Py_UNUSED(none)) {
     Py_RETURN_NONE;
 }
 
-/* Sends a command; false, with an exception set, where there is no memory or no thread. */
+/* Sends a command; false, with an exception set, if there is no memory or the thread has ended. */
 bool command(Plane *self, enum what what, void *with, void *also, int64_t number) {
     struct command *made = self->running ? calloc(1, sizeof *made) : NULL;
     if (!made) {
@@ -86,7 +86,7 @@ static struct pair *pair_new(Pair *object, int client, int upstream, double idle
     return pair;
 }
 
-/* Python never touches the connection again, except to read its end; its object lives until then. */
+/* From here on Python only reads the connection's counters and its end; its object lives until then. */
 static PyObject *begin(Plane *self, Pair *object, struct pair *pair, struct command order) {
     if (!command(self, order.what, pair, order.also, order.number)) {
         for (int side = CLIENT; side <= UPSTREAM; side++)
@@ -149,8 +149,8 @@ PyObject *plane_dial(Plane *self, PyObject *arguments) {
     return result;
 }
 
-/* How often a connection that was handed over has come back. Its first request cannot come before whoever made it has
- * noted it, so this is to be asked then; the thread does not look at what is written here. */
+/* How often a connection that was handed over has come back. To be asked when its first request has come: whoever made
+ * the connection has noted it by then. The thread does not read what is written here. */
 PyObject *plane_turns(Plane *self, PyObject *arguments) {
     Pair *admission;
     int fd;
@@ -206,6 +206,7 @@ static struct line *line_of(PyObject *object) {
         PyErr_SetString(PyExc_TypeError, "not a line that is in use");
     return line;
 }
+
 PyObject *plane_listen(Plane *self, PyObject *arguments) {
     PyObject *object;
     int fd;
@@ -241,6 +242,11 @@ PyObject *plane_aim(Plane *self, PyObject *arguments) {
     PyBuffer_Release(&list);
     if (PyErr_Occurred())
         return NULL;
+    if (((Line *)object)->released) { /* the thread may have given it back before this command */
+        if (targets)
+            targets_free(targets);
+        Py_RETURN_NONE;
+    }
     if (targets)
         targets->owner = Py_NewRef(object);
     if (!command(self, COMMAND_AIM, line, targets, refuses)) {
@@ -293,5 +299,6 @@ PyObject *plane_release_line(Plane *self, PyObject *object) {
     struct line *line = line_of(object);
     if (!line || !command(self, COMMAND_RELEASE_LINE, line, NULL, 0))
         return NULL;
+    ((Line *)object)->released = true;
     Py_RETURN_NONE;
 }

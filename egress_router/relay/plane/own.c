@@ -1,34 +1,36 @@
-/* Recognises a connection that this router made itself, whatever address translation lies between.
+/* Recognises a connection that this router made itself, through any address translation.
  *
- * A line that leads to this router's own Service brings each connection back as a new one, and so on without end.
- * Its peer is no own address: the node hides a pod that reaches itself through a Service. But address translation
- * leaves the timestamp of the first packet alone (RFC 7323 3). Linux counts it in milliseconds from a random 32-bit
- * number that each connection has for itself, so who made the connection knows what who accepts it must see.
- * An unrelated connection agrees by chance once in some hundred thousand, when a thousand of ours are noted. So one
- * match is no loop yet; a second one in a row is: a connection that comes back, made for one that came back.
- * The kernel may give it to any worker, so all of them note what they make in one table. On a busy machine a worker may
- * be interrupted before it has noted, by the very worker that accepts. So who accepts notes that, too, and then looks;
- * who makes notes and then looks whether it was accepted already: one of the two always sees the other.
+ * A line that leads to this router's own Service brings each connection back as a new one, without end. The peer is not
+ * one of our addresses: the node hides a pod that reaches itself through a Service. But address translation does not
+ * change the timestamp of the first packet (RFC 7323 3). Linux counts it in milliseconds from a random 32-bit number,
+ * another one for each connection. So the maker of a connection knows which timestamp the acceptor will see.
+ *
+ * With a thousand of our connections noted, an unrelated one matches by chance once in some hundred thousand. So one
+ * match is not a loop yet, but two in a row are: a connection came back that was made for one that came back.
+ *
+ * The kernel may give a connection to any worker, so all workers note what they make in one table. On a busy machine
+ * the accepting worker may interrupt the maker before it has noted. So the acceptor, too, notes first and then looks,
+ * and the maker notes and then looks whether the connection was accepted already: one of them always sees the other.
  */
 #define _GNU_SOURCE
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
-    SPAN = 64,         /* ms, a power of two: what one place of the table stands for */
-    EARLY = 2,         /* ms: the kernel rounds the two differently */
-    WIDEST = 40,       /* ms from before connect(2) to after it, where this thread was interrupted; less than SPAN */
-    SAVED_BYTES = 128, /* the headers of IPv6 and of TCP with all its options */
+    SPAN = 64,         /* ms that one place of the table stands for; a power of two */
+    EARLY = 2,         /* ms: the kernel rounds the two timestamps differently */
+    WIDEST = 40,       /* ms from before connect(2) to after it, if the thread was interrupted; less than SPAN */
+    SAVED_BYTES = 128, /* IPv6 header, and TCP header with all options */
     TCP_HEADER = 20,
     IPV6_HEADER = 40,
     OPTION_END = 0,
     OPTION_NOTHING = 1,
     OPTION_TIMESTAMP = 8,
 };
-#define KEPT (5 * SECOND) /* longer than a first packet takes through a cluster, and to be accepted */
+#define KEPT (5 * SECOND) /* longer than a first packet needs through a cluster and until it is accepted */
 
 static uint32_t place_of(uint32_t stamp) { return stamp / SPAN % MAX_OWN; }
 
@@ -45,8 +47,9 @@ static bool is_recent(nanoseconds made, nanoseconds other) {
     return made && other - made <= KEPT && made - other <= KEPT;
 }
 
-/* Call it as soon as connect(2), begun then, has sent the first packet. Where this thread was interrupted, the packet's
- * timestamp was an earlier one than the socket's now. Returns whether another worker has accepted the connection. */
+/* Notes a connection. Call it right after connect(2), which began at `begun` and has sent the first packet. If the
+ * thread was interrupted in between, the packet's timestamp is lower than the socket's is now. Returns whether another
+ * worker has accepted the connection already. */
 bool own_note(struct plane *plane, const struct pair *pair, int fd, nanoseconds begun) {
     uint32_t stamp;
     if (getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, &stamp, &(socklen_t){sizeof stamp}) < 0)
@@ -66,7 +69,7 @@ bool own_note(struct plane *plane, const struct pair *pair, int fd, nanoseconds 
     return false;
 }
 
-/* The timestamp in the headers of a connection's first packet; false where it has none. */
+/* Reads the timestamp in the headers of a connection's first packet; false if there is none. */
 static bool first_timestamp(const uint8_t *packet, size_t length, uint32_t *stamp) {
     if (!length)
         return false;
@@ -95,7 +98,7 @@ static bool read_stamp(struct pair *pair, int fd) {
     return pair->stamped;
 }
 
-/* How often a connection with this timestamp has come back, by what was noted when it was made: 0 if nothing was. */
+/* How often a connection with this timestamp has come back, by what its maker noted; 0 if nothing was noted. */
 static uint32_t turns_of(const struct made *table, uint32_t stamp, nanoseconds accepted, uint32_t *client) {
     const uint32_t ends[] = {stamp - EARLY - WIDEST, stamp + EARLY};
     uint32_t turns = 0;
@@ -111,27 +114,27 @@ static uint32_t turns_of(const struct made *table, uint32_t stamp, nanoseconds a
     return turns;
 }
 
-/* Whether a connection that was accepted could be one of ours; costs nothing where none was made lately. */
+/* Whether a connection that was accepted may be one of ours; costs nothing if none was made lately. */
 static bool may_be_own(const struct made *table, struct pair *pair, int fd) {
     nanoseconds latest = table->latest;
     return latest && pair->accepted - latest <= KEPT && read_stamp(pair, fd);
 }
 
-/* Finds out how often a connection that was accepted has come back.
- * Another worker notes what it made microseconds after it may be accepted here: a second look later is surer. */
+/* Finds out how often a connection that was accepted has come back. The worker that made it may note it microseconds
+ * after it was accepted here, so a second look later is surer. */
 void own_look(struct plane *plane, struct pair *pair, int fd) {
     const struct made *table = plane->made;
     if (!may_be_own(table, pair, fd))
         return;
     uint32_t client = 0, none, turns = turns_of(table, pair->stamp, pair->accepted, &client);
-    /* Who made it may have accepted its client's before that was noted. */
+    /* Its maker may have accepted its client's connection before that one was noted. */
     uint32_t clients = client ? turns_of(table, client, pair->accepted, &none) : 0;
     turns = clients && clients >= turns ? clients + 1 : turns;
     if (turns > pair->turns)
         pair->turns = turns;
 }
 
-/* The same for one that goes on at once, whatever it says. */
+/* The same for a connection of a forwarded line, which is connected at once. */
 void own_accepted(struct plane *plane, struct pair *pair, int fd) {
     struct made *table = plane->made;
     if (!may_be_own(table, pair, fd))
@@ -140,5 +143,5 @@ void own_accepted(struct plane *plane, struct pair *pair, int fd) {
     put(accepted, pair->stamp, 0, 0, 0, pair->accepted);
     own_look(plane, pair, fd);
     if (pair->turns)
-        accepted->made = 0; /* who made it need not find out as well */
+        accepted->made = 0; /* found here already: its maker need not find it, too */
 }

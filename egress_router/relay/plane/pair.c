@@ -1,4 +1,4 @@
-/* A connection: two flows with the ends of each other, time-outs, and one closing record. */
+/* A connection: two flows in opposite directions, time-outs, and one closing record. */
 #define _GNU_SOURCE
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -6,10 +6,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 
-/* Seconds. A vanished peer is noticed after 30 + 4 * 15, and the probes come more often than the five minutes or
- * so after which firewalls on the way forget a quiet connection. */
+/* Seconds. A peer that has vanished is noticed after 30 + 4 * 15. Firewalls on the way forget a quiet connection after
+ * about five minutes, and the probes come more often. */
 enum { PROBE_AFTER = 30, PROBE_EVERY = 15, PROBES = 4 };
 
 enum {
@@ -18,14 +18,14 @@ enum {
     WRITABLE = EPOLLOUT | EPOLLHUP | EPOLLERR,
 };
 
-/* One socket costs one call for its whole life, unless it blocks: edge-triggered, and closing takes it out. */
+/* Edge-triggered, and closing takes a socket out of the set: so each costs one call in its life, unless it blocks. */
 int watch(struct plane *plane, int operation, int fd, uint32_t events, void *what) {
     struct epoll_event event = {.events = EDGES | events, .data.ptr = what};
     return epoll_ctl(plane->epoll, operation, fd, &event);
 }
 
-/* An upstream is mostly one that was connected here, and is watched already, without effect since its one event; a
- * client seldom, if its first bytes were waited for. */
+/* Watches a tunnel's socket, which may be in the set already. An upstream mostly is: it was connected here, and is
+ * silent since its one event (EPOLLONESHOT). A client seldom is: only if its first bytes were waited for. */
 bool watch_given(struct plane *plane, struct peer *peer) {
     bool upstream = peer->kind == PEER_UPSTREAM;
     return watch(plane, upstream ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, peer->fd, 0, peer) == 0 ||
@@ -42,7 +42,7 @@ void pair_open(struct plane *plane, struct pair *pair) {
     atomic_fetch_add_explicit(&plane->open, 1, memory_order_relaxed);
 }
 
-/* From the first pause on the kernel probes both peers (tcp(7)); most connections never get there. */
+/* From its first pause on, the kernel probes both peers of a connection (tcp(7)); most connections have no pause. */
 static void probe(struct peer *peer) {
     setsockopt(peer->fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){PROBE_AFTER}, sizeof(int));
     setsockopt(peer->fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){PROBE_EVERY}, sizeof(int));
@@ -63,7 +63,7 @@ void pair_timeout(struct plane *plane, struct pair *pair) {
         probe(&pair->peers[CLIENT]);
         probe(&pair->peers[UPSTREAM]);
         timer_set(plane, &pair->timer, plane->now + pair->idle - pair->period);
-        pair->period = pair->idle; /* from the next byte on */
+        pair->period = pair->idle; /* after the next byte */
     } else {
         pair_end(plane, pair, IDLE);
     }
@@ -74,7 +74,7 @@ static void lost(struct plane *plane, struct pair *pair, int side) {
 }
 
 static void sink_lost(struct plane *plane, struct pair *pair, int direction) {
-    /* A server that refuses a request half-way answers and closes: what it sent last is still readable. */
+    /* A server that refuses a request half-way answers and closes: what it sent last can still be read. */
     struct flow *back = &pair->flows[!direction];
     if (!back->ended && !flow_blocked(back))
         flow_pump(plane, pair, !direction, 0);
@@ -110,7 +110,7 @@ static void act(struct plane *plane, struct pair *pair, int direction, enum step
     }
 }
 
-/* Both sockets are connected: begin. What the connection holds already goes first. */
+/* Begins to relay: both sockets are connected. What the connection holds already goes first. */
 void pair_relay(struct plane *plane, struct pair *pair) {
     pair->state = RELAYING;
     pair->period = pair->idle > plane->quiet ? plane->quiet : pair->idle;
@@ -121,7 +121,7 @@ void pair_relay(struct plane *plane, struct pair *pair) {
     }
 }
 
-/* Acts on an edge of the socket of one side: the source of its own flow, and the sink of the other. */
+/* Acts on an edge of one side's socket, which is the source of one flow and the sink of the other. */
 void pair_ready(struct plane *plane, struct pair *pair, int side, uint32_t events) {
     if (events & EPOLLPRI)
         pair->flows[side].urgent = true;
@@ -135,7 +135,7 @@ void pair_ready(struct plane *plane, struct pair *pair, int side, uint32_t event
         pair->timer.due = plane->now + pair->period;
         act(plane, pair, side, flow_pump(plane, pair, side, events));
     } else if (events & EPOLLERR) {
-        /* Nothing is read from here now, so no read would find out. */
+        /* Nothing is read from this side now, so no read reports the error. */
         int error = 0;
         getsockopt(pair->peers[side].fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
         if (error)
@@ -143,10 +143,10 @@ void pair_ready(struct plane *plane, struct pair *pair, int side, uint32_t event
     }
 }
 
-/* The next turn of what was not through after the last. */
+/* The next turn of a connection that had more to move after its last one. */
 void pair_repeat(struct plane *plane, struct pair *pair) {
     bool repeats[] = {pair->repeats[CLIENT], pair->repeats[UPSTREAM]};
-    pair->repeats[CLIENT] = pair->repeats[UPSTREAM] = false; /* out of the list: each may enter it again */
+    pair->repeats[CLIENT] = pair->repeats[UPSTREAM] = false; /* it is out of the list, and may enter it again */
     for (int side = CLIENT; side <= UPSTREAM; side++) {
         if (repeats[side] && pair->state == RELAYING && !flow_blocked(&pair->flows[side]) && !pair->flows[side].ended) {
             pair->timer.due = plane->now + pair->period;
@@ -158,14 +158,14 @@ void pair_repeat(struct plane *plane, struct pair *pair) {
 void close_peer(struct peer *peer, bool orderly) {
     if (peer->fd < 0)
         return;
-    /* With a time of 0 close sends a reset (socket(7)): the stream was cut short. */
+    /* The stream was cut short: with a linger time of 0, close sends a reset (socket(7)). */
     if (!orderly)
         setsockopt(peer->fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
     close(peer->fd);
     peer->fd = -1;
 }
 
-/* With a tunnel its admission is given back; an admission that goes first leaves the tunnel alone. */
+/* The end of a tunnel also ends its admission; the end of an admission leaves its tunnel open. */
 static void part(struct plane *plane, struct pair *pair) {
     struct pair *partner = pair->partner;
     if (!partner)
@@ -179,10 +179,10 @@ static void part(struct plane *plane, struct pair *pair) {
 void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     if (pair->state == CLOSED)
         return;
-    /* Somebody waits for what he is given, for the end of a dial, and of what he cut. */
+    /* Python waits for a socket that it is given, for the end of a dial, and for the end of what it cut. */
     bool urgent = pair->given >= 0 || (pair->state != RELAYING && !pair->line) || reason == CUT;
-    bool ours = pair->state != HANDED_OVER; /* else Python may be reading what has come already */
-    /* A client that was never connected sees an orderly end, as HAProxy does it. */
+    bool ours = pair->state != HANDED_OVER; /* otherwise Python may be reading the first bytes */
+    /* A client that was never connected gets an orderly end, as HAProxy does it. */
     bool relayed = pair->state == RELAYING || pair->state == GREETED;
     bool orderly = !relayed || reason == FINISHED || reason == IDLE;
     if (pair->state == DIALLING)
@@ -203,23 +203,23 @@ void pair_end(struct plane *plane, struct pair *pair, enum reason reason) {
     admission_leave(plane, pair);
     part(plane, pair);
     atomic_fetch_sub_explicit(&plane->open, 1, memory_order_relaxed);
-    if (reason == FORBIDDEN) /* each has a record, whatever the line tells */
+    if (reason == FORBIDDEN) /* each of these has a record, even if the line tells only sums */
         pair->told = true;
     if (is_known(pair)) {
         atomic_fetch_sub(&pair->line->open, 1);
-        pair->told = !pair->connected || reason == IDLE; /* no sum has these */
+        pair->told = !pair->connected || reason == IDLE; /* these are in no sum */
     }
     if (pair->told) {
         plane->unread++;
         report(plane, &pair->node, NEWS_CLOSED, urgent && ours);
     } else {
         sum_ended(plane, pair);
-        pair->next = plane->dead; /* events of this batch may lead here */
+        pair->next = plane->dead; /* freed later: events of this batch may lead here */
         plane->dead = pair;
     }
 }
 
-/* Python has read its news, or hears of none. */
+/* Python has read its news, or does not get any. */
 void pair_free(struct plane *plane, struct pair *pair) {
     if (pair->told)
         plane->unread--;

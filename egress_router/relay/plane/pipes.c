@@ -4,11 +4,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 
 enum {
     PIPE_BYTES = 1 << 20, /* the largest that an unprivileged process may ask for (pipe(7)) */
-    LEAST_BYTES = 1 << 16 /* with less room the system calls cost more than the copying that they save */
+    LEAST_BYTES = 1 << 16 /* with less room, the system calls cost more than the copying that they save */
 };
 
 static void pipe_close(struct plane *plane, struct pipe *pipe) {
@@ -29,7 +29,7 @@ static struct pipe *pipe_new(struct plane *plane) {
     }
     *pipe = (struct pipe){.read_end = ends[0], .write_end = ends[1]};
     plane->pipes++;
-    /* Over fs.pipe-user-pages-soft it is refused: what a new pipe has must do. */
+    /* Refused beyond fs.pipe-user-pages-soft (pipe(7)): then the size of a new pipe has to be enough. */
     if (fcntl(ends[1], F_SETPIPE_SZ, PIPE_BYTES) < 0 && fcntl(ends[1], F_GETPIPE_SZ) < LEAST_BYTES) {
         pipe_close(plane, pipe);
         return NULL;
@@ -37,7 +37,7 @@ static struct pipe *pipe_new(struct plane *plane) {
     return pipe;
 }
 
-/* Returns an empty pipe, or null: then copying has to do. */
+/* Returns an empty pipe, or null: then bytes are copied. */
 struct pipe *pipe_take(struct plane *plane) {
     struct pipe *pipe = plane->free_pipes;
     if (pipe)
@@ -49,7 +49,7 @@ struct pipe *pipe_take(struct plane *plane) {
     return pipe;
 }
 
-/* One that still holds bytes of its connection is closed, never used again. */
+/* A pipe that still holds bytes of its connection is closed, not used again. */
 void pipe_give_back(struct plane *plane, struct pipe *pipe) {
     atomic_fetch_sub(&plane->lent, 1);
     if (pipe->holds) {

@@ -1,7 +1,7 @@
-/* A queue from one thread to another without a lock: many may be put, all are taken at once.
+/* A queue from one thread to another without a lock: entries are put one by one and taken all at once.
  *
- * What is put holds its own node, so a queue needs no memory and is never full. News of a node that was put
- * already and not yet taken are only added to it.
+ * An entry contains its own node, so a queue needs no memory and is never full. News for a node that is in the
+ * queue already are only added to it.
  */
 #ifndef QUEUE_H
 #define QUEUE_H
@@ -30,7 +30,7 @@ static inline void queue_put(struct queue *queue, struct node *node) {
     while (!atomic_compare_exchange_weak(&queue->last, &last, node));
 }
 
-/* Returns whether the node had to be put: it was not there already. */
+/* Returns whether the node was put: false if it is in the queue already. */
 static inline bool queue_tell(struct queue *queue, struct node *node, unsigned news) {
     if (atomic_fetch_or(&node->news, news | QUEUED) & QUEUED)
         return false;
@@ -50,7 +50,7 @@ static inline struct node *queue_take(struct queue *queue) {
     return first;
 }
 
-/* To be called when the node is out of its list: from here on it may be put again. */
+/* Call it when the node is out of its list: from then on it may be put again. */
 static inline unsigned node_news(struct node *node) { return atomic_exchange(&node->news, 0) & ~QUEUED; }
 
 #endif

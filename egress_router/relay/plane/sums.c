@@ -1,5 +1,5 @@
-/* Connections that Python need not hear of one by one are added up by their line: a batch of them is one record. */
-#include "plane.h"
+/* Connections that Python is not told of one by one are added up for their line: many of them are one record. */
+#include "thread.h"
 
 static void add(_Atomic uint64_t *number, uint64_t more) {
     if (more)
@@ -22,7 +22,7 @@ void sum_connected(struct plane *plane, struct pair *pair) {
     report(plane, &line->node, NEWS_SUMMED, false);
 }
 
-/* Of a known CONNECT, whose tunnel begins. */
+/* The same for a known CONNECT, when its tunnel begins. */
 void sum_connect(struct plane *plane, struct pair *pair) {
     observe(&pair->line->sums.connects, &plane->connects, pair->dialled - pair->started);
     report(plane, &pair->line->node, NEWS_SUMMED, false);

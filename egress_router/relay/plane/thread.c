@@ -1,4 +1,4 @@
-/* The thread: waits, lets everybody act, does what Python wants, and tells it what has happened. */
+/* The thread's loop: waits for events, carries out Python's commands, acts on the events, and tells Python the news. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
@@ -6,11 +6,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "plane.h"
+#include "thread.h"
 #include "commands.h"
 
 enum { BATCH = 256, MAX_UNRUNG = 256 };
-#define LONGEST_UNRUNG (SECOND / 50) /* what nobody waits for is told in batches */
+#define LONGEST_UNRUNG (SECOND / 50) /* news that nobody waits for are told in batches */
 
 nanoseconds monotonic(void) {
     struct timespec now;
@@ -117,7 +117,7 @@ static void bury(struct plane *plane) {
     plane->dead = NULL;
     for (; pair; pair = following) {
         following = pair->next;
-        if (pair->repeats[CLIENT] || pair->repeats[UPSTREAM]) { /* its turn comes still, and finds it closed */
+        if (pair->repeats[CLIENT] || pair->repeats[UPSTREAM]) { /* still listed there, and found closed then */
             pair->next = plane->dead;
             plane->dead = pair;
         } else {
@@ -126,9 +126,9 @@ static void bury(struct plane *plane) {
     }
 }
 
-/* Does what Python wants, in its order, and frees what it has read. Called between fetching a batch of events and
- * acting on it: what was commanded before a client came decides on that client, and no event leads to what is
- * freed here, because it was closed before the batch was fetched. */
+/* Carries out Python's commands in their order, and frees what Python has read. Called between fetching a batch of
+ * events and acting on it. So commands that were given before a client came decide on that client. And no event of the
+ * batch leads to what is freed here: that was closed before the batch was fetched. */
 static void commands(struct plane *plane) {
     struct dial *dial;
     struct listener *listener;
@@ -150,7 +150,7 @@ static void commands(struct plane *plane) {
         following = node->next;
         struct pair *read = node->kind == NODE_PAIR ? OWNER_OF(node, struct pair, node) : NULL;
         if (read && (read->repeats[CLIENT] || read->repeats[UPSTREAM])) {
-            queue_put(&plane->commands, node); /* its turn comes still, and finds it closed */
+            queue_put(&plane->commands, node); /* as in `bury` */
         } else if (read) {
             pair_free(plane, read);
         } else {
@@ -233,7 +233,7 @@ static void end(struct plane *plane) {
         pair_end(plane, plane->pairs, CUT);
     plane->repeats = NULL;
     for (struct pair *dead = plane->dead; dead; dead = dead->next)
-        dead->repeats[CLIENT] = dead->repeats[UPSTREAM] = false; /* no turn comes any more */
+        dead->repeats[CLIENT] = dead->repeats[UPSTREAM] = false; /* the list of repeats is gone */
     commands(plane);
     pipes_close(plane);
     plane->urgent = true;

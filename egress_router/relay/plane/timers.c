@@ -1,9 +1,9 @@
-/* Time-outs on two wheels: never early, late by at most half a second, short ones by a 32nd.
+/* Time-outs on two wheels: never early, late by at most half a second, short ones by at most a 32nd of a second.
  *
- * A time-out nearly never fires: it is cancelled, or put off with every byte. So putting off only writes a
- * number, which is looked at when the slot comes up.
+ * A time-out hardly ever fires: it is cancelled, or put off with every byte. So putting off only writes a number, which
+ * is looked at when the wheel reaches the slot.
  */
-#include "plane.h"
+#include "thread.h"
 
 enum { SLOTS = sizeof((struct wheel *)0)->slots / sizeof(struct timer *) };
 #define SHORT (5 * SECOND)
@@ -35,7 +35,7 @@ void timer_set(struct plane *plane, struct timer *timer, nanoseconds due) {
     timer->due = due;
     if (number <= wheel->at)
         number = wheel->at + 1;
-    if (number >= wheel->at + SLOTS) /* looked at again when the wheel has gone round */
+    if (number >= wheel->at + SLOTS) /* looked at again after one round of the wheel */
         number = wheel->at + SLOTS - 1;
     if (number < wheel->first)
         wheel->first = number;
@@ -71,7 +71,7 @@ static void expire(struct plane *plane, struct wheel *wheel) {
     for (int64_t number = until + 1; number < until + SLOTS && wheel->first == INT64_MAX; number++)
         if (wheel->slots[number % SLOTS])
             wheel->first = number;
-    /* What fires may cancel others that are due as well. */
+    /* A timer that fires may cancel others that are due, too. */
     while ((timer = due)) {
         timer_cancel(timer);
         if (timer->due > plane->now)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from egress_router.relay.news import End, Identity
     from tests.unit.relay.relay_thread import RelayThread
 
-REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 6, 10, 11, 12, 13, 15
+CUT, REFUSED, NO_ADDRESS, FORBIDDEN, FULL, CLIENT_FULL, LOOP = 4, 6, 10, 11, 12, 13, 15
 
 
 class Line(Forwarding):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
+import sys
 from array import array
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +18,7 @@ import pytest
 from egress_router.relay.dataplane import OWN_BYTES, DataPlane, Limits
 from egress_router.relay.own_connections import save_first_packets
 from tests.serving import LOOPS, listening
-from tests.unit.relay.lines import CLIENT_FULL, FORBIDDEN, FULL, LOOP, NO_ADDRESS, REFUSED, Line, Router
+from tests.unit.relay.lines import CLIENT_FULL, CUT, FORBIDDEN, FULL, LOOP, NO_ADDRESS, REFUSED, Line, Router
 from tests.unit.relay.relay_thread import RelayThread
 from tests.waiting import WAIT_SECONDS, until
 
@@ -168,6 +172,54 @@ def test_the_accept_queue_is_taken_in_before_the_socket_closes(router: Router) -
     assert router.relay_thread.call(begin_and_end) == len(waiting)
 
 
+def test_a_socket_that_the_kernel_does_not_watch_yet_is_listened_on_later(
+    router: Router, tmp_path: Path
+) -> None:
+    """As it is without memory for one more (epoll_ctl(2)); here because a file cannot be waited for."""
+    line, pauses, late = Line(), list[int](), socket.socket()
+    with (tmp_path / "file").open("wb") as file:
+        os.dup2(file.fileno(), late.fileno())
+    router.relay_thread.call(lambda: router.plane.tell_pauses(pauses.append))
+    router.relay_thread.call(lambda: router.plane.aim(line, router.targets("127.0.0.1"), 1))
+    router.relay_thread.call(lambda: router.plane.listen(late, line))
+    until(lambda: pauses == [errno.EPERM])
+    os.dup2(router.listener.fileno(), late.fileno())
+    router.listener.close()
+    assert router.served_by() == "127.0.0.1"
+    until(lambda: pauses == [errno.EPERM, 0])
+    router.relay_thread.call(lambda: router.plane.stop_listening(late))
+
+
+def descriptor_of(client: socket.socket) -> int:
+    """Return the descriptor of the data plane's end of a client's connection."""
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sock = socket.socket(fileno=int(each.name))
+            try:
+                if sock.getpeername()[1:2] == client.getsockname()[1:2]:
+                    return int(each.name)
+            finally:
+                sock.detach()
+    raise AssertionError("it is not accepted")
+
+
+def test_a_client_that_the_kernel_does_not_watch_is_closed_as_one_that_was_connected(
+    router: Router, tmp_path: Path
+) -> None:
+    """As it is without memory for one more (epoll_ctl(2)); here because a file cannot be waited for."""
+    line = Line()
+    router.listen(line)
+    client = router.client()
+    until(lambda: line.asked == 1)
+    with (tmp_path / "file").open("wb") as file:
+        os.dup2(file.fileno(), descriptor_of(client))
+    targets = router.targets("127.0.0.1")
+    router.relay_thread.call(lambda: router.plane.aim(line, targets, 1))
+    until(lambda: line.ends)
+    assert [target for _, target, _ in line.heard] == [targets[0]]
+    assert (line.ends[0].reason, line.ends[0].target) == (CUT, targets[0])
+
+
 def test_lines_and_targets_are_let_go() -> None:
     """What the data plane holds of Python's comes back when nothing leads there any more."""
     with contextlib.closing(RelayThread(*LOOPS["own"]())) as relay_thread:
@@ -177,6 +229,21 @@ def test_lines_and_targets_are_let_go() -> None:
         relay_thread.call(relay_thread.plane.catch_up)
         with pytest.raises(TypeError):
             relay_thread.call(lambda: relay_thread.plane.end_line(line))
+
+
+def test_a_line_that_was_released_takes_no_targets() -> None:
+    """It may ask for some just before; the data plane would keep them in memory that is free by then."""
+    with contextlib.closing(RelayThread(*LOOPS["own"]())) as relay_thread:
+        line, targets = Line(), ((ip_address("127.0.0.1"), 9),)
+        before = sys.getrefcount(targets)
+
+        def release_and_aim() -> None:
+            relay_thread.plane.release_line(line)
+            relay_thread.plane.aim(line, targets, 1)
+
+        relay_thread.call(release_and_aim)
+        relay_thread.call(relay_thread.plane.catch_up)
+        assert sys.getrefcount(targets) == before
 
 
 def test_news_beyond_what_one_turn_reads_are_read_in_the_next(relay_thread: RelayThread) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import os
+import socket
+import termios
 import threading
 from typing import TYPE_CHECKING
 
+from egress_router.relay.dataplane import Forwarding
 from egress_router.relay.tunnel import CloseReason
-from tests.serving import LOOPS
+from tests.serving import LOOPS, listening
 from tests.unit.relay.relay_thread import RelayThread
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
+
+    from egress_router.relay.news import Arrival
 
 CHUNK = 65_536
 BODY = b"".join(hashlib.blake2b(str(number).encode()).digest() for number in range(16_000))
@@ -94,3 +100,38 @@ def test_urgent_data_passes_where_too_much_is_held() -> None:
         while len(parts) < 4:
             parts += server.recv(10)
         assert parts.replace(b"!", b"") == b"abcd"
+
+
+class Acceptor(Forwarding):
+    """Keeps the clients that are handed over."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 0.0, 0, False, True)
+        self.arrivals: list[Arrival] = []
+
+    def accepted(self, arrival: Arrival) -> None:
+        self.arrivals.append(arrival)
+
+
+def has_arrived(sock: socket.socket) -> bool:
+    """Say whether the other side's kernel has acknowledged everything (tcp(7), SIOCOUTQ)."""
+    return fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)) == bytes(4)
+
+
+def test_what_python_was_given_is_not_held_any_more() -> None:
+    """The connection may stay open for hours, and the bytes that came with it are Python's."""
+    with relaying(1 << 60) as relay_thread:
+        plane, acceptor, listener = relay_thread.plane, Acceptor(), listening()
+        with socket.create_connection(("127.0.0.1", listener.getsockname()[1]), WAIT_SECONDS) as client:
+            client.sendall(b"early")
+            until(lambda: has_arrived(client))
+            relay_thread.call(lambda: plane.listen(listener, acceptor))
+            until(lambda: acceptor.arrivals)
+            (arrival,) = acceptor.arrivals
+            assert arrival.early == b"early"
+            assert relay_thread.call(lambda: plane.held) == 0
+            assert plane.open_connections() == 1
+        os.close(arrival.descriptor)
+        relay_thread.call(lambda: plane.cut(arrival.admission))
+        relay_thread.call(lambda: plane.stop_listening(listener))
+        relay_thread.call(lambda: plane.release_line(acceptor))
