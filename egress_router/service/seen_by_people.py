@@ -1,4 +1,4 @@
-"""What a status adds to what the workers say: who is busy now, and the errors of the supervisor itself."""
+"""Adds to the workers' status who is busy now, and the errors of the supervisor itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def put_together(workers: dict[str, Json], seen: OpenConnections) -> dict[str, Json]:
     """Return the workers' status with `busiest` and all `recent_errors`.
 
-    Workers that know destinations by name say so; otherwise the addresses have the names of the lines.
+    Destinations have the names that the workers give; if they give none, the names of the lines' addresses.
     """
     said = cast("list[dict[str, Json]]", workers.pop("destinations", []))
     destinations: Counter[str] = Counter()
