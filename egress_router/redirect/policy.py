@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def denials(guarded: Guarded[Redirects], resolved: Resolved, names: NamesOf) -> tuple[Denial, ...]:
-    """Return what the policy denies of where lines and fallbacks lead; `names`: the policy's names by address."""
+    """Return what the policy denies of where lines and fallbacks lead; `names`: its names by address."""
     if guarded.policy is None:
         return ()
     index = PolicyIndex(guarded.policy)

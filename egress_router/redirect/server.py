@@ -1,4 +1,4 @@
-"""The process of redirect mode: follows the rules file, keeps the address announced, serves administration."""
+"""The process of redirect mode: follows its rules file, keeps the address announced, answers questions."""
 
 from __future__ import annotations
 
