@@ -1,4 +1,4 @@
-"""What people run. Each imports its package only when it runs."""
+"""The commands that people run. Each imports its package only when it runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _kind_and_files(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _reported(run: Callable[[], int], files: Sequence[str] = (), *, as_json: bool = False) -> int:
-    """Run a tool; its errors begin with file and line, and are JSON, too, where it answers so."""
+    """Run a tool; its errors begin with file and line, and with `as_json` they are printed as JSON, too."""
     from egress_router import check  # noqa: PLC0415
 
     try:
