@@ -1,4 +1,4 @@
-"""The program: a command line to one call, and its errors to an exit status.
+"""The entry of the program: turns a command line into one call, and its errors into an exit status.
 
 Each command imports its package only when it runs: `setup` in an init container need not load a web server.
 """
@@ -10,7 +10,7 @@ import sys
 from egress_router.service import signals
 
 if sys.argv[1:2] in (["http-proxy"], ["dns-proxy"]) and not "".join(sys.argv[2:3]).isalpha():
-    signals.hold()  # first of all: what follows takes a tenth of a second to load
+    signals.hold()  # before all else: the imports below take a tenth of a second
 
 # isort: split
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _asked(words: Sequence[str]) -> Sequence[str]:
-    """Return the words without a service before a tool.
+    """Return the words without a service that stands before a tool.
 
     An image's entry point names its service; `docker run IMAGE check FILE` asks for the tool.
     """

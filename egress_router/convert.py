@@ -153,7 +153,7 @@ def _variable(name: str, value: str) -> dict[str, str]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks, and no references."""
+    """Writes texts of several lines as blocks, and uses no references."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 (PyYAML's signature)
         """See PyYAML."""
