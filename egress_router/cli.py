@@ -29,12 +29,12 @@ _TOOLS = frozenset({"check", "explain", "convert", "status", "demo", "completion
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that `argv` (default: the process's arguments) names, and exit with its status."""
-    arguments = make_parser().parse_args(_asked(sys.argv[1:] if argv is None else argv))
+    arguments = make_parser().parse_args(_without_service(sys.argv[1:] if argv is None else argv))
     run: Callable[[argparse.Namespace], int] = arguments.run
     exit_with(lambda: run(arguments))
 
 
-def _asked(words: Sequence[str]) -> Sequence[str]:
+def _without_service(words: Sequence[str]) -> Sequence[str]:
     """Return the words without a service that stands before a tool.
 
     An image's entry point names its service; `docker run IMAGE check FILE` asks for the tool.

@@ -108,7 +108,7 @@ def _pod(router: EgressRouter, name: str) -> dict[str, object]:
         "securityContext": {"privileged": True, "seccompProfile": seccomp},
         "volumeMounts": [node],
     }
-    stays = {
+    router_container = {
         **_container("router", _environment(router, "legacy")),
         "securityContext": network_administrator,
         "ports": [{"name": "admin", "containerPort": 9797}],
@@ -119,7 +119,7 @@ def _pod(router: EgressRouter, name: str) -> dict[str, object]:
     return {
         "automountServiceAccountToken": False,
         "initContainers": [setup],
-        "containers": [stays],
+        "containers": [router_container],
         "volumes": [
             {"name": "rules", "configMap": {"name": name}},
             {"name": "node-namespaces", "hostPath": {"path": "/proc/1/ns", "type": "Directory"}},

@@ -27,8 +27,8 @@ _A_SECOND: Final = 5.0
 class Record:
     """What is known of a connection or request; what is None is not written.
 
-    `id` is the same in all records of one. `address`, `port`: of the destination, where it was dialled;
-    `source`, `source_port`: what the destination saw. `sent` went to it, `received` came from it (bytes).
+    `id` is the same in all records of one connection or request. `address`, `port`: the destination, as it
+    was dialled; `source`, `source_port`: what it saw. `sent` went to it, `received` came from it (bytes).
     """
 
     event: str

@@ -126,8 +126,8 @@ def _fetch(address: str) -> dict[str, Json]:
             found = json.loads(answer.read(_MAX_BYTES))
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
-        raise RefusedError(f"cannot ask {address}", said) from None
+        text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        raise RefusedError(f"cannot ask {address}", text) from None
     if not isinstance(found, dict) or "mode" not in found:
         raise RefusedError(f"cannot ask {address}", "what answers there is no egress router")
     return found

@@ -29,7 +29,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Point links to files that are no pages to the repository."""
     folder = (Path(config.docs_dir) / page.file.src_uri).parent
 
-    def led(match: re.Match[str]) -> str:
+    def rewritten(match: re.Match[str]) -> str:
         target = match["target"]
         base = _ROOT if page.file.src_uri == "index.md" and (_ROOT / target).exists() else folder
         path = (base / target).resolve()
@@ -40,4 +40,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         kind = "tree" if path.is_dir() else "blob"
         return f"]({config.repo_url}/{kind}/main/{path.relative_to(_ROOT)}{match['anchor'] or ''})"
 
-    return _LINK.sub(led, markdown)
+    return _LINK.sub(rewritten, markdown)

@@ -28,10 +28,10 @@ class SharedAnswer(Generic[T]):
         """Return the answer; after an error of `make` the next call makes a new one."""
         made, now = self._made, self._clock.monotonic()
         if made is None or (made.done() and (now >= self._until or made.exception() is not None)):
-            made = self._made = asyncio.create_task(self._anew())
+            made = self._made = asyncio.create_task(self._make_answer())
         return await asyncio.shield(made)  # it goes on for the others when one is cancelled
 
-    async def _anew(self) -> T:
+    async def _make_answer(self) -> T:
         answer = await self._make()
         self._until = self._clock.monotonic() + SECONDS
         return answer

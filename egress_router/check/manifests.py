@@ -151,8 +151,8 @@ def _check_rules(container: Container, command: Command) -> _Checked:
     except ConfigError as error:
         return _Checked(_NONE, _placed(found, error.problems))
     count = len(list(rule_lines(found.text)))
-    told = _placed(found, warnings(command.rules.name, parsed))
-    return _Checked(f"{count} line{'' if count == 1 else 's'}", (), told)
+    found_warnings = _placed(found, warnings(command.rules.name, parsed))
+    return _Checked(f"{count} line{'' if count == 1 else 's'}", (), found_warnings)
 
 
 def _check_policy(container: Container, command: Command) -> _Checked:
@@ -163,8 +163,8 @@ def _check_policy(container: Container, command: Command) -> _Checked:
         policy = command.policy_parser(_surroundings(container, command))(POLICY.name, found.text)
     except ConfigError as error:
         return _Checked(_NONE, _placed(found, error.problems))
-    told = _placed(found, lint.egress_policy(POLICY.name, policy))
-    return _Checked(f"policy of {len(policy.entries)}", (), told)
+    found_warnings = _placed(found, lint.egress_policy(POLICY.name, policy))
+    return _Checked(f"policy of {len(policy.entries)}", (), found_warnings)
 
 
 def _text_of(container: Container, variable: RulesVariable) -> Text | _Checked:

@@ -52,8 +52,8 @@ def _leaves(leaving: Leaving) -> str:
 
 def _without_empty_from(rows: Rows) -> Rows:
     """Drop the last column if no line says with which address it leaves."""
-    told = any(row[-1] not in {"", _FIRST} for row in rows[1:])
-    return rows if told else [row[:-1] for row in rows]
+    differs = any(row[-1] not in {"", _FIRST} for row in rows[1:])
+    return rows if differs else [row[:-1] for row in rows]
 
 
 def _access_rows(access_list: acl.AccessList) -> Rows:

@@ -122,8 +122,8 @@ def with_sni(found: Explanation, access: AccessPolicy, host: Host, port: int, sn
         passes, why = decision.verdict is Verdict.ALLOWED, f"{name} at {host}: {explanation(decision)}"
     elif match is SniMatch.OTHER and name == found.full_name:
         passes, why = True, f"{host} stands for it"
-    said = f"the SNI {sni} passes" if passes else f"the SNI {sni} is another name"
-    lines = [*found.lines, f"{said if sni else 'it passes'}: {why}"]
+    result = f"the SNI {sni} passes" if passes else f"the SNI {sni} is another name"
+    lines = [*found.lines, f"{result if sni else 'it passes'}: {why}"]
     if passes:
         return replace(found, lines=tuple(lines))
     lines.append("EGRESS_HTTP_PROXY_SNI=enforce closes the tunnel; report, the default, logs and counts it")

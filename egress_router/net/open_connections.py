@@ -72,5 +72,5 @@ def _address(text: str) -> IPAddress:
     packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
     if len(packed) == 4:
         return IPv4Address(packed)
-    six = IPv6Address(packed)
-    return six.ipv4_mapped or six
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address

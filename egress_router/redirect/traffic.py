@@ -140,8 +140,8 @@ class RuleTable:
         for (protocol, version, port), counted in counts.items():
             index = self._by_port.get((protocol, version, port), self._fallbacks.get(version))
             if index is not None:
-                still = waiting.get((version, port), 0) if protocol == "tcp" else 0
-                traffic = replace(counted, waiting=still) if still else counted
+                pending = waiting.get((version, port), 0) if protocol == "tcp" else 0
+                traffic = replace(counted, waiting=pending) if pending else counted
                 totals[index] = totals.get(index, _NOTHING).plus(traffic)
         return [
             LineTraffic(number, text, totals.get(index, _NOTHING))

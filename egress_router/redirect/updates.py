@@ -118,11 +118,11 @@ class NameUpdates:
 
     async def _put_now(self, guarded: Guarded[Redirects], resolved: Resolved) -> None:
         # Cleared before the call: another answer may come while the kernel is told of this one.
-        was, self._policy_changed = self._policy_changed, False
+        policy_had_changed, self._policy_changed = self._policy_changed, False
         try:
             await self._put(guarded, resolved)
         except RefusedError:
-            self._policy_changed |= was
+            self._policy_changed |= policy_had_changed
             raise
         self._in_force = resolved
 

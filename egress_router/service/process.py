@@ -57,11 +57,11 @@ def _forked(work: Work) -> tuple[int, socket.socket]:
     # No signal may reach the fork while it still has this process's handlers.
     held = signals.hold()
     try:
-        running = asyncio._get_running_loop()  # noqa: SLF001 (see `_let_go`)
+        running = asyncio._get_running_loop()  # noqa: SLF001 (see `_release_inherited`)
         task = None if running is None else asyncio.current_task(running)
         pid = os.fork()
         if pid == 0:
-            _be_worker(work, theirs, running, task)
+            _run_worker(work, theirs, running, task)
     except OSError:
         ours.close()
         raise
@@ -71,7 +71,7 @@ def _forked(work: Work) -> tuple[int, socket.socket]:
     return pid, ours
 
 
-def _be_worker(
+def _run_worker(
     work: Work,
     control: socket.socket,
     running: asyncio.AbstractEventLoop | None,
@@ -80,7 +80,7 @@ def _be_worker(
     """Run as the worker and never return: the frames below belong to the supervisor."""
     status = _FAULT
     try:
-        _let_go(control, running, task)
+        _release_inherited(control, running, task)
         # No message but the end of the stream: the supervisor ended before it needed this worker.
         status = work(control) if control.recv(1, socket.MSG_PEEK) else 0
     except SystemExit as error:
@@ -91,7 +91,7 @@ def _be_worker(
         os._exit(status)
 
 
-def _let_go(
+def _release_inherited(
     control: socket.socket, running: asyncio.AbstractEventLoop | None, task: asyncio.Task[object] | None
 ) -> None:
     """Release what belongs to the supervisor: its loop, its signals, its descriptors.

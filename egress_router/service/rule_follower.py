@@ -40,7 +40,7 @@ class RuleFollower(Generic[Rules]):
 
     def tasks(self) -> list[Coroutine[None, None, None]]:
         """Return the coroutines that must run beside the service."""
-        tasks = [self._when_asked()]
+        tasks = [self._reload_when_asked()]
         watches = [self._watch(each) for each in self._paths]
         return [*tasks, *watches, self._retry()] if watches else tasks
 
@@ -52,7 +52,7 @@ class RuleFollower(Generic[Rules]):
         """Start no further change."""
         self._stopped = True
 
-    async def _when_asked(self) -> None:
+    async def _reload_when_asked(self) -> None:
         while True:
             await self._asked.wait()
             self._asked.clear()

@@ -153,5 +153,5 @@ class RuleStore(Generic[Rules]):
 
 def difference(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Return the removed lines and the added lines; both are empty if only the order changed."""
-    went, came = Counter(before) - Counter(after), Counter(after) - Counter(before)
-    return list(went.elements()), list(came.elements())
+    removed, added = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    return list(removed.elements()), list(added.elements())

@@ -20,10 +20,10 @@ def put_together(workers: dict[str, Json], seen: OpenConnections) -> dict[str, J
 
     Destinations have the names that the workers give; if they give none, the names of the lines' addresses.
     """
-    said = cast("list[dict[str, Json]]", workers.pop("destinations", []))
+    named = cast("list[dict[str, Json]]", workers.pop("destinations", []))
     destinations: Counter[str] = Counter()
-    if said:
-        destinations.update({str(each["destination"]): int(cast("int", each["open"])) for each in said})
+    if named:
+        destinations.update({str(each["destination"]): int(cast("int", each["open"])) for each in named})
     else:
         upstreams = cast("list[dict[str, Json]]", workers.get("upstreams", []))
         names = {str(each["address"]): str(each["destination"]) for each in upstreams}

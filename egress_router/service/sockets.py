@@ -117,14 +117,14 @@ def _bound(bind: Bind, port: int, *, shared: bool) -> socket.socket:
         return bind(socket.AF_INET6, "::", port, shared=shared)
     except OSError as error:
         if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-            raise RefusedError(f"cannot listen on port {port} ({_said(error)})", _remedy(error)) from None
+            raise RefusedError(f"cannot listen on port {port} ({_reason(error)})", _remedy(error)) from None
     try:
         return bind(socket.AF_INET, "0.0.0.0", port, shared=shared)  # noqa: S104 (every address is the job)
     except OSError as error:
-        raise RefusedError(f"cannot listen on port {port} ({_said(error)})", _remedy(error)) from None
+        raise RefusedError(f"cannot listen on port {port} ({_reason(error)})", _remedy(error)) from None
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 

@@ -59,7 +59,7 @@ class WorkerPool:
         self._serve = Serve(None, frozenset())
         self._ending = False
         self._all_gone = asyncio.Event()
-        self._of_the_dead: Snapshot = {}
+        self._dead_totals: Snapshot = {}
         self._restarts = registry.counter("worker_restarts_total", "Workers that died and were replaced.")
         self._serving = registry.gauge("workers_serving", "Workers that have rules and listen.")
         self._statuses = WorkerStatuses(clock)
@@ -136,7 +136,7 @@ class WorkerPool:
     def snapshot(self) -> Snapshot:
         """Return the workers' metrics, summed; counters include what dead workers had counted."""
         self._serving.value = sum(slot.serves for slot in self._slots)
-        return added([self._of_the_dead, *(slot.snapshot for slot in self._slots)])
+        return added([self._dead_totals, *(slot.snapshot for slot in self._slots)])
 
     async def status(self) -> dict[str, Json]:
         """Return the statuses of all workers, merged into one."""
@@ -232,7 +232,7 @@ class WorkerPool:
         if slot.channel is not None:
             slot.channel.close()
         self._lost(slot)
-        self._of_the_dead = added([self._of_the_dead, lasting(slot.snapshot)])
+        self._dead_totals = added([self._dead_totals, lasting(slot.snapshot)])
         slot.snapshot = {}
         self._statuses.died(slot.index)
         self._counts[slot.index] = 0
