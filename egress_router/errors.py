@@ -3,7 +3,7 @@
 * `ConfigError`: the user's configuration is wrong; exit status 1, one line for each problem.
 * `RefusedError`: the kernel or the network said no; exit status 3, one line, what to grant or change.
 * Errors of a peer (a client, an origin, a name server) live in the packages that talk to that peer.
-* Anything else is our fault and may show a traceback.
+* Anything else is a bug of ours and may show a traceback.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def _verdict(status: dict[str, Json]) -> str:
 
 
 def _problems(status: dict[str, Json]) -> list[str]:
-    """Return what is wrong, what blocks clients first, each with its beginning if that is known."""
+    """Return what is wrong, what blocks clients first, each with the time since when, if that is known."""
     known = [cast("dict[str, Json]", each) for each in _list(status, "problems")]
     texts = {each["text"] for each in known}
     reasons = [*_list(status, "health"), *_list(status, "ready")]

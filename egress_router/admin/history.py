@@ -1,4 +1,4 @@
-"""How much traffic there is now and was in the last hour. It takes a few kilobytes, for any traffic."""
+"""How much traffic there is now and was in the last hour, in a few kilobytes of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that run in a pod. Each imports its package when it runs: `setup` loads no web server."""
+"""The commands that run in a pod. Each imports what it needs when it runs: not all need a web server."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Explainer:
         `sni` is the name in the ClientHello of a CONNECT to the target; empty: it has none.
 
         Raises:
-            ConfigError: the list is wrong, or the target is no target.
+            ConfigError: the list or the target is wrong.
             RefusedError: the name should be resolved, but could not be.
         """
         source, rules = question.rules(path, text)

@@ -31,7 +31,7 @@ class Interface:
 
 
 def look(name: str) -> Interface | None:
-    """Return what the kernel knows of an interface of this network namespace; None where there is none.
+    """Return what the kernel knows of an interface of this network namespace; None if there is none.
 
     A gateway whose hardware address the kernel never had to look up counts as silent: see `provoke`.
     """

@@ -1,7 +1,7 @@
 """The open connections of clients to the ports of this pod, and where the pod's other connections lead.
 
-They are read from the kernel's table (/proc/net/tcp, proc(5)) when somebody asks: so connections pay nothing
-for it.
+They are read from the kernel's table (/proc/net/tcp, proc(5)) when somebody asks, which costs the connections
+nothing.
 """
 
 from __future__ import annotations

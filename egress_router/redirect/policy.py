@@ -1,4 +1,4 @@
-"""The egress policy in redirect mode: what it denies, and when open connections to that end. Pure."""
+"""The egress policy in redirect mode: what it denies, and when denied connections that are open end. Pure."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Rejections:
             await self.look()
 
     async def look(self) -> None:
-        """Write records of what is new; an earlier process wrote those of what is there at the first look."""
+        """Write records of what is new; an earlier process recorded what is there at the first look."""
         try:
             self.take(*await in_daemon_thread(read))
         except RefusedError as error:

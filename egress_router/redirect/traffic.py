@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from egress_router.metrics import Histogram, Registry
     from egress_router.redirect.lines import Resolved
 
-_MAX_RULES = 1000  # so many lines with traffic have samples of their own; the others share one
-_MAX_WAYS = 1000  # so many pairs of source and destination are kept: those with the most ports in use
+_MAX_RULES = 1000  # lines with traffic that have samples of their own; the others share one
+_MAX_WAYS = 1000  # pairs of source and destination that are kept: those with the most ports in use
 _MAX_SHOWN = 100
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _NOTHING = Traffic()

@@ -49,7 +49,7 @@ class Repeats:
         return True
 
     def summaries(self, now: float) -> list[logging.LogRecord]:
-        """Return the last record of each kind whose time is over; its field `repeated` has the number."""
+        """Return the last record of each kind whose time is over; its field `repeated` says how many came."""
         due = []
         for key, seen in list(self._seen.items()):
             if seen.until > now:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def put_together(workers: dict[str, Json], seen: OpenConnections) -> dict[str, Json]:
     """Return the workers' status with `busiest` and all `recent_errors`.
 
-    Destinations have the names that the workers give; if they give none, the names of the lines' addresses.
+    Workers that know destinations by name report them; else the addresses get their names from the lines.
     """
     named = cast("list[dict[str, Json]]", workers.pop("destinations", []))
     destinations: Counter[str] = Counter()

@@ -49,7 +49,7 @@ class WorkerSlot:
             for start in range(0, len(ports), MAX_DESCRIPTORS):
                 self.send(Listeners(tuple(ports[start : start + MAX_DESCRIPTORS])), sockets)
         except OSError as error:
-            # It reads too slowly, and the sockets cannot be queued; it must not go on with rules of its own.
+            # It reads too slowly, and the sockets cannot be queued. It must not go on with other rules.
             _log.error(
                 "worker does not take its sockets and is ended", worker=self.index, reason=error.strerror
             )
