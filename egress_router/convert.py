@@ -168,6 +168,6 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(thing: object) -> str:
-    text: str = yaml.dump(thing, Dumper=_Dumper, sort_keys=False, width=1000)
+def _yaml(document: object) -> str:
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000)
     return text

@@ -193,11 +193,11 @@ def _problems(status: dict[str, Json]) -> list[str]:
 
 
 def _facts(status: dict[str, Json]) -> list[tuple[str, str]]:
-    outside, now = _dict(status, "interface"), _dict(status, "now")
-    gateways = [cast("dict[str, Json]", each) for each in _list(outside, "gateways")]
+    interface, now = _dict(status, "interface"), _dict(status, "now")
+    gateways = [cast("dict[str, Json]", each) for each in _list(interface, "gateways")]
     workers = [cast("dict[str, Json]", each) for each in _list(status, "workers")]
     facts = [
-        ("source address", ", ".join(map(_printable, _list(outside, "addresses"))) or "that of the pod"),
+        ("source address", ", ".join(map(_printable, _list(interface, "addresses"))) or "that of the pod"),
         ("gateway", ", ".join(_printable(each["address"]) for each in gateways) or "-"),
         ("ports", ", ".join(map(_printable, _list(status, "ports"))) or "-"),
         ("workers", f"{sum(bool(each['serves']) for each in workers)} of {len(workers)}" if workers else "-"),

@@ -172,8 +172,8 @@ class Answers:
             kind, body = page.FILES[request.path]
             policy = {"Content-Security-Policy": page.POLICY, "Referrer-Policy": "no-referrer"}
             return _Response(body=body, headers={**_HEADERS, **policy, "Content-Type": kind})
-        is_narrower = str(request.rel_url) == READY_OR_STANDBY
-        answer = self._by_path.get(READY_OR_STANDBY if is_narrower else request.path)
+        excludes_standby = str(request.rel_url) == READY_OR_STANDBY
+        answer = self._by_path.get(READY_OR_STANDBY if excludes_standby else request.path)
         if answer is None:
             return _text(404, "there are /healthz, /readyz, /metrics, /status and /\n")
         try:

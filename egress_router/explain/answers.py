@@ -59,9 +59,11 @@ def unresolved(
         outcome = Outcome.UNDECIDED
         lines = [_SHORT_NAME.format(host)]
         for each in candidates:
-            early = access.by_name(host, port, each)
+            decision = access.by_name(host, port, each)
             found = (
-                _undecided(access, host, port, each)[1] if early is None else decided(each, port, early).lines
+                _undecided(access, host, port, each)[1]
+                if decision is None
+                else decided(each, port, decision).lines
             )
             lines += [f"  {line}" for line in found]
     if index is not None and any(each.effect is Effect.DENY for each in index.policy.entries):

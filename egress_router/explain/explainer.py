@@ -89,9 +89,9 @@ async def _about_name(
     (host, port, asked), resolver = target, names()
     try:
         candidates = (host,) if "." in asked else resolver.candidates(asked)
-        early = access.by_candidates(host, port, candidates)
-        if early is not None:
-            return answers.decided(host, port, early)  # without a query, as the proxy does
+        decision = access.by_candidates(host, port, candidates)
+        if decision is not None:
+            return answers.decided(host, port, decision)  # without a query, as the proxy does
         if resolve:
             answer = await resolver.resolve(asked)
             followed = {} if index is None else await _followed(resolver, index)

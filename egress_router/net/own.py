@@ -62,12 +62,12 @@ def neighbours(egress: str) -> frozenset[IPNetwork]:
     nothing to return: everything is reached through one interface then.
     """
     try:
-        outside = socket.if_nametoindex(egress)
+        egress_index = socket.if_nametoindex(egress)
     except OSError:
         return frozenset()
     found: set[IPNetwork] = set()
     for index, network, gateway in rtnetlink.routes():
-        if index == outside:
+        if index == egress_index:
             continue
         if gateway is not None:
             found.add(ip_network(gateway))

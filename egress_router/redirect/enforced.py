@@ -74,7 +74,7 @@ class EnforcedPolicy:
         self._followed.follow(_names(self._policy))
 
     async def put(self, policy: EgressPolicy | None, apply: Callable[[NamesOf], tuple[Denial, ...]]) -> None:
-        """Put this policy in force: `apply`, run in a thread, tells the kernel and returns what is denied then.
+        """Put this policy in force: `apply`, in a thread, tells the kernel and returns what is denied then.
 
         Raises:
             RefusedError: the kernel refuses; the old policy stays.
