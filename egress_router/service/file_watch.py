@@ -1,7 +1,7 @@
-"""Notices that a rules file changed, in place or by the symbolic-link swap that Kubernetes does.
+"""Notices when a rules file changes, in place or by the symbolic-link swap that Kubernetes does.
 
-By polling: inotify on a path does not follow the swap of `..data`, and one `stat` in half a second costs
-nothing beside the 2 s in which a change must take effect.
+It polls, because inotify on a path does not follow the swap of `..data`. One `stat` each half second is
+cheap, and soon enough: a change must take effect within 2 s.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.5  # seconds
 
-_UNSEEN: Signature | None = (-1, -1, -1, -1, -1)  # of no file
+_UNSEEN: Signature | None = (-1, -1, -1, -1, -1)  # no file has this one
 
 
 async def changes(
     path: Path, interval: float = INTERVAL, look: Callable[[Path], Signature | None] = signature
 ) -> AsyncIterator[Signature | None]:
-    """Yield the signature when it changed, and the first one: an earlier read misses no change.
+    """Yield the first signature, and then each new one: so no change since an earlier read is missed.
 
-    It must have stayed the same for one interval: whoever writes in place truncates first, and half a file
-    can be valid rules.
+    A signature must stay the same for one interval: a program that writes in place truncates first, and half
+    a file can be valid rules.
     """
     known = before = _UNSEEN
     while True:
