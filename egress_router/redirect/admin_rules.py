@@ -10,6 +10,7 @@ from egress_router.errors import ConfigError, RefusedError
 from egress_router.kernel.nat import admin_rules
 from egress_router.service.file_watch import changes
 from egress_router.service.rule_follower import RETRY_SECONDS
+from egress_router.service.tasks import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -62,7 +63,7 @@ class AdminRules:
         """Put in force what the file says."""
         async with self._one_at_a_time:
             try:
-                await asyncio.to_thread(self._put_in_force)
+                await in_daemon_thread(self._put_in_force)
             except (ConfigError, RefusedError) as error:
                 if str(error) != self.error:
                     _log.error("the administrator's rules stay as they were", error=str(error))
@@ -79,7 +80,7 @@ class AdminRules:
     async def shown(self) -> dict[str, Json]:
         """Return the rules of chain and file for `/status`."""
         try:
-            rules = await asyncio.to_thread(admin_rules.read)
+            rules = await in_daemon_thread(admin_rules.read)
         except RefusedError as error:
             return {"rules": [], "error": str(error)}
         return {
