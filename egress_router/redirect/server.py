@@ -128,7 +128,8 @@ class RedirectServer:
             tasks.append(self._rejections.run())
         if self._settings.access_log:
             flows = FlowLog(self._registry, self._records, self._counts.line_of, SYSTEM)
-            tasks.append(flows.run(list(self._sources())))
+            # Also those that it does not hold yet: one that another station has may be claimed later.
+            tasks.append(flows.run([each.address for each in self._settings.sources]))
         if self._agent is not None:
             self._agent.start()
             tasks.append(self._agent.until_failure())
