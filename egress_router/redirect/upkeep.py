@@ -73,7 +73,11 @@ class Upkeep:
         """Put the rules in force for other source addresses; called in a thread, done by the loop."""
 
         async def put_in_force() -> None:
-            self.established = established
-            await self._put_in_force()
+            before, self.established = self.established, established
+            try:
+                await self._put_in_force()
+            except BaseException:
+                self.established = before  # so that the next round tries again
+                raise
 
         asyncio.run_coroutine_threadsafe(put_in_force(), loop).result()
