@@ -191,7 +191,7 @@ class RedirectServer:
         return self._upkeep.established.sources
 
     async def _put_again(self) -> None:
-        await self._updates.put_in_force(self._names, self._rule_store.rules)
+        await self._updates.put_again(self._names)
 
     async def _put_in_force(self, guarded: Guarded[Redirects], _: frozenset[int]) -> None:
         await self._policy.prepare(guarded.policy)
