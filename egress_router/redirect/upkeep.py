@@ -61,6 +61,8 @@ class Upkeep:
         except RefusedError as error:
             self.problem = str(error)
             _log.error("the network is not as it should be", error=str(error))
+        except OSError as error:  # a shortage of descriptors or memory; `problem` is what it was
+            _log.warning("the network cannot be looked at", error=error.strerror)
         else:
             self.problem = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, cast
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 LINK = cast("Link", None)
 ONE, TWO = map(ip_address, ("192.168.12.99", "192.168.12.100"))
 BEFORE = Established(nftables.apply, Surroundings(), "", {}, Holdings(LINK, (ONE,), ()))
+RULES = parse("R", "80 tcp 203.0.113.25")
 
 
 def test_rules_for_other_sources_that_the_kernel_refuses_are_tried_again(
@@ -55,9 +57,7 @@ def test_rules_for_other_sources_that_the_kernel_refuses_are_tried_again(
                 raise RefusedError("nft refused the rules", "look at the log")
 
         settings = cast("SetupSettings", None)
-        upkeep = Upkeep(
-            settings, BEFORE, lambda: parse("R", "80 tcp 203.0.113.25"), put_in_force, Intervals(0, 0, 0)
-        )
+        upkeep = Upkeep(settings, BEFORE, lambda: RULES, put_in_force, Intervals(0, 0, 0))
         keeping = asyncio.create_task(upkeep.run())
         await until_async(lambda: keeping.done() or len(given) >= 3)
         assert not keeping.done()
@@ -66,3 +66,31 @@ def test_rules_for_other_sources_that_the_kernel_refuses_are_tried_again(
     asyncio.run(main())
     assert put == [(TWO, ONE), (TWO, ONE)]
     assert given[:3] == [(ONE,), (ONE,), (TWO, ONE)]
+
+
+def test_what_the_kernel_cannot_be_asked_for_a_moment_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds: list[bool] = []
+
+    def keep_network(_: SetupSettings, __: Redirects, established: Established, ___: object) -> Established:
+        rounds.append(True)
+        if len(rounds) == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return established
+
+    monkeypatch.setattr(network, "keep_network", keep_network)
+
+    async def main() -> None:
+        async def put_in_force() -> None:
+            raise AssertionError("nothing has changed")
+
+        settings = cast("SetupSettings", None)
+        upkeep = Upkeep(settings, BEFORE, lambda: RULES, put_in_force, Intervals(0, 0, 0))
+        keeping = asyncio.create_task(upkeep.run())
+        await until_async(lambda: keeping.done() or len(rounds) >= 2)
+        assert not keeping.done()
+        assert upkeep.problem is None
+        keeping.cancel()
+
+    asyncio.run(main())
