@@ -50,7 +50,7 @@ class AdminRules:
         return [] if self._path is None else [self._follow(self._path), self._retry()]
 
     async def _follow(self, path: Path) -> None:
-        async for _ in changes(path):
+        async for _ in changes([path]):
             await self._refill()
 
     async def _retry(self) -> None:
