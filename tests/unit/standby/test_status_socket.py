@@ -75,6 +75,7 @@ def test_a_pod_that_stands_by_says_who_is_active() -> None:
     status = monitor.status()
     assert isinstance(status, dict)
     assert (status["role"], status["take_overs"]) == ("standby", 2)
+    assert "ways" not in status, "only of a peer it is known by which it was heard"
 
 
 def test_a_pod_without_a_group_has_no_such_problem() -> None:
