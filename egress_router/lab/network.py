@@ -152,10 +152,12 @@ class Laboratory(Hosts):
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
         reader.start()
-        self._await(lambda: any("network is set up" in line for line in said), "setup", process)
-        yield process
-        process.terminate()
-        process.wait(_START_SECONDS)
+        try:
+            self._await(lambda: any("network is set up" in line for line in said), "setup", process)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(_START_SECONDS)
 
     def name(self, zone: Mapping[str, object]) -> None:
         """Have the cluster's name server know these names; call it again to change them while it runs."""
@@ -171,10 +173,12 @@ class Laboratory(Hosts):
         """Run a proxy in the router for the length of the block; `port` is one that it listens on."""
         command = [sys.executable, "-m", "egress_router", mode]
         process = self.router.start(command, {"EGRESS_LOG_LEVEL": "warning", **environment})
-        self._await(lambda: _connects(self.client, ROUTER, port), mode, process)
-        yield process
-        process.terminate()
-        process.wait(_START_SECONDS)
+        try:
+            self._await(lambda: _connects(self.client, ROUTER, port), mode, process)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(_START_SECONDS)
 
     def _settle(self, *hosts: Host) -> None:
         self._await(lambda: all(host.is_settled() for host in hosts), "the laboratory's network")
