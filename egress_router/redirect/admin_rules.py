@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.errors import ConfigError, RefusedError
+from egress_router.files import signature
 from egress_router.kernel.nat import admin_rules
 from egress_router.service.file_watch import changes
 from egress_router.service.rule_follower import RETRY_SECONDS
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from egress_router.files import Signature
     from egress_router.kernel.nat.admin_rules import FileRules
+    from egress_router.service.file_watch import Signatures
     from egress_router.service.mode import Json
 
 _log = log.get("redirect")
@@ -36,27 +39,32 @@ class AdminRules:
         read: Callable[[], FileRules | None],
         put: Callable[[FileRules], bool] = admin_rules.put_in_force,
         retry_seconds: float = RETRY_SECONDS,
+        look: Callable[[Path], Signature | None] = signature,
     ) -> None:
         self._path = path
         self._read = read
         self._put = put
         self._retry_seconds = retry_seconds
+        self._look = look
+        self._quiet: Signatures | None = None
         self._was_refused = False
         self._one_at_a_time = asyncio.Lock()
         self.error: str | None = None
 
     def tasks(self) -> list[Coroutine[None, None, None]]:
         """Return what must run beside the service."""
-        return [] if self._path is None else [self._follow(self._path), self._retry()]
+        return [] if self._path is None else [self._follow(self._path), self._retry(self._path)]
 
     async def _follow(self, path: Path) -> None:
-        async for _ in changes([path]):
+        async for quiet in changes([path], look=self._look):
+            self._quiet = quiet
             await self._refill()
 
-    async def _retry(self) -> None:
+    async def _retry(self, path: Path) -> None:
         while True:
             await asyncio.sleep(self._retry_seconds)
-            if self._was_refused:
+            # A file that is being written is read when it is quiet.
+            if self._was_refused and (self._look(path),) == self._quiet:
                 await self._refill()
 
     async def _refill(self) -> None:
