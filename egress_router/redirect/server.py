@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from egress_router.setup.nat_rules import Established
     from egress_router.standby.agent import Agent
 
+_ENDED_POLL_SECONDS = 0.01
 _log = log.get("redirect")
 
 
@@ -153,7 +154,8 @@ class RedirectServer:
         self._state.ended.set()
         self._follower.stop()
         if self._agent is not None:
-            await asyncio.to_thread(self._agent.ended.wait)
+            while not self._agent.ended.is_set():  # noqa: ASYNC110 (to wait in a thread would need one to start)
+                await asyncio.sleep(_ENDED_POLL_SECONDS)
             _log.info("ended; the gate is closed")
         else:
             _log.info("ended; rules and address stay until the pod goes")
