@@ -48,7 +48,7 @@ def measured(seconds: float) -> tuple[int, dict[str, dict[str, int]]]:
     """Return how often the rules changed, and what the crowd said."""
     with Laboratory() as lab:
         lab.serve([str(PORT)])
-        lab.name({NAME: {"turns": [list(each) for each in ANSWERS], "ttl": 0}})
+        lab.set_zone({NAME: {"turns": [list(each) for each in ANSWERS], "ttl": 0}})
         # What a client closes keeps its port for a minute.
         lab.client.run("sh", "-c", "echo 1024 65535 >/proc/sys/net/ipv4/ip_local_port_range")
         with lab.staying(ENVIRONMENT):

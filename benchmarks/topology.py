@@ -96,7 +96,7 @@ class Topology(Hosts):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, most), most))
         with self.building():
-            self._folder = Path(self.holds(tempfile.TemporaryDirectory(prefix="bench-")))
+            self._folder = Path(self.enter(tempfile.TemporaryDirectory(prefix="bench-")))
             Tools(self._folder)
             self.client, self.router, self.server = (
                 self.host(name) for name in ("client", "router", "server")

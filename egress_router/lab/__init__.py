@@ -1,1 +1,1 @@
-"""A small network made of network namespaces: the demo and the network tests stand on it."""
+"""Small networks made of network namespaces, for the demo, the network tests and the benchmarks."""

@@ -1,7 +1,7 @@
 """A stand-in for the API server: named objects, merge patches with compare-and-swap, tokens, and failures.
 
-What it does follows Kubernetes' API conventions ("Concurrency control and consistency"): every change gives
-an object a new resourceVersion, and a patch that names another one than the object has is refused with 409.
+It follows the Kubernetes API conventions ("Concurrency control and consistency"): every change gives an
+object a new resourceVersion. A patch that names another resourceVersion than the object has is refused (409).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _PATCH = "application/merge-patch+json"
 
 
 class ApiServer:
-    """The objects, by their path; `tokens` are those that it takes; what it does to requests can be set."""
+    """Serves `objects`, by their path, to requests with one of `tokens`; attributes make it fail or wait."""
 
     def __init__(self, objects: Mapping[str, dict[str, object]], tokens: set[str]) -> None:
         self.objects: dict[str, dict[str, object]] = copy.deepcopy(dict(objects))
         self.tokens = tokens
-        self.failing = 0  # a status that it answers to everything
-        self.delay = 0.0  # before it answers
-        self.lose_answers = False  # do what is asked, and hang up
-        self.seen: list[tuple[str, str]] = []
+        self.failing = 0  # the status of every answer; 0: none fails
+        self.delay = 0.0  # seconds before each answer
+        self.lose_answers = False  # do what is asked, then close without an answer
+        self.seen: list[tuple[str, str]] = []  # method and path of each request
         self._version = 1
         for each in self.objects.values():
             self._stamp(each)
 
     def application(self) -> web.Application:
-        """Return it as an application."""
+        """Return the aiohttp application."""
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._answer)
         return application
@@ -87,7 +87,7 @@ class ApiServer:
 
 
 def _merge(found: dict[str, object], patch: dict[str, object]) -> None:
-    """Merge as RFC 7396 says."""
+    """Apply a merge patch (RFC 7396)."""
     for name, value in patch.items():
         known = found.get(name)
         if isinstance(value, dict) and isinstance(known, dict):
@@ -104,13 +104,13 @@ def _status(code: int, message: str) -> web.Response:
 
 
 def lease(namespace: str, name: str) -> tuple[str, dict[str, object]]:
-    """Return path and body of an empty Lease, as the chart makes it."""
+    """Return path and body of an empty Lease, as the chart creates it."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
     return path, {"kind": "Lease", "metadata": {"name": name, "namespace": namespace}, "spec": {}}
 
 
 def endpoint_slice(namespace: str, name: str) -> tuple[str, dict[str, object]]:
-    """Return path and body of an EndpointSlice without endpoints, as the chart makes it."""
+    """Return path and body of an EndpointSlice without endpoints, as the chart creates it."""
     path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{name}"
     metadata = {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}}
     ports = [{"name": "port-80", "port": 80, "protocol": "TCP"}]

@@ -1,4 +1,4 @@
-"""A client of a router pair for as long as the laboratory lives, and what it missed in a time."""
+"""A client that connects through a router pair all the time, and the gaps in which it got no answer."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ if TYPE_CHECKING:
 
     from egress_router.lab.pair import Pair
 
-EVERY, CONNECT_SECONDS = 0.01, 0.15  # seconds between two connections of the client, and for one of them
+EVERY, CONNECT_SECONDS = 0.01, 0.15  # seconds between two connections, and timeout of each
 _CONTROL = "127.0.0.1"
 _START_SECONDS = 60
 
 
 class Client:
-    """Connects every moment through each pod, and to a server of its own host.
+    """Connects again and again through each pod, and to a server on its own host.
 
-    The second shows what the machine itself was held up by: a connection that no router had a part in.
+    No router takes part in the second: gaps there are delays of the machine itself.
     """
 
     def __init__(self, pair: Pair, every: float = EVERY) -> None:
         server = pair.client.start([sys.executable, "-m", "egress_router.lab.server", "80"])
         if server.stdout is None or server.stdout.readline() != "ready\n":
             raise RuntimeError("the client's own server did not start")
-        words = [str(every), str(CONNECT_SECONDS), _CONTROL, *(side.address for side in pair.sides)]
-        self._process = pair.client.start([sys.executable, "-m", "egress_router.lab.knock", *words])
+        arguments = [str(every), str(CONNECT_SECONDS), _CONTROL, *(side.address for side in pair.sides)]
+        self._process = pair.client.start(
+            [sys.executable, "-m", "egress_router.lab.connect_loop", *arguments]
+        )
         self._answered: list[float] = []
         self._control: list[float] = []
         threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
@@ -46,12 +48,12 @@ class Client:
                 (self._control if address == _CONTROL else self._answered).append(float(begun))
 
     def forget(self) -> None:
-        """Forget what was."""
+        """Discard the answers so far."""
         self._answered.clear()
         self._control.clear()
 
     def missed(self, since: float, until: float) -> tuple[float, float]:
-        """Return the longest time without an answer through a router, and from the host's own server."""
+        """Return the longest gaps between answers in seconds: through a router, and from the own server."""
         return _longest(self._answered, since, until), _longest(self._control, since, until)
 
 

@@ -1,7 +1,7 @@
 """Many clients in one process: `python -m egress_router.lab.crowd ADDRESS PORT RATE HELD`, until input ends.
 
-So many connections are held open and speak all the time; beside them RATE others begin a second. What came of
-all of them is one JSON line at the end. The server is that of `egress_router.lab.server`.
+HELD connections stay open and exchange lines all the time; RATE new ones begin each second. At the end it
+prints the results as one JSON line. The server is `egress_router.lab.server`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,24 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-_SAY_SECONDS = 0.2  # from one word of a held connection to the next
-_WAIT_SECONDS = (
-    30.0  # with anything; a SYN that is lost is sent again meanwhile, and shows as a slow connection
-)
-# That begin. A machine that is busy falls behind instead of drowning; the server's queue holds 1,024.
+_LINE_SECONDS = 0.2  # from one line of a held connection to the next
+_WAIT_SECONDS = 30.0  # for everything; a lost SYN is sent again meanwhile, and shows as a slow connection
+# New connections. A busy machine falls behind RATE instead of failing; the server's queue holds 1,024.
 _MAX_AT_ONCE = 500
 
 
 @dataclass
 class Crowd:
-    """What came of the connections: by server, by error, and the milliseconds until they were there."""
+    """The results: answers by server, failures by error, milliseconds until connected."""
 
     answered: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     milliseconds: list[float] = field(default_factory=list)
-    words: int = 0
-    broken: Counter[str] = field(default_factory=Counter)
+    words: int = 0  # lines that came back
+    broken: Counter[str] = field(default_factory=Counter)  # held connections, by error
 
     def summary(self) -> dict[str, object]:
-        """Return it for people and tests."""
+        """Return the results for JSON."""
         times = sorted(self.milliseconds) or [0.0]
         return {
             "answered": dict(self.answered),
@@ -55,36 +53,36 @@ async def _once(crowd: Crowd, address: str, port: int) -> None:
             crowd.milliseconds.append((time.monotonic() - begun) * 1000)
             step = "read"
             try:
-                crowd.answered[await _server(reader)] += 1
+                crowd.answered[await _read_server(reader)] += 1
             finally:
                 writer.close()
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
         crowd.failed[f"{step}: {type(error).__name__} {error}".rstrip()] += 1
 
 
-async def _server(reader: asyncio.StreamReader) -> str:
+async def _read_server(reader: asyncio.StreamReader) -> str:
     line: dict[str, str] = json.loads(await reader.readline())
     return line["server"]
 
 
 async def _hold(crowd: Crowd, address: str, port: int, ended: asyncio.Event) -> None:
-    """Keep one connection, and have what is said come back over it until the end."""
+    """Hold one connection, and exchange lines with the server until the end."""
     try:
         async with asyncio.timeout(_WAIT_SECONDS):
             reader, writer = await asyncio.open_connection(address, port)
-            await _server(reader)
+            await _read_server(reader)
         while True:
-            over = ended.is_set()
+            is_last = ended.is_set()
             async with asyncio.timeout(_WAIT_SECONDS):
                 writer.write(b"still here\n")
                 if await reader.readline() != b"still here\n":
                     raise ConnectionResetError("the stream ended")
             crowd.words += 1
-            if over:
+            if is_last:
                 writer.close()
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), _SAY_SECONDS)
+                await asyncio.wait_for(ended.wait(), _LINE_SECONDS)
     except (OSError, ValueError) as error:
         crowd.broken[f"{type(error).__name__}: {error}"] += 1
 

@@ -1,8 +1,8 @@
 """A host of the laboratory: a network and a mount namespace, held by one sleeping process.
 
-No name under /run/netns is needed, so the laboratory works without root inside a user namespace, and nothing
-is left when its process ends: the kernel kills the holder with its parent, and a namespace ends with the
-last process and socket in it.
+No name under /run/netns is needed, so the laboratory works without root in a user namespace. Nothing is left
+when its process ends: the kernel kills the holder with its parent, and a namespace ends with the last process
+and socket in it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # The kernel sends this when the thread that started the process ends, for whatever reason (prctl(2)).
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 
-# Before any interface rises. The kernel takes the higher value of `all` and the interface, which begins with
-# `default` (Documentation/networking/ip-sysctl): link-local addresses are there at once, never tentative.
+# Set before any interface is up. The kernel uses the higher of the values of `all` and of the interface, and
+# that starts as `default` (Documentation/networking/ip-sysctl). So no link-local address is ever tentative.
 _NO_DUPLICATE_DETECTION = "; ".join(
     f"echo 0 >/proc/sys/net/ipv6/conf/{each}/accept_dad" for each in ("all", "default")
 )
@@ -38,16 +38,16 @@ _TENTATIVE, _SCOPE_LINK, _LOOPBACK = 0x40, 253, 1  # IFA_F_TENTATIVE, RT_SCOPE_L
 
 
 def is_allowed() -> bool:
-    """Say whether this process may build network namespaces."""
+    """Return whether this process may create network namespaces."""
     probe = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, check=False)
     return probe.returncode == 0
 
 
 def reenter(module: str, *arguments: str) -> None:
-    """Start this program again as root of a new user namespace, in the place of this process.
+    """Replace this process with the same program as root of a new user namespace.
 
     Raises:
-        RefusedError: this machine does not let users build user namespaces.
+        RefusedError: this machine does not let users create user namespaces.
     """
     probe = subprocess.run(["unshare", "-Urnm", "true"], capture_output=True, text=True, check=False)
     if probe.returncode:
@@ -59,7 +59,7 @@ def reenter(module: str, *arguments: str) -> None:
 
 
 class Host:
-    """One host; everything started in it ends with `close`."""
+    """One host; `close` ends everything that was started in it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -68,14 +68,14 @@ class Host:
         self._holder = self._start_holder()
         self.path = Path(f"/proc/{self._holder.pid}/ns/net")
         self.pid = self._holder.pid
-        self.indexes: dict[str, int] = {}  # of the interfaces that `wiring` made, by their names
-        # DGRAM, because asyncio inside pyroute2 takes no RAW socket; netlink knows no difference.
+        self.indexes: dict[str, int] = {}  # of the interfaces that `wiring` created, by their names
+        # DGRAM, because asyncio inside pyroute2 accepts no RAW socket; for netlink both are the same.
         sock = self.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
         self.ipr = IPRoute(fileno=sock.detach())
         self.ipr.link("set", index=1, state="up")
 
     def _start_holder(self) -> subprocess.Popen[str]:
-        # It says a word once it is inside, so that nobody looks at /proc/PID/ns too early.
+        # It prints `ready` once it is in the namespaces: until then /proc/PID/ns shows those of its parent.
         prepare = f"mount -t sysfs none /sys 2>/dev/null; {_NO_DUPLICATE_DETECTION}"
         script = f"{prepare}; echo ready; exec sleep infinity"
         command = [*_DIE_WITH_PARENT, "unshare", "--net", "--mount", "sh", "-c", script]
@@ -94,7 +94,7 @@ class Host:
         return [*_DIE_WITH_PARENT, *enter, *words]
 
     def run(self, *words: str, check: bool = True, **keywords: object) -> subprocess.CompletedProcess[str]:
-        """Run a command in this host to its end; a failure with `check` shows what it said."""
+        """Run a command in this host to its end. With `check`, RuntimeError with its stderr if it fails."""
         done = subprocess.run(
             self.command(*words),
             capture_output=True,
@@ -111,7 +111,7 @@ class Host:
     def start(
         self, words: Sequence[str], environment: Mapping[str, str] | None = None, stdin: int | None = None
     ) -> subprocess.Popen[str]:
-        """Start a command in this host; it is ended by `close` at the latest."""
+        """Start a command in this host; `close` ends it at the latest."""
         process = subprocess.Popen(
             self.command(*words),
             env=None if environment is None else {**os.environ, **environment},
@@ -124,16 +124,16 @@ class Host:
         return process
 
     def serve(self, words: Sequence[str]) -> subprocess.Popen[str]:
-        """Start a server that says `ready` once it listens. RuntimeError if it does not."""
+        """Start a server that prints `ready` once it listens. RuntimeError if it does not."""
         process = self.start(words)
         if process.stdout is None or process.stdout.readline() != "ready\n":
             process.kill()
-            said = "" if process.stderr is None else process.stderr.read().strip()
-            raise RuntimeError(f"{self.name}: {' '.join(words)} did not start: {said}")
+            errors = "" if process.stderr is None else process.stderr.read().strip()
+            raise RuntimeError(f"{self.name}: {' '.join(words)} did not start: {errors}")
         return process
 
     def write(self, path: str, text: str) -> None:
-        """Give this host a file of its own at the path of one that the machine has, by a bind mount."""
+        """Give this host its own version of a file that the machine has, by a bind mount."""
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -152,34 +152,33 @@ class Host:
         self.run("ip", *words.split())
 
     def sysctl(self, name: str, value: object) -> None:
-        """Set a value of the kernel, by its path below /proc/sys."""
-        # Which namespace's value it is, the thread decides that opens it (net/sysctl_net.c).
+        """Set a sysctl, named by its path below /proc/sys."""
+        # The value is that of the opening thread's network namespace (net/sysctl_net.c).
         netns.within(self.path, lambda: Path("/proc/sys", name).write_text(f"{value}\n", encoding="ascii"))
 
     def forward(self) -> None:
-        """Make a router of this host, for both families."""
+        """Turn on forwarding, for IPv4 and IPv6."""
         self.sysctl("net/ipv4/ip_forward", 1)
         self.sysctl("net/ipv6/conf/all/forwarding", 1)
 
     def is_settled(self) -> bool:
-        """Say whether the kernel is done with what was asked of it.
+        """Return whether the kernel has finished what was asked of it.
 
-        Every interface that is up has its carrier (the link watch tells of it a moment later), its link-local
-        address, and no address that is still checked for a duplicate.
+        Then every interface that is up has its carrier (the link watch reports it a moment later) and its
+        link-local address, and no address is still checked for duplicates.
         """
         links = [link for link in self.ipr.get_links() if link["index"] != _LOOPBACK]
         up = {link["index"] for link in links if link["flags"] & _UP}
         running = {link["index"] for link in links if link["flags"] & _RUNNING}
-        ports = {
-            link["index"] for link in links if link.get_attr("IFLA_MASTER")
-        }  # they have no address of their own
+        # Ports of a switch have no address of their own.
+        ports = {link["index"] for link in links if link.get_attr("IFLA_MASTER")}
         addresses = list(self.ipr.get_addr(family=socket.AF_INET6))
         local = {each["index"] for each in addresses if each["scope"] == _SCOPE_LINK}
         tentative = any(each.get_attr("IFA_FLAGS") & _TENTATIVE for each in addresses)
         return up <= running & (local | ports) and not tentative
 
     def close(self) -> None:
-        """End everything in this host, and the host."""
+        """End everything in this host, and the host itself."""
         for process in self._processes:
             process.send_signal(signal.SIGKILL)
         for process in self._processes:

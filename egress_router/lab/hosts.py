@@ -1,7 +1,7 @@
-"""Hosts that are built together and end together: what every network of the laboratory is.
+"""Hosts that are created and closed together: the base of every network of the laboratory.
 
 A network derives from `Hosts` and builds itself in its constructor, inside `building`, with the cables and
-switches of `wiring`. So whatever fails half-way leaves no host behind.
+switches of `wiring`. Then a failure half-way leaves no host behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class Hosts:
-    """Hosts, and whatever else ends with them: the last one first."""
+    """Hosts and other things that `close` ends, in reverse order of their creation."""
 
     def __init__(self) -> None:
         self._open = contextlib.ExitStack()
@@ -30,12 +30,12 @@ class Hosts:
         self.close()
 
     def close(self) -> None:
-        """End every host and what runs in it."""
+        """End every host, and everything else that was registered."""
         self._open.close()
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
-        """End everything that was made if the block fails."""
+        """Close everything if the block fails."""
         try:
             yield
         except BaseException:
@@ -43,15 +43,15 @@ class Hosts:
             raise
 
     def host(self, name: str) -> Host:
-        """Make a host."""
+        """Create a host."""
         host = Host(name)
         self.at_end(host.close)
         return host
 
     def at_end(self, end: Callable[[], object]) -> None:
-        """Have something ended before what was made earlier."""
+        """Have `close` call `end`, before it ends what was created earlier."""
         self._open.callback(end)
 
-    def holds(self, thing: contextlib.AbstractContextManager[_T]) -> _T:
-        """Enter a context until the end."""
-        return self._open.enter_context(thing)
+    def enter(self, context: contextlib.AbstractContextManager[_T]) -> _T:
+        """Enter a context, which `close` leaves."""
+        return self._open.enter_context(context)

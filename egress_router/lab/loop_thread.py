@@ -1,4 +1,4 @@
-"""An event loop in a thread of this process, whose sockets belong to any network namespace."""
+"""An event loop in a thread of this process, with its sockets in any network namespace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _T = TypeVar("_T")
-_TURN_SECONDS = 60.0  # for a turn of the loop, on a machine that is busy
+_TURN_SECONDS = 60.0  # for a turn of the loop; long, because the machine may be busy
 
 
 @contextlib.contextmanager
@@ -29,13 +29,13 @@ def serving(
     try:
         yield asyncio.run_coroutine_threadsafe(start(), loop).result(_TURN_SECONDS)
     finally:
-        asyncio.run_coroutine_threadsafe(_ended(stop), loop).result(_TURN_SECONDS)
+        asyncio.run_coroutine_threadsafe(_stop(stop), loop).result(_TURN_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_TURN_SECONDS)
         loop.close()
 
 
-async def _ended(stop: Callable[[], object]) -> None:
+async def _stop(stop: Callable[[], object]) -> None:
     stop()
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:

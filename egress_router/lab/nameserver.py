@@ -1,4 +1,4 @@
-"""A name server for the laboratory and for tests: real UDP and TCP, a zone that changes, and bad days.
+"""A name server for the laboratory and for tests: real UDP and TCP, a zone that changes, and faults.
 
 As a process: `python -m egress_router.lab.nameserver 192.0.2.53:53 ZONE.json`.
 """
@@ -36,7 +36,7 @@ _LOG = log.get("lab")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One query as it arrived; `payload` is the size that EDNS offers, None without EDNS."""
+    """One query that arrived; `payload` is the size that EDNS offers, None without EDNS."""
 
     name: str
     kind: RdataType
@@ -47,9 +47,9 @@ class Asked:
 
 
 class NameServer:
-    """Answers out of `zone`, which may be exchanged while it runs; `asked` holds every query in its order.
+    """Answers from `zone`, which may be replaced while it runs; `asked` holds every query, oldest first.
 
-    `negative_ttl` is for how long an absence may be remembered; None leaves the SOA record out that says so.
+    `negative_ttl`: seconds for which an absence may be cached; None leaves out the SOA record that says so.
     """
 
     def __init__(self, zone: Zone, *, negative_ttl: int | None = 1) -> None:
@@ -61,10 +61,10 @@ class NameServer:
         self._tcp: asyncio.Server | None = None
 
     async def start(self, address: str, port: int) -> None:
-        """Listen on UDP and TCP; port 0 stands for one that is free for both.
+        """Listen on UDP and TCP; port 0 means any port that is free for both.
 
         Raises:
-            OSError: the address or the port cannot be had.
+            OSError: the address or the port cannot be bound.
         """
         loop = asyncio.get_running_loop()
         udp, tcp = _bound(address, port)
@@ -80,7 +80,7 @@ class NameServer:
             self._tcp.close()
 
     async def replies(self, wire: bytes, transport: str, port: int) -> tuple[bytes, ...]:
-        """Note a query from `port` and return what to send for it; nothing for what is no query."""
+        """Record a query from `port` and return what to send for it; nothing if it is no valid query."""
         try:
             query = dns.message.from_wire(wire)
         except dns.exception.DNSException:
@@ -104,7 +104,7 @@ class NameServer:
                 for message in await self.replies(await reader.readexactly(size), "tcp", port):
                     writer.write(len(message).to_bytes(2, "big") + message)
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client is gone, as clients go
+            pass  # the client closed the connection
         finally:
             writer.close()
 
@@ -139,7 +139,7 @@ def _bound(address: str, port: int) -> tuple[socket.socket, socket.socket]:
             return udp, socket.create_server((address, udp.getsockname()[1]), family=family)
         except OSError as error:
             udp.close()
-            # Any port may do, and the one that was free for UDP is not for TCP.
+            # With port 0, the port that was free for UDP may not be for TCP: try the next.
             if port or error.errno != errno.EADDRINUSE:
                 raise
 

@@ -1,4 +1,4 @@
-"""The small network that demo and network tests use. Addresses are those of the OKD document.
+"""The small network of the demo and the network tests. Its addresses are those of the OKD document.
 
       client ---+                                              +--- rival
     10.128.0.10 |          +------+                            |  (a second station on the wire)
@@ -8,9 +8,9 @@
       macvlan0 on uplink0  +--- remote                            192.168.12.1                .25 .26 … .53
       192.168.12.99             172.16.0.10
 
-`node` is what a cluster's node is: it forwards for its pods and hides them behind its own address, so that
-whatever leaks through it is seen outside as 192.168.12.10. `remote` is a client that only the pod's old
-default route reaches.
+`node` is a node of a cluster: it forwards for its pods and hides them behind its own address. So what leaks
+through it is seen outside as 192.168.12.10. `remote` is a client that only the pod's old default route
+reaches.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SERVERS = tuple(f"203.0.113.{last}" for last in (25, 26, 27, 28, 53))
 SERVERS_V6 = tuple(f"2001:db8:113::{last}" for last in (25, 26, 27, 28, 53))
 PORTS = ("80", "443", "8443", "53", "5000", "5001", "5100", "7777", "http:8000")
 
-# For whatever is started in the laboratory; a machine that is busy needs more than a quiet one.
+# For everything that is started in the laboratory, and its answers; long, because the machine may be busy.
 _START_SECONDS = 60
 _ANSWER_SECONDS = 20.0
 
@@ -62,7 +62,7 @@ table inet node {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What an external server said of one exchange."""
+    """What an external server saw of one connection or datagram."""
 
     server: str
     port: int
@@ -71,7 +71,7 @@ class Seen:
 
 
 class Laboratory(Hosts):
-    """The network, built by the constructor and gone after `close`."""
+    """The network: the constructor builds it, `close` removes it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,22 +88,22 @@ class Laboratory(Hosts):
 
     @functools.cached_property
     def rival(self) -> Host:
-        """The second station on the wire, made when it is asked for: most have no use for it."""
-        made = self.host("rival")
-        wiring.join(made, "eth0", (self.gateway, "wire", "port2"))
-        self._settle(made, self.gateway)
-        return made
+        """The second station on the wire, created on first use: most tests do not need it."""
+        rival = self.host("rival")
+        wiring.join(rival, "eth0", (self.gateway, "wire", "port2"))
+        self._settle(rival, self.gateway)
+        return rival
 
     @functools.cached_property
     def remote(self) -> Host:
-        """The client beyond the pod's old default route, made when it is asked for."""
-        made = self.host("remote")
-        wiring.cable(self.node, "remote0", made, "eth0")
+        """The client beyond the pod's old default route, created on first use."""
+        remote = self.host("remote")
+        wiring.cable(self.node, "remote0", remote, "eth0")
         wiring.address(self.node, "remote0", "172.16.0.1/24", "fd00:172::1/64")
-        wiring.address(made, "eth0", "172.16.0.10/24", "fd00:172::10/64")
-        wiring.default_route(made, "172.16.0.1", "fd00:172::1")
-        self._settle(made, self.node)
-        return made
+        wiring.address(remote, "eth0", "172.16.0.10/24", "fd00:172::10/64")
+        wiring.default_route(remote, "172.16.0.1", "fd00:172::1")
+        self._settle(remote, self.node)
+        return remote
 
     def _build_wire(self) -> None:
         wiring.switch(self.gateway, "wire")
@@ -124,11 +124,11 @@ class Laboratory(Hosts):
         node.run("nft", "-f", "-", input=_MASQUERADE)
 
     def serve(self, ports: Sequence[str] = PORTS) -> None:
-        """Have the external servers listen, on every address."""
-        self.holds(server.in_thread(ports, self.outside.path))
+        """Start the external servers, on every address."""
+        self.enter(server.in_thread(ports, self.outside.path))
 
     def setup(self, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-        """Start `egress-router setup` in the router, with the node's namespace as the macvlan's parent."""
+        """Start `egress-router setup` in the router, with the macvlan's parent in the node's namespace."""
         program = [sys.executable, "-m", "egress_router", "setup"]
         base = {
             "EGRESS_SOURCE": SOURCE,
@@ -138,7 +138,7 @@ class Laboratory(Hosts):
         return self.router.start(program, {**base, **environment})
 
     def finish_setup(self, environment: Mapping[str, str]) -> str:
-        """Run `egress-router setup` to its end; return what it logged. RuntimeError if it fails."""
+        """Run `egress-router setup` to its end; return its log. RuntimeError if it fails."""
         process = self.setup(environment)
         _, errors = process.communicate(timeout=_START_SECONDS)
         if process.returncode:
@@ -147,30 +147,30 @@ class Laboratory(Hosts):
 
     @contextlib.contextmanager
     def staying(self, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-        """Run a redirect router that stays, from when its network is set up to the end of the block."""
+        """Run a router in mode `legacy`; the block begins once its network is set up."""
         process = self.setup({**environment, "EGRESS_ROUTER_MODE": "legacy"})
-        said: list[str] = []
-        reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
+        log: list[str] = []
+        reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
         reader.start()
         try:
-            self._await(lambda: any("network is set up" in line for line in said), "setup", process)
+            self._await(lambda: any("network is set up" in line for line in log), "setup", process)
             yield process
         finally:
             process.terminate()
             process.wait(_START_SECONDS)
 
-    def name(self, zone: Mapping[str, object]) -> None:
-        """Have the cluster's name server know these names; call it again to change them while it runs."""
-        known = parse_zone(json.dumps(zone))
+    def set_zone(self, zone: Mapping[str, object]) -> None:
+        """Set the zone of the cluster's name server, which the first call starts."""
+        parsed = parse_zone(json.dumps(zone))
         if self._name_server is None:
-            self._name_server = self.holds(
-                nameserver.in_thread(known, address=NAME_SERVER, port=53, namespace=self.node.path)
+            self._name_server = self.enter(
+                nameserver.in_thread(parsed, address=NAME_SERVER, port=53, namespace=self.node.path)
             )
-        self._name_server.zone = known
+        self._name_server.zone = parsed
 
     @contextlib.contextmanager
     def proxy(self, mode: str, environment: Mapping[str, str], port: int) -> Iterator[subprocess.Popen[str]]:
-        """Run a proxy in the router for the length of the block; `port` is one that it listens on."""
+        """Run a proxy in the router; the block begins once it listens on `port`."""
         command = [sys.executable, "-m", "egress_router", mode]
         process = self.router.start(command, {"EGRESS_LOG_LEVEL": "warning", **environment})
         try:
@@ -194,7 +194,7 @@ class Laboratory(Hosts):
             time.sleep(0.02)
 
     def ask_tcp(self, client: Host, address: str, port: int, timeout: float = _ANSWER_SECONDS) -> Seen:
-        """Connect from a host; return what the server said. OSError where no connection comes about."""
+        """Connect from a host; return what the server saw. OSError if it cannot connect."""
         with client.socket(_family(address), socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout)
             sock.connect((address, port))
@@ -202,7 +202,7 @@ class Laboratory(Hosts):
                 return _read_seen(lines.readline())
 
     def ask_udp(self, client: Host, address: str, port: int, timeout: float = _ANSWER_SECONDS) -> Seen:
-        """Send a datagram from a host; return what the server said. OSError where no answer comes."""
+        """Send a datagram from a host; return what the server saw. OSError if no answer comes."""
         with client.socket(_family(address), socket.SOCK_DGRAM) as sock:
             sock.settimeout(timeout)
             sock.connect((address, port))
@@ -211,7 +211,7 @@ class Laboratory(Hosts):
 
 
 def build_outside(gateway: Host, outside: Host, servers: Sequence[str]) -> None:
-    """Have a gateway, which has its switch `wire` already, route to servers in the outside world."""
+    """Make a gateway that has its switch `wire` already route to external servers."""
     wiring.cable(gateway, "eth0", outside, "eth0")
     wiring.address(gateway, "wire", f"{GATEWAY}/24", f"{GATEWAY_V6}/64")
     wiring.address(gateway, "eth0", "203.0.113.1/24", "2001:db8:113::1/64")
@@ -232,6 +232,6 @@ def _connects(client: Host, address: str, port: int) -> bool:
 
 def _read_seen(line: bytes) -> Seen:
     if not line:
-        raise ConnectionResetError("the server said nothing")
-    said: dict[str, str | int] = json.loads(line)
-    return Seen(str(said["server"]), int(said["port"]), str(said["source"]), int(said["source_port"]))
+        raise ConnectionResetError("the server sent nothing")
+    seen: dict[str, str | int] = json.loads(line)
+    return Seen(str(seen["server"]), int(seen["port"]), str(seen["source"]), int(seen["source_port"]))

@@ -1,4 +1,4 @@
-"""Two nodes with a router pod each, one wire, one source address: where fail-over is tried.
+"""Two nodes with a router pod each, one wire, one source address: the network of the fail-over tests.
 
      client ---+            +------+  uplink0
    10.128.0.10 |   +--------| one  |-------------+
@@ -9,8 +9,8 @@
              +-------+      +------+  .12.11     |
                                                  +--- station (a third one on the wire)
 
-Each node carries its pod's eth0 through to the pod network, a switch of its own host, and its macvlan's
-parent on the wire. A watcher on the gateway's switch counts every frame that speaks for the source address.
+The eth0 of each pod is on the pod network, a switch on its own host; the parent of its macvlan is its node's
+uplink0 on the wire. A watcher on the gateway's switch records every frame that speaks for the source address.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _START_SECONDS, _HEALTHY_SECONDS = 60, 120
 
 
 class Pair(Hosts):
-    """The network, built by the constructor and gone after `close`."""
+    """The network: the constructor builds it, `close` removes it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Pair(Hosts):
         gateway, network = self.gateway, self.network
         wiring.switch(network, "cni0")
         wiring.switch(gateway, "wire")
-        # Else a switch has the least address of its ports, and another one when a node is replaced.
+        # Else a bridge takes the lowest address of its ports, and changes it when a node is replaced.
         network.run("ip", "link", "set", "cni0", "address", "02:00:00:00:0a:01")
         gateway.run("ip", "link", "set", "wire", "address", "02:00:00:00:0c:01")
         for side in self.sides:
@@ -82,11 +82,11 @@ class Pair(Hosts):
         wiring.join(self.client, "eth0", (network, "cni0", "client"), f"{CLIENT}/24")
         wiring.address(network, "cni0", "10.128.0.1/24", "10.128.0.53/24")
         build_outside(gateway, self.outside, (SERVER, SERVER_V6))
-        # A cable that is cut off from the switch still ends here, and must not find a gateway.
+        # A port taken out of the switch is still an interface here: it must not answer for the gateway.
         gateway.sysctl("net/ipv4/conf/all/arp_ignore", 1)
 
     def _connect(self, side: Side) -> None:
-        """Lay the cables of a node and its pod."""
+        """Connect a node and its pod."""
         number = side.number
         wiring.join(side.pod, "eth0", (self.network, "cni0", f"pod{number}"), f"{side.address}/24")
         wiring.join(
@@ -97,17 +97,17 @@ class Pair(Hosts):
         side.pod.write("/etc/resolv.conf", "nameserver 10.128.0.53\n")
 
     def serve(self) -> None:
-        """Have the external server answer."""
+        """Start the external server."""
         self.outside.serve([sys.executable, "-m", "egress_router.lab.server", "80"])
 
     def serve_api(self) -> dict[str, str]:
-        """Have the pod network hold an API server; return what a pod's environment says of it."""
-        self.api = PodApi(self.network, Path(self.holds(tempfile.TemporaryDirectory(prefix="egress-api-"))))
+        """Start an API server on the pod network; return the variables that a router needs to use it."""
+        self.api = PodApi(self.network, Path(self.enter(tempfile.TemporaryDirectory(prefix="egress-api-"))))
         return PodApi.environment()
 
     def start(self, side: Side, environment: Mapping[str, str] | None = None) -> None:
         """Start a router in a pod."""
-        # A pod that is made anew has another hardware address on the pod network; a plug-in announces it.
+        # A new pod has another hardware address on the pod network. A CNI plug-in would announce it.
         self.client.run("ip", "neighbour", "flush", "all")
         base = {
             "EGRESS_SOURCE": f"{SOURCE}/24",
@@ -124,29 +124,29 @@ class Pair(Hosts):
         threading.Thread(target=_drain, args=(side.router, side.errors), daemon=True).start()
 
     def stop(self, side: Side, number: int = signal.SIGKILL) -> None:
-        """End a router, and what the kernel keeps of it in the pod."""
+        """Send a router a signal, and wait until it has ended."""
         if side.router is not None:
             side.signal(number)
             side.router.wait(_START_SECONDS)
 
     def ask(self, address: str, timeout: float = 0.2) -> bool:
-        """Connect from the client through a pod to the server; whether it answered."""
-        with self.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.settimeout(timeout)
+        """Connect from the client through a pod to the server; return whether it answered."""
+        with self.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(timeout)
             try:
-                wire.connect((address, 80))
-                return bool(wire.recv(100))
+                sock.connect((address, 80))
+                return bool(sock.recv(100))
             except OSError:
                 return False
 
-    # What happens to it
+    # Faults
 
     def isolate(self, side: Side) -> None:
-        """Cut the wire between one side and everybody else, while its cable stays plugged in."""
+        """Cut the wire between one side and all others; its cable keeps its carrier."""
         self.gateway.ipr.link("set", index=self._port(side), master=0)
 
     def cut_off(self, side: Side) -> None:
-        """Cut one pod off the wire, and off the pod network but for the client, so that it is still asked."""
+        """Cut one pod off the wire and the pod network; only the client still reaches it, and goes on."""
         self.isolate(side)
         mac = self._pod_mac(side)
         text = (
@@ -164,7 +164,7 @@ class Pair(Hosts):
         return int(self.gateway.ipr.link_lookup(ifname=f"cable{side.number}")[0])
 
     def heal(self) -> None:
-        """Make everything as it was built."""
+        """Restore all cables, switches and rules."""
         for side in self.sides:
             wiring.set_up(self.gateway, f"cable{side.number}")
             wiring.plug(self.gateway, "wire", f"cable{side.number}")
@@ -173,17 +173,17 @@ class Pair(Hosts):
         self.network.run("nft", "flush", "ruleset")
 
     def lose_node(self, side: Side) -> None:
-        """Have a node vanish, with all that is on it."""
+        """Remove a node with everything on it."""
         side.close()
 
     def restore_node(self, side: Side) -> None:
-        """Have a new node in the place of one that vanished."""
+        """Put a new node in the place of one that was removed."""
         side.rebuild()
         self._connect(side)
         self.heal()
 
     def restart_gateway(self) -> None:
-        """Have the gateway forget who has which address, after a moment without it."""
+        """Take the gateway's address away for 0.3 s, and clear its neighbour table."""
         own = f"{GATEWAY}/24"
         self.gateway.run("ip", "addr", "del", own, "dev", "wire")
         self.gateway.run("ip", "neigh", "flush", "all")
@@ -191,25 +191,25 @@ class Pair(Hosts):
         wiring.address(self.gateway, "wire", own)
 
     def await_healthy(self) -> Side:
-        """Wait until one router is active, which is returned, and the other one could take over at once."""
+        """Wait until one router is active, and the other one could take over at once; return the first."""
         deadline = time.monotonic() + _HEALTHY_SECONDS
         while time.monotonic() < deadline:
             for side in self.sides:
-                # The two may change places while they are looked at, on a machine that is busy.
+                # On a busy machine the two may change roles between the two checks.
                 if self.is_standby(self.sides[1 - side.number]) and self.ask(side.address):
                     return side
             time.sleep(0.05)
-        said = {each.name: (self.status(each), list(each.errors)[-8:]) for each in self.sides}
-        raise RuntimeError(f"no healthy pair within {_HEALTHY_SECONDS} s: {said}")
+        states = {each.name: (self.status(each), list(each.errors)[-8:]) for each in self.sides}
+        raise RuntimeError(f"no healthy pair within {_HEALTHY_SECONDS} s: {states}")
 
-    def told(self, side: Side) -> dict[str, object]:
-        """Return what a router that runs says of its group, as soon as it says it."""
+    def await_status(self, side: Side) -> dict[str, object]:
+        """Wait until a router reports the status of its group, and return it."""
         deadline = time.monotonic() + _START_SECONDS
-        while not (known := self.status(side)):
+        while not (status := self.status(side)):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{side.name} says nothing: {list(side.errors)[-8:]}")
+                raise RuntimeError(f"{side.name} reports no status: {list(side.errors)[-8:]}")
             time.sleep(0.02)
-        return known
+        return status
 
     def await_standby(self, side: Side) -> None:
         """Wait until a router could take over at once."""
@@ -220,32 +220,32 @@ class Pair(Hosts):
             time.sleep(0.05)
 
     def is_standby(self, side: Side) -> bool:
-        """Say whether a router could take over at once; with an arbiter, that names both then."""
-        known = self.status(side)
-        if known.get("role") != "standby" or not known.get("holder"):
+        """Return whether a router could take over at once; an arbiter, if there is one, must name both."""
+        status = self.status(side)
+        if status.get("role") != "standby" or not status.get("holder"):
             return False
         return self.status(self.sides[1 - side.number]).get("members") in {None, 2}
 
     def readiness(self, side: Side) -> str:
-        """Return what `/readyz` of a pod says, its status line first."""
+        """Return the answer of a pod's `/readyz`, from its status line on."""
         return self._get(side, "/readyz").decode()
 
     def status(self, side: Side) -> dict[str, object]:
-        """Return what `/status` of a router says of its group; nothing where it does not answer."""
+        """Return the status of a router's group from its `/status`; empty if it does not answer."""
         try:
-            said = json.loads(self._get(side, "/status").partition(b"\r\n\r\n")[2]).get("standby")
+            status = json.loads(self._get(side, "/status").partition(b"\r\n\r\n")[2]).get("standby")
         except ValueError:
             return {}
-        return said if isinstance(said, dict) else {}
+        return status if isinstance(status, dict) else {}
 
     def _get(self, side: Side, path: str) -> bytes:
-        """Ask a pod's administration endpoint; nothing where it does not answer."""
+        """Return the answer of a pod's administration endpoint; empty if it does not answer."""
         try:
-            with self.client.socket(socket.AF_INET, socket.SOCK_STREAM) as wire:
-                wire.settimeout(1)
-                wire.connect((side.address, 9797))
-                wire.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
-                return b"".join(iter(lambda: wire.recv(65536), b""))
+            with self.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.settimeout(1)
+                sock.connect((side.address, 9797))
+                sock.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
+                return b"".join(iter(lambda: sock.recv(65536), b""))
         except OSError:
             return b""
 
@@ -254,14 +254,14 @@ class Pair(Hosts):
         return [side for side in self.sides if side.router is not None and self.ask(side.address)]
 
     def await_active(self, side: Side | None = None, seconds: float = _START_SECONDS) -> Side:
-        """Wait until a side, or this one, is active; return it."""
+        """Wait until `side` is active, or any if it is None; return it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             found = self.active()
             if found and (side is None or side in found):
                 return found[0] if side is None else side
-        said = {each.number: list(each.errors)[-8:] for each in self.sides}
-        raise RuntimeError(f"no active router within {seconds} s: {said}")
+        logs = {each.number: list(each.errors)[-8:] for each in self.sides}
+        raise RuntimeError(f"no active router within {seconds} s: {logs}")
 
 
 def _drain(process: subprocess.Popen[str], lines: deque[str]) -> None:

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from egress_router.lab.side import Side
 
 ADDRESS, PORT = "10.128.0.1", "6443"
-_TOKEN = "secret"  # noqa: S105 - of a laboratory
+_TOKEN = "secret"  # noqa: S105 - valid in the laboratory only
 
 
 class PodApi:
-    """A process on the pod network's host; it starts with nothing in it, and ends with the host."""
+    """A process on the pod network's host; its objects are empty at the start, and it ends with the host."""
 
     def __init__(self, host: Host, folder: Path) -> None:
-        """Start it, with a key and a certificate in this folder."""
+        """Start it, with a new key and certificate in this folder."""
         key, self._ca = folder / "key.pem", folder / "ca.pem"
         words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=api -addext subjectAltName=IP:{ADDRESS}"
         subprocess.run(
@@ -36,7 +36,7 @@ class PodApi:
 
     @staticmethod
     def environment() -> dict[str, str]:
-        """Return what a pod's environment says of it."""
+        """Return the variables that a router needs to use it."""
         return {
             "KUBERNETES_SERVICE_HOST": ADDRESS,
             "KUBERNETES_SERVICE_PORT": PORT,
@@ -45,11 +45,11 @@ class PodApi:
         }
 
     def pause(self) -> None:
-        """Have it hang until `resume`."""
+        """Stop its process until `resume`."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Have it go on."""
+        """Continue its process."""
         self._process.send_signal(signal.SIGCONT)
 
     def give_account(self, side: Side) -> None:

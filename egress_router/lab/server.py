@@ -1,7 +1,7 @@
 """An external server that tells each client what it saw: `python -m egress_router.lab.server PORT…`.
 
-TCP: one JSON line at once (`server`, `port`, `source`, `source_port`), then an echo of what comes; on a port
-written `http:8000`, the same as the body of an answer to each request. UDP: one JSON line for a datagram.
+TCP: one JSON line at once (`server`, `port`, `source`, `source_port`), then an echo of what it receives. On a
+port written `http:8000`, the line is the body of the answer to each request. UDP: one JSON line a datagram.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _PKTINFO_ADDRESS = slice(0, 16)  # struct in6_pktinfo: the address, then the interface
 _HEAD_LIMIT = 65536
-# Connections that may wait for this process on a machine that is busy; asyncio's default is 100. The kernel
-# forgets those beyond it, whose clients take them for open (SYN cookies).
+# Connections that may wait for this process while the machine is busy; asyncio's default is 100. The kernel
+# drops those beyond it, but their clients take them for open (SYN cookies).
 _BACKLOG = 1024
 
 
 def seen(server: tuple[str, int], client: tuple[str, int]) -> dict[str, str | int]:
-    """Return what a server says of one exchange."""
+    """Return what a server saw of one connection or datagram."""
     return {
         "server": str(unmapped(ip_address(server[0]))),
         "port": server[1],
@@ -51,7 +51,7 @@ async def _tell_and_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWri
             writer.write(data)
             await writer.drain()
     except ConnectionError:
-        pass  # the client's choice
+        pass  # the client closed the connection
     finally:
         writer.close()
 
@@ -65,7 +65,7 @@ async def _answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
             writer.write(head.encode() + body)
             await writer.drain()
     except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        pass  # the client's choice
+        pass  # the client closed the connection
     finally:
         writer.close()
 

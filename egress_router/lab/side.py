@@ -1,4 +1,4 @@
-"""One of the two: a node and the router pod on it."""
+"""One side of a pair: a node and the router pod on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Side:
         self.rebuild()
 
     def rebuild(self) -> None:
-        """Make node and pod anew."""
+        """Create a new node and pod; no router runs in it yet."""
         self.node = Host(f"{self.name}-node")
         self.pod = Host(f"{self.name}-pod")
         self.router: subprocess.Popen[str] | None = None
@@ -50,14 +50,14 @@ class Side:
         return found
 
     def waited(self) -> float:
-        """Return for how many seconds by now threads of the router were ready to run and had no processor."""
-        found = 0
+        """Return for how many seconds in all the router's threads were ready to run and had no processor."""
+        nanoseconds = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 for task in Path(f"/proc/{pid}/task").iterdir():
-                    # Documentation/scheduler/sched-stats: nanoseconds that it ran, and that it waited.
-                    found += int((task / "schedstat").read_text("ascii").split()[1])
-        return found / 1e9
+                    # Nanoseconds that it ran, and that it waited (Documentation/scheduler/sched-stats).
+                    nanoseconds += int((task / "schedstat").read_text("ascii").split()[1])
+        return nanoseconds / 1e9
 
     def signal(self, number: int) -> None:
         """Send a signal to every process of the router."""

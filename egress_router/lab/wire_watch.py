@@ -1,6 +1,6 @@
-"""Who speaks for the source address, and heartbeats: every such frame that a switch gets, when and whence.
+"""Records the frames that speak for the source address, and heartbeats, with their times and cables.
 
-It shows a second owner, however short the time in which both spoke.
+It shows a second owner, even if both sent for a moment only.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _ALL, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
 _HEARTBEAT = ETHERTYPE.to_bytes(2, "big")
-_SOON = 0.4  # seconds: less than any router needs to lose its right and win it again
+_SOON = 0.4  # seconds: less than any router needs to lose its lease and get it again
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame that speaks for the source address: when, and through which cable it came."""
+    """One frame: when it came, through which cable, and from which hardware address."""
 
     at: float
     cable: str
@@ -37,7 +37,7 @@ class Frame:
 
 
 class WireWatch:
-    """Listens on some ports of a switch from its construction to `close`."""
+    """Listens on some ports of a switch, from its creation until `close`."""
 
     def __init__(self, switch: Host, cables: Sequence[str], addresses: Sequence[str]) -> None:
         self._cables = tuple(cables)
@@ -48,7 +48,7 @@ class WireWatch:
         sock = switch.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
         sock.settimeout(0.2)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 * 1024 * 1024)
-        # When the kernel saw a frame, not when this thread came to it.
+        # The time at which the kernel got a frame, not at which this thread reads it.
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._thread = threading.Thread(target=self._capture, args=(sock,), daemon=True)
         self._thread.start()
@@ -60,7 +60,7 @@ class WireWatch:
         self.close()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._ended.set()
         self._thread.join()
 
@@ -74,12 +74,12 @@ class WireWatch:
                 if kind == _OUTGOING or cable not in self._cables:
                     continue
                 if _speaks_for(frame, self._addresses):
-                    self.frames.append(Frame(_stamp(extra), cable, frame[6:12].hex(":")))
+                    self.frames.append(Frame(_timestamp(extra), cable, frame[6:12].hex(":")))
                 elif frame[12:14] == _HEARTBEAT:
-                    self.heartbeats.append(Frame(_stamp(extra), cable, frame[6:12].hex(":")))
+                    self.heartbeats.append(Frame(_timestamp(extra), cable, frame[6:12].hex(":")))
 
     def forget(self) -> None:
-        """Forget what was."""
+        """Discard all frames so far."""
         self.frames.clear()
         self.heartbeats.clear()
 
@@ -91,7 +91,7 @@ class WireWatch:
     def second_owner(self) -> list[Frame]:
         """Return the frames that came while another cable was in use: those of a second owner.
 
-        A cable is in use from one frame to the next, if that comes soon; a gate that closed stays closed.
+        A cable is in use from one frame to the next if that comes within 0.4 s: a gate is closed for longer.
         """
         frames = sorted(self.frames, key=lambda frame: frame.at)
         uses = [use for cable in self._cables for use in _uses(frames, cable)]
@@ -103,7 +103,7 @@ class WireWatch:
 
 
 def _uses(frames: list[Frame], cable: str) -> list[tuple[str, float, float]]:
-    """Return when a cable was in use."""
+    """Return the periods in which a cable was in use: cable, first frame, last frame."""
     uses: list[tuple[str, float, float]] = []
     for frame in frames:
         if frame.cable != cable:
@@ -127,6 +127,6 @@ def _speaks_for(frame: bytes, addresses: Sequence[bytes]) -> bool:
     return False
 
 
-def _stamp(extra: list[tuple[int, int, bytes]]) -> float:
+def _timestamp(extra: list[tuple[int, int, bytes]]) -> float:
     seconds, nanoseconds = struct.unpack("qq", extra[0][2][:16])
     return float(seconds) + float(nanoseconds) / 1e9

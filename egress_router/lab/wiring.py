@@ -9,26 +9,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from egress_router.lab.host import Host
 
-_NODAD = 0x02  # IFA_F_NODAD: a laboratory needs no second to find out that it gave an address only once
+_NODAD = 0x02  # IFA_F_NODAD: no second is lost with duplicate address detection
 
-# No two ends of a cable have the same index (the kernel gives the other one a low number): the link watch
-# then tells of a carrier at once instead of up to a second later (net/core/link_watch.c,
-# linkwatch_urgent_event).
+# The ends of a cable have different indexes (the kernel gives the other end a low one): then the link watch
+# reports a carrier at once, and not up to a second later (net/core/link_watch.c, linkwatch_urgent_event).
 _INDEXES = itertools.count(100)
 
 
 def cable(one: Host, one_name: str, other: Host, other_name: str) -> None:
-    """Lay a cable between two hosts: a veth pair, both ends up."""
+    """Connect two hosts by a cable: a veth pair, both ends up."""
     one.indexes[one_name] = next(_INDEXES)
     peer = {"ifname": other_name, "net_ns_pid": other.pid}
     one.ipr.link("add", ifname=one_name, kind="veth", index=one.indexes[one_name], peer=peer)
-    other.indexes[other_name] = _found(other, other_name)
+    other.indexes[other_name] = _look_up(other, other_name)
     for host, name in ((one, one_name), (other, other_name)):
         set_up(host, name)
 
 
 def switch(host: Host, name: str, *ports: str) -> None:
-    """Build a switch (a bridge) in a host out of ports that it has."""
+    """Create a switch (a bridge) in a host; `ports` are interfaces of the host."""
     host.indexes[name] = next(_INDEXES)
     host.ipr.link("add", ifname=name, kind="bridge", index=host.indexes[name])
     for port in ports:
@@ -42,7 +41,7 @@ def plug(host: Host, name: str, port: str) -> None:
 
 
 def join(host: Host, name: str, to: tuple[Host, str, str], *addresses: str) -> None:
-    """Connect an interface with addresses to a switch: its host, its name, and the port to make."""
+    """Create an interface with addresses, on a switch: the switch's host, its name, and the new port."""
     switch_host, switch_name, port = to
     cable(host, name, switch_host, port)
     plug(switch_host, switch_name, port)
@@ -93,9 +92,9 @@ def set_down(host: Host, name: str) -> None:
 
 
 def _index(host: Host, name: str) -> int:
-    return host.indexes[name] if name in host.indexes else _found(host, name)
+    return host.indexes[name] if name in host.indexes else _look_up(host, name)
 
 
-def _found(host: Host, name: str) -> int:
+def _look_up(host: Host, name: str) -> int:
     index: int = host.ipr.link_lookup(ifname=name)[0]
     return index

@@ -1,4 +1,4 @@
-"""What the laboratory's name server says: a zone as data, and the ways to misbehave. Knows no socket."""
+"""What the laboratory's name server answers: a zone as data, and ways to misbehave. No sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
 _UDP_WITHOUT_EDNS = 512
-_STREAM = 65535
+_MAX_TCP = 65535
 _MAX_ALIASES = 20
 _FLOOD = 40
 
@@ -33,12 +33,12 @@ class Behaviour(enum.Enum):
     SILENT = "silent"
     SERVFAIL = "servfail"
     REFUSED = "refused"
-    REFERRAL = "referral"  # neither an answer nor an offer to look for one
-    NO_EDNS = "no-edns"  # FORMERR to whoever uses EDNS
+    REFERRAL = "referral"  # neither an answer nor recursion
+    NO_EDNS = "no-edns"  # FORMERR to queries with EDNS
     TRUNCATED = "truncated"
-    LIES = "lies"  # a wrong id, a wrong question, garbage, and never the truth
-    LIES_FIRST = "lies-first"  # the same, then the truth
-    FLOOD = "flood"  # very many wrong ids
+    LIES = "lies"  # a wrong id, a wrong question, garbage, and never the right answer
+    LIES_FIRST = "lies-first"  # the same, then the right answer
+    FLOOD = "flood"  # many answers with a wrong id
 
 
 _HONEST_OVER_TCP = frozenset(
@@ -55,8 +55,8 @@ _CODES = {
 class Entry:
     """What is known of one name, and how questions for it are answered.
 
-    `ttl` and `delay` are seconds; `only` keeps delay and misbehaviour to one type of record. Where there are
-    `turns`, each question is answered with one of them, by its random id, instead of with `addresses`.
+    `ttl` and `delay` are seconds; `only` limits delay and misbehaviour to one record type. If there are
+    `turns`, each question is answered with one of them, by its random id, and not with `addresses`.
     """
 
     addresses: tuple[IPAddress, ...]
@@ -88,8 +88,8 @@ def entry(
     """Return an entry from text, as it stands in a zone file.
 
     Raises:
-        ValueError: an address or the behaviour is none.
-        DNSException: the type is none.
+        ValueError: an address or the behaviour is not valid.
+        DNSException: the record type is not valid.
     """
     kind = None if only is None else RdataType.from_text(only)
     in_turn = tuple(tuple(map(ip_address, each)) for each in turns)
@@ -100,7 +100,7 @@ def parse_zone(text: str) -> Zone:
     """Read a zone file: a JSON object of names, each an object of `addresses` and the arguments of `entry`.
 
     Raises:
-        ValueError: it is no such object.
+        ValueError: it is not such an object.
     """
     try:
         return {
@@ -112,20 +112,20 @@ def parse_zone(text: str) -> Zone:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What goes back for one query: these messages, after `delay` seconds."""
+    """The answer to one query: these messages, after `delay` seconds."""
 
     messages: tuple[bytes, ...]
     delay: float = 0.0
 
 
 def react(zone: Zone, query: dns.message.Message, *, tcp: bool, negative_ttl: int | None) -> Reaction:
-    """Return what the name server does about one query; `negative_ttl`: see `NameServer`."""
+    """Return how the name server answers one query; `negative_ttl`: see `NameServer`."""
     question = query.question[0]
     name = question.name.to_text(omit_final_dot=True).lower()
     known = zone.get(name) or zone.get(EVERYTHING_ELSE)
     truth = _truth(zone, query, negative_ttl)
-    most = _STREAM if tcp else max(query.payload, _UDP_WITHOUT_EDNS)
-    honest = truth.to_wire(max_size=most, prefer_truncation=True)
+    max_size = _MAX_TCP if tcp else max(query.payload, _UDP_WITHOUT_EDNS)
+    honest = truth.to_wire(max_size=max_size, prefer_truncation=True)
     if known is None or known.only not in {None, question.rdtype}:
         return Reaction((honest,))
     behaviour = known.behaviour
@@ -182,7 +182,7 @@ def _truth(zone: Zone, query: dns.message.Message, negative_ttl: int | None) -> 
     if known is None:
         reply.set_rcode(dns.rcode.NXDOMAIN)
     else:
-        # One set for each record: sets of several are shuffled when they are written.
+        # One set for each record: dnspython shuffles larger sets when it writes them.
         reply.answer += [
             dns.rrset.from_text(f"{name}.", known.ttl, "IN", kind, str(address))
             for address in known.addresses_for(query)

@@ -1,7 +1,7 @@
 """The shell of the pair protocol: one thread that waits, asks the state machine, and does what it says.
 
-It shares its process with rules, names and pages, and is a thread of its own so that none of them can hold a
-heartbeat up for long. Whatever stops it, the kernel closes the gate.
+Its process also serves rules, names and pages. It has a thread of its own, so that none of these delays a
+heartbeat for long. If anything stops the thread, the kernel closes the gate.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from egress_router.standby.protocol.commands import ArbiterAnswer, AskArbiter, Command
     from egress_router.standby.status import Status
 
-DRAIN_SECONDS = 5.0  # how long at most a router that has handed over stays, to help its successor
-_SUCCESSOR_SECONDS = 2.0
+DRAIN_SECONDS = 5.0  # a router that has handed over stays for at most so long, to help its successor
+_SUCCESSOR_SECONDS = 2.0  # how long a request to hand over waits for a successor
 TICK = 0.025  # seconds
 _log = log.get("standby")
 
 
 class Agent:
-    """One router of the group; `start` it, and `leave` before the process ends."""
+    """One router of the group. Call `start`, and `leave` before the process ends."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Agent:
         changed: Callable[[Status], None] = lambda _: None,
         clock: Clock = SYSTEM,
     ) -> None:
-        """Prepare it; `fence` is up and closed.
+        """Create it; `fence` is up and closed.
 
-        `ask` passes a request on to the arbiter, `changed` hears of every new status.
+        `ask` passes a request on to the arbiter; `changed` is called with every new status.
         """
         clock = SteadyClock(clock)
         now = clock.monotonic()
@@ -81,30 +81,30 @@ class Agent:
         self._wake_reader.setblocking(False)
         self._conflicts = ConflictDetection(now, config.claim_timeout)
         self._drain_until: float | None = None
-        self._hand_over_until = -math.inf  # how long a request to hand over waits until a successor is heard
+        self._hand_over_until = -math.inf  # until when a request to hand over waits for a successor
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
 
     # From other threads
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def status(self) -> Status:
-        """Where this router stands."""
+        """The current status of this router."""
         return self._status.status
 
     def answer(self, answer: ArbiterAnswer) -> None:
-        """Pass an answer of the arbiter on."""
+        """Pass on an answer of the arbiter."""
         self._call(lambda now: self._machine.arbiter_answered(answer, now))
 
     def arbiter_trouble(self, text: str | None) -> None:
-        """Hear what is wrong with the arbiter."""
+        """Set what is wrong with the arbiter; None if nothing is."""
         self._status.trouble = text
 
     def leave(self) -> None:
-        """Hand over, and end within DRAIN_SECONDS; `ended` is set then."""
+        """Hand over, and end within DRAIN_SECONDS; then `ended` is set."""
 
         def begin(now: float) -> list[Command]:
             self._drain_until = now + DRAIN_SECONDS
@@ -113,15 +113,15 @@ class Agent:
         self._call(begin)
 
     async def until_failure(self) -> None:
-        """Wait until the thread ends, for those who run an event loop.
+        """Wait until the thread fails; for callers that run an event loop.
 
         Raises:
-            RefusedError: a third station has the address, or the kernel refused.
+            RefusedError: a station outside the group has the address, or the kernel refused.
         """
         await in_daemon_thread(self.ended.wait)
         if self.failure is not None:
             raise self.failure
-        await asyncio.Event().wait()  # it was asked to leave; now the others decide
+        await asyncio.Event().wait()  # it was asked to leave: the caller's other tasks decide when to end
 
     def _call(self, work: Callable[[float], list[Command]]) -> None:
         self._calls.put(work)
@@ -134,9 +134,9 @@ class Agent:
             self._serve()
         except RefusedError as error:
             self.failure = error
-        except Exception as error:  # noqa: BLE001 (the kernel closes the gate; the process says why and ends)
+        except Exception as error:  # noqa: BLE001 (the kernel closes the gate; the process logs it and ends)
             _log.exception("the standby thread failed", error)
-            self.failure = RefusedError("the standby thread failed", "see the log; this is a fault of ours")
+            self.failure = RefusedError("the standby thread failed", "see the log, and report this fault")
         finally:
             self.ended.set()
             self._status.end()
@@ -203,7 +203,7 @@ class Agent:
             self._executor.execute(self._machine.link_lost(self._clock.monotonic()))
             _log.warning("the interface has no carrier", interface=self.config.interface)
 
-    # What comes in
+    # Input
 
     def _run_calls(self) -> None:
         try:
@@ -215,7 +215,7 @@ class Agent:
             self._executor.execute(work(self._clock.monotonic()))
 
     def _hand_over(self) -> None:
-        """Leave because another process of the pod ends; if nobody takes over, go on until our own end."""
+        """Leave because another process of the pod ends; without a successor, go on until this one ends."""
         now = self._clock.monotonic()
         if now < self._hand_over_until and self._machine.has_successor(now):
             self._drain_until = now + DRAIN_SECONDS
@@ -223,7 +223,7 @@ class Agent:
 
     def _receive(self) -> None:
         for event in self._receiver.read():
-            # The clock is read after the message was received: the hold-off counts from then on.
+            # The clock is read after the message was received: the hold-off begins then.
             now = self._clock.monotonic()
             if isinstance(event, Received):
                 self._contacts.hear(event.message, event.channel, now)

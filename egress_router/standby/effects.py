@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from egress_router.standby.transport.link_socket import LinkSocket
     from egress_router.standby.transport.pod_network import PodNetwork
 
-# Seconds after a take-over; the first may be lost while a switch learns.
+# Seconds after a take-over; the first announcements may be lost while a switch learns.
 _ANNOUNCE_AGAIN = (0.05, 0.2, 1.0, 2.0)
 _ANNOUNCE_INTERVAL = 60.0
-_KEEP_MAC = 0.2  # seconds: a hand-over has no time to change it
-_ANSWER_WINDOW = 0.2  # seconds in which an answer of the gateway can belong to a request
+_KEEP_MAC = 0.2  # seconds after the gate was closed: to change it would delay a hand-over
+_ANSWER_WINDOW = 0.2  # seconds; a later answer of the gateway does not belong to the request
 
 
 class Effects:
-    """Acts on the kernel and on both ways to the other routers."""
+    """Acts on the kernel, and sends on both channels to the other routers."""
 
     def __init__(
         self,
@@ -61,16 +61,16 @@ class Effects:
         self._fence.arm(request, seconds)
 
     def extend_lease(self, request: int) -> None:
-        """Keep the gate open for as long as the timer of a request runs."""
+        """Keep the gate open while the timer of a request runs."""
         self._fence.extend(request)
 
     def restore_fence(self) -> None:
-        """Put the fence up again, closed."""
+        """Set the fence up again, closed."""
         self._fence.restore()
 
     def prepare(self) -> None:
-        """Do what takes time before the gate opens, so that only the opening is left."""
-        # Another pod on this node may have it still: then opening tries again.
+        """Do the slow steps of a take-over now, so that only the gate has to be opened."""
+        # Another pod on this node may still have the hardware address: then `open_gate` tries again.
         with contextlib.suppress(HardwareAddressInUseError):
             self._use_mac(self._config.shared_mac or self._config.own_mac)
             self._set_gateway_neighbours()
@@ -93,13 +93,13 @@ class Effects:
         self._announcements = []
 
     def restore_mac(self, now: float) -> None:
-        """Use the hardware address that only this router has; not in the middle of a hand-over."""
+        """Use the hardware address that only this router has, but not during a hand-over."""
         self._is_prepared = False
         if now >= self._closed + _KEEP_MAC:
             self._use_mac(self._config.own_mac)
 
     def _use_mac(self, mac: bytes) -> None:
-        """Change the hardware address of the interface, where it is another one.
+        """Change the hardware address of the interface, if it has another one.
 
         The kernel waits until no processor uses the old one (an RCU grace period): 10 to 100 ms.
         """
@@ -114,10 +114,10 @@ class Effects:
         self._gateway_macs[address] = mac
 
     def _set_gateway_neighbours(self) -> None:
-        """Tell the kernel where the gateways are.
+        """Tell the kernel the hardware addresses of the gateways.
 
-        It asked without success while the gate was closed, and would ask again only after a second; and it
-        forgets them when the interface's hardware address changes.
+        Its own requests failed while the gate was closed, and it would ask again only after a second. It also
+        forgets them when the hardware address of the interface changes.
         """
         for address, mac in self._gateway_macs.items():
             with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ class Effects:
         self._link_socket.announce(self._config.sources, self.mac)
 
     def announce_in_time(self, now: float) -> None:
-        """Announce again, where it is time to."""
+        """Announce again, if it is time to."""
         while self._announcements and now >= self._announcements[0]:
             self._announcements.pop(0)
             self.announce()
@@ -143,8 +143,8 @@ class Effects:
         """Send a message on all channels."""
         config = self._config
         key = self._contacts.own_key
-        contact = Contact(key, self.mac, config.pod_address, config.port)
-        data = codec.encode(self._group, message, contact)
+        own = Contact(key, self.mac, config.pod_address, config.port)
+        data = codec.encode(self._group, message, own)
         self._link_socket.send(data)
         for contact in self._contacts.all():
             if contact.address is not None:
@@ -163,7 +163,7 @@ class Effects:
             self._link_socket.ask(gateway, self.mac, source if is_active else None)
 
     def matching_request(self, now: float) -> int | None:
-        """Return the oldest request that an answer of the gateway can belong to: later ones may get none."""
+        """Return the oldest request that an answer of the gateway can belong to: later ones may have none."""
         while self._probes and self._probes[0][1] < now - _ANSWER_WINDOW:
             self._probes.popleft()
         return self._probes.popleft()[0] if self._probes else None

@@ -1,4 +1,4 @@
-"""Executes the commands of the state machine, and tells it where the kernel did not obey. A thin shell."""
+"""Executes the commands of the state machine, and tells it if the kernel refused one. A thin shell."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Executor:
         self._clock = clock
 
     def execute(self, commands: Sequence[Command]) -> None:
-        """Do what the state machine says, in this order; where the kernel does not, the gate is closed."""
+        """Execute commands in their order; if the kernel refuses one, the gate is closed."""
         try:
             for command in commands:
                 self._act(command)

@@ -1,4 +1,4 @@
-"""Whether the egress interface has a carrier: the kernel tells of a change at once. A thin shell."""
+"""Whether the egress interface has a carrier; the kernel reports a change at once. A thin shell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
 
 
 class LinkMonitor:
-    """A socket on which the kernel tells of changes of interfaces."""
+    """A socket on which the kernel reports changes of interfaces."""
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
@@ -35,12 +35,12 @@ class LinkMonitor:
         return self._socket.fileno()
 
     def is_lost(self) -> bool:
-        """Say, once, that the interface has lost its carrier.
+        """Return True, once, when the interface has lost its carrier.
 
         Raises:
             RefusedError: the interface is gone.
         """
-        # What the messages say is not used: there may be too many of them for the socket's buffer.
+        # The content of the messages is not used: some may be lost when the socket's buffer is full.
         with contextlib.suppress(OSError):
             self._socket.recv(65536)
         is_there = self._is_there()
@@ -53,6 +53,6 @@ class LinkMonitor:
             answer = fcntl.ioctl(self._socket.fileno(), _SIOCGIFFLAGS, request)
         except OSError:
             raise RefusedError(
-                f"{self._interface} is gone", "see who deleted it, and start the router again"
+                f"{self._interface} is gone", "find out what deleted it, and start the router again"
             ) from None
         return bool(struct.unpack_from("H", answer, 16)[0] & _IFF_RUNNING)

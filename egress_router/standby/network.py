@@ -1,4 +1,4 @@
-"""The network of a standby router: fence first, then addresses and routes; the wire does not notice."""
+"""The network of a standby router: the fence first, then addresses and routes. Other stations see nothing."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _log = log.get("standby")
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """Its interface, what the group shares, and its own pod."""
+    """The interface of a router, what its group shares, and its own pod."""
 
     interface: str
     index: int
     sources: tuple[IPAddress, ...]
     gateways: tuple[IPAddress, ...]
-    shared_mac: bytes | None  # None: every router keeps its own
+    shared_mac: bytes | None  # None: every router keeps its own hardware address
     own_mac: bytes
     pod_address: IPAddress | None
     port: int
@@ -58,7 +58,7 @@ class StandbyNetwork:
 
 
 def set_up(link: Link, settings: SetupSettings, standby: StandbySettings) -> StandbyNetwork:
-    """Put the fence up before the interface has an address.
+    """Set the fence up, before the interface has an address.
 
     Raises:
         RefusedError: the kernel refuses.
@@ -97,7 +97,7 @@ def _own_mac(link: Link, shared: str | None) -> bytes:
 
 
 def pod_address(interface: str) -> IPAddress | None:
-    """Return the pod's own address, on another interface than the egress one; IPv4 first."""
+    """Return the pod's own address, which is not on the egress interface; IPv4 if it has both."""
     found = [
         address
         for index, address in rtnetlink.addresses()
@@ -107,7 +107,7 @@ def pod_address(interface: str) -> IPAddress | None:
 
 
 def ensure_addresses(netlink: Netlink, link: Link, sources: Sequence[Source]) -> Holdings:
-    """Make the interface hold the source addresses, behind the fence; whoever is active has them too.
+    """Give the interface the source addresses, behind the fence; the active router has them as well.
 
     Raises:
         RefusedError: a CNI plug-in gave the interface the address, or the kernel refuses.
@@ -122,19 +122,19 @@ def ensure_addresses(netlink: Netlink, link: Link, sources: Sequence[Source]) ->
     wanted = {(source.address, source.prefix) for source in sources}
     addresses = {source.address for source in sources}
     held = netlink.addresses(link.index)
-    for contacts in held:
-        if contacts.address in addresses and not contacts.is_ours:
+    for existing in held:
+        if existing.address in addresses and not existing.is_ours:
             raise RefusedError(
-                f"{contacts.address} was given to {link.name} before there was a fence",
-                "have the CNI plug-in make the interface without an address, or leave it to setup",
+                f"{existing.address} was given to {link.name} before the fence was up",
+                "have the CNI plug-in create the interface without an address, or let setup create it",
             )
-        if contacts.is_ours and (contacts.address, contacts.prefix) not in wanted:
-            _log.info("address of an earlier run removed", address=contacts.address, interface=link.name)
-            netlink.delete_address(link.index, contacts)
-    present = {(contacts.address, contacts.prefix) for contacts in held}
+        if existing.is_ours and (existing.address, existing.prefix) not in wanted:
+            _log.info("address of an earlier run removed", address=existing.address, interface=link.name)
+            netlink.delete_address(link.index, existing)
+    present = {(existing.address, existing.prefix) for existing in held}
     for source in sources:
         if (source.address, source.prefix) not in present:
             netlink.add_address(link.index, source.address, source.prefix)
-    # The agent decides which hardware address it has.
+    # The agent sets the hardware address.
     link = prepare(netlink, link, None, is_claimed=True)
     return Holdings(link, tuple(source.address for source in sources), ())

@@ -1,4 +1,4 @@
-"""Starts a router of a group: the agent, its API client, and the process that keeps the fence."""
+"""Starts a router of a group: the agent, its API client, and the process that keeps the fence up."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def assemble(network: StandbyNetwork, settings: StandbySettings) -> Agent:
-    """Return the agent, to be started.
+    """Return the agent; the caller starts it.
 
     Raises:
-        RefusedError: an object of a cluster is named, and this is no pod of one.
+        RefusedError: a Lease or Service is configured, and this is not a pod of a cluster.
     """
     if settings.lease is None and settings.service is None:
         return Agent(network.config, network.fence, network.number)
-    from egress_router.standby.kubernetes.api_thread import ApiThread  # noqa: PLC0415 (an HTTP client, 10 MB)
+    from egress_router.standby.kubernetes.api_thread import ApiThread  # noqa: PLC0415 (HTTP client: 10 MB)
     from egress_router.standby.kubernetes.client import Cluster  # noqa: PLC0415 (the same)
 
     api = ApiThread(
@@ -47,10 +47,10 @@ def assemble(network: StandbyNetwork, settings: StandbySettings) -> Agent:
 
 
 def stay(network: StandbyNetwork, settings: StandbySettings) -> None:
-    """Keep the fence until SIGTERM or SIGINT; a second one ends at once.
+    """Keep the fence up until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Raises:
-        RefusedError: a third station has the address, or the kernel refused.
+        RefusedError: a station outside the group has the address, or the kernel refused.
     """
     agent = assemble(network, settings)
     asked = threading.Event()

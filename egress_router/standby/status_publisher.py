@@ -1,4 +1,4 @@
-"""What a router has to say of itself: its status, kept up to date for processes and for people."""
+"""The status of a router, kept up to date for other processes and for people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = log.get("standby")
 
 
 class StatusPublisher:
-    """The status; `changed` hears of every new one."""
+    """Holds the status; `changed` is called with every new one."""
 
     def __init__(
         self, sources: tuple[IPAddress, ...], changed: Callable[[Status], None], clock: Clock
@@ -32,18 +32,18 @@ class StatusPublisher:
         self._clock = clock
 
     def took_over(self, seconds: float) -> None:
-        """Note a take-over, so long after the last sign of the former active one."""
+        """Record a take-over, `seconds` after the last sign of the former active router."""
         status = self.status
         self.status = replace(status, take_overs=status.take_overs + 1, took=seconds)
         _log.info("took over", source=", ".join(status.sources), after=f"{seconds:.3f}s")
 
     def stepped_down(self) -> None:
-        """Note that the lease was lost."""
+        """Record that the lease was lost."""
         self.status = replace(self.status, losses=self.status.losses + 1)
         _log.warning("stood down", source=", ".join(self.status.sources))
 
     def publish(self, machine: StateMachine, contacts: ContactTable, rival: str | None) -> None:
-        """Put out a new status where something changed."""
+        """Publish a new status if something changed."""
         now = self._clock.monotonic()
         active = machine.peers.active(now)
         if active is not None:
@@ -65,5 +65,5 @@ class StatusPublisher:
             self._changed(status)
 
     def end(self) -> None:
-        """Put the last one out."""
+        """Publish the last status."""
         self._changed(self.status)

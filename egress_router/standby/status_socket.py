@@ -1,7 +1,7 @@
-"""Where the other processes of the pod ask how the router stands. A thin shell.
+"""The socket on which other processes of the pod ask for the status of the router. A thin shell.
 
-An abstract UNIX socket: it belongs to the network namespace, so all containers of the pod reach it, and no
-other pod does; no volume is needed.
+An abstract UNIX socket belongs to the network namespace: all containers of the pod reach it, no other pod
+does, and no volume is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAX_A_TURN = 16
-_WORD_SECONDS = 0.005  # a caller sends its word at once when it connects
+_REQUEST_SECONDS = 0.005  # a caller sends its request at once when it connects
 
 
 class StatusSocket:
@@ -36,7 +36,7 @@ class StatusSocket:
         except OSError:
             self._socket.close()
             raise RefusedError(
-                "another setup with EGRESS_STANDBY=on runs in this pod", "run one of them in a pod"
+                "another setup with EGRESS_STANDBY=on runs in this pod", "run only one in each pod"
             ) from None
         self._socket.listen(_MAX_A_TURN)
 
@@ -51,7 +51,7 @@ class StatusSocket:
         return self._socket.fileno()
 
     def answer(self, line: Callable[[], str]) -> bool:
-        """Answer who is waiting; whether one of them asked this router to hand over."""
+        """Answer the waiting callers; return whether one of them asked this router to hand over."""
         is_asked = False
         for _ in range(_MAX_A_TURN):
             try:
@@ -59,9 +59,9 @@ class StatusSocket:
             except OSError:
                 break
             with caller, contextlib.suppress(OSError):
-                caller.settimeout(_WORD_SECONDS)
+                caller.settimeout(_REQUEST_SECONDS)
                 caller.send(line().encode())
                 if caller.recv(64) == HAND_OVER:
                     is_asked = True
-                    caller.send(HAND_OVER)  # else it asks again
+                    caller.send(HAND_OVER)  # without this answer it asks again
         return is_asked

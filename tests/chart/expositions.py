@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     for mode, run in (("redirect", redirect), ("http-proxy", http_proxy), ("dns-proxy", dns_proxy)):
         with Laboratory() as lab:
             lab.serve(["80", "81", "82", "http:8000"])
-            lab.name({NAME: {"addresses": [SERVER], "ttl": 0}})
+            lab.set_zone({NAME: {"addresses": [SERVER], "ttl": 0}})
             (folder / f"{mode}.prom").write_text(run(lab), encoding="utf-8")
 
 

@@ -69,7 +69,7 @@ class Node:
         try:
             self.lab = self._stack.enter_context(Laboratory())
             self.lab.serve(PORTS)
-            self.lab.name(ZONE)
+            self.lab.set_zone(ZONE)
             self._files = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=storage)))
             self._inside = self._start_namespaces()
         except BaseException:

@@ -72,7 +72,7 @@ def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(
     """Neither its own name tells it, nor its address: what arrives is one's own connection."""
     lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
     lab.node.run("nft", "-f", "-", input=_HAIRPIN)
-    lab.name({"router.example.com": {"addresses": [_SERVICE]}})
+    lab.set_zone({"router.example.com": {"addresses": [_SERVICE]}})
     lab.finish_setup({"EGRESS_ROUTER_MODE": "dns-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
     environment = {"EGRESS_DNS_PROXY_DESTINATION": f"8080 {target} 3128", "EGRESS_WORKERS": workers}
     with lab.proxy("dns-proxy", environment, 8080):
@@ -106,7 +106,7 @@ def test_a_name_that_leads_back_to_a_transparent_port_is_refused_and_said(
     """The cluster's DNS leads the name to the router, and the router was not told to ask another one."""
     lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
     lab.node.run("nft", "-f", "-", input=_HAIRPIN.replace("3128", "8443").replace("8080", "8443"))
-    lab.name({"www.example.com": {"addresses": [address]}})
+    lab.set_zone({"www.example.com": {"addresses": [address]}})
     lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_CLUSTER_CIDRS": "172.30.0.0/16"})
     environment = {
         "EGRESS_HTTP_PROXY_DESTINATION": "www.example.com",

@@ -24,7 +24,7 @@ TOLD = {"EGRESS_DNS_SERVERS": NAME_SERVER, "EGRESS_WORKERS": "1"}
 def named(lab: Laboratory) -> Laboratory:
     """The laboratory, with a router whose own /etc/resolv.conf names a server that nobody is."""
     lab.serve(["80", "http:8000"])
-    lab.name({NAME: {"addresses": [ADDRESS], "ttl": 0}})
+    lab.set_zone({NAME: {"addresses": [ADDRESS], "ttl": 0}})
     lab.router.write("/etc/resolv.conf", "nameserver 10.128.0.99\n")
     return lab
 

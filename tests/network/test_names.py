@@ -104,7 +104,7 @@ def settles(lab: Laboratory, port: int, *wanted: str) -> bool:
 
 def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE, TWO, NOBODY))
+    lab.set_zone(zone(ONE, TWO, NOBODY))
     with following(lab, f"443 tcp {NAME}\n8080 tcp {NAME} 80\n5000-5100 tcp {NAME}\n"):
         # Each port is checked by itself.
         known = {f"{NOBODY}:{port}": False for port in (80, 443)}
@@ -113,7 +113,7 @@ def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> No
         assert settles(lab, 443, ONE, TWO)
         assert settles(lab, 8080, ONE, TWO)
         assert lab.ask_tcp(lab.client, ROUTER, 8080).port == 80
-        lab.name(zone(THREE))
+        lab.set_zone(zone(THREE))
         assert settles(lab, 443, THREE)
         metrics = fetch(lab.router, "/metrics")
         assert (
@@ -124,7 +124,7 @@ def test_a_name_is_followed_and_its_dead_address_left_out(lab: Laboratory) -> No
 
 def test_a_name_that_is_unknown_at_start_is_rejected_at_once_while_others_serve(lab: Laboratory) -> None:
     lab.serve()
-    lab.name({"other.example.com": {"addresses": [ONE], "ttl": 0}})
+    lab.set_zone({"other.example.com": {"addresses": [ONE], "ttl": 0}})
     # The fallback must not take what belongs to the line.
     with following(lab, f"443 tcp {NAME}\n53 udp {NAME}\n80 tcp other.example.com\n{TWO}\n"):
         assert eventually(lambda: upstreams(lab).get("") is False)
@@ -136,7 +136,7 @@ def test_a_name_that_is_unknown_at_start_is_rejected_at_once_while_others_serve(
         assert servers(lab, 80, 3) == {ONE}
         assert lab.ask_tcp(lab.client, ROUTER, 7777).server == TWO
         assert f'upstream_up{{address="",destination="{NAME}:443/tcp"}} 0.0' in fetch(lab.router, "/metrics")
-        lab.name(zone(THREE, other_example_com=[ONE]))
+        lab.set_zone(zone(THREE, other_example_com=[ONE]))
 
         def serves() -> bool:
             with contextlib.suppress(ConnectionRefusedError):
@@ -151,10 +151,10 @@ def test_an_answer_grows_to_60_addresses_and_shrinks_to_one(lab: Laboratory) -> 
     many = [f"203.0.113.{last}" for last in range(100, 160)]
     wiring.address(lab.outside, "eth0", *(f"{each}/24" for each in many))
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n"):
         assert settles(lab, 443, ONE)
-        lab.name(zone(*many))
+        lab.set_zone(zone(*many))
         seen: set[str] = set()
 
         def all_seen() -> bool:
@@ -162,18 +162,18 @@ def test_an_answer_grows_to_60_addresses_and_shrinks_to_one(lab: Laboratory) -> 
             return seen >= set(many)
 
         assert eventually(all_seen), set(many) - seen
-        lab.name(zone(TWO))
+        lab.set_zone(zone(TWO))
         assert settles(lab, 443, TWO)
 
 
 @pytest.mark.slow
 def test_a_name_server_that_is_silent_for_a_minute_changes_nothing(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE, TWO))
+    lab.set_zone(zone(ONE, TWO))
     lab.router.write("/etc/resolv.conf", f"nameserver {NAME_SERVER}\noptions timeout:1 attempts:1\n")
     with following(lab, f"443 tcp {NAME}\n"):
         assert settles(lab, 443, ONE, TWO)
-        lab.name(zone(behaviour="silent"))
+        lab.set_zone(zone(behaviour="silent"))
         stale = "egress_router_dns_stale_answers_total "
 
         def count() -> float:
@@ -187,13 +187,13 @@ def test_a_name_server_that_is_silent_for_a_minute_changes_nothing(lab: Laborato
             assert servers(lab, 443, 8) <= {ONE, TWO}
             time.sleep(1)
         assert servers(lab, 443) == {ONE, TWO}
-        lab.name(zone(THREE))
+        lab.set_zone(zone(THREE))
         assert settles(lab, 443, THREE)
 
 
 def test_when_every_address_is_dead_all_are_tried_and_one_that_comes_back_serves(lab: Laboratory) -> None:
     lab.serve(["80"])
-    lab.name(zone(ONE, TWO))
+    lab.set_zone(zone(ONE, TWO))
     with following(lab, f"443 tcp {NAME}\n80 tcp {NAME}\n"):
         dead = {f"{ONE}:443": False, f"{TWO}:443": False, f"{ONE}:80": True}
         assert eventually(lambda: dead.items() <= upstreams(lab).items()), upstreams(lab)
@@ -205,7 +205,7 @@ def test_when_every_address_is_dead_all_are_tried_and_one_that_comes_back_serves
 
 def test_a_name_of_both_families_is_served_in_each_that_the_router_has(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE, "2001:db8:113::25"))
+    lab.set_zone(zone(ONE, "2001:db8:113::25"))
     dual = {
         "EGRESS_SOURCE": f"{SOURCE}/24,{SOURCE_V6}/64",
         "EGRESS_GATEWAY": f"{GATEWAY},{GATEWAY_V6}",
@@ -236,12 +236,12 @@ def test_a_name_does_not_lead_to_the_router_or_to_the_node(
     lab: Laboratory, address: str, reason: str
 ) -> None:
     lab.serve()
-    lab.name(zone(address))
+    lab.set_zone(zone(address))
     with following(lab, f"443 tcp {NAME}\n"):
         assert eventually(lambda: reasons(lab) == {reason}), reasons(lab)
         with pytest.raises(ConnectionRefusedError):
             lab.ask_tcp(lab.client, ROUTER, 443)
-        lab.name(zone(address, ONE))
+        lab.set_zone(zone(address, ONE))
         assert eventually(lambda: set(upstreams(lab)) == {f"{ONE}:443"})
         assert settles(lab, 443, ONE)
 
@@ -258,7 +258,7 @@ def transactions(lab: Laboratory) -> Callable[[], int]:
 def test_an_answer_that_changes_all_the_time_breaks_no_connection(lab: Laboratory) -> None:
     """A hundred changes while 500 connections a second begin and 20 are held; the benchmark takes a minute."""
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n"):
         assert settles(lab, 443, ONE)
         crowd = lab.client.start(
@@ -268,7 +268,7 @@ def test_an_answer_that_changes_all_the_time_breaks_no_connection(lab: Laborator
         changes = transactions(lab)
         # Ten times a second the name server says something else.
         turns = [[ONE, TWO], [TWO], [TWO, THREE], [ONE, TWO, THREE], [THREE], [THREE, ONE]]
-        lab.name({NAME: {"turns": turns, "ttl": 0}})
+        lab.set_zone({NAME: {"turns": turns, "ttl": 0}})
         assert eventually(lambda: changes() >= 100, 90), changes()
         output, errors = crowd.communicate(timeout=WAIT_SECONDS)
         said = json.loads(output)
@@ -279,7 +279,7 @@ def test_an_answer_that_changes_all_the_time_breaks_no_connection(lab: Laborator
 
 def test_lines_of_one_name_have_its_addresses_and_a_health_each(lab: Laboratory) -> None:
     lab.serve(["443", "5001"])
-    lab.name(zone(ONE, TWO))
+    lab.set_zone(zone(ONE, TWO))
     ports = ("443 tcp", "80 tcp", "443 udp", "5000-5100 udp")
     with following(lab, "".join(f"{each} {NAME}\n" for each in ports) + f"8443 tcp {NAME} 443\n"):
         # Nobody listens on port 80: that line's addresses are down, the others' are not.
@@ -291,7 +291,7 @@ def test_lines_of_one_name_have_its_addresses_and_a_health_each(lab: Laboratory)
             lab.ask_tcp(lab.client, ROUTER, 80)
         for port in (443, 5001):
             assert {lab.ask_udp(lab.client, ROUTER, port).server for _ in range(24)} == {ONE, TWO}
-        lab.name(zone(THREE))
+        lab.set_zone(zone(THREE))
         assert settles(lab, 443, THREE)
         assert settles(lab, 8443, THREE)
         assert {lab.ask_udp(lab.client, ROUTER, port).server for port in (443, 5001)} == {THREE}
@@ -305,11 +305,11 @@ def test_what_nft_refuses_is_tried_again_and_the_old_addresses_stay(lab: Laborat
     )
     nft.chmod(0o755)
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n", {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
         assert settles(lab, 443, ONE)
         refusing.touch()
-        lab.name(zone(TWO))
+        lab.set_zone(zone(TWO))
         failed = "egress_router_name_update_errors_total "
 
         def failures() -> bool:
@@ -324,7 +324,7 @@ def test_what_nft_refuses_is_tried_again_and_the_old_addresses_stay(lab: Laborat
 
 def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"443 tcp {NAME}\n") as process:
         assert settles(lab, 443, ONE)
         with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
@@ -335,7 +335,7 @@ def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Labo
             process.send_signal(signal.SIGKILL)
             process.wait(WAIT_SECONDS)
             assert servers(lab, 443, 3) == {ONE}
-            lab.name(zone(TWO))
+            lab.set_zone(zone(TWO))
             with following(lab, f"443 tcp {NAME}\n"):
                 # Until the new process has an answer, the addresses that the last one knew go on serving.
                 assert servers(lab, 443, 3) <= {ONE, TWO}
@@ -348,7 +348,7 @@ def test_a_router_that_starts_anew_keeps_open_flows_and_serves_at_once(lab: Labo
 @pytest.mark.slow
 def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> None:
     lab.serve()
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     with following(lab, f"53 udp {NAME}\n"):
         assert eventually(lambda: lab.ask_udp(lab.client, ROUTER, 53).server == ONE)
         with lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -360,7 +360,7 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
                 return str(json.loads(sock.recv(4096))["server"])
 
             assert server() == ONE
-            lab.name(zone(TWO))
+            lab.set_zone(zone(TWO))
             assert eventually(lambda: lab.ask_udp(lab.client, ROUTER, 53).server == TWO)
             changed = time.monotonic()
             # The flow goes on, and no datagram of it is lost, until it is moved. The answer that is under way
@@ -385,7 +385,7 @@ def test_a_udp_flow_whose_address_is_gone_moves_within_30_s(lab: Laboratory) -> 
 
 
 def test_explain_asks_the_name_servers_that_the_router_is_told(lab: Laboratory) -> None:
-    lab.name(zone(ONE))
+    lab.set_zone(zone(ONE))
     lab.router.write("/etc/resolv.conf", f"nameserver {NOBODY}\n")
     done = lab.router.run(
         *(sys.executable, "-m", "egress_router", "explain", "--resolve", "-", NAME),

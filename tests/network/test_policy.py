@@ -55,7 +55,7 @@ def serve(lab: Laboratory, *named: str) -> None:
 
 
 def name(lab: Laboratory, *addresses: str) -> None:
-    lab.name({NAME: {"addresses": list(addresses), "ttl": 0}})
+    lab.set_zone({NAME: {"addresses": list(addresses), "ttl": 0}})
 
 
 def reached(lab: Laboratory, port: int) -> str | None:

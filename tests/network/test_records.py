@@ -51,7 +51,7 @@ ENVIRONMENT = {
 @contextlib.contextmanager
 def recording(lab: Laboratory, environment: Mapping[str, str]) -> Iterator[list[dict[str, object]]]:
     lab.serve()
-    lab.name(NAMES)
+    lab.set_zone(NAMES)
     records: list[dict[str, object]] = []
     with lab.staying({**ENVIRONMENT, **environment}) as process:
         reader = threading.Thread(

@@ -91,7 +91,7 @@ def test_both_families_move_together(pair: Pair, end: signal.Signals) -> None:
 
 def test_all_source_addresses_move_together(pair: Pair) -> None:
     lines = f"80 tcp {SERVERS[0]}\n81 tcp {SERVERS[0]} 80 from {SECOND}\n"
-    watch = pair.holds(WireWatch(pair.gateway, ("cable0", "cable1"), (SOURCE, SECOND)))
+    watch = pair.enter(WireWatch(pair.gateway, ("cable0", "cable1"), (SOURCE, SECOND)))
     for side in pair.sides:
         pair.start(side, {"EGRESS_SOURCE": f"{SOURCE}/24,{SECOND}/24", "EGRESS_DESTINATION": lines})
 
@@ -124,7 +124,7 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
     until(lambda: source_through_proxy(pair, other) == SOURCE, "the other pod's proxy")
     waited = other.waited() - waited
     until(lambda: pair.status(other).get("took") is not None, "the other pod's status")
-    took = pair.told(other)["took"]
+    took = pair.await_status(other)["took"]
     assert isinstance(took, float)
     # Besides what it waited for a processor, on a machine that is busy.
     assert took - waited < DEFAULT.hold_off, "it waited until the lease of the other one had to be over"
@@ -169,14 +169,14 @@ def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) ->
     for side in pair.sides:
         pair.start(side, {"EGRESS_DESTINATION": "", "EGRESS_DESTINATION_FILE": str(rules)})
     active, _ = serving_one(pair, lambda side: source_seen(pair, side.address, 80) == SOURCE, "a pair")
-    before, waited = pair.told(active)["losses"], active.waited()
+    before, waited = pair.await_status(active)["losses"], active.waited()
     many = [f"{port} tcp 203.0.113.{port % 250 + 1} 443\n" for port in range(10_000, 10_000 + count)]
     rules.write_text(f"80 tcp {SERVERS[0]}\n{''.join(many)}1 tcp {SERVERS[0]} 80\n")
     until(
         lambda: any(source_seen(pair, side.address, 1) == SOURCE for side in pair.sides),
         "the last line to be in force",
     )
-    told, waited = pair.told(active), active.waited() - waited
+    told, waited = pair.await_status(active), active.waited() - waited
     # A router without a processor for as long as its lease lasts loses it, whatever the lines.
     assert (told["role"], told["losses"]) == ("active", before) or waited > DEFAULT.lease
     assert not pair.wire.second_owner()

@@ -54,7 +54,7 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     until(lambda: f"standing by; {SOURCE} is held by " in pair.readiness(standby))
 
     def peers() -> list[tuple[object, ...]]:
-        told = pair.told(standby)["peers"]
+        told = pair.await_status(standby)["peers"]
         assert isinstance(told, list)
         return [(each["address"], each["role"], each["ways"]) for each in told]
 
@@ -64,15 +64,15 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
     active.signal(signal.SIGTERM)
     until(lambda: pair.readiness(standby).endswith("ok\n"))
     until(lambda: "503" in pair.readiness(active))
-    until(lambda: pair.told(standby)["role"] == "active")
+    until(lambda: pair.await_status(standby)["role"] == "active")
     # A router that waits for a processor for too long loses its right, and wins it again.
     until(lambda: turns(pair, standby) == before + 1)
-    assert isinstance(pair.told(standby)["took"], float)
+    assert isinstance(pair.await_status(standby)["took"], float)
 
 
 def turns(pair: Pair, side: Side) -> int:
     """Return how often a router has become active, less how often it lost its right while it was."""
-    told = pair.told(side)
+    told = pair.await_status(side)
     take_overs, losses = told["take_overs"], told["losses"]
     assert isinstance(take_overs, int)
     assert isinstance(losses, int)

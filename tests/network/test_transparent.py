@@ -106,7 +106,7 @@ def test_curl_without_any_proxy_setting_over_http(folder: Path) -> None:
 
 def test_report_only_lets_through_what_the_list_denies(lab: Laboratory) -> None:
     lab.serve(["http:8000", "443"])
-    lab.name({NAME: {"addresses": ["203.0.113.25"]}})
+    lab.set_zone({NAME: {"addresses": ["203.0.113.25"]}})
     lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy"})
     environment = {
         "EGRESS_HTTP_PROXY_DESTINATION": f"!{NAME}",

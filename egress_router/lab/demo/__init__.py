@@ -1,1 +1,1 @@
-"""`egress-router demo`: each mode in the laboratory for real, and what each external server saw."""
+"""`egress-router demo`: runs each mode in the laboratory, and shows what each external server saw."""

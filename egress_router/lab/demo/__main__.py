@@ -1,4 +1,4 @@
-"""`python -m egress_router.lab.demo`: the demo, where it may build namespaces at once."""
+"""`python -m egress_router.lab.demo`: the demo, in a new user namespace where it may create no others."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ SCENES = (redirect.run, http_proxy.run, dns_proxy.run)
 
 
 def run() -> int:
-    """Show every mode; return 0 when all of it was as promised.
+    """Show every mode; return 0 if everything was as promised, else 3.
 
     Raises:
-        RefusedError: this machine does not let this user build network namespaces.
+        RefusedError: this machine does not let this user create network namespaces.
     """
     if not is_allowed():
         reenter("egress_router.lab.demo")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(network.__doc__ or "")
-    right = True
+    is_right = True
     for scene in SCENES:
         with Laboratory() as lab:
-            right = scene(lab) and right
-    print("\nEverything was as promised." if right else "\nSomething was not as promised.")
-    return 0 if right else 3
+            is_right = scene(lab) and is_right
+    print("\nEverything was as promised." if is_right else "\nSomething was not as promised.")
+    return 0 if is_right else 3
 
 
 if __name__ == "__main__":

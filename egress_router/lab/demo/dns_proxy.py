@@ -1,4 +1,4 @@
-"""DNS proxy mode: ports of the router go to names, whose addresses change and fail while it runs."""
+"""DNS proxy mode: ports of the router lead to names, whose addresses change and fail while it runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _CHANGE_SECONDS = 10.0
 
 
 def run(lab: Laboratory) -> bool:
-    """Start the forwarder, ask through it while its name changes; return whether all was as promised."""
+    """Start the forwarder and connect through it while a name changes; return whether all was as promised."""
     lab.serve(["80", "5432"])
-    lab.name({"db.example.com": {"addresses": list(FIRST), "ttl": 1}})
+    lab.set_zone({"db.example.com": {"addresses": list(FIRST), "ttl": 1}})
     print("\nDNS proxy mode. EGRESS_DNS_PROXY_DESTINATION:\n")
     print("".join(f"    {line}\n" for line in RULES.splitlines()))
-    print(f"db.example.com is {', '.join(FIRST)}, of which {DEAD} is dead.")
+    print(f"The addresses of db.example.com are {', '.join(FIRST)}; {DEAD} does not answer.")
     lab.finish_setup({"EGRESS_ROUTER_MODE": "dns-proxy"})
     with lab.proxy("dns-proxy", {"EGRESS_DNS_PROXY_DESTINATION": RULES}, 80):
         rows: list[Row] = [
@@ -40,9 +40,9 @@ def run(lab: Laboratory) -> bool:
             )
             for number in (1, 2, 3)
         ]
-        right = show("What was asked, and what the external servers saw:", rows)
-        lab.name({"db.example.com": {"addresses": list(SECOND), "ttl": 1}})
-        print(f"\nThe name server now says {SECOND[0]}; new connections follow, nothing is restarted.")
+        is_right = show("What was asked, and what the external servers saw:", rows)
+        lab.set_zone({"db.example.com": {"addresses": list(SECOND), "ttl": 1}})
+        print(f"\nThe name server now answers {SECOND[0]}; new connections go there, nothing is restarted.")
         changed = observed(
             "client -> router port 5432", lambda: lab.ask_tcp(lab.client, ROUTER, 5432), SOURCE
         )
@@ -52,4 +52,4 @@ def run(lab: Laboratory) -> bool:
             changed = observed(
                 "client -> router port 5432", lambda: lab.ask_tcp(lab.client, ROUTER, 5432), SOURCE
             )
-        return show("After the change:", [changed]) and right and SECOND[0] in changed.answered
+        return show("After the change:", [changed]) and is_right and SECOND[0] in changed.answered

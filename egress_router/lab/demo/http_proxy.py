@@ -1,4 +1,4 @@
-"""HTTP proxy mode: names and addresses decide, and the address that is judged is the one that is dialled."""
+"""HTTP proxy mode: names and addresses decide, and the address that was checked is the one dialled."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _TRANSPARENT = 8000
 
 
 def run(lab: Laboratory) -> bool:
-    """Start the proxy and ask through it; return whether everything was as promised."""
+    """Start the proxy and send requests through it; return whether everything was as promised."""
     lab.serve(["http:8000", "443"])
-    lab.name(ZONE)
+    lab.set_zone(ZONE)
     print("\nHTTP proxy mode. EGRESS_HTTP_PROXY_DESTINATION:\n")
     print("".join(f"    {line}\n" for line in RULES.splitlines()))
-    print("inside.example.com is 10.128.0.10, an address of the pod network behind an allowed name.")
-    print(f"Port {_TRANSPARENT} is transparent: the last two clients know of no proxy, their DNS leads here.")
+    print("inside.example.com is an allowed name with an address of the pod network, 10.128.0.10.")
+    print(f"Port {_TRANSPARENT} is transparent: the last two clients use no proxy, their DNS leads here.")
     lab.finish_setup({"EGRESS_ROUTER_MODE": "http-proxy"})
     environment = {
         "EGRESS_HTTP_PROXY_DESTINATION": RULES,
@@ -53,7 +53,7 @@ def run(lab: Laboratory) -> bool:
             _direct_row(lab, "www.example.com", 200),
             _direct_row(lab, "elsewhere.example.org", 403),
         ]
-        return show("What the client asked, and what came of it:", rows)
+        return show("What the client asked, and the results:", rows)
 
 
 def _row(lab: Laboratory, asked: str, expected: int) -> Row:
@@ -77,8 +77,8 @@ def _asked(lab: Laboratory, asked: str, port: int, line: str, host: str, expecte
         if answer.status != expected:
             return Row(asked, f"{answer.status} {answer.reason}", "-", is_right=False)
         if answer.status != 200:
-            said = answer.read().decode(errors="replace").strip().splitlines()
-            return Row(asked, said[0] if said else str(answer.status), "-", is_right=True)
+            lines = answer.read().decode(errors="replace").strip().splitlines()
+            return Row(asked, lines[0] if lines else str(answer.status), "-", is_right=True)
         # The first line of a tunnel, or the body.
         seen: dict[str, str | int] = json.loads(answer.readline())
         return Row(

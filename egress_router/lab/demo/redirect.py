@@ -1,4 +1,4 @@
-"""Redirect mode: ports of the router become ports of external servers."""
+"""Redirect mode: ports of the router lead to ports of external servers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SETTLE_SECONDS = 30.0
 
 
 def run(lab: Laboratory) -> bool:
-    """Set the router up and ask through it; return whether everything was as promised."""
+    """Set the router up and connect through it; return whether everything was as promised."""
     lab.serve([*PORTS, "5432"])
     print("\nRedirect mode. EGRESS_DESTINATION:\n")
     print("".join(f"    {line}\n" for line in RULES.splitlines()))
-    print("Setting up: another owner of the address is looked for, and it is announced twice, 2 s apart …")
+    print("Setting up: the address is probed for another owner, then announced twice, 2 s apart …")
     lab.finish_setup(
         {
             "EGRESS_ROUTER_MODE": "init",
@@ -56,16 +56,16 @@ def run(lab: Laboratory) -> bool:
             TimeoutError,
         ),
     ]
-    right = show("What was asked, and what the external servers saw:", rows)
-    return _names(lab) and right
+    is_right = show("What was asked, and what the external servers saw:", rows)
+    return _names(lab) and is_right
 
 
 def _names(lab: Laboratory) -> bool:
-    """Let a line lead to a name: one of its addresses is dead, and then it has others."""
-    lab.name({NAME: {"addresses": list(FIRST), "ttl": 1}})
+    """Show a line with a name: first one of its addresses does not answer, then it gets another address."""
+    lab.set_zone({NAME: {"addresses": list(FIRST), "ttl": 1}})
     line = f"5432 tcp {NAME}"
-    print(f"\nMode legacy, which stays. EGRESS_DESTINATION:\n\n    {line}\n")
-    print(f"{NAME} is {', '.join(FIRST)}, of which {DEAD} is dead: three checks find out.")
+    print(f"\nMode legacy, which keeps running. EGRESS_DESTINATION:\n\n    {line}\n")
+    print(f"The addresses of {NAME} are {', '.join(FIRST)}; {DEAD} does not answer: three checks show it.")
     with lab.staying(
         {
             "EGRESS_SOURCE": f"{SOURCE},{SOURCE_V6}",
@@ -74,14 +74,14 @@ def _names(lab: Laboratory) -> bool:
         }
     ):
         alive = {address for address in FIRST if address != DEAD}
-        right = _settles(lab, alive, "What was asked, and what the external servers saw:")
-        lab.name({NAME: {"addresses": list(SECOND), "ttl": 1}})
-        print(f"\nThe name server now says {SECOND[0]}; new connections follow, nothing is restarted.")
-        return _settles(lab, set(SECOND), "After the change:") and right
+        is_right = _settles(lab, alive, "What was asked, and what the external servers saw:")
+        lab.set_zone({NAME: {"addresses": list(SECOND), "ttl": 1}})
+        print(f"\nThe name server now answers {SECOND[0]}; new connections go there, nothing is restarted.")
+        return _settles(lab, set(SECOND), "After the change:") and is_right
 
 
 def _settles(lab: Laboratory, servers: set[str], title: str) -> bool:
-    """Ask until these servers answer, each of them, and no other; show the last round."""
+    """Connect until each of these servers answers, and no other; show the last round."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         rows = [

@@ -1,4 +1,4 @@
-"""What the demo prints: a table whose rows say what was asked, who answered, and which source was seen."""
+"""What the demo prints: tables of what was asked, who answered, and which source was seen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEAD = ("ASKED", "ANSWERED BY", "SOURCE SEEN")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table, and whether it is what the router promises."""
+    """One row of a table; `is_right` says whether it is what the router promises."""
 
     asked: str
     answered: str
@@ -24,7 +24,7 @@ class Row:
 
 
 def observed(asked: str, ask: Callable[[], Seen], source: str) -> Row:
-    """Ask, and return the row; it is right when the server saw `source`."""
+    """Ask, and return the row; it is right if the server saw `source`."""
     try:
         seen = ask()
     except OSError as error:
@@ -33,7 +33,7 @@ def observed(asked: str, ask: Callable[[], Seen], source: str) -> Row:
 
 
 def unanswered(asked: str, ask: Callable[[], Seen], expected: type[OSError]) -> Row:
-    """Ask what must not be answered, and return the row; it is right when it failed as `expected`."""
+    """Ask what must not be answered, and return the row; it is right if it failed as `expected`."""
     try:
         seen = ask()
     except OSError as error:

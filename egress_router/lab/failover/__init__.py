@@ -1,4 +1,4 @@
-"""Fail-over trials on real kernels: what a client misses, and whether two routers ever sent at once.
+"""Fail-over trials on real kernels: how long a client gets no answer, and whether two routers sent at once.
 
-`python -m egress_router.lab.failover 1000` runs that many, the kinds in turn, and prints percentiles.
+`python -m egress_router.lab.failover 1000` runs 1,000 trials, all faults in turn, and prints percentiles.
 """

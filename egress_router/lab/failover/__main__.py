@@ -1,4 +1,4 @@
-"""Runs trials, and prints what they showed."""
+"""Runs trials, and prints their results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Run trials, the kinds in turn; 1 where two routers ever sent at once, or a trial failed."""
+    """Run trials, all faults in turn; return 1 if two routers ever sent at once, or a trial failed."""
     arguments = _arguments()
     kinds = [Fault[name] for name in arguments.only.split(",")] if arguments.only else list(Fault)
     faults = _in_time(itertools.islice(itertools.cycle(kinds), arguments.trials), arguments.seconds)
@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("trials", type=int)
     parser.add_argument("--lease", action="store_true", help="with a Lease as arbiter, and an API server")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="laboratories side by side (1)")
-    parser.add_argument("--seconds", type=float, help="begin no trial after so long")
+    parser.add_argument("--seconds", type=float, help="begin no trial after this time")
     parser.add_argument(
         "--only", help="kinds, separated by commas: " + ", ".join(each.name for each in Fault)
     )

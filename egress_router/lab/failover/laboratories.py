@@ -1,4 +1,4 @@
-"""Laboratories side by side, each in a process of its own: what one trial does shows in no other one."""
+"""Laboratories side by side, each in its own process: no trial affects another one."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _END_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A trial that came to no result."""
+    """A trial without a result."""
 
     fault: Fault
     error: str
 
 
 def run(faults: Iterator[Fault], parallel: int, *, has_arbiter: bool) -> Generator[Result | Failure]:
-    """Yield what trials show, `parallel` at once; nothing of them is left when it is closed."""
-    # Not forked: a copy of the other ones' pipes would keep them open.
+    """Run trials, `parallel` at once, and yield their results; closing the generator ends them all."""
+    # Spawned: a forked process would have a copy of the others' pipes, and keep them open.
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
     busy: dict[Connection, Fault] = {}
@@ -71,8 +71,8 @@ def _outcome(
 
 
 def _serve(orders: Connection, has_arbiter: bool) -> None:  # noqa: FBT001 (a process has no keywords)
-    """Run trials until the other process says or asks no more; a new laboratory after one that failed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the other process says what follows
+    """Run trials until the parent closes the pipe; after a failure, in a new laboratory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the parent decides what follows
     signal.signal(signal.SIGTERM, _exit)
     trials: Trials | None = None
     try:
@@ -81,7 +81,7 @@ def _serve(orders: Connection, has_arbiter: bool) -> None:  # noqa: FBT001 (a pr
             try:
                 trials = trials or Trials(has_arbiter=has_arbiter)
                 orders.send(trials.run(fault))
-            except Exception as error:  # noqa: BLE001 (whatever it is, the trials after it are still of use)
+            except Exception as error:  # noqa: BLE001 (any error: the trials after it are still useful)
                 orders.send(Failure(fault, repr(error)))
                 _close(trials)
                 trials = None

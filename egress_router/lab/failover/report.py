@@ -1,4 +1,4 @@
-"""What many trials showed, as a table."""
+"""The results of many trials, as a table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def report(results: Sequence[Result]) -> str:
-    """Return a table: a client's gaps, the silence on the wire, and what the machine itself held up."""
+    """Return a table: the client's gaps, the silence on the wire, and delays of the machine itself."""
     lines = [_HEAD]
     for fault in Fault:
         found = [result for result in results if result.fault is fault]
@@ -45,7 +45,7 @@ def report(results: Sequence[Result]) -> str:
 
 
 def line(outcome: Result | Failure) -> str:
-    """Return what one trial showed."""
+    """Return the result of one trial as text."""
     if not isinstance(outcome, Result):
         return f"{outcome.fault.value}: FAILED: {outcome.error}"
     wire = "" if outcome.wire is None else f", wire {outcome.wire:.3f} s"

@@ -1,4 +1,4 @@
-"""One trial after another on a pair of routers: a fault, and what it did to a client and on the wire."""
+"""Trials on a pair of routers: one fault each, and what it did to a client and on the wire."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _SETTLE_SECONDS = 30.0
 _AFTER = 0.5  # seconds that the client is watched after a take-over
-_QUIET = 1.3  # seconds in which a fault that moves nothing would have moved something: a right, and a claim
-_HEARTBEAT = 2 * DEFAULT.heartbeat + TICK  # between two messages of a standby router, at most
-_RESUMED = 0.7  # seconds for one that was stopped to send, if it could
+_QUIET = 1.3  # seconds in which a take-over would show: a lease ends, and another router claims
+_HEARTBEAT = 2 * DEFAULT.heartbeat + TICK  # seconds between two messages of a standby router, at most
+_RESUMED = 0.7  # seconds in which a router that was stopped would send, if it could
 
 
 class Fault(enum.Enum):
-    """What happens to the active router, or to what is between the two."""
+    """What happens to a router, or to the networks between the two."""
 
     TERM = "SIGTERM"
     KILL = "SIGKILL of all processes"
@@ -43,7 +43,8 @@ class Fault(enum.Enum):
     API = "API server hangs"
 
 
-PLANNED = frozenset({Fault.TERM, Fault.CABLE})
+PLANNED = frozenset({Fault.TERM, Fault.CABLE})  # the active router itself hands over
+# The other router takes over.
 MOVES = frozenset({Fault.TERM, Fault.KILL, Fault.STOP, Fault.CABLE, Fault.BOTH, Fault.NODE})
 
 
@@ -51,10 +52,10 @@ MOVES = frozenset({Fault.TERM, Fault.KILL, Fault.STOP, Fault.CABLE, Fault.BOTH, 
 class Result:
     """What one trial showed, in seconds.
 
-    `gap` is the longest time without an answered connection, `machine` the same for connections that no
-    router had a part in, `waited` how long the other router was ready to run and had no processor, `late` by
-    how much a heartbeat of the router that goes on was late at most, and `wire` the time between the last
-    frame of the old owner and the first of the new.
+    `gap` is the longest time without an answered connection, and `machine` the same for connections that go
+    through no router. `waited` is how long the other router was ready to run and had no processor. `late` is
+    the longest delay of a heartbeat of the router that goes on. `wire` is the time from the last frame of the
+    old owner to the first of the new one.
     """
 
     fault: Fault
@@ -77,7 +78,7 @@ class Trials:
         has_arbiter: bool = False,
         every: float = EVERY,
     ) -> None:
-        """Build it; a client opens a connection `every` so many seconds."""
+        """Build the laboratory; its client connects every `every` seconds."""
         self._environment = dict(environment or {})
         self._pair = Pair()
         with self._pair.building():
@@ -91,7 +92,7 @@ class Trials:
         self._pair.close()
 
     def run(self, fault: Fault) -> Result:
-        """Run one trial, from a healthy pair to a healthy pair; every frame in between is looked at."""
+        """Run one trial, from a healthy pair to a healthy pair; every frame in between is checked."""
         pair = self._pair
         begun = time.monotonic()
         active = self._healthy()
@@ -106,7 +107,7 @@ class Trials:
         else:
             time.sleep(_QUIET + CONNECT_SECONDS)
         gap, machine = self._client.missed(since, time.monotonic() - CONNECT_SECONDS)
-        waited = max(0.0, other.waited() - waited)  # a router that was killed has no figures any more
+        waited = max(0.0, other.waited() - waited)  # a killed router has no figures any more
         survivor = active if fault is Fault.STANDBY else other
         late = max(0.0, pair.wire.heartbeat_gap(f"cable{survivor.number}") - _HEARTBEAT)
         wire = self._silence(active, other, clock) if fault in MOVES else None
@@ -116,14 +117,14 @@ class Trials:
         return Result(fault, gap, machine, waited, late, wire, tuple(pair.wire.second_owner()), took)
 
     def _silence(self, old: Side, new: Side, since: float) -> float:
-        """Return how long nobody spoke for the address."""
+        """Return for how many seconds nobody spoke for the address."""
         frames = sorted(self._pair.wire.frames, key=lambda frame: frame.at)
-        came = next(each.at for each in frames if each.at >= since and each.cable == f"cable{new.number}")
-        before = (each.at for each in frames if each.at < came and each.cable == f"cable{old.number}")
-        return came - max(before, default=since)
+        taken = next(each.at for each in frames if each.at >= since and each.cable == f"cable{new.number}")
+        before = (each.at for each in frames if each.at < taken and each.cable == f"cable{old.number}")
+        return taken - max(before, default=since)
 
     def _healthy(self) -> Side:
-        """Have both routers run, one of them active and the other one standing by."""
+        """Start routers that do not run, and wait until the pair is healthy; return the active one."""
         pair = self._pair
         for side in pair.sides:
             if side.router is None or side.router.poll() is not None:

@@ -1,1 +1,1 @@
-"""The Lease and the EndpointSlice at the API server."""
+"""The Lease and the EndpointSlice, which are objects of the API server."""

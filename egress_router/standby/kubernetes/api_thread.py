@@ -1,4 +1,4 @@
-"""The thread that talks to the API server: members in the Lease, and the EndpointSlice. A thin shell."""
+"""The thread for the API server: it keeps the members in the Lease, and the EndpointSlice. A thin shell."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from egress_router.settings.standby import ObjectName, StandbySettings
     from egress_router.standby.status import Status
 
-_LOOK_AGAIN = 5.0  # seconds between two looks at the EndpointSlice while this router is active
-_RETRY = 0.25
+_CHECK_INTERVAL = 5.0  # seconds between two reads of the EndpointSlice while this router is active
+_RETRY = 0.25  # seconds
 _log = log.get("standby")
 
 
 class ApiThread:
-    """Answers the state machine's requests to the arbiter, and keeps the EndpointSlice pointing at us."""
+    """Answers the state machine's requests to the arbiter, and points the EndpointSlice at this pod."""
 
     def __init__(
         self,
@@ -64,20 +64,20 @@ class ApiThread:
         self._writer = socket.gethostname()
         self._loop = asyncio.new_event_loop()
         self._is_active = asyncio.Event()
-        self._said: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="api", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def ask(self, ask: AskArbiter) -> None:
-        """Take a request of the state machine; the answer comes by `answer`. From any thread."""
+        """Start a request of the state machine; `answer` is called with the result. From any thread."""
         self._loop.call_soon_threadsafe(self._begin, ask)
 
     def status(self, status: Status) -> None:
-        """Hear where the router stands. From any thread."""
+        """Take in a new status of the router. From any thread."""
         is_active = status.role is Role.ACTIVE
         self._loop.call_soon_threadsafe(self._is_active.set if is_active else self._is_active.clear)
 
@@ -105,11 +105,11 @@ class ApiThread:
         try:
             answer = await self._consult(ask)
         except (ApiError, RecordError) as error:
-            self._say("lease", str(error))
+            self._log_change("lease", str(error))
             self.trouble(f"the Lease {self._names.lease} cannot be used: {error}")
             answer = nothing
         else:
-            self._say("lease", None)
+            self._log_change("lease", None)
             self.trouble(None)
         self.answer(answer)
 
@@ -134,7 +134,7 @@ class ApiThread:
         )
 
     async def _keep_slice(self, path: str, address: IPAddress) -> None:
-        """While this router is active, have the EndpointSlice lead to it."""
+        """While this router is active, keep the EndpointSlice pointing at it."""
         while True:
             await self._is_active.wait()
             try:
@@ -143,22 +143,22 @@ class ApiThread:
                     await self._client.patch(path, slice_patch(found, address))
                     _log.info("EndpointSlice points here", slice=self._names.service, address=address)
             except (ApiError, RecordError) as error:
-                self._say("slice", str(error))
+                self._log_change("slice", str(error))
                 await asyncio.sleep(_RETRY)
             else:
-                self._say("slice", None)
-                await asyncio.sleep(_LOOK_AGAIN)
+                self._log_change("slice", None)
+                await asyncio.sleep(_CHECK_INTERVAL)
 
-    def _say(self, what: str, error: str | None) -> None:
-        """Log a trouble when it begins, changes, or ends."""
-        if self._said.get(what) == error:
+    def _log_change(self, what: str, error: str | None) -> None:
+        """Log an error when it begins, changes, or ends."""
+        if self._errors.get(what) == error:
             return
         name = self._names.lease if what == "lease" else self._names.service
         if error is None:
-            del self._said[what]
+            del self._errors[what]
             _log.info("an object of Kubernetes can be used again", kind=what, name=str(name))
         else:
-            self._said[what] = error
+            self._errors[what] = error
             _log.warning("an object of Kubernetes cannot be used", kind=what, name=str(name), error=error)
 
 

@@ -1,7 +1,7 @@
-"""The API server: two named objects, read and patched. A thin shell.
+"""A client of the API server: two named objects, read and patched. A thin shell.
 
-No client library: a GET and a merge patch with resourceVersion are all that is needed. Nothing is watched: a
-router needs the Lease at the moment in which it no longer hears its peer, and reads it then.
+No client library: a GET and a merge patch with resourceVersion are enough. No watch: a router needs the Lease
+when it no longer hears its peer, and reads it then.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PATCH = "application/merge-patch+json"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where the API server is, and what proves who we are; both files may change at any time."""
+    """The address and the credentials for the API server; both files may change at any time."""
 
     url: str
     token: Path
@@ -38,16 +38,16 @@ class Cluster:
 
     @classmethod
     def of_this_pod(cls, environ: Mapping[str, str], mark: int) -> Cluster:
-        """Find it as every pod does.
+        """Find the API server as every pod does.
 
         Raises:
-            RefusedError: this is no pod, or it has no service account.
+            RefusedError: this is not a pod, or it has no service account.
         """
         host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
         if not host or not port:
             raise RefusedError(
-                "EGRESS_STANDBY_LEASE and EGRESS_STANDBY_SERVICE need a cluster, and this is no pod of one",
-                "leave both out",
+                "EGRESS_STANDBY_LEASE and EGRESS_STANDBY_SERVICE need a cluster, but this is not a pod",
+                "remove both settings",
             )
         token = SERVICE_ACCOUNT / "token"
         if not token.exists():
@@ -59,7 +59,7 @@ class Cluster:
 
 
 class ApiError(OSError):
-    """The API server did not do what was asked; the text says what it said."""
+    """The API server did not do what was asked; the text says why. `status` is 0 without an HTTP answer."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -67,7 +67,7 @@ class ApiError(OSError):
 
 
 class Client:
-    """Requests to the API server, each within its time and with bounded answers."""
+    """Requests to the API server, each with a timeout and a limit for the answer."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -78,14 +78,14 @@ class Client:
             trust_env=False,
         )
 
-    def _socket(self, where: tuple[object, ...]) -> socket.socket:
-        family, kind, protocol = cast("tuple[int, int, int]", where[:3])
-        made = socket.socket(family, kind, protocol)
+    def _socket(self, address_info: tuple[object, ...]) -> socket.socket:
+        family, kind, protocol = cast("tuple[int, int, int]", address_info[:3])
+        sock = socket.socket(family, kind, protocol)
         if self._cluster.mark:
-            # By the routes of the pod's first interface, wherever the default route leads now.
-            made.setsockopt(socket.SOL_SOCKET, _SO_MARK, self._cluster.mark)
-        made.setblocking(False)
-        return made
+            # Use the routes of the pod's first interface, wherever the default route leads now.
+            sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, self._cluster.mark)
+        sock.setblocking(False)
+        return sock
 
     async def close(self) -> None:
         """Close the connections."""
@@ -100,10 +100,10 @@ class Client:
         return await self._request("GET", path, None)
 
     async def patch(self, path: str, body: object) -> object:
-        """Change an object, and return it.
+        """Apply a merge patch to an object, and return the object.
 
         Raises:
-            ApiError: it cannot be changed; status 409 where it is not the one that was read.
+            ApiError: it cannot be changed; status 409 if it has changed since it was read.
         """
         return await self._request("PATCH", path, body)
 
@@ -144,9 +144,9 @@ class Client:
 
 
 def _message(raw: bytes) -> str:
-    """Return what a Status object says, or the beginning of whatever came."""
+    """Return the message of a Status object, or the beginning of what came instead."""
     with contextlib.suppress(ValueError, AttributeError):
-        said = json.loads(raw).get("message")
-        if isinstance(said, str):
-            return said[:300]
+        message = json.loads(raw).get("message")
+        if isinstance(message, str):
+            return message[:300]
     return raw[:200].decode("utf-8", "replace")

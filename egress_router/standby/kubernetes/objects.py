@@ -1,7 +1,7 @@
 """The two objects of the cluster as values: the Lease that is the arbiter, and the EndpointSlice. Pure.
 
 The Lease's holderIdentity names the members, at most two, each by the number of its run; leaseTransitions is
-the term. Both are written with the version that was read, so a change that somebody else made is never lost.
+the term. Both are written with the version that was read, so that no change of another router is lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WRITER = "egress-router/written-by"
 
 
 class RecordError(ValueError):
-    """The object is not what a router wrote; the text says what is wrong."""
+    """The object was not written by a router; the text says what is wrong."""
 
 
 class Record(NamedTuple):
@@ -34,15 +34,15 @@ class Record(NamedTuple):
 
 
 def number_text(number: int) -> str:
-    """Return how a run is named in the Lease and in the fence's sets."""
+    """Return the name of a run in the Lease and in the fence's sets."""
     return f"{number:016x}"
 
 
 def read_lease(body: object, dead: Iterable[int] = ()) -> Record:
-    """Read a Lease; `dead` are earlier runs in this pod, whose gate this one has closed.
+    """Read a Lease without the members in `dead`: earlier runs in this pod, whose gates are closed.
 
     Raises:
-        RecordError: it is no Lease, or not one of ours.
+        RecordError: it is not a Lease, or not one of a router.
     """
     metadata, spec = _part(body, "metadata"), _part(body, "spec")
     version = metadata.get("resourceVersion")
@@ -54,29 +54,29 @@ def read_lease(body: object, dead: Iterable[int] = ()) -> Record:
         raise RecordError(f"its holderIdentity {holder!r} was not written by an egress router")
     term = spec.get("leaseTransitions") or 0
     if not isinstance(term, int) or term < 0:
-        raise RecordError("its leaseTransitions is no number")
+        raise RecordError("its leaseTransitions is not a number")
     return Record(frozenset(int(name, 16) for name in names) - set(dead), term, version)
 
 
 def lease_patch(record: Record, seconds: float, writer: str, now: float) -> dict[str, object]:
-    """Return the merge patch that makes the Lease say this, if it still has the record's version."""
+    """Return the merge patch that writes a record, if the Lease still has the record's version."""
     return {
         "metadata": {"resourceVersion": record.version, "annotations": {_WRITER: writer}},
         "spec": {
             "holderIdentity": ",".join(map(number_text, sorted(record.members))),
             "leaseTransitions": record.term,
             "leaseDurationSeconds": round(seconds),
-            # For people: nobody compares it with a clock.
+            # For people only: no router compares it with a clock.
             "renewTime": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         },
     }
 
 
 def points_at(body: object, address: IPAddress) -> bool:
-    """Say whether an EndpointSlice leads to this address, and to no other.
+    """Return whether an EndpointSlice points to this address, and to no other.
 
     Raises:
-        RecordError: it is no EndpointSlice, or one for the other address family.
+        RecordError: it is not an EndpointSlice, or one for the other address family.
     """
     wanted = f"IPv{address.version}"
     kind = body.get("addressType") if isinstance(body, dict) else None
@@ -87,7 +87,7 @@ def points_at(body: object, address: IPAddress) -> bool:
 
 
 def slice_patch(body: object, address: IPAddress) -> dict[str, object]:
-    """Return the merge patch that makes an EndpointSlice lead to this address, if it is still the same."""
+    """Return the merge patch that points an EndpointSlice to an address, if it has not changed since."""
     version = _part(body, "metadata").get("resourceVersion")
     return {"metadata": {"resourceVersion": version}, "endpoints": _endpoints(address)}
 

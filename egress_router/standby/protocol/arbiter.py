@@ -1,8 +1,8 @@
 """What a router knows of the arbiter: which routers may open their gates at all. Pure.
 
 The arbiter holds the members of the group, at most two, and changes only by compare-and-swap. A router has
-the lease as the only member, while its last write is young enough, or as one of two members, while the other
-one acknowledges. So whoever is to be left out has lost its lease before another one can have one.
+the lease as the only member while its last write is young enough, or as one of two members while the other
+one acknowledges. So a router that is left out has lost its lease before another one can get it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Arbiter:
-    """The last known state of the arbiter, and the request that is on its way.
+    """The last known state of the arbiter, and the request that has no answer yet.
 
-    `bound` is until when others surely respect the members as they are known here; `floor` is the first term
-    in which acknowledgements of ours may still count: a router that tried to leave another out does not
-    acknowledge it any more. The members tell whether this router is one of them, the only one, and the number
-    of the other one (0 without one); `alone` is what they are when it is the only one.
+    `bound` is the time until which others certainly respect the members as they are known here. `floor` is
+    the first term in which our acknowledgements may still count: a router that tried to leave another one out
+    does not acknowledge it any more. `partner` is the number of the other member, 0 without one. `alone` is
+    the set of members if this router is the only one.
     """
 
     __slots__ = (
@@ -55,9 +55,9 @@ class Arbiter:
         self.alone: Members = frozenset({me})
         self._timing = timing
         self._token = 0
-        self._doubt = ""  # the version that a write of unknown outcome would replace
+        self._doubt = ""  # the version that a write with unknown outcome would replace
         self._next = -math.inf
-        self._hold(None)
+        self._set_members(None)
         self.version: str | None = None
         self.term = 0
         self.floor = 0
@@ -71,26 +71,26 @@ class Arbiter:
         self.fresh = False  # whether `version` may be the base of a write
 
     def may_ask(self, now: float) -> bool:
-        """Say whether a request may be asked now; one that was not answered in time is taken as lost."""
+        """Return whether a request may be sent now; one without an answer in time is taken as lost."""
         if self.pending is not None:
             if now < self.pending[2] + self._timing.ask:
                 return False
-            self._unknown(now)
+            self._outcome_unknown(now)
         return now >= self._next
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a write of unknown outcome may still come true."""
+        """Whether a write with unknown outcome may still be applied."""
         return self._doubt != "" and self._doubt == self.version
 
-    def _hold(self, members: Members | None) -> None:
+    def _set_members(self, members: Members | None) -> None:
         self.members = members
         self.is_member = members is not None and self._me in members
         self.is_alone = members == self.alone
         self.partner = next(iter(members - self.alone), 0) if members is not None and self.is_member else 0
 
     def is_stale(self, now: float) -> bool:
-        """Say whether the members have shown no sign of life at the arbiter for too long."""
+        """Return whether the members have not written to the arbiter for too long."""
         if self.members is None or self.version is None:
             return False
         if not self.members:
@@ -99,13 +99,13 @@ class Arbiter:
         return now - self.since > limit
 
     def read(self, now: float) -> AskArbiter:
-        """Ask for the state."""
+        """Return a request to read the arbiter."""
         return self._ask(None, self.term, 0, now)
 
     def write(self, members: Members, request: int, now: float) -> AskArbiter:
-        """Ask for a change of the members, or, with the same members, for a sign of life.
+        """Return a request to change the members, or, with the same members, to renew them.
 
-        `request` is the one whose timer runs for the write; a lease that follows from it ends with that.
+        `request` is the one whose timer runs for the write; a lease by this write ends with that timer.
         """
         term = self.term if members == self.members else self.term + 1
         self.floor = max(self.floor, term)
@@ -113,8 +113,8 @@ class Arbiter:
             self.bound = self.sole_until
             self.sole_request, self.sole_until = 0, -math.inf
             if self._me in members:
-                # If the answer gets lost, the partner's acknowledgements are needed from here on.
-                self._hold(members)
+                # The answer may get lost: the partner's acknowledgements are needed from now on.
+                self._set_members(members)
         elif members == self.alone and self.partner:
             self.bound = now + self._timing.alone
         return self._ask(members, term, request, now)
@@ -127,22 +127,22 @@ class Arbiter:
         return ask
 
     def lose_lease(self) -> None:
-        """Note that the gate is closed: the lease of the only member has to be won again."""
+        """Record that the gate is closed: the lease of the only member has to be requested again."""
         self.sole_request, self.sole_until = 0, -math.inf
 
     def adopt(self, members: Members, term: int) -> None:
-        """Take over what a member says of the members, until the arbiter was read."""
-        self._hold(members)
+        """Use the members that a member has sent, until the arbiter is read."""
+        self._set_members(members)
         self.term, self.fresh = term, False
         self.bound = math.inf
 
     def answer(self, answer: ArbiterAnswer, now: float) -> None:
-        """Take in an answer; one that is not waited for any more is ignored."""
+        """Process an answer; an answer to an older request is ignored."""
         if self.pending is None or self.pending[0].token != answer.token:
             return
         ask, request, requested_at = self.pending
         if not answer.applied and (answer.members is None or answer.version is None):
-            self._unknown(now)
+            self._outcome_unknown(now)
             return
         self.pending, self.fresh = None, True
         if answer.applied and ask.members is not None:
@@ -153,7 +153,7 @@ class Arbiter:
     def _applied(
         self, ask: AskArbiter, request: int, requested_at: float, answer: ArbiterAnswer, now: float
     ) -> None:
-        self._hold(ask.members)
+        self._set_members(ask.members)
         self.term, self.version = ask.term, answer.version
         self.floor, self._doubt = ask.term, ""
         self.since = now
@@ -165,7 +165,7 @@ class Arbiter:
     def _seen(self, answer: ArbiterAnswer, now: float) -> None:
         if answer.version != self.version or self.members != answer.members:
             self.since = now
-        self._hold(answer.members)
+        self._set_members(answer.members)
         self.term, self.version = answer.term, answer.version
         if not self.in_doubt:
             self.floor, self._doubt = answer.term, ""
@@ -174,8 +174,8 @@ class Arbiter:
         if not self.is_alone:
             self.sole_request, self.sole_until = 0, -math.inf
 
-    def _unknown(self, now: float) -> None:
-        """Note that a request was not answered: a write may come true now, later, or never."""
+    def _outcome_unknown(self, now: float) -> None:
+        """Record that a request was not answered: a write may be applied now, later, or never."""
         if self.pending is not None and self.pending[0].members is not None:
             self._doubt = self.pending[0].version
         self.pending = None

@@ -1,4 +1,4 @@
-"""What the state machine says and hears: messages of routers, and commands for the shell. Pure values."""
+"""Messages between routers, and commands of the state machine for its shell. Pure values."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ Members = frozenset[int]
 
 
 class Message(NamedTuple):
-    """One message of a router to all others; `sender` is one run of one router, `seq` its running number.
+    """One message of a router to all others; `sender` is one run of one router, `seq` its message number.
 
-    An acknowledgement says: until my hold-off is over I do not open my gate, except by your hand-over; it
-    answers the message `ack_seq` of the router `ack_to`. A hand-over says: my gate is closed, open yours; it
+    An acknowledgement says: until my hold-off is over I do not open my gate, except by your hand-over. It
+    answers the message `ack_seq` of the router `ack_to`. A hand-over says: my gate is closed, open yours. It
     answers `hand_over_seq`. 0 means: nobody, or nothing.
     """
 
     sender: int
     seq: int
     role: Role
-    able: bool  # the gateway answers it
-    epoch: int  # how many take-overs it knows of
-    term: int  # which membership of the arbiter it believes in
+    able: bool  # the gateway answers it, and it has not just failed
+    epoch: int  # the number of take-overs that it knows of
+    term: int  # the term of the arbiter that it knows
     ack_to: int
     ack_seq: int
     hand_over_to: int
     hand_over_seq: int
-    depends_on: int  # the one whose acknowledgements an active router needs; 0: nobody's, or everybody's
-    successor: int = 0  # the one that an active router that is about to leave asks to make itself ready
-    ready: bool = False  # it has done everything for a take-over that takes time
+    depends_on: int  # the router whose acknowledgements an active one needs; 0: nobody's, or everybody's
+    successor: int = 0  # the router that an active one, which is about to leave, asks to get ready
+    ready: bool = False  # it has done all slow steps of a take-over
 
 
 class StartTimer(NamedTuple):
-    """Start the kernel's timer of a request, before the request is sent."""
+    """Start the kernel's timer of a request; this comes before the request is sent."""
 
     request: int
     seconds: float
@@ -47,17 +47,17 @@ class SendMessage(NamedTuple):
 
 
 class ProbeGateway(NamedTuple):
-    """Ask the gateway who it is; an answer belongs to `request`."""
+    """Ask for the gateway's hardware address; an answer belongs to `request`."""
 
     request: int
 
 
 class ProbeAddresses(NamedTuple):
-    """Ask the wire who has the source addresses."""
+    """Ask on the wire who has the source addresses."""
 
 
 class ExtendLease(NamedTuple):
-    """Keep the gate open for as long as the timer of `request` runs."""
+    """Keep the gate open while the timer of `request` runs."""
 
     request: int
 
@@ -69,11 +69,11 @@ class TakeOver(NamedTuple):
 
 
 class CloseGate(NamedTuple):
-    """Close the gate now, and give the hardware address up."""
+    """Close the gate now, and give up the shared hardware address."""
 
 
 class PrepareTakeOver(NamedTuple):
-    """Do what a take-over needs and what takes time, behind the closed gate: the lease will come soon."""
+    """Do the slow steps of a take-over, behind the closed gate: the lease will come soon."""
 
 
 class AskArbiter(NamedTuple):
@@ -86,7 +86,7 @@ class AskArbiter(NamedTuple):
 
 
 class ArbiterAnswer(NamedTuple):
-    """What the arbiter holds now, or `applied` what was asked; None for a field that is not known."""
+    """What the arbiter holds now; `applied`: the write succeeded. None: the field is not known."""
 
     token: int
     applied: bool

@@ -1,4 +1,4 @@
-"""What a router knows of its gateway, by the requests that it answered. Pure."""
+"""What a router knows of its gateway, from the requests that the gateway answered. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Gateway:
     """Whether the gateway answers, and what its answers prove.
 
-    `is_known` says whether it ever answered one; of one that never did, nothing can be concluded.
+    `is_known` says whether it ever answered; if it never did, its silence proves nothing.
     """
 
     __slots__ = ("_requests", "_silent_after", "_timing", "is_known", "request", "steady_from")
@@ -24,10 +24,11 @@ class Gateway:
         self._silent_after = 16 * timing.heartbeat
         self.request = 0  # the last request that it answered
         self.is_known = False
-        self.steady_from = -math.inf  # after a cable was plugged in again, silence proves nothing yet
+        # After a cable was plugged in again: until then, the silence of other routers proves nothing.
+        self.steady_from = -math.inf
 
     def answered(self, request: int, now: float) -> None:
-        """Take in that it answered what was asked with `request`."""
+        """Record that it answered `request`."""
         gap = self._requests.requested_at(request, now) - self._requests.requested_at(self.request)
         if self.is_known and gap > self._timing.gap:
             self.steady_from = now + self._timing.hold_off
@@ -35,18 +36,18 @@ class Gateway:
         self.request = max(self.request, request)
 
     def lost(self) -> None:
-        """Take in that it cannot be reached."""
+        """Record that it cannot be reached."""
         self.is_known, self.request = True, 0
 
     @property
     def requested_at(self) -> float:
-        """When the last request that it answered was asked."""
+        """When the last request that it answered was made."""
         return self._requests.requested_at(self.request)
 
     def is_heard(self, now: float) -> bool:
-        """Say whether it answers, as far as can be said."""
+        """Return whether it answers, as far as is known."""
         return not self.is_known or self.requested_at > now - self._silent_after
 
     def has_answered_since(self, since: float) -> bool:
-        """Say whether it has answered a request from after `since`, if it ever answers any."""
+        """Return whether it has answered a request from after `since`; True if it never answered any."""
         return not self.is_known or self.requested_at > since

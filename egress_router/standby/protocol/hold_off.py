@@ -1,4 +1,4 @@
-"""The hold-off after an acknowledgement: as long as it lasts only a hand-over opens the gate. Pure."""
+"""The hold-off after an acknowledgement: while it lasts, only a hand-over opens the gate. Pure."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class HoldOff:
         self.until = -math.inf
 
     def start(self, message: Message, now: float) -> None:
-        """Hold off from now on for the sender of a message, which is acknowledged."""
+        """Start the hold-off for the sender of a message, which is acknowledged."""
         self.to, self.seq = message.sender, message.seq
         self.until = now + self._seconds
 
     def follow(self, message: Message, me: int) -> None:
-        """Take in that the other one has given up: its gate is closed, and what it asked before is void.
+        """Process that the other router has given up: its gate is closed, and its older requests are void.
 
-        So nobody holds off for it any more; but a router that it acknowledges may get the lease by its
-        hand-over.
+        So the hold-off for it ends. But if it acknowledges another router, that one may get the lease by its
+        hand-over: then the hold-off is for that one.
         """
         if message.ack_to in {0, me}:
             self.until = -math.inf
         else:
-            self.to, self.seq = message.ack_to, 0  # it asked nothing yet
+            self.to, self.seq = message.ack_to, 0  # it has requested nothing yet
 
     def is_running(self, now: float) -> bool:
-        """Say whether it is still to be kept."""
+        """Return whether the hold-off still lasts."""
         return now < self.until
 
     def allows(self, number: int, now: float) -> bool:
-        """Say whether this router may acknowledge, or take over from, router `number`."""
+        """Return whether this router may acknowledge, or take over from, router `number`."""
         return now >= self.until or self.to == number

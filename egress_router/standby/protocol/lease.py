@@ -1,4 +1,4 @@
-"""The lease is the right to send: which answered request gives it, and until when. Pure."""
+"""The lease, which is the right to send: which answered request gives it, and until when. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NONE = (0, -math.inf)
 
 
 def current_lease(state: State) -> tuple[int, float]:
-    """Return the request whose answers give the lease, and until when it lasts."""
+    """Return the request whose answers give the lease, and the time at which the lease ends."""
     arbiter = state.arbiter
     if arbiter is None:
         return _by_wire(state)
@@ -30,8 +30,8 @@ def current_lease(state: State) -> tuple[int, float]:
 def _by_wire(state: State) -> tuple[int, float]:
     """Return the same without an arbiter.
 
-    All that are heard have to acknowledge. If one is missing that did not say goodbye, the wire may be cut in
-    two: then only the side with the gateway may go on.
+    All routers that are heard have to acknowledge. If one is missing that did not announce its end, the
+    wire may be cut in two: then only the side with the gateway may go on.
     """
     peers, gateway = state.peers, state.gateway
     request = state.requests.last
@@ -39,11 +39,11 @@ def _by_wire(state: State) -> tuple[int, float]:
     if others:
         request = _least_acked(state, others)
     elif state.role is Role.CLAIMING and not gateway.has_answered_since(state.since):
-        return NONE  # another router was heard before, and now none is
+        return NONE  # another router was heard before, but now none is
     missing = max((peer.heard for peer in peers if peer.last.sender not in others), default=None)
     if gateway.is_known and missing is not None:
         if state.now < gateway.steady_from or gateway.requested_at < missing + state.timing.silent:
-            return NONE  # an answer from before the cut, if there is one, proves nothing
+            return NONE  # if the wire was cut, an answer from before proves nothing
         request = min(request, gateway.request)
     return state.requests.until(request)
 

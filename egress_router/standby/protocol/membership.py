@@ -1,4 +1,4 @@
-"""What the arbiter should be asked, and what it should hold. Pure."""
+"""What to ask the arbiter, and which members it should hold. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def consult(state: State, arbiter: Arbiter, operations: Operations) -> None:
-    """Read or write the members, where it is time to."""
+    """Read or write the members, if it is time to."""
     if not arbiter.may_ask(state.now):
         return
     is_due = state.now - arbiter.checked >= state.timing.poll
@@ -33,7 +33,10 @@ def consult(state: State, arbiter: Arbiter, operations: Operations) -> None:
 
 
 def _share_lease(state: State, arbiter: Arbiter, operations: Operations) -> bool:
-    """Give up the lease of the only member where it is of no use, or share it with a standby router."""
+    """Give up the lease of the only member if the gateway is silent, or share it with a standby router.
+
+    Returns whether it did one of them.
+    """
     if not state.gateway.is_heard(state.now):
         operations.step_down()
         operations.write(arbiter, frozenset())
@@ -41,21 +44,21 @@ def _share_lease(state: State, arbiter: Arbiter, operations: Operations) -> bool
     partner = _new_partner(state)
     if partner is None:
         return False
-    # The lease by acknowledgements has to hold before that of the only member is given up.
+    # The lease by acknowledgements has to begin before that of the only member is given up.
     operations.extend_lease(*state.requests.until(partner.acked))
     operations.write(arbiter, frozenset({state.me, partner.last.sender}))
     return True
 
 
 def _is_urgent(state: State, arbiter: Arbiter) -> bool:
-    """Say whether the lease depends on the arbiter now."""
+    """Return whether the lease depends on the arbiter now."""
     if state.role is Role.ACTIVE:
         return not state.peers.is_live(arbiter.partner, state.now)
     return state.role is Role.CLAIMING or state.role is Role.LEAVING
 
 
 def _new_partner(state: State) -> Peer | None:
-    """Return a standby one whose acknowledgement is so young that this router, so far alone, can use it."""
+    """Return a standby router whose acknowledgement is young enough for a lease of two members."""
     for peer in state.peers.live(state.now):
         _, until = state.requests.until(peer.acked)
         if peer.last.role is Role.STANDBY and until > state.now + state.timing.lease / 2:
@@ -64,7 +67,7 @@ def _new_partner(state: State) -> Peer | None:
 
 
 def _wanted(state: State, arbiter: Arbiter) -> Members | None:
-    """Return what the arbiter should hold now; None where it need not be written."""
+    """Return the members that the arbiter should hold now; None if nothing has to be written."""
     if state.role is Role.ACTIVE:
         return _wanted_active(state, arbiter)
     if state.role is Role.CLAIMING:
@@ -90,7 +93,7 @@ def _wanted_active(state: State, arbiter: Arbiter) -> Members | None:
     if peer is None or peer.last.role is Role.LEAVING:
         return alone
     if not state.peers.is_live(partner, now):
-        # A router that is cut off from gateway and partner alike leaves the lease to the partner.
+        # A router that is cut off from both gateway and partner leaves the lease to the partner.
         return alone if state.gateway.has_answered_since(peer.heard) else None
     is_due = arbiter.in_doubt or now - arbiter.since >= timing.refresh
     return arbiter.members if is_due else None
@@ -111,5 +114,5 @@ def _wanted_claiming(state: State, arbiter: Arbiter) -> Members | None:
     )
     if is_silent:
         return alone if now >= state.may_open - timing.lead else None
-    # Until it is known whether an attempt to be named alone came true, neither of the two may acknowledge.
+    # Until the outcome of an attempt to be the only member is known, neither of the two may acknowledge.
     return arbiter.members if arbiter.in_doubt else None

@@ -1,4 +1,4 @@
-"""The single operations of the protocol: each changes the state, and adds the commands that do it. Pure."""
+"""The operations of the protocol: each changes the state, and adds the commands for it. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Operations:
-    """What a router can do; `StateMachine` decides when it does so."""
+    """What a router can do; `StateMachine` decides when."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -37,10 +37,10 @@ class Operations:
 
     def take_commands(self) -> list[Command]:
         """Return what the shell has to do now, in this order."""
-        done = self._commands
-        if done:
+        commands = self._commands
+        if commands:
             self._commands = []
-        return done
+        return commands
 
     def become(self, role: Role) -> None:
         """Change the role."""
@@ -55,7 +55,7 @@ class Operations:
     # Messages
 
     def heartbeat_if_due(self) -> None:
-        """Send a message and ask the gateway, where it is time to."""
+        """Send a message and ask the gateway, each if it is time to."""
         state, heartbeat = self._state, self._timing.heartbeat
         now, role = state.now, state.role
         if role is Role.GONE:
@@ -71,7 +71,7 @@ class Operations:
                 self._commands.append(ProbeAddresses())
 
     def send_heartbeat(self, hand_over_to: int = 0, hand_over_seq: int = 0) -> None:
-        """Send a message; it is a request for a lease, too, so the kernel's timer for it starts before."""
+        """Send a message. It is also a request for a lease, so the kernel's timer for it starts before."""
         state, hold_off = self._state, self._state.hold_off
         request = self._start_timer(self._timing.lease)
         is_holding_off = hold_off.is_running(state.now)
@@ -94,11 +94,11 @@ class Operations:
         self._commands.append(SendMessage(message))
 
     def read(self, arbiter: Arbiter) -> None:
-        """Ask the arbiter what it holds."""
+        """Read the arbiter."""
         self._commands.append(arbiter.read(self._state.now))
 
     def write(self, arbiter: Arbiter, members: Members) -> None:
-        """Ask the arbiter to hold these members; for a lease of its own a timer starts before."""
+        """Write these members to the arbiter; a timer starts before if the write gives a lease."""
         request = self._start_timer(self._timing.alone) if members == arbiter.alone else 0
         self._commands.append(arbiter.write(members, request, self._state.now))
 
@@ -123,7 +123,7 @@ class Operations:
         self.send_heartbeat()
 
     def close_gate(self) -> None:
-        """Close the gate; what was requested before gives no lease any more."""
+        """Close the gate; older requests give no lease any more."""
         state = self._state
         state.lease_requested_at = state.deadline - self._timing.lease
         state.deadline = -math.inf
@@ -133,27 +133,27 @@ class Operations:
         self._commands.append(CloseGate())
 
     def step_down(self) -> None:
-        """Give up; a router that lost the lease must listen before it may have one again."""
+        """Close the gate and stand by; a router that lost its lease must listen before it may get one."""
         self.close_gate()
         self.become(Role.STANDBY)
         self.wait_until(self._state.now + self._timing.hold_off)
 
     def withdraw_claim(self) -> None:
-        """Stop claiming; what was asked for the claim is void, and the next message says so."""
+        """Stop claiming; its requests are void, and the next message says so by its role."""
         self._state.requests.revoke()
         self.become(Role.STANDBY)
 
     # Acknowledgements and hand-overs
 
     def prepare(self) -> None:
-        """Make ready for a hand-over, so that between two open gates there is no more than a message."""
+        """Get ready for a hand-over, so that no more than a message lies between two open gates."""
         state = self._state
         if not state.is_ready():
             self._commands.append(PrepareTakeOver())
         state.ready_until = state.now + self._timing.ready
 
     def acknowledge(self, peer: Peer) -> None:
-        """Acknowledge; to one at a time, and to nobody whom this router tries to leave out."""
+        """Acknowledge, but only one router at a time, and none that this router tries to leave out."""
         state = self._state
         if not state.hold_off.allows(peer.last.sender, state.now):
             return
@@ -163,10 +163,10 @@ class Operations:
         self.send_heartbeat()
 
     def hand_over(self, successor: Peer) -> bool:
-        """Let another one open its gate; ours is closed, and stays so for as long as its gate may be open.
+        """Let another router open its gate; ours is closed, and stays closed while that one may be open.
 
-        Says whether it could. Without an arbiter others wait only for as long as this router had the lease
-        itself. So the request that is answered is older than the one that gave it.
+        Returns whether it could. Without an arbiter, others wait no longer than our own lease could last.
+        So the request that is answered is older than the one that gave this router its lease.
         """
         state = self._state
         is_bounded = state.arbiter is None
@@ -179,7 +179,7 @@ class Operations:
         return True
 
     def accept_hand_over(self, message: Message) -> None:
-        """Take over from another one, if that came while our request's timer runs."""
+        """Take over from another router, if the timer of our request still runs."""
         state = self._state
         request, until = state.requests.until(message.hand_over_seq)
         if state.role not in MAY_SUCCEED or until <= state.now:

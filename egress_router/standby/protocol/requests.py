@@ -1,14 +1,14 @@
-"""The numbered requests of a router: when the kernel's timer of each was started. Pure."""
+"""The numbered requests of a router, and when the kernel's timer of each was started. Pure."""
 
 from __future__ import annotations
 
 import math
 
-_KEPT = 256  # requests whose time is remembered: more than are made during a lease
+_REMEMBERED = 256  # requests: more than are made during a lease
 
 
 class Requests:
-    """What this router requested; `void` is the last request whose answers give no lease any more."""
+    """The requests of this router; answers to those up to `void` give no lease any more."""
 
     __slots__ = ("_lease", "_made", "last", "void")
 
@@ -19,10 +19,10 @@ class Requests:
         self.void = 0
 
     def add(self, now: float) -> int:
-        """Number a new request."""
+        """Record a new request; return its number."""
         self.last += 1
         self._made[self.last] = now
-        if len(self._made) > _KEPT:
+        if len(self._made) > _REMEMBERED:
             del self._made[next(iter(self._made))]
         return self.last
 
@@ -31,14 +31,14 @@ class Requests:
         return self._made.get(request, otherwise)
 
     def until(self, request: int) -> tuple[int, float]:
-        """Return a request, and until when an answer to it gives a lease."""
+        """Return a request, and the end of the lease that an answer to it gives."""
         return request, self._made.get(request, -math.inf) + self._lease
 
     def revoke(self) -> None:
-        """From now on, let no answer to what was asked so far give a lease."""
+        """Let no answer to a request so far give a lease any more."""
         self.void = self.last
 
     def clear(self) -> None:
-        """Revoke them, and forget when they were made."""
+        """Revoke all requests, and forget when they were made."""
         self._made.clear()
         self.revoke()

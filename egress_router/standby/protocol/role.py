@@ -1,4 +1,4 @@
-"""What a router of a group is at the moment, and how it may change. Pure."""
+"""The roles of a router in its group, and how they may change. Pure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Final
 
 
 class Role(enum.IntEnum):
-    """One of these at any time; the numbers are those on the wire."""
+    """The role of a router; the numbers are those on the wire."""
 
     LISTENING = 1  # just started: it finds out who else is there, and claims nothing
-    STANDBY = 2  # another one is active, or may be
+    STANDBY = 2  # another router is active, or may be
     CLAIMING = 3  # nobody seems to be active: it collects acknowledgements
     ACTIVE = 4  # it may send, until its lease runs out
     LEAVING = 5  # it is ending: it still acknowledges, but never sends again
     GONE = 6  # its last message says so
 
 
-NEEDS_ACKS: Final = (Role.ACTIVE, Role.CLAIMING)  # those that need acknowledgements of others
-MAY_SUCCEED: Final = (Role.STANDBY, Role.CLAIMING)  # those that a hand-over makes active
+NEEDS_ACKS: Final = (Role.ACTIVE, Role.CLAIMING)  # roles that need acknowledgements of others
+MAY_SUCCEED: Final = (Role.STANDBY, Role.CLAIMING)  # roles that a hand-over makes active
 ENDING: Final = (Role.LEAVING, Role.GONE)
 
 TRANSITIONS: Final[dict[Role, frozenset[Role]]] = {
@@ -32,7 +32,7 @@ TRANSITIONS: Final[dict[Role, frozenset[Role]]] = {
 
 
 def transition(old: Role, new: Role) -> Role:
-    """Return `new` where the table allows the move.
+    """Return `new` if the table allows the change.
 
     Raises:
         ValueError: it does not, which is a fault of ours.

@@ -1,4 +1,4 @@
-"""All that a router knows at a moment, and what can be read from it. Pure."""
+"""All that a router knows, and what follows from it. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class State:
-    """The values of the pair protocol; `StateMachine` changes them, the methods below only read."""
+    """The values of the pair protocol. `StateMachine` changes them; the methods here only read."""
 
     __slots__ = (
         "arbiter",
@@ -51,8 +51,8 @@ class State:
         self.now = now
         self.timing = timing
         self.role = Role.LISTENING
-        self.since = now  # the role's beginning
-        self.epoch = 0  # how many take-overs it knows of
+        self.since = now  # when the role began
+        self.epoch = 0  # the number of take-overs that it knows of
         self.peers = PeerTable(timing.silent, timing.forget)
         self.arbiter = Arbiter(me, timing) if has_arbiter else None
         self.requests = Requests(timing.lease)
@@ -63,32 +63,32 @@ class State:
         self.not_before = now + timing.listen  # when it may open its gate at the earliest
         self.failed_until = -math.inf
         self.is_address_free = False  # whether no station outside the group has one of the addresses
-        self.leave_by = math.inf  # when it leaves whether its successor is ready or not
-        self.asked_successor = 0  # whom it asked to make itself ready
-        self.ready_until = -math.inf  # how long it is ready to take over, because it was asked to be
-        self.lease_requested_at = -math.inf  # when the lease that it gave up last was requested
+        self.leave_by = math.inf  # when it leaves, even if its successor is not ready
+        self.asked_successor = 0  # the router that it asked to get ready
+        self.ready_until = -math.inf  # until when it is ready for a take-over, because it was asked to be
+        self.lease_requested_at = -math.inf  # when it requested the lease that it gave up last
         self.handed_over_to = 0
 
     @property
     def term(self) -> int:
-        """Which membership of the arbiter it believes in."""
+        """The term of the arbiter that it knows; 0 without an arbiter."""
         return self.arbiter.term if self.arbiter is not None else 0
 
     @property
     def may_open(self) -> float:
-        """When it may open its gate at the earliest, by its hold-off and by what it saw."""
+        """When it may open its gate at the earliest: after its hold-off, and not before `not_before`."""
         return max(self.hold_off.until, self.not_before)
 
     def is_able(self) -> bool:
-        """Say whether others may count on this router: it hears the gateway, and has not just failed."""
+        """Return whether others may rely on this router: it hears the gateway, and has not just failed."""
         return self.now >= self.failed_until and self.gateway.is_heard(self.now)
 
     def is_ready(self) -> bool:
-        """Say whether it was asked to make itself ready for a take-over, and still is."""
+        """Return whether it is ready for a take-over, because it was asked to be."""
         return self.role is Role.STANDBY and self.now < self.ready_until
 
     def needs_gateway(self) -> bool:
-        """Say whether the gateway's answers are part of the lease, or will be."""
+        """Return whether the lease depends on the gateway's answers, or soon will."""
         if self.role is Role.ACTIVE and self.arbiter is not None:
             return not self.peers.is_live(self.arbiter.partner, self.now)
         return self.role is Role.CLAIMING or (
@@ -96,16 +96,16 @@ class State:
         )
 
     def is_sole_member(self) -> bool:
-        """Say whether the arbiter names this router alone: roles that others claim then end by themselves."""
+        """Return whether the arbiter names only this router: roles that others claim end by themselves."""
         return self.arbiter is not None and self.arbiter.is_alone
 
     def may_hold_lease(self, number: int) -> bool:
-        """Say whether a router may have the lease at all, as far as this one knows."""
+        """Return whether a router may have the lease at all, as far as this one knows."""
         arbiter = self.arbiter
         return arbiter is None or not arbiter.is_member or number in (arbiter.members or ())
 
     def may_claim(self) -> bool:
-        """Say whether nobody else seems to be active, or about to be."""
+        """Return whether no other router seems to be active, or about to be."""
         if not self.is_address_free or self.now < self.not_before - self.timing.hold_off:
             return False
         for peer in self.peers.live(self.now):
@@ -120,19 +120,19 @@ class State:
         return True
 
     def successor(self) -> Peer | None:
-        """Choose who gets the lease that this router gives up."""
+        """Return the router that should get the lease that this router gives up; None without one."""
         successors = [peer for peer in self._candidates() if peer.last.role in MAY_SUCCEED]
         return max(successors, key=lambda peer: (peer.last.able, peer.last.sender), default=None)
 
     def _candidates(self) -> Iterator[Peer]:
         arbiter = self.arbiter
         for peer in self.peers.live(self.now):
-            # To the other member, unless this router has just tried to leave it out.
+            # Only the other member, unless this router has just tried to leave it out.
             if arbiter is None or (arbiter.partner == peer.last.sender and arbiter.floor <= arbiter.term):
                 yield peer
 
     def is_needed(self) -> bool:
-        """Say whether a leaving router should stay a moment longer: others count on its acknowledgements."""
+        """Return whether a leaving router should stay longer: others need its acknowledgements."""
         if self.role is not Role.LEAVING:
             return False
         if self.arbiter is not None and self._may_be_last(self.arbiter):
@@ -147,7 +147,7 @@ class State:
         return active is not None and active.last.depends_on == self.me
 
     def _may_be_last(self, arbiter: Arbiter) -> bool:
-        """Say whether this leaving router is the last member, or cannot know yet.
+        """Return whether this leaving router is the last member, or cannot know yet.
 
         It has to know what the arbiter holds, and to have heard the other member since it began to leave.
         """
@@ -157,9 +157,9 @@ class State:
         return partner is not None and partner.heard <= self.since
 
     def is_last(self, arbiter: Arbiter) -> bool:
-        """Say whether this leaving router may be the last member, so that others would wait for it."""
+        """Return whether this leaving router may be the last member: then others would wait for it."""
         if not arbiter.is_member:
             return False
         partner = self.peers.get(arbiter.partner)
-        is_left = not self.peers.is_live(arbiter.partner, self.now)
-        return is_left or partner is None or partner.last.role is Role.LEAVING or not arbiter.fresh
+        is_silent = not self.peers.is_live(arbiter.partner, self.now)
+        return is_silent or partner is None or partner.last.role is Role.LEAVING or not arbiter.fresh

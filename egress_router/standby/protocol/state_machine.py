@@ -1,8 +1,8 @@
-"""The pair protocol: messages, answers and times in, actions out. Pure.
+"""The pair protocol: messages, answers and times in, commands out. Pure.
 
-The lease is never only what this router believes. It is an answer to a numbered request: the kernel's
-timer of the request was started before the request was sent, and what the answer permits ends with that
-timer, whenever it is acted upon. docs/decisions/standby.md says why two routers never have it at once.
+The lease is never only what this router believes. It is an answer to a numbered request. The kernel's timer
+of the request was started before the request was sent, and what the answer permits ends with that timer,
+however late it is acted upon. docs/decisions/standby.md says why two routers never have the lease at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class StateMachine:
     """One router's view of its group; every method returns what the shell has to do, in this order.
 
-    The shell reads the clock after it received what it passes in: the hold-off counts from then on.
+    The shell reads the clock after it received what it passes in: the hold-off begins then.
     """
 
     def __init__(self, me: int, now: float, *, has_arbiter: bool, timing: Timing = DEFAULT) -> None:
@@ -38,12 +38,12 @@ class StateMachine:
 
     @property
     def role(self) -> Role:
-        """What this router is at the moment."""
+        """The current role of this router."""
         return self.state.role
 
     @property
     def since(self) -> float:
-        """Since when it is that."""
+        """When this role began."""
         return self.state.since
 
     @property
@@ -53,13 +53,13 @@ class StateMachine:
 
     @property
     def arbiter(self) -> Arbiter | None:
-        """What it knows of the arbiter, where there is one."""
+        """What it knows of the arbiter, if there is one."""
         return self.state.arbiter
 
-    # What happens to a router
+    # Events
 
     def tick(self, now: float) -> list[Command]:
-        """Let time pass; to be called every half heartbeat or so."""
+        """Do what is due; to be called about every half heartbeat."""
         state = self._begin(now)
         stood_still = now - self._ticked
         if stood_still > 2 * self._timing.heartbeat:
@@ -77,30 +77,30 @@ class StateMachine:
         return self._operations.take_commands()
 
     def address_free(self, now: float) -> list[Command]:
-        """Take in that no station outside the group has one of the addresses (RFC 5227)."""
+        """Process that no station outside the group has one of the addresses (RFC 5227)."""
         self._begin(now).is_address_free = True
         return self._operations.take_commands()
 
     def address_answered(self, now: float) -> list[Command]:
-        """Take in that some station answers for one of the addresses: its gate is open, whatever it says."""
+        """Process that a station answers for one of the addresses: its gate is open, whatever it says."""
         self._begin(now)
         self._operations.wait_until(now + 3 * self._timing.heartbeat)
         return self._operations.take_commands()
 
     def gateway_answered(self, request: int, now: float) -> list[Command]:
-        """Take in that the gateway answered what was asked with `request`."""
+        """Process that the gateway answered `request`."""
         self._begin(now).gateway.answered(request, now)
         self._use_lease()
         return self._operations.take_commands()
 
     def link_lost(self, now: float) -> list[Command]:
-        """Take in that the interface has no carrier: nothing can be sent, so another router should send."""
+        """Process that the interface has no carrier: nothing can be sent, so another router should send."""
         self._begin(now).gateway.lost()
         self._step_aside()
         return self._operations.take_commands()
 
     def message_received(self, message: Message, now: float) -> list[Command]:
-        """Take a message of another router in."""
+        """Process a message of another router."""
         state = self.state
         if message.sender == self.me or state.role is Role.GONE:
             return []
@@ -122,14 +122,14 @@ class StateMachine:
         elif message.role is Role.CLAIMING:
             self._handle_claimer(peer)
         elif state.role is Role.LEAVING and message.sender == state.handed_over_to:
-            self._operations.hand_over(peer)  # sent before it heard of the hand-over, or that was lost
+            self._operations.hand_over(peer)  # it has not heard of the hand-over, or that was lost
         self._use_lease()
         if state.leave_by < math.inf:
             self._leave_in_time()
         return self._operations.take_commands()
 
     def arbiter_answered(self, answer: ArbiterAnswer, now: float) -> list[Command]:
-        """Take an answer of the arbiter in."""
+        """Process an answer of the arbiter."""
         state = self._begin(now)
         arbiter = state.arbiter
         if arbiter is not None:
@@ -140,9 +140,10 @@ class StateMachine:
         return self._operations.take_commands()
 
     def leave(self, now: float) -> list[Command]:
-        """End: hand the lease over where somebody can take it, and never send again.
+        """Begin to leave: hand the lease over if there is a successor, and never send again.
 
-        While the successor makes itself ready this router goes on; so it does while it waits to hear of one.
+        This router goes on until its successor is ready, and while it waits to hear of one, in all for at
+        most `successor_wait`.
         """
         state = self._begin(now)
         if state.role in ENDING or state.leave_by < math.inf:
@@ -153,12 +154,12 @@ class StateMachine:
         return self._operations.take_commands()
 
     def has_successor(self, now: float) -> bool:
-        """Say whether nothing is lost if this router leaves now."""
+        """Return whether this router can leave now without a gap: it is not active, or has a successor."""
         self.state.now = now
         return self.role is not Role.ACTIVE or self.state.successor() is not None
 
     def fence_failed(self, now: float) -> list[Command]:
-        """Take in that the kernel did not do what was asked: nothing that was decided since holds."""
+        """Process that the kernel did not execute a command: what was decided since then is void."""
         state = self._begin(now)
         if state.role is Role.ACTIVE:
             self._operations.step_down()
@@ -169,26 +170,26 @@ class StateMachine:
         return self._operations.take_commands()
 
     def end(self, now: float) -> list[Command]:
-        """Send the last message: nobody needs our acknowledgement any more, or the time is up."""
+        """Send the last message: nobody needs our acknowledgements any more, or the time is up."""
         if self._begin(now).role is Role.LEAVING:
             self._operations.become(Role.GONE)
             self._operations.send_heartbeat()
         return self._operations.take_commands()
 
     def is_ready(self, now: float) -> bool:
-        """Say whether the shell shall stay prepared for a take-over."""
+        """Return whether the shell has to stay prepared for a take-over."""
         self.state.now = now
         return self.state.is_ready()
 
     def is_needed(self, now: float) -> bool:
-        """Say whether a leaving router should stay a moment longer: others count on its acknowledgements."""
+        """Return whether a leaving router should stay longer: others need its acknowledgements."""
         self.state.now = now
         return self.state.is_needed()
 
     # Leaving
 
     def _leave_in_time(self) -> None:
-        """Ask the successor to make itself ready, and leave once it is, or the time is up."""
+        """Ask the successor to get ready, and leave once it is, or the time is up."""
         state = self.state
         if state.role in ENDING:
             return
@@ -233,7 +234,7 @@ class StateMachine:
             if not state.may_claim():
                 self._operations.withdraw_claim()
             elif state.now - state.since > self._timing.attempt and not state.is_sole_member():
-                # Let another one try; one that hears nobody, or cannot reach the arbiter, would block it.
+                # Let another router try: one that hears nobody, or cannot reach the arbiter, would block it.
                 self._operations.withdraw_claim()
                 state.failed_until = state.now + 3 * self._timing.attempt
                 state.not_before = state.now + 2 * self._timing.hold_off
@@ -241,7 +242,7 @@ class StateMachine:
     # The lease
 
     def _use_lease(self) -> None:
-        """Open the gate, or keep it open, where there is a lease."""
+        """Open the gate, or keep it open, if there is a lease."""
         state = self.state
         if state.role is Role.ACTIVE:
             request, until = current_lease(state)
@@ -260,7 +261,7 @@ class StateMachine:
             state.arbiter.fresh = False
         if state.role is Role.ACTIVE:
             if (last.term, last.epoch, last.sender) < (state.term, state.epoch, self.me):
-                self._operations.send_heartbeat()  # it stands down when it hears this
+                self._operations.send_heartbeat()  # the other one stands down when it hears this
                 return
             self._operations.step_down()
         elif state.role is Role.CLAIMING and not state.is_sole_member():
@@ -275,14 +276,14 @@ class StateMachine:
         if state.role is Role.ACTIVE or not state.may_hold_lease(peer.last.sender):
             return
         if state.role is Role.CLAIMING:
-            is_less = (peer.last.able, peer.last.sender) < (state.is_able(), self.me)
-            if is_less or state.is_sole_member():
+            is_worse = (peer.last.able, peer.last.sender) < (state.is_able(), self.me)
+            if is_worse or state.is_sole_member():
                 return
             self._operations.withdraw_claim()
         self._operations.acknowledge(peer)
 
     def _step_aside(self) -> None:
-        """Hand over to a router that can do the work, where this one cannot."""
+        """Hand over to a router that reaches the gateway, if this one does not."""
         state = self.state
         if state.role is not Role.ACTIVE or state.gateway.is_heard(state.now):
             return

@@ -1,4 +1,4 @@
-"""A clock that never goes back, even if that of the machine does. Pure."""
+"""A clock that never goes back, even if the machine's clock does. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class SteadyClock:
-    """See `Clock`: kernels and hypervisors have had faults; a heartbeat must not stop for one."""
+    """See `Clock`. Kernels and hypervisors have had faults; none of them may stop the heartbeat."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -18,7 +18,7 @@ class SteadyClock:
         self._ahead = 0.0
 
     def monotonic(self) -> float:
-        """Return seconds since some fixed moment; time stands still where it would go back."""
+        """Return seconds since some fixed moment; the time stands still when it would go back."""
         now = self._clock.monotonic() + self._ahead
         if now < self._last:
             self._ahead += self._last - now

@@ -1,1 +1,1 @@
-"""The two ways to the other routers: the wire and the pod network."""
+"""The two channels to the other routers: the wire and the pod network."""

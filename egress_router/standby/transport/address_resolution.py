@@ -1,4 +1,4 @@
-"""Requests to the wire and who answered them: ARP for IPv4, neighbour discovery for IPv6. Pure."""
+"""Who has an address on the wire? Requests and answers: ARP for IPv4, neighbour discovery for IPv6. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TARGET_LINK_LAYER = b"\x02\x01"
 
 
 def solicitation(target: IPAddress, mac: bytes, source: IPAddress | None) -> bytes:
-    """Return the frame that asks who has `target`; with a source, as its owner would ask (RFC 826).
+    """Return the frame that asks who has `target`; with `source`, as the owner of that would ask (RFC 826).
 
-    For IPv6 it is asked as duplicate address detection does: the answer goes to all nodes, whoever asks.
+    For IPv6 it asks as duplicate address detection does: the answer goes to all nodes, whoever asks.
     """
     if isinstance(target, IPv4Address) and source is not None:
         body = _REQUEST_HEAD + mac + source.packed + bytes(6) + target.packed
@@ -29,7 +29,7 @@ def solicitation(target: IPAddress, mac: bytes, source: IPAddress | None) -> byt
 
 
 def owner(frame: bytes, address: IPAddress) -> bytes | None:
-    """Return the hardware address of the station that says that it has `address`; None where none says so."""
+    """Return the hardware address of the station that claims `address` in this frame; None without one."""
     if isinstance(address, IPv6Address):
         return _advertised(frame, address)
     if frame[12:14] != _ARP or len(frame) < 42 or frame[14:20] != b"\x00\x01\x08\x00\x06\x04":

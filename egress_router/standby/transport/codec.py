@@ -1,7 +1,7 @@
 """Messages as bytes, on the wire and on the pod network. Pure.
 
 On the wire every station may listen and send, as with ARP itself. On the pod network every pod may send, so a
-datagram carries a code whose key both learned on the wire: docs/decisions/standby.md.
+datagram carries an authentication code. Both learned its key on the wire: docs/decisions/standby.md.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
 ETHERTYPE = 0x88B5  # IEEE 802 local experimental
-GROUP_MAC = b"\x03egrs\x01"  # a locally administered group
+GROUP_MAC = b"\x03egrs\x01"  # a locally administered multicast address
 _MAGIC = b"egrs\x01"
 _FIXED = struct.Struct("!5s8sBB10Q16s6sHB16s")
-_ABLE, _READY = 0x01, 0x02  # flags; earlier versions ignore those that they do not know
-_CODE = 16
+_ABLE, _READY = 0x01, 0x02  # flags; earlier versions ignore flags that they do not know
+_CODE = 16  # bytes
 
 
 class Contact(NamedTuple):
-    """How a router is reached on the pod network, and the hardware address that its interface has."""
+    """How a router is reached on the pod network, and the hardware address of its interface."""
 
     key: bytes
     mac: bytes
@@ -45,7 +45,7 @@ class Decoded(NamedTuple):
 
 
 def group_of(addresses: Iterable[IPAddress]) -> bytes:
-    """Return the number of the group that shares these addresses."""
+    """Return the identifier of the group that shares these addresses."""
     packed = b"".join(sorted(address.packed for address in addresses))
     return hashlib.sha256(b"egress-router standby " + packed).digest()[:8]
 
@@ -78,7 +78,7 @@ def encode(group: bytes, message: Message, contact: Contact) -> bytes:
 
 
 def decode(group: bytes, data: bytes) -> Decoded | None:
-    """Return what the bytes say; None where they are not from this group."""
+    """Return the decoded message; None if it is not from this group."""
     if len(data) < _FIXED.size:
         return None
     magic, theirs, role, flags, *rest = _FIXED.unpack_from(data)
@@ -103,19 +103,19 @@ def decode(group: bytes, data: bytes) -> Decoded | None:
         successor,
         bool(flags & _READY),
     )
-    where: IPv4Address | IPv6Address | None = ip_address(address[:length]) if length else None
-    return Decoded(message, Contact(key, mac, where, port))
+    pod_address: IPv4Address | IPv6Address | None = ip_address(address[:length]) if length else None
+    return Decoded(message, Contact(key, mac, pod_address, port))
 
 
 def seal(data: bytes, mine: bytes, theirs: bytes) -> bytes:
-    """Return bytes for the pod network: without the key, with a code that only the two can make."""
+    """Return bytes for the pod network: without the key, and with a code that only these two can compute."""
     start = _FIXED.size - 16 - 1 - 2 - 6 - 16
     bare = data[:start] + bytes(16) + data[start + 16 :]
     return bare + _code(bare, mine, theirs)
 
 
 def opened(data: bytes, mine: bytes, theirs: bytes) -> bytes | None:
-    """Return what was sealed with the same keys; None for anything else."""
+    """Return what was sealed with the same keys, without the code; None for anything else."""
     bare, code = data[:-_CODE], data[-_CODE:]
     return bare if hmac.compare_digest(code, _code(bare, theirs, mine)) else None
 

@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from egress_router.standby.protocol.peers import Peer
     from egress_router.standby.transport.codec import Contact
 
-_MOST = 8  # a group has two, three while it is rolled out; more can only be hostile
+_MAX_CONTACTS = 8  # a group has two routers, three during a rollout; more can only be hostile
 _HEARD_LATELY = 1.0  # seconds
 
 
 class ContactTable:
-    """Contacts of other routers, by their number, and who of them holds the addresses."""
+    """Contacts of other routers, by their number, and which of them holds the addresses."""
 
     def __init__(self, now: float) -> None:
-        self.own_key = secrets.token_bytes(16)  # of this run, for datagrams; others learn it on the wire
+        self.own_key = secrets.token_bytes(16)  # of this run, for datagrams; the others learn it on the wire
         self._contacts: dict[int, Contact] = {}
         self._heard_by: dict[int, dict[str, float]] = {}
         self._holder: tuple[bytes, float] | None = None
-        self.active_heard = now  # when there was a sign of an active one
+        self.active_heard = now  # when there was a sign of an active router
 
     def note(self, number: int, contact: Contact) -> None:
         """Remember how a router is reached."""
-        if number not in self._contacts and len(self._contacts) >= _MOST:
+        if number not in self._contacts and len(self._contacts) >= _MAX_CONTACTS:
             del self._contacts[next(iter(self._contacts))]
         self._contacts[number] = contact
 
     def hear(self, message: Message, channel: str, now: float) -> None:
-        """Note by which way a message came."""
+        """Record on which channel a message came."""
         self._heard_by.setdefault(message.sender, {})[channel] = now
         if message.role is Role.ACTIVE:
             self.active_heard = now
@@ -45,11 +45,11 @@ class ContactTable:
             self._heard_by.pop(message.sender, None)
 
     def note_holder(self, mac: bytes, now: float) -> None:
-        """Note who holds the addresses."""
+        """Record who holds the addresses."""
         self._holder = (mac, now)
 
     def holder(self, now: float) -> str | None:
-        """Return the hardware address of whoever was seen to hold the addresses lately."""
+        """Return the hardware address of the station that held the addresses lately; None without one."""
         holder = self._holder
         return holder[0].hex(":") if holder is not None and now - holder[1] < _HEARD_LATELY else None
 
@@ -62,20 +62,20 @@ class ContactTable:
         return [each for each in self._contacts.items() if each[1].address == address]
 
     def mac_of(self, number: int) -> bytes:
-        """Return the hardware address of a router; nothing where it is not known."""
+        """Return the hardware address of a router; empty if it is not known."""
         contact = self._contacts.get(number)
         return b"" if contact is None else contact.mac
 
     def has_mac(self, mac: bytes) -> bool:
-        """Say whether a hardware address is that of another router."""
+        """Return whether a hardware address is that of another router."""
         return any(contact.mac == mac for contact in self._contacts.values())
 
     def seen(self, peers: Iterable[Peer], now: float) -> Iterator[PeerStatus]:
-        """Yield for people which of these routers are heard, and by which ways."""
+        """Yield the status of those of these routers that are heard, with their channels."""
         for peer in peers:
             contact = self._contacts.get(peer.last.sender)
-            ways = self._heard_by.get(peer.last.sender, {})
-            lately = tuple(sorted(channel for channel, at in ways.items() if now - at < _HEARD_LATELY))
+            heard = self._heard_by.get(peer.last.sender, {})
+            lately = tuple(sorted(channel for channel, at in heard.items() if now - at < _HEARD_LATELY))
             if contact is not None and lately:
                 address = None if contact.address is None else str(contact.address)
                 yield PeerStatus(contact.mac.hex(":"), address, peer.last.role, lately)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _SOL_PACKET, _ADD_MEMBERSHIP, _ALLMULTI = 263, 1, 2  # linux/if_packet.h
 _SO_ATTACH_FILTER = 26
-_OUTGOING = 4  # PACKET_OUTGOING: our own frames come by, too
-_MAX_A_TURN = 256  # frames; very many frames must not delay the heartbeat
+_OUTGOING = 4  # PACKET_OUTGOING: the socket gets our own frames as well
+_MAX_A_TURN = 256  # frames: a flood must not delay the heartbeat
 
 # What is received, as classic BPF (linux/filter.h): the group's EtherType, ARP, neighbour advertisements.
 _LOAD_HALF, _LOAD_BYTE, _EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
@@ -49,10 +49,10 @@ class LinkSocket:
         """
         self._mac = mac
         try:
-            # Protocol 0 receives nothing, until the filter is in its place and the socket is bound.
+            # With protocol 0 it receives nothing until the filter is attached and the socket is bound.
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         except PermissionError:
-            raise RefusedError("cannot speak with other routers on the wire", "grant NET_RAW") from None
+            raise RefusedError("cannot exchange messages on the wire", "grant NET_RAW") from None
         try:
             self._socket.setblocking(False)
             _attach_filter(self._socket)
@@ -62,7 +62,7 @@ class LinkSocket:
         except OSError as error:
             self._socket.close()
             raise RefusedError(
-                f"cannot listen on {interface} ({error.strerror})", "see that the interface stays up"
+                f"cannot listen on {interface} ({error.strerror})", "make sure that the interface stays up"
             ) from None
 
     def __enter__(self) -> Self:
@@ -76,11 +76,11 @@ class LinkSocket:
         return self._socket.fileno()
 
     def send(self, data: bytes) -> None:
-        """Send a message to the group; the protocol finds out whether anybody hears it."""
+        """Send a message to the group; the protocol finds out whether another router receives it."""
         self._put(codec.GROUP_MAC + self._mac + codec.ETHERTYPE.to_bytes(2, "big") + data)
 
     def ask(self, target: IPAddress, mac: bytes, source: IPAddress | None) -> None:
-        """Ask who has an address."""
+        """Ask which station has `target`; see `solicitation`."""
         self._put(frames.solicitation(target, mac, source))
 
     def announce(self, addresses: Sequence[IPAddress], mac: bytes) -> None:
@@ -90,12 +90,12 @@ class LinkSocket:
                 self._put(frame)
 
     def _put(self, frame: bytes) -> None:
-        # ENOBUFS is what the fence's drop looks like; ENETDOWN that the interface is down.
+        # ENOBUFS: the fence dropped the frame. ENETDOWN: the interface is down.
         with contextlib.suppress(OSError):
             self._socket.send(frame)
 
     def receive(self) -> Iterator[bytes]:
-        """Yield what came in from others, a bounded number of frames."""
+        """Yield received frames of other stations, at most 256."""
         for _ in range(_MAX_A_TURN):
             try:
                 frame, (_, _, kind, *_) = self._socket.recvfrom(2048)
@@ -105,11 +105,11 @@ class LinkSocket:
                 yield frame
 
 
-def _attach_filter(wire: socket.socket) -> None:
+def _attach_filter(sock: socket.socket) -> None:
     import ctypes  # noqa: PLC0415 (only where a router has a standby)
 
     program = b"".join(struct.pack("=HBBI", *step) for step in _FILTER)
     buffer = ctypes.create_string_buffer(program)
-    wire.setsockopt(
+    sock.setsockopt(
         socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_FILTER), ctypes.addressof(buffer))
     )

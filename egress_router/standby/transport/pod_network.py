@@ -1,4 +1,4 @@
-"""The pod network as a second way between the routers. A thin shell."""
+"""The pod network as a second channel between the routers. A thin shell."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
 _SO_MARK = 36
-_MAX_A_TURN = 64
+_MAX_A_TURN = 64  # datagrams
 _log = log.get("standby")
 
 
 class PodNetwork:
-    """A datagram socket on the pod's own address; without one it sends and receives nothing."""
+    """A datagram socket on the pod's own address; without an address it sends and receives nothing."""
 
     def __init__(self, address: IPAddress | None, port: int, mark: int) -> None:
         """Open it; `mark` makes the kernel use the routes of the pod's first interface."""
@@ -30,16 +30,16 @@ class PodNetwork:
         if address is None:
             return
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        made = socket.socket(family, socket.SOCK_DGRAM)
+        sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            made.setblocking(False)
-            made.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
-            made.bind((str(address), port))
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+            sock.bind((str(address), port))
         except OSError as error:
-            made.close()
+            sock.close()
             _log.warning("no second way to the peer", address=address, port=port, error=error.strerror)
         else:
-            self._socket = made
+            self._socket = sock
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +49,7 @@ class PodNetwork:
             self._socket.close()
 
     def fileno(self) -> int | None:
-        """Return the descriptor to wait for."""
+        """Return the descriptor to wait for; None without a socket."""
         return None if self._socket is None else self._socket.fileno()
 
     def send(self, data: bytes, address: IPAddress, port: int) -> None:
@@ -59,10 +59,10 @@ class PodNetwork:
                 self._socket.sendto(data, (str(address), port))
 
     def receive(self) -> Iterator[tuple[bytes, IPAddress]]:
-        """Yield what came in, a bounded number of datagrams."""
+        """Yield received datagrams and their senders, at most 64."""
         for _ in range(_MAX_A_TURN if self._socket is not None else 0):
             try:
-                data, where = self._socket.recvfrom(2048) if self._socket is not None else (b"", ("",))
+                data, sender = self._socket.recvfrom(2048) if self._socket is not None else (b"", ("",))
             except OSError:
                 return
-            yield data, ip_address(where[0])
+            yield data, ip_address(sender[0])

@@ -1,4 +1,4 @@
-"""What comes in by both ways, as values: messages of the group, and answers to requests. A thin shell."""
+"""What both channels receive, as values: messages of the group, and answers to requests. A thin shell."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Received(NamedTuple):
-    """A message of another router, and the way by which it came."""
+    """A message of another router, and the channel on which it came."""
 
     message: Message
     channel: str
@@ -33,7 +33,7 @@ class AddressOwner(NamedTuple):
 
 
 class Receiver:
-    """Reads both ways; what is not from this group is dropped here."""
+    """Reads both channels, and drops what is not from this group."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Receiver:
         self._group = codec.group_of(config.sources)
 
     def read(self) -> Iterator[Received | AddressOwner]:
-        """Yield what came in, one by one: the time of each is that at which it is handled."""
+        """Yield what was received, one by one: the time of each is the one at which it is handled."""
         for frame in self._link_socket.receive():
             if frame[12:14] == codec.ETHERTYPE.to_bytes(2, "big"):
                 yield from self._message(frame[14:])
