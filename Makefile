@@ -1,4 +1,4 @@
-# The one entry for people and for CI. `make` alone says what there is.
+# The one entry for people and for CI. `make` alone lists what there is.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,11 +31,11 @@ test: venv network-tools test-tools ## all tests that need no container engine: 
 	@scripts/test $(VENV)
 
 .PHONY: test-repeat
-test-repeat: venv network-tools test-tools ## all of `make test` N times (20) beside BURNERS (0) busy processes; how many were green
+test-repeat: venv network-tools test-tools ## `make test` N times (20) beside BURNERS (0) busy processes; says how many were green
 	@scripts/test-repeat $(VENV) $(or $(N),20) $(or $(BURNERS),0)
 
 .PHONY: coverage
-coverage: venv network-tools test-tools ## `make test`; what its unit tests cover, by branches, against tests/uncovered.txt
+coverage: venv network-tools test-tools ## `make test`, and compare the branch coverage of its unit tests with tests/uncovered.txt
 	@rm -rf build/coverage
 	@mkdir -p build/coverage
 	@COVERAGE_FILE=$(CURDIR)/build/coverage/data scripts/test $(VENV) $(BIN)/coverage run
@@ -89,7 +89,7 @@ bench-dns: venv ## what reading one DNS answer costs, honest ones and hostile on
 	@$(BIN)/python -m benchmarks.dns_answers
 
 .PHONY: test-chart
-test-chart: venv network-tools ## the Helm chart: rendered, linted, held against schemas; its alerts and dashboard, by promtool
+test-chart: venv network-tools ## the Helm chart: rendered, linted, checked against schemas; its alerts and dashboard, by promtool
 	@scripts/need promtool:prometheus
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/chart/requirements.lock
 	@$(BIN)/pytest tests/chart
@@ -99,7 +99,7 @@ man: venv ## manual pages of all commands: build/man
 	@$(BIN)/python -m egress_router.manual build/man
 
 .PHONY: chart-tables
-chart-tables: venv ## what the chart has from elsewhere: its README's table of values, the variables that its schema knows
+chart-tables: venv ## write the chart's generated parts: its README's table of values, the variables that its schema knows
 	@$(BIN)/python scripts/chart-tables
 
 .PHONY: images
@@ -115,13 +115,13 @@ test-compose: venv ## build the images and run docker-compose.yml with podman-co
 	@scripts/test-images -k compose
 
 .PHONY: docs
-docs: venv ## a site out of README and docs/, with every link checked: build/site
+docs: venv ## a site from README and docs/, with every link checked: build/site
 	@[ -x build/docs-venv/bin/pip ] || $(BIN)/python -m venv build/docs-venv
 	@build/docs-venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r scripts/docs-requirements.lock
 	@NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build
 
 .PHONY: release-check
-release-check: venv ## all of a release that needs no registry: versions, wheel, chart (images: test-images)
+release-check: venv ## check all of a release that needs no registry: versions, wheel, chart (images: test-images)
 	@scripts/release-check
 
 .PHONY: lint

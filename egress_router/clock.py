@@ -1,4 +1,4 @@
-"""The one clock: passed in wherever time decides, so that a test can set it."""
+"""The one clock; it is passed in wherever time matters, so that a test can set it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 
 class Clock(Protocol):
-    """Tells the time; nothing that decides by time asks the system itself."""
+    """Tells the time; code that depends on time never asks the system itself."""
 
     def monotonic(self) -> float:
         """Return seconds since some fixed moment; never goes back. For durations and time-outs."""

@@ -72,7 +72,7 @@ def _bash_command(name: str, command: argparse.ArgumentParser, kinds: tuple[str,
 
 
 def _bash_values(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield what may stand behind each option that takes a value."""
+    """Yield the cases of the options that take a value, with the values to offer."""
     for action in options(command):
         if action.option_strings and action.nargs != 0:
             places = "|".join(f'"{name} {each}"' for each in action.option_strings)

@@ -108,7 +108,7 @@ def _pod(router: EgressRouter, name: str) -> dict[str, object]:
         "securityContext": {"privileged": True, "seccompProfile": seccomp},
         "volumeMounts": [node],
     }
-    stays = {
+    router_container = {
         **_container("router", _environment(router, "legacy")),
         "securityContext": network_administrator,
         "ports": [{"name": "admin", "containerPort": 9797}],
@@ -119,7 +119,7 @@ def _pod(router: EgressRouter, name: str) -> dict[str, object]:
     return {
         "automountServiceAccountToken": False,
         "initContainers": [setup],
-        "containers": [stays],
+        "containers": [router_container],
         "volumes": [
             {"name": "rules", "configMap": {"name": name}},
             {"name": "node-namespaces", "hostPath": {"path": "/proc/1/ns", "type": "Directory"}},
@@ -153,7 +153,7 @@ def _variable(name: str, value: str) -> dict[str, str]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks, and no references."""
+    """Writes texts of several lines as blocks, and uses no references."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 (PyYAML's signature)
         """See PyYAML."""
@@ -168,6 +168,6 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(thing: object) -> str:
-    text: str = yaml.dump(thing, Dumper=_Dumper, sort_keys=False, width=1000)
+def _yaml(document: object) -> str:
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000)
     return text

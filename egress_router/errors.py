@@ -1,9 +1,9 @@
-"""The error tree: whose fault it is decides the exit status and the words.
+"""The error tree: whose fault an error is decides the exit status and the wording.
 
 * `ConfigError`: the user's configuration is wrong; exit status 1, one line for each problem.
 * `RefusedError`: the kernel or the network said no; exit status 3, one line, what to grant or change.
 * Errors of a peer (a client, an origin, a name server) live in the packages that talk to that peer.
-* Anything else is our fault and may show a traceback.
+* Anything else is a bug of ours and may show a traceback.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Problem:
 
     @property
     def said(self) -> str:
-        """All of it but the place."""
+        """All of it except the place."""
         return self.reason if self.text is None else f"{self.text!r}: {self.reason}"
 
 
 class ConfigError(EgressRouterError):
-    """The configuration is wrong; `problems` holds every one of its faults, never only the first."""
+    """The configuration is wrong; `problems` holds all of its errors, not only the first."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))

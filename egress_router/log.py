@@ -33,11 +33,11 @@ class Log:
 
     @property
     def tells_debug(self) -> bool:
-        """Whether `debug` writes anything: to be asked before events by the thousand are made."""
+        """Whether `debug` writes anything: to be asked before thousands of events are made."""
         return self._logger.isEnabledFor(logging.DEBUG)
 
     def debug(self, event: str, **fields: Field) -> None:
-        """A step that only somebody who searches a fault wants to see."""
+        """A step that matters only to somebody who looks for a fault."""
         self._emit(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Field) -> None:
@@ -53,7 +53,7 @@ class Log:
         self._emit(logging.ERROR, event, fields)
 
     def exception(self, event: str, error: BaseException, **fields: Field) -> None:
-        """Log our own fault, with its traceback."""
+        """Log a bug of ours, with its traceback."""
         self._logger.error(event, exc_info=error, extra={_FIELDS: fields})
 
     def _emit(self, level: int, event: str, fields: Mapping[str, Field]) -> None:
@@ -72,7 +72,7 @@ def records() -> Log:
 
 
 def identity(record: logging.LogRecord) -> tuple[str, str, str]:
-    """Return what two records have in common that say the same at different times."""
+    """Return a key that is the same for records that differ only in their time."""
     return record.name, record.getMessage(), repr(getattr(record, _FIELDS, None))
 
 
@@ -102,7 +102,7 @@ class EventFormatter(logging.Formatter):
 
 
 def without_time(record: logging.LogRecord) -> str:
-    """Return an event as one line of text, but for its time and level."""
+    """Return an event as one line of text, without its time and level."""
     fields: Mapping[str, Field] = getattr(record, _FIELDS, {})
     component = record.name.removeprefix(_ROOT + ".")
     if record.exc_info and record.exc_info[1] is not None:
@@ -146,7 +146,7 @@ def configure_records(handler: logging.Handler, form: LogFormat) -> None:
 
 
 def flush() -> None:
-    """Have every handler write what it still holds."""
+    """Make every handler write what it still holds."""
     for name in (_ROOT, _RECORDS):
         for handler in logging.getLogger(name).handlers:
             handler.flush()

@@ -97,7 +97,7 @@ def _variable(variable: _AnyVariable) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Write text for roff: no backslash, and no line of it may begin as a request does."""
+    """Escape text for roff: no backslash may stay, and no line may begin as a request does."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     escaped = "".join(each if each.isascii() else f"\\[u{ord(each):04X}]" for each in escaped)
     return "\n".join(f"\\&{line}" if line[:1] in {".", "'"} else line for line in escaped.split("\n"))

@@ -1,7 +1,7 @@
 """Counters that cost one addition in the hot path, and the snapshots that carry them between processes.
 
-A worker holds a `Registry` and touches the handles that it gave out (`counter.value += 1`). A `Snapshot` is
-plain data: it travels from worker to supervisor, several of them add up, and one is rendered for Prometheus.
+A worker has a `Registry` and sets the handles that it gave out (`counter.value += 1`). A `Snapshot` is plain
+data: it goes from worker to supervisor, several are added up, and the sum is rendered for Prometheus.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Histogram:
         self.total += value
 
     def add(self, counts: Iterable[int], total: float) -> None:
-        """Add what somebody else has counted by the same bounds."""
+        """Add counts that were made elsewhere with the same bounds."""
         self.counts = [own + more for own, more in zip(self.counts, counts, strict=True)]
         self.total += total
 
@@ -97,11 +97,11 @@ class Registry:
         return self._histograms.setdefault((name, tuple(sorted(labels.items()))), Histogram(bounds))
 
     def before_snapshot(self, refresh: Callable[[], None]) -> None:
-        """Have `refresh` called before every snapshot, to set gauges that are derived from state."""
+        """Call `refresh` before every snapshot, to set gauges that are derived from state."""
         self._refreshers.append(refresh)
 
     def forget(self, name: str) -> None:
-        """Drop all samples of a name, so that gauges of what is gone (an upstream) do not stay."""
+        """Drop all samples of a name, so that no gauge stays of something that is gone (an upstream)."""
         for key in [key for key in self._numbers if key[0] == name]:
             del self._numbers[key]
 
@@ -135,7 +135,7 @@ def added(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def lasting(snapshot: Snapshot) -> Snapshot:
-    """Return what of a process's snapshot still counts when the process is gone: counters and histograms."""
+    """Return the part of a snapshot that still counts when its process is gone: counters and histograms."""
     return {name: family for name, family in snapshot.items() if family.kind in {"counter", "histogram"}}
 
 

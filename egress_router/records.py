@@ -1,7 +1,7 @@
 """One record for each connection or request, the same in all modes: what happened to it, from where to where.
 
-Records go to stdout. Allowed ones are written when EGRESS_ACCESS_LOG asks for them, denied ones always: then
-at most so many a second, and the next one says how many were left out. docs/records.schema.json has them all.
+Records go to stdout. With EGRESS_ACCESS_LOG all are written. Without it only denied ones are, a limited
+number each second, and the next one says how many were left out. docs/records.schema.json has all fields.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _A_SECOND: Final = 5.0
 class Record:
     """What is known of a connection or request; what is None is not written.
 
-    `id` is the same in all records of one. `address`, `port`: of the destination, where it was dialled;
-    `source`, `source_port`: what the destination saw. `sent` went to it, `received` came from it (bytes).
+    `id` is the same in all records of one connection or request. `address`, `port`: the destination, as it
+    was dialled; `source`, `source_port`: what it saw. `sent` went to it, `received` came from it (bytes).
     """
 
     event: str
@@ -85,7 +85,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
 
 
 class Ids:
-    """Makes ids that no other process uses: a random number of this process, and a count."""
+    """Makes ids that no other process uses: a random number for this process, and a count."""
 
     def __init__(self) -> None:
         self._prefix = os.urandom(5).hex()
@@ -101,7 +101,7 @@ class Ids:
 
 
 class RecordLog:
-    """Writes records: all, or only the denied ones, and of those not more than somebody can read."""
+    """Writes records: all, or only the denied ones, and of those a limited number each second."""
 
     def __init__(self, *, everything: bool, clock: Clock = SYSTEM) -> None:
         self.everything = everything
@@ -112,11 +112,11 @@ class RecordLog:
         self._suppressed = 0
 
     def wants(self, verdict: str | None) -> bool:
-        """Say whether a record with this verdict may be written; to be asked before one is made."""
+        """Return whether a record with this verdict may be written; to be asked before one is made."""
         return self.everything or verdict == DENIED
 
     def left_out(self, count: int) -> None:
-        """Note that there were so many more, of which nothing is known; the next record says so."""
+        """Note that there were `count` more, of which nothing is known; the next record says so."""
         self._suppressed += count
 
     def write(self, record: Record) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _INTERVAL = 2.0  # seconds
 _TIMEOUT_SECONDS = 5.0
 _MAX_BYTES = 64_000_000
-# xterm's: a screen of its own and back (1049), to the first line, erase what is below.
+# xterm: enter and leave the alternate screen (1049); go to the first line and erase what is below.
 _ENTER, _LEAVE, _CLEAR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H\x1b[J"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through http_proxy
 _OFF = "EGRESS_ADMIN_PORT is 0: the administration endpoint is off, so nothing is known of the router"
@@ -43,13 +43,13 @@ def show(
 ) -> int:
     """Print the status of the router at `url` (default: this machine's, at EGRESS_ADMIN_PORT).
 
-    With `watch` again every two seconds, until interrupted, also while the router does not answer.
-    Return the exit status: 3 where the router is not ready or not healthy; with `health_only` only where it
-    is not healthy. That is for an engine's health check: a restart does not help a router that is not ready.
-    `as_json` prints what the endpoint says as it is, with a list `errors`; with `watch` a line each time.
+    With `watch` print it every two seconds until interrupted, also while the router does not answer.
+    Return the exit status: 3 if the router is not ready or not healthy; with `health_only` only if it is not
+    healthy. That is for a container engine: a restart does not help a router that is not ready.
+    `as_json` prints the endpoint's answer as it is, with a list `errors`; with `watch` one line each time.
 
     Raises:
-        RefusedError: nobody answers there, or no egress router.
+        RefusedError: nothing answers there, or something that is no egress router.
     """
     address = _address(url)
     if address is None:
@@ -70,9 +70,9 @@ def show(
 
 @contextlib.contextmanager
 def _screen() -> Iterator[str]:
-    """Use the terminal's second screen, so that the old text comes back; yield what clears it.
+    """Use the terminal's alternate screen, so that the old text comes back; yield what clears it.
 
-    To a pipe or a file nothing is written that only a terminal understands.
+    A pipe or a file gets no escape sequences.
     """
     if not sys.stdout.isatty():
         yield ""
@@ -109,7 +109,7 @@ def _line(address: str) -> str:
 
 
 def _address(url: str | None) -> str | None:
-    """Return where to ask; None where the endpoint of this machine's router is turned off."""
+    """Return the address to ask; None if the endpoint of this machine's router is turned off."""
     if url is None:
         environment = Environment(os.environ)
         read = environment.read(ADMIN_PORT)
@@ -126,15 +126,15 @@ def _fetch(address: str) -> dict[str, Json]:
             found = json.loads(answer.read(_MAX_BYTES))
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
-        raise RefusedError(f"cannot ask {address}", said) from None
+        text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        raise RefusedError(f"cannot ask {address}", text) from None
     if not isinstance(found, dict) or "mode" not in found:
         raise RefusedError(f"cannot ask {address}", "what answers there is no egress router")
     return found
 
 
 def render(status: dict[str, Json]) -> str:
-    """Return a status as text; what clients chose of it cannot steer the terminal."""
+    """Return a status as text; what clients chose in it cannot control the terminal."""
     problems = _problems(status)
     parts = [f"egress router {status['mode']} {status.get('version', '')}: {_verdict(status)}\n"]
     parts += [f"  {each}\n" for each in problems]
@@ -184,7 +184,7 @@ def _verdict(status: dict[str, Json]) -> str:
 
 
 def _problems(status: dict[str, Json]) -> list[str]:
-    """Return what is wrong, what blocks first, each with since when where that is known."""
+    """Return what is wrong, what blocks clients first, each with the time since when, if that is known."""
     known = [cast("dict[str, Json]", each) for each in _list(status, "problems")]
     texts = {each["text"] for each in known}
     reasons = [*_list(status, "health"), *_list(status, "ready")]
@@ -193,11 +193,11 @@ def _problems(status: dict[str, Json]) -> list[str]:
 
 
 def _facts(status: dict[str, Json]) -> list[tuple[str, str]]:
-    outside, now = _dict(status, "interface"), _dict(status, "now")
-    gateways = [cast("dict[str, Json]", each) for each in _list(outside, "gateways")]
+    interface, now = _dict(status, "interface"), _dict(status, "now")
+    gateways = [cast("dict[str, Json]", each) for each in _list(interface, "gateways")]
     workers = [cast("dict[str, Json]", each) for each in _list(status, "workers")]
     facts = [
-        ("source address", ", ".join(map(_printable, _list(outside, "addresses"))) or "that of the pod"),
+        ("source address", ", ".join(map(_printable, _list(interface, "addresses"))) or "that of the pod"),
         ("gateway", ", ".join(_printable(each["address"]) for each in gateways) or "-"),
         ("ports", ", ".join(map(_printable, _list(status, "ports"))) or "-"),
         ("workers", f"{sum(bool(each['serves']) for each in workers)} of {len(workers)}" if workers else "-"),

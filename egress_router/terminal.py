@@ -1,7 +1,7 @@
-"""What people read on a terminal; nothing that came from outside can steer it.
+"""Output for a terminal; nothing that came from outside can control the terminal.
 
-Rules, manifests, URLs and the denials of a router hold what others wrote: an escape sequence of theirs could
-clear the screen, or type for the reader (CWE-150). Every command prints through `say`.
+Rules, manifests, URLs and the denials of a router hold text of others: an escape sequence in it could clear
+the screen, or type commands in the reader's place (CWE-150). Every command prints through `say`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def visible(text: str) -> str:
-    r"""Return text on one line, with `\x1b`, `\n` and their kind in the place of what cannot be printed."""
+    r"""Return text on one line; escapes such as `\x1b` and `\n` replace what cannot be printed."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else _escaped(each) for each in text)
 
 
 def visible_lines(text: str) -> str:
-    """Return text with its line breaks, and everything else as `visible` does."""
+    """Return text with its line breaks; everything else is as in `visible`."""
     return "\n".join(map(visible, text.split("\n")))
 
 

@@ -1,4 +1,4 @@
-"""What the site needs beyond docs/: the README as its start, and links to the rest of the repository."""
+"""What the site needs beyond docs/: the README as its first page, and links to the rest of the repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r"\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
-# The generator passes these by their names, whether they are used or not.
+# MkDocs passes these arguments by name, used or not.
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Make the README the first page."""
     text = (_ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,18 +26,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to files that are no pages to the repository."""
+    """Point links to files that are no pages to the repository."""
     folder = (Path(config.docs_dir) / page.file.src_uri).parent
 
-    def led(match: re.Match[str]) -> str:
+    def rewritten(match: re.Match[str]) -> str:
         target = match["target"]
         base = _ROOT if page.file.src_uri == "index.md" and (_ROOT / target).exists() else folder
         path = (base / target).resolve()
         if path.is_relative_to(config.docs_dir) and path.is_file():
             return match[0]
         if not path.exists():
-            return match[0]  # for the check of links to find
+            return match[0]  # the link check reports it
         kind = "tree" if path.is_dir() else "blob"
         return f"]({config.repo_url}/{kind}/main/{path.relative_to(_ROOT)}{match['anchor'] or ''})"
 
-    return _LINK.sub(led, markdown)
+    return _LINK.sub(rewritten, markdown)

@@ -1,6 +1,6 @@
 """The administration endpoint: /healthz, /readyz, /metrics, /status and the page.
 
-One short request a connection and a bound on everything: whoever can reach the pod can reach this port.
+One short request per connection and a bound on everything: whoever can reach the pod can reach this port.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Connection": "close",
 }
-# Checks are left out as of Kubernetes' own API server. A Deployment goes on when a new pod is ready.
+# `exclude` works as in Kubernetes' own API server. A rollout goes on when a new pod is ready.
 READY_OR_STANDBY = "/readyz?exclude=standby"
 _log = log.get("admin")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Connections at a time, and seconds for head, answer and a slow reader of one together."""
+    """Connections at a time, and seconds for one connection: head, answer and a slow reader together."""
 
     connections: int = 64
     connection_seconds: float = 10.0
@@ -66,7 +66,7 @@ async def serve(
 
 
 class _Http(web.Server):
-    """A server whose connections say nothing of the software that answers, nor what a bad request held."""
+    """A server that reveals neither its software nor what a bad request held."""
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(
@@ -88,7 +88,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,  # noqa: ARG002
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
-        """Answer what is no HTTP; aiohttp's own answer would repeat the bytes that came."""
+        """Answer what is not HTTP; aiohttp's own answer would repeat the bytes that came."""
         response = _text(status, f"{HTTPStatus(status).phrase.lower()}\n")
         response.force_close()
         return response
@@ -97,7 +97,7 @@ class _Connection(web.RequestHandler):
 class _Response(web.Response):
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
-        del self.headers["Server"]  # aiohttp adds its version and Python's where there is none
+        del self.headers["Server"]  # aiohttp adds its version and Python's if there is none
 
 
 class Endpoint:
@@ -109,7 +109,7 @@ class Endpoint:
         self._recording = recording
 
     async def close(self) -> None:
-        """Stop serving; what is being answered is cut."""
+        """Stop serving; answers that are under way are cut."""
         self._recording.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._recording
@@ -119,9 +119,9 @@ class Endpoint:
 
 
 def _connection(http: web.Server, answers: Answers, limits: Limits) -> asyncio.Protocol:
-    """Make a connection, and end the oldest where it is one too many, those that ask nothing first.
+    """Make a connection; above the limit end the oldest ones, beginning with those that have no request.
 
-    So whoever holds connections open cannot keep out a probe, which sends its request at once.
+    So a client that holds connections open cannot keep out a probe, which sends its request at once.
     """
     too_many = len(http.connections) - limits.connections + 1
     if too_many > 0:
@@ -138,7 +138,7 @@ def _abort(connection: web.RequestHandler) -> None:
 
 
 class Answers:
-    """What each path answers; `under_way` are the connections whose answer is being made."""
+    """The answer of each path; `under_way` are the connections whose answer is being made."""
 
     def __init__(self, view: View, history: History, clock: Clock) -> None:
         self.under_way: set[web.RequestHandler] = set()
@@ -172,13 +172,13 @@ class Answers:
             kind, body = page.FILES[request.path]
             policy = {"Content-Security-Policy": page.POLICY, "Referrer-Policy": "no-referrer"}
             return _Response(body=body, headers={**_HEADERS, **policy, "Content-Type": kind})
-        is_narrower = str(request.rel_url) == READY_OR_STANDBY
-        answer = self._by_path.get(READY_OR_STANDBY if is_narrower else request.path)
+        excludes_standby = str(request.rel_url) == READY_OR_STANDBY
+        answer = self._by_path.get(READY_OR_STANDBY if excludes_standby else request.path)
         if answer is None:
             return _text(404, "there are /healthz, /readyz, /metrics, /status and /\n")
         try:
             return await answer()
-        except Exception as error:  # noqa: BLE001 (our own fault, which must not silence the other answers)
+        except Exception as error:  # noqa: BLE001 (a bug of ours, which must not stop the other answers)
             _log.exception("an administration request failed", error, path=request.path)
             return _text(500, "internal error; see the log\n")
 
@@ -192,7 +192,7 @@ class Answers:
         return _verdict(tuple(each for each in self._view.ready() if not is_good_standby(each)))
 
     async def _metrics(self) -> web.Response:
-        """Answer with shared metrics: the text of a thousand rules takes the loop a tenth of a second."""
+        """Answer with shared metrics: rendering a thousand rules takes the loop a tenth of a second."""
         body = await self._exposition.get()
         return _Response(body=body, headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
@@ -200,7 +200,7 @@ class Answers:
         return exposition(self._view.snapshot())
 
     async def _status(self) -> web.Response:
-        """Answer with a shared status: to make one costs the workers milliseconds."""
+        """Answer with a shared status: making one costs the workers milliseconds."""
         text = await self._shown.get()
         return _Response(text=text, headers=_HEADERS, content_type="application/json", charset="utf-8")
 

@@ -27,7 +27,7 @@ def exposition(snapshot: Snapshot) -> bytes:
 
 
 class _Frozen(Collector):
-    """A collector that has nothing left to collect."""
+    """A collector that returns a snapshot which exists already."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

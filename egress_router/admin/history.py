@@ -1,4 +1,4 @@
-"""How much traffic there is now and was in the last hour. A few kilobytes, whatever the traffic."""
+"""How much traffic there is now and was in the last hour, in a few kilobytes of memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SAMPLES = 360
 _OPEN = "connections_open"
 _CONNECT = "connect_seconds"
 _QUANTILE = 0.9
-# What a person wants to see, the metrics that it may come from (the mode has one of them), and a label.
+# What is shown, the metrics that it may come from (each mode has one of them), and the label that counts.
 _RATES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "requests": (("requests_total", "connections_total"), None),
     "sent_bytes": (("bytes_total",), ("direction", "sent")),
@@ -45,7 +45,7 @@ class History:
         self.tick()
 
     async def record(self) -> None:
-        """Tick for ever."""
+        """Tick until cancelled."""
         while True:
             await asyncio.sleep(_TICK)
             self.tick()
@@ -68,9 +68,9 @@ class History:
             self._samples.append(self._rates())
 
     def status(self) -> dict[str, Json]:
-        """Return `problems`, `now` and `history`, the same in time.
+        """Return `problems`, `now`, and `history`: the values of `now` over the last hour.
 
-        That is amounts a second, open connections, and the time within which nine of ten connects were done.
+        The values: amounts a second, open connections, and the time in which nine of ten connects were done.
         """
         now = self._rates()
         columns: dict[str, Json] = {name: [sample[name] for sample in self._samples] for name in now}
@@ -91,9 +91,9 @@ class History:
 
 
 def quantile(bounds: tuple[float, ...], counts: list[int]) -> float | None:
-    """Return the time that nine of ten were within, as far as the bounds tell; None: there were none."""
+    """Return the time in which nine of ten were done, interpolated between bounds; None: there were none."""
     total, below = sum(counts), 0
-    if total <= 0 or min(counts) < 0:  # a worker died with what it had counted a moment ago
+    if total <= 0 or min(counts) < 0:  # a worker died, and its latest counts are lost
         return None
     for index, bound in enumerate(bounds):
         if below + counts[index] >= _QUANTILE * total:

@@ -1,4 +1,4 @@
-"""An answer that is expensive to make: once a second at most, however many ask."""
+"""An answer that is expensive to make: it is made once a second at most, however many ask."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
     from egress_router.clock import Clock
 
-SECONDS: Final = 1.0  # so long an answer serves; workers report as often
+SECONDS: Final = 1.0  # an answer is used for this long; workers report as often
 
 T = TypeVar("T")
 
 
 class SharedAnswer(Generic[T]):
-    """Gives what `make` made, at most a second old; all who ask meanwhile wait for the same one."""
+    """Returns what `make` made, at most a second old; all who ask in the meantime wait for the same one."""
 
     def __init__(self, make: Callable[[], Awaitable[T]], clock: Clock) -> None:
         self._make = make
@@ -25,13 +25,13 @@ class SharedAnswer(Generic[T]):
         self._until = 0.0  # monotonic
 
     async def get(self) -> T:
-        """Return the answer; an error of `make` serves for nobody who asks later."""
+        """Return the answer; after an error of `make` the next call makes a new one."""
         made, now = self._made, self._clock.monotonic()
         if made is None or (made.done() and (now >= self._until or made.exception() is not None)):
-            made = self._made = asyncio.create_task(self._anew())
-        return await asyncio.shield(made)  # it goes on for the others when one leaves
+            made = self._made = asyncio.create_task(self._make_answer())
+        return await asyncio.shield(made)  # it goes on for the others when one is cancelled
 
-    async def _anew(self) -> T:
+    async def _make_answer(self) -> T:
         answer = await self._make()
         self._until = self._clock.monotonic() + SECONDS
         return answer

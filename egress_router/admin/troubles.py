@@ -1,6 +1,6 @@
-"""What is wrong now, in words and since when: what an operator who was called wants to read first.
+"""What is wrong now, in words, and since when: an operator on call reads this first.
 
-Pure but for the clock that is passed in: it is told every two seconds what the router says of itself.
+Pure, except for the clock that is passed in. Every two seconds it gets the router's metrics and state.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from egress_router.metrics import Snapshot
     from egress_router.service.mode import Json
 
-WINDOW: Final = 300.0  # seconds, of what is counted
-_TICKS: Final = 150  # of a window: one each two seconds
+WINDOW: Final = 300.0  # seconds over which counters are compared
+_TICKS: Final = 150  # in a window: one every two seconds
 _MAX: Final = 50
-# Of the 64,512 source ports that an address has for each destination; the alerts say the same. Proxies have
-# those that the kernel chooses.
+# Of the 64,512 source ports that an address has for each destination; the alerts use the same limits. Proxies
+# have only the ports that the kernel chooses.
 _MANY_PORTS: Final = 50_000
 _MUCH_OF_PORTS: Final = 0.8
 _Counts = dict[tuple[str, str], float]
 
-# Counters that say that something went wrong: the metric, the label that says what, and the words.
+# Counters of failures: the metric, the label that says what failed, and the text.
 _COUNTED: Final = (
     ("limit_hits_total", "limit", "the limit {what} was met {count} times in the last 5 minutes"),
     ("upstream_failures_total", "reason", "{count} requests failed in the last 5 minutes: {what}"),
@@ -35,7 +35,7 @@ _COUNTED: Final = (
 )
 
 
-# What became of connections that did, or did not, go where rules and policy let them. A limit counts as one.
+# Results of connections that are no failure: rules and policy decided so. A limit is in `limit_hits_total`.
 AS_IT_SHOULD: Final = frozenset(
     ("connections_total", result) for result in ("connected", "limit", "policy", "no_rule")
 )
@@ -43,7 +43,7 @@ AS_IT_SHOULD: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One thing that is wrong; `blocks` where clients are not served because of it."""
+    """One thing that is wrong; `blocks`: clients are not served because of it."""
 
     text: str
     blocks: bool
@@ -54,12 +54,12 @@ class Troubles:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._since: dict[str, float] = {}  # by what does not change while the trouble lasts
+        self._since: dict[str, float] = {}  # by a key that does not change while the trouble lasts
         self._counts: deque[tuple[float, _Counts]] = deque(maxlen=_TICKS + 1)
         self._now: list[tuple[str, Trouble]] = []
 
     def look(self, snapshot: Snapshot, health: tuple[str, ...], ready: tuple[str, ...]) -> None:
-        """Take in what the router says of itself now."""
+        """Take the router's metrics, and its reasons not to be healthy or ready, as they are now."""
         self._counts.append((self._clock.monotonic(), _counts(snapshot)))
         found = [(each, Trouble(each, blocks=True)) for each in dict.fromkeys((*health, *ready))]
         found += _of_state(snapshot)
@@ -69,7 +69,7 @@ class Troubles:
         self._since = {key: self._since.get(key, now) for key, _ in self._now}
 
     def status(self) -> list[Json]:
-        """Return what is wrong, what blocks first; `since` is Unix time."""
+        """Return what is wrong, what blocks clients first; `since` is Unix time."""
         ordered = sorted(self._now, key=lambda each: not each[1].blocks)
         return [
             {"text": trouble.text, "since": self._since[key], "blocks": trouble.blocks}

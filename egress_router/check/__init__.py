@@ -1,4 +1,4 @@
-"""`egress-router check`: rules and manifests as tables, or every error; what can never act is a warning."""
+"""`egress-router check`: rules and manifests as tables, or every error; warns of lines that can never act."""
 
 from egress_router.check.manifests import manifests
 from egress_router.check.report import Finding, as_json, as_text

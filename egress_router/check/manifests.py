@@ -82,7 +82,7 @@ def _check_object(found: Object) -> tuple[Table | None, _Checked]:
 
 
 def _command_of(container: Container) -> Command:
-    """Return what runs in a container: what its image or arguments name, else what reads most variables."""
+    """Return the command of a container: what its image or arguments name, else what reads most variables."""
     for command in reversed(COMMANDS):  # `egress-router` is the beginning of every command line
         if any(word == command.name or word.endswith(command.image) for word in container.words):
             return command
@@ -129,7 +129,7 @@ def _comes_from_elsewhere(container: Container, command: Command, name: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What is known of the rules of a container, what is wrong with them, and what in them can never act."""
+    """What is known about a container's rules, what is wrong with them, and which lines can never act."""
 
     known: str
     problems: Sequence[Problem] = ()
@@ -151,8 +151,8 @@ def _check_rules(container: Container, command: Command) -> _Checked:
     except ConfigError as error:
         return _Checked(_NONE, _placed(found, error.problems))
     count = len(list(rule_lines(found.text)))
-    told = _placed(found, warnings(command.rules.name, parsed))
-    return _Checked(f"{count} line{'' if count == 1 else 's'}", (), told)
+    found_warnings = _placed(found, warnings(command.rules.name, parsed))
+    return _Checked(f"{count} line{'' if count == 1 else 's'}", (), found_warnings)
 
 
 def _check_policy(container: Container, command: Command) -> _Checked:
@@ -163,8 +163,8 @@ def _check_policy(container: Container, command: Command) -> _Checked:
         policy = command.policy_parser(_surroundings(container, command))(POLICY.name, found.text)
     except ConfigError as error:
         return _Checked(_NONE, _placed(found, error.problems))
-    told = _placed(found, lint.egress_policy(POLICY.name, policy))
-    return _Checked(f"policy of {len(policy.entries)}", (), told)
+    found_warnings = _placed(found, lint.egress_policy(POLICY.name, policy))
+    return _Checked(f"policy of {len(policy.entries)}", (), found_warnings)
 
 
 def _text_of(container: Container, variable: RulesVariable) -> Text | _Checked:
@@ -190,7 +190,7 @@ def _placed(rules: Text, problems: Sequence[Problem]) -> list[Problem]:
 def _surroundings(container: Container, command: Command) -> dict[str, str]:
     """Return the variables beside the rules; an administration port that is not known conflicts with no line.
 
-    A source that is given nowhere is known not to be set, so that no rule can say `from`.
+    A source that is given nowhere counts as empty, so that no rule can say `from`.
     """
     environ = {name: value.text for name, value in container.values.items()}
     if not _comes_from_elsewhere(container, command, SOURCE.name):
@@ -202,7 +202,7 @@ def _surroundings(container: Container, command: Command) -> dict[str, str]:
 
 
 def _problem(container: Container, name: str, reason: str) -> Problem:
-    """Return a problem of a variable; on the container's line where the variable is missing."""
+    """Return a problem of a variable; it is at the container's line if the variable is missing."""
     value = container.values.get(name)
     if value is not None:
         return value.problem(None, None, reason)

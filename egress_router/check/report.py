@@ -32,7 +32,7 @@ class Finding:
     problem: Problem
 
     def text(self, mark: str = "") -> str:
-        """Write it as compilers do, with file and line before it (and a mark), for editors to jump to."""
+        """Return it as compilers write it, after file and line (and a mark), so editors can jump there."""
         file = "stdin" if self.file == "-" else self.file
         if self.problem.source == "standard input":
             return f"{mark}{self.problem}"
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found where nothing is wrong: tables, and what in the rules can never act."""
+    """What was found if nothing is wrong: tables, and the lines that can never act."""
 
     tables: tuple[Table, ...]
     warnings: tuple[Problem, ...] = ()
@@ -75,7 +75,7 @@ def as_json(tables: Sequence[Table], warnings: Sequence[Finding], errors: Sequen
 
 
 def _key(name: str) -> str:
-    """Return what a table is called in JSON: a file that is called as a key gets a path."""
+    """Return the key of a table in JSON; a file named like another key gets a path."""
     return f"./{name}" if name in {"warnings", "errors"} else name
 
 

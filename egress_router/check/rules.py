@@ -1,4 +1,4 @@
-"""The commands of the program, their rules as tables, and what in the rules can never act."""
+"""The commands of the program, their rules as tables, and the lines of rules that can never act."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def _leaves(leaving: Leaving) -> str:
 
 
 def _without_empty_from(rows: Rows) -> Rows:
-    """Leave the last column out where no line says with which address it leaves."""
-    told = any(row[-1] not in {"", _FIRST} for row in rows[1:])
-    return rows if told else [row[:-1] for row in rows]
+    """Drop the last column if no line says with which address it leaves."""
+    differs = any(row[-1] not in {"", _FIRST} for row in rows[1:])
+    return rows if differs else [row[:-1] for row in rows]
 
 
 def _access_rows(access_list: acl.AccessList) -> Rows:
@@ -106,12 +106,12 @@ def rows(rules: Rules) -> Rows:
 
 
 def warnings(source: str, rules: Rules) -> list[Problem]:
-    """Return what can never act; in the other kinds of rules what cannot is an error."""
+    """Return the lines that can never act; in other kinds of rules such a line is an error."""
     return lint.access_list(source, rules) if isinstance(rules, acl.AccessList) else []
 
 
 def policy_rows(policy: EgressPolicy) -> Rows:
-    """Return the entries of an egress policy, and what becomes of everything else."""
+    """Return the entries of an egress policy, and what happens to everything else."""
     found: Rows = [("ENTRY", "EFFECT", "DESTINATION", "PORTS")]
     for each in policy.entries:
         ports = ", ".join(map(str, each.ports)) or "any"
@@ -172,13 +172,13 @@ _KINDS = {"redirect": COMMANDS[0], "http-proxy": COMMANDS[1], "dns-proxy": COMMA
 
 
 def checked(kind: str, text: str, environ: Mapping[str, str]) -> Report:
-    """Return the rules of `text` as a table, and what in them can never act.
+    """Return the rules of `text` as a table, and the lines that can never act.
 
-    `environ` may say more of the router, as it does to the program that runs the rules: the administration
-    port, which no line may take, and the addresses of EGRESS_SOURCE.
+    `environ` may hold variables of the router that the rules depend on: the administration port, which no
+    line may take, and the addresses of EGRESS_SOURCE.
 
     Raises:
-        ConfigError: with every error of the text, named as the kind's variable names them.
+        ConfigError: with every error of the text, under the name of the kind's variable.
     """
     command = _KINDS[kind]
     known = (common.ADMIN_PORT.name, SOURCE.name)

@@ -1,4 +1,4 @@
-"""Checks files and collects what is found in each: one wrong file does not hide another one's errors."""
+"""Checks files and collects what is found in each: a wrong file does not hide the errors of another one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What all files hold: tables, what in them can never act, and what is wrong with them."""
+    """What all files hold: tables, lines that can never act, and errors."""
 
     tables: tuple[Table, ...]
     warnings: tuple[Finding, ...]
@@ -29,7 +29,7 @@ class Found:
 def run(
     kind: str | None, files: Sequence[tuple[str, Callable[[], str]]], environ: Mapping[str, str]
 ) -> Found:
-    """Check files, each a name and how it is read, as rules of a kind or as manifests of one cluster."""
+    """Check files, each a name and a function that reads it: rules of a kind, or manifests of one cluster."""
     texts: list[tuple[str, str]] = []
     errors: list[Finding] = []
     for name, read in files:
@@ -62,12 +62,12 @@ def _manifests(texts: Sequence[tuple[str, str]], errors: Sequence[Finding]) -> F
 
 
 def placed(problems: Sequence[Problem], files: Sequence[str]) -> tuple[Finding, ...]:
-    """Return problems with the files that they are in, with which their sources begin."""
+    """Return problems with their files; a problem's source begins with the file's name."""
     return tuple(_placed(each, files) for each in problems)
 
 
 def _placed(problem: Problem, files: Sequence[str]) -> Finding:
-    """Take the file out of a problem's source, which begins with it where several files belong together."""
+    """Take the file out of a problem's source, which begins with it if several files belong together."""
     for name in files:
         if problem.source.startswith(f"{name} "):
             return Finding(name, replace(problem, source=problem.source.removeprefix(f"{name} ")))

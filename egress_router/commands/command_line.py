@@ -1,4 +1,4 @@
-"""What the command line may say: commands, their arguments, and the variables that each of them reads."""
+"""The command line: commands, their arguments, and the variables that each of them reads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 (it
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return what reads the command line."""
+    """Return the parser of the command line."""
     parser = _Parser(
         prog="egress-router",
         description="Gives pods one fixed source address towards the outside.",
@@ -217,7 +217,7 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    # A title, and variables by command. Their text is made for who reads it: each start would wait for it.
+    # A title, and variables by command. Their text is made only for `--help`: each start would wait for it.
     variables: tuple[str, dict[str, Sequence[Variable[object] | RulesVariable]]] | None = None
 
     def format_help(self) -> str:

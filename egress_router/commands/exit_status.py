@@ -1,4 +1,4 @@
-"""Errors to exit statuses.
+"""Turns errors into exit statuses.
 
 0 done, 1 a configuration error, 2 a wrong command line (argparse), 3 the kernel or the network refused.
 """

@@ -1,4 +1,4 @@
-"""What runs in a pod. Each is imported when it runs: an init container need not load a web server."""
+"""The commands that run in a pod. Each imports what it needs when it runs: not all need a web server."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def _log_to_stderr(form: log.LogFormat, level: str) -> None:
 
 
 def setup(_: argparse.Namespace) -> int:
-    """Claim the source address, set routes and rules; stay where the mode says so."""
+    """Claim the source address, set routes and rules; keep running if the mode says so."""
     return set_up(INTERVALS)
 
 
 def set_up(intervals: Intervals) -> int:
-    """Do what `setup` does, with these intervals where it stays."""
+    """Do what `setup` does, with these intervals if it keeps running."""
     settings = read_with_rules(
         os.environ,
         setup_settings.read_setup,
@@ -65,7 +65,7 @@ def set_up(intervals: Intervals) -> int:
     elif (
         established.standby is not None
         and settings.standby is not None
-        # Then the router that comes after it keeps the fence, which is up and closed.
+        # In mode `network` the router that starts next keeps the fence, which is up and closed.
         and settings.mode is not setup_settings.RouterMode.NETWORK
     ):
         from egress_router.standby import server  # noqa: PLC0415
@@ -103,7 +103,7 @@ def dns_proxy(_: argparse.Namespace) -> int:
 
 
 def run_service(mode: Mode[Rules], settings: ProxySettings, rules: Source) -> int:
-    """Be the supervisor of a mode; its workers are copies of this process."""
+    """Run the supervisor of a mode; its workers are forks of this process."""
     from egress_router.service import supervisor, worker  # noqa: PLC0415
 
     def work(control: socket.socket) -> int:

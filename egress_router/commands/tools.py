@@ -1,4 +1,4 @@
-"""What people run. Each imports its package only when it runs."""
+"""The commands that people run. Each imports its package only when it runs."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _kind_and_files(words: list[str]) -> tuple[str | None, list[str]]:
     return (words[0], words[1:]) if words[0] in KINDS else (None, words)
 
 
-def _reported(run: Callable[[], int], files: Sequence[str] = (), *, as_json: bool = False) -> int:
-    """Run a tool; its errors begin with file and line, and are JSON, too, where it answers so."""
+def _run_tool(run: Callable[[], int], files: Sequence[str] = (), *, as_json: bool = False) -> int:
+    """Run a tool; its errors begin with file and line, and with `as_json` they are printed as JSON, too."""
     from egress_router import check  # noqa: PLC0415
 
     try:
@@ -68,7 +68,7 @@ def _reported(run: Callable[[], int], files: Sequence[str] = (), *, as_json: boo
 def explain(arguments: argparse.Namespace) -> int:
     """Say which line of a list decides, and why."""
     files = [each for each in (arguments.file, arguments.policy) if each is not None]
-    return _reported(lambda: _explain(arguments), files, as_json=arguments.output == "json")
+    return _run_tool(lambda: _explain(arguments), files, as_json=arguments.output == "json")
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -96,7 +96,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Print what an EgressRouter of OpenShift 4 becomes."""
-    return _reported(lambda: _convert(arguments), [arguments.file])
+    return _run_tool(lambda: _convert(arguments), [arguments.file])
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -130,7 +130,7 @@ def _read(path: str) -> str:
 
 def status(arguments: argparse.Namespace) -> int:
     """Show what a running router knows."""
-    return _reported(lambda: _status(arguments), as_json=arguments.output == "json")
+    return _run_tool(lambda: _status(arguments), as_json=arguments.output == "json")
 
 
 def _status(arguments: argparse.Namespace) -> int:

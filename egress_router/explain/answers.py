@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from egress_router.policy.egress_policy import NamesOf, PolicyIndex
 
 _SHORT_NAME = "{} is a short name; of these, by this machine's search list, the first that exists decides:"
-_MAX_LISTED = 5  # address rules that are named one by one
+_MAX_LISTED = 5  # rules by address that are listed one by one
 
 
 def decided(host: Host, port: int, decision: Decision) -> Explanation:
@@ -59,9 +59,11 @@ def unresolved(
         outcome = Outcome.UNDECIDED
         lines = [_SHORT_NAME.format(host)]
         for each in candidates:
-            early = access.by_name(host, port, each)
+            decision = access.by_name(host, port, each)
             found = (
-                _undecided(access, host, port, each)[1] if early is None else decided(each, port, early).lines
+                _undecided(access, host, port, each)[1]
+                if decision is None
+                else decided(each, port, decision).lines
             )
             lines += [f"  {line}" for line in found]
     if index is not None and any(each.effect is Effect.DENY for each in index.policy.entries):
@@ -71,7 +73,7 @@ def unresolved(
 
 
 def _undecided(policy: AccessPolicy, host: str, port: int, name: str) -> tuple[Outcome, list[str]]:
-    """Say what by_name leaves open: an allowing rule, behind rules by address."""
+    """Explain what `by_name` leaves open: rules by address before the rule that decides by name."""
     rule = policy.name_rule(host, port, name)
     before = policy.address_rules_before(rule, port)
     lines = []
@@ -98,7 +100,7 @@ def _undecided(policy: AccessPolicy, host: str, port: int, name: str) -> tuple[O
 def judged(
     found: Explanation, host: Host, port: int, index: PolicyIndex | None, names: NamesOf
 ) -> Explanation:
-    """Return an answer of the list with what the egress policy says of its addresses; it only denies."""
+    """Add to the list's answer what the egress policy says of its addresses; the policy can only deny."""
     if index is None or found.outcome is not Outcome.ALLOWED:
         return found
     sifted = index.sift(found.addresses, port, names)
@@ -111,7 +113,7 @@ def judged(
 
 
 def with_sni(found: Explanation, access: AccessPolicy, host: Host, port: int, sni: str) -> Explanation:
-    """Add what becomes of a CONNECT whose tunnel begins with this name in a ClientHello: see `SniCheck`."""
+    """Add what happens to a CONNECT whose tunnel begins with this name in a ClientHello: see `SniCheck`."""
     if found.outcome is Outcome.DENIED:
         return found
     hello = ClientHello(sni or None, encrypted=False)
@@ -122,8 +124,8 @@ def with_sni(found: Explanation, access: AccessPolicy, host: Host, port: int, sn
         passes, why = decision.verdict is Verdict.ALLOWED, f"{name} at {host}: {explanation(decision)}"
     elif match is SniMatch.OTHER and name == found.full_name:
         passes, why = True, f"{host} stands for it"
-    said = f"the SNI {sni} passes" if passes else f"the SNI {sni} is another name"
-    lines = [*found.lines, f"{said if sni else 'it passes'}: {why}"]
+    result = f"the SNI {sni} passes" if passes else f"the SNI {sni} is another name"
+    lines = [*found.lines, f"{result if sni else 'it passes'}: {why}"]
     if passes:
         return replace(found, lines=tuple(lines))
     lines.append("EGRESS_HTTP_PROXY_SNI=enforce closes the tunnel; report, the default, logs and counts it")

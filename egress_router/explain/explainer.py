@@ -33,7 +33,7 @@ class Names(Protocol):
         """Return the absolute names that are tried for `name`, in order."""
 
     async def resolve(self, name: str) -> Answer:
-        """Return the addresses of `name`; ResolveError where there are none."""
+        """Return the addresses of `name`; raises ResolveError if there are none."""
 
     def close(self) -> None:
         """End every look-up."""
@@ -45,7 +45,7 @@ def _resolver() -> Names:
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """What decides behind a list: an egress policy, and the addresses of names, which `names` looks up.
+    """What decides besides a list: an egress policy, and the addresses of names, which `names` looks up.
 
     The pod's own addresses are unknown here.
     """
@@ -58,12 +58,12 @@ class Explainer:
     ) -> Explanation:
         """Say what the list in `text` makes of a URL or `host[:port]`, and why.
 
-        `path` names the list in errors. Without a port it is that of the URL's scheme, 443 where there is no
-        scheme. `sni` is the name in the ClientHello of a CONNECT to the target, empty: there is none.
+        `path` names the list in errors. The default port is that of the URL's scheme, 443 without a scheme.
+        `sni` is the name in the ClientHello of a CONNECT to the target; empty: it has none.
 
         Raises:
-            ConfigError: the list is wrong, or the target is none.
-            RefusedError: the name was to be resolved and could not be.
+            ConfigError: the list or the target is wrong.
+            RefusedError: the name should be resolved, but could not be.
         """
         source, rules = question.rules(path, text)
         access = AccessPolicy(acl.parse(source, rules))
@@ -89,9 +89,9 @@ async def _about_name(
     (host, port, asked), resolver = target, names()
     try:
         candidates = (host,) if "." in asked else resolver.candidates(asked)
-        early = access.by_candidates(host, port, candidates)
-        if early is not None:
-            return answers.decided(host, port, early)  # without a query, as the proxy does
+        decision = access.by_candidates(host, port, candidates)
+        if decision is not None:
+            return answers.decided(host, port, decision)  # without a query, as the proxy does
         if resolve:
             answer = await resolver.resolve(asked)
             followed = {} if index is None else await _followed(resolver, index)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.Enum):
-    """What the answer is; `UNDECIDED`: the addresses of a name decide, and nobody looked them up."""
+    """What the answer is; `UNDECIDED`: the addresses of a name decide, and they were not looked up."""
 
     ALLOWED = "allowed"
     DENIED = "denied"
@@ -23,7 +23,7 @@ class Outcome(enum.Enum):
 class Explanation:
     """The answer, the sentences that say why, and the addresses that would be dialled.
 
-    `full_name` is what a short name stands for, as far as it was looked up.
+    `full_name` is what a short name stands for, if it was looked up.
     """
 
     target: str

@@ -1,1 +1,1 @@
-"""What anybody may see of this network namespace, without privilege."""
+"""What can be seen of this network namespace without privilege."""

@@ -31,9 +31,9 @@ class Interface:
 
 
 def look(name: str) -> Interface | None:
-    """Return what the kernel knows of an interface of this network namespace; None where there is none.
+    """Return what the kernel knows of an interface of this network namespace; None if there is none.
 
-    A gateway that the kernel never had to ask counts as silent: `provoke` makes it ask.
+    A gateway whose hardware address the kernel never had to look up counts as silent: see `provoke`.
     """
     try:
         index = socket.if_nametoindex(name)
@@ -46,7 +46,7 @@ def look(name: str) -> Interface | None:
 
 
 def look_again(interface: Interface) -> Interface:
-    """Return the interface with those of its gateways that are silent now; nothing else is read again."""
+    """Return the interface with the gateways that are silent now; nothing else is read again."""
     return replace(interface, silent=_silent(interface.index, interface.gateways))
 
 
@@ -56,11 +56,11 @@ def _silent(index: int, gateways: tuple[IPAddress, ...]) -> tuple[IPAddress, ...
 
 
 def provoke(interface: Interface, gateway: IPAddress) -> None:
-    """Send a datagram to the gateway's discard port, so that the kernel has to find out who it is."""
+    """Send a datagram to the gateway's discard port: so the kernel has to look up its hardware address."""
     family = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
-        # Refusals (no route, interface down) show in the tables; they need no report here.
+        # Refusals (no route, interface down) are seen in the tables; they need no report here.
         with contextlib.suppress(OSError):
             where = (
                 (str(gateway), _DISCARD)

@@ -1,4 +1,4 @@
-"""The kernel's tables over a bare netlink socket, row by row, for questions that are asked all the time.
+"""The kernel's tables over a plain netlink socket, row by row, for questions that are asked often.
 
 pyroute2 decodes every field (60 µs for an entry of connection tracking, seconds for a busy router) and would
 double the memory of a proxy's pod. Sources: netlink(7), rtnetlink(7).
@@ -48,7 +48,7 @@ def rows(protocol: int, kind: int, question: bytes) -> Iterator[bytes]:
 
 
 def request(protocol: int, kind: int, question: bytes) -> None:
-    """Have the kernel do one thing, and wait until it has.
+    """Send the kernel one request, and wait until it is acknowledged.
 
     Raises:
         OSError: the kernel refuses.
@@ -64,7 +64,7 @@ def request(protocol: int, kind: int, question: bytes) -> None:
 
 
 def attributes(body: bytes, start: int = 0) -> dict[int, bytes]:
-    """Split the attributes behind `start`, by type; nested ones stay bytes."""
+    """Return the attributes from `start` on, by type; nested ones stay bytes."""
     found = {}
     while start + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, start)

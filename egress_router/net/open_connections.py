@@ -1,6 +1,6 @@
-"""Who has how many connections open with the ports of this pod, and where the others of the pod lead to.
+"""The open connections of clients to the ports of this pod, and where the pod's other connections lead.
 
-Asked when somebody looks, of the kernel's own table (/proc/net/tcp, proc(5)): so it costs connections
+They are read from the kernel's table (/proc/net/tcp, proc(5)) when somebody asks, which costs the connections
 nothing.
 """
 
@@ -29,7 +29,7 @@ _LOCAL, _REMOTE, _STATE = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class OpenConnections:
-    """Open connections by client address, by address and port of the destination, and by our own and that."""
+    """Open connections by client, by destination (address and port), and by own address and destination."""
 
     clients: Counter[IPAddress] = field(default_factory=Counter)
     destinations: Counter[tuple[IPAddress, int]] = field(default_factory=Counter)
@@ -37,7 +37,7 @@ class OpenConnections:
 
 
 def read(ports: Collection[int], others: Collection[int] = ()) -> OpenConnections:
-    """Look; clients come to `ports`, and what comes to `others` (administration) is neither."""
+    """Read the table; clients come to `ports`, and what comes to `others` (administration) is left out."""
     found = OpenConnections()
     for path in _TABLES:
         try:
@@ -67,10 +67,10 @@ def add(into: OpenConnections, lines: Iterable[str], ports: Collection[int], oth
 
 
 def _address(text: str) -> IPAddress:
-    # Words of four bytes, each as this machine writes numbers.
+    # Words of four bytes, each in this machine's byte order.
     words = (bytes.fromhex(text[index : index + 8]) for index in range(0, len(text), 8))
     packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
     if len(packed) == 4:
         return IPv4Address(packed)
-    six = IPv6Address(packed)
-    return six.ipv4_mapped or six
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address

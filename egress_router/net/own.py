@@ -1,4 +1,4 @@
-"""Which addresses and networks are this pod's own, or beside it: the one source for all modes."""
+"""Which addresses and networks are this pod's own, or its neighbours': the one place for all modes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def addresses() -> frozenset[IPAddress]:
 
 
 def addresses_of(interface: str) -> frozenset[IPAddress]:
-    """Return the addresses of one interface; none where it is not there, or the kernel cannot be asked."""
+    """Return the addresses of one interface; none if it does not exist, or the kernel cannot be asked."""
     try:
         wanted = socket.if_nametoindex(interface)
         return frozenset(address for index, address in rtnetlink.addresses() if index == wanted)
@@ -36,7 +36,7 @@ def addresses_of(interface: str) -> frozenset[IPAddress]:
 def comes_back(address: IPAddress, sources: Collection[IPAddress]) -> bool:
     """Return whether a connection to an address may come back to this pod, translated on its way.
 
-    Not from an address of its own, and not from where it leaves with one of `sources` for a closed network.
+    It cannot if the address is the pod's own, or if it leaves with one of `sources` for a closed network.
     """
     try:
         source = ip_address(source_towards(address))
@@ -58,16 +58,16 @@ def is_own(address: IPAddress) -> bool:
 def neighbours(egress: str) -> frozenset[IPNetwork]:
     """Return what is on the links of the pod's other interfaces: their networks and their gateways.
 
-    A gateway there is the node, which has services besides routing. Without the egress interface there is no
-    such side: everything is reached through one interface then.
+    A gateway there is the node, which offers other services, too. Without the egress interface there is
+    nothing to return: everything is reached through one interface then.
     """
     try:
-        outside = socket.if_nametoindex(egress)
+        egress_index = socket.if_nametoindex(egress)
     except OSError:
         return frozenset()
     found: set[IPNetwork] = set()
     for index, network, gateway in rtnetlink.routes():
-        if index == outside:
+        if index == egress_index:
             continue
         if gateway is not None:
             found.add(ip_network(gateway))

@@ -10,7 +10,7 @@ _DEFAULT: Final = 28_232  # 32768 to 60999: Documentation/networking/ip-sysctl.r
 
 
 def size(file: Path = _FILE) -> int:
-    """Return how many of them one address has towards each destination, of both families."""
+    """Return how many source ports an address has towards each destination, the same for both families."""
     try:
         first, last = map(int, file.read_text(encoding="ascii").split())
     except (OSError, ValueError):

@@ -54,11 +54,11 @@ def routes() -> Iterator[tuple[int, IPNetwork | None, IPAddress | None]]:
         ):
             length, table = body[1], body[4]
             found = attributes(body, 12)
-            to, out, gateway = found.get(1), found.get(4), found.get(5)  # RTA_DST, RTA_OIF, RTA_GATEWAY
-            if table != _MAIN_TABLE or not out:
+            to, interface, gateway = found.get(1), found.get(4), found.get(5)  # RTA_DST, RTA_OIF, RTA_GATEWAY
+            if table != _MAIN_TABLE or not interface:
                 continue
             network = ip_network((ip_address(to), length)) if to and length else None
-            yield struct.unpack("=I", out)[0], network, ip_address(gateway) if gateway else None
+            yield struct.unpack("=I", interface)[0], network, ip_address(gateway) if gateway else None
 
 
 def neighbours() -> Iterator[tuple[int, IPAddress, int]]:

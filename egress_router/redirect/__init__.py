@@ -1,1 +1,1 @@
-"""Redirect mode that stays (EGRESS_ROUTER_MODE=legacy): reload, announcements, counters."""
+"""The long-running process of redirect mode (EGRESS_ROUTER_MODE=legacy): reload, announcements, counters."""

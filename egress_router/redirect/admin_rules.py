@@ -1,4 +1,4 @@
-"""Follows EGRESS_ADMIN_RULES_FILE, and tells what the administrator's rules have counted."""
+"""Follows EGRESS_ADMIN_RULES_FILE, and reports what the administrator's rules have counted."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _log = log.get("redirect")
 
 
 class AdminRules:
-    """The rules of the file: replaced when it changes; a wrong one leaves them as they are.
+    """The rules of the file: replaced when it changes; if the new ones are wrong, the old ones stay.
 
-    `setup` has put them in force once. `read` returns what the file says now, `put` puts it in force and says
-    whether that changed anything. What the kernel refused is tried again. `error` says why the rules that are
-    in the file now are not in force.
+    `setup` has put them in force once. `read` returns the rules of the file as it is now; `put` puts them in
+    force and returns whether that changed anything. Rules that the kernel refused are tried again. `error`
+    says why the current rules of the file are not in force.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AdminRules:
         self.error: str | None = None
 
     def tasks(self) -> list[Coroutine[None, None, None]]:
-        """Return what must run beside the service."""
+        """Return the coroutines that must run beside the service."""
         return [] if self._path is None else [self._follow(self._path), self._retry(self._path)]
 
     async def _follow(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class AdminRules:
                 await self._refill()
 
     async def _refill(self) -> None:
-        """Put in force what the file says."""
+        """Put the rules of the file in force."""
         async with self._one_at_a_time:
             try:
                 await in_daemon_thread(self._put_in_force)
@@ -86,7 +86,7 @@ class AdminRules:
             _log.info("the administrator's rules are in force")
 
     async def shown(self) -> dict[str, Json]:
-        """Return the rules of chain and file for `/status`."""
+        """Return the rules of the chain and the file for `/status`."""
         try:
             rules = await in_daemon_thread(admin_rules.read)
         except RefusedError as error:

@@ -1,4 +1,4 @@
-"""The egress policy of a router that stays: follows its names, counts what it denies, cuts what is open."""
+"""The egress policy of a long-running router: follows its names, counts denials, cuts open connections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _log = log.get("redirect")
 
 
 class EnforcedPolicy:
-    """The policy that is in force, in an event loop; `on_change`: its names have other addresses now."""
+    """The policy in force, in an event loop; `on_change` is called when its names have other addresses."""
 
     def __init__(
         self,
@@ -51,8 +51,7 @@ class EnforcedPolicy:
         self._on_change = on_change
         self._denials = established.denials
         self._counted: DeniedCounts = {}
-        # One after the other: if older counts came after newer ones, the kernel would seem to have begun
-        # anew.
+        # One at a time: if older counts came after newer ones, the kernel's counters would seem to be reset.
         self._counting = asyncio.Lock()
         self._problem: str | None = None
         self._totals = PolicyDenials(registry)
@@ -65,17 +64,17 @@ class EnforcedPolicy:
         self._followed.follow(_names(policy), established.policy_names)
 
     async def prepare(self, policy: EgressPolicy | None) -> None:
-        """Follow the names of a policy that shall be in force, too, and wait a moment for their addresses."""
+        """Also follow the names of a policy that is to be put in force; wait a moment for their addresses."""
         wanted = _names(policy)
         self._followed.follow([*dict.fromkeys((*_names(self._policy), *wanted))])
         await self._followed.answered(wanted, _ANSWER_SECONDS)
 
     def settle(self) -> None:
-        """Follow the names of the policy that is in force, and no others."""
+        """Follow only the names of the policy in force."""
         self._followed.follow(_names(self._policy))
 
     async def put(self, policy: EgressPolicy | None, apply: Callable[[NamesOf], tuple[Denial, ...]]) -> None:
-        """Put this policy in force: `apply` tells the kernel, in a thread, and returns what is denied then.
+        """Put this policy in force: `apply`, in a thread, tells the kernel and returns what is denied then.
 
         Raises:
             RefusedError: the kernel refuses; the old policy stays.
@@ -91,11 +90,11 @@ class EnforcedPolicy:
             self._count(counts)
             self._policy, self._denials = policy, denials
             self._cuts.note(denials, SYSTEM.monotonic())
-            # Here the kernel may have begun anew.
+            # The change may have reset the kernel's counters.
             await self._look()
 
     async def count(self) -> None:
-        """Add what the kernel has denied since the last time."""
+        """Add what the kernel has denied since the last call."""
         async with self._counting:
             await self._look()
 
@@ -112,7 +111,7 @@ class EnforcedPolicy:
             return {}
         try:
             return counters.denied()
-        except RefusedError:  # whoever reads the other counters reports it
+        except RefusedError:  # reported where the other counters are read
             return self._counted
 
     def _count(self, counts: DeniedCounts) -> None:
@@ -126,7 +125,7 @@ class EnforcedPolicy:
         self._counted = counts
 
     async def cut(self) -> None:
-        """Cut connections to destinations that the policy denies now, after their time to end."""
+        """Cut connections to destinations that the policy denies now, after the time they have to end."""
         while True:
             due = self._cuts.due(SYSTEM.monotonic())
             if due:
@@ -136,7 +135,7 @@ class EnforcedPolicy:
     async def _cut(self, due: Sequence[Denial]) -> None:
         try:
             count = await in_daemon_thread(lambda: flows.cut(due))
-        except RefusedError as error:  # and try again
+        except RefusedError as error:  # it is tried again
             if str(error) != self._problem:
                 _log.error("connections that the egress policy denies now go on", error=str(error))
             self._problem = str(error)
@@ -161,7 +160,7 @@ class EnforcedPolicy:
         return [{**each} for each in self._totals.shown(self._policy)]
 
     def close(self) -> None:
-        """Follow nothing any more."""
+        """Stop following names."""
         self._followed.close()
 
     def _named(self, names: NamesOf) -> None:

@@ -1,4 +1,4 @@
-"""What the names of lines resolve to before they are followed: rules must not begin without addresses."""
+"""What the names of lines resolve to before they are followed: rules must not start without addresses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECONDS = 2.0  # silent name servers must not keep a router from starting
 def first_answers(
     settings: NamesSettings, names: Collection[str], seconds: float = _SECONDS
 ) -> dict[str, tuple[IPAddress, ...]]:
-    """Return what names resolve to within so many seconds; afterwards `LineNames` asks for them."""
+    """Return what names resolve to within `seconds`; afterwards `LineNames` resolves them."""
     return asyncio.run(_asked(settings, set(names), seconds)) if names else {}
 
 

@@ -1,4 +1,4 @@
-"""A record for each redirected connection, with EGRESS_ACCESS_LOG=1, when the kernel tells of its end."""
+"""With EGRESS_ACCESS_LOG=1, a record for each redirected connection, when the kernel reports its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = log.get("redirect")
 
 
 class FlowLog:
-    """Writes flows as they end; `line_of` says which line redirected a protocol, family and port."""
+    """Writes flows as they end; `line_of` returns the line that redirected a protocol, family and port."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What went through each line, as the kernel counts it: metrics, `/status`, and who has most connections."""
+"""What went through each line, as the kernel counts it: metrics, `/status`, the busiest clients and lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _log = log.get("redirect")
 
 
 class LineCounts:
-    """Reads the kernel's counters, and knows what they mean for the lines that are in force now."""
+    """Reads the kernel's counters, and assigns them to the lines in force."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class LineCounts:
         return [{**each} for each in self._metrics.source_ports()]
 
     async def run(self, sources: Callable[[], Sequence[IPAddress]], policy: EnforcedPolicy) -> None:
-        """Read the kernel's counters again and again, with a pause."""
+        """Read the kernel's counters at intervals, until cancelled."""
         if not self._has_counters:
             _log.info("traffic is not counted by line: that needs nftables")
         while True:
@@ -82,7 +82,7 @@ class LineCounts:
     def _read(
         self, sources: Sequence[IPAddress]
     ) -> tuple[counters.Counts | None, conntrack.Connections, Sequence[ConnectTime]]:
-        # First the times, then the counts, which name the lines that were used.
+        # The times first: then the later counts include every line that they belong to.
         times = self._times.read() if self._has_counters else []
         counts = counters.read() if self._has_counters else None
         return counts, conntrack.connections(sources), times

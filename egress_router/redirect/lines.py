@@ -1,4 +1,4 @@
-"""What a line with a name leads to at a moment. Pure: addresses, health and the time are parameters."""
+"""Where a line with a name leads at a given moment. Pure: addresses, health and the time are parameters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import Target
 
-# To which addresses the connections of each line with a name are spread.
+# The addresses over which connections are spread, for each line with a name.
 Resolved: TypeAlias = Mapping[NamedRedirect, tuple[IPAddress, ...]]
 
-# After an address has left the answer its UDP flows have so long to end. With what it takes to move them they
-# are at a current address within 30 s.
+# How long UDP flows have to end after their address has left the answer. With the time that it takes to move
+# them, they are at a current address within 30 s.
 UDP_GRACE_SECONDS = 25.0
 
 
@@ -34,25 +34,25 @@ def target_port(line: NamedRedirect) -> int | None:
 
 
 def checked_port(line: NamedRedirect) -> int | None:
-    """Return the port at which the addresses of a line are checked; None: nobody can say whether they serve.
+    """Return the port at which a line's addresses are checked; None: it cannot be known whether they serve.
 
-    A UDP server need not answer, and of a range any port may be without a server for the moment.
+    A UDP server need not answer, and any port of a range may be without a server for a moment.
     """
     return target_port(line) if line.protocol is Protocol.TCP else None
 
 
 def in_order(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
-    """Return addresses in a fixed order: name servers return them in changing orders, which is no change."""
+    """Return addresses in a fixed order: name servers vary the order, which must not count as a change."""
     return tuple(sorted(addresses, key=lambda address: (address.version, int(address))))
 
 
 def serving(
     line: NamedRedirect, addresses: tuple[IPAddress, ...], is_up: Callable[[Target], bool]
 ) -> tuple[IPAddress, ...]:
-    """Return the addresses that new connections of a line go to: those that are up, all where none is.
+    """Return the addresses that new connections of a line go to: those that are up, or all if none is.
 
-    A client here cannot choose the family, so one family that is down is not replaced by the other: each is
-    looked at by itself.
+    Each family is judged by itself: a client cannot choose the family here, so one family that is down is not
+    replaced by the other.
     """
     port = checked_port(line)
     if port is None:
@@ -65,7 +65,7 @@ def serving(
 
 
 def shown_address(line: NamedRedirect, address: IPAddress) -> str:
-    """Write an address of a line for people."""
+    """Return an address of a line as text, with its port if there is one."""
     return printed(address, target_port(line))
 
 
@@ -78,7 +78,7 @@ class Departure:
 
 
 class Departures:
-    """Addresses that left the answer of a UDP line's name, until their flows are to be moved."""
+    """Addresses that left the answer of a UDP line's name, until their flows are moved."""
 
     def __init__(self) -> None:
         self._due: dict[Departure, float] = {}
@@ -99,10 +99,10 @@ class Departures:
             self._due.setdefault(Departure(line, address), now + UDP_GRACE_SECONDS)
 
     def due(self, now: float, resolved: Resolved) -> list[Departure]:
-        """Return whose flows are to be moved now, until `forget` is told.
+        """Return whose flows are to be moved now; the same ones again until `forget` is called.
 
-        Where a line has no address of that family at the moment there is nothing to move them to; they stay
-        until there is. Lines that are gone are forgotten.
+        While a line has no address of that family, its flows cannot be moved, and stay. Lines that are gone
+        are forgotten.
         """
         for gone in [each for each in self._due if each.line not in resolved]:
             del self._due[gone]

@@ -1,4 +1,4 @@
-"""Follows the names of redirect lines, and says where each line leads now."""
+"""Follows the names of redirect lines, and knows where each line leads now."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class LineNames:
     """The names of all lines, in an event loop. `on_change` is called when a line may lead elsewhere.
 
-    `unusable` says why an address of a line's name is left out; None: it is not; an empty text: it is not
-    reported.
+    `unusable` returns why an address of a line's name is left out: None if it is not, an empty text if there
+    is nothing to report.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class LineNames:
         self._watch_due = False
 
     def follow(self, lines: Iterable[NamedRedirect], known: Resolved | None = None) -> None:
-        """Follow the names of these lines, too; `known` is where they lead until they were asked for."""
+        """Also follow the names of these lines; `known` is where they lead until the first answer."""
         for line in lines:
             self._addresses.setdefault(line, (known or {}).get(line, ()))
             self._lines.setdefault(line.name, set()).add(line)
@@ -95,7 +95,7 @@ class LineNames:
             self._watch_soon()
 
     async def answered(self, lines: Iterable[NamedRedirect], seconds: float) -> None:
-        """Wait until the names of these lines were asked for once, but no longer than so many seconds."""
+        """Wait until each name of these lines has had its first answer or failure, for `seconds` at most."""
         names = {line.name for line in lines}
         waiting = [self._loop.create_task(self._answered[name].wait()) for name in names]
         if waiting:
@@ -108,7 +108,7 @@ class LineNames:
         return {line: self._serving(line) for line in lines}
 
     def _serving(self, line: NamedRedirect) -> tuple[IPAddress, ...]:
-        # This is asked for all lines at each change, and nearly all are as they were.
+        # Each change asks for all lines, and nearly all of them have not changed.
         found = self._served.get(line)
         if found is None:
             found = serving(line, self._addresses.get(line, ()), self._checks.is_up)
@@ -147,7 +147,7 @@ class LineNames:
         return self._addresses
 
     def close(self) -> None:
-        """Follow and check nothing any more."""
+        """Stop following names and checking addresses."""
         self.keep(())
         self._watch()
         self._names.close()
@@ -194,7 +194,7 @@ class LineNames:
         return "the name has no address of a family that the line can leave with"
 
     def _watch_soon(self) -> None:
-        """Check what is there now; once for all changes of a turn of the loop."""
+        """Update what is checked, once for all changes in a turn of the loop."""
         if not self._watch_due:
             self._watch_due = True
             self._loop.call_soon(self._watch)

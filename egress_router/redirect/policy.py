@@ -1,4 +1,4 @@
-"""The egress policy in redirect mode: what it denies, and when open connections to there end. Pure."""
+"""The egress policy in redirect mode: what it denies, and when denied connections that are open end. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def denials(guarded: Guarded[Redirects], resolved: Resolved, names: NamesOf) -> tuple[Denial, ...]:
-    """Return what the policy denies of where lines and fallbacks lead; `names` are those that it names."""
+    """Return what the policy denies of where lines and fallbacks lead; `names`: its names by address."""
     if guarded.policy is None:
         return ()
     index = PolicyIndex(guarded.policy)
@@ -29,7 +29,7 @@ def denials(guarded: Guarded[Redirects], resolved: Resolved, names: NamesOf) -> 
 
 
 def _with_lines(index: PolicyIndex, resolved: Resolved, names: NamesOf) -> NamesOf:
-    """Add what lines' names resolve to: a line to a name that an entry names leads to that name."""
+    """Add the addresses of lines' names: if an entry names the name of a line, it applies to them."""
     found = dict(names)
     for line, addresses in resolved.items():
         if line.name in index.names:
@@ -57,7 +57,7 @@ def _at(rule: Redirect | NamedRedirect, address: IPAddress) -> Reached:
 
 
 class Cuts:
-    """Destinations that became denied, until the connections that were open then are to be cut."""
+    """Destinations that became denied, until the connections that were open at that time are cut."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -66,7 +66,7 @@ class Cuts:
 
     def note(self, denied: Iterable[Denial], now: float) -> None:
         """Note that exactly these destinations are denied from now on."""
-        # The entry does not matter: a new one before it changes its number, and nothing else.
+        # The entry's number is left out: it changes if an entry is added before it, and nothing else does.
         current = frozenset(replace(each, entry=0) for each in denied)
         for each in self._due.keys() - current:
             del self._due[each]

@@ -1,4 +1,4 @@
-"""Records of rejected connections in redirect mode, out of what the kernel notes of them."""
+"""Records of rejected connections in redirect mode, from what the kernel notes about them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ NOT_HELD: Final = "source_not_held"
 _INTERVAL = 2.0  # seconds
 _log = log.get("redirect")
 
-# How many were rejected so far, and what was noted of the last of them.
+# How many were rejected so far, and what was noted about the last of them.
 Seen = tuple[int, frozenset["Rejection"]]
 
 
 def read() -> Seen:
-    """Ask the kernel.
+    """Read both from the kernel.
 
     Raises:
-        RefusedError: it does not let this process look.
+        RefusedError: the kernel does not let this process read them.
     """
     if not rejections.read():
         return 0, frozenset()
-    # The count comes first: then all that is in it was noted, or never will be.
+    # The count is read first: then everything in it has been noted, or never will be.
     counted = sum(each.denied + each.closed for each in counters.read().values())
     return counted, rejections.read()
 
@@ -49,7 +49,7 @@ def read() -> Seen:
 class Rejections:
     """Writes a record for each rejected connection, and keeps the last that were denied.
 
-    `line_of` says which line has a protocol, family and port, `entry_of` which entry of the policy denies.
+    `line_of` returns the line of a protocol, family and port, `entry_of` the entry of the policy that denies.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class Rejections:
         self._denied = LatestDenied(clock)
 
     async def run(self) -> None:
-        """Look again and again, with a pause, until cancelled."""
+        """Look at intervals, until cancelled."""
         while True:
             await asyncio.sleep(_INTERVAL)
             await self.look()
 
     async def look(self) -> None:
-        """Write down what is new; what was there at the first look was written down by an earlier process."""
+        """Write records of what is new; an earlier process recorded what is there at the first look."""
         try:
             self.take(*await in_daemon_thread(read))
         except RefusedError as error:
@@ -88,14 +88,14 @@ class Rejections:
         new, self._known = noted - self._known, noted
         if counted:
             left_out = counted - self._accounted - len(new)
-            # Fewer than before: the kernel has begun anew.
+            # Fewer than before: the kernel's counters were reset.
             self._accounted = counted if left_out > 0 else min(self._accounted + len(new), counted)
             self._records.left_out(max(0, left_out))
         for each in sorted(new, key=lambda each: (str(each.client), each.client_port)):
             self._write(each)
 
     def latest(self) -> list[Json]:
-        """Return the last that were denied, newest first, as /status has them."""
+        """Return the last that were denied, newest first, as `/status` shows them."""
         return self._denied.shown()[::-1]
 
     def _write(self, rejected: Rejection) -> None:

@@ -1,4 +1,4 @@
-"""How redirect rules are read, for those who follow them."""
+"""How redirect rules are read, for the rule store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RedirectRules:
-    """How redirect rules and their policy are read; no port of this process belongs to them."""
+    """How redirect rules and their policy are read; they need no port of this process."""
 
     def __init__(self, settings: SetupSettings, source: GuardedSource) -> None:
         self.parse = source.parser(settings.parse_rules, settings.parse_policy)

@@ -1,4 +1,4 @@
-"""Redirect mode that stays: follows its rules file, keeps the address announced, and answers questions."""
+"""The process of redirect mode: follows its rules file, keeps the address announced, answers questions."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def stay(
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: the rules became wrong since they were set up.
-        RefusedError: the administration port cannot be had.
+        ConfigError: the rules have become wrong since they were set up.
+        RefusedError: the administration port is not available.
     """
     registry = Registry()
     output.start(settings.runtime, registry)
@@ -161,7 +161,7 @@ class RedirectServer:
             _log.info("ended; rules and address stay until the pod goes")
 
     def health(self) -> tuple[str, ...]:
-        """See `View`: this process holds nothing that a restart would repair."""
+        """See `View`: there is nothing that a restart of this process would repair."""
         return ()
 
     def ready(self) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ class RedirectServer:
 
 
 def _resolver(settings: SetupSettings, registry: Registry, known: Resolved) -> Resolver:
-    """Return what looks names up; it remembers what was found before."""
+    """Return a resolver that remembers what setup has found."""
     resolver = Resolver(settings.names, registry)
     for line, addresses in known.items():
         if addresses:
@@ -231,10 +231,10 @@ def _resolver(settings: SetupSettings, registry: Registry, known: Resolved) -> R
 
 
 def _agent(settings: SetupSettings, established: Established) -> Agent | None:
-    """Return what decides whether this router of a group is active; None where it is alone."""
+    """Return the agent that decides whether this router of a group is active; None without a group."""
     if established.standby is None or settings.standby is None:
         return None
-    # What a router that is alone need not load.
+    # A router without a group need not load this.
     from egress_router.standby.server import assemble  # noqa: PLC0415
 
     return assemble(established.standby, settings.standby)

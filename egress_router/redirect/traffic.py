@@ -1,4 +1,4 @@
-"""What the kernel counted, by rule: sums alone, and the metrics that they become."""
+"""What the kernel counted, summed by rule, and the metrics that this becomes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from egress_router.metrics import Histogram, Registry
     from egress_router.redirect.lines import Resolved
 
-_MAX_RULES = 1000  # of lines with traffic, so many have samples of their own; the others share one
-_MAX_WAYS = 1000  # those with the most source ports in use
+_MAX_RULES = 1000  # lines with traffic that have samples of their own; the others share one
+_MAX_WAYS = 1000  # pairs of source and destination that are kept: those with the most ports in use
 _MAX_SHOWN = 100
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _NOTHING = Traffic()
@@ -46,7 +46,7 @@ class LineTraffic:
 
 @dataclass(frozen=True, slots=True)
 class LineOf:
-    """The line that a port belongs to; `name` where it leads to one."""
+    """The line that a port belongs to; `name` if it leads to a name."""
 
     text: str
     name: str | None
@@ -62,10 +62,10 @@ class PortUse:
 
 
 class RuleTable:
-    """The lines of some rules with what belongs to each: made once for the rules, asked every few seconds.
+    """The lines of some rules, by ports and destinations: made once for the rules, asked every few seconds.
 
-    `text` is that out of which `redirects` were read. A fallback has what went through ports that no other
-    line of its family names.
+    `redirects` were read from `text`. A fallback has what went through ports that no other line of its family
+    names.
     """
 
     def __init__(self, redirects: Redirects, text: str) -> None:
@@ -80,7 +80,7 @@ class RuleTable:
         rules = {rule.line: rule for rule in redirects.rules}
         names = {rule.line: rule for rule in redirects.names}
         for index, line in enumerate(rule_lines(text)):
-            # With single blanks, whatever the file has: the text is a label of metrics.
+            # With single blanks, because the text is a label of metrics.
             self._lines.append((line.number, " ".join(line.text.split())))
             if line.number in rules:
                 self._add(index, rules[line.number])
@@ -113,7 +113,7 @@ class RuleTable:
         return None if index is None else LineOf(self._lines[index][1], self._names.get(index))
 
     def lead(self, resolved: Resolved) -> None:
-        """Note where the lines with names lead now, so that source ports towards there have a name, too."""
+        """Note where the lines with names lead now, so that source ports in use show those names, too."""
         self._named = {
             (_NUMBERS[rule.protocol.value], address, rule.target_port or port): destination(rule)
             for rule, addresses in resolved.items()
@@ -122,10 +122,10 @@ class RuleTable:
         }
 
     def port_uses(self, tracked: Connections) -> list[PortUse]:
-        """Return the source ports in use towards what lines lead to, by source; the most come first.
+        """Return the source ports in use towards the destinations of lines, by source; the most come first.
 
-        Ports are for each address and port of a destination. Of a name, and of a fallback, where clients
-        choose the port, it is what the busiest of them has.
+        Each address and port of a destination is counted by itself. A name, or a fallback, where clients
+        choose the port, has the count of its busiest one.
         """
         most: Counter[tuple[IPAddress, str]] = Counter()
         for (source, key), count in tracked.source_ports.items():
@@ -140,8 +140,8 @@ class RuleTable:
         for (protocol, version, port), counted in counts.items():
             index = self._by_port.get((protocol, version, port), self._fallbacks.get(version))
             if index is not None:
-                still = waiting.get((version, port), 0) if protocol == "tcp" else 0
-                traffic = replace(counted, waiting=still) if still else counted
+                pending = waiting.get((version, port), 0) if protocol == "tcp" else 0
+                traffic = replace(counted, waiting=pending) if pending else counted
                 totals[index] = totals.get(index, _NOTHING).plus(traffic)
         return [
             LineTraffic(number, text, totals.get(index, _NOTHING))
@@ -149,7 +149,7 @@ class RuleTable:
         ]
 
     def by_line(self, ports: Mapping[tuple[str, int, int], int]) -> Counter[str]:
-        """Return what is counted by protocol, family and local port by the text of the line instead."""
+        """Turn counts by protocol, family and local port into counts by the text of the line."""
         found: Counter[str] = Counter()
         for key, count in ports.items():
             line = self.line_of(*key)
@@ -181,17 +181,17 @@ class RedirectMetrics:
         self._open = registry.gauge("connections_open", "Redirected connections that are open.")
         self._entries = registry.gauge("conntrack_entries", "Entries in connection tracking.")
         self._most = registry.gauge("conntrack_entries_limit", "Entries that connection tracking may have.")
-        # Lines with samples of their own: the first ones keep them; otherwise counters would go back.
+        # Lines with samples of their own. The first lines keep theirs; otherwise counters would go back.
         self._named: dict[str, None] = {}
         self._failures: dict[str, int] = {}
         self._uses: list[PortUse] = []
 
     def traffic(self, lines: Sequence[LineTraffic], without_line: int = 0) -> None:
-        """Publish what went through each line; so many connections came to ports `without_line`."""
+        """Publish what went through each line; `without_line` connections came to ports of no line."""
         total = _sum(line.traffic for line in lines)
         results = self._results
         results["connected"].value = total.connections
-        # What is counted and what waits are read one after the other, so the difference may go back a little.
+        # Counts and waiting connections are read one after the other, so the difference may go back a little.
         refused, timeout = results["refused"], results["timeout"]
         refused.value = max(refused.value, total.refusals)
         timeout.value = max(timeout.value, total.failures - total.refusals)
@@ -238,7 +238,7 @@ class RedirectMetrics:
             counter("rule_bytes_total", "Bytes through this line.", **labels).value = size
 
     def connected(self, table: RuleTable, times: Iterable[ConnectTime]) -> None:
-        """Publish how long some connections took; call `traffic` first, which names the lines."""
+        """Publish how long some connections took; call `traffic` first, which chooses the lines to name."""
         for each in times:
             line = table.line_of("tcp", each.version, each.local_port)
             if line is not None:

@@ -1,4 +1,4 @@
-"""Keeps the kernel's rules and what names resolve to together: one change at a time, retried if refused."""
+"""Keeps the kernel's rules in step with the names' addresses: one change at a time, retried if refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from egress_router.settings.policy import Guarded
 
 _TICK_SECONDS = 1.0
-# How long changed rules wait for the first answers about their names, so that no line begins with a reject.
+# How long changed rules wait for the first answers about their names, so that no line starts with a reject.
 _ANSWER_SECONDS = 2.0
 _log = log.get("redirect")
 
@@ -30,7 +30,7 @@ _log = log.get("redirect")
 class NameUpdates:
     """Puts rules and addresses in force together.
 
-    `put` makes the kernel's rules what redirects, the egress policy before them and addresses say, in one
+    `put` gives the kernel the rules for redirects, the egress policy before them and addresses, in one
     transaction; `move` ends the UDP flows to addresses that a name no longer has; both raise RefusedError.
     `rules` returns the rules in force.
     """
@@ -59,16 +59,16 @@ class NameUpdates:
         self.problem: str | None = None
 
     def changed(self) -> None:
-        """Look soon whether a line leads elsewhere now."""
+        """Check soon whether a line leads elsewhere now."""
         self._changed.set()
 
     def policy_changed(self) -> None:
-        """Look soon what the egress policy denies: one of its names has other addresses now."""
+        """Check soon what the egress policy denies: one of its names has other addresses now."""
         self._policy_changed = True
         self._changed.set()
 
     async def put_in_force(self, names: LineNames, guarded: Guarded[Redirects]) -> None:
-        """Put other rules in force, with what is known of their names within a moment.
+        """Put other rules in force, with the addresses of their names that are known within a moment.
 
         Raises:
             RefusedError: the kernel refuses; what was in force stays.
@@ -92,7 +92,7 @@ class NameUpdates:
             resolved = names.resolved(redirects.names)
             await self._put(guarded, resolved)
             self._in_force = resolved
-        self.changed()  # names that no line has any more
+        self.changed()  # to forget names that no line has any more
 
     async def run(self, names: LineNames) -> None:
         """Follow the names of the rules in force."""
@@ -108,7 +108,7 @@ class NameUpdates:
                     await self.update(names)
 
     async def update(self, names: LineNames) -> None:
-        """Put in force what changed, and move the flows whose time has come."""
+        """Put in force what changed, and move the flows that are due."""
         guarded = self._rules()
         names.keep(guarded.rules.names)
         resolved = names.resolved(guarded.rules.names)
@@ -129,12 +129,12 @@ class NameUpdates:
             self.problem = None
 
     async def _put_now(self, guarded: Guarded[Redirects], resolved: Resolved) -> None:
-        # Before, because an answer may come while the kernel is told of the one before.
-        was, self._policy_changed = self._policy_changed, False
+        # Cleared before the call: another answer may come while the kernel is told of this one.
+        policy_had_changed, self._policy_changed = self._policy_changed, False
         try:
             await self._put(guarded, resolved)
         except RefusedError:
-            self._policy_changed |= was
+            self._policy_changed |= policy_had_changed
             raise
         self._in_force = resolved
 

@@ -25,8 +25,8 @@ _log = log.get("redirect")
 class Upkeep:
     """Keeps interface, addresses and routes as they were set up; `problem` says what is wrong with them.
 
-    `established` is what holds now. Where the router holds other addresses than before, `put_in_force` makes
-    the rules fit.
+    `established` is what is set up now. If the router holds other addresses than before, `put_in_force`
+    adapts the rules.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Upkeep:
         self.problem: str | None = None
 
     async def run(self) -> None:
-        """Announce what was claimed once more; then, each minute, announce and repair what was taken away."""
+        """Announce a second time what was claimed; then, each minute, announce and repair what is missing."""
         await asyncio.sleep(self._intervals.second_announcement)
         holdings = self.established.holdings
         if holdings is not None and holdings.new:
@@ -72,7 +72,7 @@ class Upkeep:
         )
 
     def _hold(self, loop: asyncio.AbstractEventLoop, established: Established) -> None:
-        """Put the rules in force for other source addresses; called in a thread, done by the loop."""
+        """Put the rules in force for other source addresses; called in a thread, executed by the loop."""
 
         async def put_in_force() -> None:
             before, self.established = self.established, established

@@ -1,4 +1,4 @@
-"""Which addresses of a line's name are of use: not this router, not its neighbours, not its own services."""
+"""Which addresses of a line's name can be used: not this router, its neighbours or its own services."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.grammar.redirect import NamedRedirect, Redirects, Router
 
-# Of a family that the router has no address in, or that a line does not leave with: many names have both, and
-# there is nothing to say about it.
+# The address is of a family that the router has no address in, or that the line does not leave with. Many
+# names have both families, so this is not reported.
 SILENT: Final = ""
 _NEIGHBOURS_SECONDS = 10.0
 _LOOP = "it is this router itself"
@@ -26,7 +26,7 @@ _UNKNOWN = "the pod's networks cannot be read at the moment"
 
 
 class Usable:
-    """Says why an address of a line's name is left out, for `LineNames`; `rules` returns those in force."""
+    """Knows why an address of a line's name is left out, for `LineNames`; `rules` returns those in force."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What is counted and said when the data plane cannot accept: descriptors or memory have run out."""
+"""Counts and logs when the data plane cannot accept because descriptors or memory have run out."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _log = log.get("service")
 
 
 class AcceptPauses:
-    """Counts pauses, and says when they begin and end."""
+    """Counts pauses, and logs when they begin and end."""
 
     def __init__(self, registry: Registry) -> None:
         self._pauses = registry.counter("accept_pauses_total", _MEANING)
 
     def __call__(self, error: int) -> None:
-        """Accepting pauses because of this error number; 0: accepting begins again."""
+        """Note that accepting pauses because of this error number; 0: accepting goes on."""
         if error:
             self._pauses.value += 1
             _log.warning("accepting pauses", reason=os.strerror(error))

@@ -1,8 +1,8 @@
-"""aiohttp, imported without the certificate authorities of the machine.
+"""Imports aiohttp without loading the machine's certificate authorities.
 
-aiohttp makes TLS contexts for its client as it is imported (aiohttp/connector.py), for which OpenSSL reads
-all authorities that the machine trusts: a fourth of the time that the import takes. Nothing here would use
-them: the administration endpoint is a server, and who asks the API server brings the cluster's own authority.
+On import, aiohttp creates TLS contexts for its client (aiohttp/connector.py). For them OpenSSL reads all
+authorities that the machine trusts, which takes a quarter of the import time. Nothing here uses them: the
+administration endpoint is a server, and the client of the API server has the cluster's own authority.
 """
 
 from __future__ import annotations

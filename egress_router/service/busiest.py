@@ -23,6 +23,6 @@ def busiest(clients: Counter[str], destinations: Counter[str]) -> dict[str, Json
 
 
 def _top(counted: Counter[str], name: str) -> list[Json]:
-    # In a fixed order: those with the same number must not change places every two seconds.
+    # In a fixed order: entries with the same number must not swap places at each refresh (2 s).
     ordered = sorted(counted.items(), key=lambda each: (-each[1], each[0]))
     return [{name: each, "open": count} for each, count in ordered[:MAX_SHOWN]]

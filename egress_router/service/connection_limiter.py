@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class ConnectionLimit(enum.Enum):
-    """A limit that turns connections away; the value is its name in `limit_hits_total`."""
+    """A limit that refuses connections; the value is its name in `limit_hits_total`."""
 
     TOTAL = "connections"
     PER_CLIENT = "connections_per_client"
 
 
-# By the reasons of plane.h.
+# By the reason numbers of plane.h.
 LIMITS: Final = {12: ConnectionLimit.TOTAL, 13: ConnectionLimit.PER_CLIENT}
 
 
 class ConnectionLimiter:
-    """The limits by which the data plane admits, and how many connections met each.
+    """The limits that the data plane enforces, and how many connections hit each.
 
-    `maximum` may be open in all workers of `shared` together (none: this process is the only one), `possible`
-    in this one. All connections of one client must come to the same worker.
+    `maximum` connections may be open in all workers of `shared` together (None: this process is the only
+    one), `possible` in this process. All connections of one client must come to the same worker.
     """
 
     def __init__(
@@ -48,5 +48,5 @@ class ConnectionLimiter:
         }
 
     def refused(self, limit: ConnectionLimit) -> None:
-        """Count a connection that met a limit."""
+        """Count a connection that hit a limit."""
         self._hits[limit].value += 1

@@ -1,4 +1,4 @@
-"""What the supervisor and a worker say to each other, and the socket that carries it.
+"""The messages between the supervisor and a worker, and the socket that carries them.
 
 A frame is a length, a number of descriptors and a pickled message; the descriptors (SCM_RIGHTS, unix(7)) come
 with its first byte. Pickle is safe here: both ends are this program, of the same version and user.
@@ -31,7 +31,7 @@ _log = log.get("service")
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """To a worker: its slot among so many workers; the memory that all of them share comes with it."""
+    """To a worker: its slot, and how many workers there are; comes with the memory that all of them share."""
 
     slot: int
     workers: int
@@ -54,7 +54,7 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To a worker: take in what the accept queues hold, finish what is open, then end."""
+    """To a worker: accept what is in the accept queues, finish open connections, then end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """From a worker: what `Server.status` says."""
+    """From a worker: what `Server.status` returns."""
 
     number: int
     status: dict[str, Json]
@@ -97,8 +97,8 @@ Message = ToWorker | FromWorker
 class Channel:
     """One end of the control socket, driven by the event loop; owns the socket.
 
-    `on_message` gets each message with the descriptors that came with it; `on_end` is called once when the
-    other end is gone, or this one could not take everything that came; not after `close`.
+    `on_message` gets each message with its descriptors. `on_end` is called once, when the other end is gone
+    or this end could not receive everything; it is not called after `close`.
     """
 
     def __init__(
@@ -125,10 +125,10 @@ class Channel:
         return not self._outgoing
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send a message and descriptors with it; they stay the caller's, who may close them at once.
+        """Send a message with descriptors; the caller keeps them, and may close them at once.
 
         Raises:
-            OSError: the message has to wait, and no descriptor is free for the copies that it needs then.
+            OSError: the message has to wait, and no descriptor is free for the copies that this needs.
         """
         if not self._open:
             return
@@ -141,7 +141,7 @@ class Channel:
             self._loop.add_writer(self._sock, self._flush)
 
     def close(self) -> None:
-        """Close the socket and everything that is under way."""
+        """Close the socket, and all descriptors that are still to be sent or delivered."""
         if not self._open:
             return
         self._open = False
@@ -167,7 +167,7 @@ class Channel:
         self._loop.remove_writer(self._sock)
 
     def _write(self, frame: memoryview, descriptors: Sequence[int]) -> int:
-        """Send what can be sent at once; the descriptors go with the first byte."""
+        """Send what can be sent at once, and return how much; the descriptors go with the first byte."""
         try:
             return socket.send_fds(self._sock, [frame], list(descriptors))
         except BlockingIOError:

@@ -1,7 +1,7 @@
-"""Notices that rules files changed, in place or by the symbolic-link swap that Kubernetes does.
+"""Notices when rules files change, in place or by the symbolic-link swap that Kubernetes does.
 
-By polling: inotify on a path does not follow the swap of `..data`, and one `stat` in half a second costs
-nothing beside the 2 s in which a change must take effect.
+It polls, because inotify on a path does not follow the swap of `..data`. One `stat` each half second is
+cheap, and soon enough: a change must take effect within 2 s.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Signatures: TypeAlias = "tuple[Signature | None, ...]"
 async def changes(
     paths: Sequence[Path], interval: float = INTERVAL, look: Callable[[Path], Signature | None] = signature
 ) -> AsyncIterator[Signatures]:
-    """Yield the signatures when one of them changed, and the first ones: an earlier read misses no change.
+    """Yield the first signatures, and then each time new ones: so no change since an earlier read is missed.
 
-    All of them must have stayed the same for one interval: whoever writes in place truncates first, and half
+    All must stay the same for one interval: a program that writes in place truncates first, and half
     a file can be valid rules.
     """
     known: Signatures | None = None

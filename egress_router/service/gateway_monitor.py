@@ -18,7 +18,7 @@ _UP = "1 where the gateway answers on the egress interface; without a gateway th
 
 
 class GatewayMonitor:
-    """What is known of an interface; a pod without it (a proxy outside a cluster) has no such problem."""
+    """What is known of an interface; a pod without it (a proxy outside a cluster) reports no problem."""
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
@@ -32,7 +32,7 @@ class GatewayMonitor:
             await asyncio.sleep(_INTERVAL_OF_TROUBLE if self.problems() else _INTERVAL)
 
     async def look(self) -> None:
-        """Have the kernel ask the gateways who they are, and see whether they answered."""
+        """Make the kernel resolve the gateways' hardware addresses, and see whether they answered."""
         try:
             self._seen, self._failure = await self._ask(), None
         except OSError as error:
@@ -51,7 +51,7 @@ class GatewayMonitor:
         return seen
 
     def problems(self) -> tuple[str, ...]:
-        """Return why nothing can leave through the interface; nothing where it can."""
+        """Return why nothing can leave through the interface; empty if it can."""
         if self._failure is not None:
             return (self._failure,)
         seen = self._seen
@@ -79,7 +79,7 @@ class GatewayMonitor:
         registry.before_snapshot(refresh)
 
     def status(self) -> Json:
-        """Return the interface for people; None where there is none."""
+        """Return the interface for `/status`; None if there is none."""
         seen = self._seen
         if seen is None:
             return None

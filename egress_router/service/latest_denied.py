@@ -20,11 +20,11 @@ class LatestDenied:
         self._kept: deque[dict[str, Json]] = deque(maxlen=MAX_DENIED)
 
     def note(self, client: str, target: str, rule: str | None, reason: str) -> None:
-        """Note one; `rule` is what decided, None where nothing allows it."""
+        """Note one; `rule` is the rule that decided, None if no rule allows it."""
         self._kept.append(
             {"time": self._clock.time(), "client": client, "target": target, "rule": rule, "reason": reason}
         )
 
     def shown(self) -> list[Json]:
-        """Return them as /status has them, oldest first."""
+        """Return them as `/status` shows them, oldest first."""
         return list(self._kept)

@@ -12,7 +12,7 @@ _log = log.get("service")
 
 
 def raise_descriptors() -> int:
-    """Raise the soft limit of open files to the hard one; return what was got."""
+    """Raise the soft limit of open files to the hard one; return the limit that is in force then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -24,8 +24,8 @@ def raise_descriptors() -> int:
 def connections(wanted: int, workers: int, descriptors: int, ports: int) -> int:
     """Return how many connections each of `workers` processes can hold, of `wanted` in all.
 
-    `descriptors` is what one process may open, `ports` how many listening sockets it holds. Logs it when the
-    descriptors of all together allow less than the setting.
+    `descriptors` is what one process may open, `ports` how many listening sockets it holds. Logs a warning if
+    the descriptors of all workers together allow less than the setting.
     """
     possible = max(1, (descriptors - _RESERVE - ports) // _PER_CONNECTION)
     if possible * workers < wanted:

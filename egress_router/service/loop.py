@@ -1,6 +1,6 @@
-"""The event loop of processes that relay nothing themselves: uvloop's, where it can be had.
+"""The event loop of processes that relay nothing themselves: uvloop, if it is available.
 
-A worker of a proxy has a loop of its own, on the data plane's descriptors (`relay.loop`).
+A worker of a proxy has another loop, which waits for the data plane's descriptors (`relay.loop`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DESCRIPTORS: Final = 12  # a loop opens 9; what comes next opens more
 
 
 def run(main: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Run what `main` returns until it ends; docs/decisions/service.md says what the loop costs and saves.
+    """Run the coroutine of `main` until it ends; docs/decisions/service.md has the loop's costs and savings.
 
     Raises:
         RefusedError: there are not enough descriptors.
@@ -29,33 +29,32 @@ def run(main: Callable[[], Coroutine[None, None, None]]) -> None:
             try:
                 runner.run(main())
             finally:
-                signals.hold()  # while the loop gives its handlers back
+                signals.hold()  # while the loop removes its handlers
     finally:
         signals.ignore()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
-        import uvloop  # noqa: PLC0415 (there is none for other interpreters than CPython)
+        import uvloop  # noqa: PLC0415 (it exists for CPython only)
     except ImportError:
         return asyncio.new_event_loop()
-    require_descriptors(
-        "start an event loop"
-    )  # uvloop prints lines of its own when they run out while it begins
+    # uvloop prints messages of its own if descriptors run out while it starts.
+    require_descriptors("start an event loop")
     made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return made
 
 
 def require_descriptors(what: str) -> None:
-    """Check that some descriptors are free, before libraries that report their lack in their own words.
+    """Check that some descriptors are free, before a library runs out of them and prints its own errors.
 
     Raises:
-        RefusedError: there are not, so that this process cannot do `what`.
+        RefusedError: there are too few for this process to do `what`.
     """
     opened: list[int] = []
     try:
         for _ in range(_DESCRIPTORS):
-            opened.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 (they are closed after a failure, too)
+            opened.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 (after a failure they are closed as well)
     except OSError as error:
         raise RefusedError(f"cannot {what} ({error.strerror})", "raise the limit of open files") from None
     finally:

@@ -1,4 +1,4 @@
-"""One status out of those of several workers. Pure."""
+"""Merges the statuses of several workers into one. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PastWorkers:
-    """What of dead workers' statuses still counts: hits, by the rule's text, and the last denials."""
+    """What still counts of dead workers: hits and denials by the rule's text, the last denials and errors."""
 
     def __init__(self) -> None:
         self.hits: Counter[Json] = Counter()
@@ -24,8 +24,8 @@ class PastWorkers:
         self.by_policy: Counter[Json] = Counter()
 
     def take(self, status: dict[str, Json]) -> None:
-        """Add the last status of one that died."""
-        # Two lines of the same text count together already.
+        """Add the last status of a worker that died."""
+        # Two lines with the same text already share one count.
         self.hits.update({rule["text"]: int(_number(rule, "hits")) for rule in _entries(status, "rules")})
         self.by_policy.update(
             {entry["text"]: int(_number(entry, "denied")) for entry in _entries(status, "policy")}
@@ -35,7 +35,7 @@ class PastWorkers:
 
 
 def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, Json]:
-    """Add up what workers say: hits add up, an upstream must be up for all, denials come newest first."""
+    """Merge the workers' statuses: hits add up, an upstream must be up for all, denials come newest first."""
     rules: dict[Json, dict[str, Json]] = {}
     upstreams: dict[tuple[Json, Json], dict[str, Json]] = {}
     policy: dict[Json, dict[str, Json]] = {}
@@ -68,12 +68,12 @@ def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, 
 
 
 def newest(kept: list[dict[str, Json]], most: int = MAX_DENIED) -> list[dict[str, Json]]:
-    """Return the newest of them, newest first."""
+    """Return the newest `most` entries, newest first."""
     return sorted(kept, key=lambda each: _number(each, "time"), reverse=True)[:most]
 
 
 def _entries(status: dict[str, Json], key: str) -> list[dict[str, Json]]:
-    # What each key holds is fixed by `Server.status`; JSON types alone cannot say it.
+    # `Server.status` fixes what each key holds; the JSON types cannot express it.
     return cast("list[dict[str, Json]]", status.get(key, []))
 
 

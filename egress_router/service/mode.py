@@ -1,4 +1,4 @@
-"""What a mode (HTTP proxy, TCP forwarder) gives to the service, and what the service gives to a mode.
+"""What a mode (HTTP proxy, TCP forwarder) provides to the service, and what the service provides to a mode.
 
 The supervisor owns the rules' text and the listening sockets; a worker owns connections. Rules travel from
 the supervisor to the workers as one frozen, picklable value.
@@ -27,7 +27,7 @@ RulesIn_contra = TypeVar("RulesIn_contra", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What one worker process has, for its server to use."""
+    """What a worker process provides to its server."""
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
@@ -41,29 +41,29 @@ class Server(Protocol[RulesIn_contra]):
     """A mode inside one worker: accepts, serves and owns its connections. Called in the event loop only."""
 
     def apply(self, rules: RulesIn_contra) -> None:
-        """Make these rules decide from now on; connections that they still allow are not touched."""
+        """Decide by these rules from now on; connections that they still allow stay as they are."""
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
-        """Accept on exactly these sockets, by port: begin with new ones, end (and close) those not named."""
+        """Accept on exactly these sockets, by port: start on new ones, stop on (and close) all others."""
 
     def stop_accepting(self) -> None:
-        """Take in what the accept queues hold, then accept no more; open connections go on."""
+        """Accept what is in the accept queues, then accept no more; open connections go on."""
 
     def open_connections(self) -> int:
-        """How many client connections are open."""
+        """Return how many client connections are open."""
 
     def close_all(self) -> None:
         """Close every connection now."""
 
     def status(self) -> dict[str, Json]:
-        """What a person wants to see of this worker, for /status and the page."""
+        """Return what `/status` and the page show of this worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mode(Generic[Rules]):
-    """One mode, its settings already inside.
+    """One mode; its settings are already bound into the functions.
 
-    `parse` reads rules (source name, text) and raises ConfigError; `ports` says which ports rules want;
+    `parse` reads rules (source name, text) and raises ConfigError; `ports` returns the ports that rules need;
     `build` makes the worker's server, not yet listening; `summary` renders rules as lines for a
     readable difference.
     """

@@ -1,4 +1,4 @@
-"""Log lines that never stop the service: a full pipe or a full disk costs lines, which are counted.
+"""Log output that never blocks the service: with a full pipe or a full disk, lines are lost and counted.
 
 Lines go into a bounded queue; one thread for each stream writes them. Python's own handlers would write in
 the event loop, and a blocked pipe would block every connection.
@@ -32,7 +32,7 @@ _DROPPED = "Log lines lost because nobody read the stream or it could not be wri
 
 def start(settings: RuntimeSettings, registry: Registry) -> None:
     """Send events to stderr and records to stdout, as the settings say, without ever blocking."""
-    # No line shows these, and to get them costs as much as to write the line.
+    # No line shows these, and reading them costs as much as writing the line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     _open_standard_streams()
     events, records = (
@@ -49,7 +49,7 @@ def finish() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where a stream is closed: a socket would get its number, and log lines with it."""
+    """Open /dev/null where a stream is closed: else a socket gets its number, and receives log lines."""
     for descriptor in (_STDIN, _STDOUT, _STDERR):
         try:
             os.fstat(descriptor)
@@ -58,7 +58,7 @@ def _open_standard_streams() -> None:
 
 
 class Output(logging.Handler):
-    """A log handler that queues lines for a descriptor; `dropped` counts those that were lost."""
+    """A log handler that queues lines for a descriptor; `dropped` counts the lost ones."""
 
     def __init__(self, descriptor: int, dropped: Number, most: int = _MAX_LINES) -> None:
         super().__init__()
@@ -66,16 +66,16 @@ class Output(logging.Handler):
         self._dropped = dropped
         self._most = most
         self._lines: deque[bytes] = deque()
-        self._lost = 0  # that the stream does not report yet
+        self._lost = 0  # lines whose loss the stream does not report yet
         self._writing = False
         self._repeats = Repeats()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record's line; drop it where the queue is full or it only repeats a warning."""
+        """Queue a record's line; drop it if the queue is full or it only repeats a warning."""
         with self._changed:
-            if self._thread is None:  # a stream that is never used costs no thread
+            if self._thread is None:  # an unused stream costs no thread
                 self._start_thread()
             if record.levelno < logging.WARNING or self._repeats.admit(record):
                 self._queue(record)
@@ -121,7 +121,7 @@ class Output(logging.Handler):
                 self._queue(record)
 
     def _batch(self) -> tuple[bytes, int]:
-        """Take lines that fit into one atomic write, after a line about those that were lost."""
+        """Take lines that fit into one atomic write; a line that says how many were lost comes first."""
         if self._lost:
             lost, self._lost = self._lost, 0
             record = logging.makeLogRecord({"name": "egress_router.log", "levelno": logging.WARNING})
@@ -137,7 +137,7 @@ class Output(logging.Handler):
 
 
 def _written(descriptor: int, data: bytes) -> bool:
-    """Write everything, however long it takes; False where the stream is broken."""
+    """Write everything, however long it takes; return False if the stream is broken."""
     view = memoryview(data)
     while view:
         try:

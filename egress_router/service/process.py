@@ -1,4 +1,4 @@
-"""A worker as a process: how it begins, and what its end means."""
+"""A worker as a process: how it starts, and what its exit code means."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _FAULT = 1
 
 
 class Starter:
-    """Starts workers: copies of this process that do `work` with their end of a control socket.
+    """Starts workers: forks of this process that run `work` with their end of a control socket.
 
-    What this process has loaded is in memory once for all of them. `prepare` makes the first ones while this
-    process has nothing yet that a copy would have to let go: no loop, no sockets, no threads.
+    All of them share the memory of what this process has loaded. `prepare` forks the first ones while this
+    process has nothing yet that a fork would have to release: no loop, no sockets, no threads.
     """
 
     def __init__(self, work: Work) -> None:
@@ -33,9 +33,9 @@ class Starter:
         self._ready: list[tuple[int, socket.socket]] = []
 
     def prepare(self, count: int) -> None:
-        """Make so many for `start` to hand out; they wait for their first message.
+        """Fork `count` workers for `start` to hand out; they wait for their first message.
 
-        Where there is not enough for one, `start` tries again and says so.
+        Failures are not reported here: `start` tries again, and raises.
         """
         with contextlib.suppress(OSError):
             self._ready += [_forked(self._work) for _ in range(count)]
@@ -51,17 +51,17 @@ class Starter:
 
 def _forked(work: Work) -> tuple[int, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The collector would write into every page that the two have in common.
+    # A later collection would write to every page that both share, and so copy it.
     gc.collect()
     gc.freeze()
-    # A signal must not reach the copy while the handlers are still this process's.
+    # No signal may reach the fork while it still has this process's handlers.
     held = signals.hold()
     try:
-        running = asyncio._get_running_loop()  # noqa: SLF001 (as `_let_go` says)
+        running = asyncio._get_running_loop()  # noqa: SLF001 (see `_release_inherited`)
         task = None if running is None else asyncio.current_task(running)
         pid = os.fork()
         if pid == 0:
-            _be_worker(work, theirs, running, task)
+            _run_worker(work, theirs, running, task)
     except OSError:
         ours.close()
         raise
@@ -71,17 +71,17 @@ def _forked(work: Work) -> tuple[int, socket.socket]:
     return pid, ours
 
 
-def _be_worker(
+def _run_worker(
     work: Work,
     control: socket.socket,
     running: asyncio.AbstractEventLoop | None,
     task: asyncio.Task[object] | None,
 ) -> NoReturn:
-    """Never return: the frames below are the supervisor's, and hold what is its own."""
+    """Run as the worker and never return: the frames below belong to the supervisor."""
     status = _FAULT
     try:
-        _let_go(control, running, task)
-        # At its end the supervisor has ended before it had any use for this.
+        _release_inherited(control, running, task)
+        # No message but the end of the stream: the supervisor ended before it needed this worker.
         status = work(control) if control.recv(1, socket.MSG_PEEK) else 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else _FAULT
@@ -91,29 +91,29 @@ def _be_worker(
         os._exit(status)
 
 
-def _let_go(
+def _release_inherited(
     control: socket.socket, running: asyncio.AbstractEventLoop | None, task: asyncio.Task[object] | None
 ) -> None:
     """Release what belongs to the supervisor: its loop, its signals, its descriptors.
 
-    Its objects stay where they are, and are never used again.
+    Its objects stay in memory, and are never used again.
     """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if running is not None and task is not None:
-        # asyncio offers this to other loops: here nothing else says that task and loop no longer run.
-        with contextlib.suppress(RuntimeError):  # asyncio knows already
+        # asyncio has this for third-party loops: nothing else marks task and loop as no longer running here.
+        with contextlib.suppress(RuntimeError):  # they are marked already
             asyncio._leave_task(running, task)  # noqa: SLF001
     asyncio._set_running_loop(None)  # noqa: SLF001
     keep = {0, 1, 2, control.fileno()}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 (iterdir makes Paths)
         if int(name) not in keep:
-            with contextlib.suppress(OSError):  # the one that lists the directory is closed already
+            with contextlib.suppress(OSError):  # the descriptor that listed the directory is closed already
                 os.close(int(name))
 
 
 def ending(code: int) -> dict[str, str | int]:
-    """Say how a process ended, from its exit code (negative: the signal that ended it)."""
+    """Return how a process ended, from its exit code (negative: the signal that ended it)."""
     if code >= 0:
         return {"exit_status": code}
     try:
@@ -123,7 +123,7 @@ def ending(code: int) -> dict[str, str | int]:
 
 
 def ended() -> Iterator[tuple[int, int]]:
-    """Yield process and exit code of every child that has ended; as PID 1 also of strangers left to us."""
+    """Yield process id and exit code of every child that has ended; as PID 1 also of adopted orphans."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

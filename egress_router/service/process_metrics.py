@@ -1,4 +1,4 @@
-"""What this process is and what it uses of the machine, as metrics."""
+"""Metrics of this process: its version, and the resources that it uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from egress_router.metrics import Registry
 
 _PAGE = resource.getpagesize()
-_COUNT_SECONDS = 10.0  # to count tens of thousands of descriptors takes milliseconds
+_COUNT_SECONDS = 10.0  # counting tens of thousands of descriptors takes milliseconds
 
 
 def describe(registry: Registry, mode: str, ready: Callable[[], tuple[str, ...]]) -> None:
@@ -42,7 +42,7 @@ def register(registry: Registry) -> None:
         nonlocal counted
         times = os.times()
         cpu.value = times.user + times.system
-        # Without a free descriptor /proc cannot be read: the last figures stay, all others are still current.
+        # Without a free descriptor /proc cannot be read: these figures stay, all others are current.
         with contextlib.suppress(OSError):
             memory.value = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
             if times.elapsed - counted >= _COUNT_SECONDS:

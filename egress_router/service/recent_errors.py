@@ -1,4 +1,4 @@
-"""The last warnings and errors of this process, for people who look at the page before they look at a log."""
+"""The last warnings and errors of this process, for `/status` and the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RecentErrors:
         self._kept: deque[dict[str, Json]] = deque(maxlen=MAX_ERRORS)
 
     def note(self, record: logging.LogRecord) -> None:
-        """Keep a record that says that something is wrong."""
+        """Keep a record if it is a warning or an error."""
         if record.levelno >= logging.WARNING:
             text = log.without_time(record)
             shown = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} … (the rest is in the log)"
@@ -30,13 +30,13 @@ class RecentErrors:
             self._kept.append({"time": record.created, "level": level, "text": shown})
 
     def forget(self) -> None:
-        """Begin anew: a worker is a copy of its supervisor, and what went wrong there is told there."""
+        """Clear the list: a worker is a fork of its supervisor, which reports its errors itself."""
         self._kept.clear()
 
     def shown(self) -> list[Json]:
-        """Return them as /status has them, oldest first."""
+        """Return them as `/status` shows them, oldest first."""
         return list(self._kept)
 
 
-# A process has one log, and so one of these.
+# One for the process, as its log is.
 RECENT: Final = RecentErrors()

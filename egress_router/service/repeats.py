@@ -1,4 +1,4 @@
-"""A rate limit for warnings that say the same again and again: one line, then a count each ten seconds."""
+"""A rate limit for repeated warnings: one line, then a count every ten seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import logging
 
 _SECONDS = 10.0
-_MAX_KINDS = 1000  # warnings may name what a peer chose, so their number needs a bound
+_MAX_KINDS = 1000  # warnings may hold text that a peer chose, so their number needs a bound
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class _Seen:
 
 
 class Repeats:
-    """Lets the first of identical records pass and counts the others until `summaries` tells of them."""
+    """Lets the first of identical records pass and counts the others until `summaries` reports them."""
 
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._seconds = seconds
@@ -31,11 +31,11 @@ class Repeats:
 
     @property
     def pending(self) -> bool:
-        """Whether something was held back that no line reports yet."""
+        """Whether records were held back that no line reports yet."""
         return self._pending > 0
 
     def admit(self, record: logging.LogRecord) -> bool:
-        """Say whether this record is to be written now."""
+        """Return whether this record is to be written now."""
         key = log.identity(record)
         seen = self._seen.get(key)
         if seen is not None and (seen.count or record.created < seen.until):
@@ -49,7 +49,7 @@ class Repeats:
         return True
 
     def summaries(self, now: float) -> list[logging.LogRecord]:
-        """Return the last of each kind of record whose time is over, with a field `repeated`: how many."""
+        """Return the last record of each kind whose time is over; its field `repeated` says how many came."""
         due = []
         for key, seen in list(self._seen.items()):
             if seen.until > now:

@@ -1,4 +1,4 @@
-"""Gives all connections of one client address to the same worker, so that a limit for it can be exact.
+"""Gives all connections of one client address to the same worker, so that the limit per client is exact.
 
 A classic BPF program (linux/filter.h) chooses among the sockets of an SO_REUSEPORT group, in the order in
 which they began to listen; socket(7) describes SO_ATTACH_REUSEPORT_CBPF. It needs no privilege.
@@ -19,7 +19,7 @@ _INSTRUCTION = struct.Struct("=HBBI")
 
 
 def choose_by_client(member: socket.socket, workers: int) -> None:
-    """Have the group of `member`, which has `workers` sockets, choose by the client's address alone.
+    """Make the group of `member`, which has `workers` sockets, choose by the client's address alone.
 
     Raises:
         OSError: the kernel refuses (before Linux 4.5).

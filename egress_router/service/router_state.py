@@ -1,4 +1,4 @@
-"""What every router that stays knows of itself: whether it is ending, its gateway, its rules."""
+"""What every long-running router knows of itself: whether it is ending, its gateway, its rules."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class RouterState(Generic[Rules]):
         self._started = clock.time()
 
     def describe(self, registry: Registry) -> None:
-        """Give the registry what the monitors see."""
+        """Add the monitors' metrics to the registry."""
         self.gateway_monitor.describe(registry)
         self.standby_monitor.describe(registry)
 
     def monitors(self) -> list[Coroutine[None, None, None]]:
-        """Return what has to run so that `problems` and `status` are true."""
+        """Return what has to run so that `problems` and `status` are up to date."""
         return [self.gateway_monitor.watch(), self.standby_monitor.watch()]
 
     def problems(self, *others: str) -> tuple[str, ...]:
         """Return why the router cannot do its job; `others` are the mode's own reasons."""
         if self.ended.is_set():
             return ("the router is ending",)
-        # Behind a closed fence no gateway answers, which is as it should be.
+        # Behind a closed fence no gateway answers; that is no problem.
         return (*others, *(self.standby_monitor.problems() or self.gateway_monitor.problems()))
 
     def status(self, health: tuple[str, ...], ready: tuple[str, ...]) -> dict[str, Json]:
-        """Return what `/status` says in all modes."""
+        """Return the part of `/status` that is the same in all modes."""
         return {
             "mode": self.mode,
             "pod": socket.gethostname(),

@@ -1,4 +1,4 @@
-"""Puts a changed rules file in force, and tries again where rules were refused that may be accepted later."""
+"""Puts a changed rules file in force, and retries refused rules that may be accepted later."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RETRY_SECONDS = 3.0
 class RuleFollower(Generic[Rules]):
     """Follows the source of a store's rules, one change at a time; inline rules never change.
 
-    `put_in_force` gets the rules and their ports, and raises RefusedError where something is not available.
+    `put_in_force` gets the rules and their ports, and raises RefusedError if something is not available.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class RuleFollower(Generic[Rules]):
         self._stopped = False
 
     def tasks(self) -> list[Coroutine[None, None, None]]:
-        """Return what must run beside the service."""
-        tasks = [self._when_asked()]
+        """Return the coroutines that must run beside the service."""
+        tasks = [self._reload_when_asked()]
         return [*tasks, self._watch(), self._retry()] if self._paths else tasks
 
     def reload(self) -> None:
@@ -54,10 +54,10 @@ class RuleFollower(Generic[Rules]):
         self._asked.set()
 
     def stop(self) -> None:
-        """Do not begin another change."""
+        """Start no further change."""
         self._stopped = True
 
-    async def _when_asked(self) -> None:
+    async def _reload_when_asked(self) -> None:
         while True:
             await self._asked.wait()
             self._asked.clear()

@@ -1,4 +1,4 @@
-"""Metrics for each rule or line: what operators wrote, never what a client chose; a bounded number."""
+"""Metrics for each rule or line, in a bounded number; labels are operators' text, never clients'."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RuleNumbers:
 
 
 class RuleMetrics:
-    """Gives out the numbers of rules by their text: of the first that are used, and one for all others."""
+    """Gives out the numbers of rules by their text: the first ones used have their own, others share."""
 
     def __init__(self, registry: Registry, maximum: int = MAX_RULES) -> None:
         self._registry = registry

@@ -1,4 +1,4 @@
-"""The rules in force: read, validated whole, and replaced only by rules that are valid too."""
+"""The rules in force: read, validated whole, and replaced only by other valid rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = log.get("service")
 
 
 class Reader(Protocol[Rules]):
-    """What the rules of a mode mean; `Mode` is one."""
+    """How the rules of a mode are read; `Mode` is one."""
 
     @property
     def parse(self) -> Callable[[str, str], Rules]:
@@ -33,7 +33,7 @@ class Reader(Protocol[Rules]):
 
     @property
     def ports(self) -> Callable[[Rules], frozenset[int]]:
-        """Say which ports rules want."""
+        """Return the ports that rules need."""
 
     @property
     def summary(self) -> Callable[[Rules], tuple[str, ...]]:
@@ -41,10 +41,10 @@ class Reader(Protocol[Rules]):
 
 
 class RuleStore(Generic[Rules]):
-    """Holds the rules of one source; `in_force` is their text where somebody has read it already.
+    """Holds the rules of one source; `in_force` is their text if it was read already.
 
     Raises:
-        ConfigError: the rules are wrong already at the start.
+        ConfigError: the rules are wrong at the start.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class RuleStore(Generic[Rules]):
         self.rules = reader.parse(source.name, self._text)
         self.errors: tuple[str, ...] = ()
         self._refused_at: float | None = None
-        self._may_pass = False  # the last refusal: not because of the rules, but of what was not available
+        self._may_pass = False  # the last refusal was not for the rules: something was not available
         self._loaded.value = self._clock.time()
         self._valid.value = 1
 
     @property
     def ports(self) -> frozenset[int]:
-        """The ports that the rules in force want."""
+        """The ports that the rules in force need."""
         return self._reader.ports(self.rules)
 
     @property
@@ -87,15 +87,15 @@ class RuleStore(Generic[Rules]):
     async def reload(self, put_in_force: PutInForce[Rules]) -> None:
         """Read the source again; if its rules have changed and are valid, put them in force.
 
-        `put_in_force` gets the rules and their ports, and raises RefusedError where a port cannot be had.
-        Whatever is wrong is logged and counted, and the old rules stay.
+        `put_in_force` gets the rules and their ports, and raises RefusedError if a port is not available.
+        All errors are logged and counted, and the old rules stay.
         """
         await self._reload(put_in_force, known=())
 
     async def retry(self, put_in_force: PutInForce[Rules]) -> None:
         """Try refused rules again if what they need may be available now: a port, the source itself.
 
-        The same reason once more is neither logged nor counted.
+        The same refusal again is neither logged nor counted.
         """
         if self._may_pass:
             await self._reload(put_in_force, known=self.errors)
@@ -120,7 +120,7 @@ class RuleStore(Generic[Rules]):
         self._log_difference(self._reader.summary(before), self._reader.summary(rules))
 
     def status(self) -> dict[str, Json]:
-        """Return the state of the rules' source for people."""
+        """Return the state of the rules' source for `/status`."""
         return {
             "source": self._source.name,
             "loaded": self._loaded.value,
@@ -152,6 +152,6 @@ class RuleStore(Generic[Rules]):
 
 
 def difference(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Return the lines that went and the lines that came; both are empty where only the order changed."""
-    went, came = Counter(before) - Counter(after), Counter(after) - Counter(before)
-    return list(went.elements()), list(came.elements())
+    """Return the removed lines and the added lines; both are empty if only the order changed."""
+    removed, added = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    return list(removed.elements()), list(added.elements())

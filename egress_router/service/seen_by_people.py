@@ -1,4 +1,4 @@
-"""What a status adds to what the workers say: who is busy now, and the errors of the supervisor itself."""
+"""Adds to the workers' status who is busy now, and the errors of the supervisor itself."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def put_together(workers: dict[str, Json], seen: OpenConnections) -> dict[str, Json]:
     """Return the workers' status with `busiest` and all `recent_errors`.
 
-    Workers that know destinations by name say so; otherwise the addresses have the names of the lines.
+    Workers that know destinations by name report them; else the addresses get their names from the lines.
     """
-    said = cast("list[dict[str, Json]]", workers.pop("destinations", []))
+    named = cast("list[dict[str, Json]]", workers.pop("destinations", []))
     destinations: Counter[str] = Counter()
-    if said:
-        destinations.update({str(each["destination"]): int(cast("int", each["open"])) for each in said})
+    if named:
+        destinations.update({str(each["destination"]): int(cast("int", each["open"])) for each in named})
     else:
         upstreams = cast("list[dict[str, Json]]", workers.get("upstreams", []))
         names = {str(each["address"]): str(each["destination"]) for each in upstreams}

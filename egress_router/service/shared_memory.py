@@ -1,8 +1,8 @@
 """Memory that all processes of the router share.
 
-In it stands how many connections each worker has open, and which ones the workers have made lately: one that
-comes back to the router may come to another worker than the one that made it. Nothing is locked. Each worker
-writes its own count only, which the supervisor clears when the worker dies.
+It holds how many connections each worker has open, and which ones the workers have made lately: one that
+comes back to the router may arrive at another worker than the one that made it. Nothing is locked. Each
+worker writes only its own count, which the supervisor clears when the worker dies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NOEXEC = 8  # MFD_NOEXEC_SEAL (Linux 6.3), without which vm.memfd_noexec=2 refu
 
 @dataclass(frozen=True, slots=True)
 class SharedMemory:
-    """The counts of all workers, the table of what they made (plane/own.c), and this worker's slot."""
+    """The counts of all workers, the table of connections they made (plane/own.c), and this worker's slot."""
 
     counts: memoryview
     own: memoryview
@@ -29,7 +29,7 @@ class SharedMemory:
 
 
 def make(workers: int) -> int:
-    """Return a descriptor of the memory for so many workers.
+    """Return a descriptor of the memory for this many workers.
 
     Raises:
         RefusedError: there is no descriptor or memory left.
@@ -44,12 +44,12 @@ def make(workers: int) -> int:
 
 
 def mapped(descriptor: int, workers: int, slot: int = 0) -> SharedMemory:
-    """Return the memory of so many workers; the descriptor is not needed any more then."""
+    """Map the memory of this many workers; the descriptor is not needed afterwards."""
     return _divided(memoryview(mmap.mmap(descriptor, _size(workers))), slot)
 
 
 def unshared() -> SharedMemory:
-    """Return the memory of a worker that is the only one."""
+    """Return memory for a worker that is the only one."""
     return _divided(memoryview(bytearray(_size(1))), 0)
 
 

@@ -19,14 +19,14 @@ _PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 class Bind(Protocol):
-    """How a listening socket is made: `bound_to`, or less than this kernel has."""
+    """How a listening socket is made: by `bound_to`, or by a stand-in for a kernel that has less."""
 
     def __call__(self, family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
         """See `bound_to`."""
 
 
 def bound_to(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
-    """Return a socket that listens there; `shared`: others may, too. OSError where it cannot."""
+    """Return a socket that listens there; `shared`: others may, too. Raises OSError if that fails."""
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,7 +34,7 @@ def bound_to(family: socket.AddressFamily, host: str, port: int, *, shared: bool
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Accepted sockets inherit it, those too that are in the queue before anybody accepts.
+        # Accepted sockets inherit it, even those that were queued before the first accept.
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.bind((host, port))
         made.listen(_BACKLOG)
@@ -57,7 +57,7 @@ class Listening:
         """Listen on exactly these ports; return those that are new.
 
         Raises:
-            RefusedError: one of them cannot be had; then nothing has changed.
+            RefusedError: one of them is not available; then nothing has changed.
         """
         added: dict[int, tuple[socket.socket, ...]] = {}
         try:
@@ -86,8 +86,8 @@ def listen(
     """Return sockets that listen on all addresses of a port, IPv6 too where the kernel has it.
 
     Several copies share the port by SO_REUSEPORT, one queue each; the kernel chooses one for each connection,
-    with `by_client` the same for all connections of a client. A first socket without that option makes
-    sure that nobody else has the port: with it, two routers of one user would silently share their clients.
+    with `by_client` the same for all connections of a client. A first socket without SO_REUSEPORT makes sure
+    that no other process has the port: else two routers of one user would silently share their clients.
 
     Raises:
         RefusedError: the port is taken or not allowed.
@@ -117,14 +117,14 @@ def _bound(bind: Bind, port: int, *, shared: bool) -> socket.socket:
         return bind(socket.AF_INET6, "::", port, shared=shared)
     except OSError as error:
         if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-            raise RefusedError(f"cannot listen on port {port} ({_said(error)})", _remedy(error)) from None
+            raise RefusedError(f"cannot listen on port {port} ({_reason(error)})", _remedy(error)) from None
     try:
         return bind(socket.AF_INET, "0.0.0.0", port, shared=shared)  # noqa: S104 (every address is the job)
     except OSError as error:
-        raise RefusedError(f"cannot listen on port {port} ({_said(error)})", _remedy(error)) from None
+        raise RefusedError(f"cannot listen on port {port} ({_reason(error)})", _remedy(error)) from None
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 

@@ -1,4 +1,4 @@
-"""How many source ports of each of the router's addresses the proxies' connections have in use."""
+"""How many source ports the proxies' connections use, for each of the router's addresses."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
 
 _MAX_SHOWN = 100
-_INTERVAL = 30.0  # seconds; with ten thousand connections a look takes some hundredths of one
+_INTERVAL = 30.0  # seconds; with ten thousand connections one look takes some hundredths of a second
 
 _log = log.get("service")
 
 
 class SourcePorts:
-    """Looks now and then, and keeps the metric."""
+    """Reads the kernel's table every 30 s, and keeps the metric up to date."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class SourcePorts:
         others: Collection[int],
         interval: float = _INTERVAL,
     ) -> None:
-        """Begin; `interface` has the addresses, clients come to `ports`, and `others` are neither."""
+        """Count what leaves with addresses of `interface`; clients come to `ports`, `others` do not count."""
         self._registry = registry
         self._interface = interface
         self._ports = ports
@@ -46,7 +46,7 @@ class SourcePorts:
         self._interval = interval
 
     async def watch(self) -> None:
-        """Look for ever."""
+        """Look again and again, until cancelled."""
         while True:
             ports = self._ports()
             try:
@@ -58,9 +58,9 @@ class SourcePorts:
             await asyncio.sleep(self._interval)
 
     def show(self, ways: Counter[Way], sources: Collection[IPAddress]) -> None:
-        """Publish, by source, what is in use towards the destination that has the most of it.
+        """Publish, by source, how many ports are in use towards the destination that has most of them.
 
-        A port is taken towards one destination only, and and clients may choose the destinations.
+        A port is in use towards one destination only. Destinations are no label: clients may choose them.
         """
         self._registry.forget("source_ports_in_use")
         meaning = "Source ports that an address has towards each destination."
@@ -75,7 +75,7 @@ class SourcePorts:
 
 
 def shown(ways: Counter[Way], sources: Collection[IPAddress]) -> list[Json]:
-    """Return for `/status` what is in use by source and destination, the most first: as in redirect mode."""
+    """Return for `/status` the ports in use by source and destination, most first, as in redirect mode."""
     used = [(way, count) for way, count in ways.most_common() if way[0] in sources]
     return [
         {"source": str(source), "destination": f"{printed(*destination)}/tcp", "in_use": count}

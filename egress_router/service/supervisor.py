@@ -1,4 +1,4 @@
-"""The first process of a proxy: owns rules and listening sockets, keeps workers running, ends in order."""
+"""The first process of a proxy: owns rules and listening sockets, keeps workers running, shuts them down."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def run(
     work: Work,
     administration: Callable[[], ServeAdministration],
 ) -> int:
-    """Run a proxy until SIGTERM or SIGINT has ended it in order; return the exit status.
+    """Run a proxy until it was shut down by SIGTERM or SIGINT; return the exit status.
 
-    `work` is what a worker does; `administration` loads the endpoint, which takes longer than a worker needs
-    to serve.
+    `work` is what a worker runs; `administration` imports the endpoint, which takes longer than a worker
+    needs to start serving.
 
     Raises:
         ConfigError: the rules are wrong.
-        RefusedError: a port cannot be had.
+        RefusedError: a port is not available.
     """
     registry = Registry()
     output.start(settings.runtime, registry)
@@ -98,7 +98,7 @@ class Supervisor(Generic[Rules]):
         self._state.describe(registry)
 
     async def run(self, administration: Callable[[], ServeAdministration]) -> None:
-        """Serve until a signal says to end, then finish what is open."""
+        """Serve until a signal asks to end, then let open connections finish."""
         signals.handle(asyncio.get_running_loop(), self._end_asked, self._follower.reload)
         self._listen(self._rule_store.ports)
         port = self._settings.runtime.admin_port
@@ -156,10 +156,10 @@ class Supervisor(Generic[Rules]):
     async def _end(self) -> None:
         self._state.ended.set()
         self._follower.stop()
-        # An accept queue without a worker gets one that empties it before the end.
+        # Start missing workers: every accept queue needs one that empties it before the end.
         self._pool.complete()
-        # Close here first: what comes in until a worker empties its accept queue is still served, and no
-        # queue is left that nobody would empty.
+        # Close the sockets here first: connections that arrive before a worker empties its accept queue are
+        # still served, and no queue is left without a worker to empty it.
         self._listening.close()
         await self._pool.end(self._settings.runtime.drain_seconds)
         _log.info("ended")

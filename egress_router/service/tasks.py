@@ -1,4 +1,4 @@
-"""The background tasks of a process that runs until a signal: side by side, none of them ends unnoticed."""
+"""The background tasks of a process that runs until a signal: none of them ends unnoticed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def run_until(
 ) -> None:
     """Run each coroutine as a task until `ended` is set, then `finish` while they go on, then cancel them.
 
-    A task ends only by a fault of ours, which must not leave a process that is half there: it ends the
-    others too, and is raised. Faults of callbacks are events like others.
+    A task ends only because of a bug. The process must not go on without it: the other tasks are ended too,
+    and the error is raised. Errors in callbacks are logged.
     """
     asyncio.get_running_loop().set_exception_handler(log_fault)
     tasks = [asyncio.create_task(each) for each in coroutines]
@@ -44,9 +44,9 @@ async def run_until(
 
 
 def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Do what `asyncio.to_thread` does, in a thread that does not hold the process when it ends.
+    """Do what `asyncio.to_thread` does, in a daemon thread: the process can end without waiting for it.
 
-    What waits for the kernel or the network may take as long as EGRESS_CLAIM_TIMEOUT.
+    Work that waits for the kernel or the network may take as long as EGRESS_CLAIM_TIMEOUT.
 
     Raises:
         RefusedError: the thread cannot be started now; it may be in a moment.
@@ -70,7 +70,7 @@ def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
 
 
 def log_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what a callback of an event loop raised: one event, where asyncio would write many lines."""
+    """Log what a callback of an event loop raised, as one event; asyncio would write many lines."""
     error = context.get("exception")
     if isinstance(error, BaseException):
         _log.exception(context["message"], error)

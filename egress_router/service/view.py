@@ -1,4 +1,4 @@
-"""What the administration endpoint may ask of whatever runs: a proxy's supervisor, or redirect mode."""
+"""What the administration endpoint may ask of the service: a proxy's supervisor, or redirect mode."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class View(Protocol):
     """Questions about a running service; every answer comes at once or within about two seconds."""
 
     def health(self) -> tuple[str, ...]:
-        """Return why the process should be killed and started again; nothing where it is healthy."""
+        """Return why the process should be killed and started again; empty if it is healthy."""
 
     def ready(self) -> tuple[str, ...]:
-        """Return why the router cannot do its job now; nothing where it can."""
+        """Return why the router cannot do its job now; empty if it can."""
 
     def snapshot(self) -> Snapshot:
         """Return all metrics."""
 
     async def status(self) -> dict[str, Json]:
-        """Return what a person wants to see; the keys are listed in docs/operating.md."""
+        """Return the content of `/status`; the keys are listed in docs/operating.md."""
 
 
 class Administration(Protocol):

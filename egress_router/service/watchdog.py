@@ -1,4 +1,4 @@
-"""Which workers hang: they run and do not report. Pure, but for the clock that is passed in."""
+"""Finds workers that hang: they run, but do not report. Pure, except for the clock that is passed in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 1.0  # seconds between two calls of `overdue`; a worker reports as often
 SILENT_SECONDS = 5.0
-STARTING_SECONDS = 30.0  # to load the program takes a quarter of a second, and far more on a throttled CPU
+STARTING_SECONDS = 30.0  # loading the program takes a quarter of a second, and far more on a throttled CPU
 _LATE_SECONDS = 1.0
 
 
@@ -23,8 +23,8 @@ class _Worker:
 class Watchdog:
     """Notes when each worker was heard.
 
-    Where the whole machine, or this process, did not run for a while (a paused virtual machine, a container
-    without CPU time), nobody was heard in that time, and no worker is at fault: it does not count.
+    Time in which the whole machine, or this process, did not run (a paused virtual machine, a container
+    without CPU time) does not count: no worker could be heard then.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -33,21 +33,21 @@ class Watchdog:
         self._workers: dict[int, _Worker] = {}
 
     def started(self, slot: int) -> None:
-        """Note that a worker began in this slot."""
+        """Note that a worker started in this slot."""
         self._workers[slot] = _Worker(self._clock.monotonic())
 
     def heard(self, slot: int, *, serves: bool) -> None:
-        """Note that the worker in this slot said something, and whether it serves already."""
+        """Note that the worker in this slot sent something, and whether it serves already."""
         worker = self._workers.get(slot)
         if worker is not None:
             worker.heard, worker.serves = self._clock.monotonic(), serves
 
     def ended(self, slot: int) -> None:
-        """Note that nobody is in this slot any more."""
+        """Note that there is no worker in this slot any more."""
         self._workers.pop(slot, None)
 
     def overdue(self) -> dict[int, float]:
-        """Return the workers to replace, each with the seconds of its silence; to be asked each second."""
+        """Return the workers to replace, each with the seconds of its silence; to be called each second."""
         now = self._clock.monotonic()
         late = now - self._looked - INTERVAL
         self._looked = now
@@ -57,7 +57,7 @@ class Watchdog:
         return self.silent(SILENT_SECONDS, STARTING_SECONDS)
 
     def silent(self, seconds: float, starting_seconds: float) -> dict[int, float]:
-        """Return those that have been silent for longer than that, and for how long."""
+        """Return the workers that have been silent for longer than that, each with the seconds."""
         now = self._clock.monotonic()
         return {
             slot: now - worker.heard

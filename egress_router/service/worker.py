@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 Rules = TypeVar("Rules")
 _REPORT_SECONDS = 1.0
 _DRAIN_POLL_SECONDS = 0.05
-# Allocations more than releases. With Python's 700 the collector takes 4 % of a CONNECT (Python 3.11,
-# docs/decisions/performance.md), and finds nothing.
+# Allocations minus releases that start a collection. With Python's default, 700, the collector takes 4 % of a
+# CONNECT (Python 3.11, docs/decisions/performance.md), and finds nothing.
 _COLLECT_AFTER = 10_000
 _REMEDY = "raise the limit of open files"
 
 
 def run(mode: Mode[Rules], settings: ProxySettings, control: socket.socket) -> int:
     """Serve until the supervisor, at the other end of `control`, says to end or is gone."""
-    # A terminal signals the whole group; what happens on Ctrl-C is the supervisor's decision.
+    # A terminal signals the whole process group; the supervisor decides what happens on Ctrl-C.
     for number in signals.HELD:
         signal.signal(number, signal.SIG_IGN)
     signals.release()
@@ -74,7 +74,7 @@ def run(mode: Mode[Rules], settings: ProxySettings, control: socket.socket) -> i
 class Worker(Generic[Rules]):
     """Carries out the supervisor's messages; stops the loop when everything is done.
 
-    `fault` is why it stopped, where it could not put rules in force: a worker with other rules than the rest
+    `fault` is why it stopped, if it could not put rules in force: a worker with other rules than the rest
     must not go on.
     """
 
@@ -100,7 +100,7 @@ class Worker(Generic[Rules]):
         self._channel = Channel(loop, control, self._received, loop.stop)
 
     def close(self) -> None:
-        """Close every connection and the way to the supervisor."""
+        """Close every connection and the channel to the supervisor."""
         if self._server is not None:
             self._server.close_all()
         self._channel.close()
@@ -115,7 +115,7 @@ class Worker(Generic[Rules]):
                 self._sockets |= dict(zip(ports, sockets, strict=True))
             case Serve(rules, ports):
                 try:
-                    # The supervisor's own `Mode.parse` made these rules, out of the same code.
+                    # The supervisor made these rules with `Mode.parse` of the same code.
                     self._serve(cast("Rules", rules), ports)
                 except Exception as error:  # noqa: BLE001 (see `fault`)
                     self.fault = error
@@ -138,11 +138,11 @@ class Worker(Generic[Rules]):
         if self._server is None:
             self._server = self._built(rules, len(ports))
             self._server.listen(self._sockets)
-            # What start-up made lives as long as the process. The collector need not walk it: for a list of
-            # 50,000 rules that would stop this worker for 30 ms.
+            # Objects made at start-up live as long as the process. The collector need not visit them: with a
+            # list of 50,000 rules that would stop this worker for 30 ms.
             gc.collect()
             gc.freeze()
-            # Connections are freed by reference counts; what they hold while open is no garbage to look for.
+            # Reference counts free connections; a collection while they are open would find no garbage.
             gc.set_threshold(_COLLECT_AFTER)
             self._channel.send(Serving())
             self._report()
@@ -171,7 +171,7 @@ class Worker(Generic[Rules]):
         self._loop.call_later(_REPORT_SECONDS, self._report)
         if self._server is not None:
             self._open.value = self._server.open_connections()
-        if self._channel.is_idle:  # a supervisor that is busy gets the next one
+        if self._channel.is_idle:  # a busy supervisor gets the next report
             self._channel.send(Report(self._registry.snapshot()))
 
     def _drain(self) -> None:

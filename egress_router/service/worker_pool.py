@@ -1,4 +1,4 @@
-"""Keeps the workers running: starts them, hears them, and starts another one where one died."""
+"""Keeps the workers running: starts them, takes their messages, and replaces those that die."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
     from egress_router.service.sockets import Listening
 
-_LOST_SECONDS = 30.0  # a worker that is silent for so long could not even be killed
+_LOST_SECONDS = 30.0  # a worker that is silent for this long could not even be killed
 _CLOSE_SECONDS = 2.0
 _REAP_SECONDS = 0.02
 _REMEDY = "raise the limits of open files, processes and memory, or lower EGRESS_WORKERS"
@@ -43,7 +43,7 @@ _log = log.get("service")
 
 
 class WorkerPool:
-    """The worker processes. Each gets its own sockets of `listening`, and the rules given last."""
+    """The worker processes. Each gets its own sockets of `listening`, and the latest rules."""
 
     def __init__(
         self, count: int, starter: process.Starter, listening: Listening, registry: Registry, clock: Clock
@@ -59,7 +59,7 @@ class WorkerPool:
         self._serve = Serve(None, frozenset())
         self._ending = False
         self._all_gone = asyncio.Event()
-        self._of_the_dead: Snapshot = {}
+        self._dead_totals: Snapshot = {}
         self._restarts = registry.counter("worker_restarts_total", "Workers that died and were replaced.")
         self._serving = registry.gauge("workers_serving", "Workers that have rules and listen.")
         self._statuses = WorkerStatuses(clock)
@@ -79,20 +79,20 @@ class WorkerPool:
                 raise RefusedError(what, _REMEDY) from None
 
     def serve(self, rules: object, ports: frozenset[int], new_ports: frozenset[int]) -> None:
-        """Hand other rules, and the sockets of new ports, to every worker."""
+        """Hand new rules, and the sockets of new ports, to every worker."""
         self._serve = Serve(rules, ports)
         for slot in self._slots:
             if slot.channel is not None:
                 self._hand_over(slot, new_ports)
 
     def complete(self) -> None:
-        """Start at once the workers that wait for their time to start."""
+        """Start the missing workers at once, without waiting for their back-off."""
         self._reap()
         for slot in self._slots:
             self._fill(slot)
 
     async def end(self, seconds: float) -> None:
-        """Let the workers finish what is open, for so long at most, then close it."""
+        """Let the workers finish open connections for this long at most, then close them."""
         self._ending = True
         self._tell(Drain())
         if await self._gone_within(seconds):
@@ -109,7 +109,7 @@ class WorkerPool:
             slot.kill()
 
     async def watch(self) -> None:
-        """Replace workers that hang (stopped, in an endless loop): clients of their queues wait for them."""
+        """Replace workers that hang (stopped, in an endless loop): clients in their accept queues wait."""
         while True:
             await asyncio.sleep(watchdog.INTERVAL)
             self._reap()
@@ -123,40 +123,40 @@ class WorkerPool:
                 os.kill(pid, signal.SIGKILL)
 
     def silent(self) -> tuple[str, ...]:
-        """Say which workers hang although they were killed: only a restart of the container may help."""
+        """Return which workers hang although they were killed: only a restart of the container may help."""
         silent = self._watchdog.silent(_LOST_SECONDS, watchdog.STARTING_SECONDS + _LOST_SECONDS)
         return tuple(
             f"worker {slot} has not reported for {seconds:.0f} s" for slot, seconds in silent.items()
         )
 
     def absent(self) -> tuple[str, ...]:
-        """Say which workers do not serve."""
+        """Return which workers do not serve."""
         return tuple(f"worker {slot.index} does not serve" for slot in self._slots if not slot.serves)
 
     def snapshot(self) -> Snapshot:
         """Return the workers' metrics, summed; counters include what dead workers had counted."""
         self._serving.value = sum(slot.serves for slot in self._slots)
-        return added([self._of_the_dead, *(slot.snapshot for slot in self._slots)])
+        return added([self._dead_totals, *(slot.snapshot for slot in self._slots)])
 
     async def status(self) -> dict[str, Json]:
-        """Return what all workers say of themselves, put together."""
+        """Return the statuses of all workers, merged into one."""
         return await self._statuses.ask(
             {slot.index: slot.channel for slot in self._slots if slot.channel is not None and slot.serves}
         )
 
     def processes(self) -> list[Json]:
-        """Return the workers as a person wants to see them."""
+        """Return the workers for `/status`."""
         now = self._clock.monotonic()
         return [slot.shown(now) for slot in self._slots]
 
     def _fill(self, slot: WorkerSlot) -> None:
-        """Start a worker in this slot, and where none can be started, later."""
+        """Start a worker in this slot; if none can be started, try again later."""
         if self._ending or slot.pid:
             return
         try:
             self._spawn(slot)
         except OSError as error:
-            # Of processes, memory or descriptors there may be enough again in a moment.
+            # There may be enough processes, memory or descriptors again in a moment.
             seconds = self._fill_later(slot)
             _log.warning(
                 "worker cannot be started",
@@ -166,7 +166,7 @@ class WorkerPool:
             )
 
     def _fill_later(self, slot: WorkerSlot) -> float:
-        """Start a worker in this slot after a time that grows with each failed start; return it."""
+        """Start a worker in this slot after a back-off, which grows with each start; return its seconds."""
         seconds = slot.next_delay()
         self._loop.call_later(seconds, self._fill, slot)
         return seconds
@@ -206,9 +206,9 @@ class WorkerPool:
         self._watchdog.heard(slot.index, serves=slot.serves)
 
     def _lost(self, slot: WorkerSlot) -> None:
-        """The worker closed its end: it is dying, and has an exit status in a moment.
+        """Note that the worker closed its end: it is dying, and has an exit status in a moment.
 
-        SIGCHLD would tell, too; uvloop keeps that signal for itself.
+        SIGCHLD would say so, too, but uvloop keeps that signal for itself.
         """
         slot.channel = None
         slot.serves = False
@@ -220,7 +220,7 @@ class WorkerPool:
             self._loop.call_later(_REAP_SECONDS, self._reap_soon)
 
     def _reap(self) -> None:
-        """Take the exit status of every dead child; as PID 1 also of strangers that were left to us."""
+        """Take the exit status of every dead child; as PID 1 also of adopted orphans."""
         for pid, code in process.ended():
             for slot in self._slots:
                 if slot.pid == pid:
@@ -232,7 +232,7 @@ class WorkerPool:
         if slot.channel is not None:
             slot.channel.close()
         self._lost(slot)
-        self._of_the_dead = added([self._of_the_dead, lasting(slot.snapshot)])
+        self._dead_totals = added([self._dead_totals, lasting(slot.snapshot)])
         slot.snapshot = {}
         self._statuses.died(slot.index)
         self._counts[slot.index] = 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # seconds before a dead worker's replacement starts
-_SETTLED_SECONDS = 60.0  # a worker that lived so long did not die of its start
+_SETTLED_SECONDS = 60.0  # a worker that lived this long did not die because of its start
 _log = log.get("service")
 
 
@@ -36,20 +36,20 @@ class WorkerSlot:
     snapshot: Snapshot = field(default_factory=dict)
 
     def send(self, message: ToWorker, sockets: Mapping[int, socket.socket] | None = None) -> None:
-        """Send a message to the worker, where there is one; one that names ports goes with their sockets."""
+        """Send a message to the worker, if there is one; one that names ports goes with their sockets."""
         if self.channel is None:
             return
         ports = message.ports if isinstance(message, Listeners) else ()
         self.channel.send(message, [sockets[port].fileno() for port in ports] if sockets else ())
 
     def hand_over(self, rules: Serve, new_ports: Iterable[int], sockets: Mapping[int, socket.socket]) -> None:
-        """Give the worker the sockets of new ports, in portions that the kernel takes, then the rules."""
+        """Give the worker the sockets of new ports, in batches that the kernel accepts, then the rules."""
         ports = sorted(new_ports)
         try:
             for start in range(0, len(ports), MAX_DESCRIPTORS):
                 self.send(Listeners(tuple(ports[start : start + MAX_DESCRIPTORS])), sockets)
         except OSError as error:
-            # It is late and cannot be given the sockets; it must not go on with other rules.
+            # It reads too slowly, and the sockets cannot be queued. It must not go on with other rules.
             _log.error(
                 "worker does not take its sockets and is ended", worker=self.index, reason=error.strerror
             )
@@ -63,18 +63,18 @@ class WorkerSlot:
             os.kill(self.pid, signal.SIGKILL)
 
     def next_delay(self) -> float:
-        """Return how long to wait for the next start; each time it is longer."""
+        """Return the seconds to wait before the next start; they double each time, up to a maximum."""
         seconds = self.delay
         self.delay = min(seconds * 2, _LONGEST_DELAY)
         return seconds
 
     def settle(self, now: float) -> None:
-        """Begin with the shortest wait again if the worker that died had lived long enough."""
+        """Go back to the shortest wait if the worker that died had lived long enough."""
         if now - self.started >= _SETTLED_SECONDS:
             self.delay = _FIRST_DELAY
 
     def shown(self, now: float) -> Json:
-        """Return the slot as a person wants to see it."""
+        """Return the slot for `/status`."""
         return {
             "index": self.index,
             "pid": self.pid or None,

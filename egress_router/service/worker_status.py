@@ -1,4 +1,4 @@
-"""What workers say of themselves for people, put together; what dead workers had counted is kept."""
+"""The workers' statuses, merged into one; what dead workers had counted is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Json
 
 _ANSWER_SECONDS = 2.0
-_REFRESH_SECONDS = 10.0  # so much of a worker's hits may be lost with it
+_REFRESH_SECONDS = 10.0  # the hits of this time may be lost with a worker
 
 
 class WorkerStatuses:
@@ -31,7 +31,7 @@ class WorkerStatuses:
         self._answers: dict[int, asyncio.Queue[int]] = {}
 
     async def ask(self, channels: Mapping[int, Channel]) -> dict[str, Json]:
-        """Ask the workers of these slots and return one status; a late worker counts as last heard."""
+        """Ask the workers of these slots and return one status; of a late worker the last answer counts."""
         self._asked += 1
         number, missing = self._asked, set(channels)
         answers = self._answers[number] = asyncio.Queue()
@@ -48,7 +48,7 @@ class WorkerStatuses:
         return merged(self._latest.values(), self._past)
 
     def refresh(self, slot: int, channel: Channel) -> None:
-        """Ask a worker that nobody asked for a while, so that little is lost when it dies."""
+        """Ask a worker that has not answered for a while, so that little is lost when it dies."""
         if self._clock.monotonic() - self._heard.get(slot, 0.0) >= _REFRESH_SECONDS:
             channel.send(StatusRequest(0))
 
@@ -60,6 +60,6 @@ class WorkerStatuses:
             self._answers[number].put_nowait(slot)
 
     def died(self, slot: int) -> None:
-        """Keep what remains valid of a worker."""
+        """Keep what still counts of a dead worker."""
         self._past.take(self._latest.pop(slot, {}))
         self._heard.pop(slot, None)

@@ -1,6 +1,6 @@
 {{/*
-One release may have several routers. Each is rendered with values of its own: those of the release, under those of
-routers.NAME. What is included gets them as .Values, and the router's name (empty: the only one) as .router.
+One release may have several routers. Each is rendered with its own values: those of the release, overridden by those
+of routers.NAME. Included templates get them as .Values, and the router's name (empty: the only one) as .router.
 .[0] is the chart's root, .[1] the name of what is rendered for each of them.
 */}}
 {{- define "egress-router.each" -}}
@@ -25,7 +25,7 @@ routers.NAME. What is included gets them as .Values, and the router's name (empt
 {{ end -}}
 {{- end -}}
 
-{{/* Refuse values: .[0] says whose they are, .[1] why. */}}
+{{/* Refuse values: .[0] says which router has them, .[1] why. */}}
 {{- define "egress-router.refuse" -}}
 {{- $router := (index . 0).router -}}
 {{- fail (printf "%s%s" (ternary (printf "routers.%s: " $router) "" (ne $router "")) (index . 1)) -}}
@@ -50,7 +50,7 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* The labels of pods that are no router: no selector of the router's may match them, or clients are sent there. */}}
+{{/* The labels of pods that are no router: no selector of the router may match them, else clients are sent there. */}}
 {{- define "egress-router.testSelector" -}}
 app.kubernetes.io/name: {{ include "egress-router.name" . | trunc 58 }}-test
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -74,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end -}}
 
-{{/* What stands in the metadata of every object: its name, labels and annotations; .[1] is added to the name. */}}
+{{/* The metadata of every object: its name, labels and annotations; .[1] is added to the name. */}}
 {{- define "egress-router.metadata" -}}
 {{- $router := index . 0 -}}
 {{- $suffix := index . 1 -}}
@@ -102,8 +102,8 @@ imagePullSecrets:
 {{- end -}}
 
 {{/*
-The name of .image. The registry goes before a repository that names none itself: its first part, where it has
-several, holds no dot and no colon, and is not localhost (as in image references everywhere).
+The name of .image. The registry is put before a repository that names none itself: a first part of several names one
+if it has a dot or a colon, or is localhost (as in image references everywhere).
 */}}
 {{- define "egress-router.image" -}}
 {{- $registry := (.root.Values.global | default dict).imageRegistry | default .root.Values.images.registry -}}
@@ -118,7 +118,7 @@ several, holds no dot and no colon, and is not localhost (as in image references
 {{- end -}}
 {{- end -}}
 
-{{/* The image of what stays in the mode. */}}
+{{/* The image of the container that keeps running in this mode. */}}
 {{- define "egress-router.mainImage" -}}
 {{- $images := dict "redirect" .Values.images.router "http-proxy" .Values.images.httpProxy "dns-proxy" .Values.images.dnsProxy -}}
 {{- include "egress-router.image" (dict "image" (get $images .Values.mode) "root" .) -}}
@@ -132,12 +132,12 @@ several, holds no dot and no colon, and is not localhost (as in image references
 {{- .Values.interface.multus.network | default (include "egress-router.fullname" .) -}}
 {{- end -}}
 
-{{/* Whether a container of the program stays, with its administration endpoint; else a pause container does. */}}
+{{/* Whether a container of the program keeps running, with its administration endpoint; else it is a pause container. */}}
 {{- define "egress-router.stays" -}}
 {{- if or (ne .Values.mode "redirect") .Values.redirect.live }}true{{ end -}}
 {{- end -}}
 
-{{/* Whether the Service is led to the active pod by the EndpointSlice that the pods write. */}}
+{{/* Whether the pods write the EndpointSlice that makes the Service lead to the active pod. */}}
 {{- define "egress-router.leads" -}}
 {{- if and .Values.standby.enabled .Values.standby.service }}true{{ end -}}
 {{- end -}}
@@ -147,7 +147,7 @@ several, holds no dot and no colon, and is not localhost (as in image references
 {{- if and .Values.standby.enabled (or .Values.standby.lease .Values.standby.service) }}true{{ end -}}
 {{- end -}}
 
-{{/* Whether setup stays beside a proxy, because it keeps the fence of a standby pair. */}}
+{{/* Whether setup keeps running beside a proxy, because it keeps the fence of a standby pair. */}}
 {{- define "egress-router.besideProxy" -}}
 {{- if and .Values.standby.enabled (ne .Values.mode "redirect") }}true{{ end -}}
 {{- end -}}
@@ -157,9 +157,9 @@ several, holds no dot and no colon, and is not localhost (as in image references
 {{- end -}}
 
 {{/*
-Whether there is a NetworkPolicy. With `auto` there is one where it cannot take anything away from anybody: where it is
-known from here which ports are served (no existing ConfigMap, which may name more tomorrow, and no fallback line, which
-takes protocols that no policy can name), and who reads the metrics (nobody, or networkPolicy.monitoringFrom says who).
+Whether there is a NetworkPolicy. With `auto` there is one if it cannot cut off any client: if it is known here which
+ports are served (no existing ConfigMap, which may name more later, and no fallback line, which takes protocols that no
+policy can name), and who reads the metrics (nobody, or networkPolicy.monitoringFrom says who).
 */}}
 {{- define "egress-router.guarded" -}}
 {{- $policy := .Values.networkPolicy -}}
@@ -179,11 +179,11 @@ takes protocols that no policy can name), and who reads the metrics (nobody, or 
 {{- end -}}
 {{- end -}}
 
-{{/* The security context of a container that needs nothing at all; Pod Security's level `restricted` admits it. */}}
+{{/* The security context of a container that needs no privilege; Pod Security's level `restricted` admits it. */}}
 {{- define "egress-router.restricted" -}}
 runAsNonRoot: true
 {{- if and (eq .Values.mode "redirect") (not (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}
-# The router's image names root. On OpenShift the restricted SCC chooses a user, and refuses any other.
+# The router's image runs as root. On OpenShift the restricted SCC chooses a user, and refuses any other.
 runAsUser: 65534
 {{- end }}
 readOnlyRootFilesystem: true
@@ -201,8 +201,8 @@ seccompProfile: { type: RuntimeDefault }
 {{- end -}}
 
 {{/*
-A second proxy in the same pod, on the same source address: .out.router is set to what the templates of a proxy get for
-it. Its rules come from a volume of their own, and it has its own administration port.
+A second proxy in the same pod, on the same source address: .out.router is set to the context for its templates. Its
+rules come from a separate volume, and it has its own administration port.
 */}}
 {{- define "egress-router.also" -}}
 {{- $router := .router -}}

@@ -1,4 +1,4 @@
-{{/* Environment of `setup`; .kind is EGRESS_ROUTER_MODE; .stays says that this container does. */}}
+{{/* Environment of `setup`; .kind is EGRESS_ROUTER_MODE; .stays says that this container keeps running. */}}
 {{- define "egress-router.setupEnv" -}}
 {{- $values := .root.Values -}}
 - name: EGRESS_SOURCE
@@ -49,7 +49,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* One that ends puts the fence up, closed; only one that stays ever opens it, and needs the cluster for that. */}}
+{{/* One that ends sets the fence up, closed. Only one that keeps running opens it, and needs the cluster for that. */}}
 {{- define "egress-router.standbyEnv" -}}
 {{- $standby := .root.Values.standby -}}
 {{- $object := printf "%s/%s" .root.Release.Namespace (include "egress-router.fullname" .root) -}}
@@ -73,7 +73,7 @@
   readOnly: true
 {{- end -}}
 
-{{/* A container that runs `setup`: one that ends may be privileged, one that stays never is. */}}
+{{/* A container that runs `setup`: one that ends may be privileged, one that keeps running never is. */}}
 {{- define "egress-router.setupContainer" -}}
 image: {{ include "egress-router.image" (dict "image" .root.Values.images.router "root" .root) }}
 imagePullPolicy: {{ .root.Values.images.pullPolicy }}
@@ -95,7 +95,7 @@ env:
   {{- with ternary .root.Values.extraEnv .root.Values.setup.extraEnv (eq .kind "legacy") }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end -}}
 
-{{/* Whether this container of setup makes the interface; one that stays finds it made, and has nothing of the node. */}}
+{{/* Whether this container of setup makes the interface; one that keeps running finds it, and sees nothing of the node. */}}
 {{- define "egress-router.makesInterface" -}}
 {{- if and (not .stays) (eq .root.Values.interface.provider "create") }}true{{ end -}}
 {{- end -}}
@@ -105,8 +105,8 @@ env:
 {{- if or (eq .Values.interface.provider "create") .Values.setup.privileged }}true{{ end -}}
 {{- end -}}
 
-{{/* The pod's sysctls: the given ones, and unless it is one of them that (a safe one) which opens low ports to a
-forwarder, or to transparent ports, without root. */}}
+{{/* The pod's sysctls: the given ones, and the one (it is safe) that opens low ports to a forwarder, or to transparent
+ports, without root, unless it is among the given ones. */}}
 {{- define "egress-router.sysctls" -}}
 {{- $given := .Values.sysctls -}}
 {{- $lowPorts := dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0" -}}
@@ -118,7 +118,7 @@ forwarder, or to transparent ports, without root. */}}
 {{- with $given }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
-{{/* Environment of every container that stays; .env is what the user adds to it. */}}
+{{/* Environment of every container that keeps running; .env is what the user adds to it. */}}
 {{- define "egress-router.longRunningEnv" -}}
 - name: EGRESS_DRAIN_SECONDS
   value: {{ .root.Values.drainSeconds | int64 | quote }}
@@ -132,12 +132,12 @@ forwarder, or to transparent ports, without root. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* Port, probes, resources and rules of every container that stays. */}}
+{{/* Port, probes, resources and rules of every container that keeps running. */}}
 {{- define "egress-router.longRunning" -}}
 ports:
   - name: admin
     containerPort: {{ .Values.admin.port | int64 }}
-# Ready within a second of serving; and liveness is nobody's business while setup waits for the address.
+# Ready within a second of serving; and no liveness probe while setup waits for the address.
 startupProbe:
   {{- $startup := dict "httpGet" (dict "path" "/healthz" "port" "admin") "periodSeconds" 1 "failureThreshold" (ternary (add 60 .Values.setup.claimTimeoutSeconds) 60 (eq .Values.mode "redirect")) }}
   {{- merge dict .Values.probes.startup $startup | toYaml | nindent 2 }}
@@ -145,8 +145,8 @@ livenessProbe:
   {{- $liveness := dict "httpGet" (dict "path" "/healthz" "port" "admin") "periodSeconds" 10 "failureThreshold" 6 "timeoutSeconds" 5 "terminationGracePeriodSeconds" (.Values.livenessGraceSeconds | int64) }}
   {{- merge dict .Values.probes.liveness $liveness | toYaml | nindent 2 }}
 {{- if include "egress-router.leads" . }}
-# A pod that stands by counts as ready: where clients go is a matter of the EndpointSlice, and a rollout or a drain goes
-# on only when the other pod is ready.
+# A pod that stands by counts as ready: the EndpointSlice decides where clients go, and a rollout or a drain goes on
+# only when the other pod is ready.
 {{- end }}
 readinessProbe:
   {{- $readiness := dict "httpGet" (dict "path" (ternary "/readyz?exclude=standby" "/readyz" (eq (include "egress-router.leads" .) "true")) "port" "admin") "periodSeconds" 1 "failureThreshold" 3 "timeoutSeconds" 5 }}
@@ -168,7 +168,7 @@ volumeMounts:
 {{- end -}}
 
 {{- define "egress-router.ruleMounts" -}}
-# The folder, not one file (subPath): only a folder follows changes of the ConfigMap.
+# The folder, not one file (subPath): only a folder is updated when the ConfigMap changes.
 - name: {{ .volume | default "destinations" }}
   mountPath: /etc/egress-router
   readOnly: true

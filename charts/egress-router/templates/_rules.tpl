@@ -1,7 +1,7 @@
 {{/*
-What the lines of `destinations` open, as YAML: a list of { protocol, first, last, line }, and { fallback: true } at
-the end where a line without a port takes every other one. The program reads the same grammar; what has nothing to
-do with local ports is left to it (`egress-router check`).
+The ports that the lines of `destinations` open, as YAML: a list of { protocol, first, last, line }, and
+{ fallback: true } at the end if a line without a port takes every other one. The program reads the same grammar; what
+has nothing to do with local ports is left to it (`egress-router check`).
 */}}
 {{- define "egress-router.rules" -}}
 {{- $redirect := eq .Values.mode "redirect" -}}
@@ -10,7 +10,7 @@ do with local ports is left to it (`egress-router check`).
 {{- range $index, $raw := splitList "\n" .Values.destinations -}}
   {{- $blanks := regexReplaceAll "[\\s\\v\\pZ]+" $raw " " -}}
   {{- $text := regexReplaceAll "(^| )#.*" $blanks "" | trim -}}
-  {{- /* With which address a line leaves says nothing of its local ports. */ -}}
+  {{- /* The address that a line leaves with has nothing to do with its local ports. */ -}}
   {{- $text = regexReplaceAll " from [^ ]+$" $text "" -}}
   {{- $words := splitList " " $text -}}
   {{- if and $redirect $text (eq (len $words) 1) -}}
@@ -45,7 +45,7 @@ do with local ports is left to it (`egress-router check`).
     {{- include "egress-router.refuse" (list $ (printf "%s: invalid port '%s' (a number from 1 to 65535)" $.line .)) -}}
   {{- end -}}
 {{- end -}}
-{{- /* atoi reads decimal numbers, zeros in front or not; int would read those as octal. */ -}}
+{{- /* atoi reads decimal numbers, with leading zeros or without; int would read leading zeros as octal. */ -}}
 {{- $first := atoi $ends._0 -}}
 {{- $last := atoi ($ends._1 | default $ends._0) -}}
 {{- if lt $last $first -}}
@@ -60,7 +60,7 @@ do with local ports is left to it (`egress-router check`).
 protocol: {{ upper $protocol }}, first: {{ $first }}, last: {{ $last }}
 {{- end -}}
 
-{{/* The same for every mode: the proxy's port, what the rules open, or `ports` where the rules are not seen here. */}}
+{{/* The same for every mode: the proxy's port, what the rules open, or `ports` if the rules are not known here. */}}
 {{- define "egress-router.open" -}}
 {{- if eq .Values.mode "http-proxy" -}}
 {{- $port := .Values.httpProxy.port | int64 -}}

@@ -1,4 +1,4 @@
-{{/* What values.schema.json cannot say, or not in words that help. */}}
+{{/* What values.schema.json cannot check, or not with an error message that helps. */}}
 {{- define "egress-router.validate" -}}
 {{- include "egress-router.validateAddresses" . -}}
 {{- include "egress-router.validateInterface" . -}}
@@ -63,7 +63,7 @@
     {{- include "egress-router.refuse" (list $ (printf "httpProxy.port and admin.port are both %d; give one of them another port" (int .Values.admin.port))) -}}
   {{- end -}}
 {{- end -}}
-{{- /* Read even where `ports` says what the Service offers, for what is wrong with them. */ -}}
+{{- /* Read even if `ports` says what the Service offers, so that errors in them are found. */ -}}
 {{- $_ := include "egress-router.open" . -}}
 {{- if not (include "egress-router.ports" . | trim) -}}
   {{- include "egress-router.refuse" (list $ "the rules name no single local port for the Service (a fallback or an existing ConfigMap): list them in ports") -}}
@@ -112,7 +112,7 @@ EGRESS_POLICY_FILE: policy.inline
 EGRESS_ADMIN_RULES_FILE: adminRules.inline
 {{- end -}}
 
-{{/* A variable that stands twice in a container has whichever value the API server keeps. */}}
+{{/* A variable that a container has twice gets whichever value the API server keeps. */}}
 {{- define "egress-router.validateEnv" -}}
 {{- $own := include "egress-router.valueNames" . | fromYaml -}}
 {{- $given := dict "env" .Values.env "setup.env" .Values.setup.env "extraEnv" dict "setup.extraEnv" dict -}}

@@ -34,7 +34,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What cannot work with a Service that an EndpointSlice of the pods' own leads. */}}
+{{/* What cannot work with a Service whose EndpointSlice the pods write. */}}
 {{- define "egress-router.validateSlice" -}}
 {{- if and (eq .Values.mode "redirect") (contains ":" .Values.source) (contains "." .Values.source) -}}
   {{- include "egress-router.refuse" (list $ "standby.service: an EndpointSlice has addresses of one family, so the lines of the other one could not be reached; set standby.service: false for a dual-stack source in mode redirect") -}}
@@ -47,7 +47,7 @@
 {{- if or (hasPrefix "RequireDualStack" .Values.service.ipFamilyPolicy) (gt (len .Values.service.ipFamilies) 1) -}}
   {{- include "egress-router.refuse" (list $ "service: an EndpointSlice has addresses of one family; leave ipFamilyPolicy and the second of ipFamilies out, or set standby.service: false") -}}
 {{- end -}}
-{{- /* Kubernetes leaves the slices of a selector that has gone: they would lead to the former pod for ever. */ -}}
+{{- /* Kubernetes keeps the slices of a selector that was removed: they would lead to the former pod for ever. */ -}}
 {{- $name := include "egress-router.fullname" . -}}
 {{- $live := lookup "v1" "Service" .Release.Namespace $name | default dict -}}
 {{- if (get ($live.spec | default dict) "selector") -}}

@@ -1,10 +1,10 @@
-"""The page for people: three files, loaded from nowhere else."""
+"""The status page: three files, which load nothing from other hosts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# Nothing from another host, no inline code: even text that got into the page by a fault could not run.
+# Nothing from another host, no inline code: even text that a bug puts into the page as HTML cannot run.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,9 +1,9 @@
 "use strict";
 
 const INTERVAL = 2000; // ms
-const ANSWER_TIMEOUT = 5000; // ms; a router that does not answer must show as such
-const HEADROOM = 1.35; // above the highest value of a low plot: for its label
-const MAX_ROWS = 200; // of a table at one time; the search finds the other rules
+const ANSWER_TIMEOUT = 5000; // ms; after that the page says that the router does not answer
+const HEADROOM = 1.35; // height of a low plot by its highest value: leaves space for the label
+const MAX_ROWS = 200; // that a table shows at a time; the search finds the other rules
 
 const byId = (id) => document.getElementById(id);
 
@@ -66,7 +66,7 @@ function clock(unix) {
 let pod = "";
 let release = "";
 
-// What is wrong comes first, with since when; green is only for a router that serves its clients.
+// Problems come first, each with the time since when; only a router that serves its clients is green.
 function showVerdict(text, style, problems) {
   put("verdict", text);
   byId("verdict").className = style;
@@ -110,7 +110,7 @@ function showReload(reload) {
 function path(samples, style, height, top, full) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", "path");
   const start = full - samples.length;
-  let pen = "M"; // lifted where nothing is known
+  let pen = "M"; // a gap where nothing is known
   const points = samples.map((value, index) => {
     if (value === null) {
       pen = "M";
@@ -155,7 +155,7 @@ function showPlot(history) {
 let rules = [];
 let order = {key: "line", up: true};
 
-// In redirect mode the kernel counts packets and bytes of each line; a proxy's rules have hits alone.
+// In redirect mode the kernel counts packets and bytes of each line; a proxy's rules have only hits.
 function showRules() {
   const counted = rules.some((each) => each.packets !== undefined);
   for (const cell of document.querySelectorAll("#rules .traffic")) cell.hidden = !counted;
@@ -188,7 +188,7 @@ for (const button of document.querySelectorAll("#rules button")) {
 }
 byId("search").addEventListener("input", showRules);
 
-// Nothing is left out without a word.
+// Says so when a table leaves rows out.
 function sayCut(id, shown, all, what) {
   put(id, shown < all ? `${shown} of ${all} ${what} are shown` : "");
 }
@@ -228,7 +228,7 @@ function showBusy(busiest) {
 }
 
 function showDestinations(upstreams) {
-  byId("destinations").hidden = upstreams.length === 0; // of an open proxy there are none to name
+  byId("destinations").hidden = upstreams.length === 0; // an open proxy has none
   const ordered = [...upstreams].sort((one, other) => one.up - other.up); // what is down comes first
   table("upstreams", ordered.slice(0, MAX_ROWS).map((each) => [
     [each.destination], [each.address], each.up ? ["up", "good"] : [each.reason || "down", "bad"],
@@ -265,7 +265,7 @@ function show(status) {
   const reasons = [...status.health, ...status.ready];
   const problems = status.problems || [];
   const known = new Set(problems.map((each) => each.text));
-  // What began a moment ago is not in the list yet.
+  // A problem that began a moment ago is not in `problems` yet.
   const all = [...reasons.filter((each) => !known.has(each)).map((text) => ({text, blocks: true})), ...problems];
   const waits = reasons.length && reasons.every((each) => each.startsWith("standing by; ") && each.includes(" is held by "));
   if (waits) showVerdict("standing by", "waiting", all.map((each) => ({...each, blocks: false})));
