@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from egress_router.errors import RefusedError
 from egress_router.kernel import netns as namespaces
@@ -65,19 +65,15 @@ class Netlink:
 
     def links(self) -> tuple[Link, ...]:
         """Return all interfaces."""
-        return tuple(read_link(Message(message)) for message in self._ipr.get_links())
+        with _refused("cannot read the interfaces"):
+            return tuple(read_link(Message(message)) for message in self._ipr.get_links())
 
     def link(self, name: str) -> Link | None:
         """Return the interface with this name; None if there is none."""
-        from egress_router.kernel.pyroute2_loading import NetlinkError  # noqa: PLC0415 (as above)
-
-        try:
-            (message,) = self._ipr.link("get", ifname=name)
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
-                return None
-            raise
-        return read_link(Message(message))
+        found: tuple[Any, ...] = ()
+        with _refused(f"cannot read the interface {name}", harmless=errno.ENODEV):
+            found = tuple(self._ipr.link("get", ifname=name))
+        return read_link(Message(found[0])) if found else None
 
     def add_macvlan(self, name: str, parent: Link, mode: str, netns: int) -> None:
         """Create a macvlan interface on `parent`, directly in the namespace of the descriptor `netns`.
@@ -164,7 +160,8 @@ class Netlink:
 
     def addresses(self, index: int) -> tuple[Address, ...]:
         """Return the addresses of an interface."""
-        return tuple(read_address(Message(message)) for message in self._ipr.get_addr(index=index))
+        with _refused("cannot read the addresses of an interface"):
+            return tuple(read_address(Message(message)) for message in self._ipr.get_addr(index=index))
 
     def holder(self, address: IPAddress) -> Link | None:
         """Return the interface that has this address; None if there is none."""
@@ -202,14 +199,15 @@ class Netlink:
 
     def routes(self, version: int, table: int = MAIN_TABLE) -> tuple[Route, ...]:
         """Return the unicast routes of a table, in the kernel's order."""
-        dump = self._ipr.get_routes(family=FAMILIES[version], table=table)
-        # Old kernels ignore the filter and dump every table.
-        found = (
-            read_route(message, version)
-            for message in map(Message, dump)
-            if message.number("RTA_TABLE") == table
-        )
-        return tuple(route for route in found if route is not None)
+        with _refused("cannot read the routes"):
+            dump = self._ipr.get_routes(family=FAMILIES[version], table=table)
+            # Old kernels ignore the filter and dump every table.
+            found = (
+                read_route(message, version)
+                for message in map(Message, dump)
+                if message.number("RTA_TABLE") == table
+            )
+            return tuple(route for route in found if route is not None)
 
     def replace_route(self, route: Route, version: int, table: int = MAIN_TABLE) -> None:
         """Add a route, or replace the one with the same destination and metric."""
@@ -223,12 +221,13 @@ class Netlink:
 
     def has_mark_rule(self, version: int, mark: int, table: int) -> bool:
         """Say whether packets with this mark already use this table."""
-        return any(
-            rule.number("FRA_FWMARK") == mark
-            and rule.number("FRA_FWMASK") == mark
-            and rule.number("FRA_TABLE") == table
-            for rule in map(Message, self._ipr.get_rules(family=FAMILIES[version]))
-        )
+        with _refused("cannot read the policy routes"):
+            return any(
+                rule.number("FRA_FWMARK") == mark
+                and rule.number("FRA_FWMASK") == mark
+                and rule.number("FRA_TABLE") == table
+                for rule in map(Message, self._ipr.get_rules(family=FAMILIES[version]))
+            )
 
     def add_mark_rule(self, version: int, mark: int, table: int, priority: int) -> None:
         """Make packets with this mark use this table."""

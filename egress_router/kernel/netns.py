@@ -27,6 +27,7 @@ _NAME_ANOTHER = (
     " at /node-ns"
 )
 _GRANT = "run the container privileged, with the node's /proc/1/ns as a hostPath volume, or with hostPID"
+_NO_THREAD = "raise the limit of processes"
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
@@ -42,7 +43,7 @@ def within(netns: Path, function: Callable[[], T]) -> T:
     """Call `function` in a thread inside `netns` and return what it returns.
 
     Raises:
-        RefusedError: the namespace is not there or may not be entered.
+        RefusedError: the namespace is not there or may not be entered, or no thread can be started.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -55,7 +56,10 @@ def within(netns: Path, function: Callable[[], T]) -> T:
             errors.append(error)
 
     thread = threading.Thread(target=run, name=f"inside {netns}")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # all that Python says of a thread that the kernel refuses
+        raise RefusedError(f"cannot start a thread ({error})", _NO_THREAD) from None
     thread.join()
     if errors:
         raise errors[0]

@@ -162,7 +162,7 @@ def in_thread(
 async def _serve(address: str, port: int, path: Path) -> None:
     server = NameServer(_read(path))
     await server.start(address, port)
-    async for _ in changes(path):
+    async for _ in changes([path]):
         try:
             server.zone = _read(path)
         except (OSError, ValueError) as error:

@@ -152,10 +152,12 @@ class Laboratory(Hosts):
         log: list[str] = []
         reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
         reader.start()
-        self._await(lambda: any("network is set up" in line for line in log), "setup", process)
-        yield process
-        process.terminate()
-        process.wait(_START_SECONDS)
+        try:
+            self._await(lambda: any("network is set up" in line for line in log), "setup", process)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(_START_SECONDS)
 
     def set_zone(self, zone: Mapping[str, object]) -> None:
         """Set the zone of the cluster's name server, which the first call starts."""
@@ -171,10 +173,12 @@ class Laboratory(Hosts):
         """Run a proxy in the router; the block begins once it listens on `port`."""
         command = [sys.executable, "-m", "egress_router", mode]
         process = self.router.start(command, {"EGRESS_LOG_LEVEL": "warning", **environment})
-        self._await(lambda: _connects(self.client, ROUTER, port), mode, process)
-        yield process
-        process.terminate()
-        process.wait(_START_SECONDS)
+        try:
+            self._await(lambda: _connects(self.client, ROUTER, port), mode, process)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(_START_SECONDS)
 
     def _settle(self, *hosts: Host) -> None:
         self._await(lambda: all(host.is_settled() for host in hosts), "the laboratory's network")

@@ -254,12 +254,12 @@ class Pair(Hosts):
         return [side for side in self.sides if side.router is not None and self.ask(side.address)]
 
     def await_active(self, side: Side | None = None, seconds: float = _START_SECONDS) -> Side:
-        """Wait until `side` is active, or any if it is None; return an active one."""
+        """Wait until `side` is active, or any if it is None; return it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             found = self.active()
             if found and (side is None or side in found):
-                return found[0]
+                return found[0] if side is None else side
         logs = {each.number: list(each.errors)[-8:] for each in self.sides}
         raise RuntimeError(f"no active router within {seconds} s: {logs}")
 

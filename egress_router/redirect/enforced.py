@@ -91,12 +91,20 @@ class EnforcedPolicy:
             self._policy, self._denials = policy, denials
             self._cuts.note(denials, SYSTEM.monotonic())
             # The change may have reset the kernel's counters.
-            self._count(await in_daemon_thread(self._read))
+            await self._look()
 
     async def count(self) -> None:
         """Add what the kernel has denied since the last call."""
         async with self._counting:
-            self._count(await in_daemon_thread(self._read))
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            counts = await in_daemon_thread(self._read)
+        except RefusedError as error:
+            _log.warning("what the egress policy denies is counted later", error=str(error))
+        else:
+            self._count(counts)
 
     def _read(self) -> DeniedCounts:
         if not self._denials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from egress_router.kernel.nat import counters
 from egress_router.kernel.nat.connect_times import ConnectTimes
 from egress_router.redirect.traffic import LineTraffic, RedirectMetrics, RuleTable
 from egress_router.service.busiest import busiest
+from egress_router.service.tasks import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -68,17 +70,22 @@ class LineCounts:
             _log.info("traffic is not counted by line: that needs nftables")
         while True:
             try:
-                # The times first: then the later counts include every line that they belong to.
-                times = await asyncio.to_thread(self._times.read) if self._has_counters else []
-                counts = await asyncio.to_thread(counters.read) if self._has_counters else None
-                tracked = await asyncio.to_thread(conntrack.connections, sources())
+                seen = await in_daemon_thread(functools.partial(self._read, sources()))
             except RefusedError as error:
                 _log.warning("counters cannot be read", error=str(error))
             else:
-                self._show(counts, tracked, times)
+                self._show(*seen)
             await policy.count()
             self._metrics.tracking(conntrack.usage())
             await asyncio.sleep(self._interval)
+
+    def _read(
+        self, sources: Sequence[IPAddress]
+    ) -> tuple[counters.Counts | None, conntrack.Connections, Sequence[ConnectTime]]:
+        # The times first: then the later counts include every line that they belong to.
+        times = self._times.read() if self._has_counters else []
+        counts = counters.read() if self._has_counters else None
+        return counts, conntrack.connections(sources), times
 
     def _current_table(self) -> RuleTable:
         if self._table.redirects is not self._rule_store.rules.rules:

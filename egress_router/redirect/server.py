@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from egress_router.setup.nat_rules import Established
     from egress_router.standby.agent import Agent
 
+_ENDED_POLL_SECONDS = 0.01
 _log = log.get("redirect")
 
 
@@ -128,7 +129,8 @@ class RedirectServer:
             tasks.append(self._rejections.run())
         if self._settings.access_log:
             flows = FlowLog(self._registry, self._records, self._counts.line_of, SYSTEM)
-            tasks.append(flows.run(list(self._sources())))
+            # Also those that it does not hold yet: one that another station has may be claimed later.
+            tasks.append(flows.run([each.address for each in self._settings.sources]))
         if self._agent is not None:
             self._agent.start()
             tasks.append(self._agent.until_failure())
@@ -152,7 +154,8 @@ class RedirectServer:
         self._state.ended.set()
         self._follower.stop()
         if self._agent is not None:
-            await asyncio.to_thread(self._agent.ended.wait)
+            while not self._agent.ended.is_set():  # noqa: ASYNC110 (to wait in a thread would need one to start)
+                await asyncio.sleep(_ENDED_POLL_SECONDS)
             _log.info("ended; this pod no longer sends from the source address")
         else:
             _log.info("ended; rules and address stay until the pod goes")
@@ -190,7 +193,7 @@ class RedirectServer:
         return self._upkeep.established.sources
 
     async def _put_again(self) -> None:
-        await self._updates.put_in_force(self._names, self._rule_store.rules)
+        await self._updates.put_again(self._names)
 
     async def _put_in_force(self, guarded: Guarded[Redirects], _: frozenset[int]) -> None:
         await self._policy.prepare(guarded.policy)

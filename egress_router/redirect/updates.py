@@ -73,8 +73,20 @@ class NameUpdates:
         Raises:
             RefusedError: the kernel refuses; what was in force stays.
         """
-        redirects = guarded.rules
+        await self._put_next(names, lambda: guarded)
+
+    async def put_again(self, names: LineNames) -> None:
+        """Put the rules in force once more, after a change under way: what they depend on is different.
+
+        Raises:
+            RefusedError: the kernel refuses; what was in force stays.
+        """
+        await self._put_next(names, self._rules)
+
+    async def _put_next(self, names: LineNames, rules: Callable[[], Guarded[Redirects]]) -> None:
         async with self._one_at_a_time:
+            guarded = rules()  # now: a change that this waited for may have brought other ones
+            redirects = guarded.rules
             names.follow(redirects.names)
             await names.answered(redirects.names, _ANSWER_SECONDS)
             resolved = names.resolved(redirects.names)

@@ -61,6 +61,8 @@ class Upkeep:
         except RefusedError as error:
             self.problem = str(error)
             _log.error("the network is not as it should be", error=str(error))
+        except OSError as error:  # a shortage of descriptors or memory; `problem` is what it was
+            _log.warning("the network cannot be looked at", error=error.strerror)
         else:
             self.problem = None
 
@@ -73,7 +75,11 @@ class Upkeep:
         """Put the rules in force for other source addresses; called in a thread, executed by the loop."""
 
         async def put_in_force() -> None:
-            self.established = established
-            await self._put_in_force()
+            before, self.established = self.established, established
+            try:
+                await self._put_in_force()
+            except BaseException:
+                self.established = before  # so that the next round tries again
+                raise
 
         asyncio.run_coroutine_threadsafe(put_in_force(), loop).result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from egress_router.clock import SYSTEM
@@ -9,7 +10,7 @@ from egress_router.net import own
 from egress_router.upstreams.forbidden import forbidden_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from egress_router.clock import Clock
     from egress_router.grammar.address import IPAddress, IPNetwork
@@ -21,6 +22,7 @@ SILENT: Final = ""
 _NEIGHBOURS_SECONDS = 10.0
 _LOOP = "it is this router itself"
 _NEIGHBOUR = "it is on the network of the pod's first interface, where no line may lead"
+_UNKNOWN = "the pod's networks cannot be read at the moment"
 
 
 class Usable:
@@ -37,7 +39,7 @@ class Usable:
         self._interface = interface
         self._rules = rules
         self._clock = clock
-        self._neighbours: frozenset[IPNetwork] = frozenset()
+        self._neighbours: frozenset[IPNetwork] | None = None
         self._look_again = 0.0
 
     def __call__(self, line: NamedRedirect, address: IPAddress) -> str | None:
@@ -60,16 +62,26 @@ class Usable:
         )
         if forbidden is not None:
             return forbidden.reason
-        return _NEIGHBOUR if self._is_neighbour(address) else None
+        neighbours = self._current_neighbours()
+        if neighbours is None:
+            return _UNKNOWN
+        return _NEIGHBOUR if _is_in(address, neighbours) else None
 
     def _has_family(self, line: NamedRedirect, version: int) -> bool:
         sources = self._router.addresses or ()
         leaving = getattr(line.leaving, "version", None)
         return any(each.version == version for each in sources) and leaving in {None, version}
 
-    def _is_neighbour(self, address: IPAddress) -> bool:
+    def _current_neighbours(self) -> frozenset[IPNetwork] | None:
         now = self._clock.monotonic()
         if now >= self._look_again:
-            self._neighbours = own.neighbours(self._interface)
-            self._look_again = now + _NEIGHBOURS_SECONDS
-        return any(network.version == address.version and address in network for network in self._neighbours)
+            # If no descriptor is left to read them with, the last known ones are used.
+            with contextlib.suppress(OSError):
+                self._neighbours = own.neighbours(self._interface)
+            if self._neighbours is not None:
+                self._look_again = now + _NEIGHBOURS_SECONDS
+        return self._neighbours
+
+
+def _is_in(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
+    return any(network.version == address.version and address in network for network in networks)

@@ -6,6 +6,7 @@ the event loop, and a blocked pipe would block every connection.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -75,8 +76,7 @@ class Output(logging.Handler):
         """Queue a record's line; drop it if the queue is full or it only repeats a warning."""
         with self._changed:
             if self._thread is None:  # an unused stream costs no thread
-                self._thread = threading.Thread(target=self._write_forever, name="log", daemon=True)
-                self._thread.start()
+                self._start_thread()
             if record.levelno < logging.WARNING or self._repeats.admit(record):
                 self._queue(record)
                 RECENT.note(record)
@@ -87,6 +87,12 @@ class Output(logging.Handler):
         """Wait until the queue is written, for a short time at most; `logging` calls it at exit."""
         with self._changed:
             self._changed.wait_for(lambda: not self._lines and not self._writing, _FLUSH_SECONDS)
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._write_forever, name="log", daemon=True)
+        with contextlib.suppress(RuntimeError):  # the kernel refuses; the next line tries again
+            thread.start()
+            self._thread = thread
 
     def _queue(self, record: logging.LogRecord) -> None:
         if len(self._lines) >= self._most:

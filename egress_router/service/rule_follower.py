@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from egress_router.files import signature
 from egress_router.service.file_watch import changes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from pathlib import Path
 
-    from egress_router.service.rule_store import RuleStore
+    from egress_router.files import Signature
+    from egress_router.service.file_watch import Signatures
+    from egress_router.service.rule_store import PutInForce, RuleStore
 
 Rules = TypeVar("Rules")
 RETRY_SECONDS = 3.0
@@ -29,11 +32,14 @@ class RuleFollower(Generic[Rules]):
         paths: Sequence[Path],
         put_in_force: Callable[[Rules, frozenset[int]], Awaitable[None]],
         retry_seconds: float = RETRY_SECONDS,
+        look: Callable[[Path], Signature | None] = signature,
     ) -> None:
         self._store = store
         self._paths = paths
         self._put_in_force = put_in_force
         self._retry_seconds = retry_seconds
+        self._look = look
+        self._quiet: Signatures | None = None
         self._asked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._stopped = False
@@ -41,8 +47,7 @@ class RuleFollower(Generic[Rules]):
     def tasks(self) -> list[Coroutine[None, None, None]]:
         """Return the coroutines that must run beside the service."""
         tasks = [self._reload_when_asked()]
-        watches = [self._watch(each) for each in self._paths]
-        return [*tasks, *watches, self._retry()] if watches else tasks
+        return [*tasks, self._watch(), self._retry()] if self._paths else tasks
 
     def reload(self) -> None:
         """Read the source again soon."""
@@ -56,20 +61,22 @@ class RuleFollower(Generic[Rules]):
         while True:
             await self._asked.wait()
             self._asked.clear()
-            await self._reload()
+            async with self._one_at_a_time:
+                if not self._stopped:
+                    await self._store.reload(self._put_in_force)
 
-    async def _watch(self, path: Path) -> None:
-        async for _ in changes(path):
-            await self._reload()
+    async def _watch(self) -> None:
+        async for quiet in changes(self._paths, look=self._look):
+            self._quiet = quiet
+            await self._while_quiet(self._store.reload)
 
     async def _retry(self) -> None:
         while True:
             await asyncio.sleep(self._retry_seconds)
-            async with self._one_at_a_time:
-                if not self._stopped:
-                    await self._store.retry(self._put_in_force)
+            await self._while_quiet(self._store.retry)
 
-    async def _reload(self) -> None:
+    async def _while_quiet(self, read: Callable[[PutInForce[Rules]], Awaitable[None]]) -> None:
+        """Have the source read, unless a file is being written: then `_watch` has it read afterwards."""
         async with self._one_at_a_time:
-            if not self._stopped:
-                await self._store.reload(self._put_in_force)
+            if not self._stopped and tuple(map(self._look, self._paths)) == self._quiet:
+                await read(self._put_in_force)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from egress_router import log
+from egress_router.errors import RefusedError
 from egress_router.grammar.address import printed
 from egress_router.net import open_connections, port_range
 from egress_router.net.own import addresses_of
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _MAX_SHOWN = 100
 _INTERVAL = 30.0  # seconds; with ten thousand connections one look takes some hundredths of a second
 
+_log = log.get("service")
+
 
 class SourcePorts:
     """Reads the kernel's table every 30 s, and keeps the metric up to date."""
@@ -32,20 +36,26 @@ class SourcePorts:
         interface: str,
         ports: Callable[[], Collection[int]],
         others: Collection[int],
+        interval: float = _INTERVAL,
     ) -> None:
         """Count what leaves with addresses of `interface`; clients come to `ports`, `others` do not count."""
         self._registry = registry
         self._interface = interface
         self._ports = ports
         self._others = others
+        self._interval = interval
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
         while True:
             ports = self._ports()
-            seen = await in_daemon_thread(lambda: open_connections.read(ports, self._others))  # noqa: B023
-            self.show(seen.ways, addresses_of(self._interface))
-            await asyncio.sleep(_INTERVAL)
+            try:
+                seen = await in_daemon_thread(lambda: open_connections.read(ports, self._others))  # noqa: B023
+            except RefusedError as error:
+                _log.warning("source ports in use are not counted", error=str(error))
+            else:
+                self.show(seen.ways, addresses_of(self._interface))
+            await asyncio.sleep(self._interval)
 
     def show(self, ways: Counter[Way], sources: Collection[IPAddress]) -> None:
         """Publish, by source, how many ports are in use towards the destination that has most of them.

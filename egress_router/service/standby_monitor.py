@@ -9,6 +9,10 @@ import socket
 import threading
 from typing import TYPE_CHECKING, cast
 
+from egress_router import log
+from egress_router.errors import RefusedError
+from egress_router.service.tasks import in_daemon_thread
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,6 +35,8 @@ _COUNTS = (
     ("standby_losses_total", "How often this router was active and lost its right to be.", "losses"),
 )
 
+_log = log.get("service")
+
 
 class StandbyMonitor:
     """What that process says; a pod without one belongs to no group, and is always active."""
@@ -42,8 +48,12 @@ class StandbyMonitor:
     async def watch(self) -> None:
         """Keep what is known up to date."""
         while True:
-            answer = await asyncio.to_thread(ask)
-            self.take(answer, asyncio.get_running_loop().time())
+            try:
+                answer = await in_daemon_thread(ask)
+            except RefusedError as error:
+                _log.warning("the process that keeps the fence is not asked", error=str(error))
+            else:
+                self.take(answer, asyncio.get_running_loop().time())
             await asyncio.sleep(_INTERVAL)
 
     def take(self, answer: dict[str, Json] | None, now: float) -> None:
@@ -76,7 +86,10 @@ class StandbyMonitor:
     def hand_over(self) -> None:
         """Tell that process that this one ends: another pod should take over now, if one can."""
         if self._answer is not None:
-            threading.Thread(target=hand_over, name="hand over", daemon=True).start()
+            try:
+                threading.Thread(target=hand_over, name="hand over", daemon=True).start()
+            except RuntimeError as error:  # the kernel refuses a thread; this process ends all the same
+                _log.warning("no hand-over is asked for", error=str(error))
 
     def problems(self) -> tuple[str, ...]:
         """Return why this pod is not the active one; empty if it is, or has no group."""

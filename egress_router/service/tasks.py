@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from egress_router import log
+from egress_router.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -46,6 +47,9 @@ def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     """Do what `asyncio.to_thread` does, in a daemon thread: the process can end without waiting for it.
 
     Work that waits for the kernel or the network may take as long as EGRESS_CLAIM_TIMEOUT.
+
+    Raises:
+        RefusedError: the thread cannot be started now; it may be in a moment.
     """
     outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
     outcome.set_running_or_notify_cancel()  # it cannot be cancelled from here on
@@ -58,7 +62,10 @@ def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
         else:
             outcome.set_result(result)
 
-    threading.Thread(target=run, name="kernel", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="kernel", daemon=True).start()
+    except RuntimeError as error:  # all that Python says of a thread that the kernel refuses
+        raise RefusedError(f"cannot start a thread ({error})", "raise the limit of processes") from None
     return asyncio.wrap_future(outcome)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from egress_router.service.standby_monitor import HELD_BY, STANDING_BY
 from egress_router.standby.protocol.role import Role
@@ -34,7 +34,6 @@ class Status:
     rival: str | None = None  # the hardware address of a station outside the group that has the address
     witness: str | None = None  # what is wrong with the Lease, if there is one
     members: int | None = None  # how many routers the Lease names
-    ways: tuple[str, ...] = field(default=("wire",))
 
     def as_json(self) -> str:
         """Return the status as one line, for the other processes of the pod."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -284,14 +285,19 @@ def test_a_router_that_stays_goes_on_trying(lab: Laboratory) -> None:
     lab.serve()
     wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
     environment = {**INIT, **MANY, "EGRESS_ROUTER_MODE": "legacy", "EGRESS_CLAIM_TIMEOUT": "1"}
-    base = {"EGRESS_GATEWAY": GATEWAY, "EGRESS_PARENT_NETNS": str(lab.node.path)}
+    base = {"EGRESS_GATEWAY": GATEWAY, "EGRESS_PARENT_NETNS": str(lab.node.path), "EGRESS_ACCESS_LOG": "1"}
     process = lab.router.start(
         [sys.executable, "-c", SET_UP.format("keep_network=0.5")], {**base, **environment}
     )
     assert process.stderr is not None
+    records: list[str] = []
+    threading.Thread(target=lambda: records.extend(process.stdout or ()), daemon=True).start()
     assert any("network is set up" in line for line in process.stderr)
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SECOND
     lab.rival.ip("addr flush dev eth0")
     assert any(f"address claimed address={SOURCE}" in line for line in process.stderr)
     assert eventually(lambda: lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE)
     assert set(held(lab)) == {SOURCE, SECOND, THIRD}
+    # The access log has what leaves with either.
+    assert eventually(lambda: any(f"source={SECOND} " in each for each in records))
+    assert eventually(lambda: any(f"source={SOURCE} " in each for each in records)), records

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egress_router.errors import ConfigError, Problem, RefusedError
@@ -9,7 +11,7 @@ from egress_router.redirect.admin_rules import AdminRules
 from tests.waiting import until_async
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from egress_router.files import Signature
 
 
 class Kernel:
@@ -45,6 +47,29 @@ def test_what_the_kernel_refused_is_tried_again_until_it_is_in_force(tmp_path: P
 
     asyncio.run(scene())
     assert set(kernel.asked) == {said("drop")}
+
+
+def test_what_was_refused_is_not_tried_again_while_the_file_is_being_written() -> None:
+    kernel, sizes, writing = Kernel(refusals=1_000_000), itertools.count(), False
+
+    def look(_: Path) -> Signature:
+        return (1, 1, 1, 1, next(sizes) if writing else 0)
+
+    rules = AdminRules(Path("rules"), lambda: said("drop"), kernel.put, retry_seconds=0.0, look=look)
+
+    async def scene() -> None:
+        nonlocal writing
+        tasks = [asyncio.create_task(each) for each in rules.tasks()]
+        await until_async(lambda: len(kernel.asked) > 2)
+        writing = True
+        await until_async(lambda: next(sizes) > 50)
+        before = len(kernel.asked)
+        await until_async(lambda: next(sizes) > 100)
+        assert len(kernel.asked) == before
+        for each in tasks:
+            each.cancel()
+
+    asyncio.run(scene())
 
 
 def test_a_wrong_file_is_not_tried_again_before_it_changes(tmp_path: Path) -> None:

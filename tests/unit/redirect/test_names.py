@@ -56,6 +56,9 @@ class Following:
         self.unusable: dict[str, str] = {}
         self.refusal: RefusedError | None = None
         self.kernel: list[list[list[str]]] = []
+        self.kernel_rules: list[Redirects] = []
+        self.kernel_is_free = asyncio.Event()
+        self.kernel_is_free.set()
         self.attempts = 0
         self.moved: list[str] = []
         self.updates = NameUpdates(
@@ -72,8 +75,10 @@ class Following:
 
     async def _put(self, guarded: Guarded[Redirects], resolved: Resolved) -> None:
         self.attempts += 1
+        await self.kernel_is_free.wait()
         if self.refusal is not None:
             raise self.refusal
+        self.kernel_rules.append(guarded.rules)
         self.kernel.append([list(map(str, resolved[line])) for line in guarded.rules.names])
 
     async def _move(self, departed: Sequence[Departure]) -> None:
@@ -226,6 +231,26 @@ def test_changed_rules_wait_for_the_first_answers_about_their_names() -> None:
         assert following.kernel[-1] == [["192.0.2.9"]]
 
     play(f"514 udp {NAME}", scene)
+
+
+def test_rules_that_are_put_in_force_once_more_are_those_of_the_change_before() -> None:
+    async def scene(following: Following) -> None:
+        changed = parse("R", "81 tcp 203.0.113.25")
+
+        async def reload() -> None:
+            await following.updates.put_in_force(following.names, Guarded(changed, None))
+            following.rules = changed
+
+        following.kernel_is_free.clear()
+        reloading = asyncio.create_task(reload())
+        await until_async(lambda: following.attempts)
+        again = asyncio.create_task(following.updates.put_again(following.names))
+        await asyncio.sleep(0)  # it waits for its turn now
+        following.kernel_is_free.set()
+        await asyncio.gather(reloading, again)
+        assert following.kernel_rules == [changed, changed]
+
+    play("80 tcp 203.0.113.25", scene)
 
 
 def test_what_was_known_before_serves_until_the_name_was_asked_for() -> None:

@@ -7,13 +7,18 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from egress_router import log
 from egress_router.metrics import Number
 from egress_router.service.output import Output
 from egress_router.service.repeats import Repeats
+from tests.shortages import refuse_thread
 from tests.unit.service.routers import router
 from tests.waiting import until
+
+if TYPE_CHECKING:
+    import pytest
 
 F_SETPIPE_SZ = 1031
 
@@ -50,6 +55,18 @@ def test_lines_come_out_in_order() -> None:
     lines = os.read(read, 65536).decode().splitlines()
     assert [line.rpartition(": ")[2] for line in lines] == [f"line {number}" for number in range(100)]
     assert dropped.value == 0
+
+
+def test_lines_wait_until_a_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    made, dropped = output(write)
+    started = refuse_thread(monkeypatch)
+    made.emit(record("one"))
+    made.emit(record("two"))
+    made.flush()
+    lines = os.read(read, 65536).decode().splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["one", "two"]
+    assert (started, dropped.value) == ([False, True], 0)
 
 
 def test_a_blocked_pipe_costs_lines_which_are_counted_and_said() -> None:

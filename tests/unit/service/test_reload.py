@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from egress_router.files import Signature, signature
 from egress_router.names.watched import WatchedFile
 from egress_router.service import file_watch
+from egress_router.service.rule_follower import RuleFollower
 from tests.ports import free_port
 from tests.unit.service.routers import Router, router, word
-from tests.waiting import WAIT_SECONDS, until
+from tests.waiting import WAIT_SECONDS, until, until_async
+
+if TYPE_CHECKING:
+    from egress_router.service.file_watch import Signatures
+    from egress_router.service.rule_store import RuleStore
 
 
 def test_a_file_changed_in_place_takes_effect_in_all_workers(tmp_path: Path) -> None:
@@ -95,11 +102,58 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_is_quiet() -> None:
     seen: list[Signature | None] = [(1, 1, 1, 1, size) for size in (10, 0, 5, 20, 20, 20, 0, 20, 20, 30, 30)]
     steps = iter(seen)
 
-    async def first_two() -> list[Signature | None]:
-        changes = file_watch.changes(Path("rules"), 0, lambda _: next(steps))
+    async def first_two() -> list[Signatures]:
+        changes = file_watch.changes([Path("rules")], 0, lambda _: next(steps))
         return [await anext(changes), await anext(changes)]
 
-    assert asyncio.run(first_two()) == [(1, 1, 1, 1, 20), (1, 1, 1, 1, 30)]
+    assert asyncio.run(first_two()) == [((1, 1, 1, 1, 20),), ((1, 1, 1, 1, 30),)]
+
+
+def test_rules_and_policy_are_left_alone_until_both_are_quiet() -> None:
+    quiet: Signature = (1, 1, 1, 1, 10)
+    sizes = iter((0, 5, 10, 15, 20, 20))
+
+    def look(path: Path) -> Signature:
+        return quiet if path.name == "rules" else (1, 1, 1, 1, next(sizes))
+
+    async def first() -> Signatures:
+        return await anext(file_watch.changes([Path("rules"), Path("policy")], 0, look))
+
+    assert asyncio.run(first()) == (quiet, (1, 1, 1, 1, 20))
+
+
+def test_what_was_refused_is_not_tried_again_while_one_of_the_files_is_being_written() -> None:
+    sizes = itertools.count()
+    writing, said = True, list[str]()
+
+    class Store:
+        async def reload(self, _: object) -> None:
+            said.append("reload")
+
+        async def retry(self, _: object) -> None:
+            said.append("retry")
+
+    def look(path: Path) -> Signature:
+        return (1, 1, 1, 1, next(sizes) if writing and path.name == "policy" else 0)
+
+    async def main() -> None:
+        nonlocal writing
+        paths = [Path("rules"), Path("policy")]
+        store = cast("RuleStore[str]", Store())
+        follower = RuleFollower(store, paths, put_in_force, retry_seconds=0.0, look=look)
+        tasks = [asyncio.create_task(each) for each in follower.tasks()]
+        await until_async(lambda: next(sizes) > 100)
+        assert said == []
+        writing = False
+        await until_async(lambda: "retry" in said)
+        assert said[0] == "reload"
+        for each in tasks:
+            each.cancel()
+
+    async def put_in_force(_: str, __: frozenset[int]) -> None:
+        """Put rules in force."""
+
+    asyncio.run(main())
 
 
 def test_a_file_that_is_gone_for_a_moment_changes_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -11,9 +12,13 @@ from egress_router.net import port_range
 from egress_router.net.open_connections import OpenConnections, add
 from egress_router.service import source_ports
 from egress_router.service.source_ports import SourcePorts
+from tests.shortages import refuse_thread
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 ONE, TWO, POD = map(ip_address, ("192.168.12.99", "192.168.12.100", "10.128.0.2"))
 BANK, SHOP = (ip_address("203.0.113.25"), 443), (ip_address("203.0.113.26"), 443)
@@ -33,6 +38,20 @@ def test_what_counts_is_the_destination_that_has_most_of_them() -> None:
     assert registry.snapshot()["source_ports_limit"].numbers == {(): port_range.size()}
     ports.show(Counter(), [TWO])
     assert published(registry) == {str(TWO): 0}
+
+
+def test_a_look_for_which_no_thread_starts_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry()
+    started = refuse_thread(monkeypatch)
+
+    async def main() -> None:
+        watching = asyncio.create_task(SourcePorts(registry, "none0", frozenset, (), 0.0).watch())
+        await until_async(lambda: watching.done() or "source_ports_limit" in registry.snapshot())
+        assert not watching.done()
+        watching.cancel()
+
+    asyncio.run(main())
+    assert started[:2] == [False, True]
 
 
 def test_the_limit_is_that_of_the_kernel(tmp_path: Path) -> None:

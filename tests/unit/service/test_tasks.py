@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router import log
-from egress_router.service.tasks import run_until
+from egress_router.errors import RefusedError
+from egress_router.service.tasks import in_daemon_thread, run_until
+from tests.shortages import refuse_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,3 +54,14 @@ def test_a_fault_of_a_callback_is_one_event_and_the_tasks_go_on(
     assert (event["level"], event["component"], done) == ("error", "service", [True])
     assert "ZeroDivisionError: ours" in event["traceback"]
     assert capfd.readouterr().err == ""
+
+
+def test_a_thread_that_does_not_start_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_thread(monkeypatch)
+
+    async def main() -> int:
+        with pytest.raises(RefusedError, match="cannot start a thread"):
+            await in_daemon_thread(lambda: 1)
+        return await in_daemon_thread(lambda: 2)
+
+    assert asyncio.run(main()) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -16,7 +17,8 @@ from egress_router.service.standby_monitor import HAND_OVER, StandbyMonitor, ask
 from egress_router.standby.protocol.role import Role
 from egress_router.standby.status import PeerStatus, Status
 from egress_router.standby.status_socket import StatusSocket
-from tests.waiting import until
+from tests.shortages import refuse_thread
+from tests.waiting import until, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +75,7 @@ def test_a_pod_that_stands_by_says_who_is_active() -> None:
     status = monitor.status()
     assert isinstance(status, dict)
     assert (status["role"], status["take_overs"]) == ("standby", 2)
+    assert "ways" not in status, "only of a peer it is known by which it was heard"
 
 
 def test_a_pod_without_a_group_has_no_such_problem() -> None:
@@ -90,6 +93,28 @@ def test_a_process_that_answers_no_more_is_a_problem_after_a_while() -> None:
     assert monitor.problems() == ()
     monitor.take(None, 2.5)
     assert monitor.problems() == ("the process that keeps the fence does not answer",)
+
+
+def test_a_look_for_which_no_thread_starts_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = refuse_thread(monkeypatch)
+
+    async def main() -> None:
+        watching = asyncio.create_task(StandbyMonitor().watch())
+        await until_async(lambda: watching.done() or len(started) > 1)
+        assert not watching.done()
+        watching.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_proxy_that_ends_without_a_thread_for_the_hand_over_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monitor = StandbyMonitor()
+    monitor.take({"role": "active"}, 0.0)
+    started = refuse_thread(monkeypatch)
+    monitor.hand_over()
+    assert started == [False]
 
 
 def test_a_proxy_that_ends_asks_for_a_hand_over() -> None:
