@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import statistics
 import sys
@@ -38,6 +37,7 @@ from egress_router.lab.host import is_allowed, reenter
 from egress_router.lab.network import ROUTER, SOURCE, Laboratory
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from egress_router.lab.host import Host
@@ -211,16 +211,23 @@ def ours(lab: Laboratory, lines: int) -> tuple[float, float]:
         file.flush()
         environment = {"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION_FILE": file.name}
         lab.finish_setup(environment)
-        process = lab.setup(environment)
-        begun = time.perf_counter()
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, tree_memory(process.pid))
-            time.sleep(0.002)
-        seconds = time.perf_counter() - begun
-        if process.returncode:
-            raise SystemExit(process.communicate()[1])
-        return seconds, peak
+        return watched(lab.setup(environment))
+
+
+def watched(process: subprocess.Popen[str]) -> tuple[float, float]:
+    """Return the seconds until a process ends, and its peak MiB with its children, looked at each 2 ms.
+
+    `ru_maxrss` would not do: execve(2) keeps that of the process before, which is this one after a fork.
+    """
+    begun = time.perf_counter()
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, tree_memory(process.pid))
+        time.sleep(0.002)
+    seconds = time.perf_counter() - begun
+    if process.returncode:
+        raise SystemExit(process.communicate()[1])
+    return seconds, peak
 
 
 def tree_memory(pid: int) -> float:
@@ -240,7 +247,7 @@ def tree_memory(pid: int) -> float:
 def linear(lab: Laboratory, lines: int) -> tuple[float, float]:
     """Set up the network, and the rules as OKD's router does: one for each line, in one nft call.
 
-    Returns seconds, and the peak MiB of any child process so far.
+    Returns the seconds and the peak MiB of that nft.
     """
     lab.finish_setup({"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": f"{FIRST_PORT} tcp {TARGET} 80"})
     rules = "".join(
@@ -253,10 +260,10 @@ def linear(lab: Laboratory, lines: int) -> tuple[float, float]:
         + "  }\n}\n"
     )
     lab.router.run("nft", "flush", "chain", "inet", "egress_router", "destinations")
-    begun = time.perf_counter()
-    lab.router.run("nft", "-f", "-", input=text)
-    seconds = time.perf_counter() - begun
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
+        file.write(text)
+        file.flush()
+        return watched(lab.router.start(["nft", "-f", file.name]))
 
 
 def costs(lab: Laboratory, lines: int) -> tuple[float, float]:

@@ -178,7 +178,9 @@ _TABLES: dict[str, tuple[str, ...]] = {
 
 
 def _verdict(status: dict[str, Json]) -> str:
-    if _list(status, "health") or _list(status, "ready"):
+    if _list(status, "health"):
+        return "not healthy"
+    if _list(status, "ready"):
         return "not ready"
     return "ready, with problems" if _list(status, "problems") else "ready"
 

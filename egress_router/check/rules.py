@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from egress_router.check.report import Report, Rows, Table
 from egress_router.grammar import acl, forward, lint, redirect
 from egress_router.grammar.address import printed
+from egress_router.grammar.kinds import KINDS
 from egress_router.grammar.leaving import Leaving, Spread
 from egress_router.settings import common, dns_proxy, http_proxy, setup
 from egress_router.settings.policy import policy_parser
@@ -139,7 +140,7 @@ class Command:
         return frozenset({each.name for each in self.variables} | files)
 
 
-COMMANDS = (
+COMMANDS = (  # in the order of KINDS
     Command(
         "setup",
         "egress-router",
@@ -168,7 +169,7 @@ COMMANDS = (
         policy_parser,
     ),
 )
-_KINDS = {"redirect": COMMANDS[0], "http-proxy": COMMANDS[1], "dns-proxy": COMMANDS[2]}
+_BY_KIND = dict(zip(KINDS, COMMANDS, strict=True))
 
 
 def checked(kind: str, text: str, environ: Mapping[str, str]) -> Report:
@@ -180,7 +181,7 @@ def checked(kind: str, text: str, environ: Mapping[str, str]) -> Report:
     Raises:
         ConfigError: with every error of the text, under the name of the kind's variable.
     """
-    command = _KINDS[kind]
+    command = _BY_KIND[kind]
     known = (common.ADMIN_PORT.name, SOURCE.name)
     parse = command.parser({name: environ[name] for name in known if name in environ})
     if parse is None:

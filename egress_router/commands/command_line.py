@@ -6,6 +6,7 @@ import argparse
 import textwrap
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
+from egress_router.grammar.kinds import KINDS
 from egress_router.settings import dns_proxy as dns_settings
 from egress_router.settings import http_proxy as http_settings
 from egress_router.settings import setup as setup_settings
@@ -80,7 +81,7 @@ def _add_check(commands: _Commands) -> None:
     check = _add(
         commands, "check", "check rules, or every EGRESS_* variable of Kubernetes manifests", tools.check
     )
-    check.usage = f"%(prog)s [-h] [--strict] [--output {{text,json}}] [{{{','.join(tools.KINDS)}}}] FILE…"
+    check.usage = f"%(prog)s [-h] [--strict] [--output {{text,json}}] [{{{','.join(KINDS)}}}] FILE…"
     check.epilog = _CHECK_EXAMPLES
     check.add_argument(
         "words",

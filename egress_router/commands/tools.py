@@ -15,13 +15,12 @@ from egress_router.errors import (
     Problem,
     RefusedError,
 )
+from egress_router.grammar.kinds import KINDS
 from egress_router.terminal import say
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
-
-KINDS = ("redirect", "http-proxy", "dns-proxy")
 
 
 def check(arguments: argparse.Namespace) -> int:

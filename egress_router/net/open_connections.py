@@ -14,6 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from egress_router.errors import RefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -37,14 +39,21 @@ class OpenConnections:
 
 
 def read(ports: Collection[int], others: Collection[int] = ()) -> OpenConnections:
-    """Read the table; clients come to `ports`, and what comes to `others` (administration) is left out."""
+    """Read the table; clients come to `ports`, and what comes to `others` (administration) is left out.
+
+    Raises:
+        RefusedError: no descriptor or memory is free.
+    """
     found = OpenConnections()
     for path in _TABLES:
         try:
             with path.open(encoding="ascii") as lines:
                 add(found, itertools.islice(lines, 1, _MAX_LINES), ports, others)
-        except OSError:  # a kernel without IPv6
+        except FileNotFoundError:  # a kernel without IPv6
             continue
+        except OSError as error:
+            what = f"cannot read {path} ({error.strerror})"
+            raise RefusedError(what, "raise the limits of open files and memory") from None
     return found
 
 

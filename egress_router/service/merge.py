@@ -50,7 +50,7 @@ def merged(statuses: Iterable[dict[str, Json]], past: PastWorkers) -> dict[str, 
             known["denied"] = _number(known, "denied") + _number(entry, "denied")
         for upstream in _entries(status, "upstreams"):
             key = (upstream["destination"], upstream["address"])
-            seen = upstreams.setdefault(key, upstream)
+            seen = upstreams.setdefault(key, {**upstream})
             seen["up"] = bool(seen["up"]) and bool(upstream["up"])
         denied = denied + _entries(status, "denied")
         errors = errors + _entries(status, "recent_errors")

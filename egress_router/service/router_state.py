@@ -31,6 +31,7 @@ class RouterState(Generic[Rules]):
         self.standby_monitor = StandbyMonitor()
         self._rule_store = rule_store
         self._started = clock.time()
+        self._version = version("egress-router")  # reads a file: later no descriptor may be free
 
     def describe(self, registry: Registry) -> None:
         """Add the monitors' metrics to the registry."""
@@ -53,7 +54,7 @@ class RouterState(Generic[Rules]):
         return {
             "mode": self.mode,
             "pod": socket.gethostname(),
-            "version": version("egress-router"),
+            "version": self._version,
             "started": self._started,
             "health": list(health),
             "ready": list(ready),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from egress_router import log
 from egress_router.clock import SYSTEM
-from egress_router.errors import ConfigError, Problem
+from egress_router.errors import ConfigError, Problem, RefusedError
 from egress_router.metrics import Registry, added
 from egress_router.net import open_connections
+from egress_router.net.open_connections import OpenConnections
 from egress_router.net.own import addresses_of
 from egress_router.service import limits, loop, output, process_metrics, signals, sockets, source_ports
 from egress_router.service.process import Starter
@@ -25,7 +26,7 @@ from egress_router.service.worker_pool import WorkerPool
 from egress_router.settings.catalogue import warn_of_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from egress_router.metrics import Snapshot
     from egress_router.service.mode import Json, Mode
@@ -133,9 +134,7 @@ class Supervisor(Generic[Rules]):
         """See `View`."""
         ports = self._rule_store.ports
         others = {self._settings.runtime.admin_port}
-        seen, workers = await asyncio.gather(
-            in_daemon_thread(lambda: open_connections.read(ports, others)), self._pool.status()
-        )
+        seen, workers = await asyncio.gather(_open_connections(ports, others), self._pool.status())
         return {
             **self._state.status(self.health(), self.ready()),
             "workers": self._pool.processes(),
@@ -175,3 +174,12 @@ class Supervisor(Generic[Rules]):
             reason = "is the administration port; set EGRESS_ADMIN_PORT to another one, or to 0"
             raise ConfigError([Problem(self._source.name, None, f"port {own}", reason)])
         return self._listening.change(ports)
+
+
+async def _open_connections(ports: Collection[int], others: Collection[int]) -> OpenConnections:
+    """Return what the kernel's table says; nothing while it cannot be read, which the page shows, too."""
+    try:
+        return await in_daemon_thread(lambda: open_connections.read(ports, others))
+    except RefusedError as error:
+        _log.warning("open connections are not counted", error=str(error))
+        return OpenConnections()

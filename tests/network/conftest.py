@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def _may_build_namespaces() -> None:
     if not is_allowed():
         pytest.fail(
-            "these tests build network namespaces: run them as root, or as `unshare -Urnm make test`",
+            "these tests build network namespaces: run them as root, or with scripts/in-namespaces",
             pytrace=False,
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egress_router.kernel.neighbour import announcements, mac_bytes
+from egress_router.kernel.neighbour import announcements, mac_bytes, probe
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, ROUTER, SOURCE, Laboratory
 from tests.network.administration import get
@@ -253,9 +253,20 @@ def test_legacy_ends_at_once_while_it_waits_for_the_address(lab: Laboratory) -> 
     assert "Traceback" not in process.stderr.read()
 
 
+def is_probe(frame: bytes) -> bool:
+    return frame == probe(ip_address(SOURCE), frame[6:12])
+
+
 def test_legacy_outlives_an_interface_that_goes_down_while_it_probes(lab: Laboratory) -> None:
     process = impatient(lab)
     assert process.stderr is not None
-    lab.router.run("sh", "-c", f"ip addr del {SOURCE}/32 dev macvlan0; sleep 0.8; ip link set macvlan0 down")
+    with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as capture:
+        capture.bind(("eth0", 0x0806))
+        lab.router.ip(f"addr del {SOURCE}/32 dev macvlan0")
+        assert eventually(lambda: is_probe(capture.recv(2048)[:42]))
+    process.send_signal(signal.SIGSTOP)  # two probes are left, in 0.6 s
+    wiring.set_down(lab.router, "macvlan0")
+    process.send_signal(signal.SIGCONT)
+    assert any("cannot probe and announce on macvlan0" in line for line in process.stderr)
     assert any("address claimed" in line for line in process.stderr), "in the end"
     assert process.poll() is None

@@ -103,7 +103,7 @@ def test_a_router_that_is_not_healthy_is_no_success(
     clock.advance(1)
     assert status.show(url, watch=False, health_only=True) == 3
     text = capsys.readouterr().out
-    assert "  worker 0 has not reported for 31 s\n" in text
+    assert ": not healthy\n  worker 0 has not reported for 31 s\n" in text
     assert "  workers            1 of 1\n" in text
 
 

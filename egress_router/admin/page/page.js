@@ -4,6 +4,9 @@ const INTERVAL = 2000; // ms
 const ANSWER_TIMEOUT = 5000; // ms; after that the page says that the router does not answer
 const HEADROOM = 1.35; // height of a low plot by its highest value: leaves space for the label
 const MAX_ROWS = 200; // that a table shows at a time; the search finds the other rules
+// How many errors and denials the router keeps: as in its source, which a test compares.
+const MAX_ERRORS = 20;
+const MAX_DENIED = 50;
 
 const byId = (id) => document.getElementById(id);
 
@@ -238,7 +241,7 @@ function showDestinations(upstreams) {
 
 function showErrors(errors) {
   byId("errors-section").hidden = errors.length === 0;
-  put("errors-cut", errors.length >= 20 ? "The last 20; the log has all." : "");
+  put("errors-cut", errors.length >= MAX_ERRORS ? `The last ${MAX_ERRORS}; the log has all.` : "");
   table("errors", errors.map((each) => [
     [clock(each.time)], [each.level, each.level === "warning" ? "warn" : "bad"], [each.text],
   ]), "none");
@@ -252,7 +255,8 @@ function showTables(status) {
   showBusy(status.busiest);
   showDestinations(status.upstreams);
   showErrors(status.recent_errors || []);
-  put("denied-cut", status.denied.length >= 50 ? "The last 50; the records in the log have more." : "");
+  put("denied-cut", status.denied.length >= MAX_DENIED
+    ? `The last ${MAX_DENIED}; the records in the log have more.` : "");
   byId("denials").hidden = status.denied.length === 0 && status.mode !== "http-proxy";
   table("denied", status.denied.map((each) => [
     [clock(each.time)], [each.client], [each.target], [each.rule || each.reason.replaceAll("_", " ")],

@@ -261,7 +261,7 @@ class StateMachine:
             state.arbiter.fresh = False
         if state.role is Role.ACTIVE:
             if (last.term, last.epoch, last.sender) < (state.term, state.epoch, self.me):
-                self._operations.send_heartbeat()  # the other one stands down when it hears this
+                self._operations.send_heartbeat()  # the other one is no longer active once it hears this
                 return
             self._operations.step_down()
         elif state.role is Role.CLAIMING and not state.is_sole_member():

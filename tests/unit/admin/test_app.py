@@ -14,6 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from egress_router.admin.app import READY_OR_STANDBY, Limits
+from egress_router.service.latest_denied import MAX_DENIED
+from egress_router.service.recent_errors import MAX_ERRORS
 from egress_router.standby.protocol.role import Role
 from egress_router.standby.status import Status
 from tests.manual_clock import ManualClock
@@ -177,6 +179,11 @@ def test_the_page_may_load_nothing_from_elsewhere(port: int) -> None:
         assert not re.search(
             r"https?://(?!www\.w3\.org/2000/svg)|innerHTML|insertAdjacent|eval\(|style=", body
         )
+
+
+@pytest.mark.parametrize(("name", "kept"), [("MAX_ERRORS", MAX_ERRORS), ("MAX_DENIED", MAX_DENIED)])
+def test_the_page_knows_how_many_entries_the_router_keeps(port: int, name: str, kept: int) -> None:
+    assert re.findall(rf"^const {name} = (.*);$", get(port, "/page.js")[2], re.MULTILINE) == [str(kept)]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"])

@@ -39,10 +39,19 @@ def test_pipelined_requests_to_several_origins_are_answered_in_order() -> None:
         peer.send(OK.replace(b"ok", b"1!"))
         peer.read_to_the_end()
 
-    with origin(late) as one, origin(answering(OK, OK)) as two, proxy() as (_, port), Client(port) as client:
-        client.send(request_to(one) + request_to(two) + request_to(two))
+    def quick(peer: Peer) -> None:
+        while head := peer.read_until(b"\r\n\r\n"):
+            peer.send(OK.replace(b"ok", head.split()[1].removeprefix(b"/")))
+
+    with origin(late) as one, origin(quick) as two, proxy() as (_, port), Client(port) as client:
+        client.send(request_to(one) + request_to(two, "/2!") + request_to(two, "/3!"))
+        until(lambda: one.received.endswith(b"\r\n\r\n"))
+        with Client(port) as other:  # what it is answered after, the proxy would have sent by now
+            other.send(request_to(two, "/4!"))
+            assert other.answer()[1] == b"4!"
+        assert [peer.received.split()[1] for peer in two.peers] == [b"/4!"], "a request is sent in its turn"
         slow.set()
-        assert [client.answer()[1] for _ in range(3)] == [b"1!", b"ok", b"ok"]
+        assert [client.answer()[1] for _ in range(3)] == [b"1!", b"2!", b"3!"]
 
 
 def test_hundreds_of_pipelined_requests() -> None:

@@ -71,7 +71,7 @@ def test_nothing_is_of_use_until_the_neighbours_are_known(monkeypatch: pytest.Mo
     Neighbourhood(monkeypatch, shortages=1)
     check = usable(ManualClock())
     assert check(LINE, BESIDE) == "the pod's networks cannot be read at the moment"
-    assert check(LINE, BESIDE) == "it is on the network of the pod's first interface, which no line leads to"
+    assert check(LINE, BESIDE) == "it is on the network of the pod's first interface, where no line may lead"
     assert check(LINE, ELSEWHERE) is None
 
 
@@ -83,5 +83,5 @@ def test_the_last_known_neighbours_hold_where_the_kernel_cannot_be_asked(
     assert check(LINE, ELSEWHERE) is None
     there.shortages = 1
     clock.advance(60.0)
-    assert check(LINE, BESIDE) == "it is on the network of the pod's first interface, which no line leads to"
+    assert check(LINE, BESIDE) == "it is on the network of the pod's first interface, where no line may lead"
     assert check(LINE, ELSEWHERE) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections import Counter
 from ipaddress import ip_address
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from egress_router.errors import RefusedError
 from egress_router.net import open_connections
 from egress_router.net.open_connections import OpenConnections
 from egress_router.service.busiest import busiest
 from egress_router.service.seen_by_people import put_together
+from tests.unit.service.routers import descriptors_below
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -46,6 +49,14 @@ def test_the_kernels_table_tells_clients_from_destinations(family: socket.Addres
         until(is_counted_once)  # the kernel may list a connection twice while others begin and end
         hidden = open_connections.read((), {port})
         assert hidden.clients == Counter()
+
+
+def test_without_a_free_descriptor_it_says_so_and_counts_nothing() -> None:
+    with descriptors_below(3, os.getpid()), pytest.raises(RefusedError) as refused:
+        open_connections.read({80})
+    assert str(refused.value) == (
+        "cannot read /proc/net/tcp (Too many open files): raise the limits of open files and memory"
+    )
 
 
 def test_lines_that_are_none_are_left_alone() -> None:

@@ -44,6 +44,14 @@ def test_hits_add_up_and_upstreams_must_be_up_for_all() -> None:
     assert found["denied"] == []
 
 
+def test_an_upstream_that_is_up_again_is_shown_up_beside_a_worker_that_has_not_answered_yet() -> None:
+    late: dict[str, Json] = {"upstreams": [upstream("a", up=True)]}  # its last status, kept until it answers
+    down = merged([late, {"upstreams": [upstream("a", up=False)]}], PastWorkers())
+    assert down["upstreams"] == [upstream("a", up=False)]
+    again = merged([late, {"upstreams": [upstream("a", up=True)]}], PastWorkers())
+    assert again["upstreams"] == [upstream("a", up=True)]
+
+
 def test_the_latest_denials_of_all_come_first_and_are_bounded() -> None:
     statuses: list[dict[str, Json]] = [
         {"denied": [denial(100 + 2 * n + worker) for n in range(40)]} for worker in (0, 1)

@@ -122,3 +122,16 @@ def test_without_a_free_descriptor_a_new_port_is_refused_and_the_old_rules_stay(
             until(lambda: "Too many open files" in running.said(), "the refusal")
         assert (word(running), word(running, more)) == ("two", "more")
         assert running.refuses(third)
+
+
+def test_without_a_free_descriptor_the_status_says_that_connections_are_not_counted(tmp_path: Path) -> None:
+    with router(tmp_path) as running, running.connect() as client:
+        assert client.echo("open") == "open"
+        pid = running.process.pid
+        until(lambda: running.status()["busiest"]["all_clients"] == 1, "the client counted")
+        until(lambda: not connections_at(running.admin), "the end of the last question")
+        with descriptors_below(lowest_free_descriptor(pid) + 1, pid):  # enough for the question itself
+            shown = running.status()
+        assert shown["busiest"]["all_clients"] == 0
+        assert "open connections are not counted" in shown["recent_errors"][0]["text"]
+        assert running.status()["busiest"]["all_clients"] == 1
