@@ -28,6 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Have the collector not walk all that pytest knows of all tests each time."""
+    """Keep the garbage collector from walking all that pytest holds of all tests each time."""
     gc.collect()
     gc.freeze()

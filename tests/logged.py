@@ -7,7 +7,7 @@ import logging
 
 
 class Lines(logging.Handler):
-    """Keeps events and records as the JSON that they are written as."""
+    """Keeps events and records as JSON, as they are written."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
 """Ports for servers under test, none of them twice, whoever else runs tests on this machine.
 
-They lie below those that the kernel gives to outgoing connections, which would take one again. Each test runner
-leases stretches of them: a stretch is leased to who has the abstract socket of its name, and free when that
-process has ended, however it ended. Such names are those of the network namespace, as the ports are.
+They lie below those that the kernel gives to outgoing connections, so none of these takes one. Each test runner
+leases ranges of them: a range belongs to the process that holds the abstract socket of its name, and is free when
+that process has ended, however it ended. Such names belong to a network namespace, as ports do.
 
-Whatever is leased is leased for all addresses of the loopback network: who wants one port on several of them, or
-a port that nobody listens on, takes it from here.
+A lease is for all addresses of the loopback network. A test that wants one port on several of them, or a port that
+nobody listens on, takes it from here.
 """
 
 from __future__ import annotations

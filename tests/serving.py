@@ -119,7 +119,7 @@ def serving(
 
 
 async def _end_tasks() -> None:
-    """As a worker does: what was cancelled gets its turn to end."""
+    """Cancel all tasks and let them end, as a worker does."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
@@ -128,7 +128,7 @@ async def _end_tasks() -> None:
 
 
 def listening() -> socket.socket:
-    """Return a non-blocking socket that listens on a free port, for IPv4 and IPv6; nobody has it afterwards."""
+    """Return a non-blocking socket that listens on a free port, for IPv4 and IPv6; no other test gets the port."""
     made = socket.create_server(
         ("::", free_port()), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
     )

@@ -1,4 +1,4 @@
-"""Writes what routers of all modes say of a day with a bit of everything: `python -m tests.chart.expositions FOLDER`.
+"""Writes the metrics of routers of all modes after mixed traffic: `python -m tests.chart.expositions FOLDER`.
 
 The processes are real, in a small network of namespaces: run it as root, or by scripts/in-namespaces.
 """
@@ -97,7 +97,7 @@ def dns_proxy(lab: Laboratory) -> str:
 
 
 def request(lab: Laboratory, line: str) -> None:
-    """Ask through the proxy, whatever comes of it."""
+    """Send a request through the proxy; its answer does not matter."""
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
         sock.settimeout(20)
         sock.connect((ROUTER, 8080))
@@ -120,7 +120,7 @@ def having(lab: Laboratory, *wanted: str) -> str:
 
 
 def metrics(lab: Laboratory) -> str:
-    """Return what the router says now; nothing where it does not listen yet."""
+    """Return the metrics as they are now; nothing where the router does not listen yet."""
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.settimeout(20)
         if sock.connect_ex((ROUTER, 9797)):

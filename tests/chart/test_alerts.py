@@ -82,7 +82,7 @@ def test_every_alert_has_a_section_in_the_runbook(mode: str, standby: bool) -> N
 @pytest.mark.parametrize(
     ("mode", "given"),
     [
-        # Keep-alive connections end, one name a minute is wrong, one connection a minute fails, others are denied.
+        # Keep-alive connections end; each minute one name is wrong and one connection fails; others are denied.
         (
             "http-proxy",
             (
@@ -122,7 +122,7 @@ def test_every_alert_has_a_section_in_the_runbook(mode: str, standby: bool) -> N
                 # The policy denies, and somebody scans.
                 series("connections_total", "0+500x60", result="policy"),
                 series("connections_total", "0+500x60", result="no_rule"),
-                # Together more than one address may have, each by itself far from it.
+                # Together more ports than one address has, but each address is far from its limit.
                 series("snat_ports_in_use", "30000x60", destination="d", source="192.168.12.99"),
                 series("snat_ports_in_use", "30000x60", destination="d", source="192.168.12.100"),
                 series("conntrack_entries", "20000x60"),
@@ -224,7 +224,7 @@ def of_pod(pod: str, given: tuple[dict[str, str], ...]) -> tuple[dict[str, str],
     return tuple({**each, "series": each["series"].replace('pod="p"', f'pod="{pod}"')} for each in given)
 
 
-# The other pod, which stands by: unready, and behind a closed fence no gateway answers.
+# The other pod, which stands by: it is not ready, and no gateway answers it behind its closed fence.
 STANDING_BY = (
     *of_pod("q", (series("ready", "0x60"), series("gateway_up", "0x60", gateway="192.168.12.1"))),
     *of_pod("q", (series("standby_active", "0x60"), series("standby_peers", "1x60"))),

@@ -1,4 +1,4 @@
-"""The chart, rendered by Helm's own library, held against the Kubernetes schemas; and what a pod's life needs."""
+"""The chart, rendered by Helm's own library, checked by the Kubernetes schemas; and how pods start and end."""
 
 from __future__ import annotations
 

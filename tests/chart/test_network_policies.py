@@ -52,7 +52,7 @@ def test_prometheus_may_connect_to_the_administration_port_alone(values: dict[st
     ],
 )
 def test_clients_may_connect_to_what_the_router_serves(values: dict[str, object], expected: Allowed) -> None:
-    # What the Service offers is another matter where the rules are known.
+    # Where the rules are known, the Service's ports decide nothing.
     offered = {} if values is HTTP else {"ports": [{"name": "https", "port": 443}]}
     ((_, allowed),) = ingress({**values, **offered, "networkPolicy": {"enabled": True}})
     assert allowed == expected

@@ -94,7 +94,7 @@ def test_the_tests_pod_passes_the_level_restricted(mode: dict[str, object]) -> N
     (container,) = spec["containers"]
     context = container["securityContext"]
     assert is_restricted(context)
-    # The router's image names root as its user, so another one must be named, or the kubelet refuses to start it.
+    # The router's image names root as its user: without another one here the kubelet refuses to start it.
     assert ("runAsUser" in context) is ("mode" not in mode)
 
 

@@ -72,6 +72,6 @@ def test_the_chart_says_of_itself_what_hubs_show() -> None:
     assert base64.b64decode(data) == (CHART / "icon.svg").read_bytes()
     assert chart["maintainers"]
     assert chart["annotations"]["artifacthub.io/license"] == "Apache-2.0"
-    # Where it comes from is known when it is published.
+    # Its home and sources are known when it is published.
     release = (CHART.parents[1] / ".github" / "workflows" / "release.yml").read_text()
     assert "home: %s\\nsources: [%s]\\n" in release

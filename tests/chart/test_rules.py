@@ -109,7 +109,7 @@ def test_rules_of_the_administrator_reach_the_container_that_fills_the_chain(
         if "EGRESS_ADMIN_RULES_FILE" in environment({"env": [], **each})
     ]
     (one,) = json.loads(json.dumps(found))
-    # Not the one that only makes the network for another one: it has no rules and leaves the chain alone.
+    # Not the container that only makes the network: it has no rules and leaves the chain alone.
     assert environment(one)["EGRESS_ROUTER_MODE"] != "network"
     folder, _, file = environment(one)["EGRESS_ADMIN_RULES_FILE"].rpartition("/")
     (mount,) = [each for each in one["volumeMounts"] if each["mountPath"] == folder]

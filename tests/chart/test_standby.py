@@ -124,7 +124,7 @@ def test_the_container_that_keeps_the_fence_stays_and_is_not_privileged(
         return
     assert container["restartPolicy"] == "Always"
     assert container["startupProbe"]["exec"]
-    # The proxy starts after it, and needs nothing.
+    # The proxy starts after it, and needs no privilege.
     for proxy in containers(values):
         assert is_restricted(json.loads(json.dumps(proxy["securityContext"])))
         assert "EGRESS_STANDBY" not in environment(proxy)
@@ -212,14 +212,14 @@ def readiness(values: Mapping[str, object]) -> set[str]:
 
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_a_rollout_never_waits_for_a_standby_to_become_active(mode: str) -> None:
-    # A Deployment goes on when the new pod is ready, and with one of two unready it never would be.
+    # A rollout goes on when the new pod is ready. The pod that stands by must count as ready, or it never ends.
     assert readiness({**MODES[mode], **ON}) == {READY_OR_STANDBY}
     # A Service with a selector must not have the standby; then both pods are replaced at once.
     values = {**MODES[mode], "standby": {"enabled": True, "service": False}}
     assert readiness(values) == {"/readyz"}
     assert spec_of("Deployment", values)["strategy"] == {"type": "Recreate"}
     assert "selector" in spec_of("Service", values)
-    # A budget would keep a drain from the active pod for ever; there is one only where it is asked for.
+    # A disruption budget would block the drain of the active pod's node for ever; it is made only on request.
     assert ("PodDisruptionBudget" in kinds(values)) is ("podDisruptionBudget" in MODES[mode])
     assert readiness(MODES[mode]) == {"/readyz"}
 

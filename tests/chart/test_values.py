@@ -105,7 +105,7 @@ def test_errors_can_name_the_charts_value_of_every_variable(values: dict[str, ob
 def test_large_numbers_stay_whole_numbers() -> None:
     values = {**DNS, "nodeFailureSeconds": 2_592_000, "drainSeconds": 1_000_000}
     pod = json.loads(json.dumps(the("Deployment", values)))["spec"]["template"]["spec"]
-    # As text: to Python 2592000.0 is the same number, to Kubernetes it is none.
+    # Compared as text: to Python 2592000.0 is the same number, and Kubernetes refuses it.
     assert [str(each["tolerationSeconds"]) for each in pod["tolerations"]] == ["2592000"] * 2
     assert pod["terminationGracePeriodSeconds"] == 1_000_005
     (proxy,) = containers(values)

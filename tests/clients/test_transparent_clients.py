@@ -13,7 +13,8 @@ import pytest
 
 from tests.network.test_http_tools import accepts, output, run
 from tests.ports import free_port
-from tests.unit.http_proxy.origin import Client, counted, know, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import Client, counted, proxy
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ RULES = f"!{DENIED}\n*.example.com\n"
 
 @dataclass(frozen=True)
 class Chain:
-    """A certificate authority, and what a server shows: its key, and its certificate with the one between."""
+    """A certificate authority, and a server's files: its key, and its certificate with the intermediate one."""
 
     root: Path
     key: Path

@@ -19,7 +19,7 @@ _START_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The proxy's answer, and the server and source that the body tells of where a server made it."""
+    """The proxy's answer; server and source are what its body says, if a server wrote it."""
 
     status: int
     server: str

@@ -166,11 +166,11 @@ class Sandbox:
             self._set_sysctls(thing)
         text = yaml.safe_dump_all(things)
         path = self.node.write(f"{self.host.name}.yaml", text)
-        # The engine's "host" is this pod's network: podman 4.3 puts pods into no other that exists already.
+        # The engine's "host" network is this pod's: podman 4.3 can put pods into no other existing network.
         self.podman("kube", "play", "--network", "host", str(path))
 
     def _set_sysctls(self, thing: Object) -> None:
-        """Set a pod's sysctls as a kubelet does; the engine refuses them, as this network is its host's."""
+        """Set a pod's sysctls as a kubelet does; to the engine this is the host's network, so it refuses."""
         spec = cast("dict[str, dict[str, list[dict[str, str]]]]", thing.get("spec", {}))
         for each in spec.pop("securityContext", {}).get("sysctls", ()):
             self.host.sysctl(each["name"].replace(".", "/"), each["value"])

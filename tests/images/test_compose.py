@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = f"{Path(sys.executable).parent}/podman-compose"
-# Networks are written where the machine's own engine keeps its; nobody else shall see these.
+# Networks are written to the folders of the machine's own engine, which must not see these.
 HIDE = """
 for folder in /etc/cni/net.d /etc/containers/networks /var/lib/cni; do
     [ ! -d $folder ] || mount -t tmpfs none $folder
@@ -30,7 +30,7 @@ exit $status
 
 
 def test_every_second_interface_has_a_name() -> None:
-    """podman and Docker Engine 28 attach networks in any order: some routers would have their interfaces exchanged."""
+    """podman and Docker Engine 28 attach networks in any order: without names, interfaces may be exchanged."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     routers = [each["networks"] for each in services.values() if len(each.get("networks", ())) > 1]
     assert len(routers) == 3

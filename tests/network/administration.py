@@ -1,4 +1,4 @@
-"""Asking a router's administration endpoint, from any host: by a socket, as a process for each look takes longest."""
+"""Asks a router's administration endpoint from any host, by a socket: a process for each request would be slow."""
 
 from __future__ import annotations
 

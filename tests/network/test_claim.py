@@ -90,7 +90,7 @@ def test_an_interface_that_is_there_keeps_its_own_unless_one_is_given(lab: Labor
 
 
 def test_an_owner_with_the_same_hardware_address_is_found(lab: Laboratory) -> None:
-    """A router of the same source on another node has it; who probed with it would hear only himself."""
+    """A router with the same source on another node has it: a probe from that address would not find the owner."""
     lab.rival.ip(f"link set eth0 address {DERIVED}")
     wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
     for attempt in range(2):
@@ -99,9 +99,8 @@ def test_an_owner_with_the_same_hardware_address_is_found(lab: Laboratory) -> No
         assert f"{SOURCE} is in use by the station {DERIVED} on macvlan0" in said
         assert SOURCE not in lab.router.run("ip", "addr").stdout
         if not attempt:
-            lab.router.ip(
-                f"link set macvlan0 address {DERIVED}"
-            )  # as after a claim whose address was taken off
+            # As after a claim whose address was removed again.
+            lab.router.ip(f"link set macvlan0 address {DERIVED}")
 
 
 # Owners that cannot be heard: pods of one node in the modes private and vepa.
@@ -127,7 +126,7 @@ def test_a_second_pod_of_the_node_waits_until_the_first_has_gone(lab: Laboratory
 
 @pytest.mark.parametrize("mode", ["private", "vepa"])
 def test_interfaces_that_were_made_by_others_are_no_way_round_it(lab: Laboratory, mode: str) -> None:
-    """Each keeps its own hardware address, so another interface holds the one that only one pod can have."""
+    """Each keeps its own hardware address; a further interface holds the one that only one pod can have."""
     without_the_node = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
     environment = {
         **PROXY,
@@ -170,7 +169,7 @@ def test_a_pod_in_mode_bridge_and_a_deaf_one_notice_each_other(
     assert status == 3
     assert f"{SECOND} is in use by the station {mac(lab.router)} on macvlan0" in said
     assert "claim-" not in lab.client.run("ip", "link").stdout
-    # The other way round: what the first one gives up the second one gets, and keeps.
+    # The other way round: the second one gets what the first one gives up, and keeps it.
     assert ended(start(lab, lab.router, {**bridge, "EGRESS_SOURCE": f"{SOURCE}/24"}))[0] == 0
     assert ended(start(lab, lab.client, {**deaf, **one}))[0] == 0
     status, said = ended(start(lab, lab.router, {**bridge, **one}))
@@ -207,7 +206,7 @@ def test_the_kernel_goes_on_announcing_when_setup_has_ended(lab: Laboratory) -> 
         capture.bind(("eth0", 0x0806))
         lab.finish_setup(PROXY)
         capture.settimeout(WAIT_SECONDS)
-        for _ in range(1 + 3):  # one of setup, which ends then, three of the kernel
+        for _ in range(1 + 3):  # one by setup, which then ends, and three by the kernel
             while capture.recv(2048)[:42] != request:
                 pass
 
@@ -216,7 +215,7 @@ def test_a_restarted_init_container_announces_and_probes_no_more(lab: Laboratory
     lab.finish_setup(PROXY)
     with lab.rival.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as capture:
         capture.bind(("eth0", 0x0806))
-        # The kernel's own of the first run may still come.
+        # The kernel's announcements of the first run may still come.
         said = lab.finish_setup(PROXY)
         assert "claimed" not in said
         capture.settimeout(WAIT_SECONDS)
@@ -247,7 +246,7 @@ def test_every_address_is_claimed_and_announced(lab: Laboratory) -> None:
     assert f'source="{SOURCE}, {SECOND}, {THIRD}"' in said
     assert "claimed" not in lab.finish_setup({**INIT, **MANY})
     assert f"src {SOURCE}" in lab.router.run("ip", "route", "get", "203.0.113.25").stdout
-    # Without the first one the others stay, though the kernel takes them off with it.
+    # When the first one goes the others stay, although the kernel removes them with it.
     assert "claimed" not in lab.finish_setup({**INIT, "EGRESS_SOURCE": f"{SECOND}/24,{THIRD}/24"})
     assert held(lab) == [SECOND, THIRD]
 

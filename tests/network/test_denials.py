@@ -35,7 +35,7 @@ def test_denied_destinations_are_rejected_at_once_and_others_pass(lab: Laborator
     lab.serve()
     lab.finish_setup({"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": LINES})
     lab.router.run(sys.executable, "-c", POLICY, SOURCE, LINES)
-    # Also for a client that only the old default route reaches.
+    # One of the clients is reached by the old default route only.
     for client in (lab.client, lab.remote):
         for port in (80, 5000, 5100, 8443):
             assert lab.ask_tcp(client, ROUTER, port).source == SOURCE

@@ -52,14 +52,14 @@ def _family(address: str) -> int:
 
 @BACKENDS
 def test_the_parent_in_the_pod_is_outside(lab: Laboratory, backend: str) -> None:
-    """Neither its own addresses nor EGRESS_SOURCE lead in, whichever interface the frame is sent to."""
+    """Nobody gets in by its own addresses or by EGRESS_SOURCE, whichever interface the frame is sent to."""
     lab.serve()
     parent = with_parent(lab, f"{PARENT}/24", f"{PARENT_V6}/64")
     lab.finish_setup({**REDIRECT, **parent, "EGRESS_NAT_BACKEND": backend})
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
     assert lab.ask_tcp(lab.client, ROUTER_V6, 443).source == SOURCE_V6
     for address in (SOURCE, SOURCE_V6):
-        # As somebody on the wire would who does not ask by ARP.
+        # As a station on the wire would that does not ask by ARP.
         lab.rival.ip(f"neigh replace {address} lladdr {mac(lab, 'net1')} dev eth0 nud permanent")
     wiring.address(lab.rival, "eth0", "192.168.12.66/24", "fd00:12::66/64")
     for address in (PARENT, PARENT_V6, SOURCE, SOURCE_V6):
@@ -111,7 +111,7 @@ def _asked(lab: Laboratory, address: str) -> str:
 
 @BACKENDS
 def test_the_pod_says_nothing_by_the_parent(lab: Laboratory, backend: str) -> None:
-    """A route to it would be the way out with the parent's own address."""
+    """A route by the parent would lead out with the parent's own address."""
     lab.serve()
     parent = with_parent(lab, f"{PARENT}/24", f"{PARENT_V6}/64")
     lab.finish_setup({**PROXY, **parent, "EGRESS_NAT_BACKEND": backend})
@@ -124,7 +124,7 @@ def test_the_pod_says_nothing_by_the_parent(lab: Laboratory, backend: str) -> No
 
 
 def test_a_parent_that_is_the_first_interface_stays_open_and_is_warned_of(lab: Laboratory) -> None:
-    """Clients and the outside network share it, so nothing tells them apart."""
+    """Clients and the outside network share the interface, so nothing tells them apart."""
     source, gateway = "10.128.0.99", "10.128.0.1"
     environment = {"EGRESS_PARENT_NETNS": "", "EGRESS_PARENT_INTERFACE": "eth0"}
     said = lab.finish_setup(
@@ -137,7 +137,7 @@ def test_a_parent_that_is_the_first_interface_stays_open_and_is_warned_of(lab: L
     )
     assert "the parent interface is the pod's first one" in said
     with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": "*"}, 8080):
-        pass  # it can be reached, or the laboratory would not have gone on
+        pass  # the laboratory has waited until it could be reached
 
 
 # Ways round the egress interface.
@@ -157,7 +157,7 @@ def test_no_route_that_somebody_adds_leads_past_the_source(lab: Laboratory, back
                 ask(lab.router, address, 53, timeout=0.5)
         script = f"import socket; socket.create_connection(({address!r}, 80), 0.5)"
         assert lab.router.run(*as_nobody, script, check=False).returncode
-    # The way itself is open.
+    # The route itself works: only the router's rules close it.
     assert lab.ask_tcp(lab.client, "203.0.113.25", 80).source == NODE
 
 
@@ -193,7 +193,7 @@ def test_the_cluster_stays_within_reach(lab: Laboratory, backend: str) -> None:
             ):
                 there.bind((address, 5353))
                 there.settimeout(1)
-                # A datagram may be lost while the way to an address that was just given is found.
+                # A datagram may be lost while the kernel resolves an address that was just added.
                 assert eventually(lambda: heard(here, there, address) in {ROUTER, ROUTER_V6})  # noqa: B023
     with lab.proxy("http-proxy", {"EGRESS_HTTP_PROXY_DESTINATION": "*"}, 8080):
         for address in (ROUTER, ROUTER_V6):
@@ -240,7 +240,7 @@ PREFIX = "2001:db8:113::/64"
 
 
 def learnt(lab: Laboratory) -> str:
-    """Return what the router believes to have on its first interface in the advertised network."""
+    """Return the routes and addresses that the router has on its first interface."""
     routes = lab.router.run("ip", "-6", "route", "show", "dev", "eth0").stdout
     return routes + lab.router.run("ip", "-6", "addr", "show", "dev", "eth0").stdout
 

@@ -36,7 +36,7 @@ def _head(sock: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("workers", ["1", "4"])
 def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory, workers: str) -> None:
-    """Whichever worker the kernel gives it to: none of them made all of the connections."""
+    """With several workers, too, of which none made all of the connections."""
     # Where br_netfilter is loaded, what the bridge carries would be translated twice.
     lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
     lab.node.run("nft", "-f", "-", input=_HAIRPIN)
@@ -47,12 +47,12 @@ def test_a_connect_through_the_routers_own_service_does_not_nest(lab: Laboratory
             heads = _nested(lab)
             assert b"HTTP/1.1 502 " in heads[-1]
             assert b"proxy_loop_detected" in heads[-1]
-            # What comes back once may be chance. On a busy machine a moment is missed now and then.
+            # A connection that comes back once may be chance. On a busy machine one is missed now and then.
             assert 4 <= len(heads) <= 5
 
 
 def _nested(lab: Laboratory) -> list[bytes]:
-    """Ask for the router's own Service, through it again and again; return what it answered."""
+    """CONNECT to the router's own Service inside each tunnel to it; return the heads of all answers."""
     with lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.settimeout(WAIT_SECONDS)
         sock.connect((ROUTER, 8080))
@@ -69,7 +69,7 @@ def _nested(lab: Laboratory) -> list[bytes]:
 def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(
     lab: Laboratory, target: str, workers: str
 ) -> None:
-    """Neither its own name tells it, nor its address: what arrives is one's own connection."""
+    """Neither name nor address shows the loop; only the connection that arrives, which is its own."""
     lab.node.run("sh", "-c", "echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables", check=False)
     lab.node.run("nft", "-f", "-", input=_HAIRPIN)
     lab.name({"router.example.com": {"addresses": [_SERVICE]}})
@@ -83,8 +83,8 @@ def test_a_line_that_leads_to_the_routers_own_service_does_not_nest(
                 sock.settimeout(20)
                 sock.connect((ROUTER, 8080))
                 assert sock.recv(1) == b""
-        # Whatever comes, a client or a check, is one connection and two that come back. Another worker may accept
-        # one in the microseconds before it is noted: that one goes round once more.
+        # Each client and each check makes one connection and two that come back. Another worker may accept one in
+        # the microseconds before it is noted: that one goes round once more.
         assert eventually(lambda: _counted(lab, loops) >= 5)
         connected = _counted(lab, 'egress_router_connections_total{result="connected"}')
         assert connected <= _counted(lab, loops) * (3 if workers == "1" else 10)

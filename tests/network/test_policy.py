@@ -146,12 +146,12 @@ def test_what_is_open_and_denied_now_is_cut_and_all_else_stays(
         assert eventually(lambda: _is_prohibited(lost_flow))
         kept.send(b"x")
         assert kept.recv(1) == b"x"
-        # A flow that had been cut would begin anew, with another random port.
+        # A flow that was cut would begin anew, with another random port.
         assert asked(kept_flow) == source_port
 
 
 def asked(sock: socket.socket) -> int | None:
-    """Ask by a flow that is there; return the source port that the server sees, None where it is prohibited."""
+    """Ask over an open flow; return the source port that the server sees, None where it is prohibited."""
     try:
         sock.send(b"who am I?")
         seen: dict[str, int] = json.loads(sock.recv(4096))
@@ -165,7 +165,7 @@ def asked(sock: socket.socket) -> int | None:
 def _is_prohibited(flow: socket.socket) -> bool:
     try:
         return asked(flow) is None
-    except TimeoutError:  # an answer that is under way while its flow is cut belongs to none, and is lost
+    except TimeoutError:  # an answer under way while its flow is cut is lost
         return False
 
 

@@ -45,7 +45,7 @@ def connected(lab: Laboratory, port: int, authority: str) -> Iterator[socket.soc
 
 
 def said(sock: socket.socket) -> bytes:
-    """Return what comes until the server has told what it saw, or until the end."""
+    """Return what arrives until the server has said what it saw, or until the end of the stream."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
         while not data.endswith(b"}\n") and (more := sock.recv(4096)):
@@ -60,7 +60,7 @@ def told(lab: Laboratory, port: int, authority: str = "") -> str:
 
 
 def server(text: str) -> str | None:
-    """Return which server spoke; None: nobody. It sees the router's address whatever the policy says."""
+    """Return which server answered, None where none did. It must see the router's address."""
     found = re.search(r'"server": "([0-9.]+)", .*"source": "([0-9.]+)"', text)
     if found is None:
         return None
@@ -127,7 +127,7 @@ def test_what_is_open_is_judged_again_when_the_policy_or_a_name_changes(
         del second
         path.write_text(policy({"type": "Deny", "to": {"cidrSelector": f"{OTHER}/32"}}))
         assert said(first) == b""
-        # By a name that gets another address, nothing of the policy changes.
+        # The name gets another address; the policy's text stays the same.
         path.write_text(policy({"type": "Deny", "to": {"dnsName": NAME}}))
         assert eventually(lambda: server(told(lab, lost_port, lost_at)) == OTHER)
         with connected(lab, lost_port, lost_at) as again:

@@ -118,7 +118,7 @@ def successor(lab: Laboratory) -> Pod:
 
 
 class Pace:
-    """How fast this machine is while a trial runs: the program is started meanwhile, again and again."""
+    """How fast this machine is during a trial: meanwhile the program is started again and again."""
 
     def __init__(self) -> None:
         self._starts: list[float] = []
@@ -141,7 +141,7 @@ class Pace:
             self._ended.wait(QUIET_START)
 
     def allowed(self, seconds: float) -> float:
-        """Return what may take here what takes `seconds` on a machine that does nothing else."""
+        """Return how long something may take here that takes `seconds` on an idle machine."""
         return seconds * max(1.0, statistics.mean(self._starts) / QUIET_START)
 
 

@@ -46,7 +46,7 @@ def test_an_interface_that_is_there_is_used_as_it_is(lab: Laboratory) -> None:
     assert "macvlan" not in lab.router.run("ip", "-d", "link").stdout
 
 
-def test_a_second_run_changes_nothing_and_is_quick(lab: Laboratory) -> None:
+def test_a_second_run_changes_nothing(lab: Laboratory) -> None:
     lab.finish_setup({**INIT, **DUAL})
     before = state(lab.router)
     lab.finish_setup({**INIT, **DUAL})
@@ -175,7 +175,7 @@ def test_read_only_proc_sys_is_refused_only_where_forwarding_is_off(lab: Laborat
     assert lab.ask_tcp(lab.client, ROUTER, 80).source == SOURCE
 
 
-# A router in two containers: a privileged one that ends, and one that stays with nothing of the node.
+# A router in two containers: a privileged one that ends, and one that stays, without access to the node.
 WITHOUT_THE_NODE = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
 
 

@@ -74,7 +74,7 @@ def test_a_parent_that_is_down_is_waited_for_and_then_refused(lab: Laboratory) -
 
 
 def test_what_the_old_owner_said_before_it_went_does_not_count(lab: Laboratory) -> None:
-    """Its frames wait in the socket's queue; one for each round would hold the claim up for its whole time."""
+    """Its frames wait in the socket's queue; read one a round, they would hold the claim up until its timeout."""
     wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
     process = lab.setup({**PROXY, "EGRESS_CLAIM_TIMEOUT": "20"})
     assert process.stderr is not None
@@ -95,7 +95,7 @@ def test_an_interface_that_goes_down_during_the_claim_is_refused(lab: Laboratory
     wiring.set_down(lab.router, "macvlan0")
     assert process.wait(WAIT_SECONDS) == 3
     said = process.stderr.read()
-    # In the middle of a probe, or between two.
+    # During a probe, or between two probes.
     assert (
         "cannot probe and announce on macvlan0 (Network is down)" in said
         or "macvlan0 has no carrier, so nobody can be asked" in said
@@ -169,7 +169,7 @@ def test_the_claim_is_probed_and_announced_on_the_wire(lab: Laboratory) -> None:
             frames.extend(drained(capture))
             return [frame[:42] for frame in frames if frame[12:14] == b"\x08\x06"]
 
-        # At once, and by the kernel, which goes on.
+        # One at once, and those of the kernel, which goes on.
         assert eventually(lambda: arp().count(request) >= 2 and frames.count(advertisement) == 2)
         seen = arp()
     source = socket.inet_aton(SOURCE)
@@ -180,7 +180,7 @@ def test_the_claim_is_probed_and_announced_on_the_wire(lab: Laboratory) -> None:
 
 
 def test_a_stale_neighbour_entry_is_taken_over_at_once(lab: Laboratory) -> None:
-    """The gateway still believes in the old pod's MAC; the announcement corrects it."""
+    """The gateway still has the old pod's hardware address; the announcement corrects it."""
     lab.serve()
     lab.gateway.ip(f"neigh replace {SOURCE} lladdr 02:00:00:00:00:01 dev wire nud reachable")
     lab.finish_setup(INIT)
@@ -188,7 +188,7 @@ def test_a_stale_neighbour_entry_is_taken_over_at_once(lab: Laboratory) -> None:
 
 
 def test_a_signal_ends_the_wait_for_the_address_at_once(lab: Laboratory) -> None:
-    """As the first process of a container, to which the kernel delivers only what it handles."""
+    """As the first process of a container: the kernel delivers only signals that it handles."""
     wiring.address(lab.rival, "eth0", f"{SOURCE}/24")
     wiring.cable(lab.router, "macvlan0", lab.gateway, "port3")
     wiring.plug(lab.gateway, "wire", "port3")

@@ -186,7 +186,7 @@ def test_legacy_answers_questions(lab: Laboratory) -> None:
     assert 'egress_router_rule_connect_seconds_count{rule="80 tcp 203.0.113.25"} 2.0' in metrics
     assert "egress_router_connect_seconds_count 5.0" in metrics
     assert 0 < float(metrics.partition("\negress_router_connect_seconds_sum ")[2].split()[0]) < 5
-    # However often its SYN was sent again; it counts when nobody can answer any more.
+    # However often its SYN was sent again, it counts once, when no answer can come any more.
     failed = 'egress_router_connections_total{result="timeout"} 1.0'
     assert eventually(lambda: failed in get(lab.client, "/metrics", ROUTER)[1])
     assert 'egress_router_connections_total{result="refused"} 2.0' in get(lab.client, "/metrics", ROUTER)[1]

@@ -1,4 +1,4 @@
-"""The name inside a CONNECT tunnel to port 443, where nobody but the client speaks first and nothing is hurried."""
+"""The name inside a CONNECT tunnel to port 443: the client speaks first, so its ClientHello may come late."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.ports import own_address
-from tests.unit.http_proxy.origin import Client, Origin, Peer, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import Client, Origin, Peer, counted, origin, proxy
 from tests.unit.tls.hellos import hello, sni
 from tests.waiting import until
 
@@ -32,7 +33,7 @@ def echo(peer: Peer) -> None:
 def late(
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> Iterator[tuple[Origin, Running[Guarded[AccessList]], Client]]:
-    """Yield a client in a tunnel to port 443, for which other ports have long been waited for."""
+    """Yield a client in a tunnel to port 443, later than on other ports a ClientHello may come."""
     host = own_address()
     know(monkeypatch, a_example=host)
     with (
@@ -46,7 +47,7 @@ def late(
         client.head()
         beside.send(f"CONNECT 127.0.0.1:{other.port} HTTP/1.1\r\nHost: x\r\n\r\n")
         beside.head()
-        # It has said nothing for 250 ms, so it is a tunnel; the one before it is none yet.
+        # After 250 ms without a byte this one is a tunnel; the one to port 443, begun before, is none yet.
         until(lambda: counted(running, "tunnels_open") == 1)
         yield server, running, client
 

@@ -57,7 +57,7 @@ def begin(
 
 
 def visit(client: Host, listening: socket.socket, address: str = ROUTER, own_port: int = 0) -> int:
-    """Connect, and have the server close first, so that TIME_WAIT is with it; return the source port."""
+    """Connect, and have the server close first, so that it holds TIME_WAIT; return the source port."""
     sock, accepted, port = begin(client, listening, address, own_port)
     with sock, accepted:
         accepted.shutdown(socket.SHUT_WR)
@@ -68,7 +68,7 @@ def visit(client: Host, listening: socket.socket, address: str = ROUTER, own_por
 
 
 def forget_connections(host: Host) -> None:
-    """Empty connection tracking, as it happens entry by entry where clients use their ports again."""
+    """Empty connection tracking; elsewhere its entries go one by one, where clients use their ports again."""
     with host.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as netlink:
         netlink.settimeout(WAIT_SECONDS)
         body = struct.pack("=BBH", 0, 0, 0)
@@ -85,10 +85,10 @@ def counted(host: Host, name: str) -> int:
 def test_no_port_comes_back_while_a_server_may_remember_it(
     lab: Laboratory, address: str, remote: str
 ) -> None:
-    """Of 2,000 random ports of 64,000, 30 would come twice; half of those meet TIME_WAIT and wait a second."""
+    """Of 2,000 random ports out of 64,000, 30 would come twice; half of these meet TIME_WAIT and wait a second."""
     lab.finish_setup(ENVIRONMENT)
-    # The kernel has one memory for all namespaces of which port a client uses next: a laboratory beside this one sets
-    # it back now and then, and a client's port that comes back is another matter (see the next test).
+    # The kernel keeps for all namespaces together which port a client uses next. Another laboratory beside this one
+    # may set it back, and a client's port that is used again is tested below; so these clients choose their ports.
     own_ports = range(20_000, 21_000)
     with server(lab, remote) as listening:
         ports = [visit(lab.client, listening, address, own_port) for own_port in own_ports]
@@ -102,7 +102,7 @@ def test_no_port_comes_back_while_a_server_may_remember_it(
 def test_a_client_s_port_that_comes_back_leaves_by_the_same_one(
     lab: Laboratory, address: str, remote: str
 ) -> None:
-    """Then its timestamps and sequence numbers are in order, and the server gives TIME_WAIT up for it."""
+    """Then timestamps and sequence numbers go on, and the server ends TIME_WAIT for the new connection."""
     lab.finish_setup(ENVIRONMENT)
     with server(lab, remote) as listening:
         first = [visit(lab.client, listening, address, port) for port in range(40_000, 40_100)]
@@ -140,7 +140,7 @@ def test_ports_of_open_connections_are_passed_over(lab: Laboratory) -> None:
             open_ones.enter_context(sock)
             open_ones.enter_context(accepted)
             held.append(port)
-        # The turn begins again at the first port, and what is open is known from connection tracking.
+        # The router begins again at the first port, and knows from connection tracking which ports are open.
         lab.router.run("nft", "delete", "table", "inet", "egress_router")
         lab.finish_setup(ENVIRONMENT)
         repeated = counted(lab.remote, "TcpExtTCPSynRetrans")

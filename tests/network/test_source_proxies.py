@@ -42,7 +42,7 @@ SERVERS = {
     1028: "203.0.113.28:80",
     1029: "[2001:db8:113::27]:80",
 }
-# How a client reaches what a line of dns-proxy has on a local port: the router's port, and what CONNECT names.
+# For each mode, how a client reaches a line's server: the router's port, and what CONNECT names.
 MODES: list[tuple[str, str, Way]] = [
     ("http-proxy", LIST, lambda line: (8080, SERVERS[line])),
     ("dns-proxy", LINES, lambda line: (line, "")),
@@ -86,7 +86,7 @@ def test_setup_claims_all_and_each_line_leaves_with_its_own(
 def test_an_address_that_another_station_has_is_left_out(
     lab: Laboratory, mode: str, text: str, way: Way
 ) -> None:
-    """Its own lines wait for it; `from *` and lines without `from` do without."""
+    """Lines that name it wait for it; `from *` and lines without `from` use the other addresses."""
     lab.serve()
     wiring.address(lab.rival, "eth0", f"{SECOND}/24")
     environment = {**NETWORK, "EGRESS_ROUTER_MODE": mode, "EGRESS_CLAIM_TIMEOUT": "1"}

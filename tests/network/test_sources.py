@@ -67,7 +67,7 @@ def test_the_pod_itself_leaves_with_the_first(spreading: Laboratory) -> None:
 
 
 def test_a_client_s_port_that_comes_back_does_not_bring_another_line_s_address(lab: Laboratory) -> None:
-    """Both lines lead to one address and port; the port that the client had is kept for one source only."""
+    """Both lines lead to one address and port; a client's port is remembered for one source only."""
     lab.serve(["80"])
     rules = f"80 tcp 203.0.113.25\n81 tcp 203.0.113.25 80 from {SECOND}\n"
     lab.finish_setup({**ENVIRONMENT, "EGRESS_DESTINATION": rules})

@@ -39,9 +39,9 @@ def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
 
 
 def is_quick(result: Result) -> bool:
-    """Say whether a client's gap is what is promised, with a margin, besides what the machine held up.
+    """Say whether a client's gap is as short as promised, with a margin, without what the machine held up.
 
-    On one that is busy, everybody answers late, and a router that takes over waits for a processor.
+    On a busy machine everybody answers late, and a router that takes over waits for a processor.
     """
     is_move = result.fault in MOVES - PLANNED or result.fault is Fault.GATEWAY
     return result.gap - result.machine - result.waited < (2.0 if is_move else 0.5)

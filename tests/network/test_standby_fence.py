@@ -178,7 +178,7 @@ def test_an_open_gate_lets_everything_pass(bench: Bench) -> None:
 
 def test_the_gate_closes_by_itself_while_its_keeper_is_stopped(bench: Bench) -> None:
     assert bench.do("arm 1 0.5") == "done"
-    begun = time.monotonic()  # the kernel's timer runs by now, however long this machine took to come here
+    begun = time.monotonic()  # the kernel's timer already runs, however slow this machine is
     assert bench.do("approve 1") == "done"
     os.kill(bench.keeper.pid, signal.SIGSTOP)
     last = begun
@@ -186,12 +186,12 @@ def test_the_gate_closes_by_itself_while_its_keeper_is_stopped(bench: Bench) -> 
         asked = time.monotonic()
         if bench.passes(SPEAKS_FOR_IT["ARP reply"]):
             last = asked
-    # 30 ms are two ticks of a kernel with 100 Hz; what is asked late finds the gate closed.
+    # 30 ms cover two ticks of a kernel with 100 Hz. A late frame finds the gate closed.
     assert last - begun < 0.5 + 0.03
 
 
 def test_what_a_stopped_keeper_still_writes_opens_nothing(bench: Bench) -> None:
-    """It was stopped between its decision and the write, and goes on when its question's time is over."""
+    """It was stopped between its decision and the write, and goes on after the timer of its request."""
     assert bench.do("arm 1 0.3") == "done"
     os.kill(bench.keeper.pid, signal.SIGSTOP)
     bench.write("approve 1")
@@ -214,7 +214,7 @@ def test_what_extends_an_open_gate_keeps_it_open(bench: Bench) -> None:
 
 
 def test_what_extends_a_closed_gate_opens_nothing(bench: Bench) -> None:
-    """Its keeper does not know that the time of its last question is over: its clock was stopped, too."""
+    """Its keeper does not know that the timer of its last request has ended: its clock was stopped, too."""
     assert bench.do("arm 1 0.3") == "done"
     assert bench.do("approve 1") == "done"
     assert bench.do("arm 2 30") == "done"

@@ -107,7 +107,7 @@ def test_all_source_addresses_move_together(pair: Pair) -> None:
 
 @pytest.mark.parametrize("is_sidecar_last", [False, True], ids=["at once", "the sidecar last"])
 def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: bool) -> None:
-    """Its containers are asked to end together, or, a restartable init container, after the others."""
+    """Its containers are asked to end together, or the sidecar (a restartable init container) after the others."""
     mode = {"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_DESTINATION": ""}
     rules = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_WORKERS": "1", "EGRESS_LOG_LEVEL": "error"}
     proxies: list[subprocess.Popen[str]] = []
@@ -133,7 +133,7 @@ def test_a_proxy_pod_that_is_deleted_hands_over(pair: Pair, is_sidecar_last: boo
     assert router is not None
 
     def has_ended() -> bool:
-        router.send_signal(signal.SIGTERM)  # also while it ends, which changes nothing any more
+        router.send_signal(signal.SIGTERM)  # also while it ends, where a further signal changes nothing
         return router.poll() is not None
 
     until(has_ended, "the end of the router")
@@ -160,7 +160,7 @@ def source_through_proxy(pair: Pair, side: Side) -> str | None:
 
 
 def test_a_great_many_lines_do_not_cost_the_right(pair: Pair, tmp_path: Path) -> None:
-    """While the kernel takes them in, a question of the standby has to wait for its lock."""
+    """While the kernel takes the lines in, requests of the standby wait for its lock."""
     # Without root of the machine, the message is bounded by net.core.wmem_max.
     owns_machine = Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
     count = 30_000 if owns_machine and os.getuid() == 0 else 1_000

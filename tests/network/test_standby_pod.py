@@ -60,7 +60,7 @@ def test_readiness_and_status_of_a_proxy_follow_its_pod(pair: Pair, mode: str) -
 
     until(lambda: peers() == [(active.address, "active", ["pod network", "wire"])])
     before = turns(pair, standby)
-    # The sidecar is asked to end: the other pod is ready at once, this one no more.
+    # The sidecar is asked to end: the other pod is ready at once, and this one no longer.
     active.signal(signal.SIGTERM)
     until(lambda: pair.readiness(standby).endswith("ok\n"))
     until(lambda: "503" in pair.readiness(active))

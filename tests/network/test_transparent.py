@@ -11,7 +11,8 @@ import pytest
 from egress_router.lab.network import ROUTER, SOURCE
 from tests.network.administration import fetch
 from tests.network.test_http_tools import output, run, served
-from tests.unit.http_proxy.origin import counted, know, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import counted, proxy
 from tests.unit.tls.hellos import hello, sni
 from tests.waiting import WAIT_SECONDS, eventually
 

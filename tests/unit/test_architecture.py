@@ -1,4 +1,4 @@
-"""docs/architecture.md draws the house that stands."""
+"""docs/architecture.md shows the packages and files that there are."""
 
 from __future__ import annotations
 

@@ -201,5 +201,5 @@ def test_check_says_with_which_address_a_line_leaves() -> None:
         "the first that is held",
         "every address in turn",
     ]
-    # Where no line says it, there is nothing to tell.
+    # Without `from` in any line there is no such column.
     assert b"LEAVES WITH" not in check("dns-proxy", "-", given=b"80 db.example.com\n").stdout

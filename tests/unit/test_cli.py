@@ -47,7 +47,7 @@ def test_every_variable_that_the_package_names_is_described() -> None:
     described |= {f"{name}_FILE" for name in described}
     for path in (ROOT / "egress_router").rglob("*.py"):
         if path.is_relative_to(ROOT / "egress_router/kernel"):
-            continue  # it reads no environment, and its chains have names of their own
+            continue  # it reads no environment; its chains have such names, too
         for name in set(re.findall(r"\bEGRESS_[A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8"))):
             assert name in described, f"{path.name} names {name}, which no --help describes"
 
@@ -107,7 +107,7 @@ def test_explain_exits_as_asked_and_answers_in_json(
     assert outcome(*asked, "192.0.2.200", "--exit-code") == 0
     assert outcome(*asked, "198.51.100.1") == 0
     assert outcome(*asked, "198.51.100.1", "--exit-code") == 1
-    assert outcome(*asked, "a.example:1", "--exit-code") == 1  # nobody knows: its addresses decide
+    assert outcome(*asked, "a.example:1", "--exit-code") == 1  # undecided without its addresses
     assert outcome(*asked, "192.0.2.200", "--exit-code", "--policy", str(policy)) == 1
     capsys.readouterr()
     assert outcome(*asked, "192.0.2.200", "--policy", str(policy), "--output=json") == 0
@@ -157,7 +157,7 @@ def test_a_converted_router_passes_the_check(tmp_path: Path, capsys: pytest.Capt
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(capsys.readouterr().out)
     assert outcome("check", "--strict", str(manifest)) == 0
-    assert capsys.readouterr().out.count("setup") == 3  # two containers, one of them of that name
+    assert capsys.readouterr().out.count("setup") == 3  # two containers run it, and one is named so
     assert outcome("convert", str(manifest)) == 1
     assert "holds no EgressRouter of OpenShift 4" in capsys.readouterr().err
 

@@ -72,7 +72,7 @@ def test_manual_pages_hold_what_help_holds() -> None:
     assert "check redirect destinations.txt" in found["egress-router-check.1"]
     assert len(found) == 1 + len(VARIABLES) + 6
     for text in found.values():
-        # No line begins as a request of roff does but those that are one.
+        # A line that begins with `.` or `'` is a request of roff: there are only those that are meant as one.
         starts = {line.split()[0] for line in text.splitlines() if line.startswith((".", "'"))}
         assert starts <= {".TH", ".SH", ".TP", ".nf", ".fi"}
         assert text.isascii()

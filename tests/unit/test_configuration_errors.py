@@ -127,7 +127,7 @@ def test_errors_of_a_policy_are_told_with_all_others(command: str, environ: dict
 
 
 def test_a_policy_that_would_not_be_enforced_is_refused(tmp_path: Path) -> None:
-    """In a proxy's pod it is the proxy that decides what is reached, not `setup`."""
+    """In a proxy's pod the proxy decides what is reached, not `setup`."""
     policy = tmp_path / "policy.json"
     policy.write_text('{"kind": "EgressNetworkPolicy", "apiVersion": "v1", "spec": {"egress": []}}')
     given = {

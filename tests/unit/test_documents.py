@@ -1,4 +1,4 @@
-"""What the documents name is there: values of the chart, variables, metrics. Who was just paged copies them."""
+"""What the documents name exists: values of the chart, variables, metrics. People on call copy them."""
 
 from __future__ import annotations
 

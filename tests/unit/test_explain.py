@@ -74,7 +74,7 @@ def test_what_cannot_be_asked_is_an_error() -> None:
 
 @dataclass
 class Scripted:
-    """Names that answer as a test says; `asked` is what was looked up."""
+    """Names with answers that a test chooses; `asked` is what was looked up."""
 
     answer: Callable[[str], Answer]
     tried: Callable[[str], tuple[str, ...]] = lambda name: (name,)

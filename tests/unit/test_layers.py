@@ -96,7 +96,7 @@ def our_imports(name: str, *, at_run_time: bool) -> set[str]:
 
 
 def reached(name: str) -> set[str]:
-    """Return a module and every one of ours that it has in memory once it is imported."""
+    """Return a module and every one of ours that its import loads."""
     seen, left = set(), [name]
     while left:
         module = left.pop()
@@ -147,7 +147,7 @@ def calls_itself_pure(path: Path) -> bool:
 
 
 def test_what_calls_itself_pure_does_no_io() -> None:
-    """Not by way of what it imports either, and a package means all of its modules."""
+    """Neither do its imports; for a package, this holds for all of its modules."""
     found = {}
     for name, path in FILES.items():
         if calls_itself_pure(path):
@@ -162,9 +162,9 @@ def test_what_calls_itself_pure_does_no_io() -> None:
 
 
 def test_no_module_imports_one_that_imports_it_back() -> None:
-    """Not for types either: what two files need of each other belongs into one, or into a third."""
+    """Not for types either: what two files need from each other belongs in one of them, or in a third."""
     graph = {name: our_imports(name, at_run_time=False) for name in FILES}
-    # Taking away what imports nothing that is left leaves the circles.
+    # Remove again and again what imports nothing that is left: the circles remain.
     while free := {name for name, targets in graph.items() if not targets & graph.keys()}:
         for name in free:
             del graph[name]

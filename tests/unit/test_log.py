@@ -62,7 +62,7 @@ ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "docs" / "operating.md"
 LEVELS = {"debug", "info", "warning", "error", "exception"}
 LOGS = {"_log", "_LOG", "_records", "_changes"}
-# Where the sentence is not written at the call: those are in the manual all the same.
+# Calls whose sentence is written elsewhere; the manual has these sentences, too.
 ELSEWHERE = {
     "kernel/routing.py": "what",  # `_step` gets it
     "records.py": "record.event",

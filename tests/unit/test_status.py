@@ -110,7 +110,7 @@ def test_a_router_that_is_not_healthy_is_no_success(
 def test_an_endpoint_that_is_turned_off_is_no_fault(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The images' health check asks so: a router that was told to have no endpoint is not sick for it."""
+    """As the images' health check calls it: a router without an endpoint, by its settings, is healthy."""
     monkeypatch.setenv("EGRESS_ADMIN_PORT", "0")
     assert status.show(None, watch=False) == 0
     assert "EGRESS_ADMIN_PORT is 0: the administration endpoint is off" in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_watch_goes_on_when_the_router_is_gone(
 
 
 def test_watch_has_a_screen_of_its_own_and_writes_none_into_a_pipe(url: str) -> None:
-    # A shell has what it runs in the background ignore SIGINT, and so all that the tests start.
+    # A shell makes background jobs ignore SIGINT, and what the tests start inherits that.
     heeding = ["env", "--default-signal=INT"]
     command = [*heeding, sys.executable, "-m", "egress_router", "status", "--watch", "--url", url]
 
@@ -159,8 +159,8 @@ def test_watch_has_a_screen_of_its_own_and_writes_none_into_a_pipe(url: str) -> 
         while seen.count(b"workers") < 1:
             seen += os.read(output, 4096)
         process.send_signal(signal.SIGINT)
-        # It may still be writing, and a terminal holds little: read to the end before waiting for the process.
-        with contextlib.suppress(OSError):  # EIO: the last one who had the terminal open has gone
+        # It may still write, and a terminal buffers little: read to the end before waiting for the process.
+        with contextlib.suppress(OSError):  # EIO: no process has the terminal open any more
             while more := os.read(output, 4096):
                 seen += more
         process.wait()

@@ -95,7 +95,7 @@ def test_what_replaces_pods_takes_a_good_standby_for_ready(view: FakeView, port:
         assert get(port, READY_OR_STANDBY)[0] == 503
 
 
-def test_status_is_json_with_current_rates(view: FakeView, port: int) -> None:
+def test_status_is_json_with_current_rates(port: int) -> None:
     code, head, body = get(port, "/status")
     assert code == 200
     assert "Content-Type: application/json" in head
@@ -238,7 +238,7 @@ def test_one_connection_too_many_ends_the_oldest_that_asks_nothing(
     ):
         asking.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
         assert asked.wait(60)
-        # They are taken out of the accept queue in their order.
+        # They are accepted in their order.
         idle = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(4)]
         assert [get(port, "/healthz")[0] for _ in range(2)] == [200, 200], "idle connections keep probes out"
         assert all(received(each) == b"" for each in idle[:3])
@@ -264,7 +264,7 @@ def test_it_serves_ipv6(port: int) -> None:
 
 
 def test_metrics_serve_for_a_second(view: FakeView, port: int, clock: ManualClock) -> None:
-    """Their text takes the loop 20 ms with 100 rules, and ten times as long with redirect mode's 1,000."""
+    """Writing them blocks the loop for 20 ms with 100 rules, and ten times as long with redirect mode's 1,000."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         flood = list(pool.map(lambda _: get(port, "/metrics"), range(200)))
     assert {code for code, *_ in flood} == {200}

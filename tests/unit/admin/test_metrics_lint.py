@@ -103,7 +103,7 @@ def fetched(port: int, path: str) -> str:
 
 
 def provoke(port: int) -> None:
-    """Leave traces of a client's words wherever they could end up."""
+    """Send what a client may choose to every place that could put it into a label."""
     request = f"BREW{CHOSEN} http://{CHOSEN}.bad.example/{CHOSEN} HTTP/1.1\r\nHost: {CHOSEN}\r\n\r\n"
     for text in (request.replace(f"BREW{CHOSEN}", "GET"), request):
         with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS) as client:

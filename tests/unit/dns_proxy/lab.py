@@ -12,6 +12,8 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import pytest
+
 from egress_router.dns_proxy.server import mode
 from egress_router.names.resolver import Resolver, system_sources
 from egress_router.settings.dns_proxy import read_dns_proxy
@@ -19,7 +21,7 @@ from egress_router.settings.names import NamesSettings
 from egress_router.upstreams.forbidden import forbidden_reason
 from egress_router.upstreams.health import INTERVAL
 from tests.ports import free_port
-from tests.serving import Running, serving
+from tests.serving import LOOPS, Running, serving
 from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from egress_router.service.mode import Mode
     from egress_router.settings.policy import Guarded
     from egress_router.upstreams.forbidden import ForbiddenCheck, ForbiddenReason
+
+both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 
 
 class Backend(socketserver.ThreadingTCPServer):
@@ -115,7 +119,7 @@ def loopback_is_remote(
     admin_port: int,
     is_own: Callable[[IPAddress], bool],
 ) -> ForbiddenReason | None:
-    """Let names have loopback addresses, as if lines named them: tests have no others."""
+    """Allow names to have loopback addresses, as if lines named them: tests have no other addresses."""
     all_named = named | {target[0]}
     return forbidden_reason(host, target, named=all_named, ports=ports, admin_port=admin_port, is_own=is_own)
 
@@ -128,7 +132,7 @@ def forwarding(
     sources: str = "",
     check_seconds: float = INTERVAL,
 ) -> Mode[Guarded[Forwards]]:
-    """Return the mode under test; it asks `names` and nobody else, and believes an answer for a moment only."""
+    """Return the mode under test; it asks only `names`, and keeps an answer for a moment only."""
     conf, hosts = folder / "resolv.conf", folder / "hosts"
     conf.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     hosts.write_text("")

@@ -10,17 +10,15 @@ import struct
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-
 from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.service.limits import raise_descriptors
 from tests.ports import free_port
-from tests.serving import LOOPS
 from tests.unit.dns_proxy.lab import (
     Resetting,
     ask,
     backend,
+    both_loops,
     connect,
     forwarder,
     greeting,
@@ -32,14 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 NAME = "db.example.com"
 MIB = 1 << 20
 
 
 @contextlib.contextmanager
 def silent(host: str, port: int) -> Iterator[None]:
-    """Keep an accept queue full, so that the kernel drops what knocks."""
+    """Keep an accept queue full, so that the kernel drops new connections."""
     with socket.create_server((host, port), backlog=0), contextlib.ExitStack() as stack:
         for _ in range(4):
             filler = stack.enter_context(socket.socket())
@@ -49,7 +46,7 @@ def silent(host: str, port: int) -> Iterator[None]:
 
 
 def accepted(server: socket.socket) -> socket.socket:
-    """Return the next client's connection; checks come in between, and go."""
+    """Return the next client's connection; connections of checks in between are closed."""
     while True:
         sock, _ = server.accept()
         with contextlib.suppress(ConnectionResetError):
@@ -66,7 +63,7 @@ def test_a_refusing_address_costs_a_client_nothing(tmp_path: Path, loop: str) ->
         forwarder(tmp_path, f"80 {NAME} {one.port}", names, loop=loop) as running,
     ):
         assert [ask(running, 80) for _ in range(20)] == ["127.0.0.1"] * 20
-        # What the connections saw took both out before any check could.
+        # Failed connections have marked both as down, before any check.
         for address, up in (("127.0.0.2", 0), ("127.0.0.3", 0), ("127.0.0.1", 1)):
             labels = {"destination": f"{NAME}:{one.port}", "address": f"{address}:{one.port}"}
             until(lambda: metric(running, "upstream_up", **labels) == up)  # noqa: B023
@@ -86,7 +83,7 @@ def test_a_silent_address_costs_well_under_a_second(tmp_path: Path) -> None:
 
 
 def test_checks_take_a_silent_address_out_and_back_in(tmp_path: Path) -> None:
-    """Nobody connects: the checks alone find out, three failures down and two successes up."""
+    """Nobody connects: checks alone mark it as down after three failures, and as up after two successes."""
     labels = {"destination": f"{NAME}:{{}}", "address": "127.0.0.2:{}"}
     with backend("127.0.0.1") as one, in_thread({NAME: entry("127.0.0.1", "127.0.0.2", ttl=600)}) as names:
         found = {key: value.format(one.port) for key, value in labels.items()}
@@ -119,7 +116,7 @@ def test_an_address_that_accepts_and_resets_harms_only_its_own(tmp_path: Path, l
         forwarder(tmp_path, f"80 127.0.0.1 {bad.port}\n81 127.0.0.1 {good.port}", loop=loop) as running,
     ):
         for _ in range(20):
-            # A reset that comes while the connection is being made is a refusal, a later one is passed on.
+            # A reset during the handshake counts as a refusal; a later one is passed on.
             with contextlib.suppress(ConnectionResetError), connect(running, 80) as client:
                 assert client.recv(1) == b""
         assert ask(running, 81) == "127.0.0.1"
@@ -166,7 +163,7 @@ def test_a_client_that_leaves_before_it_is_connected(tmp_path: Path) -> None:
 
 @both_loops
 def test_fifty_megabytes_both_ways_at_once(tmp_path: Path, loop: str) -> None:
-    """The backend echoes, so that what comes back has gone both ways."""
+    """The backend echoes, so the bytes that come back went both ways."""
     block = random.Random(3).randbytes(MIB)
     with (
         backend() as target,
@@ -206,7 +203,7 @@ def test_exhausted_descriptors_leave_open_connections_alone(tmp_path: Path, loop
         taken: list[int] = []
 
         def pauses() -> bool:
-            """Take the descriptors that what ended before may still be giving back."""
+            """Take the descriptors that connections of earlier tests may still free."""
             with contextlib.suppress(OSError):
                 while True:
                     taken.append(os.dup(0))

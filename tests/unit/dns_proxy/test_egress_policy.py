@@ -71,7 +71,7 @@ def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Pat
             shown = str(running.call(running.server.status)["upstreams"])
             assert "policy entry 2 (Deny 0.0.0.0/0) denies it" in shown
             denied = running.call(running.server.status)["denied"]
-    # Without being asked for: what was relayed has no record.
+    # Denials have records without EGRESS_ACCESS_LOG; what was relayed has none.
     (record,) = records.events("connection")
     check_record(record)
     expected = {
@@ -113,7 +113,7 @@ def test_an_entry_by_name_allows_the_addresses_of_the_name(tmp_path: Path) -> No
         ) as running,
     ):
         assert ask(running, 80) == "127.0.0.1"
-        # By its address, as soon as the policy's own look-up has been answered.
+        # Allowed by its address, as soon as the policy has looked its own name up.
         until(lambda: ask(running, 81) == "127.0.0.1")
         assert ask(running, 82) == ""
 

@@ -10,8 +10,8 @@ from egress_router.lab.nameserver import in_thread
 from egress_router.lab.zone import entry
 from egress_router.settings.dns_proxy import read_dns_proxy
 from egress_router.upstreams.forbidden import forbidden_reason
-from tests.serving import LOOPS, serving
-from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
+from tests.serving import serving
+from tests.unit.dns_proxy.lab import ask, backend, both_loops, connect, forwarder, greeting, metric
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.logged import Lines
     from tests.serving import Running
 
-both_loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 NAME = "db.example.com"
 
 
@@ -174,7 +173,7 @@ def test_a_name_does_not_lead_to_what_only_this_pod_can_reach(tmp_path: Path) ->
         ) as running,
     ):
         assert [ask(running, port) for port in (80, 81)] == ["", ""]
-        # A line names this one, so names may have it, too.
+        # A line names this address, so names may have it, too.
         assert [ask(running, port) for port in (82, 83)] == ["127.0.0.2", "127.0.0.2"]
         until(lambda: metric(running, "connections_total", result="local_address") == 2)
         status = running.call(running.server.status)["upstreams"]
@@ -239,7 +238,7 @@ def test_a_removed_name_is_not_asked_for_any_more(tmp_path: Path) -> None:
         until(lambda: any(each.name == "other.example.com" for each in names.asked))
 
         def is_only_one() -> bool:
-            names.asked.clear()  # of the other one a question may be under way
+            names.asked.clear()  # a query for the old name may be under way
             until(lambda: len(names.asked) >= 4)
             return {each.name for each in names.asked} == {"other.example.com"}
 

@@ -23,7 +23,7 @@ SOURCES = f"127.0.0.5 127.0.0.6 {NOT_HELD} ::1"
 
 
 def is_up(running: Running[Guarded[Forwards]]) -> bool:
-    """Say whether the one upstream is taken for good."""
+    """Say whether the only upstream is up."""
     return "'up': True" in str(running.call(running.server.status)["upstreams"])
 
 
@@ -64,7 +64,7 @@ def test_a_source_that_is_not_held_closes_and_is_counted(tmp_path: Path) -> None
         with forwarder(tmp_path, lines, sources=SOURCES) as running:
             assert [ask(running, 80) for _ in range(4)] == [""] * 4
             until(lambda: metric(running, "connections_total", result="source_not_held") == 4)
-            # It says nothing of the destination, whose health other lines go by.
+            # It is no fault of the destination, whose health other lines use.
             assert is_up(running)
             assert ask(running, 81) == "127.0.0.1"
 
@@ -100,7 +100,7 @@ def test_a_changed_source_is_that_of_new_connections(tmp_path: Path) -> None:
 
 
 def test_one_connection_counts_once_for_the_health_of_an_address(tmp_path: Path) -> None:
-    """However many sources have been tried: three failures in a row are down, and this is one."""
+    """However many sources were tried: an address is down after three failures in a row, and this is one."""
     port = free_port()
     sources = "127.0.0.5 127.0.0.6 127.0.0.7"
     # No check shall add to it.

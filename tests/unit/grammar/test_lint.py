@@ -108,7 +108,7 @@ def judged(text: str) -> set[int]:
     )
 )
 def test_what_never_acts_is_what_no_address_and_port_reaches(lines: list[tuple[int, int, str]]) -> None:
-    """Held against the meaning: every address of a network of eight, and every port, asked one by one."""
+    """Compared with what lines mean: each address of a network of eight is tried with each port."""
     expected, taken = set(), set[tuple[int, str]]()
     text = []
     for number, (address, length, port) in enumerate(lines, start=1):
@@ -148,7 +148,7 @@ def test_long_lists_are_judged_in_time_that_grows_with_their_length() -> None:
 
 @pytest.mark.parametrize("later", [":{}", ""])
 def test_many_lines_that_meet_many_others_are_judged_in_bounded_time(later: str) -> None:
-    """Every second address without a port, and wide lines that each have to look at all of them."""
+    """Every second address, without a port, and wide lines, each of which is compared with all of them."""
     lines = [f"10.0.{n // 128}.{n % 128 * 2}" for n in range(25_000)]
     wide = [f"10.{n >> 8 & 1}.0.0/{15 - n % 7}{later.format(1 + n)}" for n in range(25_000)]
     started = time.process_time()

@@ -1,3 +1,5 @@
+"""Lines of EGRESS_DESTINATION: what they may say, and what is wrong with those that are refused."""
+
 from __future__ import annotations
 
 import sys
@@ -9,29 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.errors import ConfigError
-from egress_router.grammar.leaving import Spread
 from egress_router.grammar.redirect import (
     NamedRedirect,
     Protocol,
     Redirect,
     Redirects,
-    Router,
     parse,
     printed_redirects,
 )
+from tests.unit.grammar.redirect_errors import SOURCE, errors
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from _typeshed import TraceFunction
-
-SOURCE = "EGRESS_DESTINATION"
-
-
-def errors(text: str, router: Router | None = None) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        parse(SOURCE, text, router or Router())
-    return [problem.removeprefix(f"{SOURCE} ") for problem in str(caught.value).splitlines()]
 
 
 def test_every_form_of_a_line() -> None:
@@ -120,42 +113,11 @@ def test_a_target_may_be_a_name() -> None:
     assert [rule.line for rule in parsed.names] == [1, 2, 3, 4]
 
 
-def test_a_name_needs_a_router_that_stays() -> None:
-    (error,) = errors("80 tcp db.example.com", Router(follows_names=False))
-    assert error == (
-        "line 1: '80 tcp db.example.com': a name needs EGRESS_ROUTER_MODE=legacy, because somebody has to follow it;"
-        " give an address, or change the mode"
-    )
-
-
 @pytest.mark.parametrize("other", ["80 tcp 1.2.3.4", "80 tcp 2001:db8::1", "80 tcp other.example.com"])
 def test_a_name_may_have_both_families_so_its_port_is_taken_in_both(other: str) -> None:
     for text in (f"80 tcp db.example.com\n{other}", f"{other}\n80 tcp db.example.com"):
         (error,) = errors(text)
         assert "localport 80 is already used for tcp on line 1" in error
-
-
-V4, V6 = IPv4Address("192.168.12.99"), IPv6Address("2001:db8:12::99")
-DUAL = Router(frozenset({V4, IPv4Address("192.168.12.100"), V6}))
-
-
-def test_every_line_may_say_with_which_address_it_leaves() -> None:
-    text = (
-        "80 tcp 1.2.3.4 from 192.168.12.99\n81 tcp 1.2.3.4 80 from *\n82-83 udp 2001:db8::1 from 2001:db8:12::99\n"
-        "84 tcp db.example.com from 192.168.12.100\n85 tcp 1.2.3.4\n1.2.3.5 FROM *\n2001:db8::5 from 2001:db8:12::99"
-    )
-    parsed = parse(SOURCE, text, DUAL)
-    assert [rule.leaving for rule in parsed.rules] == [V4, Spread.ALL, V6, None]
-    assert [rule.leaving for rule in parsed.names] == [IPv4Address("192.168.12.100")]
-    assert (parsed.fallback_v4_leaving, parsed.fallback_v6_leaving) == (Spread.ALL, V6)
-    assert printed_redirects(parsed) == text.replace("FROM", "from") + "\n"
-
-
-@pytest.mark.parametrize("line", ["80 tcp 1.2.3.4", "80 tcp db.example.com", "1.2.3.4"])
-def test_a_line_leaves_with_an_address_of_this_router(line: str) -> None:
-    (error,) = errors(f"{line} from 192.168.12.7", Router(frozenset({V4})))
-    assert error.endswith(": `from 192.168.12.7`: it is not one of EGRESS_SOURCE (192.168.12.99)")
-    parse(SOURCE, f"{line} from 192.168.12.7")  # who does not know the router cannot say
 
 
 def test_a_wrong_fallback_says_only_that() -> None:
@@ -241,49 +203,6 @@ def test_no_rule_at_all_is_an_error(text: str) -> None:
 
 def test_link_local_ipv4_is_a_destination_because_clouds_serve_metadata_there() -> None:
     assert parse(SOURCE, "80 tcp 169.254.169.254").rules[0].target == IPv4Address("169.254.169.254")
-
-
-V4, V6 = IPv4Address("192.168.12.99"), IPv6Address("2001:db8:12::99")
-
-
-def test_a_line_of_a_family_without_a_source_address_is_refused() -> None:
-    text = "80 tcp 203.0.113.25\n80 tcp 2001:db8::25\n203.0.113.27\n2001:db8::27"
-    assert errors(text, Router(frozenset({V4}))) == [
-        "line 2: '80 tcp 2001:db8::25': EGRESS_SOURCE has no IPv6 address, with which 2001:db8::25 could be reached",
-        "line 4: '2001:db8::27': EGRESS_SOURCE has no IPv6 address, with which 2001:db8::27 could be reached",
-    ]
-    assert [error.split(":")[0] for error in errors(text, Router(frozenset({V6})))] == ["line 1", "line 3"]
-    assert len(parse(SOURCE, text, Router(frozenset({V4, V6}))).rules) == 2
-    assert len(parse(SOURCE, text, Router(None)).rules) == 2
-
-
-def test_the_source_is_no_destination() -> None:
-    found = errors(f"80 tcp {V4}\n{V4}", Router(frozenset({V4})))
-    assert len(found) == 2
-    assert all("192.168.12.99 is EGRESS_SOURCE itself" in each for each in found)
-
-
-@pytest.mark.parametrize("ports", ["9797", "9797-9800", "9700-9797", "1-65535"])
-def test_a_line_that_takes_the_administration_port_is_refused(ports: str) -> None:
-    text = f"{ports} tcp 203.0.113.25"
-    (error,) = errors(text, Router(admin_port=9797))
-    assert error == (
-        f"line 1: {text!r}: tcp port 9797 is the administration port, which is never redirected;"
-        " choose another port, or set EGRESS_ADMIN_PORT to another one, or to 0 to turn it off"
-    )
-    assert parse(SOURCE, text, Router(admin_port=0)).rules
-    assert parse(SOURCE, text.replace("tcp", "udp"), Router(admin_port=9797)).rules
-
-
-def test_other_ports_and_a_fallback_leave_the_administration_port_alone() -> None:
-    assert parse(
-        SOURCE, "9796 tcp 1.2.3.4 9797\n9798-9800 tcp 1.2.3.4\n1.2.3.5", Router(admin_port=9797)
-    ).rules
-
-
-def test_all_faults_of_one_line_are_said() -> None:
-    found = errors("9797 tcp 1.2.3.4\n9797 tcp 1.2.3.5", Router(frozenset({V6}), 9797))
-    assert [error.split(":")[0] for error in found] == ["line 1"] * 2 + ["line 2"] * 3
 
 
 TARGETS = st.sampled_from([ip_address(text) for text in ("203.0.113.25", "10.0.0.1", "2001:db8::25")])

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     Proxy = Running[Guarded[AccessList]]
 
 
-def echo(peer: Peer) -> None:
-    while data := peer.read():
-        peer.send(data)
-
-
 def speaks_first(peer: Peer) -> None:
     peer.send(b"220 hi")
     peer.read_to_the_end()

@@ -1,4 +1,4 @@
-"""What the tests of the proxy stand on: origins that record bytes, names without name servers, a raw client."""
+"""What the tests of the proxy stand on: origins that record bytes, a raw client, and the proxy between them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,21 @@ import socket
 import sys
 import termios
 import threading
-import time
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 from egress_router.http_proxy import server
-from egress_router.names.answer import Answer, Failure, ResolveError
-from egress_router.names.resolver import Resolver
 from egress_router.settings.http_proxy import read_http_proxy
 from egress_router.settings.policy import joined
 from tests.serving import serving
+from tests.unit.http_proxy.names import InUse
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import pytest
-
     from egress_router.grammar.acl import AccessList
-    from egress_router.grammar.address import IPAddress
     from egress_router.http_proxy.server import Dependencies
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.settings.policy import Guarded
@@ -154,7 +149,18 @@ def closing(answer: bytes) -> Callable[[Peer], None]:
     return script
 
 
+def echo(peer: Peer) -> None:
+    while data := peer.read():
+        peer.send(data)
+
+
 OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
+
+
+def forbidden(peer: Peer) -> None:
+    """An origin that answers whatever comes, so that a second, smuggled request would be answered, too."""
+    while peer.read_until(b"\r\n\r\n"):
+        peer.send(OK)
 
 
 def unacknowledged(sock: socket.socket) -> int:
@@ -217,73 +223,6 @@ class Client:
         head = self.head()
         length = re.search(r"(?im)^content-length: *(\d+)", head)
         return head, self.take(int(length[1])) if length else b""
-
-
-class Names:
-    """Stands in for the resolver: names from a table, those of `slow` only when they are waited for.
-
-    `search` maps short names to what they stand for.
-    """
-
-    table: ClassVar[dict[str, tuple[IPAddress, ...] | Failure]]
-    slow: ClassVar[set[str]]
-    asked: ClassVar[list[str]]
-    clients: ClassVar[list[str]]
-    search: ClassVar[dict[str, str]]
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def cached(self, name: str) -> Answer | None:
-        found = self.table.get(name)
-        if found is None or isinstance(found, Failure) or name in self.slow:
-            return None
-        return self.answer(name, found)
-
-    def answer(self, name: str, found: tuple[IPAddress, ...]) -> Answer:
-        full_name = self.search.get(name, name.removesuffix("."))
-        return Answer(found, time.monotonic() + 60, stale=False, name=full_name)
-
-    def candidates(self, name: str) -> tuple[str, ...]:
-        return (self.search[name],) if name in self.search else (name,)
-
-    def used_again(self, name: str, count: int) -> None:
-        pass
-
-    async def resolve(self, name: str, *, client: str = "", denial_seconds: float | None = None) -> Answer:
-        self.asked.append(name)
-        self.clients.append(client)
-        found = self.table.get(name, Failure.NO_SUCH_NAME)
-        if isinstance(found, Failure):
-            raise ResolveError(found, f"{name}: {found.value}")
-        return self.answer(name, found)
-
-    def close(self) -> None:
-        pass
-
-
-def know(monkeypatch: pytest.MonkeyPatch, *, slow: bool = False, **names: str | Failure) -> type[Names]:
-    """Let the proxy know these names, `_` for `.`: one or more addresses, or a failure."""
-
-    class Known(Names):
-        pass
-
-    Known.table = {
-        name.replace("_", "."): found if isinstance(found, Failure) else tuple(map(ip_address, found.split()))
-        for name, found in names.items()
-    }
-    Known.slow = set(Known.table) if slow else set()
-    Known.asked = []
-    Known.clients = []
-    Known.search = {}
-    monkeypatch.setattr(InUse, "names", Known)
-    return Known
-
-
-class InUse:
-    """What resolves names in the proxies of a test: the real resolver, unless `know` says otherwise."""
-
-    names: ClassVar[server.MakeNames] = Resolver
 
 
 def _noted(faults: list[object], _loop: object, context: object) -> None:

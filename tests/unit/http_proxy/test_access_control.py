@@ -76,7 +76,7 @@ def test_what_is_remembered_holds_while_nothing_changes_that_it_depends_on(
     assert control.at_once(absolute_target(b"GET", b"http://a.example/other")) is first
     tunnel = control.at_once(CONNECT)
     assert tunnel is not None
-    assert tunnel.verdict is DENIED  # another question: the port of a CONNECT
+    assert tunnel.verdict is DENIED  # a CONNECT has a decision of its own: its port counts
     assert verdict() is ALLOWED
     names.has("192.0.2.1")
     assert verdict() is DENIED
@@ -88,7 +88,7 @@ def test_what_is_remembered_holds_while_nothing_changes_that_it_depends_on(
     assert verdict() is ALLOWED
     places = Own(frozenset({ip_address("198.51.100.1")}), frozenset())
     clock.advance(5)
-    assert verdict() is DENIED  # it is the pod's own by now
+    assert verdict() is DENIED  # by now it is an address of the pod itself
     names.answer = None
     assert verdict() is None
 

@@ -7,16 +7,8 @@ import pytest
 from egress_router.names.answer import Failure
 from tests.record_schema import check_record
 from tests.unit.http_proxy.asking import get
-from tests.unit.http_proxy.origin import (
-    OK,
-    Client,
-    Peer,
-    answering,
-    counted,
-    know,
-    origin,
-    proxy,
-)
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, origin, proxy
 from tests.waiting import until
 
 if TYPE_CHECKING:

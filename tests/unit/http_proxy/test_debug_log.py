@@ -10,7 +10,8 @@ import pytest
 from egress_router import log
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.names.answer import Failure
-from tests.unit.http_proxy.origin import OK, Client, answering, know, origin, proxy, worker_of
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, answering, origin, proxy, worker_of
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ def written(name: str, level: str) -> Iterator[Lines]:
         log.configure_records(made, "text")
     else:
         log.configure(made, "text", level)
-    yield made
-    logger.handlers[:], logger.level, logger.propagate = before
+    try:
+        yield made
+    finally:
+        logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture
@@ -184,7 +187,7 @@ def test_nothing_secret_is_told(debug: Lines) -> None:
 
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_without_debug_nothing_of_it_is_there(level: str) -> None:
-    """One check a connection is all that it costs: the counting itself is the plain one."""
+    """It costs one check for each connection: the accounting is the plain one."""
     for _ in written("egress_router", level):
         with proxy() as (running, port), Client(port):
             assert (type(worker_of(running).accounting) is Accounting) is (level == "info")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tests.unit.http_proxy.asking import request_to
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, closing, counted, origin, proxy
-from tests.unit.http_proxy.test_requests import get
 from tests.waiting import WAIT_SECONDS, until
 
 
@@ -16,7 +16,7 @@ def test_an_early_final_answer_ends_the_connection_but_arrives() -> None:
         peer.read_to_the_end()
 
     with origin(refuse) as server, proxy() as (_, port), Client(port) as client:
-        client.send(get(server, "/", "Content-Length: 400000", method="POST") + "x" * 100_000)
+        client.send(request_to(server, "/", "Content-Length: 400000", method="POST") + "x" * 100_000)
         head, body = client.answer()
         assert head.startswith("HTTP/1.1 413")
         assert body == b"no"
@@ -41,18 +41,18 @@ def early(peer: Peer) -> None:
 def test_an_early_answer_does_not_cut_the_upload_that_it_answers() -> None:
     size = 3_000_000
     with origin(early) as server, proxy() as (_, port), Client(port) as client:
-        client.send(get(server, "/", f"Content-Length: {size}", method="PUT"))
+        client.send(request_to(server, "/", f"Content-Length: {size}", method="PUT"))
         assert client.answer()[1] == b"ok"
         client.send("x" * size)
         until(lambda: server.received.endswith(b"\r\n\r\n" + b"x" * size))
-        client.send(get(server))
+        client.send(request_to(server))
         assert client.answer()[1] == b"ok"
         assert len(server.peers) == 1
 
 
 def test_a_client_that_has_its_answer_may_leave_before_its_upload_is_complete() -> None:
     with origin(early) as server, proxy() as (running, port), Client(port) as client:
-        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
+        client.send(request_to(server, "/", "Content-Length: 9", method="PUT") + "half")
         assert client.answer()[1] == b"ok"
         client.end()
         assert client.rest() == b""
@@ -62,7 +62,7 @@ def test_a_client_that_has_its_answer_may_leave_before_its_upload_is_complete() 
 
 def test_an_upload_that_is_answered_and_does_not_go_on_ends() -> None:
     with origin(early) as server, proxy(ANSWER_SECONDS="1") as (running, port), Client(port) as client:
-        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
+        client.send(request_to(server, "/", "Content-Length: 9", method="PUT") + "half")
         assert client.answer()[1] == b"ok"
         assert client.rest() == b""
         assert counted(running, "limit_hits_total", limit="answer_seconds") == 1
@@ -70,6 +70,6 @@ def test_an_upload_that_is_answered_and_does_not_go_on_ends() -> None:
 
 def test_an_upload_that_is_answered_ends_when_the_origin_does() -> None:
     with origin(closing(EARLY)) as server, proxy() as (_, port), Client(port) as client:
-        client.send(get(server, "/", "Content-Length: 9", method="PUT") + "half")
+        client.send(request_to(server, "/", "Content-Length: 9", method="PUT") + "half")
         assert client.answer()[1] == b"ok"
         assert client.rest() == b""

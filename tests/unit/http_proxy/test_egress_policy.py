@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from egress_router.settings.policy import joined
-from tests.unit.http_proxy.origin import OK, Client, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, answering, counted, origin, proxy
 from tests.waiting import until
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.http_proxy.server import Dependencies
-from tests.unit.http_proxy.origin import OK, Client, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, answering, counted, origin, proxy
 from tests.waiting import until
 
 if TYPE_CHECKING:

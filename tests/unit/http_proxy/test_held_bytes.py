@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy.held_bytes import HeldBytes
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, origin, proxy
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Connection:
-    """Gives way as a connection does: what it holds is dropped at once."""
+    """Gives way as a connection does: it drops at once what it holds."""
 
     held: HeldBytes
     gone: list[Connection] = field(default_factory=list)
@@ -109,7 +110,7 @@ def test_answers_for_slow_readers_are_bounded_in_all() -> None:
 
 
 def test_what_tunnels_hold_is_bounded_in_all_and_others_go_on() -> None:
-    # The kernel remembers by address how fast somebody was, and gives who was fast large buffers (tcp_metrics).
+    # The kernel remembers by address how fast a peer was, and gives fast ones large buffers (tcp_metrics).
     unknown = f"127.{random.randrange(1, 255)}.{random.randrange(255)}.{random.randrange(1, 255)}"
     with (
         socket.create_server((unknown, 0), backlog=64) as slow,

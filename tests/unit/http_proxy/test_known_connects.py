@@ -12,7 +12,6 @@ from egress_router.names.answer import Answer
 from tests.unit.http_proxy.known_tunnels import (
     Tunnel,
     decided,
-    echo,
     head,
     known_tunnel,
     learnt,
@@ -21,7 +20,8 @@ from tests.unit.http_proxy.known_tunnels import (
     repeated,
     speaks_first,
 )
-from tests.unit.http_proxy.origin import Client, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import Client, counted, echo, origin, proxy
 from tests.waiting import until
 
 if TYPE_CHECKING:

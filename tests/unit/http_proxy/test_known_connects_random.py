@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.http_proxy.known_tunnels import echo, head, quiet, repeated
-from tests.unit.http_proxy.origin import LOOPBACK, Client, origin
+from tests.unit.http_proxy.known_tunnels import head, quiet, repeated
+from tests.unit.http_proxy.origin import LOOPBACK, Client, echo, origin
 from tests.unit.http_proxy.test_sni import hello
 from tests.waiting import until
 

@@ -8,8 +8,9 @@ import socket
 import pytest
 
 from egress_router.tls.server_name import SniMatch, compare
-from tests.unit.http_proxy.known_tunnels import Tunnel, echo, head, ping, quiet, repeated
-from tests.unit.http_proxy.origin import counted, know, origin
+from tests.unit.http_proxy.known_tunnels import Tunnel, head, ping, quiet, repeated
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import counted, echo, origin
 from tests.unit.http_proxy.test_sni import ALERT, hello
 from tests.unit.tls.hellos import is_taken, with_one_byte_wrong
 from tests.waiting import until
@@ -70,7 +71,7 @@ def test_a_hello_in_pieces_is_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fits(sent: bytes) -> bool:
-    """What Python says of these bytes in a tunnel to a.example; of a part of a ClientHello, at its end, yes."""
+    """Say whether Python lets these bytes pass in a tunnel to a.example; a ClientHello that is cut short passes."""
     right = {SniMatch.SAME, SniMatch.ABSENT}
     return sent[:1] != b"\x16" or is_taken(
         sent, lambda said: said is None or compare(said, "a.example") in right

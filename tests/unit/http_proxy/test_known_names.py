@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.tls.server_name import server_name
-from tests.unit.http_proxy.known_tunnels import decided, echo, quiet, repeated
-from tests.unit.http_proxy.origin import Client, counted, know, origin
+from tests.unit.http_proxy.known_tunnels import decided, quiet, repeated
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import Client, counted, echo, origin
 from tests.unit.http_proxy.test_sni import hello
 from tests.unit.tls.hellos import RECORDED, is_taken, with_one_byte_wrong
 from tests.waiting import until

@@ -2,14 +2,7 @@ from __future__ import annotations
 
 from egress_router.http_proxy.server import Dependencies
 from tests.unit.http_proxy.asking import get, has_read
-from tests.unit.http_proxy.origin import (
-    OK,
-    Client,
-    answering,
-    counted,
-    origin,
-    proxy,
-)
+from tests.unit.http_proxy.origin import OK, Client, answering, counted, origin, proxy
 from tests.waiting import until
 
 

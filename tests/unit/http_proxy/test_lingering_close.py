@@ -15,11 +15,7 @@ from egress_router.relay.deadlines import Deadlines
 from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
 from tests.unit.http_proxy.asking import has_read
-from tests.unit.http_proxy.origin import (
-    Client,
-    counted,
-    proxy,
-)
+from tests.unit.http_proxy.origin import Client, counted, proxy
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from tests.unit.http_proxy.origin import OK, Client, Peer, answering, closing, counted, know, origin, proxy
-from tests.unit.http_proxy.test_requests import get
+from tests.unit.http_proxy.asking import request_to
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, closing, counted, origin, proxy
 from tests.waiting import WAIT_SECONDS
 
 
@@ -22,7 +23,7 @@ def once(peer: Peer) -> None:
 def test_a_reused_connection_that_dies_is_replaced_once_for_safe_repeats() -> None:
     with origin(once) as server, proxy() as (_, port), Client(port) as client:
         for _ in range(3):
-            client.send(get(server))
+            client.send(request_to(server))
             assert client.answer()[1] == b"ok"
         assert len(server.peers) == 3
 
@@ -30,9 +31,9 @@ def test_a_reused_connection_that_dies_is_replaced_once_for_safe_repeats() -> No
 @pytest.mark.parametrize(("method", "length"), [("POST", 0), ("PUT", 1)])
 def test_what_is_not_safe_to_repeat_goes_over_a_connection_of_its_own(method: str, length: int) -> None:
     with origin(once) as server, proxy() as (_, port), Client(port) as client:
-        client.send(get(server))
+        client.send(request_to(server))
         client.answer()
-        client.send(get(server, "/", f"Content-Length: {length}", method=method) + "x" * length)
+        client.send(request_to(server, "/", f"Content-Length: {length}", method=method) + "x" * length)
         assert client.answer()[1] == b"ok"
         assert len(server.peers) == 2
         assert server.peers[0].received.count(b"HTTP/1.1\r\n") == 1
@@ -42,7 +43,7 @@ def test_clients_at_one_address_share_connections_one_after_the_other() -> None:
     with origin(answering(OK, OK)) as server, proxy() as (_, port):
         for _ in range(2):
             with Client(port) as client:
-                client.send(get(server, "/", "Connection: close"))
+                client.send(request_to(server, "/", "Connection: close"))
                 assert client.answer()[1] == b"ok"
                 assert client.rest() == b""
         assert len(server.peers) == 1
@@ -54,7 +55,7 @@ def test_clients_at_different_addresses_share_nothing() -> None:
             with socket.create_connection(
                 ("127.0.0.1", port), WAIT_SECONDS, source_address=(address, 0)
             ) as client:
-                client.sendall(get(server, "/", "Connection: close").encode())
+                client.sendall(request_to(server, "/", "Connection: close").encode())
                 while client.recv(1000):
                     pass
         assert len(server.peers) == 2
@@ -73,11 +74,11 @@ def test_a_connection_that_is_authenticated_stays_with_its_client_connection(
 ) -> None:
     with origin(answering(answer, OK)) as server, proxy() as (_, port):
         with Client(port) as client, Client(port) as other:
-            client.send(get(server, "/", field))
+            client.send(request_to(server, "/", field))
             client.answer()
-            other.send(get(server))
+            other.send(request_to(server))
             other.answer()
-            client.send(get(server))
+            client.send(request_to(server))
             client.answer()
             assert [peer.received.count(b"HTTP/1.1\r\n") for peer in server.peers] == [2, 1]
         assert server.peers[0].ended.wait(WAIT_SECONDS)
@@ -88,7 +89,7 @@ def test_a_connection_that_its_origin_will_close_is_not_used_again() -> None:
     for answer in (last, OK.replace(b"HTTP/1.1", b"HTTP/1.0")):
         with origin(answering(answer, OK)) as server, proxy() as (_, port), Client(port) as client:
             for _ in range(2):
-                client.send(get(server))
+                client.send(request_to(server))
                 assert client.answer()[1] == b"ok"
             assert len(server.peers) == 2
 
@@ -109,7 +110,7 @@ def test_an_authenticated_connection_is_not_used_for_an_address_that_is_no_longe
 def test_idle_upstreams_are_let_go() -> None:
     with origin(answering(OK, OK)) as server, proxy(KEEPALIVE_SECONDS="0.1") as (_, port):
         with Client(port) as client:
-            client.send(get(server))
+            client.send(request_to(server))
             client.answer()
         assert server.peers[0].ended.wait(WAIT_SECONDS)
 
@@ -119,7 +120,7 @@ def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
         peer.read_until(b"\r\n\r\n")
 
     with origin(leave) as server, proxy() as (running, port), Client(port) as client:
-        client.send(get(server))
+        client.send(request_to(server))
         assert client.head().startswith("HTTP/1.1 502")
         assert len(server.peers) == 1
         assert counted(running, "upstream_failures_total", reason="incomplete") == 1
@@ -128,7 +129,7 @@ def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
 def test_idle_upstreams_that_close_are_let_go() -> None:
     with origin(closing(OK)) as server, proxy() as (_, port), Client(port) as client:
         for number in range(1, 4):
-            client.send(get(server))
+            client.send(request_to(server))
             assert client.answer()[1] == b"ok"
             assert server.peers[-1].ended.wait(WAIT_SECONDS)
             assert len(server.peers) == number

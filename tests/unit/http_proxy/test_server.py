@@ -11,17 +11,8 @@ from egress_router.http_proxy.server import Dependencies
 from egress_router.policy.access_list import Own
 from egress_router.settings.http_proxy import read_http_proxy
 from tests.unit.http_proxy.asking import get
-from tests.unit.http_proxy.origin import (
-    OK,
-    Client,
-    Peer,
-    answering,
-    counted,
-    know,
-    origin,
-    proxy,
-    worker_of,
-)
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, origin, proxy, worker_of
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -76,7 +67,7 @@ def test_everything_closes_at_once_when_told() -> None:
 
 
 class FarLoopback(Own):
-    """Takes one address of the loopback network for one of somebody else."""
+    """Takes one address of the loopback network for a remote one."""
 
     def is_remote(self, address: IPAddress) -> bool:
         return str(address) == "127.0.0.5" or super().is_remote(address)

@@ -11,7 +11,8 @@ import pytest
 
 from egress_router.http_proxy.server import REAL, Dependencies
 from tests.manual_clock import ManualClock
-from tests.unit.http_proxy.origin import Client, Peer, counted, know, origin, proxy, worker_of
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import Client, Peer, counted, echo, origin, proxy, worker_of
 from tests.waiting import WAIT_SECONDS, until
 
 # A client may be late on a machine that is busy.
@@ -32,11 +33,6 @@ def hello(name: str | None) -> bytes:
 
 def connect(host: str, port: int) -> str:
     return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def echo(peer: Peer) -> None:
-    while data := peer.read():
-        peer.send(data)
 
 
 @pytest.mark.parametrize("mode", ["enforce", "report"])
@@ -191,7 +187,7 @@ def test_other_protocols_are_not_held_up(mode: str) -> None:
         with origin(echo) as server, Client(port) as client:
             client.send(connect("127.0.0.1", server.port))
             client.head()
-            until(lambda: counted(running, "tunnels_open") == 1)  # nobody says anything
+            until(lambda: counted(running, "tunnels_open") == 1)  # neither side sends anything
             client.end()
             assert client.rest() == b""
 
@@ -238,7 +234,7 @@ def test_a_hello_that_was_begun_is_waited_for_on_any_port(mode: str) -> None:
         client.head()
         client.send(sent[:100])
         if mode == "enforce":
-            # It has longer than servers that speak first are waited for, but not for ever.
+            # It has more time than the 250 ms for servers that speak first, but not without limit.
             assert client.rest() == ALERT
             assert server.received == b""
         else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.http_proxy.origin import OK, Client, Peer, counted, know, origin, proxy
+from tests.unit.http_proxy.names import know
+from tests.unit.http_proxy.origin import OK, Client, Peer, counted, origin, proxy
 from tests.unit.http_proxy.test_changed_lists import busy
 from tests.waiting import until
 

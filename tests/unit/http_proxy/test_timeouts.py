@@ -12,13 +12,13 @@ import pytest
 from egress_router.http_proxy.server import REAL
 from tests.manual_clock import ManualClock
 from tests.unit.http_proxy.asking import get
+from tests.unit.http_proxy.names import know
 from tests.unit.http_proxy.origin import (
     OK,
     Client,
     Peer,
     answering,
     counted,
-    know,
     origin,
     proxy,
     sent_at_once,

@@ -11,7 +11,8 @@ from egress_router.http_proxy.access_log import AccessLog
 from egress_router.http_proxy.accounting import Accounting
 from egress_router.metrics import Registry
 from egress_router.names.answer import Failure
-from tests.unit.http_proxy.origin import Client, InUse, Origin, Peer, answering, counted, know, origin, proxy
+from tests.unit.http_proxy.names import InUse, know
+from tests.unit.http_proxy.origin import Client, Origin, answering, counted, echo, origin, proxy
 from tests.unit.tls.hellos import RECORDED, extension, hello, names, records, sni
 from tests.waiting import until
 
@@ -28,11 +29,6 @@ RULES = "www.example.com\n!denied.example\n127.0.0.0/8\n"
 
 def alert(description: int) -> bytes:
     return bytes((21, 3, 1, 0, 2, 2, description))
-
-
-def echo(peer: Peer) -> None:
-    while data := peer.read():
-        peer.send(data)
 
 
 def transparent(
@@ -255,7 +251,7 @@ def test_report_only_covers_transparent_ports() -> None:
         Client(port_of(running)) as peer,
     ):
         peer.send(RECORDED["curl"])
-        # Loopback is not remote: denied all the same, as on the port of the proxy.
+        # Loopback is not remote: it stays denied, as on the proxy's own port.
         assert peer.rest() == alert(49)
 
 

@@ -13,7 +13,7 @@ from egress_router.lab.zone import entry
 from egress_router.names.resolv_conf import parse_resolv_conf
 from egress_router.names.resolver import Resolver, Sources
 from egress_router.settings.names import NamesSettings
-from tests.unit.http_proxy import origin as proxies
+from tests.unit.http_proxy.names import InUse
 from tests.unit.http_proxy.origin import Client, Origin, Peer, counted, origin, proxy
 from tests.unit.tls.hellos import hello, sni
 from tests.waiting import until
@@ -44,7 +44,7 @@ def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
         def resolver(_: NamesSettings, registry: Registry) -> Resolver:
             return Resolver(quick, registry, sources=sources)
 
-        monkeypatch.setattr(proxies.InUse, "names", resolver)
+        monkeypatch.setattr(InUse, "names", resolver)
         yield server
 
 

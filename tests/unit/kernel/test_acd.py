@@ -22,7 +22,7 @@ ROUND = 1.0  # seconds
 
 
 class FakeStation:
-    """A wire on which `owner` says who has an address at a time; a round of probes takes a second."""
+    """A wire on which `owner` says who has an address at what time; a round of probes takes a second."""
 
     name = "macvlan0"
 

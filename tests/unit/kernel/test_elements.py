@@ -119,7 +119,7 @@ def _run(script: str, *texts: str) -> str:
 
 @pytest.mark.parametrize(("protocol", "number"), [("tcp", 6), ("udp", 17), ("sctp", 132)])
 def test_lines_of_every_protocol_may_lead_to_several_addresses(protocol: str, number: int) -> None:
-    """nft has the rule ask for the protocol of the map's values, so that each protocol needs its own."""
+    """nft makes the rule check the protocol of the map's values, so each protocol needs a rule of its own."""
     some = replace(line(443, *POOL[:2]), protocol=Protocol(protocol))
     more = replace(line(5000, *POOL[:2], last=5100), protocol=Protocol(protocol))
     before = plan(some, more)

@@ -70,7 +70,7 @@ def test_the_kernel_takes_it_and_a_second_time_changes_nothing(name: str) -> Non
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.split("---\n")
-    # The order of tables is that of their making.
+    # Tables are listed in the order in which they were made.
     assert sorted(first.split("\n}\n")) == sorted(second.split("\n}\n"))
     assert "table inet egress_router" in first
 
@@ -170,7 +170,7 @@ def test_counters_are_read_from_the_kernel() -> None:
 def test_the_time_of_a_connection_is_told_once() -> None:
     times = (
         '{ 7 . 80 : "2026-01-01 00:00:01", 8 . 81 : "2026-01-01 00:00:01", 9 . 82 : "2026-01-01 00:00:01" }',
-        # What was asked for later than it was accepted, or never, was another connection.
+        # Asked for later than accepted, or never: these times are those of two connections.
         '{ 7 . 80 : "2026-01-01 00:00:03", 8 . 81 : "2026-01-01 00:00:00", 6 . 83 : "2026-01-01 00:00:03" }',
     )
     elements = "".join(
@@ -213,7 +213,7 @@ def refusal(setup: str) -> str:
 
 
 def test_without_net_admin_one_line_says_what_to_grant() -> None:
-    # A user namespace whose network namespace is not its own has no right over it.
+    # A user namespace has no right over a network namespace that it does not own.
     code = json.dumps(
         "from ipaddress import ip_address; from egress_router.kernel.nat import nftables, plan;"
         "nftables.apply(plan.make_plan(None, [ip_address('192.168.12.99')], 'macvlan0', 0))"

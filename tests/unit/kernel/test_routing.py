@@ -262,7 +262,7 @@ def test_the_cluster_is_what_the_first_interface_leads_to_and_what_is_kept() -> 
 
 
 def test_a_route_with_another_source_is_replaced_in_one_step() -> None:
-    """Between a deletion and an addition, clients would be told that the network is unreachable."""
+    """Between a deletion and an addition, clients would get an error: the network is unreachable."""
     second = Source(ip_address("192.168.12.98"), 32, SOURCE.gateway)
     main = [replace(DEFAULT, source=second.address), replace(ON_LINK, source=second.address), POD_NETWORK]
     plan = plan_family(main, [POD_NETWORK, OLD_DEFAULT], MACVLAN, [SOURCE, second], [])

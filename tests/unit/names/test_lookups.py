@@ -48,7 +48,7 @@ def test_a_look_up_that_nobody_waits_for_any_more_ends(lab: Lab) -> None:
         assert str((await ask(resolver, "good.example.com", "10.0.0.2")).addresses[0]) == "192.0.2.1"
 
     with in_thread(SILENT) as server:
-        # There is room for the five of one turn only.
+        # There is room for five look-ups: those of one turn.
         lab.run(play(lab.resolver(server.port, NamesSettings(max_lookups=5))))
         assert lab.counted("limit_hits_total", limit="dns_lookups") == 0
 
@@ -71,7 +71,7 @@ def test_one_client_does_not_keep_others_from_looking_names_up(lab: Lab) -> None
 
 
 def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new_name(lab: Lab) -> None:
-    """Each of them is within its own bound, and together they are five times what there is room for."""
+    """Each client is within its own limit; together they ask for five times as many names as there is room for."""
     most = 200
 
     async def play(resolver: Resolver) -> None:
@@ -82,7 +82,7 @@ def test_a_thousand_clients_with_silent_names_do_not_keep_another_one_from_a_new
                 await until_async(lambda: len(server.asked) == 2 * len(flood))
         await until_async(lambda: sum(each.done() for each in flood) == 1000 - most)
         refused = await asyncio.gather(*flood[:-most], return_exceptions=True)
-        # Who has waited longest gave way; the latest still wait.
+        # Those that had waited longest gave way; the latest still wait.
         assert {each.failure for each in refused if isinstance(each, ResolveError)} == {Failure.OVER_LIMIT}
         assert len(refused) == 800
         for turn in range(3):

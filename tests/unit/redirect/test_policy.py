@@ -52,7 +52,8 @@ def test_connections_are_cut_when_their_time_is_over_and_only_while_they_are_den
     cuts = Cuts(25.0)
     cuts.note([one, two], 0.0)
     assert cuts.due(24.9) == []
-    cuts.note([renumbered], 10.0)  # the same destination, by another number; the other one is allowed again
+    # The same destination, denied by another entry; the other destination is allowed again.
+    cuts.note([renumbered], 10.0)
     assert [each.address for each in cuts.due(25.0)] == [ONE]
     cuts.forget(cuts.due(25.0))
     assert cuts.due(100.0) == []

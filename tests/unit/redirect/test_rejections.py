@@ -99,7 +99,7 @@ def test_each_is_written_once_and_those_that_were_not_noted_are_counted(records:
     assert len(records.seen) == 1
     found.take(12, frozenset({rejected(83), rejected(83, 40001)}))
     assert [each.get("suppressed") for each in records.seen] == [None, 10]
-    # The kernel begins anew, as after a change of source addresses.
+    # The kernel counts from zero again, as after a change of source addresses.
     found.take(1, frozenset({rejected(83, 40002)}))
     found.take(2, frozenset({rejected(83, 40002), rejected(83, 40003)}))
     assert [each.get("suppressed") for each in records.seen[2:]] == [None, None]

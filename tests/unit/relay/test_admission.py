@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Acceptor(Forwarding):
-    """Hands a client over; so many as the limit lets in."""
+    """Hands clients over, as many as the limit lets in."""
 
     def __init__(self) -> None:
         super().__init__(0.0, 0.0, 0, False, True)

@@ -34,7 +34,7 @@ def answering(host: str = "127.0.0.1") -> Iterator[Target]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[Target]:
-    """A target whose accept queue is full, so that the kernel drops what knocks."""
+    """A target whose accept queue is full, so that the kernel drops new connections."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
         address = server.getsockname()
         for _ in range(4):
@@ -99,7 +99,7 @@ def test_a_connection_is_ready_for_the_relay(relay_thread: RelayThread, host: st
 
 
 def test_what_a_server_says_first_is_not_lost(relay_thread: RelayThread) -> None:
-    """Whether it came before the connection was reported, or before somebody took it over, or after."""
+    """Whether it came before the connection was reported, before it was taken over, or after."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         for late in (False, True):
@@ -162,7 +162,7 @@ def test_many_silent_addresses_hold_few_descriptors(relay_thread: RelayThread) -
 
 
 def test_an_earlier_attempt_may_still_win(relay_thread: RelayThread) -> None:
-    """The first address answers late, after the second attempt began and hangs."""
+    """The first address answers late, when the second attempt has begun and hangs."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as late, silent() as never:
         address = late.getsockname()
         fillers = [socket.socket() for _ in range(2)]
@@ -268,7 +268,7 @@ def test_what_a_server_answers_says_more_than_a_source_that_is_not_held(relay_th
 
 @pytest.mark.parametrize("count", [1, 16])
 def test_commands_do_not_wait_for_the_end_of_a_long_turn(relay_thread: RelayThread, count: int) -> None:
-    """One alone is for the end of its turn, so many are worth waking the thread for; none is forgotten."""
+    """A single command waits for the end of its turn; 16 wake the thread at once; none is lost."""
     done: list[Dialled | DialError] = []
     with answering() as target:
 

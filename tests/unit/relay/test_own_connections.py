@@ -24,7 +24,7 @@ FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 
 
 class Port(Forwarding):
-    """Notes of each client how often it came back, and closes it."""
+    """Notes for each connection how often it has come back, and closes it."""
 
     def __init__(self, relay_thread: RelayThread, host: str) -> None:
         super().__init__(0.0, 0.0, 0, False, True)
@@ -42,7 +42,7 @@ class Port(Forwarding):
         self._relay_thread.plane.cut(arrival.admission)
 
     def dial(self, turns: int | None) -> None:
-        """Connect to it, for a client whose own connection came back so often."""
+        """Connect to this port, for a client whose own connection has come back `turns` times."""
         results: list[Dialled | DialError] = []
         plane, count = self._relay_thread.plane, len(self.turns)
         self._relay_thread.call(lambda: Dial(plane, [self.place], 10.0, results.append, turns=turns))

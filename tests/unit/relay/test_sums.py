@@ -11,7 +11,7 @@ import pytest
 
 from egress_router.metrics import DURATION_BUCKETS, LATENCY_BUCKETS
 from egress_router.relay.dataplane import Limits
-from tests.unit.relay.test_forwarding import FULL, NO_ADDRESS, Line, Router
+from tests.unit.relay.lines import FULL, NO_ADDRESS, Line, Router
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def test_a_line_that_does_not_tell_adds_up(router: Router) -> None:
 
 
 def test_many_short_connections_are_few_records(router: Router) -> None:
-    """However many end between two looks of Python: they are one record."""
+    """However many end between two reads of Python: they are one record."""
     line = Silent()
     router.listen(line, "127.0.0.1")
     accepting = [router.client() for _ in range(100)]
@@ -109,7 +109,7 @@ def test_many_short_connections_are_few_records(router: Router) -> None:
 
 
 def test_an_address_that_failed_is_told_of_until_it_is_like_the_others(router: Router) -> None:
-    """Health counts in the order of what happened."""
+    """Health is counted in the order in which things happened."""
     line = Silent()
     router.listen(line, "127.0.0.1", "127.0.0.2", good=1)
     router.servers.pop("127.0.0.1").close()

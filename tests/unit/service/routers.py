@@ -75,6 +75,11 @@ def opened(pid: int) -> set[str]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(each) for each in text.split()]
+
+
 def lowest_free_descriptor(pid: int) -> int:
     used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
     return next(number for number in itertools.count() if number not in used)

@@ -62,7 +62,7 @@ class AcceptingPlane:
         self.relay_thread.call(lambda: self.plane.listen_on(by_port, partial(Acceptor, self)))
 
     def stop(self) -> None:
-        """In the loop's turn."""
+        """To be called in the loop."""
         self.plane.listen_on({}, partial(Acceptor, self))
         self.plane.catch_up()
 

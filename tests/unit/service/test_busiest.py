@@ -43,7 +43,7 @@ def test_the_kernels_table_tells_clients_from_destinations(family: socket.Addres
             seen = open_connections.read({port})
             return seen.clients[ip_address(host)] == seen.destinations[ip_address(host), port] == 1
 
-        until(is_counted_once)  # the kernel may list a connection twice while others come and go
+        until(is_counted_once)  # the kernel may list a connection twice while others begin and end
         hidden = open_connections.read((), {port})
         assert hidden.clients == Counter()
 

@@ -81,7 +81,7 @@ def test_descriptors_come_with_their_message_even_when_the_way_was_blocked(ends:
     left.channel.send(Listeners(ports[:MAX_DESCRIPTORS]), descriptors[:MAX_DESCRIPTORS])
     left.channel.send(Listeners(ports[MAX_DESCRIPTORS:]), descriptors[MAX_DESCRIPTORS:])
     for server in servers:
-        server.close()  # the channel holds what it still has to send
+        server.close()  # the channel has copies of what it still has to send
     right.wait(lambda: len(right.messages) == 3)
     assert tuple(sock.getsockname()[1] for sock in right.sockets) == ports
 

@@ -16,8 +16,7 @@ import pytest
 
 from tests.measured import measured
 from tests.ports import free_port
-from tests.unit.service.routers import ROOT
-from tests.unit.service.test_workers import children
+from tests.unit.service.routers import ROOT, children
 from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def test_hits_add_up_and_upstreams_must_be_up_for_all() -> None:
                 "rules": [rule(1, 5), rule(3, 1)],
                 "upstreams": [upstream("a", up=True), upstream("b", up=False)],
             },
-            {},  # a worker that has just begun
+            {},  # a worker that has just started
         ],
         PastWorkers(),
     )

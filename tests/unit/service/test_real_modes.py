@@ -215,8 +215,8 @@ def refused(port: int) -> bool:
 def connections_served(proxy: Proxy, count: int, expected: int) -> list[Line]:
     """Open so many connections at once, and hold those that the limits let in.
 
-    Metrics are a second old, so those of the round before may still count: then fewer are let in, and it is
-    tried again. Never more.
+    Metrics are a second old, so connections of the round before may still count: then fewer are let in, and it
+    is tried again. More are never let in.
     """
     let_in: list[Line] = []
 

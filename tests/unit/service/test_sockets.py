@@ -35,7 +35,7 @@ def connect(port: int, source: str) -> None:
 
 
 def waiting(listener: socket.socket) -> int:
-    """Count and take what waits in an accept queue."""
+    """Accept and count what waits in an accept queue."""
     count = 0
     while True:
         try:
@@ -46,7 +46,7 @@ def waiting(listener: socket.socket) -> int:
 
 
 def taken(made: sockets.Listening, port: int, workers: int, expected: int) -> list[int]:
-    """Take what waits for each worker until there were so many: a client may be connected a moment earlier."""
+    """Accept for each worker until `expected` came: a client is connected a moment before it can be accepted."""
     counts = [0] * workers
 
     def all_came() -> bool:

@@ -286,7 +286,7 @@ def test_the_hardware_address(text: str, read: MacChoice | str) -> None:
 
 
 def test_a_derived_hardware_address_never_changes() -> None:
-    """Allowed address pairs were set up for it."""
+    """Users have configured it elsewhere, as an allowed address pair."""
     assert derived_mac(IPv4Address("192.168.12.99")) == "da:a2:4a:1f:ee:c1"
     assert derived_mac(IPv6Address("2001:db8:12::99")) == "d2:97:26:bc:d2:07"
 

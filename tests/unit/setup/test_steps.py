@@ -8,7 +8,7 @@ import pytest
 
 from tests.measured import measured
 
-# The signal comes where the interpreter ignores whatever is raised.
+# The signal comes in a finalizer, where the interpreter ignores exceptions.
 ASKED_IN_A_FINALIZER = """
 import os, signal
 from egress_router.setup.steps import end_when_asked

@@ -182,7 +182,7 @@ def test_the_slice_follows_the_active_router(tmp_path: Path) -> None:
             server.failing = 0
             wanted = [{"addresses": [str(POD)], "conditions": {"ready": True}}]
             await until_async(lambda: endpoints(server) == wanted)
-            # The right is for endpoints alone: nothing else of the object changed.
+            # Only its endpoints have changed, as the Role allows.
             metadata = server.objects[SLICE[0]]["metadata"]
             assert isinstance(metadata, dict)
             assert metadata["labels"] == {"kubernetes.io/service-name": "router"}

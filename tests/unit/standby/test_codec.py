@@ -80,7 +80,7 @@ def test_a_datagram_is_opened_by_its_receiver_only() -> None:
     assert heard.message.sender == 1
     assert heard.contact.key == bytes(16), "the key stays on the wire"
     assert codec.opened(sealed, b"x" * 16, mine) is None
-    # Sent back to its sender it is not that one's own.
+    # Sent back to its sender, it does not count as a message of that one.
     assert codec.opened(sealed, mine, theirs) is None
 
 

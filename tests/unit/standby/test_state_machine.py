@@ -62,6 +62,7 @@ def test_the_timer_of_a_request_is_started_before_it_is_sent() -> None:
             armed.add(command.request)
         elif isinstance(command, SendMessage):
             assert command.message.seq in armed
+    assert armed
 
 
 def test_the_hold_off_is_kept_after_silence() -> None:
@@ -209,7 +210,7 @@ def test_a_hand_over_gives_no_more_than_the_lease_that_was_given_up() -> None:
 
 
 def test_the_hold_off_follows_the_lease_that_is_handed_over() -> None:
-    """The successor may be frozen between the hand-over and its gate: nobody else opens, but it is acknowledged at once."""
+    """The successor may be frozen before it opens: no other router opens, but it is acknowledged at once."""
     machine = standby_machine(100.0)
     machine.message_received(active_message(100), 100.0)
     handed = active_message(101, hand_over_to=5, hand_over_seq=7, ack_to=5, ack_seq=7)
@@ -242,7 +243,7 @@ def asks(commands: Sequence[Command]) -> list[AskArbiter]:
 
 
 def test_an_attempt_to_be_named_alone_that_was_not_answered_is_settled_when_the_partner_is_back() -> None:
-    """Else neither acknowledges: each of the two might still be named alone by what it wrote."""
+    """Else neither acknowledges the other: what each of them wrote might still name it alone."""
     machine = machine_with_arbiter(100.0)
     now, attempt = 100.0, None
     while attempt is None:
@@ -270,7 +271,7 @@ def test_an_attempt_to_be_named_alone_that_was_not_answered_is_settled_when_the_
 
 
 def test_a_member_does_not_leave_before_it_knows_that_the_other_one_lives() -> None:
-    """Else the arbiter names two that are gone, and others wait for them for long."""
+    """Else the arbiter names two that are gone, and others wait for them for a long time."""
     machine = machine_with_arbiter(100.0)
     machine.leave(100.0)
     assert machine.is_needed(100.05)

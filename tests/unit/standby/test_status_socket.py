@@ -99,7 +99,7 @@ def test_a_proxy_that_ends_asks_for_a_hand_over() -> None:
 
 
 def test_a_hand_over_is_asked_for_until_it_is_heard() -> None:
-    """As on a busy node, where the word comes when the other process waits for it no more."""
+    """On a busy node, the answer may come when the other process has given up waiting for it."""
     name = f"\0egress-router-test-{os.getpid()}-{threading.get_ident()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as status_socket:
         status_socket.bind(name)

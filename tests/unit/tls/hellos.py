@@ -65,7 +65,7 @@ def hello(*extensions: bytes) -> bytes:
 
 
 def is_taken(sent: bytes, judge: Callable[[ClientHello | None], bool]) -> bool:
-    """Say whether Python reads these bytes without a fault, and `judge` lets pass what it makes of them."""
+    """Say whether Python reads these bytes without an error, and `judge` accepts the result."""
     try:
         return judge(ClientHelloReader().feed(sent))
     except TlsError:

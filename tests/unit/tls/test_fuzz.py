@@ -147,7 +147,7 @@ def test_mutated_hellos_are_read_as_openssl_reads_them_or_refused(
         inputs += 1
         whole = outcome(data, None)
         assert outcome(data, dice) == whole, data.hex()
-        if whole is None:  # a client that ends its stream now has not said a name to anybody else, either
+        if whole is None:  # a stream that ends here has told no other reader a name, either
             assert checker.name(data) is None, data.hex()
         if not isinstance(whole, ClientHello):
             continue

@@ -29,7 +29,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
 
 
 def test_a_check_that_took_its_whole_time_is_followed_by_the_next_at_once() -> None:
-    """Every two seconds means from beginning to beginning: a silent target is down after three of them."""
+    """Two seconds from the beginning of one check to the next: a silent target is down after three checks."""
     loop = asyncio.new_event_loop()
     checks = Checks(loop, lambda _: None)
     loop.close()

@@ -1,4 +1,4 @@
-"""Heads whose fields came before are read as ever; which of them are kept, and how many."""
+"""Heads whose fields came before are read in the same way; which fields are kept, and how many."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_connect_targets() -> None:
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=6))
 def test_the_parser_of_heads_would_refuse_no_target_that_is_taken(text: str) -> None:
-    """It does not see targets; so none may lead on that it takes for malformed."""
+    """In the proxy it does not see targets, so none that it takes for malformed may be accepted."""
     for target in (f"http://a.example/{text}", f"http://a.example{text}", f"/{text}", text):
         line = f"GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n".encode()
         try:
