@@ -14,18 +14,14 @@ from egress_router.settings.policy import joined
 from tests.manual_clock import ManualClock
 from tests.record_schema import check_record
 from tests.serving import serving
-from tests.unit.dns_proxy.lab import ask, backend, connect, forwarder, greeting, metric
+from tests.unit.dns_proxy.lab import ask, at_once, backend, connect, forwarder, greeting, is_reset, metric
 from tests.unit.upstreams.scripted import ScriptedNames
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    import socket
     from pathlib import Path
 
-    from egress_router.grammar.forward import Forwards
-    from egress_router.settings.policy import Guarded
     from tests.logged import Lines
-    from tests.serving import Running
 
 NAME = "db.example.com"
 ALL = ("Deny", "cidrSelector", "0.0.0.0/0")
@@ -42,21 +38,6 @@ def allow(network: str) -> tuple[str, str, str]:
 
 def given(text: str) -> dict[str, str]:
     return {"EGRESS_POLICY": text}
-
-
-def at_once(running: Running[Guarded[Forwards]], *texts: str) -> None:
-    """Put these in force one after the other, in one turn of the loop, however slow this machine is."""
-    rules = [running.mode.parse("RULES", text) for text in texts]
-    running.call(lambda: [running.server.apply(each) for each in rules])
-
-
-def is_reset(client: socket.socket) -> bool:
-    """Wait for the end of a connection; say whether it is a reset."""
-    try:
-        client.recv(1)
-    except ConnectionResetError:
-        return True
-    return False
 
 
 def test_a_line_to_a_denied_address_is_closed_and_counted_by_entry(tmp_path: Path, records: Lines) -> None:
