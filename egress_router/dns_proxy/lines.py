@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Lines:
     """Every line that may have connections; `in_force` are those that accept, by port.
 
-    Where the rule of a line is gone, or the egress policy denies a target of it (`denies`), its connections
-    have `drain_seconds` left. If the rule comes back, or the denial goes, before that, they stay.
+    When the rule of a line is removed, or the egress policy denies one of its targets (`denies`), its
+    connections have `drain_seconds` left. If the rule or the permission comes back before that, they stay.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The TCP forwarder inside one worker: rules in force, their destinations, and open connections."""
+"""The TCP forwarder in one worker: the rules in force, their destinations, and open connections."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def mode(
 ) -> Mode[Guarded[Forwards]]:
     """Return the TCP forwarder as a mode.
 
-    `resolver` makes what looks names up; `forbidden` says which of their addresses are left out;
-    each address is checked every `check_seconds`.
+    `resolver` makes the resolver; `forbidden` says which addresses of names are left out; each address is
+    checked every `check_seconds`.
     """
     return Mode(
         name="dns-proxy",
@@ -84,7 +84,7 @@ class Forwarder:
             debug=settings.debug,
             tells_debug=events.tells_debug,
         )
-        # With the debug setting these lines belong to stdout, otherwise they are events like others.
+        # With the debug setting these lines go to stdout, otherwise they are events like all others.
         self._report = UpstreamReport(context.registry, log.records() if settings.debug else events)
         self._policy = TargetPolicy(context.registry, forbidden, settings.proxy.runtime.admin_port)
         self._names = resolver(settings.names, context.registry)
@@ -97,7 +97,7 @@ class Forwarder:
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._plane.tell_pauses(AcceptPauses(context.registry))
         context.registry.before_snapshot(self._show)
-        # After what the data plane has told, which may have changed an address's health.
+        # After the reports of the data plane are read, which may have changed an address's health.
         self._report.show(self._upstreams)
         self._checks = Checks(context.loop, self._health_changed, interval=check_seconds)
         self._tools = Tools(
@@ -116,10 +116,10 @@ class Forwarder:
         self.apply(rules)
 
     def apply(self, guarded: Guarded[Forwards]) -> None:
-        """Make these lines, and the egress policy before them, decide from now on.
+        """Decide by these lines and this egress policy from now on.
 
-        Connections of lines that are gone, or that lead elsewhere now, have `drain_seconds` left; so have all
-        of a line that leads to where the policy lets nobody go now.
+        Connections of lines that are removed or lead elsewhere now have `drain_seconds` left; so have all of
+        a line that leads to an address that the policy denies now.
         """
         self._tools.nearby.refresh()
         self._policy.apply(guarded)
@@ -135,7 +135,7 @@ class Forwarder:
         self._policy_names.follow(() if guarded.policy is None else guarded.policy.dns_names)
 
     def _named_anew(self, names: NamesOf) -> None:
-        """Take these for the names of the egress policy from now on."""
+        """Use these names for the egress policy from now on."""
         self._policy.follow(names)
         self._lines.put_in_force({each.forward: each.destination for each in self._lines.in_force.values()})
         for destination in self._destinations.values():
@@ -155,22 +155,22 @@ class Forwarder:
         self._plane.listen_on(listeners, self._lines.in_force.__getitem__)
 
     def stop_accepting(self) -> None:
-        """Take in what the accept queues hold, then accept no more; open connections go on."""
+        """Accept what is in the accept queues, then nothing more; open connections stay open."""
         self.listen({})
 
     def open_connections(self) -> int:
-        """How many client connections are open, those that are still being connected included."""
+        """How many client connections are open, including those that are still being connected."""
         return self._plane.open_connections()
 
     def close_all(self) -> None:
-        """Close every connection, and stop following names and checking addresses."""
+        """Close all connections, and stop following names and checking addresses."""
         self.stop_accepting()
         for destination in self._destinations.values():
             destination.stop()
         self._checks.stop()
         self._policy_names.close()
         self._names.close()
-        # After the names of the policy, which leave it as they stop: what it allowed by name is denied then.
+        # After the policy's names: when they stop, what it allowed by name is denied, which sets timers.
         self._lines.close()
         self._plane.close(self._lines)
 
@@ -204,7 +204,7 @@ class Forwarder:
         return destination
 
     def _show(self) -> None:
-        """Bring up to date what metrics show, after the data plane has told everything."""
+        """Update the values that metrics show, after the data plane has reported everything."""
         if self._update_due:
             self._update()
         self._access_log.open.value = self._plane.open_connections()
@@ -225,7 +225,7 @@ class Forwarder:
         self._update_soon()
 
     def _update_soon(self) -> None:
-        """Check what serves now and show it; once for all changes of a turn of the loop."""
+        """Update targets and health checks soon: once for all changes in one turn of the loop."""
         if not self._update_due:
             self._update_due = True
             self._context.loop.call_soon(self._update)
