@@ -1,1 +1,1 @@
-"""Text to frozen values, and nothing else: no module in here knows a socket, a file or the environment."""
+"""Text to frozen values, and nothing else: no module here uses a socket, a file or the environment."""

@@ -35,7 +35,7 @@ class Everything:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A name in its compared form; with all names below it where `below` is set."""
+    """A name in the form that is compared; `below`: with all names below it."""
 
     name: str
     below: bool
@@ -46,9 +46,9 @@ Subject = Everything | Domain | IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line: what it speaks of, on which port (None: any), and whether it allows or denies.
+    """One line: which hosts it is about, on which port (None: any), and whether it allows or denies.
 
-    `leaving` says with which source address connections leave that it allows.
+    `leaving` is the source address of the connections that it allows.
     """
 
     line: int
@@ -111,7 +111,7 @@ def _rule(line: Line) -> Rule:
     subject = _subject(host_text)
     if isinstance(subject, Everything) and (denies or port is not None):
         raise ValueError("`*` stands alone: what nothing allows is denied anyway, and it covers every port")
-    # The text goes into answers and logs: without white space but single spaces it holds no controls.
+    # The text goes into answers and logs: its only white space is single spaces, so no control characters.
     shown = f"{'!' if denies else ''}{text}{printed_leaving(leaving)}"
     return Rule(line.number, shown, not denies, subject, port, leaving)
 
@@ -121,7 +121,7 @@ def _address_of(subject: Subject) -> IPAddress | None:
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Split off the port; in `[2001:db8::]/32:443` it stands behind the length."""
+    """Split off the port; in `[2001:db8::]/32:443` it comes after the length."""
     if not text.startswith("["):
         return split_port(text)
     address, bracket, rest = text.partition("]")
@@ -158,7 +158,7 @@ def _unbracketed(text: str) -> str:
 
 
 def printed_access_list(access_list: AccessList) -> str:
-    """Write the rules in the grammar; reading the text gives an equal list but for texts and line numbers."""
+    """Write the rules in the grammar; read again, only their texts and line numbers may differ."""
     return "".join(f"{_printed_rule(rule)}\n" for rule in access_list.rules)
 
 

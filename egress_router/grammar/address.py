@@ -1,4 +1,4 @@
-"""The one normaliser of hosts, ports and addresses: rules, requests and forwarders all pass through it."""
+"""The only normaliser of hosts, ports and addresses: rules, requests and forwarders all use it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Host = IPAddress | str
 Target = tuple[IPAddress, int]
 
 _PORT = re.compile(r"[0-9]{1,5}")
-# Underscores are no host name letters (RFC 952), but names with them are in use and harmless.
+# Underscores are not allowed in host names (RFC 952), but names with them are in use and harmless.
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 # Digits or 0x at the end: inet_aton and the URL standard read `127.1`, `0x7f000001` or `2130706433` as
-# addresses, a resolver as names. What two readers may take for different hosts is refused.
+# addresses, a resolver as names. What could mean two different hosts is refused.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAPPED_BITS = 96  # of ::ffff:0:0/96, RFC 4291 2.5.5.2
-_MAX_NETWORKS = 6  # of a range, in an error
+_MAX_NETWORKS = 6  # most networks of a range that an error lists
 _NAME_LIMIT = 253  # RFC 1035 2.3.4: 255 octets on the wire
 
 
@@ -41,7 +41,7 @@ def parse_port(text: str) -> int:
 
     Raises:
         AddressError: it is not a port. Signs, blanks, underscores and other scripts' digits, which `int`
-            would take, are refused.
+            would accept, are refused.
     """
     if not (text.isascii() and _PORT.fullmatch(text)):
         raise AddressError(f"invalid port {text!r} (a number from 1 to 65535)")
@@ -55,7 +55,7 @@ def parse_address(text: str) -> IPAddress:
     """Return the address that `text` spells, IPv4-mapped IPv6 as IPv4.
 
     Raises:
-        AddressError: it is no address, has a zone, or is an ambiguous IPv4 spelling.
+        AddressError: it is not an address, has a zone, or is an ambiguous IPv4 spelling.
     """
     if "%" in text:
         raise AddressError(f"address {text!r} has a zone, which means nothing to another machine")
@@ -76,7 +76,7 @@ def _why_no_address(text: str) -> str:
 
 
 def _summarized(first: str, last: str) -> str | None:
-    """Return the networks of a range of addresses; None where it is none."""
+    """Return the networks of a range of addresses; None if it is not a range."""
     try:
         ends = ip_address(first.strip()), ip_address(last.strip())
         networks = list(map(str, summarize_address_range(*ends)))
@@ -98,11 +98,11 @@ def unmapped(address: IPAddress) -> IPAddress:
 def parse_network(text: str) -> IPNetwork:
     """Return the network that `text` spells in CIDR form (`192.168.0.0/16`, `fe80::/10`).
 
-    Host bits may be set, as the original accepts them, and are cleared. The prefix length is decimal. A
-    network of IPv4-mapped addresses (`::ffff:10.0.0.0/104`) is the IPv4 network that it maps.
+    Host bits may be set, as OpenShift's egress router allows, and are cleared. The prefix length is decimal.
+    A network of IPv4-mapped addresses (`::ffff:10.0.0.0/104`) becomes the IPv4 network that it maps.
 
     Raises:
-        AddressError: the address or the length is none.
+        AddressError: the address or the length is not valid.
     """
     address_text, slash, length = text.partition("/")
     address = parse_address(address_text)
@@ -119,7 +119,7 @@ def parse_name(text: str) -> str:
     """Return the host name in the form that is compared: lower case, A-labels, no trailing dot.
 
     Raises:
-        AddressError: it is no host name, or it is a number that might be read as an address.
+        AddressError: it is not a host name, or it is a number that might be read as an address.
     """
     name = _to_ascii(text).lower().removesuffix(".")
     if not name or len(name) > _NAME_LIMIT:
@@ -167,8 +167,8 @@ def parse_full_host(text: str) -> Host:
     """Return the address or the name of a server; a name has a dot.
 
     Raises:
-        AddressError: it is neither, or it is a short name, which the search list of whatever pod reads it
-            would complete.
+        AddressError: it is neither, or it is a short name, which each pod would complete with its own search
+            list.
     """
     host = parse_host(text)
     if isinstance(host, str) and "." not in host:
@@ -179,7 +179,7 @@ def parse_full_host(text: str) -> Host:
 def split_port(text: str) -> tuple[str, str | None]:
     """Split `host:port`, `[v6]:port`, `host`, `[v6]` or a bare IPv6 address into host text and port text.
 
-    The host keeps its brackets, and neither part is judged: `parse_host` and `parse_port` do that.
+    The host keeps its brackets, and neither part is checked: `parse_host` and `parse_port` do that.
     """
     if text.startswith("["):
         host, bracket, rest = text.partition("]")
@@ -193,7 +193,7 @@ def split_port(text: str) -> tuple[str, str | None]:
 
 
 def printed(host: Host, port: int | None = None) -> str:
-    """Write a host, with a port if given, as it stands in a URL: IPv6 in brackets where a port follows."""
+    """Write a host, with a port if given, as in a URL: IPv6 in brackets if a port follows."""
     if port is None:
         return str(host)
     return f"[{host}]:{port}" if isinstance(host, IPv6Address) else f"{host}:{port}"

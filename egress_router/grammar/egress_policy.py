@@ -1,4 +1,4 @@
-"""An egress policy as values: what EgressNetworkPolicy and EgressFirewall say of destinations outside."""
+"""An egress policy as values: what EgressNetworkPolicy and EgressFirewall say about external hosts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PolicyEntry:
 
     @property
     def described(self) -> str:
-        """The same with its number, as records name what decided."""
+        """The entry with its number, as records name the one that decided."""
         return f"policy entry {self.number}: {self}"
 
 
@@ -69,6 +69,6 @@ class EgressPolicy:
 
     @property
     def dns_names(self) -> tuple[str, ...]:
-        """The names whose addresses somebody has to follow for this policy, each once."""
+        """The names whose addresses this policy needs at any time, each once."""
         names = (each.selector.name for each in self.entries if isinstance(each.selector, DnsName))
         return tuple(dict.fromkeys(names))

@@ -25,8 +25,8 @@ _FORMS = "PORT ADDRESS [REMOTE_PORT] or PORT NAME [REMOTE_PORT], and `from SOURC
 class Forward:
     """Connections to local port `port` go to `target_port` of an address or of a name.
 
-    `leaving` says with which source address. `line` is its number in the text; a line that only moved is the
-    same.
+    `leaving` is their source address. `line` is the number in the text; a line that only moved is still
+    equal.
     """
 
     port: int
@@ -48,7 +48,7 @@ def parse(
 ) -> Forwards:
     """Read the lines of EGRESS_DNS_PROXY_DESTINATION; `source` names them in errors.
 
-    `admin_port` is the port that no line may have, because the administration endpoint has it; 0: none.
+    `admin_port` is the administration endpoint's port, which no line may have; 0: there is none.
     `sources` are the addresses of EGRESS_SOURCE; None: they are not known.
 
     Raises:
@@ -97,7 +97,7 @@ def _target(text: str) -> Host:
     if isinstance(target, str):
         return target
     kind = locality(target)
-    # Loopback stays allowed: that is another container of the pod.
+    # Loopback is allowed: that is another container of the pod.
     if kind in _NOWHERE or (isinstance(target, IPv6Address) and target.is_link_local):
         raise AddressError(f"{text!r} is not the address of a server ({kind.value})")
     return target

@@ -1,4 +1,4 @@
-"""`from ADDRESS` and `from *` at the end of a line: the router's address with which its connections leave."""
+"""`from ADDRESS` and `from *` at the end of a line: the source address of its connections."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _WORD = "from"
 
 
 def split_leaving(text: str) -> tuple[list[str], Leaving]:
-    """Return the words of a line without `from ADDRESS` at its end, and that.
+    """Return the words of a line without `from ADDRESS` at its end, and the address.
 
     Raises:
         ValueError: what follows `from` is not one address and not `*`.
     """
     words = text.split()
     if _WORD not in text.lower():
-        return words, None  # nearly every line, of which there may be 30,000
+        return words, None  # nearly every line ends here, and there may be 30,000
     if len(words) >= 2 and words[-2].lower() == _WORD:
         if words[-1] == Spread.ALL.value:
             return words[:-2], Spread.ALL
@@ -46,10 +46,10 @@ def split_leaving(text: str) -> tuple[list[str], Leaving]:
 def misplaced(
     leaving: Leaving, sources: Collection[IPAddress] | None, target: IPAddress | None
 ) -> str | None:
-    """Say why connections cannot leave so; None where they can.
+    """Say why connections cannot leave with this address; None if they can.
 
-    `sources` are the addresses of EGRESS_SOURCE; None: they are not known. `target` is where the connections
-    go, where that is an address.
+    `sources` are the addresses of EGRESS_SOURCE; None: they are not known. `target` is an address to which
+    the connections go; None: no address is known.
     """
     if leaving is None:
         return None
@@ -65,7 +65,7 @@ def misplaced(
 
 
 def printed_leaving(leaving: Leaving) -> str:
-    """Write it as it stands at the end of a line, with the space before it."""
+    """Write it as the end of a line, with the space before it."""
     if leaving is None:
         return ""
     return f" {_WORD} {leaving.value if isinstance(leaving, Spread) else leaving}"

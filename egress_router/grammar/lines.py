@@ -25,7 +25,7 @@ def rule_lines(text: str) -> Iterator[Line]:
     Blank lines and lines that start with `#` are left out; a `#` after white space starts a trailing
     comment. Lines end at LF or CRLF only: `str.splitlines` would also split at form feeds and at U+2028,
     and the numbers would not be those that an editor shows. A byte order mark, which editors on Windows put
-    before the text, is no part of it.
+    before the text, is ignored.
     """
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         rule = _without_comment(raw).strip()
@@ -41,7 +41,7 @@ def _without_comment(raw: str) -> str:
 
 
 class Problems:
-    """Collects what is wrong in one source, so that the user sees all of it in one go."""
+    """Collects what is wrong in one source, so that the user sees all of it at once."""
 
     def __init__(self, source: str) -> None:
         self._source = source

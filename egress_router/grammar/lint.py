@@ -1,6 +1,6 @@
-"""Rules that are well formed and yet do nothing, or not what they seem to. Pure.
+"""Rules that are well formed, but do nothing, or not what they seem to do. Pure.
 
-Findings are values like errors, but no errors: the rules work without the lines that are found.
+Findings have the type of errors, but are only warnings: the rules can be used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EVERYTHING = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 
 
 def access_list(source: str, rules: AccessList) -> list[Problem]:
-    """Return what in an allow/deny list can never act, in the order of its lines; `source` names the list."""
+    """Return what to warn of in an allow/deny list, in the order of its lines; `source` names the list."""
     found = [_problem(source, rule, reason) for rule, reason in _findings(rules.rules)]
     if not any(rule.allows for rule in rules.rules):
         found.append(Problem(source, None, None, _NOTHING_IS_ALLOWED))
@@ -61,18 +61,18 @@ def egress_policy(source: str, policy: EgressPolicy) -> list[Problem]:
 def _policy_reason(
     entry: PolicyEntry, networks: Networks[PolicyEntry], names: dict[str, Earlier[PolicyEntry]]
 ) -> str | None:
-    """Say why an entry can never act, or only in part; None where it can."""
+    """Say why an entry can never act, or only in part; None if it can."""
     ports = entry.ports or (None,)
     if not isinstance(entry.selector, DnsName):
         return _covered([networks.covering(entry.selector, port) for port in ports])
     same = names.get(entry.selector.name, Earlier[PolicyEntry]())
     if (reason := _covered([_alone(same.covering(port)) for port in ports])) is not None:
         return reason
-    whole = [[networks.covering(everything, port) for port in ports] for everything in _EVERYTHING]
-    told = [_covered(each) for each in whole]
-    if all(told):
-        return told[0]
-    for reason, version, other in zip(told, (4, 6), (6, 4), strict=True):
+    by_family = [[networks.covering(everything, port) for port in ports] for everything in _EVERYTHING]
+    reasons = [_covered(each) for each in by_family]
+    if all(reasons):
+        return reasons[0]
+    for reason, version, other in zip(reasons, (4, 6), (6, 4), strict=True):
         if reason is not None:
             return f"acts for IPv{other} addresses only, if the name has any; of IPv{version} it {reason}"
     return None
@@ -93,7 +93,7 @@ def _covered(covering: list[tuple[PolicyEntry, ...]]) -> str | None:
 
 
 def _listed(names: list[str]) -> str:
-    """Return the first of several names as part of a sentence."""
+    """Join names for a sentence; after the first `MAX_NAMED` it says `others`."""
     if len(names) > MAX_NAMED:
         names = [*names[:MAX_NAMED], "others"]
     return f"{', '.join(names[:-1])} and {names[-1]}"
@@ -128,7 +128,7 @@ def _never_acts(rule: Rule, earlier: Rule, *others: Rule) -> str:
 
 
 def _host_bits(rule: Rule, network: IPNetwork) -> str | None:
-    """Say what a network whose text has bits behind its length means; None where it has none."""
+    """Say what a network means whose text has bits set after its prefix length; None if it has none."""
     address_text, slash, _ = rule.text.removeprefix("!").partition("/")
     if not slash:
         return None
@@ -136,11 +136,11 @@ def _host_bits(rule: Rule, network: IPNetwork) -> str | None:
     if address == network.network_address:
         return None
     meaning = f"it means {network}; for one address leave the length out"
-    return f"has bits set behind its length, which do not count: {meaning}"
+    return f"has bits set after its prefix length, which are ignored: {meaning}"
 
 
 class _Domains:
-    """Lines by name, with what each of them covers."""
+    """Lines by name: those for exactly this name, and those for all names below it."""
 
     def __init__(self) -> None:
         self._exact: dict[str, Earlier[Rule]] = {}
@@ -151,7 +151,7 @@ class _Domains:
         table.setdefault(domain.name, Earlier()).add(rule, rule.port)
 
     def covering(self, domain: Domain, port: int | None) -> Rule | None:
-        """Return an earlier line that matches whatever this one would. `*.a.example` covers a.example."""
+        """Return an earlier line that matches all that this one would. `*.a.example` covers a.example."""
         if not domain.below and domain.name in self._exact:
             found = self._exact[domain.name].covering(port)
             if found is not None:

@@ -14,7 +14,7 @@ class LocalPorts:
         self._tables: dict[tuple[str, int], tuple[bytearray, array[int]]] = {}
 
     def take(self, protocol: str, version: int, first: int, last: int, line: int) -> str | None:
-        """Note that a line has these ports; say so where another line has one of them."""
+        """Note that a line has these ports; return an error if another line has one of them."""
         key = (protocol, version)
         if key not in self._tables:
             self._tables[key] = bytearray(_PORTS), array("L", [0]) * _PORTS

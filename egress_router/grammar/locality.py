@@ -32,7 +32,7 @@ class Locality(enum.Enum):
 
 
 # The first row that holds an address decides. Private and shared ranges (RFC 1918, RFC 6598, RFC 4193) are
-# remote: the networks behind a router's gateway are mostly such ones.
+# remote: the networks behind a router's gateway mostly use them.
 _PLACES: tuple[tuple[str, Locality], ...] = (
     ("127.0.0.0/8", Locality.LOOPBACK),  # RFC 1122 3.2.1.3
     ("169.254.0.0/16", Locality.LINK_LOCAL),  # RFC 3927; most clouds serve metadata here
@@ -61,8 +61,8 @@ _PLACES: tuple[tuple[str, Locality], ...] = (
 class _Form:
     """An IPv6 form that carries an IPv4 address.
 
-    An address has it where its bits under `mask` are `value`. `slices` say where the IPv4 address stands:
-    (bits to the right of it, how many) from its first bits to its last. `inverted`: all its bits are.
+    An address has this form if its bits under `mask` are `value`. `slices` say where the IPv4 address is,
+    from its first bits to its last: (bits to the right, number of bits). `inverted`: its bits are inverted.
     """
 
     mask: int
@@ -71,7 +71,7 @@ class _Form:
     inverted: bool = False
 
     def inside(self, number: int) -> IPv4Address | None:
-        """Return the IPv4 address inside an IPv6 address, where that has this form."""
+        """Return the IPv4 address inside an IPv6 address; None if that does not have this form."""
         if number & self.mask != self.value:
             return None
         found = 0
@@ -91,14 +91,14 @@ _FORMS: tuple[_Form, ...] = (
     _form("::ffff:0:0:0/96", (0, 32)),  # IPv4-translated, RFC 2765 2.1
     _form("64:ff9b::/96", (0, 32)),  # NAT64 with the well-known prefix, RFC 6052 2.1
     # NAT64 with a prefix for local use, RFC 8215, in each length that fits into it, RFC 6052 2.2: bits 64 to
-    # 71 are left out, and what is behind the address says nothing.
+    # 71 are left out, and the bits after the IPv4 address have no meaning.
     _form("64:ff9b:1::/48", (0, 32)),  # /96
     _form("64:ff9b:1::/48", (24, 32)),  # /64
     _form("64:ff9b:1::/48", (64, 8), (32, 24)),  # /56
     _form("64:ff9b:1::/48", (64, 16), (40, 16)),  # /48
     _form("2002::/16", (80, 32)),  # 6to4, RFC 3056 2
     _form("2001::/32", (0, 32), inverted=True),  # Teredo's client, RFC 4380 4
-    _form("2001::/32", (64, 32)),  # Teredo's server, which passes on what opens the way to its client
+    _form("2001::/32", (64, 32)),  # Teredo's server, which relays the packets that open the way to a client
     # ISATAP under any prefix, RFC 5214 6.1: the interface identifier is 00-00-5E-FE or 02-00-5E-FE, and IPv4.
     _Form(0xFDFFFFFF << 32, 0x00005EFE << 32, ((0, 32),)),
 )
@@ -129,8 +129,8 @@ def locality(address: IPAddress) -> Locality:
 def embedded(address: IPv6Address) -> tuple[IPv4Address, ...]:
     """Return every IPv4 destination that an IPv6 address may carry: mostly none, in some forms several.
 
-    Where forms share a prefix, an address of 0.0.0.0/8 tells that the form is another one: nothing is sent
-    there through a translator.
+    Where forms share a prefix, an address of 0.0.0.0/8 shows that it is another form: a translator sends
+    nothing there.
     """
     number = int(address)
     found = (form.inside(number) for form in _FORMS)

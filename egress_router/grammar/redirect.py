@@ -49,8 +49,7 @@ _FORMS = (
 class Redirect:
     """Local ports `first` to `last` go to `target`: to `target_port`, or to the same port (None).
 
-    `leaving` says with which source address. `line` is its number in the text; a line that only moved is the
-    same.
+    `leaving` is the source address. `line` is the number in the text; a line that only moved is still equal.
     """
 
     protocol: Protocol
@@ -69,7 +68,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class NamedRedirect:
-    """As `Redirect`, but to the addresses that `name` has at the time; somebody follows them."""
+    """As `Redirect`, but to the addresses that `name` has at the time; the router follows them."""
 
     protocol: Protocol
     first: int
@@ -87,7 +86,7 @@ class NamedRedirect:
 
 @dataclass(frozen=True, slots=True)
 class Redirects:
-    """All redirects, to addresses and to names, and where every other port goes; None: it is rejected."""
+    """All redirects, to addresses and to names, and where every other port goes (None: it is rejected)."""
 
     rules: tuple[Redirect, ...]
     fallback_v4: IPv4Address | None
@@ -99,12 +98,12 @@ class Redirects:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """What of a router decides whether a line can work in it.
+    """What decides whether a line can work in a router.
 
-    `addresses` are those of EGRESS_SOURCE; None: they are not known, and no line fails by them.
-    `admin_port` is never redirected; 0: there is none, or it is not known. `cluster` are the networks of
-    EGRESS_CLUSTER_CIDRS, which the pod reaches by its first interface. `follows_names`: it stays, and can
-    follow what names resolve to.
+    `addresses` are those of EGRESS_SOURCE; None: they are not known, and not checked. `admin_port` is never
+    redirected; 0: there is none, or it is not known. `cluster` are the networks of EGRESS_CLUSTER_CIDRS,
+    which the pod reaches by its first interface. `follows_names`: it keeps running, and follows the addresses
+    of names.
     """
 
     addresses: frozenset[IPAddress] | None = None
@@ -113,7 +112,7 @@ class Router:
     follows_names: bool = True
 
     def misfit(self, target: Host) -> str | None:
-        """Say why this router can send nothing to `target`; None where it can."""
+        """Say why this router cannot send to `target`; None if it can."""
         if isinstance(target, str):
             return None if self.follows_names else _NEEDS_LEGACY
         for network in self.cluster:
@@ -131,11 +130,11 @@ class Router:
         return None
 
     def misplaced(self, leaving: Leaving, target: Host) -> str | None:
-        """Say why connections to `target` cannot leave so; None where they can."""
+        """Say why connections to `target` cannot leave with this address; None if they can."""
         return misplaced(leaving, self.addresses, None if isinstance(target, str) else target)
 
     def shadowed(self, rule: Redirect | NamedRedirect) -> str | None:
-        """Say why part of a rule would never be used; None where all of it can be."""
+        """Say why part of a rule would never be used; None if all of it can be."""
         if rule.protocol is Protocol.TCP and rule.first <= self.admin_port <= rule.last:
             return (
                 f"tcp port {self.admin_port} is the administration port, which is never redirected;"
@@ -148,7 +147,7 @@ _ANY_ROUTER = Router()
 
 
 def parse(source: str, text: str, router: Router = _ANY_ROUTER) -> Redirects:
-    """Read the lines of EGRESS_DESTINATION, which shall work in `router`; `source` names them in errors.
+    """Read the lines of EGRESS_DESTINATION, which must work in `router`; `source` names them in errors.
 
     Raises:
         ConfigError: with every error of the text.
@@ -214,14 +213,14 @@ def _rule(words: Sequence[str], leaving: Leaving, number: int) -> Redirect | Nam
     return Redirect(protocol, first, last, target, target_port, leaving, number)
 
 
-# Many lines name few destinations: one object each keeps 30,000 lines small.
+# Many lines name few destinations: one object for each saves memory with 30,000 lines.
 @functools.lru_cache(maxsize=4096)
 def _target(text: str) -> Host:
     address = parse_full_host(text)
     if isinstance(address, str):
         return address
     kind = locality(address)
-    # IPv4 link-local stays allowed: a cloud serves metadata there, and Linux forwards it. IPv6 link-local
+    # IPv4 link-local is allowed: a cloud serves metadata there, and Linux forwards it. IPv6 link-local
     # addresses mean nothing without an interface.
     if kind in _NOWHERE or (isinstance(address, IPv6Address) and address.is_link_local):
         raise ValueError(f"{text!r} is not the address of an external server ({kind.value})")
@@ -229,7 +228,7 @@ def _target(text: str) -> Host:
 
 
 def _taken(rule: Redirect | NamedRedirect, ports: LocalPorts) -> str | None:
-    """Note the rule's local ports; say so where another line has one. A name may have both families."""
+    """Note the rule's local ports; return an error if another line has one. A name may have both families."""
     protocol, first, last, line = rule.protocol.value, rule.first, rule.last, rule.line
     if isinstance(rule, Redirect):
         return ports.take(protocol, rule.target.version, first, last, line)
@@ -240,7 +239,7 @@ def _taken(rule: Redirect | NamedRedirect, ports: LocalPorts) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Single:
-    """A line of one word, which is a fallback, and how its connections leave."""
+    """A line of one word, which is a fallback, and the source address of its connections."""
 
     line: Line
     word: str
@@ -250,7 +249,7 @@ class _Single:
 def _fallbacks(
     singles: Sequence[_Single], last_rule: int, router: Router, problems: Problems
 ) -> tuple[tuple[IPv4Address | None, Leaving], tuple[IPv6Address | None, Leaving]]:
-    """Return the fallback of each family, out of the lines of one word; none may stand before a rule."""
+    """Return the fallback of each family, out of the lines of one word; none may come before a rule."""
     v4: tuple[IPv4Address | None, Leaving] = None, None
     v6: tuple[IPv6Address | None, Leaving] = None, None
     for single in reversed(singles):
@@ -276,7 +275,7 @@ def _fallbacks(
 def _fallback(text: str) -> IPAddress:
     target = _target(text)
     if isinstance(target, str):
-        raise AddressError(f"{text!r} is not an IP address, and a fallback is one")
+        raise AddressError(f"{text!r} is not an IP address, as a fallback must be")
     return target
 
 

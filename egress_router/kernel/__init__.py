@@ -1,1 +1,1 @@
-"""What needs privilege: links, routes, claims, NAT, sysctl. Each file is one seam to the kernel."""
+"""What needs privilege: links, routes, claims, NAT, sysctl. Each file is one interface to the kernel."""

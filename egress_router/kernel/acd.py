@@ -1,7 +1,7 @@
 """Address conflict detection: probe for another owner before the claim, and wait for it to go.
 
-The shape is RFC 5227's, the intervals are shorter: docs/decisions/address-claim.md says why. The station
-sends and receives, so this can be tested without a wire and without waiting.
+The procedure is that of RFC 5227, the intervals are shorter: docs/decisions/address-claim.md says why. The
+station sends and receives, so this can be tested without a wire and without waiting.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
 
-RETRY_WAIT = (0.5, 1.5)  # seconds between rounds; random, so that two that probe together get out of step
-_CARRIER_INTERVAL = 0.1  # seconds between looks
-_SETTLE = 1.0  # seconds: the kernel's link watch opens a bridge port at most so long after its carrier came
-_REMINDER = 10.0  # seconds between two lines that say who is waited for
+RETRY_WAIT = (0.5, 1.5)  # seconds between rounds; random, so that two that probe together do not stay in step
+_CARRIER_INTERVAL = 0.1  # seconds between checks
+_SETTLE = 1.0  # seconds: the kernel's link watch opens a bridge port at most this long after its carrier
+_REMINDER = 10.0  # seconds between two log lines about the owner
 _log = log.get("kernel")
 
 
@@ -37,14 +37,14 @@ class Station(Protocol):
         """Say whether anybody could hear a probe."""
 
     def probe(self, addresses: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
-        """Run one round of probes; return the addresses that another station has, with who that is."""
+        """Run one round of probes; return the addresses that other stations have, and which stations."""
 
     def take(self, address: IPAddress) -> str | None:
-        """Add the address to this link, after a round without an answer; return who has it nevertheless."""
+        """Add the address to this link, after a round without an answer; return its owner if there is one."""
 
 
 class ClaimWait:
-    """How long an owner or a carrier is waited for; from time to time says who it is."""
+    """How long to wait for an owner to go, or for a carrier; logs the owner from time to time."""
 
     def __init__(
         self, timeout: float, clock: Clock = SYSTEM, sleep: Callable[[float], None] = time.sleep
@@ -53,17 +53,17 @@ class ClaimWait:
         self.sleep = sleep
         self._clock = clock
         self._deadline = clock.monotonic() + timeout
-        self._next_word = clock.monotonic()
+        self._next_reminder = clock.monotonic()
 
     def is_over(self) -> bool:
-        """Say whether it was long enough."""
+        """Say whether the time is over."""
         return self._clock.monotonic() >= self._deadline
 
     def wait_for(self, owners: Mapping[IPAddress, str]) -> None:
-        """Wait for a moment; say first for whom, unless that was said a moment ago."""
+        """Wait for a moment; first log the owners, unless that was done a moment ago."""
         now = self._clock.monotonic()
-        if now >= self._next_word:
-            self._next_word = now + _REMINDER
+        if now >= self._next_reminder:
+            self._next_reminder = now + _REMINDER
             for address, owner in owners.items():
                 _log.warning(
                     "address is in use; waiting for its owner to go",
@@ -75,10 +75,10 @@ class ClaimWait:
 
 
 def claim(station: Station, addresses: Sequence[IPAddress], wait: ClaimWait) -> Mapping[IPAddress, str]:
-    """Claim addresses as soon as nobody else has them; return those that others still have, and who.
+    """Claim addresses as soon as nobody else has them; return those that others still have, and the owners.
 
     Keeps probing until the wait is over: on a fail-over the old pod may need a moment to go. Silence counts
-    only where the link has had a carrier from the first probe to the last.
+    only if the link had a carrier from the first probe to the last.
 
     Raises:
         RefusedError: there is no carrier, or NET_RAW is missing.
@@ -100,7 +100,7 @@ def claim(station: Station, addresses: Sequence[IPAddress], wait: ClaimWait) -> 
 
 
 def in_use(station: Station, owners: Mapping[IPAddress, str], timeout: float) -> RefusedError:
-    """Return the refusal of addresses that others have."""
+    """Return the error for addresses that others have."""
     words = " and ".join(f"{address} is in use by {owner}" for address, owner in owners.items())
     return RefusedError(
         f"{words} on {station.name} (waited {timeout:g} s)",

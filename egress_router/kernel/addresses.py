@@ -1,4 +1,4 @@
-"""The source addresses on the egress interface: probed for, added, announced; old ones of ours removed."""
+"""The source addresses on the egress interface: probes for them, adds them, removes old ones of ours."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _log = log.get("kernel")
 
 
 def refuse_elsewhere(interface: str, sources: Sequence[Source]) -> None:
-    """Refuse a source address that another interface of the pod has; nothing is changed for the question.
+    """Refuse a source address that another interface of the pod has. Changes nothing.
 
     On two interfaces the address would work on neither: the kernel answers for it on the first one.
 
     Raises:
-        RefusedError: so it is.
+        RefusedError: another interface has one of them.
     """
     wanted = {source.address for source in sources}
     for index, address in rtnetlink.addresses():
@@ -53,11 +53,12 @@ class Holdings:
 def ensure_addresses(
     netlink: Netlink, link: Link, settings: SetupSettings, needed: Collection[IPAddress]
 ) -> Holdings:
-    """Make the interface hold the source addresses, up.
+    """Bring the interface up, with the source addresses on it.
 
-    What an earlier run claimed is not probed for: a restarted init container finds its own. An address that
-    a CNI plug-in gave the interface stays as it is, whatever its length: routes are set explicitly. One that
-    somebody else has is left out if it is not `needed` and another one of its family is held.
+    Addresses that an earlier run claimed are not probed for: a restarted init container finds its own. An
+    address that a CNI plug-in gave the interface stays as it is, whatever its prefix length: routes are set
+    explicitly. One that somebody else has is left out if it is not `needed` and another one of its family is
+    held.
 
     Raises:
         RefusedError: somebody else on the wire has an address that cannot be left out, or the kernel refuses.
@@ -93,14 +94,14 @@ def _may_lack(
 ) -> bool:
     """Say whether a router can do its job without some addresses.
 
-    It can where no line names them and others take their place.
+    It can if no line names them and it holds others of the same families.
     """
     families = {address.version for address in held}
     return all(address not in needed and address.version in families for address in addresses)
 
 
 class _Station:
-    """See `acd.Station`: the egress interface on its wire."""
+    """An `acd.Station`: the egress interface on its wire."""
 
     def __init__(self, netlink: Netlink, link: Link, sources: Sequence[Source], mac: str | None) -> None:
         self.link = link
@@ -146,7 +147,7 @@ class _Station:
 def _remove_earlier(netlink: Netlink, link: Link, sources: Sequence[Source]) -> None:
     """Remove addresses of an earlier run that are no longer wanted.
 
-    First of all: with an address the kernel may remove others of its subnet, which are then added again.
+    This comes first: with an address the kernel may remove others of its subnet, which are then added again.
     """
     wanted = {(source.address, source.prefix) for source in sources}
     for known in netlink.addresses(link.index):
@@ -158,8 +159,8 @@ def _remove_earlier(netlink: Netlink, link: Link, sources: Sequence[Source]) -> 
 def _is_claimed(netlink: Netlink, link: Link, source: Source) -> bool:
     """Say whether an earlier run claimed the address.
 
-    Where `setup` added it, its flag says so; where a CNI plug-in did, the default route does, which comes
-    after the claim.
+    If `setup` added it, its flag says so; if a CNI plug-in did, the default route does, which is set after
+    the claim.
     """
     known = [each for each in netlink.addresses(link.index) if each.address == source.address]
     return any(each.is_ours for each in known) or (
@@ -173,12 +174,12 @@ def _is_claimed(netlink: Netlink, link: Link, source: Source) -> bool:
 
 
 def keep_to_itself(link: Link) -> None:
-    """Have the interface answer and ask only with its own addresses, and learn no routes from the wire.
+    """Make the interface answer and ask only with its own addresses, and learn no routes from the wire.
 
     Without this the outside network could learn the pod's other addresses (ARP flux), or the parent's
-    hardware address for EGRESS_SOURCE. IPv6 needs none of it: the kernel answers a solicitation only for
-    addresses of the interface that it came in by. Refused writes do not matter much: what the outside sends
-    to those addresses is dropped.
+    hardware address for EGRESS_SOURCE. IPv6 needs no such setting: the kernel answers a solicitation only for
+    addresses of the interface on which it arrived. If a write is refused, this matters little: what the
+    outside sends to those addresses is dropped.
     """
     for name, value in (
         (f"net/ipv4/conf/{link.name}/arp_ignore", 1),

@@ -1,7 +1,7 @@
 """How full connection tracking is, and how many source ports are in use towards each destination.
 
-One source address has about 64,000 ports for each destination address and port; a router that runs out of
-them refuses connections without a message.
+One source address has about 64,000 ports for each destination address and port; if they run out, new
+connections fail without a message.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _PROTOCOL_INFO, _TCP, _TCP_STATE = 4, 1, 1
 _OPEN_STATES = range(3, 7)
 _SYN_SENT = 1
 _ESTABLISHED = 3
-_STATUS, _DST_NAT = 3, 0x20  # linux/netfilter/nf_conntrack_common.h: this router's own queries lack it
+_STATUS, _DST_NAT = 3, 0x20  # linux/netfilter/nf_conntrack_common.h: this router's own queries do not have it
 _TIMEOUT = 7
 _SYN_SENT_SECONDS = 120  # the kernel's default
 _ANSWER_SECONDS = 3
 
 
 def usage() -> tuple[int, int] | None:
-    """Return how many entries connection tracking has and may have; None where the kernel does not say."""
+    """Return how many entries connection tracking has and may have; None if the kernel does not say."""
     count = sysctl.read("net/netfilter/nf_conntrack_count")
     most = sysctl.read("net/netfilter/nf_conntrack_max")
     return None if count is None or most is None else (count, most)
@@ -55,9 +55,9 @@ def usage() -> tuple[int, int] | None:
 class Connections:
     """The source ports in use, by source and destination, and how many redirected connections are open.
 
-    A port stays in use for a while after its connection has ended (TIME_WAIT), and while one is tried.
-    `waiting` are TCP connections that may still be accepted, by family and local port: their SYN was sent
-    less than three seconds ago. `clients` and `local_ports` (protocol, family, port) have the open ones.
+    A port is also in use while a connection is being tried, and for a while after it has ended (TIME_WAIT).
+    `waiting` counts TCP connections that may still be accepted, by family and local port: their SYN was sent
+    less than three seconds ago. `clients` and `local_ports` (protocol, family, port) count the open ones.
     """
 
     source_ports: Counter[Way]
@@ -68,10 +68,10 @@ class Connections:
 
 
 def connections(sources: Collection[IPAddress]) -> Connections:
-    """Return what connection tracking has of connections that leave with these addresses.
+    """Return what connection tracking knows about connections that leave with these addresses.
 
     Raises:
-        RefusedError: the kernel does not let this process look.
+        RefusedError: the kernel does not let this process read it.
     """
     seen = Connections(Counter(), 0, Counter())
     longest = sysctl.read("net/netfilter/nf_conntrack_tcp_timeout_syn_sent") or _SYN_SENT_SECONDS
@@ -96,7 +96,7 @@ def connections(sources: Collection[IPAddress]) -> Connections:
 
 
 def _add_redirected(seen: Connections, entry: dict[int, bytes], longest: int) -> None:
-    """Add a redirected connection, as it is between client and router."""
+    """Add a redirected connection, by its client and local port."""
     original = attributes(entry.get(_TUPLE_ORIGINAL, b""))
     addresses = list(attributes(original.get(_TUPLE_IP, b"")).values())
     fields = attributes(original.get(_TUPLE_PROTO, b""))
@@ -116,7 +116,7 @@ def _add_redirected(seen: Connections, entry: dict[int, bytes], longest: int) ->
 
 @dataclass(frozen=True, slots=True)
 class OutgoingFlow:
-    """A TCP connection that leaves with one of our addresses: where it goes, and by which port."""
+    """A TCP connection that leaves with one of our addresses: where it goes, and with which source port."""
 
     source: IPAddress
     source_port: int
@@ -126,7 +126,7 @@ class OutgoingFlow:
 
 
 def outgoing(sources: Collection[IPAddress]) -> list[OutgoingFlow]:
-    """Return the TCP connections that leave with these addresses; none where the kernel does not say."""
+    """Return the TCP connections that leave with these addresses; none if the kernel does not say."""
     by_bytes = {address.packed: address for address in sources}
     found = []
     try:

@@ -1,10 +1,10 @@
 """The fence of a standby router: no frame with its source address leaves unless a kernel timer permits it.
 
-A netdev egress chain on the interface drops every frame that speaks for the addresses, or comes from the
-shared hardware address, while the gate is closed. The gate is open while an element with a timeout is in the
-set `asked` and the map `approved` points to it. Elements are numbered; each is added before a question is
-asked and never again. So an approval permits nothing after the timer of its own question, even if a process
-writes it that was stopped for an hour.
+While the gate is closed, a netdev egress chain on the interface drops every frame from the addresses (also
+ARP and neighbour advertisements) or from the shared hardware address. The gate is open while an element with
+a timeout is in the set `asked` and the map `approved` points to it. Elements are numbered; each is added
+before a question is asked, and never again. So an approval permits nothing after the timer of its own
+question, even if the process that writes it was stopped for an hour.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _ANSWER_SECONDS = 5.0
 
 
 class FenceError(OSError):
-    """The kernel did not do what was asked: the tables were flushed, or the interface went."""
+    """The kernel did not do what was asked: the tables were flushed, or the interface is gone."""
 
 
 def render(interface: str, addresses: Sequence[IPAddress], mac: str | None, run: str) -> str:
-    """Return the text that puts the fence up, closed, whatever was there, in one transaction.
+    """Return the text that replaces any fence by a closed one, in one transaction.
 
-    `run` is part of the sets' names, so that nothing that an earlier process still writes opens this gate.
+    `run` is part of the sets' names, so that a late write of an earlier process cannot open this gate.
     """
     gate = f"meta mark set meta oif map @approved_{run} meta mark @asked_{run} meta mark set 0 accept"
     rules = [f"ether saddr {mac} goto gate"] if mac is not None else []
@@ -74,11 +74,11 @@ def _rules(address: IPAddress) -> Iterator[str]:
 
 
 class GateClosedError(OSError):
-    """The gate had closed before it was to be kept open: somebody else's may be open by now."""
+    """The gate had closed before it could be kept open: another router's may be open by now."""
 
 
 class Fence:
-    """The gate of one interface; close the socket with `with`, which leaves the fence as it is."""
+    """The gate of one interface; `with` closes the socket, and leaves the fence as it is."""
 
     def __init__(self, interface: str, addresses: Sequence[IPAddress], mac: str | None, run: str) -> None:
         """Put up the fence, closed; `run` names this process's run.
@@ -130,7 +130,7 @@ class Fence:
         self._do([(_NEW_ELEMENT, self._element("asked", slot, seconds=seconds))])
 
     def approve(self, slot: int) -> None:
-        """Have the gate open while the timer of this question runs.
+        """Open the gate for as long as the timer of this question runs.
 
         Raises:
             FenceError: the fence is not there any more.
@@ -139,13 +139,13 @@ class Fence:
         self._approved = slot
 
     def extend(self, slot: int) -> None:
-        """Keep the gate, which is open, open while the timer of this question runs.
+        """Keep the open gate open for as long as the timer of this question runs.
 
-        The kernel finds no element whose time is over (ENOENT), and then does none of the steps. A process
-        that was stopped, or whose clock was, cannot know whether the gate was open all the time.
+        The kernel does not find an element whose time is over (ENOENT), and then does none of the steps. A
+        process that was stopped, or whose clock was, cannot know whether the gate was open all the time.
 
         Raises:
-            GateClosedError: it was not, or the fence is not there any more.
+            GateClosedError: it was not open, or the fence is not there any more.
         """
         if self._approved is None:
             raise GateClosedError(errno.ENOENT, "the gate is closed")
@@ -169,7 +169,7 @@ class Fence:
             self._approved = None
 
     def _pointing_to(self, slot: int) -> list[tuple[int, bytes]]:
-        """Return the steps that have `approved` lead to this question, and to no other one."""
+        """Return the steps that make `approved` point to this question only."""
         steps = [(_NEW_ELEMENT, self._element("approved", self._index, value=slot))]
         if self._approved is not None:
             steps.insert(0, (_DELETE_ELEMENT, self._element("approved", self._index)))
@@ -220,7 +220,7 @@ class Fence:
 
 
 def _runs() -> frozenset[str]:
-    """Return the runs whose fence is there now."""
+    """Return the runs whose fence is in force now."""
     listed = nft.run("list", "sets", "netdev").stdout
     return frozenset(re.findall(r"^\s*set asked_(\w+) ", listed, re.MULTILINE))
 

@@ -1,7 +1,7 @@
-"""Connections that end, as the kernel's connection tracking tells them (libnetfilter_conntrack, ctnetlink).
+"""Connections that end, as the kernel's connection tracking reports them (libnetfilter_conntrack, ctnetlink).
 
-A TCP connection is told when it closes, not when its entry goes two minutes later: its bytes are asked for
-then, because the event has none. Other flows are told when the kernel forgets them.
+A TCP connection is reported when it closes, not two minutes later when its entry is removed: its bytes are
+read then, because the event has none. Other flows are reported when the kernel forgets them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
 
-# Of linux/netlink.h and, in linux/netfilter, nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h and
+# From linux/netlink.h and, in linux/netfilter, nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h and
 # nf_conntrack_tcp.h.
 _NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP = 12, 270, 1
 _GROUP_UPDATE, _GROUP_DESTROY = 2, 3
@@ -44,7 +44,7 @@ _SEEN_REPLY, _ASSURED, _DST_NAT = 0x2, 0x4, 0x20
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 _BUFFER = 65_536
 _QUEUE = 8 << 20  # bytes of events that wait for this process
-_MAX_TOLD = 100_000  # TCP connections of which the entry has not gone yet
+_MAX_REPORTED = 100_000  # reported TCP connections whose entry is not removed yet
 _SYSCTLS: Final = ("net/netfilter/nf_conntrack_acct", "net/netfilter/nf_conntrack_timestamp")
 
 
@@ -52,8 +52,8 @@ _SYSCTLS: Final = ("net/netfilter/nf_conntrack_acct", "net/netfilter/nf_conntrac
 class Flow:
     """A redirected connection that has ended.
 
-    `number` is the kernel's, of the entry. `started` is in nanoseconds since 1970; it and the bytes are None
-    where the kernel does not keep them.
+    `number` is the kernel's number of the entry. `started` is in nanoseconds since 1970; it and the bytes are
+    None if the kernel does not keep them.
     """
 
     number: int
@@ -72,13 +72,13 @@ class Flow:
 
 
 def keep_details() -> bool:
-    """Have the kernel count bytes and note times of connections from now on; say whether it does."""
+    """Make the kernel count bytes and note times of connections from now on; say whether it does."""
     kept = [sysctl.ensure(name, 1) for name in _SYSCTLS]  # all of them, whatever the first says
     return all(kept)
 
 
 class FlowEvents:
-    """A socket that becomes readable when flows ended; `read` returns them. `lost`: how often events were."""
+    """A socket that is readable when flows have ended; `read` returns them. `lost` counts lost events."""
 
     def __init__(self, sources: Collection[IPAddress]) -> None:
         """Begin to listen for flows that leave with one of these addresses.
@@ -87,7 +87,7 @@ class FlowEvents:
             RefusedError: the kernel does not let this process listen.
         """
         self._sources = {address.packed for address in sources}
-        self._told: dict[int, None] = {}  # in the order of their ends
+        self._reported: dict[int, None] = {}  # entries of TCP connections, in the order of their ends
         self.lost = 0
         try:
             self._events = _opened()
@@ -110,7 +110,7 @@ class FlowEvents:
         self._questions.close()
 
     def read(self) -> list[Flow]:
-        """Return the flows that ended, of one batch of events."""
+        """Return the flows that ended, from one batch of events."""
         try:
             data = self._events.recv(_BUFFER)
         except BlockingIOError:
@@ -128,17 +128,17 @@ class FlowEvents:
         if not _status(entry) & _DST_NAT:
             return None
         if kind == _DELETE:
-            if number in self._told:
-                del self._told[number]
+            if number in self._reported:
+                del self._reported[number]
                 return None
             return self._flow(number, entry)
-        if kind != _NEW or _tcp_state(entry) not in {_TIME_WAIT, _CLOSE} or number in self._told:
+        if kind != _NEW or _tcp_state(entry) not in {_TIME_WAIT, _CLOSE} or number in self._reported:
             return None
         flow = self._flow(number, {**entry, **self._details(body[0], entry)})
         if flow is not None:
-            self._told[number] = None
-            if len(self._told) > _MAX_TOLD:
-                del self._told[next(iter(self._told))]
+            self._reported[number] = None
+            if len(self._reported) > _MAX_REPORTED:
+                del self._reported[next(iter(self._reported))]
         return flow
 
     def _flow(self, number: int, entry: dict[int, bytes]) -> Flow | None:
@@ -162,11 +162,11 @@ class FlowEvents:
         )
 
     def _details(self, family: int, entry: dict[int, bytes]) -> dict[int, bytes]:
-        """Ask for the bytes and the beginning of a connection that has just closed."""
+        """Ask for the bytes and the start of a connection that has just closed."""
         original = entry.get(_ORIGINAL, b"")
         question = _FAMILY_HEADER.pack(family, 0, 0)
         question += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(original), _ORIGINAL | _NESTED) + original
-        with contextlib.suppress(OSError):  # then the record has none
+        with contextlib.suppress(OSError):  # then the record lacks them
             self._questions.send(_HEADER.pack(_HEADER.size + len(question), _GET, _REQUEST, 1, 0) + question)
             for kind, body in _messages(self._questions.recv(_BUFFER)):
                 if kind != _ERROR:
@@ -179,12 +179,12 @@ _KIND = socket.SOCK_RAW | socket.SOCK_CLOEXEC
 
 
 def _opened() -> socket.socket:
-    made = socket.socket(socket.AF_NETLINK, _KIND | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+    sock = socket.socket(socket.AF_NETLINK, _KIND | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
     for option in (socket.SO_RCVBUF, 33):  # SO_RCVBUFFORCE goes past net.core.rmem_max, with NET_ADMIN
         with contextlib.suppress(OSError):
-            made.setsockopt(socket.SOL_SOCKET, option, _QUEUE)
-    made.bind((0, 0))  # without a port of its own a socket gets no multicast (netlink(7))
-    return made
+            sock.setsockopt(socket.SOL_SOCKET, option, _QUEUE)
+    sock.bind((0, 0))  # without a port of its own, a socket gets no multicast (netlink(7))
+    return sock
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -234,8 +234,8 @@ def _tcp_state(entry: dict[int, bytes]) -> int | None:
 def _reason(entry: dict[int, bytes]) -> str:
     status, state = _status(entry), _tcp_state(entry)
     if not status & _SEEN_REPLY:
-        # The kernel forgets at once a connection whose only answer was a reset (tcp_packet in
-        # nf_conntrack_proto_tcp.c), and has counted that packet.
+        # A connection whose only answer was a reset is forgotten at once (tcp_packet in
+        # nf_conntrack_proto_tcp.c), and that packet was counted.
         return "refused" if _number(entry.get(_RECEIVED), _PACKETS) else "timeout"
     if state == _CLOSE:
         return "reset" if status & _ASSURED else "refused"

@@ -1,7 +1,7 @@
-"""Takes flows out of connection tracking, so that their next packet meets the rules that are in force now.
+"""Removes flows from connection tracking, so that their next packet meets the rules that are in force now.
 
-For UDP it is redirected anew. A TCP connection breaks by that, so those only are taken out that the egress
-policy denies: the client's next packet is answered with a reset. Source: nfnetlink_conntrack.h.
+A UDP flow is then redirected again. A TCP connection breaks, so only those that the egress policy denies are
+removed: the client's next packet is answered with a reset. Source: nfnetlink_conntrack.h.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _UDP = 17
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
-_STATUS, _DST_NAT = 3, 0x20  # linux/netfilter/nf_conntrack_common.h: this router's own connections lack it
+_STATUS, _DST_NAT = 3, 0x20  # linux/netfilter/nf_conntrack_common.h: not in this router's own connections
 _NESTED = 0x8000
 _ATTRIBUTE = struct.Struct("=HH")
 
@@ -43,7 +43,7 @@ class UdpFlows:
 
 
 def forget(flows: Collection[UdpFlows]) -> int:
-    """Take these flows out of connection tracking; return how many there were.
+    """Remove these flows from connection tracking; return how many there were.
 
     Raises:
         RefusedError: the kernel does not let this process do so.
@@ -55,7 +55,7 @@ def forget(flows: Collection[UdpFlows]) -> int:
 
 
 def cut(denied: Collection[Denial]) -> int:
-    """Take redirected flows to these destinations out of connection tracking; return how many there were.
+    """Remove redirected flows to these destinations from connection tracking; return how many there were.
 
     Raises:
         RefusedError: the kernel does not let this process do so.
@@ -68,7 +68,7 @@ def cut(denied: Collection[Denial]) -> int:
 
 def _take_out(is_one: Callable[[bytes], bool]) -> int:
     try:
-        # All are found before one is deleted: a dump that goes on meanwhile may leave entries out.
+        # All are found before one is deleted: a dump may leave out entries if some are deleted during it.
         found = [body for body in rows(_NETLINK_NETFILTER, _GET, bytes(_FAMILY_HEADER.size)) if is_one(body)]
         return sum(_delete(body) for body in found)
     except OSError as error:
@@ -92,7 +92,7 @@ def _is_denied(body: bytes, wanted: dict[IPAddress, list[Denial]]) -> bool:
     entry = attributes(body, _FAMILY_HEADER.size)
     if not int.from_bytes(entry.get(_STATUS, b""), "big") & _DST_NAT:
         return False
-    # What the destination answers with: its own address and port come first.
+    # The tuple of the replies: the destination's own address and port come first.
     reply = attributes(entry.get(_TUPLE_REPLY, b""))
     addresses = list(attributes(reply.get(_TUPLE_IP, b"")).values())
     fields = attributes(reply.get(_TUPLE_PROTO, b""))
@@ -107,10 +107,10 @@ def _is_denied(body: bytes, wanted: dict[IPAddress, list[Denial]]) -> bool:
 
 
 def _delete(body: bytes) -> bool:
-    """Delete an entry that a dump has shown; False: it is gone already."""
+    """Delete an entry that a dump has shown; False: it is already gone."""
     entry = attributes(body, _FAMILY_HEADER.size)
     family = _FAMILY_HEADER.pack(body[0], 0, 0)
-    # With its number: the same ports may have become another flow meanwhile.
+    # With its number: the same ports may belong to another flow meanwhile.
     question = family + _attribute(_TUPLE_ORIGINAL | _NESTED, entry[_TUPLE_ORIGINAL])
     if _ID in entry:
         question += _attribute(_ID, entry[_ID])

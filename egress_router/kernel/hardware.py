@@ -1,14 +1,14 @@
-"""The hardware address of the egress interface, and what it prevents other pods of the node from.
+"""The hardware address of the egress interface, and how it keeps other pods of the node from the addresses.
 
-The kernel gives one hardware address to one macvlan of a parent only, whatever namespace each is in, and
-refuses a second one (EADDRINUSE). So an address that is derived from EGRESS_SOURCE is a lock among the pods
-of a node. They need one where they cannot hear each other's probes: if one of them is in mode private or
-vepa.
+The kernel allows each hardware address for only one macvlan of a parent, across all namespaces, and refuses a
+second one (EADDRINUSE). So an address that is derived from EGRESS_SOURCE is a lock among the pods of a node.
+They need one if they cannot hear each other's probes: if one of them is in mode private or vepa ("deaf").
 
-Such a pod holds the lock for as long as it has the address. In mode bridge, whose pods do hear each other,
-it is held only while the address is claimed: to see whether a deaf pod has it. A deaf pod hears those by an
-interface in mode bridge that it has while it probes. Each takes the lock before it looks, and lets it go,
-if at all, when it can be seen: so of two that claim in the same moment one sees the other.
+A deaf pod holds the lock for as long as it has the address. Pods in mode bridge hear each other, and hold it
+only while they claim the address, to see whether a deaf pod has it. A deaf pod hears pods in mode bridge by
+an interface in that mode, which it has while it probes. Each pod takes the lock before it probes, and
+releases it, if at all, only when others can hear it: so of two that claim at the same moment, one notices the
+other.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _log = log.get("kernel")
 
 
 def final_mac(link: Link, settings: SetupSettings) -> str | None:
-    """Return the hardware address that the interface shall have while it owns addresses; None: what it has.
+    """Return the hardware address for the interface while it owns addresses; None: the one that it has.
 
-    An interface that is there already keeps its own, unless an address is given. In mode passthru it is the
-    parent's, which is not ours to choose.
+    An existing interface keeps its own, unless an address is given. In mode passthru it is the parent's,
+    which is not ours to choose.
     """
     choice = settings.mac_address
     if isinstance(choice, str):
@@ -52,13 +52,13 @@ def final_mac(link: Link, settings: SetupSettings) -> str | None:
 
 
 def probing_mac() -> str:
-    """Return a hardware address to probe with: an owner with the final one would look like oneself."""
+    """Return a hardware address to probe with: an owner with the final one would look like this pod."""
     octets = random.SystemRandom().randbytes(6)
     return bytes([(octets[0] | 0x02) & 0xFE, *octets[1:]]).hex(":")
 
 
 def prepare(netlink: Netlink, link: Link, mac: str | None, *, is_claimed: bool) -> Link:
-    """Return the interface, up, and with a hardware address to probe with if it has nothing yet.
+    """Return the interface, up, and with a hardware address to probe with if nothing is claimed yet.
 
     Raises:
         RefusedError: another pod of the node has its hardware address, or the kernel refuses.
@@ -74,7 +74,7 @@ def prepare(netlink: Netlink, link: Link, mac: str | None, *, is_claimed: bool) 
 
 
 def take(netlink: Netlink, link: Link, address: IPAddress, mac: str | None) -> str | None:
-    """Have hardware addresses say that this pod owns `address`; return who does if another of the node does.
+    """Lock `address` for this pod by hardware addresses; return the owner if another pod of the node has it.
 
     Raises:
         RefusedError: the kernel refuses for another reason.
@@ -90,12 +90,12 @@ def take(netlink: Netlink, link: Link, address: IPAddress, mac: str | None) -> s
 
 
 def is_deaf(link: Link) -> bool:
-    """Say whether pods of the same node hear nothing of each other on this interface."""
+    """Say whether pods of the same node cannot hear each other on this interface."""
     return link.macvlan_mode in _DEAF
 
 
 def mark(netlink: Netlink, link: Link, addresses: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
-    """Hold the locks for addresses that are about to be claimed; return which other pods of the node hold.
+    """Take the locks for addresses that are about to be claimed; return those that other pods hold.
 
     Raises:
         RefusedError: the kernel refuses for another reason.
@@ -110,7 +110,7 @@ def mark(netlink: Netlink, link: Link, addresses: Sequence[IPAddress]) -> Mappin
 
 @contextmanager
 def ear(netlink: Netlink, link: Link) -> Iterator[Link]:
-    """Give an interface on the same parent on which pods in mode bridge are heard.
+    """Provide an interface on the same parent that hears pods in mode bridge.
 
     Raises:
         RefusedError: the kernel refuses.
@@ -142,17 +142,17 @@ def _another_pod(mac: str) -> str:
 
 
 def _hold(netlink: Netlink, link: Link, mac: str) -> bool:
-    """Hold a hardware address by an interface of its own, which receives and sends nothing."""
+    """Hold a hardware address with an extra interface, which receives and sends nothing."""
     name = _lock_name(mac)
     if netlink.link(name) is None:
         try:
             netlink.add_beside(name, link, mac, "source")  # with an empty list it receives nothing
         except RefusedError as error:
             if not is_deaf(link):
-                # Without locks: those that can be heard are heard.
+                # Go on without locks: pods that can be heard are still noticed.
                 _log.warning("pods in macvlan mode private or vepa cannot be noticed", error=error.what)
                 return True
-            raise _deaf_to_all(link, "the claim cannot be marked on its parent", error) from None
+            raise _deaf_to_all(link, "the lock for the claim cannot be set on its parent", error) from None
     lock = netlink.link(name)
     if lock is not None and (lock.is_up or netlink.try_up(lock)):
         return True
@@ -172,7 +172,7 @@ def _delete(netlink: Netlink, name: str) -> None:
 
 
 def release(netlink: Netlink, addresses: Collection[IPAddress]) -> None:
-    """Let go of the locks for all addresses but these."""
+    """Release all locks except those for these addresses."""
     kept = {_lock_name(derived_mac(address)) for address in addresses}
     for link in netlink.links():
         if is_lock(link) and link.name not in kept:

@@ -1,4 +1,4 @@
-"""The macvlan interface: used as it is where somebody made it, else created on the parent interface."""
+"""The macvlan interface: used as it is if it exists, else created on the parent interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = log.get("kernel")
 
 
 def ensure_interface(own: Netlink, settings: SetupSettings) -> Link:
-    """Return the egress interface; create it where it is not there.
+    """Return the egress interface; create it if it does not exist.
 
     Raises:
         RefusedError: there is no parent to create it on, or the kernel refuses.
@@ -43,10 +43,10 @@ def ensure_interface(own: Netlink, settings: SetupSettings) -> Link:
 
 
 def parent_outside(own: Netlink, settings: SetupSettings) -> Link | None:
-    """Return the parent of the egress interface where it is in the pod's own namespace; None elsewhere.
+    """Return the parent of the egress interface if it is in the pod's own namespace; None otherwise.
 
-    It is on the outside network as its macvlan is. Not so where it is the pod's first interface: clients come
-    in by it, too.
+    It is on the outside network, as its macvlan is. None also if it is the pod's first interface: clients
+    come in by it, too.
 
     Raises:
         RefusedError: there is no parent to create the egress interface on.
@@ -102,17 +102,17 @@ def _create(own: Netlink, settings: SetupSettings) -> None:
 
 
 def _parent_netns(own: Netlink, settings: SetupSettings) -> Path | None:
-    """Choose the namespace of the parent interface; None is the own one."""
+    """Choose the namespace of the parent interface; None: that of this process."""
     if settings.parent_netns is not None:
         return None if namespaces.is_own(settings.parent_netns) else settings.parent_netns
     if settings.parent_interface is not None and own.link(settings.parent_interface) is not None:
         return None
-    # Not `exists`, which follows the link and may be forbidden to: entering it then says what to grant.
+    # Not `exists`, which follows the link and may lack permission: entering it then says what to grant.
     return _HOST if os.path.lexists(_HOST) and not namespaces.is_own(_HOST) else None
 
 
 def _refuse_taken(there: Netlink, settings: SetupSettings) -> None:
-    """Refuse an address of the parent's stack; no probe finds it, as a macvlan never meets its parent."""
+    """Refuse an address of the parent's stack; no probe finds it, as a macvlan cannot reach its parent."""
     for source in settings.sources:
         holder = there.holder(source.address)
         if holder is not None:

@@ -1,4 +1,4 @@
-"""The hardware address of an interface, changed while it is up, and those of its neighbours."""
+"""Sets the hardware address of an interface while it is up, and those of its neighbours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def set_mac(index: int, mac: bytes) -> None:
 
 
 def set_neighbour(index: int, address: IPAddress, mac: bytes) -> None:
-    """Tell the kernel which hardware address a neighbour has; it uses it at once, and verifies it later.
+    """Tell the kernel a neighbour's hardware address, which it uses at once and verifies later.
 
     Raises:
         OSError: the kernel refuses.

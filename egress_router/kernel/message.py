@@ -1,4 +1,4 @@
-"""A netlink message as pyroute2 decodes it, read with types: a value of another type is an error here."""
+"""A netlink message as pyroute2 decodes it, read with types: a value of a wrong type is an error here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Decoded(Protocol):
-    """What pyroute2 gives for a message or a nested attribute."""
+    """What pyroute2 returns for a message or a nested attribute."""
 
     def __getitem__(self, name: str, /) -> object:
         """Return a field of the header."""
@@ -53,7 +53,7 @@ class Message:
 
 
 def _decoded(value: object, name: str) -> Decoded:
-    # Every structure of pyroute2 is a dictionary, those with attributes have `get_attr` besides.
+    # Every structure of pyroute2 is a dictionary; those with attributes also have `get_attr`.
     return cast("Decoded", _typed(value, dict, name))
 
 

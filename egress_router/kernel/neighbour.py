@@ -37,16 +37,16 @@ def mac_text(mac: bytes) -> str:
 def probe(address: IPAddress, mac: bytes) -> bytes:
     """Return the frame that asks who has `address` without claiming it."""
     if isinstance(address, IPv4Address):
-        # RFC 5227 1.1: the sender's address is all zero, so that no cache on the wire is polluted.
+        # RFC 5227 1.1: the sender's address is all zero, so that no cache on the wire learns it.
         return _arp(_REQUEST, mac, IPv4Address(0), address, b"\x00" * 6)
     group = IPv6Address(int(IPv6Address("ff02::1:ff00:0")) | int(address) & 0xFFFFFF)
     return _icmpv6(mac, _UNSPECIFIED, group, _SOLICITATION, 0, address.packed)
 
 
 def announcements(address: IPAddress, mac: bytes) -> tuple[bytes, ...]:
-    """Return the frames that make every cache on the wire learn that `address` is at `mac`.
+    """Return the frames from which every cache on the wire learns that `address` is at `mac`.
 
-    For IPv4 as a request and as a reply: some switches and hosts learn from only one of the two.
+    For IPv4 a request and a reply: some switches and hosts learn from only one of the two.
     """
     if isinstance(address, IPv4Address):
         request = _arp(_REQUEST, mac, address, address, b"\x00" * 6)
@@ -76,7 +76,7 @@ def _arp_rival(body: bytes, address: IPv4Address, mac: bytes) -> bytes | None:
     hardware, protocol, _, _, operation, sender_mac, sender, _, target = _ARP.unpack_from(body)
     if (hardware, protocol) != (1, 0x0800) or sender_mac == mac:
         return None
-    # RFC 5227 2.1.1: any ARP packet that names it as its sender, or another station's probe for it.
+    # RFC 5227 2.1.1: any ARP packet with the address as its sender, or another station's probe for it.
     probing = operation == _REQUEST and sender == b"\x00" * 4 and target == address.packed
     return bytes(sender_mac) if sender == address.packed or probing else None
 
@@ -87,7 +87,7 @@ def _icmpv6(
     message = struct.pack("!BBHI", kind, 0, 0, flags) + body
     pseudo = source.packed + destination.packed + struct.pack("!II", len(message), _ICMPV6)
     message = message[:2] + struct.pack("!H", _checksum(pseudo + message)) + message[4:]
-    # Hop limit 255 shows that no router passed it on (RFC 4861 7.1.1).
+    # Hop limit 255 shows that no router forwarded it (RFC 4861 7.1.1).
     header = struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, 255) + source.packed + destination.packed
     group_mac = b"\x33\x33" + destination.packed[-4:]  # RFC 2464 7
     return group_mac + mac + _ETHERTYPE_IPV6.to_bytes(2, "big") + header + message

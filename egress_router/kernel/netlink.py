@@ -1,6 +1,6 @@
-"""rtnetlink of one network namespace with typed values: the one place that talks to pyroute2.
+"""rtnetlink of one network namespace with typed values: the only place that uses pyroute2.
 
-What the kernel refuses comes out as `RefusedError`, with what to grant.
+What the kernel refuses becomes a `RefusedError`, which says what to grant.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAIN_TABLE = 254
 # linux/neighbour.h, linux/if_link.h
 _NUD_NONE, _NTF_USE, _ADDR_GEN_NONE = 0, 0x01, 1
-_NODAD = 0x02  # IFA_F_NODAD: the probe was ours
+_NODAD = 0x02  # IFA_F_NODAD: we have probed already
 _NO_ARP = 0x80  # IFF_NOARP (linux/if.h)
 
 
@@ -43,15 +43,15 @@ class Netlink:
     """A netlink socket of one namespace (default: the process's own); close it with `with`."""
 
     def __init__(self, netns: Path | None = None) -> None:
-        # Loaded here: 16 MB that `setup` need not have while nft takes 60 for 30,000 rules.
+        # Loaded late: it takes 16 MB, which `setup` can do without while nft takes 60 MB for 30,000 rules.
         from egress_router.kernel.pyroute2_loading import IPRoute  # noqa: PLC0415
 
         if netns is None:
             self._ipr = IPRoute()
         else:
-            # DGRAM, because asyncio inside pyroute2 takes no RAW socket; netlink knows no difference.
-            made = namespaces.open_socket(netns, socket.AF_NETLINK, socket.SOCK_DGRAM, 0)
-            self._ipr = IPRoute(fileno=made.detach())
+            # DGRAM, because asyncio inside pyroute2 accepts no RAW socket; for netlink they are the same.
+            sock = namespaces.open_socket(netns, socket.AF_NETLINK, socket.SOCK_DGRAM, 0)
+            self._ipr = IPRoute(fileno=sock.detach())
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +68,7 @@ class Netlink:
         return tuple(read_link(Message(message)) for message in self._ipr.get_links())
 
     def link(self, name: str) -> Link | None:
-        """Return the interface of this name; None where there is none."""
+        """Return the interface with this name; None if there is none."""
         from egress_router.kernel.pyroute2_loading import NetlinkError  # noqa: PLC0415 (as above)
 
         try:
@@ -82,8 +82,8 @@ class Netlink:
     def add_macvlan(self, name: str, parent: Link, mode: str, netns: int) -> None:
         """Create a macvlan interface on `parent`, directly in the namespace of the descriptor `netns`.
 
-        IFLA_NET_NS_FD makes the kernel look the parent up here and create the link there in one step, so no
-        half-made interface is ever left in the parent's namespace.
+        With IFLA_NET_NS_FD the kernel looks the parent up here and creates the link there in one step, so no
+        unfinished interface is ever left in the parent's namespace.
         """
         with _refused(f"cannot create the macvlan interface {name} on {parent.name}"):
             self._ipr.link(
@@ -99,8 +99,9 @@ class Netlink:
     def add_beside(self, name: str, beside: Link, mac: str, mode: str) -> None:
         """Create a macvlan beside another one, on the same parent, on which the kernel sends nothing.
 
-        A macvlan on a macvlan becomes one on that one's parent, wherever it is (macvlan_common_newlink). The
-        kernel answers no ARP request there, and without a link-local address it sends nothing.
+        A macvlan on a macvlan becomes a macvlan on the parent of the other, in whatever namespace it is
+        (macvlan_common_newlink). The kernel answers no ARP request there, and without a link-local address it
+        sends nothing.
         """
         with _refused(f"cannot create {name} beside {beside.name}"):
             self._ipr.link(
@@ -108,7 +109,7 @@ class Netlink:
             )
             index = self._ipr.link_lookup(ifname=name)[0]
             self._ipr.link("set", index=index, ifalias=MADE, flags=_NO_ARP, change=_NO_ARP)
-            # Not at its creation: the kernel knows IFLA_INET6_ADDR_GEN_MODE only once the interface is there.
+            # Not at its creation: the kernel accepts IFLA_INET6_ADDR_GEN_MODE only once the interface exists.
             self._ipr.link(
                 "set",
                 index=index,
@@ -118,21 +119,21 @@ class Netlink:
             )
 
     def mark_made(self, link: Link) -> None:
-        """Note on an interface that it is ours."""
+        """Mark an interface as ours."""
         with _refused(f"cannot mark {link.name}"):
             self._ipr.link("set", index=link.index, ifalias=MADE)
 
     def delete_link(self, link: Link) -> None:
-        """Delete an interface; one that has gone meanwhile is no error."""
+        """Delete an interface; it is no error if it is already gone."""
         with _refused(f"cannot delete {link.name}", harmless=errno.ENODEV):
             self._ipr.link("del", index=link.index)
 
     def set_mac(self, link: Link, mac: str) -> bool:
-        """Give an interface a hardware address; False where another macvlan of its parent has it."""
+        """Give an interface a hardware address; False if another macvlan of its parent has it."""
         return self._unless_taken(f"cannot give {link.name} the address {mac}", link, address=mac)
 
     def try_up(self, link: Link) -> bool:
-        """Bring an interface up; False where another macvlan of its parent has its hardware address."""
+        """Bring an interface up; False if another macvlan of its parent has its hardware address."""
         return self._unless_taken(f"cannot bring {link.name} up", link, state="up")
 
     def _unless_taken(self, what: str, link: Link, **change: object) -> bool:
@@ -148,10 +149,10 @@ class Netlink:
         return True
 
     def announce(self, index: int, address: IPAddress) -> None:
-        """Have the kernel send three ARP announcements of an own IPv4 address, now and 1 and 2 s from now.
+        """Make the kernel send three ARP announcements of an own IPv4 address: now, after 1 s and after 2 s.
 
-        It does so by itself, also when this process has ended: the request to find the neighbour with this
-        address is an ARP request from it for itself (RFC 5227 3).
+        It does so by itself, even after this process has ended: to resolve the address as a neighbour, the
+        kernel sends ARP requests from the address for itself (RFC 5227 3).
         """
         with _refused(f"cannot announce {address}"):
             self._ipr.neigh("replace", ifindex=index, dst=str(address), state=_NUD_NONE, flags=_NTF_USE)
@@ -166,7 +167,7 @@ class Netlink:
         return tuple(read_address(Message(message)) for message in self._ipr.get_addr(index=index))
 
     def holder(self, address: IPAddress) -> Link | None:
-        """Return the interface that has this address; None where none has."""
+        """Return the interface that has this address; None if there is none."""
         return next(
             (
                 link
@@ -189,7 +190,7 @@ class Netlink:
             )
 
     def delete_address(self, index: int, known: Address) -> None:
-        """Take an address off an interface."""
+        """Remove an address from an interface."""
         with _refused(f"cannot delete the address {known.address}/{known.prefix}"):
             self._ipr.addr(
                 "del",
@@ -211,12 +212,12 @@ class Netlink:
         return tuple(route for route in found if route is not None)
 
     def replace_route(self, route: Route, version: int, table: int = MAIN_TABLE) -> None:
-        """Add a route, or put it in the place of the one with the same destination and metric."""
+        """Add a route, or replace the one with the same destination and metric."""
         with _refused(f"cannot set the route to {route.destination or 'default'} via {route.gateway}"):
             self._ipr.route("replace", **new_route_fields(route, version, table))
 
     def delete_route(self, route: Route, version: int, table: int = MAIN_TABLE) -> None:
-        """Delete a route; one that has gone meanwhile is no error."""
+        """Delete a route; it is no error if it is already gone."""
         with _refused(f"cannot delete the route to {route.destination or 'default'}", harmless=errno.ESRCH):
             self._ipr.route("del", **route_fields(route, version, table))
 
@@ -230,7 +231,7 @@ class Netlink:
         )
 
     def add_mark_rule(self, version: int, mark: int, table: int, priority: int) -> None:
-        """Have packets with this mark use this table."""
+        """Make packets with this mark use this table."""
         with _refused("cannot set the policy route for replies"):
             self._ipr.rule(
                 "add",

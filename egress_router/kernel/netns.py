@@ -1,7 +1,7 @@
 """Sockets of another network namespace, without moving this process there.
 
 A socket belongs to the namespace in which it was opened, for its whole life (network_namespaces(7)), and
-setns(2) moves only the calling thread; so a short-lived thread opens what is asked for.
+setns(2) moves only the calling thread; so a short-lived thread opens the socket.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
 def is_own(netns: Path) -> bool:
-    """Say whether `netns` is the namespace of this process; False too where it cannot be seen."""
+    """Say whether `netns` is the namespace of this process; False also if it cannot be read."""
     try:
         return netns.samefile(OWN)
     except OSError:
@@ -75,7 +75,7 @@ def _enter(netns: Path) -> None:
 
 
 def _refusal(netns: Path, code: int) -> RefusedError:
-    if code == errno.EINVAL:  # setns(2): the file is none of a network namespace
+    if code == errno.EINVAL:  # setns(2): the file is not a network namespace
         return RefusedError(f"{netns} is no network namespace", _NAME_ANOTHER)
     what = f"cannot enter the network namespace {netns} ({os.strerror(code)})"
     if code in {errno.ENOENT, errno.ENOTDIR}:

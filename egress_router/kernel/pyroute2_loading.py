@@ -1,8 +1,8 @@
 """The part of pyroute2 that is used, imported without the rest.
 
 `import pyroute2` imports all of the library (pyroute2/__init__.py: a database, connection tracking and more):
-twice the time, and 6 MB that each `setup` would have. So its package is made, but not run, while the modules
-in question are imported. Whoever imports pyroute2 later gets all of it.
+this takes twice the time, and 6 MB more in each `setup`. So its package object is created without running it
+while the modules in question are imported. A later `import pyroute2` gets all of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Routes: everything outside goes by the egress interface, what came in by the first one goes back by it.
+"""Routes: traffic to the outside uses the egress interface, replies to clients use the first interface.
 
 The default route of the pod's first interface moves into a table of its own, together with copies of that
 interface's other routes. Packets of the reply direction carry a mark (`REPLY_MARK`, set by the NAT rules)
-and use that table, so the answer to a client of any address leaves the way its question came.
+and use that table, so replies to a client with any address leave by the interface of its request.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _log = log.get("kernel")
 
 @dataclass(frozen=True, slots=True)
 class FamilyRoutes:
-    """What the two tables of one family shall hold, and what has to go from the main one.
+    """The planned routes of one family: for both tables, and what to remove from the main one.
 
-    `reply` is the whole of the reply table; `keep` and `egress` are what the main one still lacks; `lost` are
-    the networks that cannot stay on the first interface, because it has no default route.
+    `reply` is the complete reply table; `keep` and `egress` are missing in the main one; `lost` are the
+    networks that cannot stay on the first interface, because it has no default route.
     """
 
     reply: tuple[Route, ...]
@@ -58,12 +58,12 @@ def plan_family(
     """Decide the routes of one family. Pure; run again on its result it changes nothing.
 
     `main` and `saved` are what the main and the reply table hold now, `egress` is the index of the egress
-    interface, `sources` are those that the router holds, the usual one first. Without any in this family its
-    default route moves all the same, or the pod would reach the outside with its own address. `kept` are the
+    interface, `sources` are those that the router holds, the usual one first. The default route of a family
+    without sources moves too, or the pod would reach the outside with its own address. `kept` are the
     networks that stay on the first interface.
     """
     inside = [route for route in main if route.index != egress]
-    # What somebody on the first interface advertised as being on its link is for replies only.
+    # Routes that somebody on the first interface advertised are for replies only.
     advertised = [route for route in inside if route.is_advertised and route.destination is not None]
     theirs = [route for route in inside if not route.is_ours]
     defaults = [route for route in theirs if route.destination is None]
@@ -77,7 +77,7 @@ def plan_family(
     outside = [route for route in main if route.index == egress and not _is_link_local(route.destination)]
     earlier = [*(route for route in inside if route.is_ours), *outside]
     fresh = (*_missing(keep, inside), *_missing(egress_routes, outside))
-    # A new route takes the place of its twin in one step; to delete that first would leave a gap without any.
+    # A new route replaces its twin in one step; to delete the twin first would leave a gap without a route.
     displaced = {_twin(route) for route in fresh}
     old_ones = [each for each in earlier if _twin(each) not in displaced]
     return FamilyRoutes(
@@ -92,10 +92,10 @@ def plan_family(
 def cluster_networks(
     main: Sequence[Route], outside: Collection[int], kept: Sequence[IPNetwork]
 ) -> tuple[IPNetwork, ...]:
-    """Return the networks that the pod reaches by its other interfaces than those on the outside network.
+    """Return the networks that the pod reaches by interfaces that are not on the outside network.
 
-    Those of the routes that are there, and those that are kept. A route that covers public addresses is not a
-    cluster's, nor is an advertised one, which any neighbour may have sent.
+    They are the destinations of existing routes, and `kept`. Routes that cover public addresses are not the
+    cluster's, nor are advertised ones, which any neighbour may have sent.
     """
     routes = [
         route.destination
@@ -106,16 +106,16 @@ def cluster_networks(
 
 
 def needs_route(name_server: IPAddress) -> bool:
-    """Say whether a name server may be one behind a gateway. IPv4's link-local ones are: node caches."""
+    """Say whether a name server may need a gateway. IPv4 link-local ones do: they are caches of the node."""
     is_one_host = not (name_server.is_unspecified or name_server.is_multicast or name_server == _BROADCAST)
     on_link = name_server.version == 6 and name_server.is_link_local
     return is_one_host and not (name_server.is_loopback or on_link)
 
 
 def _twin(route: Route) -> tuple[object, ...]:
-    """Return the key of a route: of two with the same key, one takes the place of the other.
+    """Return the key of a route: of two with the same key, one replaces the other.
 
-    The kernel reads metric 0 of IPv6 as 1024 (IP6_RT_PRIO_USER).
+    For IPv6 the kernel takes metric 0 as 1024 (IP6_RT_PRIO_USER).
     """
     return route.destination, route.index, 0 if route.metric == _USER_METRIC else route.metric
 
@@ -133,7 +133,7 @@ def _to_keep(
 ) -> list[IPNetwork]:
     """Choose the networks that need a route of ours to stay on the first interface.
 
-    Not those that its own routes lead there, and not what the egress interface cannot do without.
+    Not those that its own routes lead there anyway, and not what the egress interface needs itself.
     """
     own = {route.destination for route in egress_routes}
     own |= {ip_network(each) for source in sources for each in (source.address, source.gateway)}
@@ -153,10 +153,10 @@ def _longest(routes: Sequence[Route], network: IPNetwork) -> int:
 def _displaced(
     saved: Sequence[Route], others: Sequence[Route], egress: int, egress_routes: Sequence[Route]
 ) -> list[Route]:
-    """Return saved routes to what is the egress subnet now: its own route took the place of their twins."""
+    """Return saved routes to what is now an egress subnet: its own route replaced their twins."""
     taken = {route.destination for route in egress_routes if route.destination is not None}
     twins = [route for route in saved if route.destination in taken and route.index != egress]
-    # One of several routes to one destination is displaced alone: the others have another metric.
+    # Of several routes to one destination only one is displaced: the others have another metric.
     there = {(_key(route), _twin(route)) for route in others}
     return [route for route in twins if (_key(route), _twin(route)) not in there]
 
@@ -202,7 +202,7 @@ def _key(route: Route) -> tuple[object, ...]:
 
 
 def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept: Sequence[IPNetwork]) -> None:
-    """Make routes and policy rules what they shall be; what is right already stays.
+    """Set up routes and policy rules; what is already right stays.
 
     Raises:
         RefusedError: the kernel refuses one of them.
@@ -232,7 +232,7 @@ def ensure_routes(netlink: Netlink, link: Link, sources: Sequence[Source], kept:
 
 
 def versions() -> tuple[int, ...]:
-    """Return the address families that this kernel speaks."""
+    """Return the address families that this kernel supports."""
     return (4, 6) if sysctl.read("net/ipv6/conf/all/forwarding") is not None else (4,)
 
 
@@ -251,16 +251,16 @@ def _ensure_reply_table(netlink: Netlink, version: int, plan: FamilyRoutes, save
 
 
 def _settle_interfaces(netlink: Netlink, version: int, plan: FamilyRoutes) -> None:
-    """Let packets in from clients whose way back is only in the reply table; take no routes from the wire.
+    """Let in clients whose return route is only in the reply table; learn no routes from the wire.
 
-    rp_filter 1 would drop those packets.
+    rp_filter 1 would drop packets from those clients.
     """
     for index in {route.index for route in plan.reply}:
         name = next((each.name for each in netlink.links() if each.index == index), None)
         if name is None:
             continue
         if version == 6:
-            # Any neighbour can advertise routes and prefixes; where this is refused, the rules drop it.
+            # Any neighbour can advertise routes and prefixes; if this is refused, our rules still drop them.
             for setting in ("accept_ra", "autoconf"):
                 sysctl.ensure(f"net/ipv6/conf/{name}/{setting}", 0)
             continue

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress, IPNetwork
     from egress_router.kernel.message import Message
 
-# The alias of an interface that `setup` made; a later run knows it by it.
+# The alias of an interface that `setup` made; a later run recognises it by this.
 MADE = "made by egress-router"
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOPREFIXROUTE = 0x200  # IFA_F_NOPREFIXROUTE: routes are set explicitly
@@ -22,11 +22,11 @@ _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _UNICAST = 1  # RTN_UNICAST; other types (local, broadcast, unreachable) are not ours to copy
 _ONLINK = 0x4  # RTNH_F_ONLINK
 _CLONED = 0x200  # RTM_F_CLONED: cached path-MTU exceptions
-# The rtm_protocol of routes that `setup` made (`ip route show proto 97`); a later run knows them by it. The
-# kernel gives it no meaning, and /etc/iproute2/rt_protos names no other program's 97.
+# The rtm_protocol of routes that `setup` made (`ip route show proto 97`); a later run recognises them by it.
+# The kernel gives it no meaning, and /etc/iproute2/rt_protos lists no other program with 97.
 _OURS = 97
 _KERNEL, _RA = 2, 9  # RTPROT_KERNEL, RTPROT_RA
-# Of a route's metrics those that say what fits through: an overlay network often says so on its routes only.
+# The metrics of a route that limit packet sizes: an overlay network often sets them on its routes only.
 _METRICS = ("mtu", "advmss")
 
 
@@ -34,8 +34,8 @@ _METRICS = ("mtu", "advmss")
 class Link:
     """One interface; `kind` is empty for a physical one.
 
-    `parent` is the index of the interface that it stands on, where that is in the same namespace;
-    `macvlan_mode` is empty for what is no macvlan.
+    `parent` is the index of the interface below it, if that is in the same namespace; `macvlan_mode` is empty
+    for an interface that is not a macvlan.
     """
 
     index: int
@@ -52,7 +52,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One address of an interface; `is_ours` when it came without a route of its own, as `setup` adds it."""
+    """One address of an interface; `is_ours`: it has no route of its own, as `setup` adds it."""
 
     address: IPAddress
     prefix: int
@@ -63,7 +63,7 @@ class Address:
 class Route:
     """One unicast route; `destination` None is the default route, `gateway` None means on the link.
 
-    `is_ours` when `setup` made it, by its protocol number; `is_advertised` when a router advertisement did.
+    `is_ours`: `setup` made it, by its protocol number; `is_advertised`: a router advertisement did.
     """
 
     destination: IPNetwork | None
@@ -163,7 +163,7 @@ def _read_metrics(nested: Message | None) -> tuple[tuple[str, int], ...]:
 
 
 def route_fields(route: Route, version: int, table: int) -> dict[str, object]:
-    """Return what tells the kernel which route is meant, as pyroute2 wants it."""
+    """Return the fields that identify a route for the kernel, as pyroute2 expects them."""
     fields: dict[str, object] = {
         "family": FAMILIES[version],
         "table": table,

@@ -9,7 +9,7 @@ ROOT = Path("/proc/sys")
 
 
 def read(name: str) -> int | None:
-    """Return the value of a sysctl (`net/ipv4/ip_forward`); None where the kernel has no such setting."""
+    """Return the value of a sysctl (`net/ipv4/ip_forward`); None if the kernel has no such setting."""
     try:
         return int((ROOT / name).read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -22,7 +22,7 @@ def is_writable(name: str) -> bool:
 
 
 def ensure(name: str, value: int) -> bool:
-    """Make a sysctl have this value; return whether it has it. Writes only when it differs."""
+    """Set a sysctl to this value; return whether it has it. Writes only if it differs."""
     if read(name) == value:
         return True
     try:
@@ -33,6 +33,6 @@ def ensure(name: str, value: int) -> bool:
 
 
 def ensure_at_most(name: str, value: int) -> bool:
-    """Make a sysctl have at most this value; return whether it has. Writes only when it is higher."""
+    """Lower a sysctl to this value; return whether it is not higher. Writes only if it is higher."""
     known = read(name)
     return (known is not None and known <= value) or ensure(name, value)

@@ -1,4 +1,4 @@
-"""Frames of a link: probes for addresses, what others say of them, and announcements."""
+"""Frames on a link: sends probes for addresses, listens for their owners, announces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from egress_router.kernel.rtnl_types import Link
 
 PROBES = 3
-PROBE_WAIT = 0.1  # seconds: at most so long before the first probe, so that pods started together differ
+PROBE_WAIT = 0.1  # seconds, at most: random wait before the first probe, so that pods started together differ
 PROBE_INTERVAL = 0.3  # seconds after each probe in which an owner's answer counts
 
 _ETH_P_ALL = 0x0003
@@ -27,7 +27,7 @@ _SOL_PACKET, _ADD_MEMBERSHIP, _ALLMULTI = 263, 1, 2  # linux/if_packet.h
 
 
 def announce(link: Link, addresses: Sequence[IPAddress]) -> None:
-    """Tell every station on the wire that the addresses are at this link.
+    """Tell every station on the wire that this link has the addresses.
 
     Raises:
         RefusedError: NET_RAW is missing, or the link went down.
@@ -42,7 +42,7 @@ def announce(link: Link, addresses: Sequence[IPAddress]) -> None:
 def probe_round(link: Link, addresses: Sequence[IPAddress]) -> dict[IPAddress, str]:
     """Run one round of probes; return the addresses that are taken and the stations that have them.
 
-    Each round has a socket of its own: what an owner sent before it went is no answer to this round.
+    Each round opens a new socket: what an owner sent before it left does not answer this round.
 
     Raises:
         RefusedError: NET_RAW is missing, or the link went down.
@@ -62,7 +62,7 @@ def probe_round(link: Link, addresses: Sequence[IPAddress]) -> dict[IPAddress, s
 
 @contextmanager
 def _packet_socket(link: Link) -> Iterator[socket.socket]:
-    """Give a socket for whole frames of a link; a failure in the block becomes a RefusedError."""
+    """Provide a socket for whole frames of a link; a failure in the block becomes a RefusedError."""
     try:
         # Protocol 0 receives nothing: frames of other interfaces would be queued until `bind`.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)

@@ -21,8 +21,8 @@ _CONTAINERS = ("initContainers", "containers")
 class Container:
     """A container that has EGRESS_* variables.
 
-    `values` are those that the manifests give; `unknown` says of others where their value comes from.
-    `files` are mounted ConfigMap keys, by path. `is_open`: variables come from elsewhere, too.
+    `values` are those that the manifests give; `unknown` says where the values of the others come from.
+    `files` are mounted ConfigMap keys, by path. `is_open`: it also has variables from sources not given here.
     """
 
     document: str
@@ -39,9 +39,9 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """What files hold: the containers that can be checked, and what is wrong with all the rest.
+    """What files hold: the containers that can be checked, and what is wrong with the rest.
 
-    `others` are egress policies and EgressRouters, which nothing has read yet.
+    `others` are egress policies and EgressRouters, which are not read yet.
     """
 
     containers: tuple[Container, ...]
@@ -52,10 +52,10 @@ class Manifests:
 def read(*files: tuple[str, str]) -> Manifests:
     """Return every container with EGRESS_* variables in the manifests of files, each a name and its text.
 
-    A ConfigMap counts for all files that are given together.
+    A ConfigMap in one file is also used for containers in the other files.
 
     Raises:
-        ConfigError: one is no YAML.
+        ConfigError: a file is not YAML.
     """
     all_objects: list[Object] = []
     problems: list[Problem] = []
@@ -78,10 +78,10 @@ def read(*files: tuple[str, str]) -> Manifests:
 
 
 def rules(file: str, text: str, variable: str) -> list[Text]:
-    """Return what the manifests of a file give as the rules of `variable`, in it or in its `_FILE`.
+    """Return the rules that the manifests of a file give in `variable`, or by its `_FILE`.
 
     Raises:
-        ConfigError: it is no YAML.
+        ConfigError: it is not YAML.
     """
     found = []
     for container in read((file, text)).containers:
@@ -97,7 +97,7 @@ def _names(config_map: Object) -> list[str]:
 
 
 def _variables(config_map: Object) -> Container:
-    """Return the variables of a ConfigMap that no container here takes, as if one did, along with others."""
+    """Return the variables of a ConfigMap that no container here uses, as if a container used them."""
     values: dict[str, Text] = {}
     problems: list[Problem] = []
     for key in _names(config_map):
@@ -171,7 +171,7 @@ class _Reader:
         )
 
     def _words(self) -> Iterator[str]:
-        """Yield what tells which program it is: the image without registry and tag, command, arguments."""
+        """Yield what identifies the program: the image without registry and tag, command, arguments."""
         yield (
             nodes.word(nodes.child(self._node, "image"))
             .rpartition("/")[2]
@@ -200,14 +200,14 @@ class _Reader:
                 self._values[name] = Text(f"{self._place} {name}", text, node)
 
     def _is_misspelt(self, name: str, node: nodes.Node | None, fields: Sequence[str]) -> bool:
-        """Complain of fields that do not exist, which leave a variable without its value."""
+        """Report fields that do not exist; the variable has no value then."""
         wrong = [(key, value) for key, value in nodes.entries(node) if key not in fields] if node else []
         for key, value in wrong:
             self._complain(value, name, f"has the field {key!r}; expected one of {', '.join(fields)}")
         return bool(wrong)
 
     def _refer(self, name: str, reference: nodes.Node) -> None:
-        """Follow a reference to a key of a ConfigMap, if it is in the same file."""
+        """Follow a reference to a key of a ConfigMap, if that is in one of the files."""
         map_name, key = (nodes.word(nodes.child(reference, each)) for each in ("name", "key"))
         found = self._maps.get((self._owner.namespace, map_name))
         if found is None:
@@ -228,7 +228,7 @@ class _Reader:
             return Text(f"{self._place} {name}", "", nodes.child(found.node, "data", key) or found.node)
 
     def _read_all(self, source: nodes.Node) -> None:
-        """Take in every key of a ConfigMap as a variable (`envFrom`)."""
+        """Read every key of a ConfigMap as a variable (`envFrom`)."""
         prefix = nodes.word(nodes.child(source, "prefix"))
         name = nodes.word(nodes.child(source, "configMapRef", "name"))
         found = self._maps.get((self._owner.namespace, name))

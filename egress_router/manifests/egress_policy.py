@@ -48,7 +48,7 @@ def read(source: str, node: nodes.Node) -> EgressPolicy:
     """Read one object.
 
     Raises:
-        ConfigError: with every error of it.
+        ConfigError: with all its errors.
     """
     reader = _Reader(source, nodes.word(nodes.child(node, "kind")))
     policy = reader.read(node)
@@ -107,7 +107,7 @@ class _Reader:
         self._refuse_others(number, to, _SELECTORS)
         given = [key for key, _ in nodes.entries(to) if key in _SELECTORS]
         if len(given) != 1:
-            if len(self.problems) > before:  # what stands in its place is named
+            if len(self.problems) > before:  # the unknown field in its place is reported already
                 return None
             self._complain(to or node, f"expected `to` with one of {' or '.join(_SELECTORS)}", number)
             return None
@@ -152,5 +152,5 @@ class _Reader:
 
 def _dns_name(text: str) -> DnsName:
     if text.startswith("*"):
-        raise AddressError(f"{text!r} is a wildcard, whose addresses nobody can look up; name each host")
+        raise AddressError(f"{text!r} is a wildcard, whose addresses cannot be looked up; name each host")
     return DnsName(parse_name(text))

@@ -56,7 +56,7 @@ def read(source: str, node: nodes.Node) -> EgressRouter:
     """Read one resource; `source` names it in errors.
 
     Raises:
-        ConfigError: with every error of it.
+        ConfigError: with all its errors.
     """
     reader = _Reader(source)
     found = reader.read(node)
@@ -105,7 +105,7 @@ class _Reader:
         )
 
     def _address(self, node: nodes.Node) -> tuple[str, str, IPAddress | None]:
-        """Return source, gateway, and the source as an address; None where it is none."""
+        """Return source, gateway, and the source as an address (None if it is not one)."""
         self._known(node, "addresses")
         source, gateway = (nodes.word(nodes.child(node, key)) for key in ("ip", "gateway"))
         address = None
@@ -148,7 +148,7 @@ class _Reader:
         self._lines.append((node, line.strip()))
 
     def _check_lines(self, addresses: frozenset[IPAddress]) -> None:
-        """Let the grammar of redirect rules say what is wrong with the rules that were made of these."""
+        """Check the lines that were made from the rules with the grammar of redirect rules."""
         if not self._lines:
             return
         text = "\n".join(line for _, line in self._lines)
@@ -160,7 +160,7 @@ class _Reader:
                 self.problems.append(Problem(self._source, place.line, each.text, each.reason))
 
     def _known(self, node: nodes.Node | None, what: str) -> nodes.Node | None:
-        """Return a mapping; complain of fields in it that do not exist."""
+        """Return `node`; report fields in it that do not exist."""
         for key, value in nodes.entries(node):
             if key not in _FIELDS[what]:
                 self._complain(value, f"{what} has the field {key!r}; expected {', '.join(_FIELDS[what])}")

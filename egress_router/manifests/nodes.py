@@ -1,8 +1,8 @@
-"""YAML as nodes that know their lines, read so that no text can do harm.
+"""YAML as nodes that know their lines, with limits against harmful texts.
 
-Nodes are made from the parser's events and no objects are built, so tags mean nothing here. An alias is one
-more reference to the same node, so nothing multiplies until somebody walks it; their number is bounded for
-that. Merge keys (`<<`) are followed once for each mapping, however many others merge it again.
+Nodes are made from the parser's events and no objects are built, so tags have no effect. An alias is one more
+reference to the same node, so aliases cost something only when the nodes are walked; the limit on their
+number is for that. Merge keys (`<<`) are followed once for each mapping, even if many others merge it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS = 8_000_000  # an object of Kubernetes has at most 1.5 MB
 MAX_NODES = 500_000
-MAX_ALIASES = 100  # manifests use a handful; three nested lists of 33 each are still walked at once
+MAX_ALIASES = 100  # manifests use a handful; three nested lists of 33 each are still walked quickly
 MAX_DEPTH = 100
 _MERGE = "tag:yaml.org,2002:merge"
 _STRING, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
-# libyaml's parser is several times as fast; a PyYAML that was built without it has its own.
+# libyaml's parser is several times as fast; a PyYAML that was built without it has only its own.
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
@@ -52,7 +52,7 @@ class Sequence:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """A mapping: keys and values as they are written, and a table of them when somebody looks a key up."""
+    """A mapping: keys and values as they are written, and a table of them, made at the first look-up."""
 
     line: int
     pairs: list[tuple[Node, Node]] = field(default_factory=list)
@@ -62,10 +62,10 @@ class Mapping:
     def table(self) -> dict[str, Node]:
         """Value by key; merged ones come first, so that the mapping's own override them.
 
-        A mapping that merges itself, however far round, adds nothing to itself.
+        A mapping that merges itself, directly or through others, adds nothing to itself.
         """
         if self._table is None:
-            self._table = {}  # what a mapping that is merged into itself gets
+            self._table = {}  # what a mapping that merges itself sees meanwhile
             merged: dict[str, Node] = {}
             for key, value in self.pairs:
                 if isinstance(key, Scalar) and key.tag == _MERGE:
@@ -87,7 +87,7 @@ class _TooMuchError(Exception):
 
 
 class _NoYamlError(Exception):
-    """The text is no YAML: on which line, and why."""
+    """The text is not YAML: on which line, and why."""
 
 
 class _Composer:
@@ -173,15 +173,15 @@ def _require(holds: bool, otherwise: str) -> None:  # noqa: FBT001 (an assertion
 
 
 def documents(name: str, text: str) -> list[tuple[int, Node]]:
-    """Return the documents that are not empty, numbered from 1 as they stand in the text.
+    """Return the documents that are not empty, each with its number in the text, from 1.
 
     Raises:
-        ConfigError: it is no YAML, or more of it than any manifest needs.
+        ConfigError: it is not YAML, or more of it than any manifest needs.
     """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError([Problem(name, None, None, f"is longer than {MAX_CHARACTERS} characters")])
     if text.lstrip().startswith(("{", "[")):
-        text = text.replace("\t", " ")  # JSON is indented with tabs, too, which YAML allows in no place
+        text = text.replace("\t", " ")  # JSON may be indented with tabs, YAML may not
     if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
         number = text.count("\n", 0, found.start()) + 1
         raise ConfigError([Problem(name, number, None, f"is not YAML: holds the character {found[0]!r}")])
@@ -222,17 +222,17 @@ def child(node: Node | None, *path: str) -> Node | None:
 
 
 def entries(node: Node | None) -> Iterable[tuple[str, Node]]:
-    """Return keys and values of a mapping, merged ones (`<<`) too; nothing where it is none."""
+    """Return keys and values of a mapping, merged ones (`<<`) too; nothing if it is not a mapping."""
     return node.table.items() if isinstance(node, Mapping) else ()
 
 
 def items(node: Node | None) -> list[Node]:
-    """Return the items of a sequence; nothing where it is none."""
+    """Return the items of a sequence; nothing if it is not one."""
     return list(node.items) if isinstance(node, Sequence) else []
 
 
 def word(node: Node | None) -> str:
-    """Return a scalar as it is written; nothing where there is none."""
+    """Return a scalar as it is written; an empty text if there is none."""
     return node.value if isinstance(node, Scalar) and node.tag != _NULL else ""
 
 

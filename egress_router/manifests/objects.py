@@ -1,4 +1,4 @@
-"""Objects of Kubernetes in a file: which of them have containers, and what in them nobody has read. Pure."""
+"""Kubernetes objects in a file: which have containers, and which variables in them were not read. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAX_SHOWN = 60  # characters of a text that is no object
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text with its place: how people name it, and the node that tells its line."""
+    """A text with its place as errors name it, and the node that knows its line."""
 
     place: str
     text: str
@@ -46,7 +46,7 @@ class Text:
 
 
 class Object:
-    """One object; `read` holds the ids of the nodes that were understood, `is_used`: others take its keys."""
+    """One object; `read` holds the ids of the nodes that were read, `is_used`: a container uses its keys."""
 
     def __init__(self, file: str, number: int, node: nodes.Node) -> None:
         self.node = node
@@ -75,7 +75,7 @@ class Object:
         """Return one key of a ConfigMap.
 
         Raises:
-            NotText: it is no string.
+            NotText: it is not a string.
         """
         node = nodes.child(self.node, "data", key)
         if node is None:
@@ -87,9 +87,9 @@ class Object:
         return [key for key, _ in nodes.entries(nodes.child(self.node, "data") or self.node)]
 
     def oversights(self) -> Iterator[Problem]:
-        """Say which EGRESS_* variables stand where they were not read: a misspelt kind, field or shape."""
+        """Say which EGRESS_* variables were not read because of a wrong kind, field or structure."""
         if self.kind == "ConfigMap" or self.kind.endswith("Secret"):
-            return  # their keys are what they like, and count where a container takes them
+            return  # their keys may have any name, and are checked where a container uses them
         found = sorted(_mentioned(self.node, self.read), key=lambda node: node.position)
         if self.kind in _POD_OF:
             for node in found:
@@ -108,10 +108,10 @@ class Object:
 
 
 def objects(file: str, text: str) -> tuple[list[Object], list[Problem]]:
-    """Return every object in the documents of a file, those in a List too, and what is no object.
+    """Return every object in a file, those in a List too, and a problem for everything else.
 
     Raises:
-        ConfigError: it is no YAML.
+        ConfigError: it is not YAML.
     """
     found: list[Object] = []
     problems: list[Problem] = []
@@ -133,7 +133,7 @@ def _no_object(place: str, node: nodes.Node) -> Problem:
 def _mentioned(root: nodes.Node, read: set[int]) -> Iterator[nodes.Scalar]:
     """Yield what looks like the name of a variable: a key, the value of `name`, an item of a list `env`.
 
-    Nodes in `read` are passed by, and so is metadata; each node is looked at once, whatever the aliases.
+    Nodes in `read` and metadata are skipped; each node is looked at once, even if aliases repeat it.
     """
     waiting: list[tuple[str, nodes.Node]] = [("", root)]
     seen = set(read)

@@ -11,16 +11,16 @@ from egress_router.errors import EgressRouterError
 if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
-MAX_ADDRESSES = 64  # of one name; if a hostile name server sends more, the rest is left out
+MAX_ADDRESSES = 64  # of one name; if a hostile name server sends more, the rest is dropped
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The addresses of a name, at least one, none twice.
 
-    `expires` is when to ask again, on the clock of the resolver; `stale` says that the name servers
-    fail and that these are the last addresses they gave. `name` is the absolute name that has them: the one
-    that was asked for, or what the search list made of it.
+    `expires` is when to ask again, on the clock of the resolver; `stale`: the name servers fail, and these
+    are the last addresses they gave. `name` is the absolute name that has them: the one that was asked for,
+    or the one that the search list made of it.
     """
 
     addresses: tuple[IPAddress, ...]
@@ -32,7 +32,7 @@ class Answer:
 class Failure(enum.Enum):
     """Why a name has no addresses.
 
-    The first two say something of the name, the last one of this router's limits, the others of the servers.
+    The first two are about the name, the last one about this router's limits, the others about the servers.
     """
 
     NO_SUCH_NAME = "no_such_name"
@@ -43,7 +43,7 @@ class Failure(enum.Enum):
 
 
 class ResolveError(EgressRouterError):
-    """A name could not be resolved; `failure` says why to programs, the message to people."""
+    """A name could not be resolved; `failure` says why for programs, the message for people."""
 
     def __init__(self, failure: Failure, message: str) -> None:
         super().__init__(message)

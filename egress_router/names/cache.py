@@ -1,4 +1,4 @@
-"""What is remembered of names, and for how long. Pure: the time is a parameter."""
+"""What is remembered about names, and for how long. Pure: the time is a parameter."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from egress_router.settings.names import NamesSettings
 
 MAX_NAMES = 10_000
-_NEGATIVE_SECONDS = (1.0, 60.0)  # bounds of what a name server may ask for
+_NEGATIVE_SECONDS = (1.0, 60.0)  # bounds of how long a denial is remembered
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 30.0  # RFC 8767 section 5: do not ask failing servers more often than this
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of one name; the name servers are not asked again before `until`.
+    """What is known about one name; the name servers are not asked again before `until`.
 
-    `answer` is what may be given out, `good_until` when it may no longer be, even if stale. Without an
-    answer, `failure` and `reason` say why. `failures` counts failed look-ups since the last good one. `since`
-    is when it was learnt.
+    `answer` may be given out until `good_until`, also as a stale one. Without an answer, `failure` and
+    `reason` say why. `failures` counts failed look-ups since the last good one. `since` is when this was
+    learnt.
     """
 
     until: float
@@ -44,7 +44,7 @@ class Entry:
         return self.last_good(now) is not None
 
     def holds(self, now: float, denial_seconds: float | None) -> bool:
-        """Whether it answers without asking; a denial, for `denial_seconds` at most."""
+        """Whether it can be used without asking; a denial, for `denial_seconds` at most."""
         if self.answer is None and denial_seconds is not None and now >= self.since + denial_seconds:
             return False
         return now < self.until
@@ -55,7 +55,7 @@ class Entry:
 
 
 def known(before: Entry | None, name: str, found: Found, now: float, settings: NamesSettings) -> Entry:
-    """Return the entry after the name servers said something conclusive, if only of one address family."""
+    """Return the entry after the name servers gave a definite answer, for one address family at least."""
     if found.addresses:
         until = now + min(max(found.ttl or 0, settings.ttl_floor), settings.ttl_ceiling)
         answer = Answer(found.addresses, until, stale=False, name=found.name)
@@ -64,7 +64,7 @@ def known(before: Entry | None, name: str, found: Found, now: float, settings: N
             return _completed(before, answer, good_until, now)
         return Entry(until, now, answer, good_until)
     shortest, longest = _NEGATIVE_SECONDS
-    # RFC 2308 section 5: a denial without an SOA record is not to be remembered.
+    # RFC 2308 section 5: a denial without an SOA record must not be remembered.
     until = now if found.ttl is None else now + min(max(found.ttl, shortest), longest)
     if found.exists:
         return Entry(until, now, failure=Failure.NO_ADDRESS, reason=f"{name} has no address")
@@ -72,15 +72,15 @@ def known(before: Entry | None, name: str, found: Found, now: float, settings: N
 
 
 def _completed(before: Entry | None, answer: Answer, good_until: float, now: float) -> Entry:
-    """Add what is remembered of the family whose query failed, and have it asked for again soon.
+    """Add the remembered addresses of the family whose query failed, and ask for it again soon.
 
-    One lost datagram must not take addresses away, least of all those of the only family that has a route.
-    They stay as long as a whole answer would stay while every query fails.
+    One lost datagram must not remove addresses, least of all those of the only family that has a route. They
+    stay as long as a complete answer would stay while every query fails.
     """
     failures = 1 if before is None else before.failures + 1
     until = min(answer.expires, now + _retry_after(failures))
     addresses = answer.addresses
-    # Another name of the search list is another thing.
+    # Another candidate of the search list is another host.
     if before is not None and (kept := before.last_good(now)) and kept.name == answer.name:
         versions = {address.version for address in addresses}
         addresses += tuple(each for each in kept.addresses if each.version not in versions)
@@ -97,7 +97,7 @@ def failed(before: Entry | None, error: ResolveError, now: float) -> Entry:
 
 
 def put_off(entry: Entry, now: float) -> Entry:
-    """Return the entry with its answer as a stale one, to be asked for again after a time that grows."""
+    """Return the entry with its answer marked as stale, to be asked for again after a growing time."""
     if entry.answer is None:
         return entry
     until = min(now + _retry_after(entry.failures), entry.good_until)
@@ -109,14 +109,14 @@ def _retry_after(failures: int) -> float:
 
 
 class Cache:
-    """Entries by name; the name that was not used for longest makes room."""
+    """Entries by name; when it is full, the least recently used name is dropped."""
 
     def __init__(self, limit: int = MAX_NAMES) -> None:
         self._limit = limit
         self._entries: OrderedDict[str, Entry] = OrderedDict()
 
     def get(self, name: str) -> Entry | None:
-        """Return what is known of a name, and note that it was used."""
+        """Return what is known about a name, and note that it was used."""
         entry = self._entries.get(name)
         if entry is not None:
             self._entries.move_to_end(name)

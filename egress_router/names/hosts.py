@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def parse_hosts(text: str) -> Mapping[str, tuple[IPAddress, ...]]:
     """Return the addresses of every name, from all lines that give it one, in their order.
 
-    Lines and names that make no sense are ignored, as the C library does.
+    Lines and names that are not valid are ignored, as the C library does.
     """
     found: dict[str, dict[IPAddress, None]] = {}
     for line in text.splitlines():

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class Found:
     """What the name servers know of a name, for `ttl` seconds; no addresses: it has none, or does not exist.
 
-    None as the `ttl` of such an answer: it is not to be remembered.
+    If there are no addresses, a `ttl` of None says that this must not be remembered.
 
-    `incomplete` says that addresses of the other family may be missing, because that query failed. `name` is
-    the candidate that has the addresses.
+    `incomplete`: addresses of one family may be missing, because that query failed. `name` is the candidate
+    that has the addresses.
     """
 
     addresses: tuple[IPAddress, ...]
@@ -35,12 +35,12 @@ class Found:
 
 
 async def look_up(servers: Servers, conf: ResolvConf, name: str, other_family_seconds: float) -> Found:
-    """Return what is known of the first of the name's candidates that has addresses.
+    """Return what is known about the first of the name's candidates that has addresses.
 
     Once one family has addresses, the other has `other_family_seconds` more: some servers never answer AAAA.
 
     Raises:
-        ResolveError: no candidate has addresses, and for one of them this could not be found out.
+        ResolveError: no candidate has addresses, and the look-up of one of them failed.
     """
     failure: ResolveError | None = None
     without: list[Found] = []
@@ -48,7 +48,7 @@ async def look_up(servers: Servers, conf: ResolvConf, name: str, other_family_se
         try:
             found = await _both_families(servers, conf, candidate, other_family_seconds)
         except ResolveError as error:
-            # As the C library does: servers that are silent now would be silent for the next name, too.
+            # As the C library does: servers that are silent now would be silent for the next candidate, too.
             if error.failure is Failure.TIMEOUT:
                 raise
             failure = failure or error
@@ -80,7 +80,7 @@ def _has_addresses(task: asyncio.Task[Records]) -> bool:
 
 
 def combined(results: Sequence[Records | BaseException]) -> Found:
-    """Put the answers of both families together; one that failed does not spoil the other.
+    """Combine the answers of both families; a family that failed does not affect the other.
 
     Raises:
         ResolveError: no family has addresses, and one of them failed.
@@ -96,7 +96,7 @@ def combined(results: Sequence[Records | BaseException]) -> Found:
         ttl = _least(answer.ttl for answer in usable)
         return Found(tuple(addresses)[:MAX_ADDRESSES], ttl, exists=True, incomplete=bool(faults))
     exists = all(answer.exists for answer in answers)
-    # RFC 8020: NXDOMAIN speaks of the name, whatever type was asked for.
+    # RFC 8020: NXDOMAIN is about the name, whatever type was asked for.
     if faults and exists:
         raise faults[0]
     return Found((), _least(answer.ttl for answer in answers), exists=exists)

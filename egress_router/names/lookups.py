@@ -1,4 +1,4 @@
-"""Look-ups that are under way: shared by all who ask for a name, bounded, ended when nobody waits."""
+"""Running look-ups: shared by all who ask for a name, limited in number, ended when nobody waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Lookup:
-    """One look-up. `clients` counts who waits for it; `renews` says that it goes on without anybody."""
+    """One look-up. `clients` counts the waiters of each client; `renews`: it goes on even if nobody waits."""
 
     __slots__ = ("clients", "future", "name", "renews", "task")
 
@@ -25,7 +25,7 @@ class _Lookup:
         self.name = name
         self.renews = renews
         self.clients: Counter[Hashable] = Counter()
-        # Those who wait hold the future, not the task: the task may be cancelled and begun anew.
+        # Waiters hold the future, not the task: the task may be cancelled and started again.
         self.future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[Entry] | None = None
 
@@ -43,44 +43,44 @@ class Lookups:
         self._settings = settings
         self._metrics = metrics
         self._by_name: dict[str, _Lookup] = {}
-        self._waited_for: Counter[Hashable] = Counter()  # different look-ups that a client waits for
+        self._waited_for: Counter[Hashable] = Counter()  # how many look-ups each client waits for
         self._renewals = 0
 
     def __len__(self) -> int:
         return len(self._by_name)
 
     def renew(self, name: str) -> bool:
-        """Have a name looked up that has last good addresses, whether anybody waits for it or not.
+        """Look up a name that has last good addresses, whether anybody waits for it or not.
 
-        Half of the look-ups at most may be of this kind; False says that there were too many.
+        At most half of the look-ups may be of this kind; False: there were too many.
         """
         known = self._by_name.get(name)
         if known is None:
-            if len(self._by_name) >= self._settings.max_lookups or self._has_no_renewal():
+            if len(self._by_name) >= self._settings.max_lookups or self._too_many_renewals():
                 self._count_limit("dns_lookups")
                 return False
             self._begin(name, renews=True)
-        elif not known.renews and not self._has_no_renewal():
+        elif not known.renews and not self._too_many_renewals():
             known.renews = True
             self._renewals += 1
         return True
 
     async def wait(self, name: str, client: Hashable, seconds: float | None = None) -> Entry | None:
-        """Return what the look-up of a name gives; None where it takes longer than `seconds`.
+        """Return the result of the look-up of a name; None if it takes longer than `seconds`.
 
         Raises:
-            ResolveError: OVER_LIMIT; too many names are being looked up, in all or for this client.
+            ResolveError: OVER_LIMIT; too many names are being looked up, in total or for this client.
         """
         lookup = self._entered(name, client)
         try:
-            # Unlike awaiting the future, this leaves it alone when the waiter is cancelled.
+            # Unlike awaiting the future, this does not cancel it when the waiter is cancelled.
             await asyncio.wait({lookup.future}, timeout=seconds)
         finally:
             self._leave(lookup, client)
         return lookup.future.result() if lookup.future.done() else None
 
     def restart(self) -> None:
-        """Begin every look-up anew, because what it began with has changed; those who wait go on waiting."""
+        """Start every look-up again, because its configuration has changed; those who wait go on waiting."""
         for lookup in self._by_name.values():
             self._run(lookup)
 
@@ -111,15 +111,15 @@ class Lookups:
         return lookup
 
     def _made_room(self) -> bool:
-        """End the look-up of clients that has gone on longest; False: there is none.
+        """End the oldest look-up that only clients wait for; False: there is none.
 
-        An honest name has its answer within milliseconds. So only names with silent servers can use up the
-        limit for long, and other clients need not wait for them, however many there are.
+        A normal name is answered within milliseconds. So only names with silent servers can use up the limit
+        for long, and they must not keep other clients waiting, however many there are.
         """
         for lookup in self._by_name.values():
             if not lookup.renews and None not in lookup.clients:
                 lookup.future.set_exception(_over_limit(lookup.name))
-                lookup.future.exception()  # not a fault, even if nobody waits for it any more
+                lookup.future.exception()  # read, so that asyncio does not report it if nobody waits any more
                 self._end(lookup)
                 return True
         return False
@@ -139,7 +139,7 @@ class Lookups:
         if not self._waited_for[client]:
             del self._waited_for[client]
 
-    def _has_no_renewal(self) -> bool:
+    def _too_many_renewals(self) -> bool:
         return self._renewals >= max(self._settings.max_lookups // 2, 1)
 
     def _begin(self, name: str, *, renews: bool) -> _Lookup:
@@ -157,7 +157,7 @@ class Lookups:
 
     def _done(self, lookup: _Lookup, task: asyncio.Task[Entry]) -> None:
         if task is not lookup.task or lookup.future.done():
-            return  # it was begun anew, or ended
+            return  # it was started again, or ended
         if task.cancelled():
             lookup.future.cancel()
         elif (error := task.exception()) is not None:

@@ -1,6 +1,6 @@
-"""One question out, and what a reply says to it. Knows no socket.
+"""Makes one question and reads the reply to it. Uses no socket.
 
-Here it is decided what a reply is worth: RFC 5452 section 9 says when it belongs to our question.
+Here it is decided whether a reply is used: RFC 5452 section 9 says when it belongs to our question.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FAMILIES: Final = (Kind.A, Kind.AAAA)
 
-# The size that passes unfragmented nearly everywhere (DNS flag day 2020); fragments can be forged.
+# This size passes without fragmentation nearly everywhere (DNS flag day 2020); fragments can be forged.
 _UDP_PAYLOAD = 1232
 _MAX_CHAIN = 15  # aliases that are followed, one after the other
 _HEADER = struct.Struct("!HHHHHH")  # id, flags, and how many records each section has
@@ -37,7 +37,7 @@ _CODES = {
     9: "NOTAUTH",
     16: "BADVERS",
 }
-# Servers that could not read the question may leave it out.
+# With these codes a server may leave out the question: it could not read it.
 _WITHOUT_QUESTION = {_FORMERR, _SERVFAIL, _NOTIMP, _REFUSED}
 
 
@@ -58,10 +58,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """A server's conclusive answer: the addresses of one family, for `ttl` seconds.
+    """A server's definite answer: the addresses of one family, for `ttl` seconds.
 
-    No addresses: the name has none of this family, or, where `exists` is False, does not exist. None as the
-    `ttl` of such an answer: it does not say for how long, so it is not remembered (RFC 2308 section 5).
+    No addresses: the name has none of this family or, if `exists` is False, does not exist. Such an answer
+    with a `ttl` of None does not say for how long, so it is not remembered (RFC 2308 section 5).
     """
 
     addresses: tuple[IPAddress, ...]
@@ -71,12 +71,12 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """The answer did not fit into a datagram; it is to be had over TCP."""
+    """The answer did not fit into a datagram; it has to be asked for over TCP."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The server answered, but not the question; `lacks_edns` where it may only have failed to read EDNS."""
+    """The server replied without an answer; `lacks_edns`: it may only have failed to understand EDNS."""
 
     reason: str
     lacks_edns: bool = False
@@ -95,13 +95,13 @@ def make_query(name: str, kind: Kind, *, edns: bool) -> Query:
 
 
 def read_reply(query: Query, wire: bytes) -> Reply | None:
-    """Return what `wire` says to `query`; None where it is no reply to it and may be forged."""
+    """Return what `wire` answers to `query`; None if it is not a reply to it, and may be forged."""
     start = _after_question(query, wire)
     if start is None:
         return None
     _, flags, _, *counts = _HEADER.unpack_from(wire)
     if flags & _TRUNCATED:
-        # A server may cut in the middle of a record, so no more of it is read.
+        # A server may cut in the middle of a record, so the rest is not read.
         return Truncated()
     sections = Sections(query.kind)
     try:
@@ -112,7 +112,7 @@ def read_reply(query: Query, wire: bytes) -> Reply | None:
 
 
 def _after_question(query: Query, wire: bytes) -> int | None:
-    """Return where the records of a reply to `query` begin; None: it is no reply to it."""
+    """Return where the records of a reply to `query` begin; None: it is not a reply to it."""
     if len(wire) < HEADER or wire[:2] != query.wire[:2]:
         return None
     _, flags, questions, *_ = _HEADER.unpack_from(wire)
@@ -129,25 +129,25 @@ def _judged(query: Query, flags: int, sections: Sections) -> Reply:
     code = (sections.extended or 0) << 4 | flags & _CODE
     if code not in {_NOERROR, _NXDOMAIN}:
         # RFC 6891 section 7: a server without EDNS says FORMERR (some: NOTIMP) and sends no OPT record.
-        stumbled = code in {_FORMERR, _NOTIMP} and query.edns and sections.extended is None
-        return Refusal(_CODES.get(code, f"response code {code}"), lacks_edns=stumbled)
+        lacks_edns = code in {_FORMERR, _NOTIMP} and query.edns and sections.extended is None
+        return Refusal(_CODES.get(code, f"response code {code}"), lacks_edns=lacks_edns)
     name, ttls = _followed(query.name, sections)
     if len(ttls) > _MAX_CHAIN:
         return Refusal("bad answer: a chain of aliases without an end")
     found = sections.data.get(name)
     if not found:
         if code == _NOERROR and not ttls and not flags & _KNOWS:
-            return Refusal("refers to other servers")  # it does not know, which is no answer
+            return Refusal("refers to other servers")  # it does not know the answer
         return Records((), _denied_for(name, ttls, sections), exists=code == _NOERROR)
     if code == _NXDOMAIN:
         return Refusal("bad answer: addresses of a name that does not exist")
-    unlike = list(dict.fromkeys(data for _, data in found))[:MAX_ADDRESSES]
-    addresses = tuple(unmapped(ip_address(data)) for data in unlike)
+    distinct = list(dict.fromkeys(data for _, data in found))[:MAX_ADDRESSES]
+    addresses = tuple(unmapped(ip_address(data)) for data in distinct)
     return Records(addresses, min([*ttls, *(ttl for ttl, _ in found)]), exists=True)
 
 
 def _followed(name: bytes, sections: Sections) -> tuple[bytes, list[int]]:
-    """Return where the aliases lead from `name`, and their TTLs; too many: the chain may have no end."""
+    """Return where the aliases of `name` lead, and their TTLs; more than `_MAX_CHAIN`: it may be a loop."""
     ttls: list[int] = []
     while name not in sections.data and name in sections.aliases and len(ttls) <= _MAX_CHAIN:
         ttl, name = sections.aliases[name]

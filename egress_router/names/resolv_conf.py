@@ -22,9 +22,9 @@ _LIMITS = {"ndots": (0, 15), "timeout": (1, 30), "attempts": (1, 5)}
 
 @dataclass(frozen=True, slots=True)
 class ResolvConf:
-    """The name servers in their order, the search list, and the options that bear on queries.
+    """The name servers in their order, the search list, and the options that affect queries.
 
-    `timeout` is the seconds that one server is given for one query, `attempts` how often all are tried.
+    `timeout` is how long to wait for one server, in seconds, `attempts` how often all are tried.
     """
 
     servers: tuple[IPAddress, ...]
@@ -37,9 +37,9 @@ class ResolvConf:
     def candidates(self, name: str) -> Iterator[str]:
         """Yield the absolute names to try for `name`, in order.
 
-        The search list is for names without a dot only, whatever `ndots` says: rules are about names as they
-        are written, and `www.example.SUFFIX` must not answer for `www.example`. With a dot at its end
-        any name is absolute.
+        The search list is only for names without a dot, whatever `ndots` says: rules are about names as they
+        are written, and `www.example.SUFFIX` must not answer for `www.example`. A name that ends in a dot is
+        absolute.
         """
         if "." in name:
             yield name.removesuffix(".")
@@ -55,7 +55,7 @@ class ResolvConf:
 
 
 def name_servers(text: str) -> tuple[IPAddress, ...]:
-    """Return every name server that the file's text lists, in its order; a link-local one with its zone."""
+    """Return every name server that the file's text lists, in order; a link-local one with its zone."""
     lines = (words for words in _lines(text) if words[0] == "nameserver")
     return tuple(address for words in lines for address in _address(words[1]))
 
@@ -66,12 +66,12 @@ def parse_resolv_conf(text: str) -> ResolvConf:
     options = {"ndots": 1, "timeout": 5, "attempts": 2}
     rotate = False
     for words in _lines(text):
-        if words[0] in {"search", "domain"}:  # the last one of either kind counts
+        if words[0] in {"search", "domain"}:  # the last line of either kind counts
             search = _suffixes(words[1:] if words[0] == "search" else words[1:2])
         elif words[0] == "options":
             rotate = rotate or "rotate" in words
             options |= dict(_numbers(words[1:]))
-    # Without a name server line, one on this machine is meant.
+    # Without a name server line, the server is on this machine.
     asked = name_servers(text)[:_MAX_SERVERS] or (IPv4Address("127.0.0.1"),)
     return ResolvConf(asked, search, rotate=rotate, **options)
 
@@ -96,7 +96,7 @@ def _suffixes(words: Sequence[str]) -> tuple[str, ...]:
         try:
             suffixes.append(parse_name(word))
         except AddressError:
-            continue  # `search .` among them: the name as it is, which is tried in any case
+            continue  # also `search .`, the name as it is, which is tried in any case
     return tuple(suffixes)
 
 

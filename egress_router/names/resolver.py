@@ -1,4 +1,4 @@
-"""Names to addresses, for everything that connects: from memory at once, from the name servers otherwise."""
+"""Names to addresses, for everything that connects: from memory if possible, else from name servers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from egress_router.names.resolv_conf import ResolvConf
     from egress_router.settings.names import NamesSettings
 
-_HOSTS_SECONDS = 5.0  # addresses from the hosts file are asked for again after so long
+_HOSTS_SECONDS = 5.0  # how long an answer from the hosts file is valid
 _LOOK_AT_FILE_SECONDS = 1.0  # while names are being looked up
 
 
@@ -84,7 +84,7 @@ class Resolver:
         return tuple(self._conf(now).candidates(name))
 
     def remember(self, name: str, addresses: tuple[IPAddress, ...]) -> None:
-        """Take these as the last good addresses of a name; name servers are asked nevertheless."""
+        """Store these as the last good addresses of a name; the name servers are still asked."""
         now = self._clock.monotonic()
         answer = Answer(addresses, now, stale=False, name=name)
         self._cache.put(name, Entry(now, now, answer, now + self._settings.stale_seconds))
@@ -117,19 +117,19 @@ class Resolver:
         return self._put_off(name, entry).answer
 
     def used_again(self, name: str, count: int) -> None:
-        """Count that the addresses of a name, which were `cached`, have served so many more requests."""
+        """Count that the addresses of a name, which were `cached`, have served `count` more requests."""
         if name.removesuffix(".") not in self._sources.hosts(self._clock.monotonic()):
             self._metrics.hits.value += count
 
     async def resolve(
         self, name: str, *, client: Hashable = None, denial_seconds: float | None = None
     ) -> Answer:
-        """Return the addresses of `name`, asking the name servers where they are not known.
+        """Return the addresses of `name`, asking the name servers if they are not known.
 
-        Whoever asks for a name that is being looked up already waits for that look-up, and it ends when the
-        last one stops waiting. How long it takes at most is what resolv.conf says. `client` is for whom: the
-        names that are looked up for one client at one time are bounded. A denial (no such name, or no
-        address) is not taken from memory if it was learnt more than `denial_seconds` ago.
+        Several requests for a name share one look-up, which ends when the last of them stops waiting.
+        resolv.conf sets how long it may take. `client` is who asks: the number of names that are looked up
+        for one client at a time is limited. A denial (no such name, or no address) is not taken from memory
+        if it was learnt more than `denial_seconds` ago.
 
         Raises:
             ResolveError: there is no such name, it has no address, the name servers fail and no last good
@@ -149,17 +149,17 @@ class Resolver:
         return entry.answer
 
     def close(self) -> None:
-        """Give up what is being looked up; those who wait for it are cancelled."""
+        """End all look-ups; those who wait for them are cancelled."""
         self._lookups.close()
         if self._next_look is not None:
             self._next_look.cancel()
 
     async def _renewed(self, name: str, entry: Entry | None, client: Hashable) -> Entry:
-        """Wait for a look-up: to its end, or only for a moment while there is a last good answer."""
+        """Wait for a look-up: to its end, or only for a moment if there is a last good answer."""
         if entry is None or not entry.serves(self._clock.monotonic()):
             self._begin_to_look()
             found = await self._lookups.wait(name, client)
-            assert found is not None  # noqa: S101 - nothing bounds this wait
+            assert found is not None  # noqa: S101 - this wait has no time limit
             return found
         if self._renew(name):
             found = await self._lookups.wait(name, None, self._settings.stale_wait_seconds)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from egress_router.names.transport import Transport
     from egress_router.names.wire import Kind
 
-# A first server that is gone would cost every look-up its whole time-out, as it does with the C library.
+# Else a first server that is gone would cost every look-up its whole timeout, as with the C library.
 _ASKED_LAST_SECONDS = 30.0
-_RECENTLY_SECONDS = 1.0  # a server that answered so long before a question counts as there
+_RECENTLY_SECONDS = 1.0  # a server that answered within this time before a question counts as alive
 _LOG = log.get("names")
 
 
@@ -33,10 +33,10 @@ class Servers:
         self._answered: dict[Server, float] = {}
 
     async def records(self, conf: ResolvConf, name: str, kind: Kind) -> Records:
-        """Return the first conclusive answer to one question.
+        """Return the first definite answer to one question.
 
         Raises:
-            ResolveError: TIMEOUT where every server was silent, SERVER_FAILURE where one of them failed.
+            ResolveError: TIMEOUT if every server was silent, SERVER_FAILURE if one of them failed.
         """
         faults: dict[Server, ServerError] = {}
         for server in self._order(conf) * conf.attempts:
@@ -66,7 +66,7 @@ class Servers:
 
     def _note_silence(self, server: Server, asked: float) -> None:
         if self._answered.get(server, 0.0) > asked - _RECENTLY_SECONDS:
-            return  # it answered another question meanwhile, so it is there
+            return  # it answered another question meanwhile, so it is alive
         if server not in self._silent_until:
             _LOG.warning("name server does not answer", server=server.address)
         self._silent_until[server] = self._clock.monotonic() + _ASKED_LAST_SECONDS

@@ -1,4 +1,4 @@
-"""One question to one name server: over UDP, and over TCP where the answer does not fit.
+"""One question to one name server: over UDP, and over TCP if the answer does not fit.
 
 Every UDP query has a socket of its own: the kernel picks its source port at random, and because the socket
 is connected it drops what other addresses send and reports a closed port at once.
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from egress_router.names.metrics import DnsMetrics
     from egress_router.names.wire import Kind
 
-_MAX_DATAGRAM = 4096  # more than EDNS offers; a longer one is cut, and then it is malformed
-# After so many wrong datagrams somebody is guessing ids. TCP cannot be forged by who does not see it.
+_MAX_DATAGRAM = 4096  # more than EDNS offers; a longer one is cut, and so malformed
+# This many wrong datagrams mean that somebody is guessing ids. TCP is safe from those who cannot see it.
 _MAX_IGNORED = 32
 _NOT_BLOCKING = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A name server: its address (with a zone where it is link-local) and port."""
+    """A name server: its address (with a zone if it is link-local) and port."""
 
     address: IPAddress
     port: int
@@ -41,21 +41,21 @@ class Server:
         return socket.AF_INET if self.address.version == 4 else socket.AF_INET6
 
     def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int]:
-        """Return what a socket connects to.
+        """Return the address for `connect`.
 
         Raises:
-            OSError: the zone is no interface of this machine.
+            OSError: the zone is not an interface of this machine.
         """
         zone = self.address.scope_id if isinstance(self.address, IPv6Address) else None
         if zone is None:
             return (str(self.address), self.port)
-        # `connect` sets the zone from the fourth field and forgets what stands behind the `%`.
+        # `connect` sets the zone from the fourth field and ignores what comes after the `%`.
         index = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
         return (str(IPv6Address(int(self.address))), self.port, 0, index)
 
 
 class ServerError(Exception):
-    """One server gave no conclusive answer; `silent` where it gave none at all in its time."""
+    """One server gave no definite answer; `silent`: it gave none at all within the timeout."""
 
     def __init__(self, reason: str, *, silent: bool = False) -> None:
         super().__init__(reason)
@@ -63,13 +63,13 @@ class ServerError(Exception):
 
 
 class Transport:
-    """Asks single servers and counts what comes of it."""
+    """Asks single servers and counts the results."""
 
     def __init__(self, counters: DnsMetrics) -> None:
         self._counters = counters
 
     async def ask(self, server: Server, name: str, kind: Kind, seconds: float) -> Records:
-        """Return what `server` says of `name` within `seconds` in all.
+        """Return what `server` answers for `name` within `seconds` in total.
 
         Raises:
             ServerError: it is silent, unreachable, refuses, or answers with something unusable.
@@ -116,10 +116,10 @@ class Transport:
 
 
 async def _over_tcp(server: Server, query: Query) -> Reply:
-    """Ask over a connection of its own; RFC 1035 4.2.2: a length of two octets precedes each message."""
+    """Ask over a new connection; RFC 1035 4.2.2: a length of two octets precedes each message."""
     loop = asyncio.get_running_loop()
     with socket.socket(server.family, socket.SOCK_STREAM | _NOT_BLOCKING) as sock:
-        # Not `loop.sock_connect`: uvloop's loses the zone. Sending waits until the socket is connected.
+        # Not `loop.sock_connect`: that of uvloop loses the zone. Sending waits until the socket is connected.
         with contextlib.suppress(BlockingIOError):
             sock.connect(server.sockaddr())
         await loop.sock_sendall(sock, len(query.wire).to_bytes(2, "big") + query.wire)

@@ -1,4 +1,4 @@
-"""A small file as a value that follows the file."""
+"""The value of a small file, which is read again when the file changes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_INTERVAL = 1.0  # seconds between two looks at the file
+_INTERVAL = 1.0  # seconds between two checks of the file
 _LOG = log.get("names")
 
 
 class WatchedFile(Generic[T]):
-    """Parses a file again when it changed. A missing file is empty; an unreadable one changes nothing."""
+    """Parses a file again when it changed. A missing file is empty; if it is unreadable, the value stays."""
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path = path
@@ -31,7 +31,7 @@ class WatchedFile(Generic[T]):
         self._value = parse("")
 
     def value(self, now: float) -> T:
-        """Return what the file says; it is looked at once a second at most, by the monotonic clock `now`."""
+        """Return what the file says; it is checked at most once a second, by the monotonic clock `now`."""
         if now >= self._next_look:
             self._next_look = now + _INTERVAL
             self._look()
@@ -40,7 +40,7 @@ class WatchedFile(Generic[T]):
     def _look(self) -> None:
         seen = signature(self._path)
         if seen != self._signature and self._read():
-            # The signature is taken before the text: a change while reading is noticed at the next look.
+            # The signature is taken before the text: a change while reading is noticed at the next check.
             self._signature = seen
 
     def _read(self) -> bool:

@@ -1,8 +1,8 @@
 """DNS messages as octets (RFC 1035 section 4): what a resolver needs is read, the rest is skipped. Pure.
 
-An answer comes from whoever owns the name, so the work on it has a bound: one step (a record, a label or a
-pointer) for each octet of the message, and a few more for short ones. What an honest server sends takes less
-than half of that. A message that needs more is refused.
+An answer may come from an attacker who owns the name, so the work on it is limited: one step (a record, a
+label or a pointer) for each octet of the message, and a few more for short ones. What an honest server sends
+takes less than half of that. A message that needs more is refused.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _CLASS_IN = 1
 _FREE_STEPS = 256
 _MAX_NAME = 255  # octets, RFC 1035 2.3.4
 _MAX_LABELS = 127  # of such a name, each with its length
-_LABEL_END = 64  # a length octet from here on is no label's ...
-_POINTER = 192  # ... and from here on it is a pointer's first one, RFC 1035 4.1.4
+_LABEL_END = 64  # from here on, a length octet is not that of a label ...
+_POINTER = 192  # ... and from here on, it is the first octet of a pointer, RFC 1035 4.1.4
 _MAX_TTL = 0x7FFFFFFF
 _LEAST_SOA = 22  # octets: two root names and five numbers
 _RECORD = struct.Struct("!HHIH")  # type, class, TTL, length of the data
@@ -46,16 +46,16 @@ class MalformedError(ValueError):
 
 
 class TooMuchWorkError(MalformedError):
-    """A message keeps the format, but reading it would take more steps than it may."""
+    """A message follows the format, but reading it would take more steps than are allowed."""
 
 
 class Sections:
     """What the records of one message say; a name is written as `name_key` does.
 
-    `data` holds the records of the type that was asked for by their owners, with their TTLs; `aliases` the
-    CNAME record of each owner; `denials` how long the SOA record of a zone lets somebody remember that a name
-    in it is missing (RFC 2308 section 5). `extended` is the upper part of the response code, None without
-    EDNS. `steps` is the work that reading has been.
+    `data` holds by owner the records of the type that was asked for, with their TTLs; `aliases` the CNAME
+    record of each owner; `denials` for each zone how long its SOA record allows to remember that a name in it
+    is missing (RFC 2308 section 5). `extended` is the upper part of the response code, None without EDNS.
+    `steps` is how much work reading was.
     """
 
     __slots__ = ("_budget", "_kind", "_names", "_wire", "aliases", "data", "denials", "extended", "steps")
@@ -73,7 +73,7 @@ class Sections:
         self._names: dict[int, bytes] = {}
 
     def read(self, wire: bytes, offset: int, counts: tuple[int, int, int]) -> None:
-        """Read from `offset` on so many answer, authority and additional records.
+        """Read, from `offset` on, `counts` answer, authority and additional records.
 
         Raises:
             MalformedError: the message breaks the format, or reading it would be too much work.
@@ -96,7 +96,7 @@ class Sections:
     def _section(
         self, offset: int, count: int, wanted: set[int], take: Callable[[int, int, int, int, int], None]
     ) -> int:
-        """Hand over the wanted records out of `count` ones; return where the section ends."""
+        """Pass the wanted ones of `count` records to `take`; return where the section ends."""
         wire, unpack = self._wire, _RECORD.unpack_from
         for _ in range(count):
             owner = offset
@@ -156,7 +156,7 @@ class Sections:
         """Return the name at `start`; one that was read before costs one step."""
         wire, names, offset = self._wire, self._names, start
         labels, parts, begin = 0, [], start
-        # A pointer leads to an earlier place, and each one farther: so there is no endless name.
+        # Each pointer must lead to an earlier place than the one before: so no name is endless.
         before = start
         while (known := names.get(offset)) is None:
             length = wire[offset]
@@ -194,7 +194,7 @@ def _lifetime(ttl: int) -> int:
 
 
 def name_key(name: str) -> bytes:
-    """Return an absolute name of ASCII labels (without its final dot) as a message has it, in lower case."""
+    """Return an absolute name of ASCII labels (without its final dot) as in a message, in lower case."""
     labels = name.lower().encode("ascii").split(b".")
     return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
 

@@ -1,7 +1,7 @@
 """The decision: may this host and port be dialled, at which addresses, and which rule says so.
 
-Pure: a decision depends on the list, the request, the addresses that its name has, and what this pod calls
-its own. How the rules are read is told in docs/decisions/http-policy.md.
+Pure: a decision depends on the list, the request, the addresses that its name has, and what belongs to this
+pod. docs/decisions/http-policy.md says how the rules are read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(enum.StrEnum):
-    """What becomes of a request; `REPORTED` would be denied, but goes on because the list is on trial."""
+    """What happens to a request; `REPORTED`: it would be denied, but the list is in report-only mode."""
 
     ALLOWED = "allowed"
     DENIED = "denied"
@@ -35,7 +35,7 @@ class Verdict(enum.StrEnum):
 
 
 class Reason(enum.StrEnum):
-    """Why a decision is as it is."""
+    """Why a request is allowed or denied."""
 
     RULE = "rule"
     NO_RULE = "no_rule"
@@ -49,7 +49,7 @@ class Reason(enum.StrEnum):
 class Decision:
     """One decision: `rule` is the line that decided, `addresses` are what may be dialled, in order.
 
-    `full_name` is what a short name stands for, where the decision is about one; `entry` is the entry of the
+    `full_name` is what a short name stands for, if the decision is about one; `entry` is the entry of the
     egress policy that denies what the list would allow.
     """
 
@@ -62,15 +62,15 @@ class Decision:
 
     @property
     def leaving(self) -> Leaving:
-        """With which source address connections leave, as the rule says."""
+        """The source address of the connections, as the rule says."""
         return None if self.rule is None else self.rule.leaving
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What belongs to this pod: its addresses, and the ports on which it serves by itself.
+    """What belongs to this pod: its addresses, and the ports on which it listens itself.
 
-    `neighbours` are the networks on the links of its own side of the egress interface: other pods, the node.
+    `neighbours` are the networks on its links other than the egress interface: other pods, the node.
     """
 
     addresses: frozenset[IPAddress]
@@ -84,16 +84,16 @@ class Own:
         return not (self.neighbours and self._is_near(address))
 
     def is_own_port(self, address: IPAddress, port: int) -> bool:
-        """Say whether to dial this would be to dial ourselves."""
+        """Say whether a connection to this would reach the router itself."""
         if port not in self.ports:
             return False
         return self._holds(address) or locality(address) in {Locality.LOOPBACK, Locality.UNSPECIFIED}
 
     def _is_near(self, address: IPAddress) -> bool:
-        meant = (address, *embedded(address)) if isinstance(address, IPv6Address) else (address,)
+        forms = (address, *embedded(address)) if isinstance(address, IPv6Address) else (address,)
         return any(
             each.version == network.version and each in network
-            for each in meant
+            for each in forms
             for network in self.neighbours
         )
 
@@ -118,10 +118,10 @@ class AccessPolicy:
         self._everything = len(self.rules) - 1 if isinstance(last, Everything) else NONE
 
     def by_name(self, name: str, port: int, full_name: str | None = None) -> Decision | None:
-        """Decide on a name before it is looked up; None where its addresses decide, too.
+        """Decide on a name before it is looked up; None if its addresses decide, too.
 
         A name that is denied whatever its addresses are is not looked up: a query, too, carries data out. A
-        short name meets the rules as it is written and under the `full_name` that it stands for.
+        short name is matched as it is written and as the `full_name` that it stands for.
         """
         if full_name == name:
             full_name = None
@@ -136,9 +136,9 @@ class AccessPolicy:
         return Decision(Verdict.DENIED, Reason.RULE, rule, full_name=full_name)
 
     def by_candidates(self, name: str, port: int, candidates: Sequence[str]) -> Decision | None:
-        """Decide on a short name before it is looked up: denied where each of its candidates is.
+        """Decide on a short name before it is looked up: it is denied if each of its candidates is.
 
-        A rule that denies one of them says more than that none allows another.
+        If a rule denies one of them, that rule is named: this tells more than that no rule allows another.
         """
         decisions = [self.by_name(name, port, candidate) for candidate in candidates]
         denied = [decision for decision in decisions if decision is not None]
@@ -157,7 +157,7 @@ class AccessPolicy:
     ) -> Decision:
         """Decide on a host whose addresses are known; for a literal they are the literal itself.
 
-        `full_name` is the name that has these addresses: for a short one, that is one of its candidates.
+        `full_name` is the name that has these addresses: for a short name, one of its candidates.
         """
         if full_name is not None and full_name == host:
             full_name = None
@@ -185,7 +185,7 @@ class AccessPolicy:
         return Decision(Verdict.DENIED, Reason.NO_RULE, None, (), full_name)
 
     def name_rule(self, name: str, port: int, full_name: str | None = None) -> Rule | None:
-        """Return the first rule that names this host, or what it stands for, or covers everything."""
+        """Return the first rule that names this host or its full name, or covers everything."""
         index = min(self._first_by_name(name, full_name, port), self._everything)
         return None if index == NONE else self.rules[index]
 
@@ -217,7 +217,7 @@ class AccessPolicy:
 
 
 def on_trial(decision: Decision, addresses: Sequence[IPAddress], own: Own) -> Decision:
-    """Return what report-only makes of a decision: a denial goes on to those addresses that are remote."""
+    """Return the decision in report-only mode: what is denied may go on, to remote addresses only."""
     if decision.verdict is not Verdict.DENIED or decision.reason is Reason.OWN_PORT:
         return decision
     remote = tuple(address for address in addresses if own.is_remote(address))
@@ -225,7 +225,7 @@ def on_trial(decision: Decision, addresses: Sequence[IPAddress], own: Own) -> De
 
 
 def guarded(decision: Decision, port: int, policy: PolicyIndex, names: NamesOf) -> Decision:
-    """Return what the egress policy leaves of a decision: of several addresses those that it allows."""
+    """Return the decision after the egress policy: of several addresses, those that it allows are left."""
     if decision.verdict is not Verdict.ALLOWED:
         return decision
     sifted = policy.sift(decision.addresses, port, names)
@@ -238,16 +238,16 @@ def guarded(decision: Decision, port: int, policy: PolicyIndex, names: NamesOf) 
 
 
 def connect_port(port: int, allowed: frozenset[int] | None) -> Decision | None:
-    """Deny a CONNECT to a port that it may not name; None where it may."""
+    """Deny a CONNECT to a port that is not allowed; None if it is."""
     if allowed is None or port in allowed:
         return None
     return Decision(Verdict.DENIED, Reason.CONNECT_PORT)
 
 
 def explanation(decision: Decision) -> str:
-    """Say in one sentence which rule decided, or that none did; holds nothing that a client sent.
+    """Say in one sentence which rule decided, or that none did.
 
-    But for the label of a short name, whose characters are harmless.
+    It holds nothing that a client sent, except the label of a short name, whose characters are harmless.
     """
     if decision.rule is not None:
         verb = "allows" if decision.rule.allows else "denies"

@@ -1,9 +1,9 @@
-"""May this address and port outside be reached, and which entry of the egress policy says so?
+"""May this external address and port be reached, and which entry of the egress policy says so?
 
 The first entry that matches address and port decides; what none matches is allowed. An entry by name matches
 the addresses that the name has at the moment; while none is known, it matches nothing. An IPv6 address
-that carries an IPv4 one (NAT64, 6to4 and their kind) is denied, too, where the IPv4 address is: a policy can
-only take away.
+that carries an IPv4 address (NAT64, 6to4 and the like) is also denied if the IPv4 address is: a policy can
+only deny more.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ALLOWED = PolicyDecision(is_allowed=True)
 
 @dataclass(frozen=True, slots=True)
 class Sifted:
-    """Of several addresses those that may be dialled, and why the first of the others may not."""
+    """Which of several addresses may be dialled, and why the first of the others may not."""
 
     allowed: tuple[IPAddress, ...]
     denial: PolicyDecision | None = None
@@ -71,10 +71,10 @@ class _Ports:
 
 
 class PolicyIndex:
-    """An egress policy made ready: a decision costs a look-up for each prefix length that occurs in it.
+    """An egress policy with an index: a decision costs a look-up for each prefix length that occurs in it.
 
-    The names that an address has at the moment are no part of it: whoever follows `policy.dns_names` passes
-    them to each decision, as `names_of` makes them.
+    It does not hold the names that an address has at the moment: whoever follows `policy.dns_names` passes
+    them to each decision, as `names_of` returns them.
     """
 
     def __init__(self, policy: EgressPolicy) -> None:
@@ -86,7 +86,7 @@ class PolicyIndex:
 
     @property
     def names(self) -> AbstractSet[str]:
-        """The names that entries name."""
+        """The names in entries."""
         return self._names.keys()
 
     def decide(
@@ -102,7 +102,7 @@ class PolicyIndex:
         return decision
 
     def sift(self, addresses: Sequence[IPAddress], port: int, names: NamesOf = NO_NAMES) -> Sifted:
-        """Decide on all addresses of a name; the denied ones are not dialled while another one may be."""
+        """Decide on all addresses of a name; if some are denied, the others may still be dialled."""
         allowed, denial = [], None
         for address in addresses:
             decision = self.decide(address, port, names)
@@ -141,9 +141,9 @@ def _earlier(one: PolicyEntry | None, other: PolicyEntry | None) -> PolicyEntry 
 
 
 def names_of(addresses: Mapping[str, Iterable[IPAddress]]) -> NamesOf:
-    """Return the names that each address has, out of the addresses that each name has."""
+    """Return the names of each address, made from the addresses of each name."""
     found: dict[IPAddress, tuple[str, ...]] = {}
-    for name, each_address in addresses.items():
-        for address in each_address:
+    for name, of_name in addresses.items():
+        for address in of_name:
             found[address] = (*found.get(address, ()), name)
     return found

@@ -1,7 +1,7 @@
 """An egress policy for redirects: which of the destinations that lines lead to are denied, as values.
 
-A router's lines are all that it can reach, so the kernel needs no policy, only which addresses and ports of
-theirs are denied. The decisions are those of `egress_policy`, made here once instead of for each connection.
+A router reaches only the destinations of its lines, so the kernel does not need the policy, only which of
+these addresses and ports are denied. `egress_policy` decides; here it is asked once, not per connection.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from egress_router.policy.egress_policy import NamesOf, PolicyIndex
 
 _LAST_PORT = 65535
-# No entry can name it, so it stands for every port that none names.
+# No entry can name it, so it stands for every port that no entry names.
 _NO_PORT = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Where a line leads to: an address, and ports of a protocol there; all of them without one."""
+    """Where a line leads: an address, and ports of a protocol there; without a protocol, everything."""
 
     address: IPAddress
     protocol: Protocol | None = None
@@ -35,7 +35,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Ports of an address that entry number `entry` denies; without a protocol: all that have no ports."""
+    """Ports of an address that entry number `entry` denies; no protocol: all protocols without ports."""
 
     address: IPAddress
     protocol: Protocol | None
@@ -45,13 +45,13 @@ class Denial:
 
 
 def denials(index: PolicyIndex, reached: Iterable[Reached], names: NamesOf = NO_NAMES) -> tuple[Denial, ...]:
-    """Return what of these destinations is denied; no two of them overlap."""
+    """Return which of these destinations are denied; no two results overlap."""
     named = _named_ports(index)
     return tuple(denial for each in _disjoint(reached) for denial in _denied(index, each, names, named))
 
 
 def _disjoint(reached: Iterable[Reached]) -> Iterator[Reached]:
-    """Yield the same destinations, none of them twice: sets of ranges in the kernel take no overlaps."""
+    """Yield the same destinations without overlaps, which range sets in the kernel do not accept."""
     wanted = sorted(set(reached), key=lambda each: (each.first, each.last))
     whole = dict.fromkeys(each.address for each in wanted if each.protocol is None)
     yield from map(Reached, whole)
@@ -64,8 +64,8 @@ def _disjoint(reached: Iterable[Reached]) -> Iterator[Reached]:
             before[-1] = replace(before[-1], last=max(before[-1].last, each.last))
         else:
             before.append(each)
-    for each_part in parts.values():
-        yield from each_part
+    for ranges in parts.values():
+        yield from ranges
 
 
 def _named_ports(index: PolicyIndex) -> dict[Protocol, list[int]]:
@@ -91,7 +91,7 @@ def _of_protocol(
 ) -> Iterator[Denial]:
     start: int | None = None
     entry = 0
-    for first, last, port in _stretches(reached.first, reached.last, named):
+    for first, last, port in _uniform_ranges(reached.first, reached.last, named):
         decision = index.decide(reached.address, port, names, protocol)
         by = 0 if decision.is_allowed or decision.entry is None else decision.entry.number
         if start is not None and by != entry:
@@ -103,8 +103,8 @@ def _of_protocol(
             yield Denial(reached.address, protocol, start, last, entry)
 
 
-def _stretches(first: int, last: int, named: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield the ports from `first` to `last` in parts that are decided alike, and a port to ask for each."""
+def _uniform_ranges(first: int, last: int, named: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield ranges from `first` to `last` with one decision each, and a port to ask for in each."""
     position = first
     for port in named:
         if first <= port <= last:

@@ -1,4 +1,4 @@
-"""Where in a list is the first rule that matches: dictionaries instead of a walk over 50,000 rules.
+"""Finds the first rule of a list that matches, with dictionaries, not by a walk over 50,000 rules.
 
 Every look-up returns a position in the list, so that the smallest one is the rule that comes first.
 """

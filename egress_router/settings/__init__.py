@@ -1,1 +1,1 @@
-"""The environment, read once at start into typed, frozen settings; every fault of it reported together."""
+"""The environment, read once at start into typed, frozen settings; all faults are reported together."""

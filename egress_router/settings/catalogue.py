@@ -1,4 +1,4 @@
-"""All variables of all commands, and those in an environment that none of them reads."""
+"""All variables of all commands, and the variables of an environment that no command reads."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def warn_of_unknown(environ: Mapping[str, str]) -> None:
 def unknown(environ: Mapping[str, str], known: frozenset[str]) -> list[str]:
     """Return the names in `environ` that begin with EGRESS_ and are not known.
 
-    Those that Kubernetes makes for Services (`EGRESS_1_SERVICE_HOST`, `EGRESS_1_PORT_80_TCP`; its documents
-    have them under "Accessing the Service: Environment Variables") are left out; `…_SERVICE_HOST` tells them.
+    Those that Kubernetes makes for Services (`EGRESS_1_SERVICE_HOST`, `EGRESS_1_PORT_80_TCP`; see "Accessing
+    the Service: Environment Variables" in its documents) are left out; `…_SERVICE_HOST` identifies them.
     """
     services = tuple(name.removesuffix(_HOST) for name in environ if name.endswith(_HOST))
     of_services = tuple(f"{service}_{word}" for service in services for word in ("SERVICE_", "PORT"))

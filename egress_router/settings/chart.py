@@ -1,4 +1,4 @@
-"""What the Helm chart calls the variables that it sets, so that an error names what its reader can change."""
+"""The Helm chart's values for the variables that it sets: errors name them, as the reader can change them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHART_VALUES = Variable(
 
 
 def chart_values(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the chart's value by variable; none where they are not given, or not as expected."""
+    """Return the chart's value by variable; empty if they are not given, or not as expected."""
     try:
         return _pairs(environ.get(CHART_VALUES.name, ""))
     except ValueError:
@@ -37,18 +37,18 @@ def chart_values(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_chart_values(message: str, values: Mapping[str, str]) -> str:
-    """Return a message with the chart's value behind each variable that it sets, once a line."""
+    """Return a message with the chart's value after each variable that it sets, once a line."""
     return "\n".join(_line(line, values) for line in message.split("\n"))
 
 
 def _line(line: str, values: Mapping[str, str]) -> str:
-    told: set[str] = set()
+    seen: set[str] = set()
 
-    def tell(found: re.Match[str]) -> str:
+    def with_value(found: re.Match[str]) -> str:
         name = found[0]
-        if name in told or name not in values:
+        if name in seen or name not in values:
             return name
-        told.add(name)
+        seen.add(name)
         return f"{name} (chart value {values[name]})"
 
-    return _NAME.sub(tell, line)
+    return _NAME.sub(with_value, line)

@@ -1,4 +1,4 @@
-"""EGRESS_CLUSTER_CIDRS: the networks that stay on the pod's first interface, and which cannot."""
+"""EGRESS_CLUSTER_CIDRS: the networks that stay on the pod's first interface, and which cannot be given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from egress_router.settings.variables import Variable, each
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# What nobody outside can be reached at (the IANA special-purpose registries, RFC 6890); no two overlap.
+# Addresses that are not public (the IANA special-purpose registries, RFC 6890); no two networks overlap.
 _NOT_PUBLIC = tuple(
     IPv4Network(text)
     for text in (
@@ -31,13 +31,13 @@ _NOT_PUBLIC = tuple(
     )
 )
 _PUBLIC_V6 = IPv6Network("2000::/3")  # RFC 4291 2.4: all global unicast addresses are from here so far
-# More of the public addresses than a cluster has: four networks of /8 (some borrow 11, 25 or 30.0.0.0/8), one
-# of /16. It would be the default route of the first interface again, past EGRESS_SOURCE.
+# No cluster has more public addresses than this: four networks of /8 (some borrow 11, 25 or 30.0.0.0/8), one
+# of /16. More would act like the default route of the first interface again, past EGRESS_SOURCE.
 _MAX_PUBLIC = {4: 4 << 24, 6: 1 << (128 - 16)}
 
 
 def covers_public_space(networks: Iterable[IPNetwork]) -> bool:
-    """Say whether networks together hold more of the public addresses than a cluster can have."""
+    """Say whether networks together hold more public addresses than a cluster can have."""
     known = list(networks)
     four = collapse_addresses(network for network in known if isinstance(network, IPv4Network))
     six = collapse_addresses(network for network in known if isinstance(network, IPv6Network))

@@ -21,9 +21,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error")
 _MAX_WORKERS = 8
-# Of what the kernel takes (IFNAMSIZ is 16 with the closing NUL) only what means itself everywhere: in nft
-# `*` matches other interfaces and a quotation mark ends the name, `%d` is a counter, `:` an alias, and
-# `lo`, `all` and `default` are other things than an egress interface.
+# Of the names that the kernel accepts (IFNAMSIZ is 16 with the final NUL), only those without a special
+# meaning anywhere: in nft `*` matches other interfaces and a quotation mark ends the name, `%d` is a counter,
+# `:` an alias, and `lo`, `all` and `default` cannot name an egress interface.
 _INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
 _NO_INTERFACE = {".", "..", "lo", "all", "default"}
 
@@ -92,7 +92,7 @@ DRAIN_SECONDS = Variable(
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSettings:
-    """What every mode that stays needs to know; `chart_values` is told with errors."""
+    """Settings of every long-running mode; errors name the `chart_values`."""
 
     log_format: LogFormat = setting(
         Variable("EGRESS_LOG_FORMAT", "`text` or `json`", "text", one_of(*LOG_FORMATS))
@@ -111,14 +111,14 @@ class RuntimeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings(RuntimeSettings):
-    """What a mode with connections of its own needs to know beside that."""
+    """The same, and what a mode with connections of its own needs besides."""
 
     drain_seconds: float = setting(DRAIN_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
-    """What both proxies need to know."""
+    """Settings of both proxies."""
 
     runtime: ServiceSettings = group(ServiceSettings)
     access_log: bool = setting(ACCESS_LOG)

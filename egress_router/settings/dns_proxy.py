@@ -32,9 +32,9 @@ RULES = RulesVariable("EGRESS_DNS_PROXY_DESTINATION", "forwarding lines")
 
 @dataclass(frozen=True, slots=True)
 class DnsProxySettings:
-    """Everything that the TCP forwarder is told by its environment.
+    """All settings of the TCP forwarder.
 
-    `sources` are the router's addresses, of which lines may name one.
+    `sources` are the router's addresses; a line may name one of them.
     """
 
     proxy: common.ProxySettings = group(common.ProxySettings)
@@ -69,7 +69,7 @@ class DnsProxySettings:
 
     @property
     def source(self) -> GuardedSource:
-        """Where the lines come from, and the egress policy that stands before them."""
+        """Where the lines come from, and the egress policy that applies to them."""
         return GuardedSource(self.rules, self.policy)
 
 
@@ -86,7 +86,7 @@ def read_dns_proxy(environ: Mapping[str, str]) -> DnsProxySettings:
 
 
 def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Forwards]:
-    """Return how forwarding lines are read beside as much of this environment as is right by itself."""
+    """Return the parser of forwarding lines for this environment; settings with errors are left out."""
     environment = Environment(environ)
     return functools.partial(
         forward.parse,

@@ -17,16 +17,16 @@ _GROUP, _LOCAL = 0x01, 0x02  # IEEE 802 8.2: the two lowest bits of the first oc
 
 
 class MacChoice(enum.Enum):
-    """How the hardware address is chosen where none is given."""
+    """How the hardware address is chosen if none is given."""
 
     AUTO = "auto"
     RANDOM = "random"
 
 
 def derived_mac(address: IPAddress) -> str:
-    """Return the hardware address that belongs to a source address: the same at every start, on every node.
+    """Return the hardware address for a source address: the same at every start, on every node.
 
-    Locally administered, so it is no manufacturer's. Two addresses have the same one in 1 of 2**46 cases.
+    It is locally administered, so no manufacturer uses it. Two sources have the same in 1 of 2**46 cases.
     """
     octets = bytearray(hashlib.sha256(b"egress-router " + address.packed).digest()[:6])
     octets[0] = (octets[0] | _LOCAL) & ~_GROUP

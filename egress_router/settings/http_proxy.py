@@ -52,8 +52,8 @@ def _sni(text: str) -> SniMode:
 
 
 def _port_pair(text: str) -> tuple[int, int]:
-    here, colon, there = text.partition(":")
-    return parse_port(here), parse_port(there if colon else here)
+    local, colon, remote = text.partition(":")
+    return parse_port(local), parse_port(remote if colon else local)
 
 
 def _transparent_ports(text: str) -> tuple[tuple[int, int], ...]:
@@ -63,10 +63,10 @@ def _transparent_ports(text: str) -> tuple[tuple[int, int], ...]:
         pairs = each(text, _port_pair)
     except ValueError as error:
         raise ValueError(f"{error}; expected ports separated by commas, such as 443,8443:443") from None
-    here = [pair[0] for pair in pairs]
-    twice = next((port for port in here if here.count(port) > 1), None)
+    local = [pair[0] for pair in pairs]
+    twice = next((port for port in local if local.count(port) > 1), None)
     if twice is not None:
-        raise ValueError(f"port {twice} stands twice")
+        raise ValueError(f"port {twice} is given twice")
     return tuple(pairs)
 
 
@@ -83,7 +83,7 @@ TRANSPARENT_PORTS = Variable(
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Bounds that hold for every request; bytes and seconds. `held_bytes` is what one worker may hold."""
+    """Limits of every request; bytes and seconds. `held_bytes` is what one worker may hold."""
 
     head_bytes: int = setting(
         Variable(
@@ -155,9 +155,9 @@ class HttpLimits:
 
 @dataclass(frozen=True, slots=True)
 class HttpProxySettings:
-    """Everything that the HTTP proxy is told by its environment; `connect_ports` None means any port.
+    """All settings of the HTTP proxy; `connect_ports` None means any port.
 
-    `sources` are the router's addresses, of which rules may name one.
+    `sources` are the router's addresses; a rule may name one of them.
     """
 
     proxy: common.ProxySettings = group(common.ProxySettings)
@@ -195,7 +195,7 @@ class HttpProxySettings:
 
     @property
     def source(self) -> GuardedSource:
-        """Where the rules come from, and the egress policy that stands before them."""
+        """Where the rules come from, and the egress policy that applies to them."""
         return GuardedSource(self.rules, self.policy)
 
 
@@ -214,20 +214,20 @@ def read_http_proxy(environ: Mapping[str, str]) -> HttpProxySettings:
     if port is not None and port == admin_port:
         reason = "is the administration port too; choose another one, or set EGRESS_ADMIN_PORT to 0"
         environment.reject(Problem(PORT.name, None, str(port), reason))
-    for here, _ in environment.peek(TRANSPARENT_PORTS) or ():
-        taken = {port: PORT.name, admin_port: common.ADMIN_PORT.name}.get(here)
+    for local, _ in environment.peek(TRANSPARENT_PORTS) or ():
+        taken = {port: PORT.name, admin_port: common.ADMIN_PORT.name}.get(local)
         if taken is not None:
-            reason = f"port {here} is that of {taken} too; choose another one"
-            environment.reject(Problem(TRANSPARENT_PORTS.name, None, str(here), reason))
+            reason = f"port {local} is that of {taken} too; choose another one"
+            environment.reject(Problem(TRANSPARENT_PORTS.name, None, str(local), reason))
 
     def complete() -> HttpProxySettings:
-        whole_pod = required(settings)
-        held_bytes = whole_pod.limits.held_bytes // whole_pod.proxy.workers
-        return replace(whole_pod, limits=replace(whole_pod.limits, held_bytes=held_bytes))
+        of_pod = required(settings)
+        of_worker = of_pod.limits.held_bytes // of_pod.proxy.workers
+        return replace(of_pod, limits=replace(of_pod.limits, held_bytes=of_worker))
 
     return environment.finish(complete)
 
 
 def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], AccessList]:
-    """Return how allow/deny lists are read beside as much of this environment as is right by itself."""
+    """Return the parser of allow/deny lists for this environment; settings with errors are left out."""
     return functools.partial(acl.parse, sources=known_sources(environ))

@@ -10,12 +10,12 @@ from egress_router.settings.variables import whole
 _WITHOUT_LIMIT: Final = 256 << 20
 _LEAST: Final = 16 << 20
 
-# cgroup v1 says "no limit" with the largest number of whole pages below 2**63.
+# cgroup v1 writes "no limit" as the largest number of whole pages below 2**63.
 _UNLIMITED = 1 << 60
 
 
 def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes that this container may use; None where nothing limits it.
+    """Return the bytes that this container may use; None if there is no limit.
 
     Source: memory.max of cgroup v2, memory.limit_in_bytes of v1 (Linux Documentation/admin-guide).
     """
@@ -30,7 +30,7 @@ def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def held_bytes(text: str) -> int:
-    """Read how many bytes connections may hold; `auto` is a quarter of the memory that there is."""
+    """Read how many bytes connections may hold; `auto` is a quarter of the memory limit."""
     if text != "auto":
         return whole(1 << 20, 1 << 40)(text)
     limit = memory_limit()

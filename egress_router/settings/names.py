@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
 
 _NOWHERE = {Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
-_MAX_SERVERS = 3  # as resolv.conf(5): each one that is silent costs its time-out
+_MAX_SERVERS = 3  # as resolv.conf(5): each one that is silent costs its timeout
 
 
 def _servers(text: str) -> tuple[IPAddress, ...]:
@@ -37,11 +37,11 @@ SERVERS = Variable(
 
 @dataclass(frozen=True, slots=True)
 class NamesSettings:
-    """Bounds of what the resolver keeps, in seconds, and of what it does at one time.
+    """How long the resolver keeps answers, in seconds, and how much it does at a time.
 
-    `servers` are asked instead of resolv.conf's. The last two are no variables: how long a look-up waits for
-    the second address family once the first has addresses, and how long somebody waits for fresh addresses
-    while there are old ones (RFC 8767 section 5).
+    `servers` are asked instead of those in resolv.conf. The last two cannot be set: how long a look-up waits
+    for the second address family once the first has addresses, and how long a request waits for fresh
+    addresses while there are old ones (RFC 8767 section 5).
     """
 
     servers: tuple[IPAddress, ...] = setting(SERVERS)
@@ -59,7 +59,7 @@ class NamesSettings:
             seconds,
         )
     )
-    # Each takes two sockets; clients that invent names must not use up the descriptors.
+    # Each takes two sockets; clients that invent names must not use up the file descriptors.
     max_lookups: int = setting(
         Variable(
             "EGRESS_DNS_LOOKUPS", "names that a worker looks up at the same time", "1000", whole(1, 100_000)
@@ -77,5 +77,5 @@ class NamesSettings:
     stale_wait_seconds: float = 1.8
 
     def __post_init__(self) -> None:
-        """Keep the ceiling from being below the floor."""
+        """Raise a ceiling that is below the floor."""
         object.__setattr__(self, "ttl_ceiling", max(self.ttl_floor, self.ttl_ceiling))

@@ -25,12 +25,12 @@ POLICY = RulesVariable(
 
 
 def policy_parser(_: Mapping[str, str]) -> Callable[[str, str], EgressPolicy]:
-    """Return how an egress policy is read; no other setting changes what it means."""
+    """Return the parser of an egress policy, which does not depend on other settings."""
     return parse_policy
 
 
 def parse_policy(source: str, text: str) -> EgressPolicy:
-    """Read an egress policy, with the reader of YAML that most routers do without.
+    """Read an egress policy; the YAML reader, which most routers do not need, is imported here.
 
     Raises:
         ConfigError: with every error of the text.
@@ -42,7 +42,7 @@ def parse_policy(source: str, text: str) -> EgressPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Guarded(Generic[Rules]):
-    """Rules and the egress policy that stands before them; None: there is none."""
+    """Rules and the egress policy that applies to them; None: there is none."""
 
     rules: Rules
     policy: EgressPolicy | None
@@ -55,7 +55,7 @@ class Guarded(Generic[Rules]):
 
 @dataclass(frozen=True, slots=True)
 class GuardedSource:
-    """Where rules and their policy come from: one text out of both, so that they change as one."""
+    """Where rules and their policy come from: both are joined into one text, so that they change together."""
 
     rules: RulesSource
     policy: RulesSource | None
@@ -80,7 +80,7 @@ class GuardedSource:
         return rules if self.policy is None else joined(rules, self.policy.read())
 
     def rules_of(self, text: str) -> str:
-        """Return the rules' part of the one text."""
+        """Return the rules' part of the joined text."""
         return text if self.policy is None else _parted(text)[0]
 
     def parser(
@@ -88,17 +88,17 @@ class GuardedSource:
         parse: Callable[[str, str], Rules],
         parse_policy: Callable[[str, str], EgressPolicy] = parse_policy,
     ) -> Callable[[str, str], Guarded[Rules]]:
-        """Return what reads the one text; `parse` reads the rules in it, and `parse_policy` the policy."""
+        """Return the parser of the joined text; `parse` reads the rules in it, `parse_policy` the policy."""
         return functools.partial(_parse_guarded, self, parse, parse_policy)
 
 
 def joined(rules: str, policy: str) -> str:
-    """Return rules and policy as the one text that they are to a `GuardedSource` that has both."""
+    """Return rules and policy as one text, as a `GuardedSource` with both reads them."""
     return f"{len(rules)}\n{rules}{policy}"
 
 
 def _parted(text: str) -> tuple[str, str]:
-    """Return rules and policy out of what `joined` made of them."""
+    """Split a text that `joined` made into rules and policy."""
     length, _, both = text.partition("\n")
     return both[: int(length)], both[int(length) :]
 
@@ -129,7 +129,7 @@ def _parse_guarded(
 
 
 def refuse_unenforced(policy: RulesSource | None, mode: str) -> None:
-    """Refuse to start with a policy that nothing here enforces: to ignore it would open what it closes.
+    """Refuse to start with a policy that this mode does not enforce: to ignore it would allow what it denies.
 
     Raises:
         RefusedError: a policy is given.

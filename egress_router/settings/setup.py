@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 
 class RouterMode(enum.Enum):
-    """What `setup` does beside the network: redirect and exit, redirect and stay, or nothing.
+    """What `setup` does after the network is set up: redirect and exit, redirect and keep running, or exit.
 
-    Nothing is for a container that comes after it: the router that stays (`network`), or a proxy.
+    In the last case another container comes after it: the router that keeps running (`network`), or a proxy.
     """
 
     INIT = "init"
@@ -58,7 +58,7 @@ class RouterMode(enum.Enum):
 
     @property
     def forwards(self) -> bool:
-        """Whether this pod forwards packets, now or once the router that stays is there."""
+        """Whether this pod forwards packets, now or once the router that keeps running has started."""
         return self.redirects or self is RouterMode.NETWORK
 
 
@@ -103,7 +103,7 @@ ADMIN_RULES = Variable(
 
 
 def _read_destinations(environment: Environment) -> RulesSource | None:
-    """Read the redirect rules of a mode that redirects; another one has none, whatever is set."""
+    """Read the redirect rules of a mode that redirects; the other modes have none, whatever is set."""
     found, mode = environment.read_rules(RULES), environment.peek(MODE)
     if mode is None or not mode.redirects:
         return None
@@ -115,7 +115,7 @@ def _read_destinations(environment: Environment) -> RulesSource | None:
 
 @dataclass(frozen=True, slots=True)
 class SetupSettings:
-    """What `setup` is told by its environment; `destinations` is set in the modes that redirect."""
+    """All settings of `setup`; `destinations` is set in the modes that redirect."""
 
     sources: tuple[Source, ...] = derived(read_sources, SOURCE, GATEWAY)
     mode: RouterMode = setting(MODE)
@@ -182,11 +182,11 @@ class SetupSettings:
 
     @property
     def parse_policy(self) -> Callable[[str, str], EgressPolicy]:
-        """What reads an egress policy that shall work in this router; it raises ConfigError."""
+        """The parser of an egress policy for this router; it raises ConfigError."""
         return parse_policy if self.mode is RouterMode.LEGACY else _policy_without_names
 
     def parse_rules(self, source: str, text: str) -> Redirects:
-        """Read redirect rules that shall work in this router; `source` names them in errors.
+        """Read redirect rules for this router; `source` names them in errors.
 
         Raises:
             ConfigError: with every error of the text.
@@ -195,7 +195,7 @@ class SetupSettings:
 
     @property
     def router(self) -> Router:
-        """What of this router decides whether a line, or an address of its name, can work in it."""
+        """What decides whether a line, or an address of its name, can work in this router."""
         addresses = frozenset(source.address for source in self.sources)
         follows_names = self.mode is RouterMode.LEGACY
         return Router(addresses, self.runtime.admin_port, self.cluster_cidrs, follows_names)
@@ -214,9 +214,9 @@ def read_setup(environ: Mapping[str, str]) -> SetupSettings:
 
 
 def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] | None:
-    """Return how redirect rules are read beside as much of this environment as is right by itself.
+    """Return the parser of redirect rules for this environment; settings with errors are left out.
 
-    None: the mode has none.
+    None: the mode has no redirect rules.
     """
     environment = Environment(environ)
     mode = environment.read(MODE)
@@ -230,7 +230,7 @@ def rules_parser(environ: Mapping[str, str]) -> Callable[[str, str], Redirects] 
 
 
 def policy_parser(environ: Mapping[str, str]) -> Callable[[str, str], EgressPolicy]:
-    """Return how an egress policy is read in this environment: names need a process that follows them."""
+    """Return the parser of an egress policy for this environment: names need a process that follows them."""
     mode = Environment(environ).read(MODE)
     return parse_policy if mode is not RouterMode.INIT else _policy_without_names
 

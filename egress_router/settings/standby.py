@@ -1,4 +1,4 @@
-"""EGRESS_STANDBY and what belongs to it: two pods, one source address."""
+"""EGRESS_STANDBY and the settings that belong to it: two pods, one source address."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ STANDBY_SERVICE = Variable(
 
 @dataclass(frozen=True, slots=True)
 class StandbySettings:
-    """What a router of a group needs to know beside what every router does."""
+    """The additional settings of a router that is one of a group."""
 
     lease: ObjectName | None = setting(STANDBY_LEASE)
     service: ObjectName | None = setting(STANDBY_SERVICE)
@@ -79,7 +79,7 @@ STANDBY_VARIABLES = (STANDBY, *variables(StandbySettings))
 
 
 def read_standby(environment: Environment) -> StandbySettings | None:
-    """Read the settings; None where EGRESS_STANDBY is off, or something is wrong, which `finish` reports."""
+    """Read the settings; None if EGRESS_STANDBY is off, or something is wrong, which `finish` reports."""
     switch, found = environment.read(STANDBY), read(StandbySettings, environment)
     if switch != "off" or found is None:
         return found

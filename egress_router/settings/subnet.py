@@ -21,14 +21,14 @@ from egress_router.settings.variables import Environment, Variable, each
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The kernel reads the number for itself; leading zeros would only hide how many digits there are.
+# Without leading zeros: they would only hide how many digits there are.
 _LENGTH = re.compile(r"[1-9][0-9]{0,2}")
 _NO_HOST = {Locality.LOOPBACK, Locality.UNSPECIFIED, Locality.MULTICAST, Locality.BROADCAST}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The address to claim in one family, its subnet's length (all bits: none given), and its gateway."""
+    """An address to claim, the length of its subnet (all bits: not given), and its gateway."""
 
     address: IPAddress
     prefix: int
@@ -36,7 +36,7 @@ class Source:
 
     @property
     def knows_subnet(self) -> bool:
-        """Whether a subnet was given; without one only the gateway is reachable on it."""
+        """Whether a subnet was given; without one, only the gateway is reachable directly."""
         return self.prefix < self.address.max_prefixlen
 
 
@@ -51,7 +51,7 @@ def _source(text: str) -> tuple[IPAddress, int]:
     address_text, slash, length = text.partition("/")
     address = _host(address_text)
     if isinstance(address, IPv6Address) and address.is_link_local:
-        raise AddressError(f"{address_text!r} is link-local, and no gateway would pass it on")
+        raise AddressError(f"{address_text!r} is link-local, and no gateway forwards it")
     if not slash:
         return address, address.max_prefixlen
     if not _LENGTH.fullmatch(length) or int(length) > address.max_prefixlen:
@@ -63,7 +63,7 @@ def _source(text: str) -> tuple[IPAddress, int]:
 
 
 def _is_reserved(address: IPAddress, subnet: IPNetwork) -> bool:
-    """Whether an IPv4 subnet keeps an address for itself; one of two addresses keeps none (RFC 3021)."""
+    """Whether an IPv4 subnet reserves an address; a subnet of two addresses reserves none (RFC 3021)."""
     return (
         isinstance(address, IPv4Address)
         and subnet.prefixlen < 31
@@ -100,7 +100,7 @@ SOURCE = Variable(
     None,
     _sources,
 )
-# In the proxies, whose rules may say with which of them a connection leaves.
+# For the proxies, whose rules may name one of them as the source of a connection.
 OPTIONAL_SOURCE = Variable(SOURCE.name, SOURCE.meaning, "", lambda text: _addresses(text) if text else ())
 GATEWAY = Variable(
     "EGRESS_GATEWAY",
@@ -111,9 +111,9 @@ GATEWAY = Variable(
 
 
 def known_sources(environ: Mapping[str, str]) -> tuple[IPAddress, ...] | None:
-    """Return the addresses of EGRESS_SOURCE for `check`; None: it does not know them.
+    """Return the addresses of EGRESS_SOURCE for `check`; None: they are not known.
 
-    A variable that is there and empty is known not to be set; one that is not there may be given elsewhere.
+    A variable that is present and empty is known to be unset; one that is not present may be given elsewhere.
     """
     return Environment(environ).read(OPTIONAL_SOURCE) if SOURCE.name in environ else None
 
@@ -148,7 +148,7 @@ def read_sources(environment: Environment) -> tuple[Source, ...]:
 
 
 def _misfit(source: Source) -> str | None:
-    """Say why the gateway cannot be that of the source; None where it can."""
+    """Say why the gateway cannot be that of the source; None if it can."""
     if source.gateway == source.address:
         return "is EGRESS_SOURCE itself; expected the next hop"
     link_local = isinstance(source.gateway, IPv6Address) and source.gateway.is_link_local

@@ -1,7 +1,7 @@
 """Settings as tables: a field of a frozen dataclass names the variable that it is read from, once.
 
 The value, `--help`, the check of manifests and the test of docs/operating.md all come from that field, so a
-new setting is one edit, and its row in the manual.
+new setting takes one edit, and its row in the manual.
 
     @dataclass(frozen=True, slots=True)
     class Limits:
@@ -37,7 +37,7 @@ class _Reading(Generic[T]):
 
 
 def setting(variable: Variable[T]) -> T:
-    """Declare a field that is read from this variable, and has its default where a table is made by hand."""
+    """Declare a field that is read from this variable; a table that is made by hand gets its default."""
     reading = _Reading(lambda environment: environment.read(variable), (variable,))
     default = variable.default
     return _field(reading, None if default is None else lambda: variable.parse(default))
@@ -49,7 +49,7 @@ def rules(variable: RulesVariable) -> RulesSource:
 
 
 def optional_rules(variable: RulesVariable) -> RulesSource | None:
-    """Declare a field for rules that may be missing where the variable is not required."""
+    """Declare a field for rules, which may be missing if the variable is not required."""
     return _field(_Reading(lambda environment: environment.read_rules(variable), (variable,)))
 
 
@@ -59,19 +59,19 @@ def group(table: type[T]) -> T:
 
 
 def derived(read_it: Callable[[Environment], T | None], *sources: Variable[Any] | RulesVariable) -> T:
-    """Declare a field that several variables make together; `read_it` notes what does not fit."""
+    """Declare a field that is made from several variables; `read_it` reports what does not fit."""
     return _field(_Reading(read_it, sources))
 
 
 def read(table: type[T], environment: Environment) -> T | None:
-    """Return a table as the environment has it; None where something is wrong, which `finish` reports."""
+    """Read a table from the environment; None if something is wrong, which `finish` reports."""
     found = environment.problem_count
     values = {each.name: reading.read(environment) for each, reading in _readings(table)}
     return None if environment.problem_count > found else table(**values)
 
 
 def read_all(table: type[T], environ: Mapping[str, str]) -> T:
-    """Return a table as the environment has it.
+    """Read a table from the environment.
 
     Raises:
         ConfigError: with everything that is missing or wrong.
@@ -89,13 +89,13 @@ def variables(table: type[object]) -> tuple[Variable[object] | RulesVariable, ..
 
 
 def _field(reading: _Reading[T], default: Callable[[], T] | None = None) -> T:
-    # As `dataclasses.field` does, this says to a type checker that it returns what the field holds.
-    made: Any = field(
+    # As `dataclasses.field` does, this tells the type checker that it returns the field's value.
+    declared: Any = field(
         default_factory=MISSING if default is None else default,
         kw_only=True,
         metadata={_KEY: reading},
     )
-    return cast("T", made)
+    return cast("T", declared)
 
 
 def _readings(table: type[object]) -> Iterator[tuple[Field[Any], _Reading[Any]]]:

@@ -1,6 +1,6 @@
 """How one environment variable is described and read.
 
-A `Variable` is both the line in `--help` and the way to read it, so neither can lack what the other has.
+A `Variable` holds both its line in `--help` and its parser, so neither can be missing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeAlias
 
-    # How rules are read beside the rest of an environment; None: not at all in this one.
+    # Makes the parser of rules for an environment; None: this environment uses no rules.
     RulesParser: TypeAlias = Callable[[Mapping[str, str]], Callable[[str, str], object] | None]
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class RulesVariable:
 
 
 class Source(Protocol):
-    """Where rules come from, whatever they are made of; `paths` are the files that may change."""
+    """Where rules come from; `paths` are the files that may change."""
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class Source(Protocol):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that are read; none where the rules are inline and never change."""
+        """The files that are read; none if the rules are inline and never change."""
 
     def read(self) -> str:
         """Return the rules' text as it is now, or raise ConfigError."""
@@ -74,7 +74,7 @@ class RulesSource:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The file, where there is one."""
+        """The file, if there is one."""
         return () if self.path is None else (self.path,)
 
     def read(self) -> str:
@@ -94,7 +94,7 @@ class RulesSource:
 
     @property
     def name(self) -> str:
-        """How errors name this source: the variable, with the file where there is one."""
+        """How errors name this source: the variable, with the file if there is one."""
         return self.variable if self.path is None else f"{self.variable} {self.path}"
 
     def _problem(self, reason: str) -> Problem:
@@ -114,7 +114,7 @@ class Environment:
         return len(self._problems)
 
     def read(self, variable: Variable[T]) -> T | None:
-        """Return the parsed value; None where it is missing or wrong, which `finish` reports.
+        """Return the parsed value; None if it is missing or wrong, which `finish` reports.
 
         An empty value counts as not set: manifests often write `value: ""` for "use the default".
         """
@@ -130,7 +130,7 @@ class Environment:
             return None
 
     def peek(self, variable: Variable[T]) -> T | None:
-        """Return a value that is read elsewhere, to compare it; None where it is missing or wrong."""
+        """Return a value that is read elsewhere, to compare it; None if it is missing or wrong."""
         return Environment(self._environ).read(variable)
 
     def has(self, variable: RulesVariable) -> bool:
@@ -138,7 +138,7 @@ class Environment:
         return any(self._environ.get(name, "").strip() for name in (variable.name, variable.file_name))
 
     def read_rules(self, variable: RulesVariable) -> RulesSource | None:
-        """Return where the rules are; None where they are not given at all."""
+        """Return where the rules are; None if they are not given at all."""
         inline = self._environ.get(variable.name, "")
         path = self._environ.get(variable.file_name, "").strip()
         if inline.strip() and path:
@@ -154,11 +154,11 @@ class Environment:
         return None
 
     def reject(self, problem: Problem) -> None:
-        """Add a fault that only shows when several settings are seen together."""
+        """Add a fault that is seen only by comparing several settings."""
         self._problems.append(problem)
 
     def finish(self, complete: Callable[[], T]) -> T:
-        """Return `complete()`, which builds the settings out of what was read.
+        """Return `complete()`, which builds the settings from what was read.
 
         Raises:
             ConfigError: something was missing or wrong; it holds every problem.
@@ -173,10 +173,10 @@ def read_with_rules(
     read: Callable[[Mapping[str, str]], T],
     *rules: tuple[RulesVariable, RulesParser],
 ) -> T:
-    """Return `read(environ)`; where that is wrong, look for errors of the rules too, to tell all at once.
+    """Return `read(environ)`; if it fails, check the rules too, to report all errors at once.
 
-    Where it is right, the rules are left to whoever needs them. With each variable of rules stands how they
-    are read in this environment; None: not at all.
+    If it does not fail, the rules are left to whoever needs them. Each variable of rules comes with a
+    function that makes their parser for this environment; None: it uses no rules.
 
     Raises:
         ConfigError: with everything that is wrong with settings and rules.
@@ -196,14 +196,14 @@ def read_with_rules(
 
 
 def required(value: T | None) -> T:
-    """Return a value that `Environment.finish` has made sure of."""
+    """Return a value of which `Environment.finish` has checked that it is there."""
     if value is None:
         raise AssertionError("read() noted no problem and returned nothing")
     return value
 
 
 def each(text: str, parse: Callable[[str], T]) -> list[T]:
-    """Read what commas separate; ValueError with all that is wrong with any of it."""
+    """Read parts that commas separate; ValueError with everything that is wrong with them."""
     found, wrong = [], []
     for part in text.split(","):
         try:
@@ -230,7 +230,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     """Read a whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
-        # No more digits than any bound has: `int` takes long for very many.
+        # Not more digits than any limit has: `int` takes long for very many.
         if not (text.isascii() and text.isdecimal() and len(text) <= 20 and low <= int(text) <= high):
             raise ValueError(f"expected a whole number from {low} to {high}")
         return int(text)
@@ -249,7 +249,7 @@ def flag(text: str) -> bool:
 
 
 def non_empty(text: str) -> bool:
-    """Read a switch of the original, which any non-empty value turns on (`0` too)."""
+    """Read a switch of OpenShift's egress router, which any non-empty value turns on (`0` too)."""
     return bool(text)
 
 

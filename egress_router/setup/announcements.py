@@ -1,4 +1,4 @@
-"""Says on the wire who has the source addresses, and whether the gateway answers."""
+"""Announces the source addresses on the wire, and warns if the gateway does not answer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _log = log.get("setup")
 
 
 def announce(holdings: Holdings) -> None:
-    """Announce what the router holds; where it is new, have the gateways learn of it."""
+    """Announce the addresses that the router holds; if some are new, make the gateways learn them."""
     wire.announce(holdings.link, holdings.held)
     if holdings.new:
         _ask_gateways(holdings.link)
 
 
 def _ask_gateways(link: Link) -> gateway.Interface | None:
-    """Have the kernel ask the gateways who they are: a gateway that is asked learns who asks."""
+    """Make the kernel resolve the gateways: a gateway that is asked learns who asks."""
     outside = gateway.look(link.name)
     if outside is not None:
         for each in outside.gateways:
@@ -38,19 +38,19 @@ def _ask_gateways(link: Link) -> gateway.Interface | None:
 
 
 def announce_again(holdings: Holdings) -> None:
-    """Announce what was claimed once more: the first time may be lost while a switch still learns the port.
+    """Announce the claimed addresses again: the first time may be lost while a switch still learns the port.
 
-    To be called 2 s after `announce` (RFC 5227 1.1) by a process that stays. Says so, too, if the gateway has
-    not answered by then.
+    To be called 2 s after `announce` (RFC 5227 1.1) by a process that keeps running. Also warns if the
+    gateway has not answered by then.
     """
     wire.announce(holdings.link, holdings.new)
     _warn_of_silence(gateway.look(holdings.link.name))
 
 
 def finish(holdings: Holdings) -> None:
-    """Do what remains before a process ends that does not stay.
+    """Do what remains before a process ends that does not keep running.
 
-    The kernel announces IPv4 addresses by itself, also after the end; those of IPv6 are repeated at once.
+    The kernel announces IPv4 addresses by itself, also after the end; those of IPv6 are announced again here.
     """
     if not holdings.new:
         return
@@ -70,7 +70,7 @@ def finish(holdings: Holdings) -> None:
 
 
 def _warn_of_silence(outside: gateway.Interface | None) -> None:
-    """Say what a wrong parent interface or a wrong gateway looks like; the gateway may also just be late."""
+    """Warn: the parent interface or the gateway may be wrong. The gateway may also just be late."""
     if outside is None:
         return
     for each in outside.silent:

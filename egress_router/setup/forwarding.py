@@ -16,7 +16,7 @@ _log = log.get("setup")
 
 
 def _forwarding(settings: SetupSettings) -> list[str]:
-    """Return the sysctls that let the pod forward packets, for those families in which it shall."""
+    """Return the sysctls that let the pod forward packets, for the families that it has to forward."""
     names = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
     return [names[source.address.version] for source in settings.sources if settings.mode.forwards]
 

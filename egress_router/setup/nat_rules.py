@@ -1,4 +1,4 @@
-"""The NAT rules: what is known for them, and how they are put in force."""
+"""The NAT rules: what they are made from, and how they are put in force."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _log = log.get("setup")
 class Established:
     """What `run` set up: how NAT rules are put in force, what they know of the pod, and the redirects.
 
-    `resolved` is what the names of redirects led to, `policy_names` what those of the egress policy did, and
-    `denials` what it denied because of that. `standby` is set where the router is one of a group: then
+    `resolved` are the addresses of the redirects' names, `policy_names` those of the egress policy's names,
+    and `denials` what the policy denies with them. `standby` is set if the router is one of a group: then
     nothing is claimed, but a fence is up.
     """
 
@@ -56,13 +56,13 @@ class Established:
 
 
 def require_nftables(guarded: Guarded[Redirects] | None, apply: Callable[[NatPlan], None]) -> None:
-    """Check that what needs nftables has it. RefusedError if not."""
+    """Check that nftables is in use if something needs it. RefusedError if not."""
     if guarded is None or apply is nftables.apply:
         return
     if guarded.policy is not None:
         raise RefusedError(
             "an egress policy needs nftables in redirect mode",
-            "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or take the policy out",
+            "set EGRESS_NAT_BACKEND=nftables on a kernel with nf_tables, or remove the policy",
         )
     if guarded.rules.names:
         line = guarded.rules.names[0]
@@ -75,12 +75,12 @@ def require_nftables(guarded: Guarded[Redirects] | None, apply: Callable[[NatPla
 def resolve_names(
     settings: SetupSettings, guarded: Guarded[Redirects] | None, established: Established
 ) -> Established:
-    """Ask for the names of lines and of the egress policy, so that neither begins without addresses."""
+    """Look up the names of lines and of the egress policy, so that neither begins without addresses."""
     if guarded is None:
         return established
     redirects = guarded.rules
     if guarded.policy is None and not redirects.names:
-        return established  # nor is loaded what asks name servers
+        return established  # and the modules for name servers are not loaded
     from egress_router.redirect.first import first_addresses, first_answers  # noqa: PLC0415
     from egress_router.redirect.usable import Usable  # noqa: PLC0415
 
@@ -101,9 +101,9 @@ def put_in_force(
     resolved: Resolved,
     names: NamesOf = NO_NAMES,
 ) -> tuple[Denial, ...]:
-    """Make the NAT rules what redirects, the egress policy and the names of both say, in one transaction.
+    """Set the NAT rules for the redirects, the egress policy and the names of both, in one transaction.
 
-    Returns what the policy denies of where the redirects lead; `names` are those that it names.
+    Returns which destinations of the redirects the policy denies; `names` are the policy's names by address.
 
     Raises:
         RefusedError: the kernel refuses.
@@ -125,7 +125,7 @@ def apply_rules(
     around, resolved = established.surroundings, established.resolved
     plan = make_plan(redirects, sources, settings.interface, admin_port, around, resolved)
     denials = () if guarded is None or guarded.policy is None else _denials(guarded, resolved, names)
-    # Sets are there for the families that the router has an address in now.
+    # There are sets only for the families in which the router has an address now.
     denials = tuple(each for each in denials if plan.family(each.address.version) is not None)
     established.apply(replace(plan, denials=denials))
     _log.debug("NAT rules are in force", lines=0 if redirects is None else len(redirects.rules))
@@ -139,11 +139,11 @@ def _denials(guarded: Guarded[Redirects], resolved: Resolved, names: NamesOf) ->
 
 
 def read_admin_rules(settings: SetupSettings, apply: Callable[[NatPlan], None]) -> FileRules | None:
-    """Return the rules of EGRESS_ADMIN_RULES_FILE; None where it is not set, and none are touched.
+    """Return the rules of EGRESS_ADMIN_RULES_FILE; None if it is not set: then such rules are left alone.
 
     Raises:
         ConfigError: the file cannot be read, or nft does not take a line of it.
-        RefusedError: nft is not there, or not what puts rules in force.
+        RefusedError: nft is missing, or rules are not put in force with nftables.
     """
     path = settings.admin_rules
     if path is None:

@@ -1,4 +1,4 @@
-"""Interface, addresses and routes: what they shall be, and what of the pod they leave alone."""
+"""Interface, addresses and routes: sets them up, and leaves the rest of the pod alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 
 
 def surroundings(netlink: Netlink, settings: SetupSettings) -> Surroundings:
-    """Look at the pod's other interfaces: which is on the outside network, and what the others lead to."""
+    """Look at the pod's other interfaces: which is on the outside network, and where the others lead."""
     parent = parent_outside(netlink, settings)
     outside = {link.index for link in (parent, netlink.link(settings.interface)) if link is not None}
     main = [route for version in versions() for route in netlink.routes(version)]
@@ -48,10 +48,10 @@ def keep_network(
     established: Established,
     hold: Callable[[Established], None],
 ) -> Established:
-    """Make interface, addresses and routes what they shall be, and announce; return what holds then.
+    """Set up interface, addresses and routes, and announce the addresses; return the new state.
 
-    `hold` puts the rules in force where the router holds other addresses than before. Of a group of routers
-    whoever is active announces.
+    `hold` puts the rules in force; it is called if the router holds other addresses than before. In a group
+    of routers, the active one announces.
 
     Raises:
         RefusedError: the kernel or the network refuses.

@@ -1,8 +1,8 @@
 """`egress-router setup`: the order of the steps, nothing else.
 
-Everything is validated before anything is changed. The rules come before the interface, so that nothing
-passes that they would stop; the address comes before the routes, so that a claim that fails leaves the pod's
-own routes alone.
+Everything is validated before anything is changed. The rules come before the interface, so that no packet
+passes that they would stop; the address comes before the routes, so that a failed claim does not change the
+pod's own routes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run(settings: SetupSettings) -> Established:
 
     rules_of_admin = nat_rules.read_admin_rules(settings, apply)
     if rules_of_admin is not None:
-        # Before our own rules, which make the file's chain where an earlier version had none.
+        # Before our own rules: they create the file's chain if an earlier version had none.
         admin_rules.put_in_force(rules_of_admin)
     addresses = [source.address for source in settings.sources]
     denials = nat_rules.apply_rules(settings, guarded, established, addresses, names)
@@ -86,8 +86,9 @@ def _report(settings: SetupSettings, redirects: Redirects | None, established: E
 def end_when_asked() -> None:
     """End at once on SIGTERM and SIGINT, which a container's first process ignores unless it handles them.
 
-    Nothing has to be undone: the next run repairs what this one leaves half done. An exception would be lost,
-    and the signal with it, where the interpreter ignores it: in `__del__`, in callbacks of weak references.
+    Nothing has to be undone: the next run repairs what this one leaves half done. An exception instead of
+    this could be lost, and the signal with it: the interpreter ignores those in `__del__` and in callbacks of
+    weak references.
     """
 
     def end(_: int, __: object) -> None:
@@ -98,7 +99,7 @@ def end_when_asked() -> None:
 
 
 def _set_up_fence(settings: SetupSettings) -> StandbyNetwork | None:
-    """Where the router is one of a group, have nothing leave the interface before it has an address."""
+    """If the router is one of a group, let nothing leave the interface before it has an address."""
     if settings.standby is None:
         return None
     from egress_router.standby import network as standby_network  # noqa: PLC0415 (only in a group of routers)

@@ -1,4 +1,4 @@
-"""TLS alerts: the words with which a server refuses before there is a connection (RFC 8446 6)."""
+"""TLS alerts, with which a server refuses a connection during the handshake (RFC 8446 6)."""
 
 from __future__ import annotations
 

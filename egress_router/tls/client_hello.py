@@ -1,8 +1,8 @@
 """Reads a ClientHello out of the first bytes of a connection, however they are split.
 
-Every byte is hostile. What two readers could understand differently is refused: bytes behind the last field,
-an extension that stands twice, two names, lengths that do not add up. Nothing is decrypted, and nothing is
-checked that the name does not need.
+Any byte may be hostile. What two parsers could read differently is refused: bytes after the last field, a
+repeated extension, two names, lengths that do not add up. Nothing is decrypted, and only what is needed to
+find the name is checked.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from egress_router.tls.errors import TlsError, TlsFault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TLS_RECORD: Final = b"\x16"  # the first byte of every TLS connection: RFC 8446 5.1, a handshake
-MAX_HELLO: Final = 1 << 14  # bytes of records and message; real ones with post-quantum keys have under 2 KiB
+TLS_RECORD: Final = b"\x16"  # first byte of every TLS connection: a handshake record, RFC 8446 5.1
+MAX_HELLO: Final = 1 << 14  # bytes with record headers; real ones with post-quantum keys have under 2 KiB
 _RECORD_HEADER: Final = 5
 _MESSAGE_HEADER: Final = 4
 _HANDSHAKE: Final = 22  # RFC 8446 5.1, ContentType
@@ -32,10 +32,10 @@ _HOST_NAME: Final = 0  # RFC 6066 3, NameType
 
 @dataclass(frozen=True, slots=True)
 class ClientHello:
-    """What a ClientHello says of where it wants to go.
+    """What a ClientHello says about its destination.
 
-    `server_name` is the SNI as it was sent, not normalised and not judged; None: there is none. `encrypted`
-    says that an encrypted ClientHello, or its imitation (GREASE), comes with it: then the name is the outer
+    `server_name` is the SNI as it was sent, neither normalised nor checked; None: there is none. `encrypted`:
+    there is an extension with an encrypted ClientHello, or its imitation (GREASE); then the name is the outer
     one.
     """
 
@@ -55,21 +55,21 @@ class ClientHelloReader:
 
     @property
     def held(self) -> bytes:
-        """Every byte that was fed: whoever forwards the connection sends them first."""
+        """All bytes that were fed: whoever forwards the connection must send them first."""
         return bytes(self._held)
 
     @property
     def size(self) -> int:
-        """How many bytes are held: all that were fed, and the message out of them."""
+        """How many bytes are held: all that were fed, and the message extracted from them."""
         return len(self._held) + len(self._message)
 
     def feed(self, data: bytes) -> ClientHello | None:
         """Take more bytes; return the ClientHello once it is complete, None before.
 
-        Bytes behind it (early data) are kept in `held` and not looked at.
+        Bytes after it (early data) are kept in `held` and not read.
 
         Raises:
-            TlsError: this is not TLS, not well formed, or too large. The reader is of no use after that.
+            TlsError: this is not TLS, not well formed, or too large. The reader cannot be used after that.
         """
         self._held += data
         self._check_start()
@@ -84,7 +84,7 @@ class ClientHelloReader:
         return None
 
     def _check_start(self) -> None:
-        """Refuse at the first byte that no ClientHello has, so that nobody waits for the rest."""
+        """Refuse at the first byte that no ClientHello can have, without waiting for the rest."""
         start = self._held[:3]
         if start[:1] and start[0] != _HANDSHAKE:
             raise TlsError(
@@ -96,7 +96,7 @@ class ClientHelloReader:
             raise TlsError(TlsFault.NOT_TLS, f"the record's version is 3.{start[2]}")
 
     def _record(self) -> bytes | None:
-        """Return the content of the next record; None where it is not complete."""
+        """Return the content of the next record; None if it is not complete."""
         header = self._held[self._next : self._next + _RECORD_HEADER]
         if not header:
             return None
@@ -127,7 +127,7 @@ class ClientHelloReader:
         if len(message) < _MESSAGE_HEADER + length:
             return None
         if len(message) > _MESSAGE_HEADER + length:
-            # RFC 8446 5.1 lets messages share a record, but nothing may follow before the server answered.
+            # RFC 8446 5.1 lets messages share a record, but nothing may follow until the server has answered.
             raise _malformed("bytes follow the ClientHello in its record")
         return bytes(message[_MESSAGE_HEADER:])
 
@@ -168,7 +168,7 @@ def _extensions(block: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _server_name(extension: bytes) -> str | None:
-    """Read the list of names (RFC 6066 3): at most one host name; other types have no meaning yet."""
+    """Read the list of names (RFC 6066 3): at most one host name; other types are not defined yet."""
     outer = _Cursor(extension)
     names = _Cursor(outer.vector(2, "the server name list"))
     if names.at_end() or not outer.at_end():
@@ -190,7 +190,7 @@ def _server_name(extension: bytes) -> str | None:
 
 
 class _Cursor:
-    """Takes fields from the front of some bytes."""
+    """Takes one field after the other from the front of bytes."""
 
     __slots__ = ("_at", "_data")
 
@@ -210,7 +210,7 @@ class _Cursor:
         return taken
 
     def vector(self, width: int, what: str) -> bytes:
-        """Take a vector whose length stands before it in `width` bytes (RFC 8446 3.4)."""
+        """Take a vector; the `width` bytes before it are its length (RFC 8446 3.4)."""
         return self.take(int.from_bytes(self.take(width, what), "big"), what)
 
 

@@ -1,4 +1,4 @@
-"""Why the first bytes of a connection are no ClientHello that can be judged."""
+"""Why the first bytes of a connection are not a usable ClientHello."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from egress_router.errors import EgressRouterError
 
 
 class TlsFault(enum.Enum):
-    """What is wrong; the value is the word for records and metrics."""
+    """What is wrong; the value is used in records and metrics."""
 
     NOT_TLS = "not_tls"
     MALFORMED = "malformed"
@@ -16,7 +16,7 @@ class TlsFault(enum.Enum):
 
 
 class TlsError(EgressRouterError):
-    """The peer's first bytes are no ClientHello, or one that two readers could take for different things."""
+    """The peer's first bytes are not a ClientHello, or one that two parsers could read differently."""
 
     def __init__(self, fault: TlsFault, reason: str) -> None:
         self.fault = fault

@@ -1,4 +1,4 @@
-"""Holds the name in a ClientHello against where the connection is allowed to go."""
+"""Compares the name in a ClientHello with where the connection is allowed to go."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class NameFault(enum.Enum):
-    """Why a ClientHello names nothing that could be decided on; the value is the word for records."""
+    """Why a ClientHello has no name to decide on; the value is used in records."""
 
     NO_NAME = "no_sni"
     ADDRESS = "sni_is_address"
@@ -22,7 +22,7 @@ class NameFault(enum.Enum):
 
 
 class SniMatch(enum.Enum):
-    """How a ClientHello in a CONNECT tunnel stands to the host of the CONNECT."""
+    """How the ClientHello in a CONNECT tunnel relates to the host of the CONNECT."""
 
     ABSENT = "no SNI: nothing to compare"
     SAME = "the SNI is the host of the CONNECT"
@@ -31,7 +31,7 @@ class SniMatch(enum.Enum):
 
 
 def server_name(hello: ClientHello) -> str | NameFault:
-    """Return the name that a ClientHello asks for, in the form that rules compare, or why there is none.
+    """Return the name that a ClientHello asks for, in the form that rules compare, or why it has none.
 
     RFC 6066 3 allows no addresses; a trailing dot, which it does not allow either, is removed as everywhere.
     """
@@ -45,13 +45,13 @@ def server_name(hello: ClientHello) -> str | NameFault:
 
 
 def compare(hello: ClientHello, connect_host: Host) -> SniMatch:
-    """Hold the SNI against the host that a CONNECT named; `connect_host` is normalised already."""
+    """Compare the SNI with the host of a CONNECT; `connect_host` is already normalised."""
     name = server_name(hello)
     if name is NameFault.NO_NAME:
         return SniMatch.ABSENT
     if isinstance(name, NameFault):
         return SniMatch.OTHER
     if isinstance(connect_host, str):
-        # A short name that was sent with a dot (`db.`) is asked for as such; the comparison is without it.
+        # A short name that was sent with a dot (`db.`) is looked up with it, and compared without it.
         return SniMatch.SAME if name == connect_host.removesuffix(".") else SniMatch.OTHER
     return SniMatch.ASK_LIST

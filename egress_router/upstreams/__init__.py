@@ -1,1 +1,1 @@
-"""Upstreams that lines name: followed by their names, checked, and served in turn."""
+"""Upstreams that lines name: their names are followed, their addresses checked and used in turn."""

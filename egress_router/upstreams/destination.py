@@ -1,4 +1,4 @@
-"""A name and port, or an address and port, that lines forward to, with the targets that serve now."""
+"""A name and port, or an address and port, that lines forward to, with the targets in use now."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Destination:
-    """The targets behind one host and port. `on_change` is called when they changed.
+    """The targets of one host and port. `on_change` is called when they changed.
 
-    `left_out` says why the name has an address that nobody is connected to; None: it has none of the kind.
+    `left_out` says why one of the name's addresses is not used; None: all of them may be used.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Destination:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """Every target that serves, up or down."""
+        """Every target in use, up or down."""
         return self._pool.targets
 
     @property
     def asked_for(self) -> tuple[Target, ...]:
-        """Every address that it has, those that are left out, too."""
+        """All its addresses with the port, also those that are left out."""
         return tuple((address, self.port) for address in self._addresses)
 
     @property
@@ -61,14 +61,14 @@ class Destination:
         return None if self._name is None else self._name.failure
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to follow the name; an address serves at once."""
+        """Begin to follow the name; an address is used at once."""
         if self._name is not None:
             self._name.start(loop)
         elif not isinstance(self.host, str):
             self._serve((self.host,), news=True)
 
     def stop(self) -> None:
-        """Stop following the name; those who wait for it are told that there is nothing."""
+        """Stop following the name; who waits for it is called back, and finds no targets."""
         if self._name is not None:
             self._name.stop()
         self._addresses = ()
@@ -81,7 +81,7 @@ class Destination:
         return self._pool.good
 
     def wait(self, callback: Callable[[], None]) -> None:
-        """Have a callback called when the name was asked for once more, whatever came of it."""
+        """Look the name up now, and call `callback` afterwards, whatever the result."""
         self._waiting.add(callback)
         if self._name is not None:
             self._name.want()
@@ -91,7 +91,7 @@ class Destination:
         self._waiting.discard(callback)
 
     def arrange(self) -> None:
-        """Sort the targets anew, because the health of one changed, or what may be connected to."""
+        """Sort the targets again: the health of one changed, or which of them may be used."""
         targets = [(address, self.port) for address in self._addresses]
         reasons = {target: self._forbidden(self.host, target) for target in targets}
         self.left_out = next((reason for reason in reasons.values() if reason is not None), None)
@@ -106,7 +106,7 @@ class Destination:
         before = set(self._pool.targets), self.left_out
         self._addresses = addresses
         self.arrange()
-        # Name servers change the order of addresses; only another set of them is reported.
+        # Name servers change the order of addresses; only a change of the set is reported.
         if news or before != (set(self._pool.targets), self.left_out):
             self._on_change(self)
 

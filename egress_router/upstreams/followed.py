@@ -1,4 +1,4 @@
-"""A name that lines name: followed for as long as one of them does."""
+"""A name that lines name: it is looked up again and again while one of them names it."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.names.answer import Answer
 
-# Seconds. A name that does not resolve is asked for again after so long, or when somebody wants it.
+# Seconds. A name that does not resolve is looked up again after this time, or when it is needed.
 _RETRY: Final = 1.0
-# How long it is believed that a name does not exist or has no address: somebody may wait for it to appear.
+# How long a cached denial (no such name, no address) is trusted: somebody may wait for the name to appear.
 DENIAL_SECONDS: Final = 5.0
-# Answers that are valid for longer are still looked at again: a route may have come or gone.
+# Answers that are valid for longer are still asked for again: a route may have come or gone.
 _LOOK_AGAIN: Final = 10.0
 _LEAST_WAIT: Final = 0.05
-# How long the last addresses outlive a name that is said not to exist: a zone that is being reloaded, or
-# was published with a mistake, comes back within moments. The resolver bounds what failing servers may do.
+# How long the last addresses are kept after the name is reported not to exist: a zone that is being reloaded
+# or was published with a mistake is soon back. The resolver limits how long they are kept if servers fail.
 HOLD_SECONDS: Final = 30.0
 
 
 class Names(Protocol):
-    """What this package needs of a resolver."""
+    """What this package needs from a resolver."""
 
     async def resolve(self, name: str, *, denial_seconds: float | None = None) -> Answer:
         """Return the addresses of a name, or raise ResolveError."""
 
     def close(self) -> None:
-        """Give up what is being looked up."""
+        """End all look-ups."""
 
 
 class FollowedName:
-    """The addresses of one name, now.
+    """The current addresses of one name.
 
-    `on_answer` is called after each time that the name was asked for, whatever the result, and told whether
-    it began to fail, or to work again. `failure` says why the last time brought no addresses. `known` are
-    addresses that it had a moment ago.
+    `on_answer` is called after each look-up, whatever the result; its argument is true if look-ups began to
+    fail, or to work again. `failure` says why the last look-up gave no addresses. `known` are addresses that
+    the name had a moment ago.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FollowedName:
         self.addresses = ()
 
     def want(self) -> None:
-        """Have the name asked for now, if it waits for its next time."""
+        """Look the name up now, without waiting for the next time."""
         self._wanted.set()
 
     async def _follow(self) -> None:
@@ -88,7 +88,7 @@ class FollowedName:
                     await self._wanted.wait()
 
     async def ask(self) -> float:
-        """Ask for the addresses once; return after how many seconds to ask again."""
+        """Look the addresses up once; return after how many seconds to do it again."""
         try:
             answer = await self._names.resolve(self.name, denial_seconds=DENIAL_SECONDS)
         except ResolveError as error:
@@ -113,6 +113,6 @@ class FollowedName:
 
 
 def _surface(task: asyncio.Task[None]) -> None:
-    """Hand a fault of ours to the loop's exception handler now, not when the task is collected."""
+    """Raise a bug of ours in the loop's exception handler now, not when the task is garbage-collected."""
     if not task.cancelled():
         task.result()

@@ -1,7 +1,7 @@
-"""Where a line must not lead: to this router itself, nor by a name to what only this pod can reach.
+"""Where a line must not lead: to this router itself, or by a name to what only this pod can reach.
 
-Whoever owns a name decides what its addresses are. That must not open the services that listen on this pod's
-loopback addresses, a cloud's metadata service, or this router's own administration.
+The owner of a name decides what its addresses are. That must not give access to services on this pod's
+loopback addresses, to a cloud's metadata service, or to this router's own administration.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ForbiddenReason(enum.Enum):
-    """Why an address is left out; the value is what counters and logs call it."""
+    """Why an address is left out; the value is used in counters and logs."""
 
     LOOP = "loop"
     LOCAL = "local_address"
@@ -28,7 +28,7 @@ class ForbiddenReason(enum.Enum):
 
     @property
     def reason(self) -> str:
-        """The same for people."""
+        """The reason in words, for people."""
         return _REASONS[self]
 
 
@@ -49,7 +49,7 @@ _LOCAL = {
 
 
 class ForbiddenCheck(Protocol):
-    """As `forbidden_reason`."""
+    """The signature of `forbidden_reason`."""
 
     def __call__(
         self,
@@ -76,8 +76,8 @@ def forbidden_reason(
 ) -> ForbiddenReason | None:
     """Return why connections to `host` must not go to `target`; None: they may.
 
-    `named` are the addresses that lines name themselves, which is how a user allows them; `ports` are those
-    on which this router listens for lines: there, each connection would make the next one, without end.
+    `named` are the addresses that lines name themselves: a user allows them in this way. `ports` are those on
+    which this router listens for lines: there, each connection would cause another one, without end.
     """
     address, port = target
     if port in ports and is_own(address):

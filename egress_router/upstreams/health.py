@@ -1,4 +1,4 @@
-"""Active checks: every address that serves is connected to every two seconds."""
+"""Active checks: a connection to every address in use, every two seconds."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from egress_router.clock import Clock
     from egress_router.grammar.address import Target
 
-INTERVAL: Final = 2.0  # seconds; a check also fails when it takes so long
-# A check costs about 0.2 ms of CPU time. Beyond 1,000 targets all are checked less often instead.
+INTERVAL: Final = 2.0  # seconds; a check that takes this long fails, too
+# A check costs about 0.2 ms of CPU time. With more than 1,000 targets, all are checked less often.
 MAX_CHECKS_A_SECOND: Final = 500
-# Checks of many targets spread out instead of coming in bursts.
+# With this, checks of many targets spread out and do not come in bursts.
 _JITTER = 0.1
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-# These say nothing of the target, only that this process has no socket to ask with.
+# These say nothing about the target, only that this process could not get a socket.
 _CANNOT_ASK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 
@@ -32,7 +32,7 @@ _RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 class Checks:
     """The health of every target in use, however many lines use it.
 
-    What real connections see counts like a check. `on_change` is called with a target whose health changed.
+    Results of real connections count like checks. `on_change` is called with a target whose health changed.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Checks:
         self._tasks: dict[Target, asyncio.Task[None]] = {}
 
     def watch(self, targets: Iterable[Target]) -> None:
-        """Check exactly these targets; what is known of those that were checked before is kept."""
+        """Check exactly these targets; the health of those that were checked before is kept."""
         wanted = set(targets)
         for target in self._health.keys() - wanted:
             del self._health[target]
@@ -64,12 +64,12 @@ class Checks:
         return len(self._health)
 
     def is_up(self, target: Target) -> bool:
-        """Return whether a target answers, as far as is known."""
+        """Return whether a target answers; true as long as nothing is known."""
         health = self._health.get(target)
         return health is None or health.up
 
     def observe(self, target: Target, *, answered: bool) -> None:
-        """Count what a check or a client's connection has seen."""
+        """Count the result of a check or of a client's connection."""
         health = self._health.get(target)
         if health is not None and health.observe(answered=answered):
             self._on_change(target)
@@ -79,7 +79,7 @@ class Checks:
         self.watch(())
 
     async def _check(self, target: Target) -> None:
-        """Check one target for ever; the first time after a part of the interval."""
+        """Check one target for ever; the first time after a random part of the interval."""
         await asyncio.sleep(self.interval * random.uniform(0, 1 + _JITTER))  # noqa: S311 - no secret
         while True:
             began = self._clock.monotonic()
@@ -90,13 +90,13 @@ class Checks:
 
     @property
     def interval(self) -> float:
-        """How long it is from one check of a target to the next, in seconds."""
+        """Seconds from the start of one check of a target to the start of the next."""
         return max(self._interval, len(self._health) / MAX_CHECKS_A_SECOND)
 
     def pause(self, spent: float) -> float:
         """Return how long to wait after a check that took `spent` seconds.
 
-        An interval is from beginning to beginning, so that a silent target is down after three of them.
+        The interval is from start to start, so that a silent target is down after three of them.
         """
         seconds = self.interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
         return max(seconds - spent, 0.0)
@@ -118,6 +118,6 @@ async def answers(target: Target, seconds: float) -> bool | None:
             return False
         except OSError as error:
             return None if error.errno in _CANNOT_ASK else False
-        # Orderly closing would leave the server a connection to wait for, and here a port in TIME_WAIT.
+        # Closing with FIN would leave an open connection at the server, and a port in TIME_WAIT here.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     return True

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from egress_router.upstreams.followed import Names
 
 
-_MAX_ENTRIES = 100  # that have a counter of their own
+_MAX_ENTRIES = 100  # the first ones, which have a counter of their own
 _MAX_SHOWN = 1_000
 
 
@@ -39,7 +39,7 @@ class PolicyDenials:
         ).value += times
 
     def shown(self, policy: EgressPolicy | None) -> list[dict[str, int | str]]:
-        """Return the entries of the policy that is in force, as /status has them."""
+        """Return the entries of the current policy, as /status shows them."""
         entries = () if policy is None else policy.entries[:_MAX_SHOWN]
         return [
             {"entry": each.number, "text": str(each), "denied": self._denied[str(each)]} for each in entries
@@ -47,7 +47,7 @@ class PolicyDenials:
 
 
 class PolicyNames:
-    """Follows names; `on_change` gets the names of each address whenever they have changed."""
+    """Follows names; `on_change` gets the names of each address whenever they change."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, resolver: Names, on_change: Callable[[NamesOf], None]
@@ -62,7 +62,7 @@ class PolicyNames:
     def follow(self, names: Sequence[str], known: Mapping[str, tuple[IPAddress, ...]] | None = None) -> None:
         """Follow exactly these names; those that were followed already keep their addresses.
 
-        `known` are addresses of others that serve until they were asked for.
+        `known` are addresses of new names, to be used until the first look-up has ended.
         """
         for name in self._names.keys() - set(names):
             self._names.pop(name).stop()
@@ -77,7 +77,7 @@ class PolicyNames:
         self._answered()
 
     async def answered(self, names: Iterable[str], seconds: float) -> None:
-        """Wait until these names, which are followed, were asked for once, but no longer than so long."""
+        """Wait until these followed names were looked up once, but at most for `seconds`."""
         waiting = [self._loop.create_task(self._asked[name].wait()) for name in set(names)]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=seconds)

@@ -1,4 +1,4 @@
-"""Which address of a destination comes next, and what successes and failures change. Pure."""
+"""The order in which the addresses of a destination are used, and when one is up or down. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUCCESSES_UP: Final = 2
 
 
 class Health:
-    """Whether one address and port answers; it counts as up until it was seen to fail."""
+    """Whether one address and port answers; it counts as up until connections to it have failed."""
 
     __slots__ = ("_streak", "up")
 
@@ -38,10 +38,10 @@ class Health:
 
 
 class AddressPool:
-    """The addresses of one destination: `targets` in the order in which they serve, the first `good` in turn.
+    """The addresses of one destination: `targets` in the order of use, the first `good` of them in turn.
 
-    What is up comes first. What is down comes last: it costs nothing while another one answers, and when all
-    are down, one may be back before a check has noticed.
+    Those that are up come first. Those that are down come last: this costs nothing while another one answers,
+    and when all are down, one may be back before a check has noticed.
     """
 
     def __init__(self) -> None:
@@ -54,10 +54,10 @@ class AddressPool:
         is_up: Callable[[Target], bool],
         has_route: Callable[[IPAddress], bool],
     ) -> None:
-        """Serve these targets from now on.
+        """Use these targets from now on.
 
-        Targets without a route are left out, unless none has one: then trying says best what is wrong. They
-        are sorted, because name servers rotate their answers: two rotations may cancel each other out.
+        Targets without a route are left out, unless none has one: then a try gives the best error. They are
+        sorted, because name servers rotate their answers, and two rotations may cancel each other out.
         """
         known = sorted(targets, key=lambda target: (target[0].version, int(target[0]), target[1]))
         routed = [target for target in known if has_route(target[0])] or known

@@ -1,4 +1,4 @@
-"""What is said and shown of names that are followed and of addresses that are checked."""
+"""Log events, metrics and status of followed names and checked addresses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UP = "1 where every worker sees this address answer; 0 without an address: the 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One address of a destination for people; without an address, `reason` says why the name has none."""
+    """One address of a destination, as it is shown; without one, `reason` says why the name has none."""
 
     destination: str
     address: str
@@ -28,7 +28,7 @@ class Upstream:
     reason: str = ""
 
     def shown(self) -> dict[str, bool | int | float | str | None]:
-        """Return it as the status shows it."""
+        """Return it as /status shows it."""
         shown: dict[str, bool | int | float | str | None] = {
             "destination": self.destination,
             "address": self.address,
@@ -45,11 +45,11 @@ class UpstreamReport:
         self._log = logger
 
     def show(self, upstreams: Callable[[], Iterable[Upstream]]) -> None:
-        """Show those that `upstreams` tells whenever somebody asks: names may change many times between."""
+        """Show what `upstreams` returns when metrics are read: in between, names may change many times."""
         self._registry.before_snapshot(lambda: self._set(upstreams()))
 
     def resolved(self, name: str, addresses: Sequence[IPAddress], failure: ResolveError | None) -> None:
-        """The addresses of a name changed, or it began to fail, or to work again."""
+        """Log that the addresses of a name changed, or that look-ups began to fail, or to work again."""
         listed = ", ".join(map(str, addresses))
         if failure is None:
             self._log.info("name resolved", name=name, addresses=listed)
@@ -57,11 +57,11 @@ class UpstreamReport:
             self._log.warning("name does not resolve", name=name, reason=failure, serving=listed or "nothing")
 
     def left_out(self, destination: str, reason: str) -> None:
-        """A destination has an address that nobody is connected to."""
+        """Log that an address of a destination is not used."""
         self._log.warning("an address of the destination is left out", destination=destination, reason=reason)
 
     def health(self, target: Target, *, up: bool) -> None:
-        """An address began or ceased to answer."""
+        """Log that an address started or stopped answering."""
         if up:
             self._log.info("upstream answers again", address=printed(*target))
         else:

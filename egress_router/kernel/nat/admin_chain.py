@@ -1,8 +1,9 @@
-"""The administrator's own chain, which nothing of ours touches, and beside it one for the rules of a file.
+"""The administrator's own chain, which we never change, and beside it one for the rules of a file.
 
 Both are in a table of their own, so that no transaction for our rules changes them. Every packet that leaves
-by the egress interface passes them after our own rules, forwarded or from the pod itself: first what the
-administrator has added by hand, then the file's, so that an `accept` by hand is an exception from the file.
+by the egress interface, forwarded or from the pod itself, passes them after our own rules: first the rules
+that the administrator added by hand, then the file's, so that an `accept` by hand is an exception from the
+file.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ if TYPE_CHECKING:
 TABLE = "egress_router_admin"
 NAME = "OPENSHIFT-ADMIN-OUTPUT-RULES"
 FILE_CHAIN = "EGRESS-ADMIN-RULES-FILE"
-# Behind our own chains in the same hooks.
+# After our own chains in the same hooks.
 _HOOKS = ("forward", "output")
 _PRIORITY = "filter + 10"
 _COUNTER = re.compile(r"\bcounter packets (\d+) bytes (\d+)")
 _HANDLE = re.compile(r" # handle (\d+)$")
-# Which statements the chain of the file holds: a set that is never filled, named after them.
+# This set is never filled; its name is a hash of the statements in the file's chain.
 _MARKER = re.compile(r"(?m)^\tset (file_[0-9a-f]{16}) \{")
-# What would end a statement in nft; a quoted text may hold any of them.
+# What would end a statement in nft; inside quotation marks it does not.
 _QUOTED = re.compile(r'"[^"]*"')
 _ENDS_STATEMENT = re.compile(r"[;\\]")
 
 
 class Origin(Enum):
-    """Where a rule is from: added to the administrator's chain, or a line of the file."""
+    """Where a rule comes from: the administrator's chain, or a line of the file."""
 
     CHAIN = "chain"
     FILE = "file"
@@ -45,7 +46,7 @@ _CHAINS = {Origin.CHAIN: NAME, Origin.FILE: FILE_CHAIN}
 
 @dataclass(frozen=True, slots=True)
 class AdminRule:
-    """One rule of the administrator's, with what it counted; None where it has no counter."""
+    """One rule of the administrator, with what it counted; None if it has no counter."""
 
     text: str
     packets: int | None
@@ -54,7 +55,7 @@ class AdminRule:
 
 
 def declaration(interface: str) -> Iterator[str]:
-    """Yield the commands that make the chains where they are missing, and packets pass them in any case."""
+    """Yield the commands that create the chains if they are missing, and make packets pass them."""
     yield f"add table inet {TABLE}"
     for name in _CHAINS.values():
         yield f"add chain inet {TABLE} {name}"
@@ -62,7 +63,7 @@ def declaration(interface: str) -> Iterator[str]:
         kind = f"type filter hook {hook} priority {_PRIORITY}; policy accept;"
         yield f"add chain inet {TABLE} {hook} {{ {kind} }}"
         yield f"flush chain inet {TABLE} {hook}"
-    # Asked once, because packets of both directions pass, and a name is the dearest thing to compare.
+    # Checked once, because packets of both directions pass, and comparing a name is the slowest check.
     rules = [f'oifname != "{interface}" accept', *(f"jump {name}" for name in _CHAINS.values())]
     yield f"table inet {TABLE} {{"
     for hook in _HOOKS:
@@ -71,9 +72,9 @@ def declaration(interface: str) -> Iterator[str]:
 
 
 def filling(interface: str, statements: Sequence[str], listed: str = "") -> str:
-    """Return the transaction that makes these statements, one a rule, the whole of the file's chain.
+    """Return the transaction that makes the file's chain consist of these statements, one a rule.
 
-    `listed` is what nft lists of the table as it is.
+    `listed` is nft's listing of the current table.
     """
     marks = [f"delete set inet {TABLE} {name}" for name in _MARKER.findall(listed)]
     if statements:
@@ -86,7 +87,7 @@ _FLUSH = f"flush chain inet {TABLE} {FILE_CHAIN}"
 
 
 def is_filled(listed: str, statements: Sequence[str]) -> bool:
-    """Say whether the file's chain holds these statements and no others already."""
+    """Say whether the file's chain already holds these statements and no others."""
     wanted = [_marker(statements)] if statements else []
     return _MARKER.findall(listed) == wanted and len(list(_rules(listed, FILE_CHAIN))) == len(statements)
 
@@ -96,15 +97,15 @@ def _marker(statements: Sequence[str]) -> str:
 
 
 def is_old(listed: str) -> bool:
-    """Say whether a table is of a version that filled the administrator's chain itself from the file."""
+    """Say whether the table is of a version that put the file's rules into the administrator's chain."""
     return f"\tchain {NAME} {{" in listed and f"\tchain {FILE_CHAIN} {{" not in listed
 
 
 def takeover(listed: str) -> str:
-    """Return the transaction that takes the file's rules out of the administrator's chain; it may be empty.
+    """Return the transaction that removes the file's rules from the administrator's chain; it may be empty.
 
-    `listed` is the table with handles and without what counters hold. Only the whole file, without gaps,
-    counts as what an earlier version put there; the administrator may have added the rest.
+    `listed` is the table with handles and without the values of counters. Only the whole file, without gaps,
+    is taken for what an earlier version put there; the administrator may have added everything else.
     """
     old = [_HANDLE.split(rule) for rule in _rules(listed, NAME)]
     file = [_HANDLE.split(rule)[0] for rule in _rules(listed, FILE_CHAIN)]
@@ -116,7 +117,7 @@ def takeover(listed: str) -> str:
 
 
 def fault(statement: str) -> str | None:
-    """Say why a line cannot be one statement of a rule, before nft is asked; None where it can."""
+    """Say why a line cannot be one statement of a rule, before nft is asked; None if it can."""
     if _ENDS_STATEMENT.search(_QUOTED.sub("", statement)):
         return "one nft statement a line, without ';' or '\\'"
     if statement.split(maxsplit=1)[0] in {"jump", "goto"}:
@@ -125,7 +126,7 @@ def fault(statement: str) -> str | None:
 
 
 def faults(stderr: str, filled: str, statements: Sequence[str]) -> list[tuple[int, str]]:
-    """Return which statements nft refuses, by index, and why, out of what it said of `filling`'s text."""
+    """Return the index of each statement that nft refuses, and why, from its errors about `filled`."""
     first = filled.splitlines().index(_FLUSH) + 2
     found: dict[int, str] = {}
     for number, message in re.findall(r"^\S*?:(\d+):[\d-]+: Error: (.*)$", stderr, re.MULTILINE):
@@ -136,7 +137,7 @@ def faults(stderr: str, filled: str, statements: Sequence[str]) -> list[tuple[in
 
 
 def parsed(listed: str) -> tuple[AdminRule, ...]:
-    """Read what nft lists of the table, in the order in which packets pass."""
+    """Read the rules from nft's listing of the table, in the order in which packets pass them."""
     return tuple(_parsed(text, origin) for origin, name in _CHAINS.items() for text in _rules(listed, name))
 
 

@@ -1,4 +1,4 @@
-"""The administrator's rules in the kernel: those of the file are put in force, and all are read."""
+"""The administrator's rules in the kernel: puts those of the file in force, and reads all of them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _log = log.get("kernel")
 
 @dataclass(frozen=True, slots=True)
 class FileRules:
-    """The statements of the file, which nft takes, for what leaves by `interface`."""
+    """The statements of the file, which nft accepts, for what leaves by `interface`."""
 
     statements: tuple[str, ...]
     interface: str
 
 
 def check(source: str, text: str, interface: str) -> FileRules:
-    """Return the lines of `text`, once nft has said that it takes all of them; nothing changes.
+    """Return the lines of `text` if nft accepts all of them; nothing is changed.
 
     `source` names them in errors.
 
     Raises:
-        ConfigError: nft does not take all lines.
+        ConfigError: nft does not accept all lines.
         RefusedError: there is no `nft`, or no permission.
     """
     lines = list(rule_lines(text))
@@ -55,9 +55,9 @@ def _problem(source: str, line: Line, why: str) -> Problem:
 
 
 def put_in_force(rules: FileRules) -> bool:
-    """Make these the rules of the file's chain, all of them or none; say whether that changed anything.
+    """Make these the rules of the file's chain, all or none; return whether that changed anything.
 
-    The same rules again are left alone, with what they have counted.
+    If the chain holds the same rules already, it stays as it is, with its counters.
 
     Raises:
         RefusedError: the kernel refuses; nothing has changed.
@@ -72,7 +72,7 @@ def put_in_force(rules: FileRules) -> bool:
 
 
 def _take_over() -> None:
-    """Take out of the administrator's chain what an earlier version put there: the file has its own now."""
+    """Remove from the administrator's chain what an earlier version put there: the file has its own now."""
     moved = admin_chain.takeover(_listed("--handle", "--stateless"))
     if moved:
         nftables.execute(moved)
@@ -80,11 +80,11 @@ def _take_over() -> None:
 
 
 def read() -> tuple[admin_chain.AdminRule, ...]:
-    """Return the rules of both chains with their counters; none where they are not there."""
+    """Return the rules of both chains with their counters; none if the chains do not exist."""
     return admin_chain.parsed(_listed())
 
 
 def _listed(*options: str) -> str:
-    """Return what nft lists of the administrator's table; nothing where it is not there."""
+    """Return nft's listing of the administrator's table; empty if there is none."""
     done = nft.run(*options, "list", "table", "inet", admin_chain.TABLE)
     return done.stdout if done.returncode == 0 else ""

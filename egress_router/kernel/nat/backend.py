@@ -1,4 +1,4 @@
-"""Which of the two ways puts the plan in force."""
+"""Chooses nftables or iptables to put the plan in force."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = log.get("kernel")
 
 
 def choose(setting: str) -> Callable[[NatPlan], None]:
-    """Return what puts a plan in force; `auto` is nftables where the kernel and the image have it."""
+    """Return the function that puts a plan in force; `auto`: nftables if the kernel and the image have it."""
     if setting == "nftables" or (setting == "auto" and nftables.is_supported()):
         return nftables.apply
     _log.info("NAT rules go to iptables", setting=setting)
@@ -24,10 +24,10 @@ def choose(setting: str) -> Callable[[NatPlan], None]:
 
 
 def remove_other(chosen: Callable[[NatPlan], None]) -> None:
-    """Remove the rules that an earlier run set in the other way; both would be in force side by side.
+    """Remove the rules that an earlier run set with the other backend; else both would be in force.
 
     Raises:
-        RefusedError: there are such rules and the kernel does not let them go.
+        RefusedError: there are such rules and the kernel refuses to remove them.
     """
     remove = iptables.remove if chosen is nftables.apply else nftables.remove
     for what in remove():

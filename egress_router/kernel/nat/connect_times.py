@@ -1,4 +1,4 @@
-"""How long connections took to be accepted, read from what the kernel noted (`timing`)."""
+"""How long connections took to be accepted, from times that the kernel noted (`timing`)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from egress_router.kernel.nat import counters, timing
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_WORD = 4  # each part of a concatenated key begins at one
+_WORD = 4  # bytes; each part of a concatenated key begins at a multiple of it
 _NANOSECOND = 1e-9
 
 
 class ConnectTime(NamedTuple):
-    """A TCP connection to a local port was accepted after so long."""
+    """After how many seconds a TCP connection to a local port was accepted."""
 
     version: int
     local_port: int
@@ -25,32 +25,32 @@ class ConnectTime(NamedTuple):
 
 
 class ConnectTimes:
-    """Reads what was noted, and tells each connection once."""
+    """Reads the noted times, and returns each connection once."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[bytes, int]] = set()
+        self._returned: set[tuple[bytes, int]] = set()
 
     def read(self) -> list[ConnectTime]:
-        """Return the connections that were accepted since the last call, as far as they were noted.
+        """Return the connections that were accepted since the last call, if the kernel noted them.
 
         Raises:
-            RefusedError: the kernel does not let this process look.
+            RefusedError: the kernel does not let this process read them.
         """
         found: list[ConnectTime] = []
         seen: set[tuple[bytes, int]] = set()
         for version in (4, 6):
             accepted = set(_times(timing.ACCEPTED, version))
             seen |= accepted
-            if new := accepted - self._told:
+            if new := accepted - self._returned:
                 found += _differences(version, new, dict(_times(timing.ASKED, version)))
-        self._told = seen
+        self._returned = seen
         return found
 
 
 def _differences(
     version: int, accepted: Iterable[tuple[bytes, int]], asked: dict[bytes, int]
 ) -> list[ConnectTime]:
-    """Conntrack may use a number again, and a clock may be set back: such a pair says nothing."""
+    """Leave out pairs without sense: conntrack may reuse a number, and a clock may be set back."""
     return [
         ConnectTime(version, _local_port(key), (time - asked[key]) * _NANOSECOND)
         for key, time in accepted

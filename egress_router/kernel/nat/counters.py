@@ -1,6 +1,6 @@
-"""What goes through each redirected port, counted by the kernel.
+"""The traffic of each redirected port, counted by the kernel.
 
-Elements come with traffic (dynamic sets), so that 30,000 lines without traffic cost nothing.
+Elements are made by traffic (dynamic sets), so that 30,000 lines without traffic cost nothing.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
 _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 _ATTRIBUTE = struct.Struct("=HH")
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
-# Kinds that count connections, each by its first packet that tells.
+# Kinds that count connections, each by the first packet that shows it.
 _FIELDS = {"accepted": "connections", "denied": "denied", "closed": "closed", "refused": "refused"}
-_WORD = 4  # each part of a concatenated key begins at one
+_WORD = 4  # bytes; each part of a concatenated key begins at a multiple of it
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went through: connections, and packets and bytes to the destination and back.
+    """The traffic: connections, and packets and bytes to the destination and back.
 
     `begun` counts every connection once, however often its first packet is sent again; `connections` those
-    that the destination accepted (TCP), or all (UDP and SCTP, where no packet of the kernel's says so).
-    `denied` are those that the egress policy had rejected, `closed` those whose port led nowhere, `waiting`
-    those that may still be accepted. Of a TCP connection that was `refused` a reset was the first answer.
+    that the destination accepted (TCP), or all (UDP and SCTP, where no packet shows this). `denied` are those
+    that were rejected by the egress policy, `closed` those whose port led nowhere, `waiting` those that may
+    still be accepted, `refused` TCP connections whose first answer was a reset.
     """
 
     connections: int = 0
@@ -68,7 +68,7 @@ class Traffic:
 
     @property
     def refusals(self) -> int:
-        """Failures that the destination answered; the others got no answer."""
+        """Failures with an answer of the destination; the others got no answer."""
         return min(self.refused, self.failures)
 
     def plus(self, other: Traffic) -> Traffic:
@@ -87,7 +87,7 @@ class Traffic:
         )
 
 
-# Packets by address, number of the protocol (0: all that have no ports) and first port of a denial.
+# Packets by address, protocol number (0: all protocols without ports) and first port of a denial.
 DeniedCounts = dict[tuple["IPAddress", int, int], int]
 # Traffic by protocol, family and local port.
 Counts = dict[tuple[str, int, int], Traffic]
@@ -98,7 +98,7 @@ def read() -> Counts:
     """Return what was counted so far.
 
     Raises:
-        RefusedError: the kernel does not let this process look.
+        RefusedError: the kernel does not let this process read it.
     """
     found: Counts = {}
     seen = False
@@ -135,7 +135,7 @@ def denied() -> DeniedCounts:
     """Return how many packets the egress policy has denied since its elements were put in force.
 
     Raises:
-        RefusedError: the kernel does not let this process look.
+        RefusedError: the kernel does not let this process read it.
     """
     found: DeniedCounts = {}
     for version, size in ((4, 4), (6, 16)):
@@ -152,7 +152,7 @@ def denied() -> DeniedCounts:
 
 
 def denied_key(denial: Denial) -> tuple[IPAddress, int, int]:
-    """Return under which key a denial is counted."""
+    """Return the key under which a denial is counted."""
     if denial.protocol is None:
         return denial.address, 0, 0
     return denial.address, _NUMBERS[denial.protocol.value], denial.first
@@ -175,7 +175,7 @@ def keys(name: str) -> Iterator[bytes]:
     """Yield the key of each element of a set.
 
     Raises:
-        OSError: there is no such set, or the kernel does not let this process look.
+        OSError: there is no such set, or the kernel does not let this process read it.
     """
     for element in _listed(name):
         key = attributes(element.get(_KEY, b"")).get(_VALUE)
@@ -187,7 +187,7 @@ def values(name: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield key and value of each element of a map.
 
     Raises:
-        OSError: there is no such map, or the kernel does not let this process look.
+        OSError: there is no such map, or the kernel does not let this process read it.
     """
     for element in _listed(name):
         key, value = (attributes(element.get(each, b"")).get(_VALUE) for each in (_KEY, _DATA))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 KINDS = ("begun", "accepted", "sent", "received", "denied", "closed", "refused")
-# Closed ports are what a scan finds; as many of them have a count of their own.
+# A scan meets closed ports; at most this many of them have a counter of their own.
 _MAX_CLOSED = 4096
 # Earlier versions had their counters here.
 OLD_TABLE = "egress_router_counts"
@@ -25,5 +25,5 @@ def declarations(version: int) -> Iterator[str]:
 
 
 def count(kind: str, protocol: str, version: int) -> str:
-    """Return the statement that counts a packet for the local port that it came to."""
+    """Return the statement that counts a packet for its local port."""
     return f"add @{kind}_{protocol}{version} {{ ct original proto-dst counter }}"

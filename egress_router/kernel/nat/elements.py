@@ -1,10 +1,10 @@
-"""Lines as elements of maps: which there are, and what has to change from some lines to others.
+"""Lines as elements of maps: the elements of some lines, and the changes from them to other lines.
 
-A line with one address is an element of `ports` (or `ranges`). A line with n of them is n elements of its
-protocol's `members`, numbered from 0, and one of `groups` that leads to a chain that draws a number below n:
-every address gets the same share, and when one of n goes, the last takes its number and no other moves. A
-line without an address is an element of `groups` that accepts: its packets meet the router itself, which
-rejects them.
+A line with one address is an element of `ports` (or `ranges`). A line with n addresses is n elements of its
+protocol's `members`, numbered from 0, and an element of `groups` that leads to a chain that draws a number
+below n: every address gets the same share, and when one of n goes, the last takes its number and no other
+moves. A line without an address is an element of `groups` that accepts: its packets reach the router itself,
+which rejects them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from egress_router.grammar.address import IPAddress
     from egress_router.kernel.nat.plan import PlannedLine
 
-# By map, and in it by key: the value.
+# By map, and in each map by key: the value.
 Elements: TypeAlias = dict[str, dict[str, str]]
 # By map: the keys.
 Keys: TypeAlias = dict[str, list[str]]
-# The place of each address of a line that has several.
+# The addresses of a line that has several; the index is the number in `members`.
 Places: TypeAlias = "tuple[IPAddress, ...]"
 # A map's name without its family, a key and its value.
 Element: TypeAlias = tuple[str, str, str]
@@ -40,7 +40,7 @@ def declarations(version: int) -> Iterator[str]:
     yield f"map ranges{version} {{ {key} : {address}; flags interval; }}"
     yield f"map groups{version} {{ {key} : verdict; }}"
     yield f"map range_groups{version} {{ {key} : verdict; flags interval; }}"
-    # One for each protocol: nft has a rule ask for the protocol whose port the values are, and takes no `th`.
+    # One for each protocol: nft wants a rule to match the protocol of the values' ports, and accepts no `th`.
     for protocol, prefix in _PREFIXES.items():
         yield f"map {prefix}members{version} {{ {member} : {ip} daddr . {protocol.value} dport; }}"
     yield f"map range_members{version} {{ {member} : {ip} daddr; flags interval; }}"
@@ -59,7 +59,7 @@ MAPS = (
 
 
 def translations(version: int, lines: Sequence[PlannedLine]) -> Iterator[str]:
-    """Yield the rules that look a port up; each ends there when it finds it."""
+    """Yield the rules that look a port up; a packet stops at the one that finds it."""
     for is_range, prefix, single in ((False, "", "ports"), (True, "range_", "ranges")):
         if is_range and not any(line.is_range for line in lines):
             continue
@@ -69,10 +69,10 @@ def translations(version: int, lines: Sequence[PlannedLine]) -> Iterator[str]:
 
 
 def settled(before: Places, after: Places) -> Places:
-    """Return the addresses of `after` in an order in which as few as can be change their place.
+    """Return the addresses of `after` in an order in which as few as possible change their place.
 
-    An address that stays keeps its place, a new one takes a free place, and the last ones fill what is still
-    free.
+    An address that stays keeps its place, a new one takes a free place, and the last ones fill the places
+    that are still free.
     """
     # Numbers, because addresses are slow to hash and to compare.
     wanted = dict(zip(map(int, after), after, strict=True))
@@ -140,7 +140,7 @@ def _prefix(line: PlannedLine) -> str:
 
 
 def group_chains(version: int, verdicts: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the chains that these values of `groups` and `range_groups` lead to."""
+    """Yield the chains to which these values of `groups` and `range_groups` lead."""
     for verdict in sorted(set(verdicts) - {"accept"}):
         name = verdict.removeprefix("goto ")
         prefix, _, rest = name.partition("one_of_")
@@ -163,7 +163,7 @@ def added(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
 
 
 def changes(version: int, pairs: Iterable[tuple[PlannedLine, PlannedLine]]) -> tuple[Keys, Elements]:
-    """Return the keys that go and the elements that come, from the one line of each pair to the other."""
+    """Return the keys to remove and the elements to add; each pair is a line before and after the change."""
     gone: Keys = {f"{name}{version}": [] for name in MAPS}
     come: Elements = {f"{name}{version}": {} for name in MAPS}
     for before, after in pairs:
@@ -180,7 +180,7 @@ def changes(version: int, pairs: Iterable[tuple[PlannedLine, PlannedLine]]) -> t
 def _regroup(version: int, before: PlannedLine, after: PlannedLine, gone: Keys, come: Elements) -> None:
     """Note what differs between two lines of several addresses.
 
-    With a thousand names this is the main cost of a change, so no text is made that is not used.
+    With a thousand names this is the main cost of a change, so text is made only if it is used.
     """
     prefix, key, port = _prefix(before), _key(before), _port(after)
     old, new = before.addresses, after.addresses

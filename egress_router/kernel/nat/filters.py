@@ -1,4 +1,4 @@
-"""The rules that let pass, count, reject and drop."""
+"""The rules that accept, count, reject and drop."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def denied(plan: NatPlan) -> Iterator[str]:
 
 
 def leaks(plan: NatPlan) -> Iterator[str]:
-    """Drop what would leave with another source than ours, whatever NAT made of it.
+    """Drop what would leave with a source other than ours, whatever NAT did.
 
-    NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
+    NAT does not translate connections that conntrack knew before there were rules, and goes on to use an old
+    source after a change.
     """
     if plan.surroundings.parent is not None:
-        # What the macvlan sends does not pass this hook; the parent's own stack has nothing to send out
-        # there.
+        # What the macvlan sends does not pass this hook; the parent's own stack has nothing to send there.
         parent = f'oifname "{plan.surroundings.parent}"'
         yield f"{parent} {_NEIGHBOURS} accept"
         yield f"{parent} drop"
-    # First, because the name of an interface is dear to compare, and these are all packets that we translate.
+    # First, because comparing interface names is slow, and these are all the packets that we translate.
     for family in plan.families:
         fine = one_or_set([str(each) for each in family.sources])
         yield f"{keyword(family.version)} saddr {fine} accept"
@@ -50,7 +50,7 @@ def leaks(plan: NatPlan) -> Iterator[str]:
 
 
 def arriving(plan: NatPlan) -> Iterator[str]:
-    """What comes to the pod itself: answers, its own services, and nothing from the outside network."""
+    """Let in what is for the pod itself: answers, its own services, nothing from the outside network."""
     outside = f"iifname {interfaces(*plan.outside)}"
     # No station may change the pod's routes, even where /proc/sys is read-only.
     yield "icmpv6 type { nd-router-advert, nd-redirect } drop"
@@ -72,21 +72,21 @@ def arriving(plan: NatPlan) -> Iterator[str]:
 
 
 def forwarded(plan: NatPlan) -> Iterator[str]:
-    """Only what was redirected goes out, and only answers come back; all else is dropped, link up or down."""
+    """Let out only what was redirected, and in only answers; all else is dropped, link up or down."""
     if not plan.redirects:
         return
     outside = f'"{plan.interface}"'
     yield f"oifname {outside} {_KNOWN} goto sent"
     yield f"iifname {outside} {_KNOWN} goto received"
     yield f"iifname {interfaces(*plan.outside)} drop"
-    # Conntrack does not translate what it cannot place; it would leave with the client's own address.
+    # What conntrack cannot assign to a connection is not translated; the client's address would get out.
     yield "ct state invalid drop"
     yield f"oifname {outside} ct status dnat goto begin"
 
 
 def begin(plan: NatPlan) -> Iterator[str]:
-    """A connection's packets until the first answer."""
-    # First, because a reject is an answer, too, and has to find the way back.
+    """Handle a connection's packets until the first answer."""
+    # First, because a reject is an answer, too, and needs the route back.
     yield _REMEMBER
     for version in sorted({each.address.version for each in plan.denials}):
         address = f"{keyword(version)} daddr"
@@ -100,7 +100,7 @@ def begin(plan: NatPlan) -> Iterator[str]:
 
 
 def sent(plan: NatPlan) -> Iterator[str]:
-    """Count what goes out of a known connection; source ports rest after its end."""
+    """Count outgoing packets of known connections; source ports rest after the end."""
     for family in plan.families:
         counted = counting.count("sent", "tcp", family.version)
         yield f"{of_protocol(plan, family, 'tcp')} {counted} tcp flags & (fin | rst) == 0 accept"
@@ -111,13 +111,13 @@ def sent(plan: NatPlan) -> Iterator[str]:
 
 
 def received(plan: NatPlan) -> Iterator[str]:
-    """Count what comes back of a known connection; source ports rest after its end."""
+    """Count incoming packets of known connections; source ports rest after the end."""
     for family in plan.families:
         counted = counting.count("received", "tcp", family.version)
         yield f"{of_protocol(plan, family, 'tcp')} {counted} tcp flags & (fin | syn | rst) == 0 accept"
     for family in plan.families:
         yield f"{of_protocol(plan, family, 'tcp')} tcp flags & (fin | rst) != 0 {dispatch(family, 'rest_in')}"
-        # No handshake was complete: what came instead of an acceptance is a refusal.
+        # A reset before the handshake is complete is a refusal.
         refused = counting.count("refused", "tcp", family.version)
         yield f"{of_protocol(plan, family, 'tcp')} tcp flags & rst != 0 ct status & assured == 0 {refused}"
         accepts = "tcp flags & (syn | ack) == syn | ack"
@@ -137,10 +137,10 @@ def _others(plan: NatPlan, what: str) -> Iterator[str]:
 
 
 def leaving(plan: NatPlan) -> Iterator[str]:
-    """The pod itself reaches the cluster by its other interfaces, and nothing else, whatever its routes say.
+    """Let the pod itself reach only the cluster by its other interfaces, whatever its routes say.
 
-    Answers go back to any client. Link-local IPv6 is neighbour discovery's; of IPv4's only what a route names
-    is the cluster's, as clouds have their metadata services there.
+    Answers go back to any client. Link-local IPv6 is for neighbour discovery; link-local IPv4 is the
+    cluster's only if a route names it, as clouds have their metadata services there.
     """
     yield f"oifname {interfaces(*plan.outside)} {_NEIGHBOURS} accept"
     yield f'oifname "{plan.interface}" ct state invalid drop'

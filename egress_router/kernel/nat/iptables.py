@@ -1,4 +1,4 @@
-"""The plan put in force by iptables, for kernels without nf_tables; one commit a table."""
+"""Puts the plan in force with iptables, for kernels without nf_tables; one commit a table."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def apply(plan: NatPlan, timeout: float = _TIMEOUT) -> None:
 
 
 def remove(proc_net: Path = _PROC_NET, python: str = sys.executable) -> list[str]:
-    """Remove our chains where they are, and return of which families.
+    """Remove our chains where they exist, and return from which families.
 
-    A table that this namespace never used is left alone: the first look at it would set it up. Tables of
-    other programs may be there where python-iptables is not, so a failure is no refusal.
+    A table that this namespace never used is left alone: the first read would create it. Other programs may
+    have tables although python-iptables is not installed, so a failure is only logged.
     """
     removed = []
     for version, names in (4, "ip_tables_names"), (6, "ip6_tables_names"):
@@ -67,10 +67,10 @@ def remove(proc_net: Path = _PROC_NET, python: str = sys.executable) -> list[str
 def _libiptc(
     version: int, action: str, what: object, timeout: float = _TIMEOUT, python: str = sys.executable
 ) -> tuple[str, str]:
-    """Have python-iptables do something for one family; return what it printed, and its errors.
+    """Run python-iptables for one family; return what it printed, and its errors.
 
-    Each family goes through a process of its own: libxtables keeps the first family's NAT target for its
-    whole life and makes empty rules of the other's.
+    Each family gets a process of its own: libxtables keeps the first family's NAT target for the life of the
+    process, and makes empty rules for the other family.
     """
     try:
         done = subprocess.run(  # noqa: S603 (this very program)

@@ -100,10 +100,10 @@ def _ports(line: PlannedLine) -> str:
 
 
 def _sources(plan: NatPlan, family: FamilyPlan) -> Iterator[Rule]:
-    """Translate sources. TCP keeps the client's port where it is free: it has no order of its own here.
+    """Translate sources. TCP keeps the client's port if it is free: x_tables cannot choose ports in turn.
 
-    A client's own connections meet TIME_WAIT of their own then, which a server ends early for them. x_tables
-    cannot hand out ports in turn, so several busy clients may still meet each other's (source_ports).
+    A client's connections then meet only TIME_WAIT of its own earlier ones, which a server ends early for
+    them. Several busy clients may still meet each other's (source_ports).
     """
     outside: Rule = {"out-interface": plan.interface}
     own = [{**outside, "src": str(source), "target": "RETURN"} for source in family.sources]
@@ -188,12 +188,12 @@ def _output(plan: NatPlan, version: int) -> Iterator[Rule]:
 
 
 def _leaks(plan: NatPlan, family: FamilyPlan | None, version: int) -> Iterator[Rule]:
-    """Drop what would leave with another source than ours, whatever NAT makes of it.
+    """Drop what would leave with a source other than ours, whatever NAT does.
 
-    NAT does not translate what conntrack knew before there were rules, and keeps to a source that changed.
-    x_tables has no filter behind NAT, so conntrack is asked which source NAT is going to write: for a packet
-    of the original direction it is the destination of the replies, for a reply the original destination. The
-    first packet of a connection (not confirmed yet) is still to meet our SNAT rule.
+    NAT does not translate connections that conntrack knew before there were rules, and goes on to use an old
+    source after a change. x_tables has no filter after NAT, so conntrack is asked which source NAT will
+    write: for a packet of the original direction it is the destination of the replies, for a reply the
+    original destination. The first packet of a connection (not confirmed yet) has yet to meet our SNAT rule.
     """
     outgoing: Rule = {"out-interface": plan.interface, "target": "DROP"}
     yield from _outgoing_neighbours(plan, version)

@@ -1,7 +1,7 @@
 """One family's rules set by python-iptables: `python -m egress_router.kernel.nat.libiptc 4|6 apply|remove`.
 
-Reads JSON from standard input: the rules by table and chain, or the names of the tables to clear. A process
-of its own; `iptables` says why.
+Reads JSON from standard input: the rules by table and chain, or the names of the tables to clear. It runs as
+a separate process; `iptables` says why.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HOOKS = {
 
 
 class _Chain(Protocol):
-    """What is used of python-iptables' Chain; it has no types of its own."""
+    """The part of python-iptables' Chain that is used; the library has no types."""
 
     def flush(self) -> None:
         """Remove every rule."""
@@ -44,7 +44,7 @@ class _Chain(Protocol):
 
 
 class _Table(Protocol):
-    """What is used of its Table."""
+    """The part of its Table that is used."""
 
     def is_chain(self, chain: _Chain) -> bool:
         """Say whether the table has the chain."""
@@ -56,7 +56,7 @@ class _Table(Protocol):
 def put_in_force(tables: Tables, *, ipv6: bool) -> None:
     """Replace our chains; each table in one commit.
 
-    The filter comes first, so that nothing passes between two commits that the plan would stop.
+    The filter comes first, so that between two commits nothing passes that the plan would stop.
     """
     for name in ("filter", "mangle", "nat"):
         table = (iptc.Table6 if ipv6 else iptc.Table)(name)
@@ -64,7 +64,7 @@ def put_in_force(tables: Tables, *, ipv6: bool) -> None:
         table.autocommit = False
         table.refresh()
         if name == "filter" and not table.is_chain(iptc.Chain(table, admin_chain.NAME)):
-            # The administrator's: made once, and never touched or removed.
+            # The administrator's: created once, and never changed or removed.
             table.create_chain(iptc.Chain(table, admin_chain.NAME))
         for chain, wanted in tables[name].items():
             _fill(table, chain, wanted, ipv6=ipv6)
@@ -105,7 +105,7 @@ def remove(tables: Sequence[str], *, ipv6: bool) -> list[str]:
 
 
 def main() -> int:
-    """Do what standard input says; one line on stderr and 1 where the kernel refuses."""
+    """Do what standard input says; one line on stderr and exit status 1 if the kernel refuses."""
     what, ipv6 = json.load(sys.stdin), sys.argv[1] == "6"
     try:
         if sys.argv[2] == "apply":

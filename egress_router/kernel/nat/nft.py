@@ -1,4 +1,4 @@
-"""The `nft` program: the one place that starts it."""
+"""The `nft` program: the only place that starts it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TIMEOUT = 60  # seconds; 60,000 elements load in under one
 
 
 def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    """Run nft with `text` on its standard input, to its end, whatever it says.
+    """Run nft with `text` on its standard input to its end; an exit status other than 0 is returned.
 
     Raises:
         RefusedError: there is no such program, or it does not end.

@@ -1,7 +1,7 @@
-"""Rejected connections: counted by local port, and noted for a while with both their ends, for records.
+"""Rejected connections: counted by local port, and noted for a while with both endpoints, for records.
 
-A connection that is rejected never becomes one of conntrack's, so no event tells of it. Two cases: `denied`
-by the egress policy, where it would leave; and `closed`, where the port leads nowhere at the moment.
+A rejected connection never gets an entry in conntrack, so there is no event for it. There are two cases:
+`denied` by the egress policy, when it would leave; and `closed`, when the port leads nowhere at the moment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CASES = ("denied", "closed")
-# What is beyond is only counted. A client that goes on sending is noted once in this time.
+# More than this many are only counted. A client that goes on sending is noted once in this time.
 _MOST, _LIFETIME = 1024, "30s"
 
 
@@ -37,7 +37,7 @@ def declarations(version: int) -> Iterator[str]:
 
 
 def chains(version: int) -> Iterator[str]:
-    """Yield the chains: what is noted already is not counted again, so datagrams of one flow count once."""
+    """Yield the chains: a noted flow is not counted again, so its datagrams count once."""
     for case in CASES:
         name = f"note_{case}{version}"
         yield f"flush chain inet {TABLE} {name}"
@@ -47,7 +47,7 @@ def chains(version: int) -> Iterator[str]:
 
 
 def note(case: str, version: int) -> str:
-    """Return the statement that counts and notes what is rejected behind it."""
+    """Return the statement that counts and notes what the rules after it reject."""
     return f"meta nfproto ipv{version} jump note_{case}{version}"
 
 

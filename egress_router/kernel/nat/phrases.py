@@ -1,4 +1,4 @@
-"""Pieces of nftables text."""
+"""Parts of nftables text."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ MARK = f"{REPLY_MARK:#010x}"
 
 
 def table(body: Iterable[str]) -> list[str]:
-    """Return our table with this in it."""
+    """Return our table with `body` in it."""
     return [f"table inet {TABLE} {{", *(f"  {line}" for line in body), "}"]
 
 
 def whole_chain(lines: list[str]) -> list[str]:
-    """Return what makes a chain hold these lines alone, whether it was there or not."""
+    """Return the commands that make a chain hold only these lines, whether it existed or not."""
     name = lines[0].split()[1]
     return [f"add chain inet {TABLE} {name}", f"flush chain inet {TABLE} {name}", *table(lines)]
 
 
 def interfaces(*names: str) -> str:
-    """Return interfaces as what a rule matches."""
+    """Return interfaces in the form that a rule matches."""
     return one_or_set([f'"{name}"' for name in names])
 
 
@@ -38,7 +38,7 @@ def one_or_set(addresses: list[str]) -> str:
 
 
 def of_protocol(plan: NatPlan, family: FamilyPlan, protocol: str) -> str:
-    """Return what matches a protocol of a family."""
+    """Return the expression that matches a protocol of a family."""
     match = "" if len(plan.families) == 1 else f"meta nfproto ipv{family.version} "
     # Named again, because nft has to know the protocol before a port.
     return f"{match}meta l4proto {protocol}"

@@ -1,6 +1,6 @@
 """The NAT rules as data: what is redirected where, which source everything gets, and what stays closed.
 
-Both backends put the same plan in force. Nothing in here knows a kernel, so rule sets are tested as text.
+Both backends put the same plan in force. Nothing here uses a kernel, so rule sets are tested as text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from egress_router.grammar.redirect import NamedRedirect, Protocol, Redirect, Redirects
     from egress_router.policy.redirected import Denial
 
-# The bit of the connection mark that says: came in through the pod's first interface, so replies leave by it.
+# This bit of the connection mark says: it came in by the pod's first interface, so replies leave by it.
 # One bit under a mask, because network plug-ins use others (Calico and Cilium the upper and lower ones).
 REPLY_MARK = 0x00100000
 
@@ -27,9 +27,9 @@ REPLY_MARK = 0x00100000
 class PlannedLine:
     """Local ports `first` to `last` of one protocol and family, and where their connections go now.
 
-    `target_port` is None where the port stays the same. New connections are spread evenly over `addresses`;
-    without any they are rejected at once. `leaving` is the address that they leave with: one of the family's,
-    all of them in turn, or None for the family's first.
+    `target_port` is None if the port stays the same. New connections are spread evenly over `addresses`;
+    without any they are rejected at once. `leaving` is their source address: one of the family's, all of them
+    in turn, or None for the family's first.
     """
 
     protocol: Protocol
@@ -57,7 +57,7 @@ class FamilyPlan:
 
     @property
     def source(self) -> IPAddress:
-        """The address that everything leaves with that asks for no other."""
+        """The source address of everything that asks for no other."""
         return self.sources[0]
 
 
@@ -65,9 +65,9 @@ class FamilyPlan:
 class Surroundings:
     """What else there is in the pod.
 
-    `parent` is the macvlan's parent where it is in the pod's own namespace, so on the outside network, too.
+    `parent` is the macvlan's parent if it is in the pod's own namespace, and so on the outside network, too.
     `cluster` are the networks that the pod itself may reach by its other interfaces. `standby_port` (UDP, 0:
-    none) is where another router of the group sends to this one: it is never redirected, either.
+    none) is where other routers of the group send to this one: it is never redirected, either.
     """
 
     parent: str | None = None
@@ -84,7 +84,7 @@ class NatPlan:
     """All rules of one router.
 
     `interface` is the macvlan interface, `admin_port` (0: none) is never redirected, `redirects` is whether
-    the pod's ports are redirected at all: where they are, a port without a rule is rejected. `denials` are
+    the pod's ports are redirected at all: if so, a port without a rule is rejected. `denials` are
     destinations of lines to which new connections are rejected, because the egress policy says so.
     """
 
@@ -102,7 +102,7 @@ class NatPlan:
         return (self.interface,) if parent is None else (self.interface, parent)
 
     def family(self, version: int) -> FamilyPlan | None:
-        """Return the rules of one family; None where the router has no source address in it."""
+        """Return the rules of one family; None if the router has no source address in it."""
         return next((family for family in self.families if family.version == version), None)
 
 
@@ -116,7 +116,7 @@ def make_plan(
 ) -> NatPlan:
     """Return the plan for these redirects (None: a proxy's pod redirects nothing) and source addresses.
 
-    `resolved` says what the names of lines lead to at the moment; a line that is not in it leads nowhere.
+    `resolved` has the current addresses of lines with names; a line that is not in it leads nowhere.
     """
     by_version: dict[int, list[IPAddress]] = {}
     for source in sources:
@@ -155,12 +155,12 @@ def _family(
 
 
 def _leaves(leaving: Leaving, sources: tuple[IPAddress, ...]) -> bool:
-    """Say whether the router has the address that is asked for."""
+    """Say whether the router has the source address that a line asks for."""
     return leaving is None or leaving is Spread.ALL or leaving in sources
 
 
 def _nowhere(line: PlannedLine) -> PlannedLine:
-    """Return the line for as long as another station has its address: its connections are rejected."""
+    """Return the line without addresses, while another station has its source: connections are rejected."""
     return replace(line, addresses=(), leaving=None)
 
 

@@ -1,4 +1,4 @@
-"""Rejected connections, read from what the kernel noted of them."""
+"""Rejected connections, read from what the kernel noted about them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from egress_router.grammar.address import IPAddress
 
-_WORD = 4  # each part of a concatenated key begins at one
+_WORD = 4  # bytes; each part of a concatenated key begins at a multiple of it
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A connection that was rejected: by the egress policy (`is_denied`), or as its port led nowhere.
+    """A connection that was rejected: by the egress policy (`is_denied`), or because its port led nowhere.
 
-    `address` and `port` are where it would have gone; where its port led nowhere they are this router's.
+    `address` and `port` are where it would have gone; if its port led nowhere, they are this router's.
     """
 
     is_denied: bool
@@ -37,10 +37,10 @@ class Rejection:
 
 
 def read() -> frozenset[Rejection]:
-    """Return what was rejected in the last half minute, as far as it was noted.
+    """Return what was rejected in the last half minute, if the kernel noted it.
 
     Raises:
-        RefusedError: the kernel does not let this process look.
+        RefusedError: the kernel does not let this process read it.
     """
     found: set[Rejection] = set()
     for case in CASES:

@@ -1,7 +1,7 @@
 """The plan as nftables text: sets and chains that stay, and the rules and elements in them.
 
 Redirects are map elements, not rules: a look-up costs the same for one line and for 30,000. A packet of a
-known connection passes as few rules as can be: one chain where it comes in, one where it is forwarded, one
+known connection passes as few rules as possible: one chain where it comes in, one where it is forwarded, one
 where it leaves, and in each of them its case comes first.
 """
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from egress_router.kernel.nat.plan import NatPlan
 
-# Only packets of the reply direction carry the mark, so only they follow the policy route back by the pod's
-# first interface; the client's own packets go out by the macvlan interface.
+# Only packets of the reply direction carry the mark, so only they use the policy route back by the pod's
+# first interface; the client's own packets leave by the macvlan interface.
 _RESTORE = f"ct direction reply ct mark and {MARK} == {MARK} meta mark set meta mark or {MARK}"
-# By chain: where it hooks in.
+# By chain: its hook.
 _HOOKS = {
     "arrive": "type filter hook prerouting priority mangle; policy accept;",
     "return_local": "type route hook output priority mangle; policy accept;",
@@ -49,11 +49,11 @@ _LIFETIMES = "time_wait : 60"
 def render(
     plan: NatPlan, *, has_timeouts: bool = True, has_hashes: bool = True, remembered: Iterable[str] = ()
 ) -> str:
-    """Return the text that replaces our tables, whatever they were, in one transaction.
+    """Return the text that replaces our tables, whatever they are, in one transaction.
 
     Connections that conntrack knows keep their translation: NAT chains see only a connection's first packet.
-    `has_timeouts` and `has_hashes` are whether this kernel takes connection timeouts from nftables, and works
-    out hashes; `remembered` are commands that fill sets.
+    `has_timeouts` and `has_hashes` say whether this kernel supports connection timeouts and hashes in
+    nftables; `remembered` are commands that fill sets.
     """
     # Adding before deleting makes deleting succeed on a machine that never had the table.
     head = (f"add table inet {name}\ndelete table inet {name}" for name in (TABLE, counting.OLD_TABLE))
@@ -64,9 +64,9 @@ def render(
 
 
 def render_again(plan: NatPlan) -> str:
-    """Return the text that changes rules and lines where our table has this plan's `layout` already.
+    """Return the text that changes rules and lines if our table already has this plan's `layout`.
 
-    What was counted, the turn of the source ports, and what is known of them stay.
+    Counters, the turn of the source ports, and what is known about them stay.
     """
     flushed = [f"flush chain inet {TABLE} {name}" for name in (*_HOOKS, *(_INNER if plan.redirects else ()))]
     flushed += [f"flush map inet {TABLE} {name}" for name in _map_names(plan)]
@@ -75,7 +75,7 @@ def render_again(plan: NatPlan) -> str:
 
 
 def layout(plan: NatPlan) -> str:
-    """Return the name of the set that marks a table with the lasting parts of this plan."""
+    """Return the name of the set that marks a table that has the lasting parts of this plan."""
     lasting = "\n".join([*_frame(plan), *_lasting(plan, has_timeouts=True, has_hashes=True)])
     return f"layout_{hashlib.sha256(lasting.encode()).hexdigest()[:16]}"
 
@@ -94,7 +94,7 @@ def _frame(plan: NatPlan) -> Iterator[str]:
             kind = f"type {address} . inet_proto . inet_service; flags interval"
             yield f"set denied_ports{family.version} {{ {kind}; counter; }}"
             if len(family.sources) > 1:
-                # Here, because nft adds the elements of a map of ranges together with the map.
+                # Declared here, because nft adds the elements of a map of ranges together with the map.
                 yield f"chain every{family.version} {{ }}"
             yield from (
                 f"map {name} {{ type inet_service : verdict; flags interval; }}"
@@ -107,12 +107,12 @@ def _frame(plan: NatPlan) -> Iterator[str]:
 
 
 def _lasting(plan: NatPlan, *, has_timeouts: bool, has_hashes: bool) -> Iterator[str]:
-    """Yield the rules that stay until the addresses change, because they remember something."""
+    """Yield the rules that have state, and so stay until the addresses change."""
     if not plan.redirects:
         return
     for family in plan.families:
         yield from source_ports.chains(family, keeps=has_hashes or family.version == 4)
-    # A port is used again after a minute (source_ports); conntrack's two in TIME_WAIT would be in the way.
+    # A port is used again after a minute (source_ports); conntrack's two in TIME_WAIT would prevent that.
     if has_timeouts:
         for version, protocol in ((4, "ip"), (6, "ip6")):
             yield from (

@@ -1,14 +1,14 @@
 """Which source port a connection gets: one that no open connection has and that rested the longest.
 
-A server that closed a connection first keeps its address and port in TIME_WAIT for a minute. A SYN that comes
-from there again is taken only if its timestamp or its sequence number is the higher one (RFC 6191, RFC 1122
-4.2.2.13). A client's own connections are in that order, those of different clients or ports are not, and then
-the SYN is dropped and sent again a second later. So for TCP, in this order:
+A server that closed a connection first keeps its address and port in TIME_WAIT for a minute. It accepts a new
+SYN from there only if the timestamp or the sequence number is higher (RFC 6191, RFC 1122 4.2.2.13). This
+holds for connections of one client, but not for those of different clients or ports: then the SYN is dropped,
+and sent again a second later. So for TCP, in this order:
 
-- a client's port that comes back within a minute gets the source port that it had (`kept`);
-- everybody else gets the next port in turn that is not in `used`: not open, and closed for a minute.
+- if a client uses its port again within a minute, it gets the source port that it had (`kept`);
+- all others get the next port in turn that is not in `used`: not open, and closed for a minute.
 
-`used` learns from the packets: SYN, its answer, and FIN or RST each set how long the port is not given away.
+`used` learns from the packets: SYN, its answer, and FIN or RST each set for how long the port is reserved.
 UDP and SCTP ports are random: for DNS they are half of what an off-path attacker has to guess (RFC 5452).
 """
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 TABLE = "egress_router"
 FIRST_PORT, PORTS = 1024, 64512
-# Connections of one source address within the timeouts below; beyond, ports are still in turn.
+# Connections of one source address within the timeouts below; with more, ports are still used in turn.
 _MOST = 262_144
 # Longer than conntrack waits for the answer to a SYN (120 s); as long as it keeps what is open; and longer
 # than TIME_WAIT, which is 60 s on Linux and less elsewhere.
 _ASKED, _OPEN, _RESTING = "130s", "5d", "61s"
-_KEPT = "60s"  # never longer than _RESTING, or the port could be somebody else's by then
+_KEPT = "60s"  # never longer than _RESTING, or another connection could have the port by then
 # Until it is answered: a SYN that is sent again after a second tries another port.
 _KEPT_UNANSWERED = "900ms"
-# How often the kernel looks for elements whose time is over; by default each second, at all of them. Until
-# then they only take room: a look-up passes them over. nft 1.0.6 can say it of a set, not of a map.
+# How often the kernel searches all elements for those whose time is over; the default is each second. Until
+# then they only take memory: a look-up ignores them. nft 1.0.6 can set this for a set, not for a map.
 _SWEEP = "10s"
-_HASHES = (1 << 32) - 1  # as many values as nft lets one have
-# A jump to `next` asks for one port. Eight suffice as a rule; a client may hold thousands in a row, though,
-# and then some connections look at 512. (Where no port has rested, as beyond a thousand
-# connections a second to one destination, looking further would only cost time.)
+_HASHES = (1 << 32) - 1  # the most values that nft allows
+# A jump to `next` tries one port. Eight tries suffice as a rule; but a client may hold thousands of ports in
+# a row, and then some connections try 512. (If no port has rested, as with over a thousand connections a
+# second to one destination, more tries would only cost time.)
 _FAN_OUT, _LEVELS = 8, 3
 _SELDOM = "limit rate 100/second burst 100 packets"
 
@@ -55,7 +55,7 @@ def chain(name: str, *rules: str) -> list[str]:
 
 
 def declarations(family: FamilyPlan) -> Iterator[str]:
-    """Yield what has to be there before the rules: the sets, and the chains that other rules name."""
+    """Yield what has to exist before the rules: the sets and maps that they name."""
     address = f"ipv{family.version}_addr"
     for index in range(len(family.sources)):
         suffix = f"{family.version}_{index}"
@@ -63,10 +63,10 @@ def declarations(family: FamilyPlan) -> Iterator[str]:
         kind = f"type {address} . inet_service . inet_service"
         expiry = f"flags dynamic,timeout; timeout {_RESTING}; gc-interval {_SWEEP};"
         yield f"set used{suffix} {{ {kind}; size {_MOST}; {expiry} }}"
-        # The client with its port, and the destination with its (see `_ends`): which port of ours it had.
+        # Client and its port, destination and its port (see `_ends`): which port of ours they had.
         kind = f"type {address} . inet_service . {address} . inet_service : inet_service"
         if family.version == 6:
-            number = "numgen inc mod 65536"  # nft's way to say: a number of 32 bits
+            number = "numgen inc mod 65536"  # this is how nft names a type of 32 bits
             kind = f"typeof {number} . {number} : tcp sport"
         yield f"map kept{suffix} {{ {kind}; size {_MOST}; flags dynamic,timeout; timeout {_KEPT}; }}"
 
@@ -74,8 +74,8 @@ def declarations(family: FamilyPlan) -> Iterator[str]:
 def _ends(version: int, ends: str) -> str:
     """Return the key of `kept` for client, its port, destination and its port.
 
-    nft 1.0.6 has no room for two IPv6 addresses, so there it is two hashes of all: 64 bits, which no two of
-    `_MOST` have in common but once in 10**13 connections.
+    In nft 1.0.6 two IPv6 addresses are too long for a key, so for IPv6 the key is two hashes of all four. Of
+    `_MOST` connections two have the same 64 bits only once in 10**13 connections.
     """
     if version == 4:
         return ends
@@ -85,8 +85,8 @@ def _ends(version: int, ends: str) -> str:
 def chains(family: FamilyPlan, *, keeps: bool) -> Iterator[str]:
     """Yield the chains of each source: `sourceV_N` translates, `hold`, `rest_in` and `rest_out` learn.
 
-    Their rules count the turns, so they are replaced only when the addresses change. `keeps` is whether a
-    client's port that comes back gets the port that it had.
+    Their rules hold the turn as state, so they are replaced only when the addresses change. `keeps` says
+    whether a client's port that is used again gets the source port that it had.
     """
     for index, source in enumerate(family.sources):
         yield from _one_source(family.version, index, source, keeps=keeps)
@@ -105,7 +105,7 @@ def _one_source(version: int, index: int, source: IPAddress, *, keeps: bool) -> 
 
 
 def _taking(version: int, suffix: str, snat: str) -> Iterator[str]:
-    """Yield the chains that take the port whose turn it is, or go on where it rests."""
+    """Yield the chains that take the port whose turn it is, or go on to the next one if it rests."""
     ip = keyword(version)
     wire = f"{ip} daddr . tcp dport . tcp sport"
     yield from chain(
@@ -113,8 +113,8 @@ def _taking(version: int, suffix: str, snat: str) -> Iterator[str]:
         f"update @used{suffix} {{ {wire} timeout {_ASKED} }}",
         f"meta l4proto tcp {snat}:tcp sport",
     )
-    # The packet's own field is the register: NAT writes it again in any case. nft 1.0.6 takes the upper half
-    # of a number for a port in a header; where another nft takes the lower one, the second rule is right.
+    # The packet's own source port holds the value: NAT writes it again in any case. nft 1.0.6 writes the
+    # upper half of a number to a port; if another nft writes the lower half, the second rule is right.
     turn = f"numgen inc mod {PORTS} offset {FIRST_PORT}"
     yield from chain(
         f"next{suffix}",
@@ -127,7 +127,7 @@ def _taking(version: int, suffix: str, snat: str) -> Iterator[str]:
 
 
 def _translating(version: int, suffix: str, snat: str, longest: str, *, keeps: bool) -> Iterator[str]:
-    """Yield the chain that translates, and the one for a client's port that had one of ours already."""
+    """Yield the chain that translates, and the one for a client's port that already had one of ours."""
     ip = keyword(version)
     redirected = "meta l4proto tcp ct status dnat"
     before = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
@@ -145,7 +145,7 @@ def _translating(version: int, suffix: str, snat: str, longest: str, *, keeps: b
         *([again] if keeps else []),
         f"{redirected} jump next{suffix}_{_FAN_OUT}",
         f"{redirected} {_SELDOM} jump {longest}",
-        # What the pod itself opens, and when thousands are held in a row: the kernel's own choice.
+        # For what the pod itself opens, and if thousands are held in a row: the kernel chooses.
         f"meta l4proto tcp {snat}",
         f"{snat} fully-random",
     )
@@ -169,7 +169,7 @@ def _learning(version: int, suffix: str, *, keeps: bool) -> Iterator[str]:
 
 
 def dispatch(family: FamilyPlan, what: str) -> str:
-    """Return the rule that goes to the chain `what` of the source that the packet's connection has."""
+    """Return the rule that goes to the chain `what` of the connection's source address."""
     if len(family.sources) == 1:
         return f"jump {what}{family.version}_0"
     cases = (f"{source} : jump {what}{family.version}_{index}" for index, source in enumerate(family.sources))
@@ -177,7 +177,7 @@ def dispatch(family: FamilyPlan, what: str) -> str:
 
 
 def remembered(family: FamilyPlan, known: Iterable[OutgoingFlow]) -> Iterator[str]:
-    """Yield the commands that make `used` know the connections that are there already."""
+    """Yield the commands that add existing connections to `used`."""
     indexes = {source: index for index, source in enumerate(family.sources)}
     found: dict[int, dict[str, str]] = {}
     for each in known:

@@ -1,6 +1,6 @@
-"""How long connections take to be accepted: of some, the kernel notes when they were asked for and accepted.
+"""How long connections take to be accepted: for some, the kernel notes when they began and were accepted.
 
-No process sees the packets, and the kernel does no subtraction: the reader of both notes does it.
+No process sees the packets, and the kernel does not subtract: the reader of both times does it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ASKED, ACCEPTED = "asked", "accepted_at"
-# Enough to tell how long it takes; more would cost each connection something.
+# Enough to measure how long it takes; a higher rate would cost each connection something.
 _RATE = "limit rate 50/second burst 50 packets"
 _MOST, _LIFETIME = 4096, "30s"
 # Conntrack's number of the connection, and the local port.
@@ -37,5 +37,5 @@ def asked(version: int) -> str:
 
 
 def accepted(version: int) -> str:
-    """Return the statement for the packet that accepts it; that of a connection that was not noted passes."""
+    """Return the statement for the packet that accepts it; it does nothing if the first was not noted."""
     return f"{_KEY} @{name(ASKED, version)} add @{name(ACCEPTED, version)} {{ {_KEY} : meta time }}"

@@ -1,4 +1,4 @@
-"""The rules that translate: where connections lead, and with which source address they leave."""
+"""The rules that translate: the destinations of connections, and their source addresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def destinations(plan: NatPlan) -> Iterator[str]:
-    """Yield where connections lead, by their local port."""
+    """Yield the rules for destinations, by local port."""
     if not plan.redirects:
         return
     yield f"iifname {interfaces(*plan.outside, 'lo')} accept"
@@ -33,10 +33,10 @@ def destinations(plan: NatPlan) -> Iterator[str]:
 
 
 def sources(plan: NatPlan) -> Iterator[str]:
-    """Yield with which source address connections leave."""
+    """Yield the rules for source addresses."""
     yield f'oifname != "{plan.interface}" accept'
     if plan.redirects:
-        # A chain of type nat sees the first packet of a connection only, and not when it is sent again.
+        # A nat chain sees only the first packet of a connection, and not when that is sent again.
         for family in plan.families:
             for protocol in counting.PROTOCOLS:
                 counted = counting.count("begun", protocol, family.version)
@@ -69,13 +69,13 @@ def _index(family: FamilyPlan, choice: Leaving) -> int:
 
 
 def from_maps(family: FamilyPlan) -> Iterator[str]:
-    """Yield the maps that choose among several source addresses."""
+    """Yield the names of the maps that choose among several source addresses."""
     if len(family.sources) > 1:
         yield from (f"from_{protocol}{family.version}" for protocol in counting.PROTOCOLS)
 
 
 def from_elements(family: FamilyPlan) -> Iterator[str]:
-    """Yield the chain for `from *`, and by port the way to each line's source."""
+    """Yield the chain for `from *`, and the elements that lead from a port to its line's source."""
     if len(family.sources) == 1:
         return
     version = family.version

@@ -1,4 +1,4 @@
-"""The way from one plan to another of the same layout: elements of maps, in one transaction."""
+"""The change from one plan to another of the same layout: elements of maps, in one transaction."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _OTHER = "plans differ in more than the addresses of lines"
 
 
 def update(before: NatPlan, after: NatPlan) -> tuple[str, NatPlan]:
-    """Return the transaction that changes the addresses of lines, and the plan that it leaves in force.
+    """Return the transaction that changes the addresses of lines, and the plan that is in force after it.
 
-    The text is empty where nothing changes. Connections that conntrack knows are not touched.
+    The text is empty if nothing changes. Connections that conntrack knows are not touched.
 
     Raises:
-        ValueError: something else than addresses differs.
+        ValueError: something other than addresses differs.
     """
     text: list[str] = []
     families = []
@@ -38,10 +38,10 @@ def update(before: NatPlan, after: NatPlan) -> tuple[str, NatPlan]:
 
 
 def _settled(line: PlannedLine, wanted: PlannedLine) -> tuple[PlannedLine, PlannedLine]:
-    """Return the line as it is and as it shall be; the same object twice where nothing changes."""
+    """Return the line as it is and as it will be; the same object twice if nothing changes."""
     if _place(line) != _place(wanted):
         raise ValueError(_OTHER)
-    if line.addresses == wanted.addresses:  # of the same objects, as a rule
+    if line.addresses == wanted.addresses:  # usually the same objects, so this is fast
         return line, line
     addresses = elements.settled(line.addresses, wanted.addresses)
     if addresses == line.addresses:
@@ -50,7 +50,7 @@ def _settled(line: PlannedLine, wanted: PlannedLine) -> tuple[PlannedLine, Plann
 
 
 def _place(line: PlannedLine) -> tuple[object, ...]:
-    """Return everything of a line but its addresses."""
+    """Return everything of a line except its addresses."""
     return line.protocol, line.first, line.last, line.target_port, line.leaving
 
 
