@@ -76,9 +76,12 @@ class Tools:
 
 
 class LineInForce(Forwarding):
-    """A line in force, or a removed one whose connections still have time to end."""
+    """A line in force, or a removed or denied one whose connections still have time to end.
 
-    __slots__ = ("_aim", "_rule", "_tools", "destination", "forward")
+    `led_to` are the targets of its last aim: each of its connections may have gone to any of them.
+    """
+
+    __slots__ = ("_aim", "_rule", "_tools", "destination", "forward", "led_to")
 
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
         # Workers should not all begin with the same address.
@@ -88,6 +91,7 @@ class LineInForce(Forwarding):
         self.forward = forward
         self._rule = printed_forward(forward)
         self.destination = destination
+        self.led_to: frozenset[Target] = frozenset()
         self._aim: Aim = ((), 0, None)
 
     def aim(self) -> None:
@@ -188,8 +192,10 @@ class LineInForce(Forwarding):
 
     def _asked(self) -> None:
         """Connect or refuse the clients that wait, whatever the answer was."""
-        destination = self.destination
+        destination, led_to = self.destination, self.led_to
         self._take((destination.targets, destination.good, destination.left_out))
+        # This can come late, when the line has connections and is not in force any more.
+        self.led_to |= led_to
 
     def _take(self, aim: Aim) -> None:
         self._aim = aim
@@ -197,6 +203,7 @@ class LineInForce(Forwarding):
         leaving, sources = self.forward.leaving, self._tools.sources
         up, down = ways(targets[:good], leaving, sources), ways(targets[good:], leaving, sources)
         all_targets = up.targets + down.targets
+        self.led_to = frozenset(all_targets)
         refuses = left_out is not None or (targets and not all_targets)
         self._tools.plane.aim(
             self,

@@ -9,6 +9,7 @@ from egress_router import log
 from egress_router.dns_proxy.access_log import AccessLog
 from egress_router.dns_proxy.debug_log import DebugLine
 from egress_router.dns_proxy.line import LineInForce, Tools
+from egress_router.dns_proxy.lines import Lines
 from egress_router.dns_proxy.target_policy import TargetPolicy
 from egress_router.grammar import forward as grammar
 from egress_router.grammar.address import printed
@@ -23,7 +24,6 @@ from egress_router.upstreams.policy_names import PolicyNames
 from egress_router.upstreams.report import Upstream, UpstreamReport
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable, Iterator, Mapping
 
@@ -103,12 +103,14 @@ class Forwarder:
         self._tools = Tools(
             self._plane, self._checks, self._access_log, context.limiter, settings, self._policy.count_denied
         )
-        self._make_line = DebugLine if events.tells_debug else LineInForce
-        self._lines: dict[int, LineInForce] = {}
+        make_line = DebugLine if events.tells_debug else LineInForce
+        self._lines = Lines(
+            context.loop,
+            context.drain_seconds,
+            partial(make_line, self._tools),
+            lambda line: self._policy.denies_some(line.destination.host, line.led_to),
+        )
         self._destinations: dict[tuple[Host, int], Destination] = {}
-        # Removed lines, and the timers that end their connections.
-        self._leaving: dict[grammar.Forward, tuple[LineInForce, asyncio.TimerHandle]] = {}
-        self._denied: dict[LineInForce, asyncio.TimerHandle] = {}
         self._update_due = False
         self._policy_names = PolicyNames(context.loop, self._names, self._named_anew)
         self.apply(rules)
@@ -117,48 +119,40 @@ class Forwarder:
         """Decide by these lines and this egress policy from now on.
 
         Connections of lines that are removed or lead elsewhere now have `drain_seconds` left; so have all of
-        a line whose destination the policy denies now.
+        a line that leads to an address that the policy denies now.
         """
-        rules = guarded.rules
         self._tools.nearby.refresh()
         self._policy.apply(guarded)
-        before, destinations = self._lines, self._destinations
-        self._lines = {}
-        self._destinations = {}
-        for each in rules.lines:
-            destination = self._destination(each, destinations)
-            self._lines[each.port] = self._line(each, destination, before)
-        for line in before.values():
-            self._leave(line)
-        for key, destination in destinations.items():
+        before, self._destinations = self._destinations, {}
+        self._lines.put_in_force({each: self._destination(each, before) for each in guarded.rules.lines})
+        for key, destination in before.items():
             if key in self._destinations:
                 destination.arrange()
             else:
                 destination.stop()
-        for port, line in self._lines.items():
-            line.aim()
-            self._plane.change_line(port, line)
+        self._aim()
         self._update_soon()
         self._policy_names.follow(() if guarded.policy is None else guarded.policy.dns_names)
 
     def _named_anew(self, names: NamesOf) -> None:
         """Use these names for the egress policy from now on."""
         self._policy.follow(names)
-        for port, line in list(self._lines.items()):
-            if self._policy.denies_some(line.destination):
-                self._lines[port] = self._make_line(self._tools, line.forward, line.destination)
-                self._cut_later(line)
+        self._lines.put_in_force({each.forward: each.destination for each in self._lines.in_force.values()})
         for destination in self._destinations.values():
             destination.arrange()
             self._moved(destination)
-        for port, line in self._lines.items():
+        self._aim()
+
+    def _aim(self) -> None:
+        """Have the next connections of each port belong to its line, and go where that leads now."""
+        for port, line in self._lines.in_force.items():
             line.aim()
             self._plane.change_line(port, line)
 
     def listen(self, listeners: Mapping[int, socket.socket]) -> None:
         """Accept on exactly these sockets, by port."""
         self._tools.nearby.listen(listeners.values())
-        self._plane.listen_on(listeners, self._lines.__getitem__)
+        self._plane.listen_on(listeners, self._lines.in_force.__getitem__)
 
     def stop_accepting(self) -> None:
         """Accept what is in the accept queues, then nothing more; open connections stay open."""
@@ -171,20 +165,21 @@ class Forwarder:
     def close_all(self) -> None:
         """Close all connections, and stop following names and checking addresses."""
         self.stop_accepting()
-        for timer in (*(timer for _, timer in self._leaving.values()), *self._denied.values()):
-            timer.cancel()
         for destination in self._destinations.values():
             destination.stop()
         self._checks.stop()
         self._policy_names.close()
         self._names.close()
-        self._plane.close([*self._lines.values(), *(line for line, _ in self._leaving.values())])
+        # After the policy's names: when they stop, what it allowed by name is denied, which sets timers.
+        self._lines.close()
+        self._plane.close(self._lines)
 
     def status(self) -> dict[str, Json]:
         """Lines with their connections so far, addresses with their health, ports."""
+        hits = self._lines.hits()
         rules: list[Json] = [
-            {"line": line.forward.line, "text": self._text(line), "hits": line.hits}
-            for line in self._lines.values()
+            {"line": line.forward.line, "text": self._text(line), "hits": hits[line.forward]}
+            for line in self._lines.in_force.values()
         ]
         upstreams: list[Json] = [{**upstream.shown()} for upstream in self._upstreams()]
         return {
@@ -192,7 +187,7 @@ class Forwarder:
             "policy": self._policy.shown(),
             "upstreams": upstreams,
             "denied": self._access_log.denied.shown(),
-            "listeners": list(self._lines),
+            "listeners": list(self._lines.in_force),
         }
 
     def _destination(
@@ -207,42 +202,6 @@ class Forwarder:
             destination.start(self._context.loop)
         self._destinations[key] = destination
         return destination
-
-    def _line(
-        self, rule: grammar.Forward, destination: Destination, before: dict[int, LineInForce]
-    ) -> LineInForce:
-        """Return the line of a rule: the present one, a removed one that is still draining, or a new one."""
-        line = before.get(rule.port)
-        if line is not None and self._policy.denies_some(line.destination):
-            self._cut_later(before.pop(rule.port))
-            return self._make_line(self._tools, rule, destination)
-        if line is not None and line.forward == rule:
-            del before[rule.port]
-        elif rule in self._leaving:
-            line, timer = self._leaving.pop(rule)
-            timer.cancel()
-        else:
-            return self._make_line(self._tools, rule, destination)
-        line.forward = rule
-        line.destination = destination
-        return line
-
-    def _cut_later(self, line: LineInForce) -> None:
-        """Give the connections of a line to a destination that the policy denies now time to end."""
-        self._denied[line] = self._context.loop.call_later(self._context.drain_seconds, self._cut, line)
-
-    def _cut(self, line: LineInForce) -> None:
-        del self._denied[line]
-        line.end()
-
-    def _leave(self, line: LineInForce) -> None:
-        """Give the connections of a removed line time to end."""
-        timer = self._context.loop.call_later(self._context.drain_seconds, self._end, line)
-        self._leaving[line.forward] = (line, timer)
-
-    def _end(self, line: LineInForce) -> None:
-        del self._leaving[line.forward]
-        line.end()
 
     def _show(self) -> None:
         """Update the values that metrics show, after the data plane has reported everything."""
@@ -273,7 +232,7 @@ class Forwarder:
 
     def _update(self) -> None:
         self._update_due = False
-        for line in self._lines.values():
+        for line in self._lines.in_force.values():
             line.aim()
         self._checks.watch(target for each in self._destinations.values() for target in each.targets)
 

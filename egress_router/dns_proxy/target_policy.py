@@ -10,6 +10,8 @@ from egress_router.upstreams.forbidden import ForbiddenReason
 from egress_router.upstreams.policy_names import PolicyDenials
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from egress_router.grammar.address import Host, IPAddress, Target
     from egress_router.grammar.egress_policy import PolicyEntry
     from egress_router.grammar.forward import Forwards
@@ -44,9 +46,9 @@ class TargetPolicy:
         """Use these names for the egress policy from now on."""
         self._names_of = names
 
-    def denies_some(self, destination: Destination) -> bool:
-        """Say whether the egress policy denies a target to which connections may be open."""
-        return any(self._denial(destination.host, target) for target in destination.targets)
+    def denies_some(self, host: Host, targets: Iterable[Target]) -> bool:
+        """Say whether the egress policy denies one of these targets of `host`."""
+        return any(self._denial(host, target) for target in targets)
 
     def forbidden_reason(self, host: Host, target: Target) -> ForbiddenReason | None:
         """Return why connections to `host` must not use this target; None if they may."""

@@ -194,6 +194,21 @@ def ask(running: Running[Guarded[Forwards]], port: int, host: str = "127.0.0.1")
         return greeting(sock)
 
 
+def at_once(running: Running[Guarded[Forwards]], *texts: str) -> None:
+    """Put these in force one after the other, in one turn of the loop, however slow this machine is."""
+    rules = [running.mode.parse("RULES", text) for text in texts]
+    running.call(lambda: [running.server.apply(each) for each in rules])
+
+
+def is_reset(client: socket.socket) -> bool:
+    """Wait for the end of a connection; say whether it is a reset."""
+    try:
+        client.recv(1)
+    except ConnectionResetError:
+        return True
+    return False
+
+
 def metric(running: Running[Guarded[Forwards]], name: str, **labels: str) -> float:
     families = running.call(running.context.registry.snapshot)
     return families[name].numbers.get(tuple(sorted(labels.items())), 0) if name in families else 0

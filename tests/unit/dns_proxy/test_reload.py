@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.serving import listening
-from tests.unit.dns_proxy.lab import ask, backend, both_loops, connect, forwarder, greeting
+from tests.unit.dns_proxy.lab import ask, at_once, backend, both_loops, connect, forwarder, greeting, is_reset
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
@@ -48,22 +48,15 @@ def test_other_rules_leave_what_they_allow_alone(tmp_path: Path, loop: str) -> N
 def test_a_line_that_comes_back_in_time_keeps_its_connections(tmp_path: Path) -> None:
     with (
         backend() as target,
-        forwarder(tmp_path, f"80 127.0.0.1 {target.port}", drain_seconds=0.3) as running,
+        forwarder(
+            tmp_path, f"80 127.0.0.1 {target.port}\n81 127.0.0.1 {target.port}", drain_seconds=0.05
+        ) as running,
         connect(running, 80) as client,
+        connect(running, 81) as gone,
     ):
-        greeting(client)
-        away, back = (
-            running.mode.parse("RULES", text) for text in ("81 127.0.0.1 9", f"80 127.0.0.1 {target.port}")
-        )
-
-        def at_once() -> None:  # in one turn of the loop, however slow this machine is
-            running.server.apply(away)
-            running.server.apply(back)
-
-        running.call(at_once)
-        done = threading.Event()
-        running.call(lambda: running.context.loop.call_later(0.6, done.set))
-        done.wait(WAIT_SECONDS)
+        assert (greeting(client), greeting(gone)) == ("127.0.0.1", "127.0.0.1")
+        at_once(running, f"81 127.0.0.1 {target.port}", f"80 127.0.0.1 {target.port}")
+        assert is_reset(gone)  # whose deadline is later than that of the line that came back
         client.sendall(b"on")
         assert client.recv(2) == b"on"
 
