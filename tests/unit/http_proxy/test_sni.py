@@ -87,8 +87,15 @@ def test_a_hello_may_come_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
         # Go's TLS reads it: the version of a record says nothing (RFC 8446 5.1).
         b"\x16\x02\x00" + hello("b.example")[3:],
         b"\x16\x03\x09" + hello("b.example")[3:],
+        hello("b.example")[:-1],
     ],
-    ids=["another name", "no ClientHello", "SSL 2 in the record", "an unknown version in the record"],
+    ids=[
+        "another name",
+        "no ClientHello",
+        "SSL 2 in the record",
+        "an unknown version in the record",
+        "a part",
+    ],
 )
 def test_enforced_nothing_of_another_name_reaches_the_origin(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, *, early: bool
@@ -104,6 +111,7 @@ def test_enforced_nothing_of_another_name_reaches_the_origin(
         client.head()
         if not early:
             client.send(sent)
+        client.end()
         assert client.take(len(ALERT)) == ALERT
         assert client.rest() == b""
         assert counted(running, "sni_mismatch_total", action="closed") == 1
@@ -129,6 +137,22 @@ def test_reported_another_name_goes_on(
         assert client.take(len(sent)) == sent
         assert counted(running, "sni_mismatch_total", action="reported") == 1
     assert "ClientHello" in caplog.text
+
+
+def test_reported_a_hello_that_stops_half_way_goes_on_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch, a_example="127.0.0.1")
+    sent = hello("b.example")[:-1]
+    with (
+        origin(echo) as server,
+        proxy("a.example\n", needs=PATIENT) as (running, port),
+        Client(port) as client,
+    ):
+        client.send(connect("a.example", server.port))
+        client.head()
+        client.send(sent)
+        client.end()
+        assert client.rest() == sent
+        assert counted(running, "sni_mismatch_total", action="reported") == 1
 
 
 def test_off_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
