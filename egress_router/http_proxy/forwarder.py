@@ -198,7 +198,9 @@ class Forwarder(Pump):
             self._owner.kept.put(upstream)
         else:
             upstream.close()
-        self._owner.next_request(persists=exchange.persists and complete, complete=complete)
+        self._owner.next_request(
+            persists=exchange.persists and complete, was_last=exchange.was_last and complete
+        )
 
     def _refuse(self, reply: replies.Reply, reason: str) -> None:
         """Answer a wrong request; the origin must not take the part that it got for the whole."""

@@ -118,6 +118,11 @@ class Exchange:
         """How many bytes of an unfinished head of an answer are here."""
         return self._heads.size
 
+    @property
+    def was_last(self) -> bool:
+        """Whether the client has said, or its version says, that no request follows this one."""
+        return not self._head.persistent
+
     # From the client
 
     def begin(self, data: bytes, *, reused: bool) -> bytes:

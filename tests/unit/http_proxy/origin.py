@@ -166,11 +166,13 @@ class Client:
     """A raw connection to the proxy; `receives` bytes at most wait here to be read."""
 
     def __init__(self, port: int, *, receives: int | None = None) -> None:
-        self.sock = socket.socket()
-        if receives is not None:  # from the handshake on: a window that was given does not shrink
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
-        self.sock.settimeout(WAIT_SECONDS)
-        self.sock.connect(("127.0.0.1", port))
+        with contextlib.ExitStack() as unconnected:
+            self.sock = unconnected.enter_context(socket.socket())
+            if receives is not None:  # from the handshake on: a window that was given does not shrink
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+            self.sock.settimeout(WAIT_SECONDS)
+            self.sock.connect(("127.0.0.1", port))
+            unconnected.pop_all()
         self.buffer = b""
 
     def __enter__(self) -> Self:

@@ -14,16 +14,19 @@ from egress_router.relay.buffered_socket import BufferedSocket, nothing
 from egress_router.relay.deadlines import Deadlines
 from tests.manual_clock import ManualClock
 from tests.serving import LOOPS
-from tests.unit.http_proxy.asking import has_read
+from tests.unit.http_proxy.asking import get, has_read
 from tests.unit.http_proxy.origin import (
     Client,
+    closing,
     counted,
+    origin,
     proxy,
 )
 from tests.waiting import WAIT_SECONDS, until
 
 if TYPE_CHECKING:
     from egress_router.http_proxy.worker_state import WorkerState
+    from tests.logged import Lines
 
 
 def test_last_words_arrive_while_the_client_goes_on_sending() -> None:
@@ -53,6 +56,34 @@ def test_who_goes_on_sending_for_too_long_is_cut() -> None:
         client.send("x")
         until(lambda: counted(running, "limit_hits_total", limit="linger_seconds") == 1)
         until(lambda: running.call(running.server.open_connections) == 0)
+
+
+def test_a_request_behind_the_last_one_does_not_cut_the_answer_that_is_still_on_its_way(
+    records: Lines,
+) -> None:
+    body = b"x" * 30_000
+    with (
+        origin(closing(b"HTTP/1.0 200 OK\r\n\r\n" + body)) as server,
+        proxy(needs=replace(REAL, clock=ManualClock())) as (running, port),
+        Client(port, receives=4096) as client,
+    ):
+        client.send(get(server))
+        until(lambda: [each for each in records.seen if each["event"] == "closed"])
+        client.send(get(server))
+        head = client.head()
+        assert "\r\nConnection: close" in head
+        assert client.rest().count(b"x") == len(body)
+        client.end()
+        until(lambda: running.call(running.server.open_connections) == 0)
+
+
+def test_a_client_that_said_close_is_not_waited_for() -> None:
+    with origin(closing(b"HTTP/1.0 200 OK\r\n\r\nok")) as server, proxy() as (running, port):
+        for request in (get(server, "Connection: close"), get(server).replace("HTTP/1.1", "HTTP/1.0")):
+            with Client(port) as client:
+                client.send(request)
+                assert b"ok" in client.rest()
+                assert running.call(running.server.open_connections) == 0
 
 
 def test_last_words_wait_for_a_slow_reader() -> None:
