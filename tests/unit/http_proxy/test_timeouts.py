@@ -186,7 +186,7 @@ def held_answer(running: Running[Guarded[AccessList]], client: Client, request: 
 
 
 def what_is_due_happens(running: Running[Guarded[AccessList]]) -> None:
-    """Have the proxy look at the clock that was set."""
+    """Have the proxy look at the clock, which was set to a whole second: see `Deadlines` for its steps."""
     later = threading.Event()
     running.call(lambda: worker_of(running).deadlines.add(0.0, later.set))
     assert later.wait(WAIT_SECONDS)
