@@ -111,6 +111,8 @@ class ConnectRequest(Request):
         if self._client.gone:
             self._owner.close("client_gone")
             return
+        if self._client.out:  # of the answer
+            self._client.flush()
         for _ in range(self._worker.reads_in_turn):
             data = self._client.receive()
             if data is None:
