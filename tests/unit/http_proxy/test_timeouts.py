@@ -157,10 +157,9 @@ def test_a_client_that_does_not_take_the_last_piece_of_its_answer_is_cut(records
 
 def test_an_upload_that_is_given_up_does_not_cut_the_answer_that_its_client_still_takes() -> None:
     clock = ManualClock()
-    limits = {"ANSWER_SECONDS": "30", "IDLE_SECONDS": "60"}
     with (
         origin(answering(LARGE)) as server,
-        proxy(needs=replace(REAL, clock=clock), **limits) as (running, port),
+        proxy(needs=replace(REAL, clock=clock), ANSWER_SECONDS="30", IDLE_SECONDS="60") as (running, port),
         Client(port, receives=4096) as client,
     ):
         held_answer(running, client, get(server, "Content-Length: 9").replace("GET", "PUT", 1) + "half")
