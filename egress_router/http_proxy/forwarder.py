@@ -134,16 +134,12 @@ class Forwarder(Pump):
             if begun and self._untaken and self._client.out:  # else the time is that of a request before
                 limit("idle_seconds")
                 self.abort("late")
-        elif exchange.late(begun=begun):
+        elif exchange.late(begun=begun) and exchange.end is not None:
             limit("idle_seconds" if begun else "answer_seconds")
-            self._gave_up()
-
-    def _gave_up(self) -> None:
-        end = self._exchange.end
-        if end is FINISHED and self._client.out:  # the client still has its time to take the answer
-            self._hold_back(more=False)
-        elif end is not None:
-            self._ended(end)
+            if exchange.end is FINISHED and self._client.out:
+                self._hold_back(more=False)  # the client still has its time to take the answer
+            else:
+                self._ended(exchange.end)
 
     def give_way(self) -> None:
         """End, because all connections together hold too much."""
