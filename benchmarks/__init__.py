@@ -1,1 +1,1 @@
-"""Measurements beside what people would use instead; each ratio comes from one run."""
+"""Measurements beside the programs that people would use instead; each ratio comes from one run."""

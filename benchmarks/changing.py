@@ -1,8 +1,8 @@
 """`python -m benchmarks.changing [SECONDS]`: a name in redirect mode that changes 100 times a minute.
 
 A real router follows a real name server, while 500 connections a second begin and 200 are held open, each of
-which has to hear its own words again until the end. Nothing may fail and nothing may move. Run as root, or
-where users may build namespaces.
+which has to get its own bytes back until the end. None may fail, and none may move to another server. Run as
+root, or where users may build namespaces.
 """
 
 from __future__ import annotations
@@ -23,33 +23,41 @@ if TYPE_CHECKING:
 
 NAME, PORT = "db.example.com", 443
 SECONDS, RATE, HELD = 60.0, 500, 200
-# Each question is answered with one of these, whichever; so often is there a question.
+# The name server answers each query with one of these, by the query's random id.
 ANSWERS = (SERVERS[:2], SERVERS[1:2], SERVERS[1:], SERVERS, SERVERS[2:4], SERVERS[3:])
 ENVIRONMENT = {"EGRESS_DESTINATION": f"{PORT} tcp {NAME}\n", "EGRESS_DNS_TTL_FLOOR": "0.4"}
 
 
 def main() -> None:
-    """Measure, print and keep the table; exit with 1 where something failed."""
+    """Measure, print and keep the table; exit with 1 if something failed."""
     if not is_allowed():
         reenter("benchmarks.changing", *sys.argv[1:])
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
-    changes, said = measured(seconds)
-    failed, broken = sum(said["failed"].values()), sum(said["broken"].values())
-    row = (changes, sum(said["answered"].values()), failed, HELD, broken, said["p50_ms"], said["p99_ms"])
+    changes, report = measured(seconds)
+    failed, broken = sum(report["failed"].values()), sum(report["broken"].values())
+    row = (
+        changes,
+        sum(report["answered"].values()),
+        failed,
+        HELD,
+        broken,
+        report["p50_ms"],
+        report["p99_ms"],
+    )
     heads = "changes | connections | failed | held | broken or moved | p50 ms | p99 ms | slowest ms"
-    table = f"| {heads} |\n|{'---|' * 8}\n| {' | '.join(map(str, (*row, said['slowest_ms'])))} |\n"
-    print(table, said["failed"] or "", said["broken"] or "")
+    table = f"| {heads} |\n|{'---|' * 8}\n| {' | '.join(map(str, (*row, report['slowest_ms'])))} |\n"
+    print(table, report["failed"] or "", report["broken"] or "")
     keep_text("redirect_changing", f"A name that changes, for {seconds:.0f} s", table)
     if failed or broken:
         raise SystemExit(1)
 
 
 def measured(seconds: float) -> tuple[int, dict[str, dict[str, int]]]:
-    """Return how often the rules changed, and what the crowd said."""
+    """Return how often the rules changed, and what `lab.crowd` reports."""
     with Laboratory() as lab:
         lab.serve([str(PORT)])
         lab.name({NAME: {"turns": [list(each) for each in ANSWERS], "ttl": 0}})
-        # What a client closes keeps its port for a minute.
+        # A port of a closed connection stays in use for a minute.
         lab.client.run("sh", "-c", "echo 1024 65535 >/proc/sys/net/ipv4/ip_local_port_range")
         with lab.staying(ENVIRONMENT):
             lab.ask_tcp(lab.client, ROUTER, PORT)
@@ -68,12 +76,12 @@ def measured(seconds: float) -> tuple[int, dict[str, dict[str, int]]]:
             output, errors = crowd.communicate(timeout=60)
             if crowd.returncode:
                 raise SystemExit(errors)
-            said: dict[str, dict[str, int]] = json.loads(output)
-            return changes(), said
+            report: dict[str, dict[str, int]] = json.loads(output)
+            return changes(), report
 
 
 def transactions(lab: Laboratory) -> Callable[[], int]:
-    """Return a function that says how often the router's rules have changed since now."""
+    """Return a function that says how often the router's rules have changed since this call."""
     process = lab.router.start(["nft", "monitor"])
     seen: list[str] = []
     lines = process.stdout or ()

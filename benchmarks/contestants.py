@@ -1,6 +1,6 @@
-"""The programs that are measured, each started in a folder of its own with the configuration that people use.
+"""The programs that are measured, each started in its own folder, with the configuration that people use.
 
-squid and haproxy run with the configurations that the original images write; both have one thread. Everything
+squid and haproxy run with the configurations that the original images write, with one thread each. Everything
 listens on loopback.
 """
 
@@ -110,7 +110,7 @@ class Contestant:
 def squid(
     rules: str = "acl dest1 dst 127.0.0.0/8\nhttp_access allow dest1", name: str = "squid"
 ) -> Contestant:
-    """The original's squid, with these rules."""
+    """Return the original's squid, with these rules."""
 
     def command(folder: Path) -> list[str]:
         (folder / "squid.conf").write_text(SQUID.format(rules=rules))
@@ -120,7 +120,7 @@ def squid(
 
 
 def tinyproxy() -> Contestant:
-    """The small proxy that has a thread for each connection."""
+    """Return the small proxy that has a thread for each connection."""
 
     def command(folder: Path) -> list[str]:
         (folder / "tinyproxy.conf").write_text(TINYPROXY)
@@ -130,7 +130,7 @@ def tinyproxy() -> Contestant:
 
 
 def haproxy() -> Contestant:
-    """The original's haproxy."""
+    """Return the original's haproxy."""
 
     def command(folder: Path) -> list[str]:
         (folder / "haproxy.cfg").write_text(HAPROXY)
@@ -140,7 +140,7 @@ def haproxy() -> Contestant:
 
 
 def nginx_stream() -> Contestant:
-    """Nginx as a TCP forwarder, with one worker."""
+    """Return nginx as a TCP forwarder, with one worker."""
 
     def command(folder: Path) -> list[str]:
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
@@ -152,7 +152,7 @@ def nginx_stream() -> Contestant:
 def http_proxy(
     rules: str = "127.0.0.0/8", name: str = "egress-router", workers: int = 1, transparent: int | None = None
 ) -> Contestant:
-    """Our HTTP proxy; `transparent` is the origin's port behind a transparent one."""
+    """Return our HTTP proxy; `transparent` is the origin's port behind a transparent one."""
 
     def command(folder: Path) -> list[str]:
         (folder / "rules").write_text(rules)
@@ -168,7 +168,7 @@ def http_proxy(
 
 
 def dns_proxy(name: str = "egress-router", workers: int = 1) -> Contestant:
-    """Our TCP forwarder."""
+    """Return our TCP forwarder."""
     lines = f"{FORWARD_PORT} 127.0.0.1 {ORIGIN_PORT}\n{FORWARD_ECHO_PORT} 127.0.0.1 {ECHO_PORT}\n"
     environment = {"EGRESS_DNS_PROXY_DESTINATION": lines, **_common(workers)}
     return Contestant(
@@ -187,14 +187,14 @@ def _common(workers: int) -> dict[str, str]:
 
 
 class Running:
-    """A started contestant; its figures are those of the whole process tree."""
+    """A started contestant; its figures are for the whole process tree."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self._pid = process.pid
 
     def cpu_seconds(self) -> float:
-        """Return the user and system time used so far, also by threads that have ended (proc(5), stat)."""
+        """Return the user and system time used so far, including ended threads (proc(5), stat)."""
         ticks = 0
         for pid in _tree(self._pid):
             with contextlib.suppress(OSError):
@@ -203,7 +203,7 @@ class Running:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def memory_kib(self) -> int:
-        """Return the proportional set size now."""
+        """Return the present proportional set size."""
         total = 0
         for pid in _tree(self._pid):
             with contextlib.suppress(OSError):
@@ -213,7 +213,7 @@ class Running:
 
 
 def answers(port: int, seconds: float) -> bool:
-    """Return whether a contestant answers a request: a supervisor that listens does not serve yet."""
+    """Return whether a contestant answers a request: listening is not enough, a supervisor does it early."""
     try:
         with socket.create_connection(("127.0.0.1", port), seconds) as client:
             client.settimeout(seconds)
@@ -242,7 +242,7 @@ def _tree(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def running(contestant: Contestant) -> Iterator[Running]:
-    """Start a contestant, wait until it serves, and end it with the block."""
+    """Start a contestant, wait until it serves, and stop it after the block."""
     with process_of(contestant) as process:
         _await_port(process.process, contestant)
         yield process
@@ -250,10 +250,10 @@ def running(contestant: Contestant) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def process_of(contestant: Contestant) -> Iterator[Running]:
-    """Start a contestant, and end it with the block."""
+    """Start a contestant, and stop it after the block."""
     with tempfile.TemporaryDirectory(prefix="bench-") as text:
         folder = Path(text)
-        folder.chmod(0o755)  # squid reads its file as another user
+        folder.chmod(0o755)  # squid reads its configuration as another user
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *contestant.command(folder)],
             env={**os.environ, **contestant.environment},
@@ -279,9 +279,9 @@ def _await_port(process: subprocess.Popen[str], contestant: Contestant) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            said = "" if process.stderr is None else process.stderr.read()
-            raise SystemExit(f"{contestant.name} ended at once: {said}")
+            errors = "" if process.stderr is None else process.stderr.read()
+            raise SystemExit(f"{contestant.name} ended at once: {errors}")
         if answers(contestant.port, 1.0):
-            time.sleep(0.5)  # health checks and warm-up of all contestants alike
+            time.sleep(0.5)  # the same time for all contestants, for health checks and warm-up
             return
     raise SystemExit(f"{contestant.name} does not listen on port {contestant.port}")

@@ -1,7 +1,7 @@
-"""`make bench-dns`: what reading one DNS answer costs, honest ones and the worst that we know.
+"""`make bench-dns`: what it costs to read one DNS answer: honest ones, and the worst known ones.
 
-CPU time of this process, the least of several runs, beside a plain loop of the interpreter, so that the ratio
-can be compared between machines; and beside dnspython where that takes bearable time.
+CPU time of this process, the least of several runs. A plain Python loop beside it makes the ratio comparable
+between machines. dnspython is measured, too, where it does not take too long.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RUNS = 15
 QUERY = make_query("www.example.com", Kind.A, edns=True)
 LONG = b"\x01a" * 127 + b"\0"
-PLACE = HEADER + len(QUERY.question) + 11  # of `before` in `message`
+PLACE = HEADER + len(QUERY.question) + 11  # where `before` begins in a `message`
 
 
 def record(owner: bytes, kind: int, data: bytes) -> bytes:
@@ -37,7 +37,7 @@ def pointer(place: int) -> bytes:
 
 
 def message(size: int, make: Callable[[int], bytes], before: bytes = b"\0") -> bytes:
-    """Return an answer of about `size` octets; names in `before` are there to be pointed to."""
+    """Return an answer of about `size` octets; the names in `before` are targets for pointers."""
     records = [record(b"\0", 16, before)]
     left = size - PLACE - len(before)
     while left > 0:
@@ -49,21 +49,21 @@ def message(size: int, make: Callable[[int], bytes], before: bytes = b"\0") -> b
 
 
 def scattered(kind: int, data: bytes) -> Callable[[int], bytes]:
-    """Return records whose owners point to ever other labels of 60 long names."""
+    """Return a maker of records whose owners point to different labels of 60 long names."""
     return lambda number: record(
         pointer(PLACE + number % 60 * len(LONG) + number // 60 % 127 * 2), kind, data
     )
 
 
 def chained(number: int) -> bytes:
-    """Return an alias whose owner is what the one before leads to."""
+    """Return an alias whose owner is the target of the alias before it."""
     names = [b"\x07%07d\xc0\x0c" % each for each in (number, number + 1)]
     return record(names[0] if number > 1 else b"\xc0\x0c", 5, names[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One answer; `limit` is the milliseconds that it may take."""
+    """One answer; `limit`: how many milliseconds it may take."""
 
     name: str
     wire: bytes
@@ -72,18 +72,18 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return the answers that are read."""
+    """Return the answers that are measured."""
     mail = b"\0\0" + pointer(PLACE)
     chain = b"".join(pointer(PLACE + 2 * number) for number in range(5000))
     honest = message(16384, lambda n: record(b"\xc0\x0c", 1, struct.pack("!I", 0x0A000000 + n)))
-    most = message(65535, lambda n: record(b"\xc0\x0c", 1, struct.pack("!I", 0x0A000000 + n)))
+    largest = message(65535, lambda n: record(b"\xc0\x0c", 1, struct.pack("!I", 0x0A000000 + n)))
     few = message(512, lambda _: record(b"\xc0\x0c", 15, mail), LONG)
     hops = message(
         65535, lambda n: record(pointer(PLACE + 2 + 2 * (n * 7 % 5000)), 1, bytes(4)), b"\0\0" + chain
     )
     return [
         Case("honest, 16 KiB of addresses", honest, 10, beside_dnspython=True),
-        Case("honest, 64 KiB of addresses", most, 20),
+        Case("honest, 64 KiB of addresses", largest, 20),
         Case("64 KiB, a chain of aliases", message(65535, chained), 20),
         Case("64 KiB of texts", message(65535, lambda _: record(b"\xc0\x0c", 16, b"\xff" + bytes(255))), 20),
         Case("512 octets of mail exchangers", few, 20, beside_dnspython=True),
@@ -109,7 +109,7 @@ def least(work: Callable[[], object], runs: int = RUNS) -> float:
 
 
 def plain_loop() -> int:
-    """Return something; this takes the interpreter 100,000 additions."""
+    """Do 100,000 additions in Python."""
     total = 0
     for number in range(100_000):
         total += number
@@ -117,7 +117,7 @@ def plain_loop() -> int:
 
 
 def main() -> None:
-    """Print the table, and end with status 1 where a case takes longer than it may."""
+    """Print the table; end with status 1 if a case takes longer than its limit."""
     loop = least(plain_loop)
     print(f"100,000 additions: {loop:.2f} ms\n")
     print(f"{'':36}{'ms':>8}{'limit':>8}{'loops':>8}{'dnspython, ms':>16}")

@@ -1,10 +1,10 @@
-"""Holds many TCP connections open, as server or as client, and says which are alive.
+"""Holds many TCP connections open, as server or as client, and reports which are alive.
 
-`python -m benchmarks.held serve ADDRESS PORT` says `ready`, and for each line that it reads how many
-connections are open, by source. `… open SOURCE ADDRESS PORT N` says how many it has opened and how many not,
-and for each line that it reads how many of them echo a byte.
+`python -m benchmarks.held serve ADDRESS PORT` prints `ready`, and for each line that it reads how many
+connections are open, by source. `… open SOURCE ADDRESS PORT N` prints how many it could open and how many
+not, and for each line that it reads how many of them echo a byte.
 
-A process has only so many descriptors, so several do the same: servers share the port (SO_REUSEPORT).
+The descriptors of a process are limited, so several run side by side: servers share the port (SO_REUSEPORT).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import sys
 from collections import Counter
 
-_WAIT_SECONDS = 60.0  # seconds
+_WAIT_SECONDS = 60.0
 _BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it before 3.12
 _BATCH = 64
 
@@ -59,7 +59,7 @@ def _accept(listener: socket.socket, waiting: selectors.BaseSelector, held: dict
 
 
 def _echo(sock: socket.socket) -> bool:
-    """Send back what came; False: the connection has ended."""
+    """Send back what came; return False if the connection has ended."""
     try:
         data = sock.recv(64)
         return bool(data) and sock.send(data) == len(data)
@@ -68,7 +68,7 @@ def _echo(sock: socket.socket) -> bool:
 
 
 def hold(source: str, address: str, port: int, count: int) -> None:
-    """Open so many connections from one address, and keep them until standard input ends."""
+    """Open `count` connections from one address, and keep them until standard input ends."""
     held = []
     for _ in range(count):
         sock = socket.socket()
@@ -95,9 +95,9 @@ def _answers(sock: socket.socket) -> bool:
 
 
 def main(words: list[str]) -> None:
-    """Do what the command line says, with all the descriptors that this process may have."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Do what the command line says, with as many descriptors as this process may have."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     if words[0] == "serve":
         serve(words[1], int(words[2]))
     else:

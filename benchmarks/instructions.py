@@ -1,10 +1,10 @@
-"""Counts the instructions in user mode that an operation takes of a worker: other load hardly changes them.
+"""Counts the instructions of a worker in user mode for one operation: other load hardly changes them.
 
     python -m benchmarks.instructions                 # all cases
     python -m benchmarks.instructions connect get     # some of them
 
-Valgrind's cachegrind counts a worker twice, with few operations and with many; the difference leaves out what
-starting and ending cost. There is no supervisor: it would take a worker that is fifty times slower for dead.
+Valgrind's cachegrind counts a worker twice, with few operations and with many; the difference is free of the
+cost of start and end. There is no supervisor: a worker that is fifty times slower would look dead to it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _START_SECONDS = 300.0
 _SLOWNESS = 100
 _MODES = {"http": http_proxy(), "dns": dns_proxy()}
-# The mode, its port, and what is asked of it.
+# The mode, its port, and its workload.
 CASES: dict[str, tuple[str, int, Workload]] = {
     "connect": ("http", PROXY_PORT, Workload("CONNECT, GET, close", "churn", "connect", 8, 0)),
     "keepalive": ("http", PROXY_PORT, Workload("GET, keep-alive", "keepalive", "absolute", 8, 0)),
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[str, int, Workload]] = {
 
 
 def serve(name: str) -> None:
-    """Be a worker until SIGTERM; the environment has the settings."""
+    """Run a worker until SIGTERM, with settings from the environment."""
     _slow_down()
     loop = PollerLoop()
     registry = Registry()
@@ -70,7 +70,7 @@ def serve(name: str) -> None:
 
 
 def _slow_down() -> None:
-    """Have time pass as slowly as the worker runs: otherwise its timers would cost more than they do."""
+    """Let time pass as slowly as the worker runs: otherwise its timers would fire too often."""
     real = time.monotonic
     time.monotonic = lambda: real() / _SLOWNESS
 
@@ -80,10 +80,10 @@ def _sockets(ports: frozenset[int]) -> dict[int, socket.socket]:
 
 
 def counted(name: str, port: int, workload: Workload, made: Tools) -> int:
-    """Return how many instructions the worker took for a workload, its own start and end included."""
+    """Return how many instructions the worker took for a workload, including its start and end."""
     with tempfile.TemporaryDirectory(prefix="instructions-") as text:
         folder = Path(text)
-        _MODES[name].command(folder)  # writes what the settings refer to
+        _MODES[name].command(folder)  # writes the files that the settings name
         process = subprocess.Popen(
             [
                 *("setpriv", "--pdeathsig", "KILL", "valgrind", "--tool=cachegrind", "--cache-sim=no"),
@@ -115,7 +115,7 @@ def _await(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def main() -> None:
-    """Print thousand instructions for each operation of each case."""
+    """Print the thousands of instructions of one operation, for each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="default: all")
     parser.add_argument("--few", type=int, default=2_000)

@@ -1,7 +1,7 @@
-"""Many connections at once to one destination over `from *` with two source addresses.
+"""Many connections at once to one destination, by `from *` with two source addresses.
 
-One address has 64,512 ports towards one destination, so one alone cannot carry them. A real router in the
-laboratory's network redirects them; each connection is proved alive by a byte that comes back.
+One address has 64,512 ports towards one destination, which is not enough. A real router in the laboratory's
+network redirects the connections; a byte that comes back proves that a connection is alive.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ ENVIRONMENT = {
     "EGRESS_GATEWAY": GATEWAY,
     "EGRESS_DESTINATION": f"{PORT} tcp {SERVER} from *\n",
 }
-_SPARE = 100  # descriptors of a process for everything else
-# The kernel spreads connections over processes that share a port by a hash, so not evenly.
+_SPARE = 100  # descriptors that a process needs for everything else
+# The kernel spreads connections over processes that share a port by a hash, which is not even.
 _UNEVEN = 0.7
-_KIBIBYTES = 12  # of kernel and process memory for one connection, both ends, with room to spare
+_KIBIBYTES = 12  # of kernel and process memory for both ends of one connection, with a margin
 _STATUS = (
     "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9797/status', timeout=60).read().decode())"
 )
 
 
 def at_once() -> Iterator[tuple[str, ...]]:
-    """Yield head and rows: how many were open at once, by source address, and what the router says."""
+    """Yield head and rows: how many were open at once, by source address, and what the router reports."""
     _require_room()
     yield (
         "to one destination",
@@ -57,8 +57,8 @@ def at_once() -> Iterator[tuple[str, ...]]:
     with Laboratory() as lab, contextlib.ExitStack() as running:
         _prepare(lab)
         running.enter_context(lab.staying(ENVIRONMENT))
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _SPARE
-        processes = -(-CONNECTIONS // int(most * _UNEVEN))
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _SPARE
+        processes = -(-CONNECTIONS // int(descriptors * _UNEVEN))
         servers = [running.enter_context(_Held(lab.outside, "serve", SERVER)) for _ in range(processes)]
         for each in servers:
             each.read()
@@ -85,7 +85,11 @@ def at_once() -> Iterator[tuple[str, ...]]:
 
 
 def _require_room() -> None:
-    """Refuse to begin what this machine cannot hold. SystemExit: it cannot."""
+    """Check that this machine can hold the connections.
+
+    Raises:
+        SystemExit: it cannot.
+    """
     entries = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text(encoding="ascii"))
     memory = next(
         int(line.split()[1])
@@ -109,7 +113,7 @@ def _prepare(lab: Laboratory) -> None:
 
 
 class _Held:
-    """One process of `held`, ended with the block."""
+    """One process of `benchmarks.held`, stopped after the block."""
 
     def __init__(self, host: Host, role: str, *words: object) -> None:
         port = [str(PORT)] if role == "serve" else []
@@ -131,14 +135,14 @@ class _Held:
         self._process.communicate()
 
     def read(self) -> str:
-        """Return the next line that it says."""
+        """Return the next line that it prints."""
         line = self._process.stdout.readline() if self._process.stdout is not None else ""
         if not line:
             raise SystemExit("a process that holds connections has ended")
         return line
 
     def ask(self) -> str:
-        """Ask, and return the answer."""
+        """Send a line, and return the answer."""
         if self._process.stdin is not None:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
@@ -146,7 +150,7 @@ class _Held:
 
 
 def _source_ports(router: Host, opened: int) -> dict[str, int]:
-    """Return what the router says of its source ports, as soon as it has counted all of them."""
+    """Return the router's source ports in use, as soon as it has counted all of them."""
     limit = time.monotonic() + 120
     while True:
         ports = json.loads(router.run(sys.executable, "-c", _STATUS).stdout)["source_ports"]

@@ -1,4 +1,4 @@
-"""What it costs to put an egress policy of 10,000 entries in force in redirect mode, in CPU time."""
+"""The CPU time to put an egress policy of 10,000 entries in force in redirect mode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINES = (1, 1_000, 10_000)
 
 
 def in_force() -> Iterator[tuple[str, ...]]:
-    """Yield head and rows: CPU time by number of lines whose destinations the entries deny."""
+    """Yield head and rows: CPU time, by the number of lines whose destinations the entries deny."""
     yield (
         "entries",
         "lines, all denied",
@@ -47,7 +47,7 @@ def in_force() -> Iterator[tuple[str, ...]]:
 
 
 def _one(host: Host, lines: int) -> tuple[float, float, float, float]:
-    """Return the milliseconds of CPU of reading, of deciding, and of nft with and without the policy."""
+    """Return the CPU milliseconds of reading, of deciding, and of nft with and without the policy."""
     addresses = [ip_address("198.18.0.1") + number for number in range(ENTRIES)]
     entries = [{"type": "Deny", "to": {"cidrSelector": f"{each}/32"}} for each in addresses]
     kind = {"kind": "EgressNetworkPolicy", "apiVersion": "v1", "spec": {"egress": entries}}
@@ -71,7 +71,7 @@ def _one(host: Host, lines: int) -> tuple[float, float, float, float]:
 
 
 def _transaction(host: Host, text: str) -> float:
-    """Have nft do it; return the milliseconds of CPU that it took, in the kernel and outside."""
+    """Run nft with this text; return the CPU milliseconds that it took, user and system."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     host.run("nft", "-f", "-", input=text)
     now = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,7 +1,7 @@
-"""What the kernel itself needs for NAT: from plain routing by one step after the other to our rules.
+"""What the kernel itself needs for NAT: from plain routing to our rules, one step after another.
 
-Client and server are one thread, on one CPU with real-time priority (load/alone.c), and so is haproxy. So the
-time that passes is what the whole machine works for an operation, also while other processes are busy.
+Client and server are one thread on one CPU, with real-time priority (load/alone.c); haproxy runs on the same
+CPU with that priority. So elapsed time is the work of the whole machine, also while other processes are busy.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROUNDS, BATCHES = 20, 40
-# The last one, because the first ones have more interrupts to serve.
+# The last one, because the first ones serve more interrupts.
 CPU = (os.cpu_count() or 1) - 1
 _REALTIME = 1
-# What each step adds to the one before. Hooks and priorities are those of our rules.
+# What each step adds to the previous one. Hooks and priorities are those of our rules.
 _TRACK = "chain arrive { type filter hook prerouting priority mangle; ct state invalid drop; }"
 _DNAT = f"""chain destinations {{ type nat hook prerouting priority dstnat;
   dnat ip to tcp dport map {{ {BY_ADDRESS} : {SERVER} . {HTTP}, {BY_ADDRESS + 1} : {SERVER} . {ECHO} }}; }}"""
@@ -80,14 +80,14 @@ STEPS = (
 
 
 def by_step() -> Iterator[tuple[str, ...]]:
-    """Yield head and rows: microseconds of the machine beyond plain routing, and the share of haproxy's."""
+    """Yield head and rows: microseconds of the machine beyond plain routing, and the ratio to haproxy's."""
     yield "", "short connection µs", "round trip µs", "of haproxy: connection", "round trip"
     found: dict[Way, list[tuple[float, float]]] = {step: [] for step in STEPS}
     with Topology(serves=False) as topology:
         topology.remember_closed(does=False)
         _use_one_cpu(topology.haproxy.pid)
         for number in range(ROUNDS):
-            # Forwards and backwards, so that a drift of the machine's speed is nobody's advantage.
+            # Forwards and backwards in turn, so that a drift of the machine's speed favours no step.
             for step in STEPS if number % 2 else reversed(STEPS):
                 found[step].append(costs(topology, step))
     routed, theirs = found[STEPS[0]], found[STEPS[-1]]
@@ -96,12 +96,12 @@ def by_step() -> Iterator[tuple[str, ...]]:
     limit = beyond(theirs, routed)
     for step in STEPS[1:]:
         more = beyond(found[step], routed)
-        shares = (f"{mine / most:.2f}" for mine, most in zip(more, limit, strict=True))
+        shares = (f"{mine / peer:.2f}" for mine, peer in zip(more, limit, strict=True))
         yield step.name, *(f"{each:.2f}" for each in more), *shares
 
 
 def beyond(found: list[tuple[float, float]], routed: list[tuple[float, float]]) -> list[float]:
-    """Return the medians of what was more than plain routing took in the same round."""
+    """Return the medians of the time beyond what plain routing took in the same round."""
     pairs = list(zip(found, routed, strict=True))
     return [statistics.median(mine[index] - floor[index] for mine, floor in pairs) for index in (0, 1)]
 
@@ -113,8 +113,8 @@ def costs(topology: Topology, way: Way) -> tuple[float, float]:
     numbers = (way.address, way.port, CPU, BATCHES)
     words = ("alone", topology.server.path, HTTP, *numbers)
     command = topology.client.command(topology.tool(words[0]), *map(str, words[1:]))
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout.split()
-    return float(said[0]), float(said[1])
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout.split()
+    return float(output[0]), float(output[1])
 
 
 def _use_one_cpu(pid: int) -> None:

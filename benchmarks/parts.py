@@ -1,9 +1,9 @@
-"""Counts the instructions of the parts of a request, each alone; other load does not change them at all.
+"""Counts the instructions of each part of a request alone; other load does not change the figures at all.
 
     python -m benchmarks.parts     # needs valgrind with its headers, and a C compiler
 
-For changes that `benchmarks.instructions` is too coarse for. The parts run in one process without a network,
-under valgrind's callgrind, which is told between them to begin a new count.
+For changes that are too small for `benchmarks.instructions`. The parts run in one process without a network,
+under valgrind's callgrind, which is told to begin a new count for each part.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _ANSWER = (
 
 
 def parts() -> dict[str, Callable[[], object]]:
-    """Return what is counted."""
+    """Return the parts that are counted."""
     loop = PollerLoop()
     limits = read_http_proxy({"EGRESS_HTTP_PROXY_DESTINATION": _RULES}).limits
     registry = Registry()
@@ -122,7 +122,7 @@ def run(folder: Path) -> None:
     library = ctypes.CDLL(str(folder / "requests.so"))
     gc.disable()
     for name, part in parts().items():
-        for _ in range(50):  # CPython specialises code that has run some times
+        for _ in range(50):  # CPython specialises code that has run several times
             part()
         library.begin()
         for _ in range(_TIMES):
@@ -131,7 +131,7 @@ def run(folder: Path) -> None:
 
 
 def main() -> None:
-    """Print thousand instructions for each part."""
+    """Print the thousands of instructions of each part."""
     if len(sys.argv) > 1:
         run(Path(sys.argv[1]))
         return

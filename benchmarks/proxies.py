@@ -1,6 +1,6 @@
 """`python -m benchmarks.proxies http|dns|connect [--quick]`: the proxies beside squid, tinyproxy and haproxy.
 
-Contestants take turns for several rounds; the CPU time of all processes of one is the figure to compare.
+Contestants take turns for several rounds; the figure to compare is the CPU time of all processes of one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     with tools() as made, made.origin():
         if "http" in sys.argv:
             _http(made, rounds)
-        if "connect" in sys.argv:  # nothing is kept of it
+        if "connect" in sys.argv:  # the results are only printed
             _compare(made, [CONNECT_CHURN], _http_peers(), rounds)
         if "dns" in sys.argv:
             entries = _compare(
@@ -80,7 +80,7 @@ def _http(made: Tools, rounds: int) -> None:
 
 
 def _rules_and_workers(made: Tools, rounds: int) -> None:
-    """Many rules against few, and two workers against one, by CONNECT churn."""
+    """Compare many rules with few, and two workers with one, by short CONNECTs."""
     ours = "".join(f"!host{number}.example.com\n" for number in range(MANY)) + "127.0.0.0/8\n"
     theirs = "".join(
         f"acl dest{number} dstdomain host{number}.example.com\nhttp_access deny dest{number}\n"
@@ -111,7 +111,7 @@ def _compare(
             for workload in workloads:
                 if (peer.name, workload.mode) in without:
                     continue
-                # A fresh process each, so that the memory of one work does not serve another.
+                # A new process for each, so that no workload benefits from the memory of another.
                 with running(peer) as process:
                     _warm_up(made, workload, _port(peer, workload))
                     result = made.run(workload, _port(peer, workload), process)
@@ -126,13 +126,13 @@ def _compare(
 
 
 def _warm_up(made: Tools, workload: Workload, port: int) -> None:
-    """Let the first requests pass, in which all contestants fill their pools and caches."""
+    """Send the first requests, in which all contestants fill their pools and caches."""
     if workload.unit == "µs/op":
         made.attempt(replace(workload, operations=workload.operations // 10), port)
 
 
 def _direct(made: Tools, workloads: Sequence[Workload], rounds: int) -> list[Entry]:
-    """The same work without a proxy: the floor."""
+    """Run the same work without a proxy, as the floor."""
     entries = []
     for workload in workloads:
         if workload.mode == "idle":

@@ -1,13 +1,13 @@
-"""Redirect mode: by number of lines, what a connection costs the machine, and source ports that have rested.
+"""Redirect mode: the cost of many lines, of a connection, of names, source ports and an egress policy.
 
 `lines`: set-up time, memory and cost of a connection for 1, 100, 10,000 and 30,000 lines, beside the layout
-of the original, one nftables rule a line, in the same laboratory and the same run. `cost`: busy time of the
-whole machine beside plain routing and haproxy. `names`: a connection
-among many lines, and the CPU time of a change. `ports`: connections at a steady rate to one destination,
-which keeps TIME_WAIT. `many`: 100,000 connections at once to one destination, over two source addresses.
-`policy`: what putting 10,000 entries of an egress policy in force costs. `floor`: what the kernel needs for
-NAT, step by step, also on a busy machine.
-Run as root: `make bench-redirect`, or `python -m benchmarks.redirect` and the parts that are wanted.
+of the original (one nftables rule for each line) in the same laboratory and the same run. `cost`: busy time
+of the whole machine, beside plain routing and haproxy. `names`: a connection among many lines, and the CPU
+time of a change. `ports`: connections at a steady rate to one destination, which keeps TIME_WAIT. `many`:
+100,000 connections at once to one destination, over two source addresses. `policy`: the cost of putting
+10,000 entries of an egress policy in force. `floor`: what the kernel needs for NAT, step by step, also on a
+busy machine.
+Run as root: `make bench-redirect`, or `python -m benchmarks.redirect` with the names of the parts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LINEAR_SIZES = (1, 100, 4_500)
 ROUNDS, WARM_UP, CONNECTIONS = 9, 2, 300
 TARGET = "203.0.113.25"
 FIRST_PORT = 10_000
-# Connections a second, and how many are held open beside them.
+# Connections a second, and how many others are held open meanwhile.
 RATES = ((1000, 0), (200, 6000))
 MORE_LINES = (0, 1_000, 30_000)
 PACED_SECONDS = 90
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def by_lines() -> Iterator[tuple[str, ...]]:
-    """Yield head and rows: what set-up and connections cost for some numbers of lines."""
+    """Yield head and rows: the cost of set-up and of connections, by number of lines."""
     connects = ("connect to the first µs", "to the last µs", "last / first")
     yield "layout", "lines", "set-up s", "MiB", *connects
     for layout, sizes, set_up in (("map", SIZES, ours), ("one rule a line", LINEAR_SIZES, linear)):
@@ -104,7 +104,7 @@ def by_lines() -> Iterator[tuple[str, ...]]:
 
 
 def by_way() -> Iterator[tuple[str, ...]]:
-    """Yield head and rows: busy time of the whole machine an operation, less what plain routing takes."""
+    """Yield head and rows: busy time of the whole machine for one operation, less that of plain routing."""
     yield (
         "",
         "short connection µs",
@@ -146,10 +146,10 @@ def by_way() -> Iterator[tuple[str, ...]]:
 
 
 def with_names() -> Iterator[tuple[str, ...]]:
-    """Yield head and rows: a connection by address and by name among more lines, and what a change costs.
+    """Yield head and rows: a connection by address and by name among more lines, and the cost of a change.
 
-    Both are in the same rules and take turns; the kernel frees the rules before them behind the scenes, so
-    the first rounds do not count.
+    Both are in the same rules and take turns. The kernel frees the previous rules in the background, so the
+    first rounds do not count.
     """
     yield "more lines", "connection by address µs", "by name µs", "by name / by address"
     with Topology() as topology:
@@ -170,13 +170,13 @@ def with_names() -> Iterator[tuple[str, ...]]:
 
 
 def relaid(host: Host) -> tuple[float, float]:
-    """Return the milliseconds of CPU that a change of 1,000 names takes, in Python and in nft."""
-    said = host.run(sys.executable, "-m", "benchmarks.relaid", str(ROUNDS)).stdout.split()
-    return float(said[0]), float(said[1])
+    """Return the CPU milliseconds that a change of 1,000 names takes, in Python and in nft."""
+    output = host.run(sys.executable, "-m", "benchmarks.relaid", str(ROUNDS)).stdout.split()
+    return float(output[0]), float(output[1])
 
 
 def at_a_rate() -> Iterator[tuple[str, ...]]:
-    """Yield head and rows: latencies and SYNs sent again, while the server keeps TIME_WAIT."""
+    """Yield head and rows: latencies and retransmitted SYNs, while the server keeps TIME_WAIT."""
     yield (
         "",
         "rate",
@@ -193,7 +193,7 @@ def at_a_rate() -> Iterator[tuple[str, ...]]:
             with Topology() as topology:
                 topology.take(way)
                 with topology.held(way, held) if held else contextlib.nullcontext():
-                    # The turn of the ports comes round to those that are held.
+                    # Use up source ports until the next ones in turn are those that are held.
                     for other in topology.others(way) if held else ():
                         topology.run(other, "churn", 64, ONCE_ROUND // len(OTHERS))
                     outcome = topology.run(way, "churn", 4096, rate * PACED_SECONDS, rate)
@@ -204,7 +204,7 @@ def at_a_rate() -> Iterator[tuple[str, ...]]:
 
 
 def ours(lab: Laboratory, lines: int) -> tuple[float, float]:
-    """Return the seconds of a second run, which probes for nothing, and its peak memory with its children."""
+    """Return the seconds of a second run, which does not probe, and its peak MiB with its children."""
     text = "".join(f"{FIRST_PORT + number} tcp {TARGET} 80\n" for number in range(lines))
     with tempfile.NamedTemporaryFile("w", suffix=".rules") as file:
         file.write(text)
@@ -224,7 +224,7 @@ def ours(lab: Laboratory, lines: int) -> tuple[float, float]:
 
 
 def tree_memory(pid: int) -> float:
-    """Return the MiB of a process and its children now, what they share counted once (PSS)."""
+    """Return the present MiB of a process and its children; shared memory counts once (PSS)."""
     total = 0.0
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
@@ -238,7 +238,10 @@ def tree_memory(pid: int) -> float:
 
 
 def linear(lab: Laboratory, lines: int) -> tuple[float, float]:
-    """Set the network up, and the rules as the original does, one rule a line in one nft call."""
+    """Set up the network, and the rules as in the original: one for each line, in one nft call.
+
+    Returns seconds, and the peak MiB of any child process so far.
+    """
     lab.finish_setup({"EGRESS_ROUTER_MODE": "init", "EGRESS_DESTINATION": f"{FIRST_PORT} tcp {TARGET} 80"})
     rules = "".join(
         f"    iifname eth0 tcp dport {FIRST_PORT + number} dnat ip to {TARGET}:80\n"
@@ -257,7 +260,7 @@ def linear(lab: Laboratory, lines: int) -> tuple[float, float]:
 
 
 def costs(lab: Laboratory, lines: int) -> tuple[float, float]:
-    """Return the median microseconds of a connection to the first and to the last line; rounds take turns."""
+    """Return the median microseconds of a connection to the first and to the last line, in turns."""
     first: list[float] = []
     last: list[float] = []
     if lab.ask_tcp(lab.client, ROUTER, FIRST_PORT + lines - 1).source != SOURCE:
@@ -269,7 +272,7 @@ def costs(lab: Laboratory, lines: int) -> tuple[float, float]:
 
 
 def connect_many(client: Host, port: int) -> float:
-    """Return the median microseconds of one connect, over many."""
+    """Return the median microseconds of one connect, of many."""
     sockets = [client.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(CONNECTIONS)]
     times = []
     for sock in sockets:

@@ -1,7 +1,7 @@
 """`python -m benchmarks.relaid [ROUNDS]`, in a network namespace: 1,000 names lose one of 16 addresses each.
 
-The whole way that a changed answer takes is measured: from what the lines lead to, over the plan, to the end
-of the transaction. Prints the medians of CPU milliseconds, user and system, of this process and of nft.
+The whole way of a changed answer is measured: from the new addresses of the lines, through the plan, to the
+end of the transaction. Prints the median CPU milliseconds, user and system, of this process and of nft.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from egress_router.kernel.nat import nftables
 from egress_router.kernel.nat.plan import make_plan
 
 NAMES, ADDRESSES = 1_000, 16
-_GONE = 5  # which of the addresses comes and goes
+_GONE = 5  # index of the address that comes and goes
 _SOURCE = (ip_address("10.2.0.1"),)
 
 
 def main() -> None:
-    """Take an address away and give it back, so many times."""
+    """Remove an address of each name and add it again, ROUNDS times."""
     text = "".join(f"{10_000 + number} tcp name{number}.example.com 80\n" for number in range(NAMES))
     redirects = parse("benchmark", text)
 
     def lead(*, whole: bool) -> None:
-        # New objects each time, as answers bring them.
+        # New objects each time, as from real answers.
         resolved = {line: _addresses(number, whole=whole) for number, line in enumerate(redirects.names)}
         before = _used()
         nftables.apply(make_plan(redirects, _SOURCE, "macvlan0", 9797, resolved=resolved))
@@ -49,7 +49,7 @@ def _addresses(number: int, *, whole: bool) -> tuple[IPv4Address, ...]:
 
 
 def _used() -> tuple[float, float]:
-    """Return the CPU seconds of this process and of its children that have ended."""
+    """Return the CPU seconds of this process and of its ended children."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime, children.ru_utime + children.ru_stime
 

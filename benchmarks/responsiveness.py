@@ -1,8 +1,8 @@
 """`python -m benchmarks.responsiveness [--quick]`: start-up, memory, and latency while Python is busy.
 
-Latency is that of an open loop: counted from when a message was due. Python burns 50 ms of every 200 in the
-event loop of the process that relays; beside a peer, another process burns as much. The bare relay in C says
-what the scheduler alone makes of it beside the same burner: what to hold ours against on a busy machine.
+Latency is measured in an open loop: from the time when a message was due. Python burns 50 ms of every 200 in
+the event loop of the relaying process; for a peer, another process burns as much. The bare relay in C beside
+the same burner shows what the scheduler alone costs: the figure to compare ours with on a busy machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CONNECTIONS, _RATE, _SECONDS = 20, 1_000, 10
 
 
 def main() -> None:
-    """Run both parts; `burn` and `relay` are the processes that they start."""
+    """Run both parts; `burn` and `relay` are for the processes that these start."""
     match sys.argv[1:]:
         case ["burn"]:
             asyncio.run(_burn())
@@ -94,7 +94,7 @@ def _latency(made: Tools, rounds: int) -> None:
     lines = ["| contestant | p50 | p99 | p99.9 | longest |", "|---|---|---|---|---|"]
     peers = (ours, made.floor(), contestants.haproxy(), contestants.nginx_stream())
     seen: list[list[dict[str, float]]] = [[] for _ in peers]
-    for _ in range(rounds):  # in turn, so that all of them see the same machine
+    for _ in range(rounds):  # in turns, so that all run under the same conditions
         for peer, found in zip(peers, seen, strict=True):
             with running(peer), contextlib.nullcontext() if peer is ours else _burning():
                 found.append(made.open_loop(FORWARD_ECHO_PORT, _CONNECTIONS, _RATE, _SECONDS))
@@ -134,7 +134,7 @@ async def _burn() -> None:
 
 
 class _Line(Forwarding):
-    """A line that nobody keeps books of."""
+    """A line for which nothing is counted."""
 
     def __init__(self) -> None:
         super().__init__(10.0, 60.0, 0, False)

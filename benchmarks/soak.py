@@ -1,8 +1,8 @@
-"""`make soak`: hours in minutes. Mixed load, reloads, killed workers and dead destinations, then the balance.
+"""`make soak`: hours in minutes. Mixed load, reloads, killed workers and dead destinations, then a check.
 
-Both proxies run with two workers. Calm bursts must not lose one connection, reloads or not; a burst in which
-a worker is killed may lose what that worker held. At the end descriptors are back where they were, and memory
-shows no trend. SOAK_SECONDS (600) is the length.
+Both proxies run with two workers. Calm bursts must not lose a single connection, even during reloads; a burst
+in which a worker is killed may lose that worker's connections. At the end as many descriptors must be open as
+at the beginning, and memory must show no trend. SOAK_SECONDS (600) is the length.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WORKERS, TUNNELS, CONNECTIONS = 2, 40, 64
 RELOAD_SECONDS, KILL_SECONDS, SAMPLE_SECONDS = 3.0, 20.0, 5.0
 DEAD_PORT = 18003
 SETTLE_SECONDS = 12.0  # workers count their descriptors every ten seconds
-PIPES = 32  # descriptors of pipes that are kept for the next bulk transfer
+PIPES = 32  # descriptors of pipes that stay open for the next bulk transfer
 MEMORY_GROWTH = 1.10  # of the last third over the middle third
 
 BURSTS = {
@@ -61,7 +61,7 @@ BURSTS = {
 
 @dataclass(slots=True)
 class Proxy:
-    """One proxy under test, with what was seen of it."""
+    """One proxy under test, with the figures collected from it."""
 
     name: str
     port: int
@@ -77,7 +77,7 @@ class Proxy:
     tunnels_lost_in_kills: int = 0
 
     def write_rules(self, number: int) -> None:
-        """Change the file, without changing what is allowed."""
+        """Change the file without changing what is allowed."""
         if self.name == "http":
             text = f"!host{number}.example.com\n127.0.0.0/8\n"
         else:
@@ -90,7 +90,7 @@ class Proxy:
         fresh.rename(self.rules)
 
     def ask(self, path: str) -> str:
-        """Ask the administration endpoint."""
+        """Return the answer of the administration endpoint."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
         try:
             connection.request("GET", path)
@@ -106,12 +106,12 @@ class Proxy:
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def descriptors(self) -> float:
-        """Return how many are open, without idle connections to the origin: up to one for each client."""
+        """Return how many are open, without idle connections to the origin (up to one for each client)."""
         idle = _established(ORIGIN_PORT) if self.name == "http" else 0
         return self.metric("process_open_fds") - idle
 
     def workers(self) -> list[int]:
-        """Return the process numbers of the workers that serve."""
+        """Return the process ids of the workers that serve."""
         status: dict[str, list[dict[str, int]]] = json.loads(self.ask("/status"))
         return [each["pid"] for each in status["workers"] if each["serves"]]
 
@@ -128,7 +128,7 @@ class Proxy:
         return sock
 
     def check_tunnels(self) -> int:
-        """Echo a byte through every long tunnel; open those anew that are gone, and return how many."""
+        """Echo a byte through every long tunnel; reopen those that are gone, and return how many."""
         gone = 0
         for index, sock in enumerate(self.tunnels):
             try:
@@ -144,7 +144,7 @@ class Proxy:
 
 
 def main() -> int:
-    """Run, print the balance, and return 0 when it is right."""
+    """Run, print the results, and return 0 if they are right."""
     with (
         tools() as made,
         made.origin(),
@@ -223,12 +223,12 @@ def _soak(made: Tools, proxies: list[Proxy]) -> list[str]:
 
 
 def _calm_burst(made: Tools, proxy: Proxy, workload: Workload) -> list[str]:
-    said = made.attempt(workload, _port(proxy, workload))
-    proxy.operations += int(said["operations"])
+    report = made.attempt(workload, _port(proxy, workload))
+    proxy.operations += int(report["operations"])
     problems = []
-    if said["errors"]:
+    if report["errors"]:
         problems.append(
-            f"{proxy.name}, {workload.name}: {said['errors']:.0f} operations failed in a calm burst"
+            f"{proxy.name}, {workload.name}: {report['errors']:.0f} operations failed in a calm burst"
         )
     gone = proxy.check_tunnels()
     if gone:
@@ -237,21 +237,21 @@ def _calm_burst(made: Tools, proxy: Proxy, workload: Workload) -> list[str]:
 
 
 def _kill_burst(made: Tools, proxy: Proxy, workload: Workload) -> list[str]:
-    """Kill a worker in the middle of a burst: it may cost what it held, and nothing afterwards."""
+    """Kill a worker in the middle of a burst: this may cost its connections, but nothing afterwards."""
     before = set(proxy.workers())
     victim = random.choice(sorted(before))
     with made.begun(workload, _port(proxy, workload)) as burst:
         time.sleep(0.1)
         os.kill(victim, signal.SIGKILL)
-        said = burst()
+        report = burst()
     proxy.kills += 1
-    proxy.operations += int(said["operations"])
-    proxy.lost_in_kills += int(said["errors"])
+    proxy.operations += int(report["operations"])
+    proxy.lost_in_kills += int(report["errors"])
     proxy.tunnels_lost_in_kills += proxy.check_tunnels()
     _await_workers(proxy, {victim})
-    most = CONNECTIONS * 2
-    if said["errors"] > most:
-        return [f"{proxy.name}: a killed worker cost {said['errors']:.0f} operations, more than {most}"]
+    allowed = CONNECTIONS * 2
+    if report["errors"] > allowed:
+        return [f"{proxy.name}: a killed worker cost {report['errors']:.0f} operations, more than {allowed}"]
     return []
 
 
@@ -296,7 +296,7 @@ def _balance(proxies: list[Proxy], baseline: dict[str, float]) -> list[str]:
 
 
 def _established(port: int) -> int:
-    """Return how many connections of this machine lead to a port and are open (proc(5), /proc/net/tcp)."""
+    """Return how many connections from this machine to a port are open (proc(5), /proc/net/tcp)."""
     rows = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 

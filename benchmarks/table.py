@@ -1,4 +1,4 @@
-"""Medians of several rounds, the ratio to a peer, and the two forms in which results are kept."""
+"""Medians of several rounds, ratios to a peer, and the two formats in which results are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from benchmarks.workloads import Result, Workload
 
-# One folder for each Python, side by side: the figures depend on it.
+# One folder for each Python version: the figures depend on it.
 RESULTS = Path(__file__).parent / "results" / "python{}.{}".format(*sys.version_info)
 OURS = "egress-router"
 
@@ -38,7 +38,7 @@ class Entry:
 
 
 def rendered(entries: Sequence[Entry]) -> str:
-    """Return a table in Markdown: one row a workload and contestant."""
+    """Return a table in Markdown, with one row for each workload and contestant."""
     heads = ["work", "contestant", "CPU (or memory), median", "least to most", "egress-router takes"]
     heads += ["a second", "p50 µs", "p99 µs", "p99.9 µs"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
@@ -76,7 +76,7 @@ def _speeds(entry: Entry) -> str:
 
 
 def keep(name: str, title: str, entries: Sequence[Entry]) -> None:
-    """Print the table, and keep it and every round with machine and versions in the folder of this Python."""
+    """Print the table; keep it and all rounds, with machine and versions, in the folder of this Python."""
     text = rendered(entries)
     print(f"{title}\n\n{text}")
     keep_text(name, title, text)
@@ -85,14 +85,14 @@ def keep(name: str, title: str, entries: Sequence[Entry]) -> None:
 
 
 def keep_text(name: str, title: str, table: str) -> None:
-    """Keep a table with machine and versions in the folder of this Python."""
+    """Keep a table, with machine and versions, in the folder of this Python."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     facts = "".join(f"- {key}: {value}\n" for key, value in machine().items())
     (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{table}\n{facts}", encoding="utf-8")
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on."""
+    """Return the machine and the versions that the figures depend on."""
     versions = {
         "squid": ["squid", "-v"],
         "haproxy": ["haproxy", "-v"],

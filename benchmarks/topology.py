@@ -1,6 +1,6 @@
 """Client, router and server in three network namespaces: what a connection costs the whole machine.
 
-The router forwards plainly, redirects by our rules, or runs haproxy; the load and the server are the same.
+The router only routes, redirects by our rules, or runs haproxy; load and server stay the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ROUTER, CLIENT, SOURCE, SERVER = "10.1.0.1", "10.1.0.2", "10.2.0.1", "10.2.0.2"
 SERVERS = tuple(IPv4Address("10.2.0.2") + number for number in range(16))
-# Addresses of the router that the client reaches from other addresses of its own, as other clients would.
+# More addresses of the router; the client reaches each from another address, as if it were another client.
 OTHERS = tuple((f"10.1.0.{10 + number}", f"10.1.0.{100 + number}") for number in range(5))
 HTTP, ECHO = 80, 81
 BY_ADDRESS, BY_NAME, BY_HAPROXY = 8000, 8002, 8004
@@ -59,7 +59,7 @@ listen echo
 class Way:
     """One way to the server: the address and the port of HTTP (echo is the next one).
 
-    `rules` is what a table of the router holds in the place of our rules.
+    `rules`: the contents of a table that the router gets instead of our rules.
     """
 
     name: str
@@ -76,7 +76,7 @@ FORWARDED = Way("haproxy", ROUTER, BY_HAPROXY)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run said, and what it took from the whole machine: busy time of all CPUs an operation."""
+    """The results of one run; `busy`: microseconds of work of all CPUs for one operation."""
 
     operations: int
     errors: int
@@ -89,12 +89,12 @@ class Outcome:
 
 
 class Topology(Hosts):
-    """The three hosts, built by the constructor and gone after `close`; `serves`: with a server."""
+    """The three hosts, built by the constructor and removed by `close`; `serves`: with a server."""
 
     def __init__(self, *, serves: bool = True) -> None:
         super().__init__()
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, most), most))
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, hard_limit), hard_limit))
         with self.building():
             self._folder = Path(self.holds(tempfile.TemporaryDirectory(prefix="bench-")))
             Tools(self._folder)
@@ -125,7 +125,7 @@ class Topology(Hosts):
         self.server.sysctl("net/ipv4/tcp_max_syn_backlog", 8192)
 
     def remember_closed(self, *, does: bool) -> None:
-        """Have the server keep TIME_WAIT, as servers do, or not, so that only work is measured."""
+        """Let the server keep TIME_WAIT, as servers do, or not, so that only work is measured."""
         self.server.sysctl("net/ipv4/tcp_max_tw_buckets", 262_144 if does else 0)
 
     def tool(self, name: str) -> str:
@@ -133,13 +133,13 @@ class Topology(Hosts):
         return str(self._folder / name)
 
     def forget_connections(self) -> None:
-        """Empty the router's connection tracking, so that nobody meets what others left."""
+        """Empty the router's connection tracking, so that no run meets entries of earlier ones."""
         self.router.run("conntrack", "--flush")
 
     def take(self, way: Way, more: int = 0) -> None:
-        """Make the router work this way; connection tracking is not even asked where it only routes.
+        """Make the router work this way; if it only routes, it does not use connection tracking at all.
 
-        `more` are so many other lines, every fifteenth of them a name of 16 addresses.
+        `more`: how many other lines there are, every fifteenth with a name of 16 addresses.
         """
         self.router.run("nft", "flush ruleset")
         if way.rules:
@@ -153,15 +153,15 @@ class Topology(Hosts):
         command = self.client.command(*self._load(way, mode, connections, operations), str(rate))
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
         busy = _busy_seconds() - before
-        said = json.loads(output)
+        report = json.loads(output)
         after = self._counters()
         return Outcome(
-            operations=said["operations"],
-            errors=said["errors"],
-            p50=said["p50_us"],
-            p99=said["p99_us"],
-            p999=said["p999_us"],
-            busy=busy / said["operations"] * 1e6,
+            operations=report["operations"],
+            errors=report["errors"],
+            p50=report["p50_us"],
+            p99=report["p99_us"],
+            p999=report["p999_us"],
+            busy=busy / report["operations"] * 1e6,
             syn_retransmissions=after[0] - retransmitted,
             refused_by_timestamp=after[1] - refused,
         )
@@ -173,7 +173,7 @@ class Topology(Hosts):
 
     @contextlib.contextmanager
     def held(self, way: Way, connections: int) -> Iterator[None]:
-        """Hold so many connections open for the length of the block."""
+        """Hold `connections` connections open during the block."""
         command = self.client.command(*self._load(way, "hold", connections, connections))
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
@@ -186,7 +186,7 @@ class Topology(Hosts):
 
     @staticmethod
     def others(way: Way) -> list[Way]:
-        """Return the way for other clients; all clients are one where the router only routes."""
+        """Return the ways for other clients; none if the router only routes."""
         return [] if way is ROUTED else [replace(way, address=router) for router, _ in OTHERS]
 
     def _counters(self) -> tuple[int, int]:
@@ -197,7 +197,7 @@ class Topology(Hosts):
 
 
 def plan(extra: Sequence[PlannedLine] = ()) -> NatPlan:
-    """Return the router's plan: each workload by address and by a name of 16, and more lines."""
+    """Return the router's plan: HTTP and echo by address and by a name with 16 addresses, and more lines."""
     lines = [
         line(port + number, target, addresses)
         for port, addresses in ((BY_ADDRESS, (ip_address(SERVER),)), (BY_NAME, SERVERS))

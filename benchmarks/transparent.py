@@ -1,8 +1,8 @@
 """`python -m benchmarks.transparent [--quick] [--instructions]`: TLS by a transparent port and by CONNECT.
 
-Both go through the same proxy process and take turns; a short connection is a ClientHello, the origin's
-answer, a request and its answer. What counts is the ratio of CPU time. With `--instructions` the proxy runs
-under cachegrind, once with few operations and once with many: the difference is what one takes in user mode.
+Both use the same proxy process and take turns; a short connection is a ClientHello, the origin's answer, a
+request and its answer. The result is the ratio of CPU time. With `--instructions` the proxy runs under
+cachegrind, once with few operations and once with many: the difference gives the cost of one in user mode.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def cpu_times(made: Tools, rounds: int) -> dict[Way, list[float]]:
-    """Return the CPU time of a connection in each round; the ways take turns, and so does who begins."""
+    """Return the CPU time of a connection in each round; the ways take turns, also in who begins."""
     times: dict[Way, list[float]] = {way: [] for way in WAYS}
     with running(contestants.http_proxy("localhost", transparent=ORIGIN_PORT)) as process:
         for way in WAYS:
@@ -73,13 +73,13 @@ def cpu_times(made: Tools, rounds: int) -> dict[Way, list[float]]:
 
 
 def instructions(made: Tools, way: Way) -> float:
-    """Return how many instructions one connection takes in user mode."""
+    """Return the instructions of one connection in user mode."""
     few, many = (_counted(made, way, operations) for operations in (FEW, MANY))
     return (many - few) / (MANY - FEW)
 
 
 def _counted(made: Tools, way: Way, operations: int) -> int:
-    """Return the instructions of the process that works most, of all that the proxy consists of."""
+    """Return the instructions of the busiest process of the proxy."""
     with tempfile.TemporaryDirectory(prefix="bench-cachegrind-") as folder:
         plain = contestants.http_proxy("localhost", transparent=ORIGIN_PORT)
 

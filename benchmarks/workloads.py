@@ -1,4 +1,4 @@
-"""What is asked of a contestant, and what one run of it measured."""
+"""What a contestant has to do, and what one run measured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One statement to be made: what the load generator does, and in which unit CPU time is given."""
+    """What the load generator does, and the unit in which CPU time (or memory) is given."""
 
     name: str
     mode: Literal["churn", "keepalive", "ping", "down", "both", "idle"]
@@ -40,7 +40,7 @@ class Workload:
 
     @property
     def echoes(self) -> bool:
-        """Whether it talks to the echo server."""
+        """Whether it uses the echo server."""
         return self.mode in {"ping", "both", "idle"}
 
 
@@ -67,14 +67,14 @@ class Tools:
         self._folder = folder
 
     def floor(self) -> Contestant:
-        """Return the relay in C that does nothing else: what the system calls alone cost."""
+        """Return the relay in C that only relays: it shows what the system calls alone cost."""
         ports = (FORWARD_PORT, ORIGIN_PORT, FORWARD_ECHO_PORT, ECHO_PORT)
         command = [str(self._folder / "floor"), *map(str, ports)]
         return Contestant("bare relay in C", lambda _: command, {}, FORWARD_PORT)
 
     @contextlib.contextmanager
     def origin(self) -> Iterator[None]:
-        """Run the origin for the length of the block."""
+        """Run the origin during the block."""
         process = subprocess.Popen(
             [str(self._folder / "origin"), str(ORIGIN_PORT)], stdout=subprocess.PIPE, text=True
         )
@@ -89,31 +89,33 @@ class Tools:
                 process.stdout.close()
 
     def run(self, workload: Workload, port: int, contestant: Running | None) -> Result:
-        """Run a workload once against the port of a contestant; None is the origin itself."""
+        """Run a workload once against the port of a contestant; None: against the origin itself."""
         if workload.mode == "idle":
             return self._idle(workload, port, contestant)
         before = 0.0 if contestant is None else contestant.cpu_seconds()
-        said = self.attempt(workload, port)
+        report = self.attempt(workload, port)
         used = 0.0 if contestant is None else contestant.cpu_seconds() - before
-        if said["errors"]:
-            raise SystemExit(f"{workload.name}: {said['errors']} of {said['operations']} operations failed")
-        moved = said["bytes"] * (2 if workload.mode == "both" else 1)
-        cost = used / (moved / GIB) if workload.unit == "s/GiB" else used / said["operations"] * 1e6
+        if report["errors"]:
+            raise SystemExit(
+                f"{workload.name}: {report['errors']} of {report['operations']} operations failed"
+            )
+        moved = report["bytes"] * (2 if workload.mode == "both" else 1)
+        cost = used / (moved / GIB) if workload.unit == "s/GiB" else used / report["operations"] * 1e6
         rate = (
-            moved / GIB / said["seconds"]
+            moved / GIB / report["seconds"]
             if workload.unit == "s/GiB"
-            else said["operations"] / said["seconds"]
+            else report["operations"] / report["seconds"]
         )
-        return Result(cost, rate, said["p50_us"], said["p99_us"], said["p999_us"])
+        return Result(cost, rate, report["p50_us"], report["p99_us"], report["p999_us"])
 
     def attempt(self, workload: Workload, port: int) -> dict[str, float]:
-        """Run a workload once, and return what the load generator says, failed operations included."""
+        """Run a workload once; return what the load generator reports, including failed operations."""
         with self.begun(workload, port) as finished:
             return finished()
 
     @contextlib.contextmanager
     def begun(self, workload: Workload, port: int) -> Iterator[Callable[[], dict[str, float]]]:
-        """Start a workload; the function that the block gets waits for its end."""
+        """Start a workload; the block gets a function that waits for its end and returns its report."""
         process = subprocess.Popen(
             self._command(workload, port), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -122,8 +124,8 @@ class Tools:
             output, errors = process.communicate(timeout=200)
             if process.returncode:
                 raise SystemExit(f"{workload.name}: the load generator failed: {output}{errors}")
-            said: dict[str, float] = json.loads(output)
-            return said
+            report: dict[str, float] = json.loads(output)
+            return report
 
         try:
             yield finish
@@ -132,13 +134,13 @@ class Tools:
             process.wait()
 
     def open_loop(self, port: int, connections: int, rate: int, seconds: int) -> dict[str, float]:
-        """Send `rate` messages a second at fixed times; return latencies, counted from when they were due."""
+        """Send `rate` messages a second at fixed times; return latencies, from when each was due."""
         numbers = map(str, (port, connections, rate, seconds))
         done = subprocess.run(
             [str(self._folder / "openloop"), *numbers], capture_output=True, text=True, check=True
         )
-        said: dict[str, float] = json.loads(done.stdout)
-        return said
+        report: dict[str, float] = json.loads(done.stdout)
+        return report
 
     def _idle(self, workload: Workload, port: int, contestant: Running | None) -> Result:
         before = 0 if contestant is None else contestant.memory_kib()
@@ -147,12 +149,12 @@ class Tools:
         )
         if process.stdout is None:
             raise AssertionError("a pipe was asked for")
-        said = process.stdout.readline()
+        output = process.stdout.readline()
         after = 0 if contestant is None else contestant.memory_kib()
         process.communicate()
-        if said != f"ready {workload.connections}\n":
+        if output != f"ready {workload.connections}\n":
             raise SystemExit(
-                f"{workload.name}: expected {workload.connections} open connections, got: {said}"
+                f"{workload.name}: expected {workload.connections} open connections, got: {output}"
             )
         return Result((after - before) / workload.connections, 0, 0, 0, 0)
 
@@ -164,6 +166,6 @@ class Tools:
 
 @contextlib.contextmanager
 def tools() -> Iterator[Tools]:
-    """Compile the C programs for the length of the block."""
+    """Compile the C programs, and keep them during the block."""
     with tempfile.TemporaryDirectory(prefix="bench-load-") as folder:
         yield Tools(Path(folder))

@@ -1,1 +1,1 @@
-"""The TCP forwarder: one port a line, names resolved at run time."""
+"""The TCP forwarder: one port for each line, names resolved at run time."""

@@ -1,4 +1,4 @@
-"""What is counted and said about client connections."""
+"""What is counted and logged of client connections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CONNECTED = "connected"
 NO_ADDRESS = "no_address"
-OTHER_FAMILY = "other_family"  # than the source that the line leaves with
+OTHER_FAMILY = "other_family"  # than the source address of the line
 LIMIT = "limit"
 CLOSED = "closed"
 
@@ -28,7 +28,7 @@ _TOTAL = "Client connections by what became of them; all but `connected` were cl
 
 
 class AccessLog:
-    """Metrics always, lines on stdout where the settings ask for them."""
+    """Counts always; writes lines to stdout if the settings ask for them."""
 
     def __init__(self, registry: Registry, *, access_log: bool, debug: bool, tells_debug: bool) -> None:
         self._registry = registry
@@ -38,7 +38,7 @@ class AccessLog:
         self.denied = LatestDenied(SYSTEM)
         self._rules = RuleMetrics(registry)
         self._records = RecordLog(everything=access_log or debug)
-        self.tells_each = self._records.everything or tells_debug  # otherwise the data plane adds them up
+        self.tells_each = self._records.everything or tells_debug  # otherwise the data plane reports sums
         self._connect_seconds = registry.histogram(
             "connect_seconds", "Time until an upstream connection was there, in seconds.", LATENCY_BUCKETS
         )
@@ -51,7 +51,7 @@ class AccessLog:
         self.received = registry.counter("bytes_total", meaning, direction="received")
 
     def decided(self, result: str, count: int = 1) -> None:
-        """Count what became of client connections: `CONNECTED`, or why they were not relayed."""
+        """Count results of client connections: `CONNECTED`, or why they were not relayed."""
         number = self._results.get(result)
         if number is None:
             number = self._results[result] = self._registry.counter(
@@ -60,7 +60,7 @@ class AccessLog:
         number.value += count
 
     def summed(self, rule: str, sums: Sums) -> None:
-        """Connections of which no record is written were connected, or ended."""
+        """Count connections that were connected or ended, for which no record is written."""
         counts, seconds = sums.connects
         numbers = self._rules.of(rule)
         if connected := sum(counts):
@@ -74,33 +74,33 @@ class AccessLog:
         numbers.received.value += sums.received
 
     def refused_many(self, rule: str, result: str, count: int) -> None:
-        """So many clients were closed without ever having been connected; no record is written."""
+        """Count clients that were closed without a connection to an upstream; no record is written."""
         self.decided(result, count)
         if result != LIMIT:
             numbers = self._rules.of(rule)
             numbers.connections.value += count
             numbers.failures.value += count
 
-    def connected(self, rule: str, made: Callable[[], Record], seconds: float) -> None:
-        """An upstream answered after `seconds`; `made` makes the record, where one is written."""
+    def connected(self, rule: str, make_record: Callable[[], Record], seconds: float) -> None:
+        """Count that an upstream answered after `seconds`; `make_record` is called if a record is written."""
         self.decided(CONNECTED)
         self._connect_seconds.observe(seconds)
         numbers = self._rules.of(rule)
         numbers.connections.value += 1
         numbers.connect_seconds.observe(seconds)
         if self._debug:
-            record = made()
+            record = make_record()
             record.event = "connected"
             record.connect_seconds = round(seconds, 6)
             self._records.write(record)
 
     def refused(
-        self, rule: str, made: Callable[[], Record], result: str, denied_by: str | None, seconds: float
+        self, rule: str, make_record: Callable[[], Record], result: str, denied_by: str | None, seconds: float
     ) -> None:
-        """A client was closed without ever having been connected; `denied_by` names what denied it."""
+        """Count a client that was closed without a connection; `denied_by` names what denied it."""
         self.refused_many(rule, result, 1)
         if denied_by is not None or self._records.everything:
-            record = made()
+            record = make_record()
             record.reason, record.seconds = result, round(seconds, 6)
             if denied_by is not None:
                 record.verdict, record.rule = DENIED, denied_by
@@ -109,9 +109,9 @@ class AccessLog:
             self._records.write(record)
 
     def closed(
-        self, rule: str, made: Callable[[], Record], closing: Closing, connect_seconds: float | None
+        self, rule: str, make_record: Callable[[], Record], closing: Closing, connect_seconds: float | None
     ) -> None:
-        """A relayed connection ended, which had taken so long to be there."""
+        """Count the end of a relayed connection, which had taken `connect_seconds` to connect."""
         self._connection_seconds.observe(closing.seconds)
         numbers = self._rules.of(rule)
         numbers.sent.value += closing.sent
@@ -119,7 +119,7 @@ class AccessLog:
         if closing.first_byte is not None:
             numbers.first_byte.observe(closing.first_byte)
         if self._records.everything:
-            record = made()
+            record = make_record()
             record.reason = closing.reason.value
             record.sent, record.received = closing.sent, closing.received
             record.seconds = round(closing.seconds, 6)

@@ -1,7 +1,7 @@
-"""EGRESS_LOG_LEVEL=debug: what Python hears of each connection, as events with its `id`.
+"""EGRESS_LOG_LEVEL=debug: what Python learns of each connection, as events with its `id`.
 
-The data plane accepts, connects and relays by itself. It tells when a connection to the destination is there,
-and how each one ended. With another level this module does nothing.
+The data plane accepts, connects and relays by itself. It reports when a connection to the destination is
+made, and how each one ended. With another level this module does nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = log.get("dns_proxy")
 
 
 class DebugLine(LineInForce):
-    """Does as its base class, and tells what it hears."""
+    """Does the same as its base class, and logs each step."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""One line of the rules: where its connections go now, and what the data plane says of them."""
+"""One line of the rules: where its connections go now, and what the data plane reports of them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
     Aim = tuple[tuple[Target, ...], int, ForbiddenReason | None]
 
-# Numbers of plane.h.
+# Reasons of plane.h.
 _NO_ADDRESS: Final = 10
 _FORBIDDEN: Final = 11
 _LOOP: Final = 15
-# These say nothing of the address that was tried.
+# Failures that say nothing about the address that was tried.
 _OUR_OWN: Final = frozenset({DialReason.NO_DESCRIPTOR, DialReason.SOURCE_NOT_HELD})
-# What became of a client that was never connected.
+# Why a client was never connected.
 _REFUSALS: Final = {
     **{number: reason.value for number, reason in enumerate(CLOSE_REASONS)},
     **{number: reason.value for number, reason in DIAL_REASONS.items()},
@@ -53,7 +53,7 @@ _REFUSALS: Final = {
 
 
 class Tools:
-    """What all lines of a forwarder have in common."""
+    """What all lines of a forwarder share."""
 
     def __init__(
         self,
@@ -76,12 +76,12 @@ class Tools:
 
 
 class LineInForce(Forwarding):
-    """A line in force, or one that is gone and whose connections have a while to end."""
+    """A line in force, or a removed one whose connections still have time to end."""
 
     __slots__ = ("_aim", "_rule", "_tools", "destination", "forward")
 
     def __init__(self, tools: Tools, forward: Forward, destination: Destination) -> None:
-        # Several processes should not all begin with the same address.
+        # Workers should not all begin with the same address.
         turn = random.randrange(1 << 16)  # noqa: S311 - only spreads
         super().__init__(tools.connect_seconds, tools.idle_seconds, turn, tools.log.tells_each)
         self._tools = tools
@@ -91,7 +91,7 @@ class LineInForce(Forwarding):
         self._aim: Aim = ((), 0, None)
 
     def aim(self) -> None:
-        """Have the next connections go where the destination is now, if that has changed."""
+        """Send new connections to where the destination is now, if that has changed."""
         destination = self.destination
         aim = (destination.targets, destination.good, destination.left_out)
         if aim != self._aim:
@@ -104,7 +104,7 @@ class LineInForce(Forwarding):
         self._tools.plane.release_line(self)
 
     def wanted(self) -> None:
-        """Ask for the name at once: a client waits."""
+        """Ask for the addresses of the name at once: a client waits."""
         if self.destination.targets or self.destination.left_out is not None:
             self._asked()
         else:
@@ -113,28 +113,28 @@ class LineInForce(Forwarding):
     def connected(
         self, client: str, target: Target, seconds: float, failures: Failures, identity: Identity
     ) -> None:
-        """Write down that a client has its connection."""
+        """Log that a client has its connection."""
         self._observe(failures)
         self._tools.checks.observe(target, answered=True)
-        made = partial(self.record, client, identity, target)
-        self._tools.log.connected(self._rule, made, seconds)
+        make_record = partial(self.record, client, identity, target)
+        self._tools.log.connected(self._rule, make_record, seconds)
 
     def ended(self, end: End) -> None:
-        """Write down the end of a connection, or why there was none."""
-        made = partial(self.record, end.client, end.identity, end.target)
+        """Log the end of a connection, or why there was none."""
+        make_record = partial(self.record, end.client, end.identity, end.target)
         if end.target is not None:
             closing = Closing(CLOSE_REASONS[end.reason], end.sent, end.received, end.seconds, end.first_byte)
-            self._tools.log.closed(self._rule, made, closing, end.connect_seconds)
+            self._tools.log.closed(self._rule, make_record, closing, end.connect_seconds)
             return
         self._observe(end.failures)
         result, denied_by = self._refused(end.reason), None
         if result == ForbiddenReason.POLICY.value:
             entry = self._tools.denied_by_policy(self.destination)
             denied_by = result if entry is None else entry.described
-        self._tools.log.refused(self._rule, made, result, denied_by, end.seconds)
+        self._tools.log.refused(self._rule, make_record, result, denied_by, end.seconds)
 
     def summed(self, sums: Sums) -> None:
-        """Count connections of which no record is written."""
+        """Count connections for which no record is written."""
         self._tools.log.summed(self._rule, sums)
         for reason, count in sums.refused:
             for _ in range(count - 1):
@@ -142,18 +142,18 @@ class LineInForce(Forwarding):
             self._tools.log.refused_many(self._rule, self._refused(reason), count)
 
     def answered(self, target: Target, count: int) -> None:
-        """Count for the health of an address; more often in a row changes nothing."""
+        """Count successes for the health of an address; more than SUCCESSES_UP in a row change nothing."""
         for _ in range(min(count, SUCCESSES_UP)):
             self._tools.checks.observe(target, answered=True)
 
     def reason_of(self, end: End) -> str:
-        """Return what to call the reason of an end."""
+        """Return the name of the reason of an end."""
         if end.target is not None:
             return CLOSE_REASONS[end.reason].value
         return _REFUSALS.get(end.reason) or self._nowhere()
 
     def _refused(self, reason: int) -> str:
-        """Return what to call the reason for which a client was closed; count the limit that it met."""
+        """Return the name of the reason why a client was closed; count the limit that it reached."""
         if reason in LIMITS:
             self._tools.limiter.refused(LIMITS[reason])
         return _REFUSALS.get(reason) or self._nowhere()
@@ -166,7 +166,7 @@ class LineInForce(Forwarding):
         return access_log.NO_ADDRESS if left_out is None else left_out.value
 
     def record(self, client: str, identity: Identity, target: Target | None) -> Record:
-        """Return what is known of a connection of this line; `target`: where it was connected to."""
+        """Return the record of a connection of this line; `target`: what it was connected to."""
         forward, host = self.forward, self.destination.host
         address = None if isinstance(host, str) else host
         if target is not None:
@@ -187,7 +187,7 @@ class LineInForce(Forwarding):
         )
 
     def _asked(self) -> None:
-        """Go on with the clients that wait, whatever the answer was."""
+        """Connect or refuse the clients that wait, whatever the answer was."""
         destination = self.destination
         self._take((destination.targets, destination.good, destination.left_out))
 
@@ -204,12 +204,12 @@ class LineInForce(Forwarding):
             len(up.targets),
             _FORBIDDEN if refuses else 0,
             up.sources + down.sources,
-            # One that names a source of the router leaves by the egress interface.
+            # A line that names a source of the router uses the egress interface.
             self._tools.nearby.of(all_targets) if leaving is None else (),
         )
 
     def _observe(self, failures: Failures) -> None:
-        """Count each address that failed once, however many sources were tried."""
+        """Count each address that failed, but only once if several sources were tried."""
         tried = (target for target, number in failures if DIAL_REASONS[number] not in _OUR_OWN)
         for target in dict.fromkeys(tried):
             self._tools.checks.observe(target, answered=False)

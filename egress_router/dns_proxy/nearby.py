@@ -1,4 +1,4 @@
-"""From where a connection may come back by this router's own Service, and the listeners that look for it."""
+"""Targets from which a connection may come back through this router's own Service, and the check for it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Nearby:
-    """Targets in the cluster. While there have been none, connections cost nothing for it."""
+    """Finds targets in the cluster. Until there has been one, connections pay nothing for the check."""
 
     def __init__(
         self, egress: str, comes_back: Callable[[IPAddress, Collection[IPAddress]], bool] = comes_back
     ) -> None:
-        """Begin; `egress` is the outside interface; `comes_back` decides on an address, by our sources."""
+        """Begin; `egress`: the outside interface; `comes_back` decides on an address, by our sources."""
         self._egress = egress
         self._comes_back = comes_back
         self._sources: frozenset[IPAddress] = frozenset()
@@ -28,14 +28,14 @@ class Nearby:
         self._looks = False
 
     def refresh(self) -> None:
-        """Read again which addresses connections to the outside network leave with.
+        """Read again which source addresses connections to the outside network have.
 
-        That network is closed: nothing that has left comes in again.
+        That network is closed: no connection comes back from there.
         """
         self._sources = addresses_of(self._egress)
 
     def listen(self, listeners: Iterable[socket.socket]) -> None:
-        """Look at the connections of exactly these listeners, if any are needed."""
+        """Check the connections of exactly these listeners, once there has been such a target."""
         self._listeners = tuple(listeners)
         if self._looks:
             self._look()

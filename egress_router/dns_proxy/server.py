@@ -1,4 +1,4 @@
-"""The TCP forwarder inside one worker: rules in force, their destinations, and open connections."""
+"""The TCP forwarder in one worker: the rules in force, their destinations, and open connections."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def mode(
 ) -> Mode[Guarded[Forwards]]:
     """Return the TCP forwarder as a mode.
 
-    `resolver` makes what looks names up; `forbidden` says which of their addresses are left out;
-    each address is checked every `check_seconds`.
+    `resolver` makes the resolver; `forbidden` says which addresses of names are left out; each address is
+    checked every `check_seconds`.
     """
     return Mode(
         name="dns-proxy",
@@ -84,7 +84,7 @@ class Forwarder:
             debug=settings.debug,
             tells_debug=events.tells_debug,
         )
-        # With the debug setting these lines belong to stdout, otherwise they are events like others.
+        # With the debug setting these lines go to stdout, otherwise they are events like all others.
         self._report = UpstreamReport(context.registry, log.records() if settings.debug else events)
         self._policy = TargetPolicy(context.registry, forbidden, settings.proxy.runtime.admin_port)
         self._names = resolver(settings.names, context.registry)
@@ -97,7 +97,7 @@ class Forwarder:
         self._plane.count(context.registry, self._access_log.sent, self._access_log.received)
         self._plane.tell_pauses(AcceptPauses(context.registry))
         context.registry.before_snapshot(self._show)
-        # After what the data plane has told, which may have changed an address's health.
+        # After the reports of the data plane are read, which may have changed an address's health.
         self._report.show(self._upstreams)
         self._checks = Checks(context.loop, self._health_changed, interval=check_seconds)
         self._tools = Tools(
@@ -106,7 +106,7 @@ class Forwarder:
         self._make_line = DebugLine if events.tells_debug else LineInForce
         self._lines: dict[int, LineInForce] = {}
         self._destinations: dict[tuple[Host, int], Destination] = {}
-        # Lines that are gone, and the timers that end their connections.
+        # Removed lines, and the timers that end their connections.
         self._leaving: dict[grammar.Forward, tuple[LineInForce, asyncio.TimerHandle]] = {}
         self._denied: dict[LineInForce, asyncio.TimerHandle] = {}
         self._update_due = False
@@ -114,10 +114,10 @@ class Forwarder:
         self.apply(rules)
 
     def apply(self, guarded: Guarded[Forwards]) -> None:
-        """Make these lines, and the egress policy before them, decide from now on.
+        """Decide by these lines and this egress policy from now on.
 
-        Connections of lines that are gone, or that lead elsewhere now, have `drain_seconds` left; so have all
-        of a line whose destination the policy denies now.
+        Connections of lines that are removed or lead elsewhere now have `drain_seconds` left; so have all of
+        a line whose destination the policy denies now.
         """
         rules = guarded.rules
         self._tools.nearby.refresh()
@@ -142,7 +142,7 @@ class Forwarder:
         self._policy_names.follow(() if guarded.policy is None else guarded.policy.dns_names)
 
     def _named_anew(self, names: NamesOf) -> None:
-        """Take these for the names of the egress policy from now on."""
+        """Use these names for the egress policy from now on."""
         self._policy.follow(names)
         for port, line in list(self._lines.items()):
             if self._policy.denies_some(line.destination):
@@ -161,15 +161,15 @@ class Forwarder:
         self._plane.listen_on(listeners, self._lines.__getitem__)
 
     def stop_accepting(self) -> None:
-        """Take in what the accept queues hold, then accept no more; open connections go on."""
+        """Accept what is in the accept queues, then nothing more; open connections stay open."""
         self.listen({})
 
     def open_connections(self) -> int:
-        """How many client connections are open, those that are still being connected included."""
+        """How many client connections are open, including those that are still being connected."""
         return self._plane.open_connections()
 
     def close_all(self) -> None:
-        """Close every connection, and stop following names and checking addresses."""
+        """Close all connections, and stop following names and checking addresses."""
         self.stop_accepting()
         for timer in (*(timer for _, timer in self._leaving.values()), *self._denied.values()):
             timer.cancel()
@@ -211,7 +211,7 @@ class Forwarder:
     def _line(
         self, rule: grammar.Forward, destination: Destination, before: dict[int, LineInForce]
     ) -> LineInForce:
-        """Return the line of a rule: the one that there is, one that was about to leave, or a new one."""
+        """Return the line of a rule: the present one, a removed one that is still draining, or a new one."""
         line = before.get(rule.port)
         if line is not None and self._policy.denies_some(line.destination):
             self._cut_later(before.pop(rule.port))
@@ -228,7 +228,7 @@ class Forwarder:
         return line
 
     def _cut_later(self, line: LineInForce) -> None:
-        """Give the connections of a line that led to where the policy lets nobody go a time to end."""
+        """Give the connections of a line to a destination that the policy denies now time to end."""
         self._denied[line] = self._context.loop.call_later(self._context.drain_seconds, self._cut, line)
 
     def _cut(self, line: LineInForce) -> None:
@@ -236,7 +236,7 @@ class Forwarder:
         line.end()
 
     def _leave(self, line: LineInForce) -> None:
-        """Give the connections of a line that is gone a time to end."""
+        """Give the connections of a removed line time to end."""
         timer = self._context.loop.call_later(self._context.drain_seconds, self._end, line)
         self._leaving[line.forward] = (line, timer)
 
@@ -245,7 +245,7 @@ class Forwarder:
         line.end()
 
     def _show(self) -> None:
-        """Bring up to date what metrics show, after the data plane has told everything."""
+        """Update the values that metrics show, after the data plane has reported everything."""
         if self._update_due:
             self._update()
         self._access_log.open.value = self._plane.open_connections()
@@ -266,7 +266,7 @@ class Forwarder:
         self._update_soon()
 
     def _update_soon(self) -> None:
-        """Check what serves now and show it; once for all changes of a turn of the loop."""
+        """Update targets and health checks soon: once for all changes in one turn of the loop."""
         if not self._update_due:
             self._update_due = True
             self._context.loop.call_soon(self._update)

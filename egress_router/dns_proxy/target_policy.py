@@ -1,4 +1,4 @@
-"""Where connections may go: what the egress policy denies, and where a line must not lead."""
+"""Where connections may go: what the egress policy denies, and where no line may lead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TargetPolicy:
-    """Decides on targets, by the rules that are in force and what the names of the egress policy lead to."""
+    """Decides on targets, by the rules in force and the addresses of the egress policy's names."""
 
     def __init__(self, registry: Registry, forbidden: ForbiddenCheck, admin_port: int) -> None:
         self._denials = PolicyDenials(registry)
@@ -41,15 +41,15 @@ class TargetPolicy:
         self._named = frozenset(line.target for line in lines if not isinstance(line.target, str))
 
     def follow(self, names: NamesOf) -> None:
-        """Take these for the names of the egress policy from now on."""
+        """Use these names for the egress policy from now on."""
         self._names_of = names
 
     def denies_some(self, destination: Destination) -> bool:
-        """Say whether the egress policy denies a target that connections may have gone to."""
+        """Say whether the egress policy denies a target to which connections may be open."""
         return any(self._denial(destination.host, target) for target in destination.targets)
 
     def forbidden_reason(self, host: Host, target: Target) -> ForbiddenReason | None:
-        """Return why connections to `host` must not go to this target; None: they may."""
+        """Return why connections to `host` must not use this target; None if they may."""
         if self._denial(host, target) is not None:
             return ForbiddenReason.POLICY
         return self._forbidden(
@@ -62,7 +62,7 @@ class TargetPolicy:
         )
 
     def count_denied(self, destination: Destination) -> PolicyEntry | None:
-        """Count a connection that the egress policy denies; return which entry did."""
+        """Count a connection that the egress policy denies; return the entry that denied it."""
         decision = self._denial_of(destination)
         entry = None if decision is None else decision.entry
         if entry is not None:
@@ -70,7 +70,7 @@ class TargetPolicy:
         return entry
 
     def reason(self, destination: Destination, forbidden: ForbiddenReason) -> str:
-        """Say why an address is left out; of the egress policy, which entry it is."""
+        """Return why an address is left out; for the egress policy, by which entry."""
         decision = self._denial_of(destination) if forbidden is ForbiddenReason.POLICY else None
         return forbidden.reason if decision is None else str(decision)
 
@@ -84,11 +84,11 @@ class TargetPolicy:
         return next((each for each in denials if each is not None), None)
 
     def _denial(self, host: Host, target: Target) -> PolicyDecision | None:
-        """Return the decision of the egress policy where it denies a target."""
+        """Return the decision of the egress policy if it denies a target."""
         if self._egress is None:
             return None
         names = self._names_of
-        if host in self._egress.names:  # that it has this address was just looked up
+        if host in self._egress.names:  # the look-up has just found this address for it
             names = {**names, target[0]: (*names.get(target[0], ()), str(host))}
         decision = self._egress.decide(*target, names)
         return None if decision.is_allowed else decision

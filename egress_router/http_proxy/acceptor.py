@@ -1,4 +1,4 @@
-"""The proxy's ports: the data plane accepts there, and hands over what it has let in."""
+"""The proxy's ports: the data plane accepts there, and hands over the clients that it has admitted."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _OVER_LIMIT: Final = {
 
 
 class TurnedAway:
-    """Clients beyond the limits; `most` of them at a time are kept until they have read why."""
+    """Clients over a limit; up to `max_waiting` at a time are kept until they have read why."""
 
-    def __init__(self, worker: WorkerState, limiter: ConnectionLimiter, most: int) -> None:
+    def __init__(self, worker: WorkerState, limiter: ConnectionLimiter, max_waiting: int) -> None:
         self._worker = worker
         self._limiter = limiter
-        self._most = most
+        self._max_waiting = max_waiting
         self._waiting: set[LingeringClose] = set()
 
     def add(self, sock: socket.socket, who: Who, limit: ConnectionLimit, *, in_tls: bool) -> None:
-        """Tell a client which limit it has met, in the words of what it speaks."""
+        """Tell a client which limit it has reached: by HTTP, or by a TLS alert."""
         self._limiter.refused(limit)
         worker, reply = self._worker, _OVER_LIMIT[limit]
         worker.accounting.refused(who, 0 if in_tls else reply.status, reply.reason)
         answer = fatal(Alert.INTERNAL_ERROR) if in_tls else reply.encoded(worker.date())
-        if len(self._waiting) >= self._most:
-            with contextlib.suppress(OSError):  # who has not sent its request yet may still see a reset
+        if len(self._waiting) >= self._max_waiting:
+            with contextlib.suppress(OSError):  # a client that sends its request later may see a reset
                 sock.send(answer)
                 sock.recv(MAX_RECEIVED)
             sock.close()
@@ -56,13 +56,13 @@ class TurnedAway:
         self._waiting.add(closing)
 
     def close(self) -> None:
-        """Wait for nobody any more."""
+        """Close all clients that are still kept."""
         for closing in list(self._waiting):
             closing.close()
 
 
 class Acceptor(Forwarding):
-    """One port on which the data plane accepts; on a transparent one clients speak as if to `origin_port`."""
+    """One port on which the data plane accepts; a transparent one has the `origin_port` of its requests."""
 
     __slots__ = ("_family", "_origin_port", "_port", "_turned_away", "_worker")
 
@@ -90,11 +90,11 @@ class Acceptor(Forwarding):
         if arrival.known is None:
             connection.read_head()
         else:
-            known: KnownConnect = arrival.known.line  # type: ignore[assignment] # what came back was given
+            known: KnownConnect = arrival.known.line  # type: ignore[assignment] # as given to `know`
             connection.go_on((known, known.dialled(arrival.known)))
 
     def ended(self, end: End) -> None:
-        """Tell a client that it is over a limit; where memory is missing, only close."""
+        """Tell a client that it is over a limit; without memory, only close."""
         sock = self._socket(end.given)
         if end.reason in LIMITS:
             who = Who(end.client, end.identity.client_port, self._port)
@@ -108,7 +108,7 @@ class Acceptor(Forwarding):
 
 
 def _speaks_tls(sock: socket.socket, origin_port: int) -> bool:
-    """Say whether a client of a transparent port speaks TLS; of a silent one its port tells."""
+    """Say whether a client of a transparent port speaks TLS; if it has sent nothing, the port decides."""
     try:
         return sock.recv(1, socket.MSG_PEEK) == _HANDSHAKE
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Decides on targets: brings the rules, the addresses of a name and those of the pod together."""
+"""Decides on targets, by the rules, the addresses of a name and the pod's own addresses."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ class Names(Protocol):
         """Return the addresses of a name if they are known, without waiting."""
 
     def candidates(self, name: str) -> tuple[str, ...]:
-        """Return the absolute names that are tried for a name, in order."""
+        """Return the absolute names that a look-up of this name tries, in order."""
 
     def used_again(self, name: str, count: int) -> None:
-        """Hear that an answer that was `cached` has served so many more requests."""
+        """Note that a `cached` answer has served `count` more requests."""
 
     async def resolve(self, name: str, *, client: str = "", denial_seconds: float | None = None) -> Answer:
         """Return the addresses of a name; raises ResolveError."""
 
     def close(self) -> None:
-        """Give up what is being looked up."""
+        """Cancel all look-ups."""
 
 
 class _Known(NamedTuple):
-    """A decision with all that it depends on; `addresses` is None where none of a name were looked at.
+    """A decision with all that it depends on; `addresses` is None if the addresses of a name did not matter.
 
-    `asked` is compared by identity: a target that was read before has the same object. `until` is when the
-    addresses of the name have to be asked for again, 0 where name servers fail.
+    `asked` is compared by identity: a target from the cache has the same object. `until` is when the
+    addresses of the name have to be looked up again, 0 if name servers fail.
     """
 
     asked: Host
@@ -66,7 +66,7 @@ class _Known(NamedTuple):
 
 
 class AccessControl:
-    """Decides by the rules that are in force; `lists` counts how many lists have been."""
+    """Decides by the rules in force; `lists` counts their changes, and those of the policy's names."""
 
     def __init__(
         self,
@@ -89,20 +89,20 @@ class AccessControl:
         self.lists = 0
 
     def apply(self, rules: AccessList, policy: EgressPolicy | None = None) -> None:
-        """Decide by these rules, behind this egress policy, from now on."""
+        """Decide by these rules, limited by this egress policy, from now on."""
         self._policy = AccessPolicy(rules)
         self._egress = None if policy is None else PolicyIndex(policy)
         self.lists += 1
 
     def follow(self, names: NamesOf) -> None:
-        """Take these for the names of the egress policy from now on."""
+        """Use these names for the egress policy from now on."""
         self._names = names
         self.lists += 1
 
     def at_once(self, target: RequestTarget) -> Decision | None:
-        """Decide without waiting; None where the name has to be looked up first.
+        """Decide without waiting; return None if the name has to be looked up first.
 
-        A decision is used again while nothing that it depends on has changed.
+        A decision is reused as long as nothing that it depends on has changed.
         """
         known = self._known.get(target.authority)
         if (
@@ -137,10 +137,10 @@ class AccessControl:
         self, target: RequestTarget, addresses: Addresses | None, until: float, decision: Decision
     ) -> Decision:
         asked = target.asked
-        if isinstance(asked, str) and "." not in asked:  # what a short name stands for may change
+        if isinstance(asked, str) and "." not in asked:  # a short name may lead to another full name later
             return decision
         if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()  # simple; with so many of them no order is better
+            self._known.clear()  # simple; with so many entries no order of eviction is better
         own = self._own.current()
         self._known[target.authority] = _Known(
             asked, target.tunnel, self.lists, own, addresses, until, decision
@@ -148,31 +148,31 @@ class AccessControl:
         return decision
 
     def holds_until(self, target: RequestTarget, decision: Decision) -> float:
-        """Return until when a decision holds, unless `lists` changes; 0: that is not known."""
+        """Return until when a decision is valid, unless `lists` changes; 0: this is not known."""
         known = self._known.get(target.authority)
         if known is None or known.decision is not decision or known.lists != self.lists:
             return 0.0
         return min(known.until, self._own.until) if known.own is self._own.current() else 0.0
 
     def used_again(self, target: RequestTarget, count: int) -> None:
-        """Hear that the addresses of a target have served so many more requests."""
+        """Note that the addresses of a target have served `count` more requests."""
         if isinstance(target.asked, str):
             self._resolver.used_again(target.asked, count)
 
     def by_addresses(self, target: RequestTarget, addresses: Addresses, name: str | None) -> Decision:
-        """Decide on a target whose addresses are known; `name` is the absolute name that has them."""
+        """Decide on a target whose addresses are known; `name`: the absolute name that has them."""
         return self._on(self._early(target), target, addresses, name)
 
     def by_failure(self, target: RequestTarget) -> Decision | None:
-        """Decide on a target whose name has no addresses; None where some could have been allowed."""
+        """Decide on a target whose name has no addresses; None if some addresses could have been allowed."""
         return None if self._report_only else self._early(target)
 
     def still_allows(self, target: RequestTarget, address: IPAddress, name: str | None) -> bool:
-        """Say whether a connection that is open would be made today, too."""
+        """Say whether an open connection would be allowed now, too."""
         return self.by_addresses(target, (address,), name).verdict is not Verdict.DENIED
 
     def covers(self, hello: ClientHello, info: RequestInfo) -> bool:
-        """Say whether the name in the ClientHello of a tunnel is what its CONNECT was allowed for."""
+        """Say whether the CONNECT of a tunnel was allowed for the name in its ClientHello."""
         name = server_name(hello)
         match compare(hello, info.target.host):
             case SniMatch.SAME | SniMatch.ABSENT:
@@ -187,7 +187,7 @@ class AccessControl:
     ) -> asyncio.Task[None]:
         """Resolve a name within `seconds` and call back, unless the task is cancelled.
 
-        Look-ups are bounded for each client; one that nobody waits for any more ends.
+        The number of look-ups of each client is limited; one that nobody waits for any more ends.
         """
         return self._loop.create_task(self._looked_up(name, client, seconds, on_done))
 
@@ -202,7 +202,7 @@ class AccessControl:
             found = Failure.TIMEOUT
         except ResolveError as error:
             found = error.failure
-        except Exception as error:  # noqa: BLE001 - a fault of ours, but the request must not wait for ever
+        except Exception as error:  # noqa: BLE001 - a bug, but the request must not wait for ever
             context = {"message": "a look-up failed", "exception": error}
             self._loop.call_exception_handler(context)
             found = Failure.SERVER_FAILURE
@@ -231,11 +231,11 @@ class AccessControl:
         return on_trial(decision, addresses, own) if self._report_only else decision
 
     def _names_with(self, policy: PolicyIndex, host: Host, addresses: Addresses) -> NamesOf:
-        """Return the names of the policy, with what was just looked up for one of them."""
+        """Return the names of the policy, with the addresses that were just looked up for one of them."""
         if host not in policy.names:
             return self._names
-        own = {each: (*self._names.get(each, ()), str(host)) for each in addresses}
-        return {**self._names, **own}
+        looked_up = {address: (*self._names.get(address, ()), str(host)) for address in addresses}
+        return {**self._names, **looked_up}
 
     def _allows_name(self, name: str, info: RequestInfo) -> bool:
         """Say whether the list allows this name at the address that a request goes to."""

@@ -1,4 +1,4 @@
-"""The access log: two records for each request, one of its decision and one of its end."""
+"""The access log: two records for each request, one for its decision and one for its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def traceparent(head: RequestHead) -> str | None:
-    """Return the client's `traceparent` where it is one (W3C Trace Context, 3.2.2)."""
+    """Return the client's `traceparent` if it is valid (W3C Trace Context, 3.2.2)."""
     for value in head.special.get(b"traceparent", ()):
         if _TRACEPARENT.fullmatch(value):
             return value.decode("ascii")
@@ -28,7 +28,7 @@ def traceparent(head: RequestHead) -> str | None:
 
 
 class AccessLog:
-    """Writes the records of requests: all of them, or those of denials only."""
+    """Writes the records of requests: of all, or of denied ones only."""
 
     def __init__(self, *, everything: bool) -> None:
         self.ids = Ids()
@@ -36,18 +36,18 @@ class AccessLog:
         self.everything = everything
 
     def connected(self, info: RequestInfo, sock: socket.socket) -> None:
-        """Write down which way a request went, with the source address."""
+        """Write where a request was sent, with its source address."""
         self.note_source(info, sock)
         self.request(info, None)
 
     def note_source(self, info: RequestInfo, sock: socket.socket) -> None:
-        """Note with which address a request left, which costs a system call."""
+        """Note the source address of a request, which costs a system call."""
         if info.source is None:
             with contextlib.suppress(OSError):  # the connection is gone already
                 info.source = sock.getsockname()[:2]
 
     def request(self, info: RequestInfo, failure: str | None) -> None:
-        """Write down what was decided and where the request went, unless that has been done."""
+        """Write what was decided and where the request was sent, unless this is done already."""
         decision = info.decision
         verdict = "undecided" if decision is UNDECIDED else decision.verdict.value
         if info.recorded or not self._records.wants(verdict):
@@ -59,15 +59,15 @@ class AccessLog:
     def closed(
         self, info: RequestInfo, status: int, sent: int, received: int, seconds: float, reason: str
     ) -> None:
-        """Write down the end of a request."""
-        made = self._made("closed", info, reason)
-        made.status, made.sent, made.received = status, sent, received
-        made.seconds = round(seconds, 6)
-        self._records.write(made)
+        """Write the end of a request."""
+        record = self._made("closed", info, reason)
+        record.status, record.sent, record.received = status, sent, received
+        record.seconds = round(seconds, 6)
+        self._records.write(record)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
-        """Write down a refused request of which nothing else is known."""
-        made = Record(
+        """Write both records of a refused request, of which nothing else is known."""
+        record = Record(
             event="request",
             id=who.id or self.ids.next(),
             client=who.client,
@@ -76,11 +76,11 @@ class AccessLog:
             verdict="refused",
             reason=reason,
         )
-        self._records.write(made)
-        self._records.write(replace(made, event="closed", status=status, sent=0, received=0, seconds=0.0))
+        self._records.write(record)
+        self._records.write(replace(record, event="closed", status=status, sent=0, received=0, seconds=0.0))
 
     def _made(self, event: str, info: RequestInfo, reason: str | None) -> Record:
-        if not info.id:  # most requests are never written down
+        if not info.id:  # made only now, since most requests are never logged
             info.id = self.ids.next()
         decision, host = info.decision, info.target.host
         rule = None if decision.rule is None else decision.rule.text
@@ -101,7 +101,7 @@ class AccessLog:
             rule=rule if decision.entry is None else decision.entry.described,
             reason=reason,
             dns_seconds=round(info.dns_seconds, 6),
-            # A denied request dials nothing, nor does one that goes over an open connection.
+            # A denied request does not dial, nor does one over an open connection.
             connect_seconds=round(info.connect_seconds, 6) if info.connect_seconds else None,
             traceparent=info.traceparent,
         )

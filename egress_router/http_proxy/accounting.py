@@ -1,4 +1,4 @@
-"""What is counted and written down at each step of a request; the latest denials."""
+"""What is counted and logged at each step of a request; the latest denials."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LIMITS = {
     Fault.TARGET_TOO_LONG: "head_bytes",
     Fault.TOO_MANY_FIELDS: "head_fields",
 }
-TLS_METHOD = b"TLS"  # stands for the method of a request in records
+TLS_METHOD = b"TLS"  # in records, instead of the method of a request
 _LEADS_BACK = frozenset({Fault.LOOP.value, Reason.OWN_PORT.value})
 _TRUE_ADDRESSES = "name servers in EGRESS_DNS_SERVERS that know the name's true addresses"
 _log = log.get("http_proxy")
@@ -49,7 +49,7 @@ def _deciding(decision: Decision) -> str | None:
 
 
 class Accounting:
-    """Hears of each step of the requests of a worker: for metrics, latest denials and access log."""
+    """Is told of each step of a worker's requests, for metrics, latest denials and access log."""
 
     def __init__(self, registry: Registry, access_log: AccessLog, clock: Clock) -> None:
         self._registry = registry
@@ -62,20 +62,20 @@ class Accounting:
     # Only `DebugAccounting` does something with these.
 
     def accepted(self, who: Who) -> Who:
-        """Return what to call a connection that was accepted."""
+        """Note that a connection was accepted; return how to name it."""
         return who
 
     def left_by(self, who: Who, reason: str) -> None:
-        """Hear that a connection is closed."""
+        """Note that a connection is closed."""
 
     def name_asked(self, info: RequestInfo) -> None:
-        """Hear that a name is looked up."""
+        """Note that a name is looked up."""
 
     def name_answered(self, info: RequestInfo, found: Answer | Failure) -> None:
-        """Hear what came of a look-up."""
+        """Note the result of a look-up."""
 
     def attempts_failed(self, info: RequestInfo, failures: Iterable[DialFailure]) -> None:
-        """Hear of addresses that were tried and did not answer."""
+        """Note addresses that were tried and did not answer."""
 
     # What is counted
 
@@ -92,7 +92,7 @@ class Accounting:
         return RequestInfo(who, TLS_METHOD, target, self._clock.monotonic(), None)
 
     def decided(self, info: RequestInfo, decision: Decision) -> None:
-        """Count a decision; a denial is written down at once."""
+        """Count a decision; log a denial at once."""
         denied = decision.verdict is Verdict.DENIED
         info.decision = decision
         info.numbers = None
@@ -124,7 +124,7 @@ class Accounting:
         self.metrics.tunnels.value += 1
 
     def tunnel_closed(self) -> None:
-        """Count that a tunnel is no more."""
+        """Count that a tunnel has closed."""
         self.metrics.tunnels.value -= 1
 
     def answered(self, info: RequestInfo) -> None:
@@ -135,18 +135,18 @@ class Accounting:
             info.numbers.first_byte.observe(seconds)
 
     def tunnel_answered(self, info: RequestInfo, seconds: float) -> None:
-        """Count how long a tunnel that has ended had waited for the first byte of its destination."""
+        """Count how long a closed tunnel had waited for the first byte of its destination."""
         if info.numbers is not None:
             info.numbers.first_byte.observe(seconds)
 
     def reused(self, info: RequestInfo, sock: socket.socket) -> None:
-        """Write down that a request goes over a connection that was open."""
+        """Log that a request uses a connection that was already open."""
         self.metrics.dns.observe(info.dns_seconds)
         if self._log.everything:
             self._log.connected(info, sock)
 
     def undecided(self, info: RequestInfo, reply: Reply) -> None:
-        """Count a request whose name has no address, so that there was nothing to decide on or connect to."""
+        """Count a request whose name has no address, so there was nothing to decide on or connect to."""
         reason = reply.reason
         self._registry.counter("requests_total", REQUESTS, verdict="undecided", reason=reason).value += 1
         self._log.request(info, reason)
@@ -159,7 +159,7 @@ class Accounting:
         self._log.request(info, reply.reason)
 
     def refused(self, who: Who, status: int, reason: str) -> None:
-        """Count a request that is not understood, not admitted, or answered here; this is its end."""
+        """Count a request that is malformed, not admitted, or answered by the proxy; this is its end."""
         self.count_refusal(reason)
         if self._log.everything:
             self._log.refused(who, status, reason)
@@ -175,7 +175,7 @@ class Accounting:
         self._registry.counter("refused_total", meaning, reason=reason).value += 1
 
     def left(self, info: RequestInfo) -> None:
-        """Write down a request whose client left, or was closed, before it had a connection."""
+        """Log a request whose client's connection closed before there was one to the origin."""
         if not info.ended:
             self._log.request(info, "abandoned")
             self.closed(info, 0, 0, 0, "abandoned")
@@ -192,7 +192,7 @@ class Accounting:
             self._log.closed(info, status, sent, received, seconds, reason)
 
     def idle_end(self, name: str) -> None:
-        """Count that an idle connection was closed, which refuses nobody; `name` is the setting's."""
+        """Count that an idle connection was closed, which is no refusal; `name` is the setting's name."""
         meaning = "Connections that were closed because nothing went on in them."
         self._registry.counter("idle_closed_total", meaning, limit=name).value += 1
 
@@ -204,7 +204,7 @@ class Accounting:
             _log.warning("a name leads back to this router", reason=reason, expected=_TRUE_ADDRESSES)
 
     def limit(self, name: str) -> None:
-        """Count that a limit turned something away; `name` is its name in the settings."""
+        """Count that a limit was reached; `name` is its name in the settings."""
         self._registry.counter("limit_hits_total", "Connections that met a limit.", limit=name).value += 1
 
     def sni_mismatch(self, action: str) -> None:
@@ -213,7 +213,7 @@ class Accounting:
         self._registry.counter("sni_mismatch_total", meaning, action=action).value += 1
 
     def fault(self) -> None:
-        """Count a connection that was closed because of a fault of ours."""
+        """Count a connection that was closed because of a bug of the proxy."""
         self._registry.counter(
             "connection_faults_total", "Connections closed by a fault of the proxy."
         ).value += 1

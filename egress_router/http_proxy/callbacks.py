@@ -1,4 +1,4 @@
-"""Callbacks of a connection: an exception in one closes it; otherwise it would stay open for ever."""
+"""Callbacks of a connection. An exception in one closes the connection, which would stay open otherwise."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Fallible(Protocol):
-    """What belongs to a client's connection."""
+    """An object that belongs to a client's connection."""
 
     def fault(self, error: Exception) -> None:
-        """Close the connection, because of something that must not happen."""
+        """Close the connection, because of an unexpected error."""
 
 
 Self = TypeVar("Self", bound=Fallible)
@@ -21,26 +21,26 @@ Result = TypeVar("Result")
 
 
 def callback(method: Callable[[Self], None]) -> Callable[[Self], None]:
-    """Mark a method that somebody else calls back: the poller, a timer."""
+    """Mark a method that the poller or a timer calls back."""
 
     @functools.wraps(method)
     def call(self: Self) -> None:
         try:
             method(self)
-        except Exception as error:  # noqa: BLE001 - whatever it is
+        except Exception as error:  # noqa: BLE001 - any error closes the connection
             self.fault(error)
 
     return call
 
 
 def result_callback(method: Callable[[Self, Result], None]) -> Callable[[Self, Result], None]:
-    """Mark a method that is called back with a result: of a look-up, of a dial."""
+    """Mark a method that is called back with the result of a look-up or a dial."""
 
     @functools.wraps(method)
     def call(self: Self, result: Result) -> None:
         try:
             method(self, result)
-        except Exception as error:  # noqa: BLE001 - whatever it is
+        except Exception as error:  # noqa: BLE001 - any error closes the connection
             self.fault(error)
 
     return call

@@ -1,4 +1,4 @@
-"""A client's end of a connection: what is held for it, what may be asked of it, and how it ends."""
+"""The client's side of a connection: its buffered bytes, the worker's calls, and how it ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OVER: Final = frozenset({ConnectionState.TUNNEL, ConnectionState.CLOSED})
 class ClientSide:
     """The part of a `ClientConnection` that does not depend on what its requests do.
 
-    On a transparent port clients speak as if this were the origin: `origin_port` is where their requests go.
+    On a transparent port clients take the proxy for the origin: `origin_port` is where their requests go.
     """
 
     __slots__ = (
@@ -73,8 +73,8 @@ class ClientSide:
         self.state = ConnectionState.HEAD
         self.stream = BufferedSocket(sock, worker.poller, nothing, worker.max_received)
         self._heads = RequestHeads(worker.limits)
-        # Bytes, as `account` was told. To call it only where there are some saves 5 % of a GET
-        # (Python 3.11, docs/decisions/performance.md).
+        # Whether bytes were buffered at the last `account`. Calling it only if there are some saves 5 % of a
+        # GET (Python 3.11, docs/decisions/performance.md).
         self.holds = False
         self._connector: UpstreamConnector | None = None
         self._request: Request | None = None
@@ -87,10 +87,10 @@ class ClientSide:
         held = self._heads.size + len(self.stream.held) + len(self.stream.out)
         return f"<{type(self).__name__} {self.who} {self.state.name} {self._request!r} held={held}>"
 
-    # What it holds
+    # Buffered bytes
 
     def account(self) -> None:
-        """Note how many bytes this connection holds."""
+        """Note how many bytes this connection buffers."""
         size = self._heads.size + len(self.stream.held) + len(self.stream.out)
         if self._request is not None and self.state in CONNECTED:
             size += self._request.held
@@ -99,7 +99,7 @@ class ClientSide:
 
     @callback
     def give_way(self) -> None:
-        """End what is under way: all connections together hold too much, and this one most of it."""
+        """End what is under way: all connections together buffer too much, and this one the most."""
         self.worker.accounting.limit("held_bytes")
         if self.state is ConnectionState.HEAD:
             self._refuse(replies.TOO_MUCH_HELD)
@@ -108,7 +108,7 @@ class ClientSide:
         elif self.state in CONNECTED and self._request is not None:
             self._request.give_way()
 
-    # What the worker asks
+    # Called by the worker
 
     @property
     def target(self) -> RequestTarget | None:
@@ -116,7 +116,7 @@ class ClientSide:
         return None if self._connector is None else self._connector.info.target
 
     def is_denied(self) -> bool:
-        """Say whether the present rules would deny the connection that is open."""
+        """Say whether the present rules would deny the open connection to the origin."""
         return (
             self._connector is not None
             and self.state in CONNECTED
@@ -125,14 +125,14 @@ class ClientSide:
 
     @callback
     def end_if_denied(self) -> None:
-        """Close what the present rules do not allow."""
-        if self._tunnel is not None:  # it has become one since the rules changed
+        """Close if the present rules do not allow it."""
+        if self._tunnel is not None:  # it became one after the rules had changed
             self._tunnel.end_if_denied()
         elif self.is_denied():
             self.close_now()
 
     def drain(self) -> None:
-        """Close if idle between requests; one without a request so far still gets its first answer."""
+        """Close if idle between requests; a connection without a request so far may still send its first."""
         if self.state is ConnectionState.HEAD and self._served and not self._heads.begun:
             self.close("drained")
         elif self._request is not None:
@@ -168,7 +168,7 @@ class ClientSide:
         self.answer_and_close(reply)
 
     def fault(self, error: Exception) -> None:
-        """Close, because of something that must not happen."""
+        """Close, because of an unexpected error."""
         self.worker.fault(error)
         try:
             self.close_now()
@@ -176,7 +176,7 @@ class ClientSide:
             self.abort()
 
     def answer_and_close(self, reply: Reply) -> None:
-        """Send an answer of the proxy's own and close; an answer to HEAD has no body."""
+        """Send an answer of the proxy itself and close; an answer to HEAD has no body."""
         if self._origin_port is not None and (reply.status < 500 or reply.reason in _NOT_UPSTREAM):
             self.worker.accounting.transparent_refused(reply.reason)
         self.say_and_close(reply.encoded(self.worker.date(), with_body=not self._heads.for_head))
@@ -192,13 +192,13 @@ class ClientSide:
         )
 
     def close(self, reason: str) -> None:
-        """Close in order."""
+        """Close normally."""
         if self.state not in _OVER:
             self.stream.close()
             self._left(reason)
 
     def abort(self) -> None:
-        """Close so that the client sees that its answer is cut short."""
+        """Close so that the client sees that its answer is incomplete."""
         if self.state not in _OVER:
             self.stream.abort()
             self._left("cut")
@@ -220,7 +220,7 @@ class ClientSide:
         self._forget_bytes()
         self.timeouts.end()
         self.kept.close()
-        # These and the connection refer to each other; without this they would wait for the collector.
+        # These and the connection refer to each other; otherwise only the garbage collector would free them.
         self._connector = self._request = self._ending = None
 
     def _forget_bytes(self) -> None:

@@ -1,6 +1,6 @@
-"""Notices clients that leave while their connection to the origin is still being made.
+"""Notices clients that close while their connection to the origin is still being made.
 
-Their sockets are not watched at first: most connections are made within a millisecond, and to watch a client
+Their sockets are not watched at first: most connects take less than a millisecond, and watching a client
 costs a wake-up.
 """
 
@@ -15,14 +15,14 @@ _SECONDS = 0.25
 
 
 class Waiting(Protocol):
-    """Who waits for a connection."""
+    """A client's connection that waits for one to the origin."""
 
     def still_waiting(self) -> None:
         """Watch the client from now on, unless the wait is over."""
 
 
 class ClientWatch:
-    """Watches every client that has waited for a quarter of a second; one timer for all of them."""
+    """Watches each client that has waited for up to a quarter of a second; one timer for all of them."""
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
@@ -30,11 +30,11 @@ class ClientWatch:
         self._look: Deadline | None = None
 
     def __len__(self) -> int:
-        """How many clients are remembered."""
+        """How many clients are on the list."""
         return len(self._waiting)
 
     def add(self, waiting: Waiting) -> None:
-        """Watch this client soon, if it still waits then."""
+        """Watch this client a little later, if it still waits then."""
         self._waiting.append(waiting)
         if self._look is None:
             self._look = self._deadlines.add(_SECONDS, self._looked)

@@ -1,8 +1,8 @@
 """A CONNECT whose target is allowed: from its connection to the beginning of the tunnel.
 
-A TLS name in the first bytes of the tunnel must be the host that the CONNECT named. Otherwise an allowed host
-would be a way to every other one that the same address serves (domain fronting). Until it is decided, nothing
-of the client goes to the origin, and the connection is no tunnel yet.
+A TLS server name in the first bytes must be the host that the CONNECT named. Otherwise an allowed host would
+give access to every other host at the same address (domain fronting). Until this is checked, the origin gets
+no bytes of the client, and the connection is no tunnel yet.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from egress_router.relay.deadlines import Deadline
     from egress_router.relay.dial import Dialled
 
-# A TLS client sends its ClientHello at once; in other protocols the server may speak first. Most clients have
-# sent something before the server is watched, which costs a wake-up.
+# A TLS client sends its ClientHello at once; in other protocols the server may speak first. Watching the
+# server costs a wake-up, and most clients have sent something within this time.
 _SERVER_FIRST_SECONDS: Final = 0.05
 _HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection: RFC 8446 5.1
-_HTTPS: Final = 443  # the server is not waited for: a late ClientHello is checked, too
+_HTTPS: Final = 443  # on this port no timeout opens the tunnel: a late ClientHello is checked, too
 _log = log.get("http_proxy")
 
 
 class ConnectRequest(Request):
-    """Made for each CONNECT; once it is connected, the first bytes are looked at, and a tunnel is opened."""
+    """Made for each CONNECT. Once connected, it checks the first bytes and opens a tunnel."""
 
     __slots__ = ("_began", "_client", "_connected", "_deadline", "_info", "_origin", "_owner", "_reader",
         "_rest", "_worker")  # fmt: skip
@@ -56,7 +56,7 @@ class ConnectRequest(Request):
 
     @property
     def held(self) -> int:
-        """How many bytes of the client wait here."""
+        """How many bytes of the client are buffered."""
         return 0 if self._reader is None else self._reader.size
 
     def connected(self, dialled: Dialled) -> None:
@@ -68,9 +68,9 @@ class ConnectRequest(Request):
             self.answered(dialled)
 
     def answered(self, dialled: Dialled, *, silent: bool = False) -> None:
-        """Look at what came with the CONNECT, which was answered, and wait for more.
+        """Check the bytes that came with the CONNECT, which was answered, and wait for more.
 
-        `silent` says that the client has had its time to send something first.
+        `silent` says that the client has already had its time to send something first.
         """
         worker, client, owner = self._worker, self._client, self._owner
         owner.state = INTO_HELLO[owner.state]
@@ -89,21 +89,21 @@ class ConnectRequest(Request):
             owner.account()
 
     def give_way(self) -> None:
-        """End, because all connections together hold too much."""
+        """End, because all connections together buffer too much."""
         self._owner.abort()
 
     def close_now(self) -> None:
-        """End, because the client's connection has to."""
+        """End, because the client's connection has to end."""
         self._owner.abort()
 
     def left(self) -> None:
-        """Let go of the connection: the client's has closed."""
+        """Close the origin's connection, because the client's has closed."""
         if self._connected:
             self._stop()
             self._origin.abort()
 
     def fault(self, error: Exception) -> None:
-        """Close the client's connection, because of something that must not happen."""
+        """Close the client's connection, because of an unexpected error."""
         self._owner.fault(error)
 
     @callback
@@ -136,12 +136,12 @@ class ConnectRequest(Request):
 
     @callback
     def _watch_origin(self) -> None:
-        """A server that speaks first does not speak TLS; the end of its stream is passed on, too."""
+        """Watch the server: one that speaks first does not speak TLS. The end of its stream is passed on."""
         worker = self._worker
         seconds = worker.limits.idle_seconds
         if self._info.target.port != _HTTPS:
             seconds = self._began + worker.hello_seconds - worker.clock.monotonic()
-            if seconds <= 0:  # this worker had no time for a while
+            if seconds <= 0:  # this worker was busy for a while
                 self._pass()
                 return
         self._deadline = worker.deadlines.add(seconds, self._late)
@@ -150,11 +150,11 @@ class ConnectRequest(Request):
 
     @callback
     def _origin_ready(self) -> None:
-        if not self._origin.readable:  # it may be written to, as every new connection
+        if not self._origin.readable:  # only writable, as every new connection is
             return
         is_tls = self._info.target.port == _HTTPS or self._rest is not None
         if is_tls and self._worker.enforces_sni:
-            self._owner.close("origin_first")  # no TLS server speaks first: it has closed, or it is none
+            self._owner.close("origin_first")  # no TLS server speaks first: it has closed, or is none
         else:
             self._pass()
 
@@ -167,7 +167,7 @@ class ConnectRequest(Request):
             self._pass()
 
     def _await_rest(self) -> None:
-        """A ClientHello that has begun must be complete, on any port, within the time for a head."""
+        """Give a ClientHello that has begun the time for a head to be complete, on any port."""
         if self._rest is None:
             if self._deadline is not None:
                 self._deadline.cancel()
@@ -179,7 +179,7 @@ class ConnectRequest(Request):
         self._mismatch(None)
 
     def _take(self, data: bytes) -> bool:
-        """Look at bytes of the client; say whether it is decided."""
+        """Check bytes of the client; say whether the decision is made."""
         if self._reader is None:
             if data[:1] != _HANDSHAKE:
                 self._pass(data)
@@ -188,7 +188,7 @@ class ConnectRequest(Request):
         try:
             hello = self._reader.feed(data)
         except TlsError:
-            # The origin may read what we cannot: Go's TLS takes records of any version.
+            # The origin may understand what this proxy does not: Go's TLS takes records of any version.
             self._mismatch(None)
             return True
         if hello is None:
@@ -215,18 +215,18 @@ class ConnectRequest(Request):
             self._connected = False
             self._origin.close()
             self._worker.accounting.closed(self._info, 200, 0, 0, "sni_mismatch")
-            self._owner.say_and_close(fatal(Alert.ACCESS_DENIED))  # as a TLS server refuses
+            self._owner.say_and_close(fatal(Alert.ACCESS_DENIED))  # the way a TLS server refuses
         else:
             self._pass()
 
     def _pass(self, data: bytes = b"") -> None:
-        """Open the tunnel; `data` came first, unless it was read as TLS."""
+        """Open the tunnel; `data` is sent first, unless the reader of the ClientHello has the bytes."""
         self._stop()
         self._client.held = data if self._reader is None else self._reader.held
         self._owner.open_tunnel(self._info, self._origin.sock, self._client.out)
 
     def _stop(self) -> None:
-        """Look no further."""
+        """Stop checking."""
         for each in (self._deadline, self._rest):
             if each is not None:
                 each.cancel()

@@ -1,4 +1,4 @@
-"""One client connection: heads in, each request decided anew, answers in their order, or a tunnel."""
+"""One client connection: reads heads, decides on each request, answers in order, or becomes a tunnel."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class ClientConnection(ClientSide):
-    """Serves one client connection until it closes; runs in callbacks of the poller."""
+    """Serves one client connection until it closes, in callbacks of the poller."""
 
     __slots__ = ("_acceptor", "_repeatable")
 
@@ -56,7 +56,7 @@ class ClientConnection(ClientSide):
         super().__init__(worker, sock, who, arrival.admission, origin_port)
         self.timeouts = Timeouts(self, worker.deadlines, worker.limits)
         self.stream.on_ready = self.read_head
-        self.stream.held = arrival.early  # mostly the request; the poller tells of anything else
+        self.stream.held = arrival.early  # usually the whole request; the poller reports further bytes
         self._acceptor = acceptor
         self._repeatable = b""
 
@@ -64,7 +64,7 @@ class ClientConnection(ClientSide):
 
     @callback
     def read_head(self) -> None:
-        """Read on until there is a head, and act on it."""
+        """Read until a head is complete, and act on it."""
         if self.state is not ConnectionState.HEAD:
             return
         for _ in range(self.worker.reads_in_turn):
@@ -91,11 +91,11 @@ class ClientConnection(ClientSide):
             self._speak_tls(data, self._origin_port)
             return True
         try:
-            head, behind = self._heads.next(data)
+            head, rest = self._heads.next(data)
             if head is None:
                 return False
-            if behind or self.holds:
-                self.stream.held = behind
+            if rest or self.holds:
+                self.stream.held = rest
                 self.account()
             self._begin(head)
         except MessageError as error:
@@ -104,12 +104,12 @@ class ClientConnection(ClientSide):
         return True
 
     def _begin(self, head: RequestHead) -> None:
-        """Begin with a request: decide on it, and have a connection made for it."""
+        """Begin a request: decide on it, and let a connection be made for it."""
         worker = self.worker
         self._served = True
         self.timeouts.head_came()
         connect = head.method == b"CONNECT"
-        # How often it has come back, through an address that leads to this proxy.
+        # How often the connection has come back, through an address that leads to this proxy.
         turns = worker.plane.turns(self.admission, self.stream.sock) if connect else None
         if turns is not None and turns >= LOOP_TURNS:
             raise MessageError(502, "the connection comes from this proxy itself", Fault.LOOP)
@@ -133,7 +133,7 @@ class ClientConnection(ClientSide):
 
     @result_callback
     def go_on(self, upstream: tuple[KnownConnect, Dialled]) -> None:
-        """Go on with a CONNECT that the data plane has connected and answered; its head is not here."""
+        """Continue a CONNECT that the data plane has connected and answered; its head is not available."""
         known, dialled = upstream
         worker = self.worker
         info = worker.accounting.begun_again(self.who, known.target, dialled.seconds)
@@ -148,7 +148,7 @@ class ClientConnection(ClientSide):
         info.address, info.connect_seconds = dialled.address, dialled.seconds
         worker.accounting.connected(info, dialled.sock)
         request.answered(dialled, silent=not self.stream.held)
-        if known.lists != worker.access.lists:  # they have changed since it was answered
+        if known.lists != worker.access.lists:  # the rules have changed since the answer
             self.end_if_denied()
 
     def _answer_as_final_recipient(self, head: RequestHead) -> None:
@@ -157,7 +157,7 @@ class ClientConnection(ClientSide):
         self.say_and_close(answer)
 
     def _is_first(self) -> bool:
-        """Say whether nothing of the client has been read yet."""
+        """Say whether nothing was read from the client yet."""
         return not (self._served or self._heads.begun)
 
     def _speak_tls(self, data: bytes, origin_port: int) -> None:
@@ -169,12 +169,12 @@ class ClientConnection(ClientSide):
         TlsConnection(self.worker, stream, self.who, self.admission, self._acceptor, origin_port).read()
 
     def _wait(self) -> None:
-        """What the client sends while there is no connection stays in the kernel."""
+        """Read nothing until there is a connection: what the client sends meanwhile stays in the kernel."""
         self.state = INTO_CONNECTING[self.state]
         self.stream.on_ready = self._client_moved
 
     def still_waiting(self) -> None:
-        """Watch a client whose connection to the origin takes its time."""
+        """Watch a client whose connection to the origin takes long."""
         if self.state is ConnectionState.CONNECTING:
             self.stream.watch()
 
@@ -186,7 +186,7 @@ class ClientConnection(ClientSide):
     # With a connection
 
     def reuse(self) -> bool:
-        """Send the request over a connection that is kept, if it leads to an address allowed now."""
+        """Send the request over a kept connection, if there is one to an address that is allowed now."""
         return self._request is not None and self._request.reuse()
 
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
@@ -204,7 +204,7 @@ class ClientConnection(ClientSide):
             self.worker.client_watch.add(self)
 
     def next_request(self, *, persists: bool, was_last: bool) -> None:
-        """Go on after an exchange; `was_last` says that the client itself sends nothing more."""
+        """Continue after an exchange; `was_last` says that the client itself sends nothing more."""
         self._request = self._connector = None
         if self.holds:
             self.account()
@@ -235,11 +235,11 @@ class ClientConnection(ClientSide):
         stream.on_ready = nothing
         self.worker.connections.discard(self)
 
-    # What did not come in time
+    # Timeouts
 
     @callback
     def head_late(self) -> None:
-        """Refuse a head that comes too slowly; close, without an answer, if none has begun."""
+        """Refuse a head that comes too slowly; close without an answer if none has begun."""
         if self.state is not ConnectionState.HEAD:
             return
         if self._heads.begun:
@@ -251,7 +251,7 @@ class ClientConnection(ClientSide):
 
     @callback
     def idle_late(self) -> None:
-        """Close a connection between requests."""
+        """Close a connection that is idle between requests."""
         if self.state is ConnectionState.HEAD and not self._heads.begun:
             self.worker.accounting.idle_end("keepalive_seconds")
             self.close("idle")
@@ -264,6 +264,6 @@ class ClientConnection(ClientSide):
 
     @callback
     def more_late(self) -> None:
-        """Give up an exchange whose answer does not go on."""
+        """Give up an exchange whose answer does not continue."""
         if self._request is not None and self.state in CONNECTED:
             self._request.late(begun=True)

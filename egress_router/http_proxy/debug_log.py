@@ -1,7 +1,7 @@
 """EGRESS_LOG_LEVEL=debug: the life of each connection, from the accept to its end, as events with its `id`.
 
-Of a head only the method, the host and the port are told: paths, queries and fields may hold secrets. With
-another level this module does nothing.
+Of a head only method, host and port are logged: paths, queries and fields may hold secrets. With another
+level this module does nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Connection:
 
 
 class DebugAccounting(Accounting):
-    """Counts as its base class does, and tells what it hears.
+    """Counts as its base class does, and logs each step.
 
     The first request of a connection has the id of the connection, later ones have their own.
     """
@@ -63,7 +63,7 @@ class DebugAccounting(Accounting):
         return who
 
     def left_by(self, who: Who, reason: str) -> None:
-        """Tell that a connection is closed."""
+        """Log that a connection is closed."""
         connection = self._open.pop(who.id, None)
         if connection is not None:
             seconds = round(self._clock.monotonic() - connection.accepted, 6)
@@ -104,11 +104,11 @@ class DebugAccounting(Accounting):
         )
 
     def name_asked(self, info: RequestInfo) -> None:
-        """Tell that a name is looked up, because its addresses are not known."""
+        """Log that a name is looked up, because its addresses are not known."""
         _log.debug("name asked", id=info.id, name=str(info.target.asked))
 
     def name_answered(self, info: RequestInfo, found: Answer | Failure) -> None:
-        """Tell what came of a look-up."""
+        """Log the result of a look-up."""
         seconds = round(info.dns_seconds, 6)
         if isinstance(found, Failure):
             _log.debug("name not answered", id=info.id, reason=found.value, seconds=seconds)
@@ -117,7 +117,7 @@ class DebugAccounting(Accounting):
             _log.debug("name answered", id=info.id, name=found.name, addresses=addresses, seconds=seconds)
 
     def attempts_failed(self, info: RequestInfo, failures: Iterable[DialFailure]) -> None:
-        """Tell each address that was tried and did not answer."""
+        """Log each address that was tried and did not answer."""
         for each in failures:
             _log.debug(
                 "attempt failed",
@@ -165,7 +165,7 @@ class DebugAccounting(Accounting):
 
     def refused(self, who: Who, status: int, reason: str) -> None:
         """See `Accounting`."""
-        if who.id:  # others are over a limit, and were never accepted
+        if who.id:  # without one the client was over a limit, and was never accepted
             who = who._replace(id=self._next_id(who))
         super().refused(who, status, reason)
         _log.debug("request refused", id=who.id or None, client=who.client, status=status, reason=reason)

@@ -1,4 +1,4 @@
-"""A request that is not CONNECT, over a connection to its origin; what follows when it ends."""
+"""A request that is not CONNECT, over a connection to its origin; and what follows when it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Forwarder(Pump):
-    """Made for each request; first it waits for a connection: `reuse` or `connected` brings it."""
+    """Made for each request; first it waits for a connection, from `reuse` or `connected`."""
 
     __slots__ = ("_info", "_owner", "_untaken")
 
@@ -43,10 +43,10 @@ class Forwarder(Pump):
     # A connection
 
     def reuse(self) -> bool:
-        """Go over a connection that is kept, if it leads to an address allowed now; say whether one does."""
+        """Use a kept connection, if there is one to an address that is allowed now; say whether there is."""
         info, owner = self._info, self._owner
         key = (info.client, info.target.authority, info.leaving)
-        # An idle connection may end just then: only what may be sent twice goes over it.
+        # An idle connection may end just now: only a request that may be sent twice uses it.
         upstream = owner.kept.take(key, info.decision.addresses, shared=self._exchange.repeatable)
         if upstream is None:
             return False
@@ -56,7 +56,7 @@ class Forwarder(Pump):
         return True
 
     def connected(self, dialled: Dialled) -> None:
-        """Go over a new connection."""
+        """Use this new connection."""
         info, worker = self._info, self._owner.worker
         key = (info.client, info.target.authority, info.leaving)
         self._start(
@@ -64,7 +64,7 @@ class Forwarder(Pump):
         )
 
     def _start(self, upstream: Upstream) -> None:
-        """Send the request, with as much of its body as is here."""
+        """Send the request, with the part of its body that has come."""
         client, exchange, owner = self._client, self._exchange, self._owner
         owner.state = INTO_EXCHANGE[owner.state]
         owner.timeouts.await_answer()
@@ -93,7 +93,7 @@ class Forwarder(Pump):
             self._owner.account()
 
     def _moved(self) -> None:
-        """Begin the time-out anew, but not for interim answers: they could come for ever."""
+        """Restart the timeout; not called for interim answers, which could come for ever."""
         if self._exchange.answering:
             self._owner.timeouts.await_more()
         else:
@@ -121,14 +121,14 @@ class Forwarder(Pump):
     def _answer_unfinished(self) -> None:
         self._owner.account()
 
-    # What its connection asks
+    # Called by the client's connection
 
     def last(self) -> None:
-        """Let the client's connection end with this answer, where that has not begun."""
+        """Let the client's connection end after this answer, unless the answer has begun."""
         self._exchange.last()
 
     def late(self, *, begun: bool) -> None:
-        """Give up an answer that does not begin, or has `begun` and does not go on."""
+        """Give up an answer that does not begin, or has `begun` but does not continue."""
         exchange, limit = self._exchange, self._owner.worker.accounting.limit
         if exchange.end is not None:
             if begun and self._untaken and self._client.out:  # else the time is that of a request before
@@ -142,22 +142,22 @@ class Forwarder(Pump):
                 self._ended(exchange.end)
 
     def give_way(self) -> None:
-        """End, because all connections together hold too much."""
+        """End, because all connections together buffer too much."""
         if self._exchange.status:
             self.abort(replies.TOO_MUCH_HELD.reason)
         else:
             self._refuse(replies.TOO_MUCH_HELD, replies.TOO_MUCH_HELD.reason)
 
     def close_now(self) -> None:
-        """End, because the client's connection has to."""
+        """End, because the client's connection has to end."""
         self.abort("closed")
 
     def fault(self, error: Exception) -> None:
-        """End the client's connection, because of something that must not happen."""
+        """End the client's connection, because of an unexpected error."""
         self._owner.fault(error)
 
     def abort(self, reason: str) -> None:
-        """End both connections so that each peer sees that its message was cut short."""
+        """End both connections so that each peer sees that its message is incomplete."""
         self._close(self._exchange.status, reason)
         self._upstream.abort()
         self._owner.abort()
@@ -199,7 +199,7 @@ class Forwarder(Pump):
         )
 
     def _refuse(self, reply: replies.Reply, reason: str) -> None:
-        """Answer a wrong request; the origin must not take the part that it got for the whole."""
+        """Answer a wrong request; the origin must not take the part that it got for the whole request."""
         self._owner.worker.accounting.count_refusal(reply.reason)
         self._answer_instead(reply, reason)
 

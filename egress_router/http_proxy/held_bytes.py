@@ -1,7 +1,7 @@
-"""What all connections of a worker hold of unfinished heads and bodies, and who gives way beyond a limit.
+"""Limits the bytes of incomplete heads and bodies that all connections of a worker buffer together.
 
-Each connection has bounds of its own, but ten thousand of them at their bounds would be more memory than the
-container has. Pure: connections give way in a later turn of the loop, asked for with `soon`.
+Each connection has limits of its own, but ten thousand at their limits would need more memory than the
+container has. Pure: connections are ended in a later turn of the loop, asked for with `soon`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Beyond the limit, connections end until this part of it is used: to find the biggest, all are looked at.
+# Connections are ended until only this part of the limit is used, since finding the biggest looks at all.
 _LEFT = 7 / 8
 
 
 class Holder(Protocol):
-    """A connection that holds bytes."""
+    """A connection that buffers bytes."""
 
     def give_way(self) -> None:
-        """End what the bytes belong to, and hold none of them any more."""
+        """End the request that the bytes belong to, and drop them."""
 
 
 class HeldBytes:
-    """Adds up what connections hold; beyond `limit` the biggest of them give way, the biggest first."""
+    """Adds up what connections buffer; beyond `limit` the biggest ones are ended, the biggest first."""
 
     def __init__(self, limit: int, soon: Callable[[Callable[[], None]], None]) -> None:
         self._limit = limit
@@ -33,7 +33,7 @@ class HeldBytes:
         self.total = 0
 
     def hold(self, holder: Holder, size: int) -> None:
-        """Note what a connection holds now, instead of what it held before."""
+        """Note how many bytes a connection buffers now."""
         self.total += size - self._sizes.pop(holder, 0)
         if size:
             self._sizes[holder] = size

@@ -1,6 +1,6 @@
-"""Requests that the data plane serves by itself, because Python decided on the same one a moment ago.
+"""Requests that the data plane serves by itself, because Python has just decided on the same request.
 
-docs/decisions/known-connects.md says what a decision depends on, and how each part of that is kept.
+docs/decisions/known-connects.md says what a decision depends on, and how each part of that is respected.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
     Key = tuple[Forwarding, bytes, Rule, IPAddress]
 
-# How long a head with a name is known at most; the hosts file is looked at as often.
+# How long a head with a name stays known at most; the hosts file is checked as often.
 _NAME_SECONDS: Final = 1.0
-# To connect; Python does what takes longer, since it watches the client meanwhile.
+# To connect. Python does what takes longer, since it watches the client in the meantime.
 _CONNECT_SECONDS: Final = 1.0
-# A connection that took more than this part of its time is not repeated here.
+# If a connect took more than this part of its time, the data plane does not repeat it.
 _SLOW: Final = 1 / 2
 _MAX_LINES: Final = 1_000
 _STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
@@ -45,14 +45,14 @@ _IDLE: Final = 3  # reasons of plane.h
 
 
 class KnownConnect(Forwarding):
-    """One destination of known CONNECTs, and what was decided on it: at one address, by one rule."""
+    """One destination of known CONNECTs, with the decision on it: one address, one rule."""
 
     __slots__ = ("_address", "_known", "_rule", "decision", "lists", "target")
 
     def __init__(
         self, known: KnownConnects, info: RequestInfo, rule: Rule, address: IPAddress, name: str | None
     ) -> None:
-        """Begin; `name` is the host that a ClientHello has to name, None: it is not read."""
+        """Begin; `name` is the host that a ClientHello has to name; None: the ClientHello is not read."""
         super().__init__(_patience(info.decision), known.idle_seconds, 0, False, False, name)
         self._known = known
         self._address = address
@@ -65,12 +65,12 @@ class KnownConnect(Forwarding):
         return f"<KnownConnect {self.target.authority.decode()} at {self._address} open={self.open}>"
 
     def summed(self, sums: Sums) -> None:
-        """Count requests, and tunnels that have ended."""
+        """Count requests that have begun, and tunnels that have ended."""
         opened = self._known.accounting.metrics.repeated(self._rule, sums)
         self._known.access.used_again(self.target, opened)
 
     def ended(self, end: End) -> None:
-        """Count a tunnel that fell idle, or one that was cut before it had begun."""
+        """Count a tunnel that ended by its idle time, or one that was cut before it had begun."""
         accounting = self._known.accounting
         if end.reason == _IDLE:
             accounting.idle_end("idle_seconds")
@@ -83,18 +83,18 @@ class KnownConnect(Forwarding):
         return Dialled(sock, self._address, self.target.port, known.seconds, ())
 
     def is_denied(self) -> bool:
-        """Say whether the present rules would deny what is open."""
+        """Say whether the present rules would deny the open connections."""
         name = self.decision.full_name
         return not self._known.access.still_allows(self.target, self._address, name)
 
     def end_if_denied(self) -> None:
-        """Close what the present rules do not allow."""
+        """Close the connections if the present rules do not allow them."""
         if self.open and self.is_denied():
             self._known.plane.end_line(self)
 
 
 class KnownConnects:
-    """All of a worker; there are none unless `active`."""
+    """All known CONNECTs of a worker; there are none unless `active`."""
 
     def __init__(
         self,
@@ -115,13 +115,13 @@ class KnownConnects:
         self._looks_at_hello = settings.sni != "off"
         self._active = active
         self._lines: dict[Key, KnownConnect] = {}
-        self._left: set[KnownConnect] = set()  # with connections that are open still
+        self._left: set[KnownConnect] = set()  # forgotten, but with connections that are still open
 
     def __iter__(self) -> Iterator[KnownConnect]:
         return chain(self._lines.values(), self._left)
 
     def remember(self, acceptor: Forwarding, head: bytes, info: RequestInfo, dialled: Dialled) -> None:
-        """Have a CONNECT with this head, to this port, served as this one was, if it went smoothly."""
+        """Let the data plane serve a CONNECT with this head, to this port, like this one, if it went well."""
         decision = info.decision
         rule = decision.rule
         smooth = not dialled.failures and dialled.seconds < _patience(decision) * _SLOW
@@ -137,11 +137,11 @@ class KnownConnects:
             self.plane.know(acceptor, line, head, seconds)
 
     def remember_name(self, acceptor: Forwarding, info: RequestInfo, dialled: Dialled) -> None:
-        """Have TLS to this transparent port that names this server served as this one was."""
+        """Let the data plane serve TLS to this transparent port, with this server name, like this one."""
         self.remember(acceptor, TLS_RECORD + str(info.target.host).encode(), info, dialled)
 
     def forget(self) -> None:
-        """Decide on every request anew: something has changed that decisions depend on."""
+        """Let Python decide on every request again: something that decisions depend on has changed."""
         self.plane.forget()
         self._left.update(self._lines.values())
         self._lines.clear()
@@ -150,7 +150,7 @@ class KnownConnects:
             self.plane.release_line(each)
 
     def open(self) -> int:
-        """How many client connections are open that Python does not know."""
+        """How many client connections are open that only the data plane knows."""
         return sum(each.open for each in self)
 
     def _line(self, acceptor: Forwarding, info: RequestInfo, rule: Rule, address: IPAddress) -> KnownConnect:
@@ -160,15 +160,15 @@ class KnownConnects:
         if known is not None:
             return known
         if len(self._lines) >= _MAX_LINES:
-            self.forget()  # simple; with so many of them no order is better
+            self.forget()  # simple; with so many entries no order of eviction is better
         name = target.host.removesuffix(".") if isinstance(target.host, str) else ""
-        made = KnownConnect(self, info, rule, address, name if self._looks_at_hello else None)
+        line = KnownConnect(self, info, rule, address, name if self._looks_at_hello else None)
         targets, sources = ways([(address, target.port)], rule.leaving, self._sources)
-        self.plane.aim(made, targets, 1, sources=sources, near=targets)
-        self._lines[key] = made
-        return made
+        self.plane.aim(line, targets, 1, sources=sources, near=targets)
+        self._lines[key] = line
+        return line
 
 
 def _patience(decision: Decision) -> float:
-    """Return how long to wait for the first address; where there are others, the next is tried soon."""
+    """Return how long to wait for the first address; if there are others, the next one is tried soon."""
     return _CONNECT_SECONDS if len(decision.addresses) == 1 else STAGGER

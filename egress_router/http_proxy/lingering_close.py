@@ -1,4 +1,4 @@
-"""Closes after a last answer so that it arrives: closing while bytes are unread resets a connection."""
+"""Closes after a last answer so that it arrives: a close with unread bytes resets the connection."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.worker_state import WorkerState
     from egress_router.relay.buffered_socket import BufferedSocket
 
-SILENCE = 2.0  # seconds in which the client neither sends nor takes anything
+SILENCE = 2.0  # seconds in which the client neither sends nor reads anything
 
 
 class LingeringClose:
-    """Sends an answer, ends the stream, and closes once the client has, or is silent, or goes on too long.
+    """Sends an answer and ends the stream; closes when the client does, is silent, or takes too long.
 
-    Many clients read an answer only when they have sent their whole request: the rest of it is read, and
+    Many clients read an answer only after they have sent their whole request: the rest of it is read and
     dropped (RFC 9112 9.6). `on_closed` is called once, never from inside `__init__`.
     """
 
@@ -35,7 +35,7 @@ class LingeringClose:
         seconds: float,
         on_closed: Callable[[], None],
     ) -> None:
-        """Take over the socket, for `seconds` at most; `answer` may be empty where all has been said."""
+        """Take over the socket, for `seconds` at most; `answer` may be empty if it was sent already."""
         self._worker = worker
         self._stream = stream
         self._open = True
@@ -87,7 +87,7 @@ class LingeringClose:
         self._stream.again()
 
     def _end_stream(self) -> None:
-        with contextlib.suppress(OSError):  # the client has reset the connection; reading will tell
+        with contextlib.suppress(OSError):  # the client has reset the connection; the next read shows it
             self._stream.sock.shutdown(socket.SHUT_WR)
 
 

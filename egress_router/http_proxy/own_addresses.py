@@ -1,4 +1,4 @@
-"""Addresses of this pod and beside it, to which the proxy must not connect."""
+"""Addresses of this pod and of its neighbours, to which the proxy must not connect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FRESH_SECONDS = 5.0
 
 
 def seen(egress: str) -> Own:
-    """Return what this network namespace holds; `egress` is its outside interface.
+    """Return the addresses of this network namespace and its neighbours; `egress`: the outside interface.
 
     Raises:
         OSError: the kernel cannot be asked.
@@ -28,7 +28,7 @@ def seen(egress: str) -> Own:
 
 
 class OwnAddresses:
-    """What `look` says of addresses and neighbours, not older than a few seconds, with the proxy's ports."""
+    """The addresses and neighbours that `look` returns, at most a few seconds old, with the proxy's ports."""
 
     def __init__(self, ports: frozenset[int], look: Callable[[], Own], clock: Clock = SYSTEM) -> None:
         self._look = look
@@ -37,7 +37,7 @@ class OwnAddresses:
         self._until = clock.monotonic() + _FRESH_SECONDS
 
     def add_ports(self, ports: frozenset[int]) -> None:
-        """Count these ports, too, as those on which the pod serves."""
+        """Add these ports to those on which the pod serves."""
         self._own = replace(self._own, ports=self._own.ports | ports)
 
     @property
@@ -49,7 +49,7 @@ class OwnAddresses:
         """Return the addresses and ports."""
         now = self._clock.monotonic()
         if now >= self._until:
-            # If no descriptor is left to read them with, the last known ones are used.
+            # If no file descriptor is left for reading them, the last known ones are used.
             with contextlib.suppress(OSError):
                 self._own = replace(self._look(), ports=self._own.ports)
             self._until = now + _FRESH_SECONDS

@@ -1,4 +1,4 @@
-"""What a request and the client's connection that it came over ask of each other."""
+"""The interfaces between a request and the client's connection that it came over."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Owner(Protocol):
-    """The client's connection, as a request sees it; `holds` says that bytes are held.
+    """The client's connection, as a request sees it; `holds` says that bytes are buffered.
 
-    A request sets the `state` when it has changed, by the tables of `http1/state.py`.
+    A request updates `state` by the tables of `http1/state.py`.
     """
 
     worker: WorkerState
@@ -32,31 +32,31 @@ class Owner(Protocol):
     holds: bool
 
     def account(self) -> None:
-        """Note how many bytes are held."""
+        """Note how many bytes are buffered."""
 
     def dial_again(self) -> None:
         """Repeat the request over a new connection."""
 
     def next_request(self, *, persists: bool, was_last: bool) -> None:
-        """Go on after a request; `was_last` says that the client itself sends nothing more."""
+        """Continue after a request; `was_last` says that the client itself sends nothing more."""
 
     def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
         """Hand the connection over to a tunnel."""
 
     def answer_and_close(self, reply: Reply) -> None:
-        """Send an answer of the proxy's own and close."""
+        """Send an answer of the proxy itself and close."""
 
     def say_and_close(self, last: bytes) -> None:
         """Send these bytes, and close once they have arrived."""
 
     def close(self, reason: str) -> None:
-        """Close in order; `reason` is for debug events."""
+        """Close normally; `reason` is for debug events."""
 
     def abort(self) -> None:
-        """Close so that the client sees that its answer is cut short."""
+        """Close so that the client sees that its answer is incomplete."""
 
     def fault(self, error: Exception) -> None:
-        """Close, because of something that must not happen."""
+        """Close, because of an unexpected error."""
 
 
 class Request(ABC):
@@ -67,29 +67,29 @@ class Request(ABC):
     @property
     @abstractmethod
     def held(self) -> int:
-        """How many bytes are held for it, once it has its connection."""
+        """How many bytes are buffered for it, once it has its connection."""
 
     def reuse(self) -> bool:
-        """Go on over a connection that is open, and say whether there was one to an allowed address."""
+        """Use an open connection if there is one to an allowed address; say whether there was."""
         return False
 
     @abstractmethod
     def connected(self, dialled: Dialled) -> None:
-        """Go on over a new connection."""
+        """Use this new connection."""
 
-    def last(self) -> None:  # noqa: B027 - a tunnel is the last one anyhow
-        """Let the client's connection end with this request."""
+    def last(self) -> None:  # noqa: B027 - a tunnel is always the last one
+        """Let the client's connection end after this request."""
 
-    def late(self, *, begun: bool) -> None:  # noqa: B027 - a CONNECT has a time-out of its own
-        """Give up: its answer does not begin, or has `begun` and does not go on."""
+    def late(self, *, begun: bool) -> None:  # noqa: B027 - a CONNECT has a timeout of its own
+        """Give up: the answer does not begin, or has `begun` but does not continue."""
 
     @abstractmethod
     def give_way(self) -> None:
-        """End, because all connections together hold too much."""
+        """End, because all connections together buffer too much."""
 
     @abstractmethod
     def close_now(self) -> None:
-        """End both connections, because the client's has to."""
+        """End both connections, because the client's has to end."""
 
-    def left(self) -> None:  # noqa: B027 - mostly nothing is left then
-        """Let go of everything: the client's connection has closed."""
+    def left(self) -> None:  # noqa: B027 - usually nothing is open any more
+        """Release everything: the client's connection has closed."""

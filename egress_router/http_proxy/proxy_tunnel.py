@@ -1,4 +1,4 @@
-"""A tunnel: the connection of a client to an origin, in which the data plane relays whatever comes."""
+"""A tunnel: a client's connection to an origin, over which the data plane relays all bytes unread."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from egress_router.relay.dataplane import Pair
     from egress_router.relay.tunnel import Closing
 
-# What the client was told by the proxy; otherwise it was an origin's answer 101.
+# The status that the proxy sent to the client; any other method got an origin's answer 101.
 _STATUS: Final = {b"CONNECT": 200, TLS_METHOD: 0}
 
 
 class ProxyTunnel:
-    """The connection of a client to an origin, after a CONNECT or an answer 101.
+    """A client's connection to an origin, after a CONNECT or an answer 101, or for TLS.
 
-    Many stay open for days without a byte, so it replaces the ClientConnection, which is much larger.
+    Many stay open for days without a byte. So this replaces the ClientConnection, which is much larger.
     """
 
     __slots__ = ("_info", "_tunnel", "_worker", "admission")
@@ -39,11 +39,11 @@ class ProxyTunnel:
         to_upstream: bytes,
         to_client: bytes,
     ) -> None:
-        """Begin to relay between client and upstream; `to_upstream` and `to_client` go out first."""
+        """Begin to relay between client and upstream; `to_upstream` and `to_client` are sent first."""
         self._worker = worker
         self._info = info
         self.admission = admission
-        worker.accounting.tunnel_opened(info)  # now: afterwards the sockets are not ours
+        worker.accounting.tunnel_opened(info)  # before the sockets are handed over
         self._tunnel = worker.relay.start(
             *sockets,
             worker.limits.idle_seconds,
@@ -79,14 +79,14 @@ class ProxyTunnel:
             self.close_now()
 
     def drain(self) -> None:
-        """Go on: a tunnel ends when its client or its origin wants it to."""
+        """Do nothing: a tunnel ends when its client or its origin ends it."""
 
     def close_now(self) -> None:
-        """Close both sides; each sees that its stream is cut short."""
+        """Close both sides; each sees that its stream is incomplete."""
         self._tunnel.close()
 
     def fault(self, error: Exception) -> None:
-        """Close, because of something that must not happen."""
+        """Close, because of an unexpected error."""
         self._worker.fault(error)
         self.close_now()
 

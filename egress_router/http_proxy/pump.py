@@ -1,7 +1,7 @@
 """Moves the bytes of one exchange between the client's socket and the origin's; `http1.exchange` says which.
 
-Each direction reads only while what it read before is written: a slow reader holds its writer back, and at
-most one receive is held for it.
+Each direction reads again only when the bytes read before are written: a slow reader slows its writer down,
+and at most the bytes of one receive are buffered for it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Pump(Request):
-    """Moves bytes until the exchange is over; a subclass (`Forwarder`) says what becomes of it then."""
+    """Moves bytes until the exchange is over; a subclass (`Forwarder`) says what follows."""
 
     __slots__ = ("_client", "_exchange", "_over", "_turns", "_upstream")
 
-    # The subclass sets these. At most `_turns` reads are made before others have theirs.
+    # Set by the subclass. After `_turns` reads other connections run.
     _client: BufferedSocket
     _exchange: Exchange
     _over: bool
@@ -34,7 +34,7 @@ class Pump(Request):
 
     @property
     def held(self) -> int:
-        """How many bytes wait on the origin's side, for the origin or for the rest of an answer's head."""
+        """How many bytes are buffered for the origin, or as an incomplete head of its answer."""
         return len(self._upstream.held) + len(self._upstream.out) + self._exchange.held
 
     @callback
@@ -53,39 +53,39 @@ class Pump(Request):
 
     @abstractmethod
     def abort(self, reason: str) -> None:
-        """End both connections so that each peer sees that its message was cut short."""
+        """End both connections so that each peer sees that its message is incomplete."""
 
     @abstractmethod
     def fault(self, error: Exception) -> None:
-        """End the client's connection, because of something that must not happen."""
+        """End the client's connection, because of an unexpected error."""
 
     @abstractmethod
     def _rest(self) -> None:
-        """Nothing more can be moved for now."""
+        """Called when nothing more can be moved for now."""
 
     @abstractmethod
     def _moved(self) -> None:
-        """Something has moved."""
+        """Called when something has moved."""
 
     @abstractmethod
     def _hold_back(self, more: bool) -> None:  # noqa: FBT001
-        """A reader is slower than its writer, which has `more`."""
+        """Called when a reader is slower than its writer, which has `more`."""
 
     @abstractmethod
     def _answer_begun(self) -> None:
-        """The final head of the answer has come."""
+        """Called when the final head of the answer has come."""
 
     @abstractmethod
     def _answer_unfinished(self) -> None:
-        """Only a part of a head of the answer is here."""
+        """Called when only a part of an answer head has come."""
 
     @abstractmethod
     def _ended(self, end: End) -> None:
-        """The exchange is over: without a complete answer, or with one of which nothing is left to send."""
+        """Called when the exchange ends: without a complete answer, or with nothing of it left to send."""
 
     @abstractmethod
     def _finish(self) -> None:
-        """The client has the whole answer."""
+        """Called when the client has the whole answer."""
 
     def _pump_request(self) -> None:
         client, upstream, exchange = self._client, self._upstream, self._exchange
@@ -95,7 +95,7 @@ class Pump(Request):
                 self._hold_back(client.readable)
                 break
             if upstream.lost:
-                exchange.origin_lost()  # the answer may be here all the same
+                exchange.origin_lost()  # the answer may have come all the same
                 break
             if exchange.request_done:
                 break
@@ -114,7 +114,7 @@ class Pump(Request):
         else:
             client.again()
         end = exchange.end
-        if end is not None and end is not FINISHED:  # that one waits until the client has its answer
+        if end is not None and end is not FINISHED:  # FINISHED waits until the client has the whole answer
             self._ended(end)
         elif exchange.sent != before:
             self._moved()
@@ -142,7 +142,7 @@ class Pump(Request):
         upstream.again()
 
     def _came(self, data: bytes) -> End | None:
-        """Pass on what the origin sent; return the end of the exchange, where it is over."""
+        """Forward what the origin sent; return the end of the exchange if it is over."""
         exchange = self._exchange
         if not data:
             exchange.origin_ended(lost=self._upstream.lost)

@@ -1,6 +1,6 @@
-"""Answers of the proxy's own: a status, a `Proxy-Status` field (RFC 9209) and one sentence.
+"""Answers of the proxy itself: a status, a `Proxy-Status` field (RFC 9209) and one sentence.
 
-Nothing that a client sent stands in them but hosts in their normalised form, whose characters are harmless.
+They repeat nothing that a client sent, except hosts in normalised form, whose characters are harmless.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a client is told: `error` is a type of RFC 9209 2.3, `reason` what metrics and records call it."""
+    """An answer to a client: `error` is a type of RFC 9209 2.3, `reason` its name in metrics and records."""
 
     status: int
     error: str
@@ -34,7 +34,7 @@ class Reply:
     sentence: str
 
     def encoded(self, date: bytes, *, with_body: bool = True) -> bytes:
-        """Return the whole answer; the connection ends with it. `with_body` False answers HEAD."""
+        """Return the whole answer, after which the connection ends; `with_body=False` is for HEAD."""
         body = f"{self.status} {_PHRASES[self.status]}: {self.sentence}\n".encode()
         retry = f"Retry-After: {_RETRY_SECONDS}\r\n" if self.status in {429, 503} else ""
         head = (
@@ -52,20 +52,20 @@ class Reply:
 
 
 def _quoted(text: str) -> str:
-    """Write text as a string of RFC 8941 3.3.3, which is ASCII."""
+    """Return text as a string of RFC 8941 3.3.3, which is ASCII."""
     plain = text.encode("ascii", "backslashreplace").decode("ascii")
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def denied(decision: Decision) -> Reply:
-    """Say which rule denies, or that none allows."""
+    """Return the answer that says which rule denies, or that none allows."""
     by_address = decision.reason in {Reason.NOT_REMOTE, Reason.OWN_PORT}
     error = "destination_ip_prohibited" if by_address else "http_request_denied"
     return Reply(403, error, decision.reason.value, f"denied: {explanation(decision)}")
 
 
 def refused(error: MessageError) -> Reply:
-    """Say what is wrong with the request."""
+    """Return the answer that says what is wrong with the request."""
     if error.fault is Fault.LOOP:
         return Reply(502, "proxy_loop_detected", error.fault.value, error.sentence)
     return Reply(error.status, "http_request_error", error.fault.value, error.sentence)
@@ -81,7 +81,7 @@ _UNRESOLVED = {
 
 
 def unresolved(failure: Failure) -> Reply:
-    """Say why a name has no addresses."""
+    """Return the answer that says why a name has no addresses."""
     status, error, sentence = _UNRESOLVED[failure]
     return Reply(status, error, failure.value, sentence)
 
@@ -100,7 +100,7 @@ _UNREACHED = {
 
 
 def unreached(error: DialError) -> Reply:
-    """Say why no connection was made."""
+    """Return the answer that says why no connection was made."""
     status, name, sentence = _UNREACHED[error.reason]
     return Reply(status, name, error.reason.value, sentence)
 
@@ -131,7 +131,7 @@ CLIENT_FULL = Reply(
 
 
 def bad_answer(error: MessageError) -> Reply:
-    """Say what is wrong with the origin's answer."""
+    """Return the answer that says what is wrong with the origin's answer."""
     large = error.fault in {Fault.HEAD_TOO_LARGE, Fault.TOO_MANY_FIELDS}
     name = "http_response_header_section_size" if large else "http_protocol_error"
     reason = error.fault.value if error.fault is Fault.UNSOLICITED_SWITCH else "bad_answer"
@@ -139,9 +139,9 @@ def bad_answer(error: MessageError) -> Reply:
 
 
 def as_final_recipient(method: bytes, date: bytes) -> tuple[int, bytes]:
-    """Return status and answer to a TRACE or OPTIONS that may go no further (RFC 9110 7.6.2).
+    """Return status and answer to a TRACE or OPTIONS with Max-Forwards 0 (RFC 9110 7.6.2).
 
-    TRACE is not reflected: what it would show may hold credentials.
+    TRACE does not get its request back: that may hold credentials.
     """
     status = 204 if method == b"OPTIONS" else 405
     line = b"204 No Content" if status == 204 else b"405 Method Not Allowed\r\nContent-Length: 0"

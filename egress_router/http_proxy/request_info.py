@@ -1,4 +1,4 @@
-"""What is known of one request, for its records and for whoever decides on it again."""
+"""What is known of one request, for its records and for later decisions on it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.service.rule_metrics import RuleNumbers
 
-# Stands for the decision of a request whose name could not be resolved.
+# The decision on a request whose name could not be resolved.
 UNDECIDED = Decision(Verdict.DENIED, Reason.NO_RULE)
 
 
 class Who(NamedTuple):
-    """A client connection: address and port of the client, port of this proxy; an `id` for debug events."""
+    """A client connection: address and port of the client, port of the proxy; an `id` for debug events."""
 
     client: str
     client_port: int
@@ -32,11 +32,10 @@ class Who(NamedTuple):
 
 @dataclass(slots=True)
 class RequestInfo:
-    """What a request wants, what was decided, and where it went. Times are in seconds.
+    """What a request asks for, what was decided, and where it went. Times are in seconds.
 
-    `id` is made for what is written down.
-    `numbers` are those of the rule that allows it. `recorded` and `ended` say which of its two records have
-    been written.
+    `id` is set when something is logged. `numbers` are those of the rule that allows the request. `recorded`
+    and `ended` say which of its two records are done.
     """
 
     who: Who
@@ -56,7 +55,7 @@ class RequestInfo:
 
     @property
     def leaving(self) -> Leaving:
-        """Which source address the connection leaves with, as the rule that allows it says."""
+        """Which source address the connection uses, as the rule that allows it says."""
         return self.decision.leaving
 
     @property

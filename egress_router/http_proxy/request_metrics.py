@@ -1,4 +1,4 @@
-"""The metrics of requests: verdicts, times, bytes and rules; those of repeated ones are added in sums."""
+"""The metrics of requests: verdicts, times, bytes and rules. Repeated CONNECTs are added as sums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_RULES: Final = 1_000
 
 
 class RequestMetrics:
-    """What one worker counts of requests; `Accounting` adds to the values, one request at a time."""
+    """The request metrics of one worker; `Accounting` adds to them, one request at a time."""
 
     def __init__(self, registry: Registry) -> None:
         self.verdicts = {
@@ -52,7 +52,7 @@ class RequestMetrics:
         self.rules = RuleMetrics(registry)
         self.hits: Counter[str] = Counter()
 
-    # CONNECTs that the data plane has served as they were decided before
+    # CONNECTs that the data plane has served by an earlier decision
 
     def repeated(self, rule: Rule, sums: Sums) -> int:
         """Count tunnels that have begun, and those that have ended; return how many have begun."""
@@ -69,7 +69,7 @@ class RequestMetrics:
         return opened
 
     def repeated_end(self, rule: Rule, end: End) -> None:
-        """Count the end of one that is told by itself: of a tunnel, or of a request that got none."""
+        """Count one end that is reported separately: of a tunnel, or of a request that got none."""
         numbers = self.rules.of(rule.text)
         if end.target is None:
             self._repeat(rule, 1)
@@ -89,12 +89,12 @@ class RequestMetrics:
         numbers.connections.value += count
         return numbers
 
-    # For the status
+    # For /status
 
     def rule_hits(self, rules: Sequence[Rule]) -> list[Json]:
-        """Return how often each rule decided here; of a long list, only those that did.
+        """Return how often each rule decided in this worker; of a long list, only the rules that did.
 
-        To list 50,000 rules would hold up every connection of this worker.
+        Listing 50,000 rules would delay every connection of this worker.
         """
         if len(rules) > _MAX_RULES:
             rules = [rule for rule in rules if self.hits[rule.text]][:_MAX_RULES]

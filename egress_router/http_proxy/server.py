@@ -53,14 +53,14 @@ _MAX_DESTINATIONS = 1_000
 
 
 class MakeNames(Protocol):
-    """How a worker gets its resolver."""
+    """Makes the resolver of a worker."""
 
     def __call__(self, settings: NamesSettings, registry: Registry, /) -> Names:
-        """Return it, for the event loop that is running."""
+        """Return it, for the running event loop."""
 
 
 class MakeAccounting(Protocol):
-    """How a worker gets what counts and writes down."""
+    """Makes what counts and logs the requests of a worker."""
 
     def __call__(self, registry: Registry, access_log: AccessLog, clock: Clock, /) -> Accounting:
         """Return it."""
@@ -75,10 +75,10 @@ def _accounting(registry: Registry, access_log: AccessLog, clock: Clock) -> Acco
 class Dependencies:
     """What a worker gets from outside; tests pass others.
 
-    `look` says what is the pod's own, given its outside interface. `max_turned_away` clients are kept until
-    they have read that they are over a limit; others are told so and closed at once. `reads_in_turn` of one
-    socket are made before others have their turn. A client has `hello_seconds` for its first byte in a
-    tunnel. `repeats`: the data plane may serve a CONNECT as the same one was served shortly before.
+    `look` returns the pod's own addresses, given its outside interface. Up to `max_turned_away` clients are
+    kept until they have read that they are over a limit; others are told so and closed at once. After
+    `reads_in_turn` reads of one socket others have their turn. A client has `hello_seconds` for its first
+    byte in a tunnel. `repeats`: the data plane may serve a CONNECT like the same one shortly before.
     """
 
     names: MakeNames = Resolver
@@ -147,7 +147,7 @@ class HttpProxyServer:
         self._follow(rules.policy)
 
     def apply(self, rules: Guarded[AccessList]) -> None:
-        """Decide by these rules; what is open and no longer allowed has the drain time to end."""
+        """Decide by these rules; open connections that they do not allow have the drain time to end."""
         self._rules = rules.rules
         self._policy = rules.policy
         self.worker.access.apply(rules.rules, rules.policy)
@@ -174,13 +174,13 @@ class HttpProxyServer:
         for listener in listeners.values():
             save_first_packets(listener)
         self._listening = tuple(sorted(listeners))
-        self.worker.known.forget()  # they were decided by the ports before
+        self.worker.known.forget()  # decisions depend on the pod's ports
         self._plane.listen_on(listeners, partial(self._acceptor, listeners))
 
     def stop_accepting(self) -> None:
         """Accept no more; connections without a request under way are closed."""
         self._plane.listen_on({}, self._acceptors.__getitem__)
-        self._plane.catch_up()  # those whom it has let in are served still
+        self._plane.catch_up()  # clients that it has already admitted are still served
         self._listening = ()
         self.worker.draining = True
         for each in list(self.worker.connections):
@@ -205,7 +205,7 @@ class HttpProxyServer:
         self.worker.deadlines.close()
 
     def status(self) -> dict[str, Json]:
-        """What a person wants to see of this worker."""
+        """What `/status` shows of this worker."""
         accounting = self.worker.accounting
         return {
             "rules": accounting.metrics.rule_hits(self._rules.rules),
@@ -217,7 +217,7 @@ class HttpProxyServer:
         }
 
     def _destinations(self) -> list[Json]:
-        """Return where most of the open connections lead to."""
+        """Return the destinations with the most open connections."""
         targets = (connection.target for connection in self.worker.connections)
         found = Counter((each.host, each.port) for each in targets if each is not None)
         for known in self.worker.known:
@@ -244,11 +244,11 @@ def _worker_state(
     """Return what the connections of a worker share, with a data plane that counts for it."""
     access_log = AccessLog(everything=settings.proxy.access_log)
     accounting = needs.accounting(context.registry, access_log, needs.clock)
-    # The bytes of a tunnel count as they go, not when it ends.
+    # The bytes of a tunnel are counted while they pass, not when it ends.
     plane.count(context.registry, accounting.metrics.sent, accounting.metrics.received)
     deadlines = Deadlines(context.loop, clock=needs.clock)
     tells_debug = isinstance(accounting, DebugAccounting)
-    # Where each request is logged, Python has to serve it.
+    # If each request is logged, Python has to serve it.
     repeats = needs.repeats and not tells_debug and not access_log.everything
     return WorkerState(
         loop=context.loop,

@@ -1,4 +1,4 @@
-"""The times that a client's connection is given; when one is over, the connection hears of it."""
+"""The timeouts of a client's connection; when one expires, a method of the connection is called."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ if TYPE_CHECKING:
 
 
 class Owner(Protocol):
-    """A connection that times are running for."""
+    """A connection with timeouts."""
 
     def head_late(self) -> None:
-        """The head of a request has not come to its end in time."""
+        """Called when the head of a request was not complete in time."""
 
     def idle_late(self) -> None:
-        """No request has come for too long."""
+        """Called when no request has come for too long."""
 
     def answer_late(self) -> None:
-        """For too long the request has not moved, and its answer has not begun."""
+        """Called when for too long no byte of the request has moved, and its answer has not begun."""
 
     def more_late(self) -> None:
-        """An answer that has begun has not moved for too long."""
+        """Called when an answer that has begun has not moved for too long."""
 
 
 class Timeouts:
-    """One time for a head, and three silences: between requests, until an answer begins, while it comes.
+    """One timeout for a head, three for silence: between requests, until an answer begins, while it comes.
 
-    The three run on until they are over, though mostly there is nothing to wait for any more: the owner
-    checks then whether they still mean something. To put one off costs a look at the time, to cancel and add
-    one for each request far more.
+    The three run until they expire, although usually nothing is awaited any more by then: the owner checks
+    whether they still matter. Postponing one costs a look at the clock; to cancel one and add another for
+    each request would cost far more.
     """
 
     __slots__ = ("_answer", "_deadlines", "_head", "_idle", "_limits", "_more", "_owner")
@@ -45,46 +45,46 @@ class Timeouts:
         self._more: Deadline | None = None
 
     def await_head(self) -> None:
-        """Let the time for a head begin, unless it runs already."""
+        """Start the timeout for a head, unless it runs already."""
         if self._head is None:
             self._head = self._deadlines.add(self._limits.head_seconds, self._head_late)
 
     def head_came(self) -> None:
-        """End the time for a head."""
+        """Stop the timeout for a head."""
         if self._head is not None:
             self._head.cancel()
             self._head = None
 
     def await_request(self) -> None:
-        """Let the idle time begin anew."""
+        """Restart the idle timeout."""
         if self._idle is None:
             self._idle = self._deadlines.add(self._limits.keepalive_seconds, self._idle_late)
         else:
             self._idle.touch()
 
     def await_answer(self) -> None:
-        """Let the time until an answer begins begin anew."""
+        """Restart the timeout until an answer begins."""
         if self._answer is None:
             self._answer = self._deadlines.add(self._limits.answer_seconds, self._answer_late)
         else:
             self._answer.touch()
 
     def await_more(self) -> None:
-        """Let the time for more of an answer begin anew."""
+        """Restart the timeout for more of an answer."""
         if self._more is None:
             self._more = self._deadlines.add(self._limits.idle_seconds, self._more_late)
         else:
             self._more.touch()
 
     def stop(self) -> None:
-        """Wait for nothing, for now."""
+        """Stop all timeouts; they may be started again."""
         for deadline in (self._head, self._idle, self._answer, self._more):
             if deadline is not None:
                 deadline.cancel()
         self._head = self._idle = self._answer = self._more = None
 
     def end(self) -> None:
-        """Wait for nothing any more; the owner and this refer to each other."""
+        """Stop all timeouts for good, and break the reference cycle with the owner."""
         self.stop()
         self._owner = None
 

@@ -1,4 +1,4 @@
-"""A connection to a transparent port that begins with TLS: read the name, decide on it, relay unopened."""
+"""A connection to a transparent port that begins with TLS: read the name, decide, relay undecrypted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _log = log.get("http_proxy")
 
 
 class TlsConnection:
-    """From the first byte of TLS until there is a tunnel, or a refusal with a TLS alert."""
+    """From the first byte of TLS to the tunnel, or to a refusal with a TLS alert."""
 
     __slots__ = (
         "_acceptor",
@@ -60,7 +60,7 @@ class TlsConnection:
         acceptor: Forwarding,
         origin_port: int,
     ) -> None:
-        """Take over the socket; what it holds is read first."""
+        """Take over the socket; bytes that it has buffered are read first."""
         self._worker = worker
         self._acceptor = acceptor
         self._stream = stream
@@ -86,7 +86,7 @@ class TlsConnection:
 
     @callback
     def read(self) -> None:
-        """Read on until the ClientHello is complete, and act on it."""
+        """Read until the ClientHello is complete, and act on it."""
         for _ in range(self._worker.reads_in_turn):
             data = self._stream.receive()
             if data is None:
@@ -115,7 +115,7 @@ class TlsConnection:
 
     def _decide(self, hello: ClientHello) -> None:
         self._deadline.cancel()
-        self._hold()  # until there is a connection, with what came behind the ClientHello
+        self._hold()  # until there is a connection, with the bytes after the ClientHello
         self._stream.on_ready = self._client_moved
         name = server_name(hello)
         if isinstance(name, NameFault):
@@ -136,7 +136,7 @@ class TlsConnection:
         self._worker.held.hold(self, self._reader.size)
 
     def still_waiting(self) -> None:
-        """Watch a client whose connection to the origin takes its time."""
+        """Watch a client whose connection to the origin takes long."""
         if self._connector is not None:
             self._stream.watch()
 
@@ -152,21 +152,21 @@ class TlsConnection:
 
     @callback
     def give_way(self) -> None:
-        """End: all connections together hold too much, and this one most of it."""
+        """End: all connections together buffer too much, and this one the most."""
         self._worker.accounting.limit("held_bytes")
         if self._connector is not None:
             self._connector.fail(TOO_MUCH_HELD)
         else:
             self._refuse(Alert.INTERNAL_ERROR, TOO_MUCH_HELD.reason)
 
-    # What the connector says
+    # Called by the connector
 
     def reuse(self) -> bool:
-        """See `Owner`: each TLS connection has one of its own."""
+        """See `Owner`: each TLS connection gets a new one to the origin."""
         return False
 
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
-        """Relay, the ClientHello first."""
+        """Relay, beginning with the ClientHello."""
         worker, stream = self._worker, self._stream
         worker.held.hold(self, 0)
         worker.known.remember_name(self._acceptor, info, dialled)
@@ -190,7 +190,7 @@ class TlsConnection:
         self._say(Alert.ACCESS_DENIED if reply.status == 403 else Alert.INTERNAL_ERROR)
 
     def fault(self, error: Exception) -> None:
-        """Close, because of something that must not happen."""
+        """Close, because of an unexpected error."""
         self._worker.fault(error)
         self.close_now()
 
@@ -198,18 +198,18 @@ class TlsConnection:
 
     @property
     def target(self) -> RequestTarget | None:
-        """Where it is to go."""
+        """Where it leads to; None if this is not decided or not needed any more."""
         return None if self._connector is None else self._connector.info.target
 
     def is_denied(self) -> bool:
-        """See `Connection`: the tunnel that it becomes is asked; until then the connector decides."""
+        """See `Connection`. No: until it is connected the connector decides, then the tunnel is asked."""
         return False
 
     def end_if_denied(self) -> None:
         """See `is_denied`."""
 
     def drain(self) -> None:
-        """Go on: one that was accepted still gets its connection."""
+        """Do nothing: an accepted client still gets its connection."""
 
     def close_now(self) -> None:
         """Close whatever is under way."""

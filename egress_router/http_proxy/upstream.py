@@ -1,4 +1,4 @@
-"""Connections to origins, and the pool of those that wait for the next request of the same client."""
+"""Connections to origins, and the pool of idle ones for the next request of the same client."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ if TYPE_CHECKING:
 _MAX_FOR_ONE = 256  # idle connections of one client address to one destination
 _MAX = 1_000  # of all clients together
 
-# Client address, authority of the target, and the source address that the rule wants, which mostly is none:
-# the hash of bytes is kept, that of an address is computed each time. A pod may share connections with
-# itself, but not with others: what one client makes an origin send too much must never be the answer to
-# another.
+# Client address, authority of the target (bytes: their hash is cached, that of an address is not), and the
+# source address that the rule asks for, usually none. Connections are shared only inside one client address:
+# surplus bytes that one client makes an origin send must never become the answer to another.
 Key = tuple[str, bytes, "Leaving"]
 
 
 class Upstream(BufferedSocket):
     """A connection to an origin.
 
-    `reused` once it has carried an answer, `persistent` if that answer said so, `bound` if it stands for the
-    user of one client connection (NTLM and Negotiate authenticate connections, RFC 4559 6).
+    `reused`: it has carried an answer. `persistent`: that answer keeps it open. `bound`: it is authenticated
+    for the user of one client connection (NTLM and Negotiate authenticate connections, RFC 4559 6).
     """
 
     __slots__ = ("_look", "address", "bound", "idle_before", "key", "persistent", "pool", "reused")
@@ -54,8 +53,8 @@ class Upstream(BufferedSocket):
         return f"<Upstream {authority.decode()} at {self.address} for {client}{flags} {waits}>"
 
     def is_quiet(self) -> bool:
-        """Ask the kernel whether nothing has come: events tell only what came before they were fetched."""
-        # A read that finds nothing raises an exception, which costs 2 % of a GET more (Python 3.11,
+        """Ask the kernel whether nothing has come: events show only what came before they were fetched."""
+        # A read that finds nothing raises an exception, which costs 2 % more of a GET (Python 3.11,
         # docs/decisions/performance.md).
         if self._look is None:
             self._look = select.poll()
@@ -63,13 +62,13 @@ class Upstream(BufferedSocket):
         return not self._look.poll(0)
 
     def idle_ready(self) -> None:
-        """Something came while it was idle: its end, or bytes that nobody asked for."""
+        """Drop a connection on which something came while it was idle: its end, or unrequested bytes."""
         if self.receive() is not None:
             self.pool.drop(self)
 
 
 class UpstreamPool:
-    """The idle connections of one worker, each for at least `seconds` and at most twice as long."""
+    """The idle connections of one worker, each kept for at least `seconds` and at most twice as long."""
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
         self._deadlines = deadlines
@@ -79,7 +78,7 @@ class UpstreamPool:
         self._sweeper: Deadline | None = None
 
     def take(self, key: Key, allowed: tuple[IPAddress, ...]) -> Upstream | None:
-        """Return the connection that was used last, of those whose address is allowed now."""
+        """Return the most recently used connection whose address is allowed now."""
         idle = self._idle.get(key)
         while idle:
             upstream = idle.pop()
@@ -92,7 +91,7 @@ class UpstreamPool:
         return None
 
     def idle_to(self, key: Key) -> tuple[Upstream, ...]:
-        """Return the connections that wait there, the one that was used last at the end."""
+        """Return the idle connections for a key, the most recently used one last."""
         return tuple(self._idle.get(key, ()))
 
     def put(self, upstream: Upstream) -> None:
@@ -125,7 +124,7 @@ class UpstreamPool:
             self.drop(upstream)
 
     def _sweep(self) -> None:
-        """Close what was idle at the last sweep, too: no timer for each request."""
+        """Close what was idle at the last sweep already; this saves a timer for each request."""
         for upstream in [each for idle in self._idle.values() for each in idle]:
             if upstream.idle_before:
                 self.drop(upstream)
@@ -134,7 +133,7 @@ class UpstreamPool:
 
 
 class ClientUpstreams:
-    """The idle connections that one client connection may use: the one bound to it, and the pool's."""
+    """The idle connections that one client connection may use: the one bound to it, and the pool."""
 
     __slots__ = ("_bound", "_pool")
 
@@ -143,9 +142,9 @@ class ClientUpstreams:
         self._bound: Upstream | None = None
 
     def take(self, key: Key, allowed: tuple[IPAddress, ...], *, shared: bool) -> Upstream | None:
-        """Return a connection that leads there, to an address that is allowed now.
+        """Return a connection for this key, to an address that is allowed now.
 
-        A bound one that does not is closed. `shared`: one of the pool may be used.
+        A bound connection that does not fit is closed. `shared`: one from the pool may be used.
         """
         bound, self._bound = self._bound, None
         if bound is not None:
@@ -155,7 +154,7 @@ class ClientUpstreams:
         return self._pool.take(key, allowed) if shared else None
 
     def put(self, upstream: Upstream) -> None:
-        """Keep a connection whose answer is complete: for this client connection, or for its client."""
+        """Keep a connection whose answer is complete: for this client connection if bound, or in the pool."""
         if upstream.bound:
             upstream.on_ready = self._ready
             self._bound = upstream

@@ -1,4 +1,4 @@
-"""Makes the connection that a request needs: decides, looks the name up, decides on addresses, dials."""
+"""Makes the connection for a request: decides, looks the name up, decides on its addresses, dials."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from egress_router.policy.access_list import Decision
     from egress_router.relay.dial import Dialled
 
-_LEAST_SECONDS = 0.05  # to dial, after a look-up that took nearly all of the time
+_LEAST_SECONDS = 0.05  # for the dial, even if the look-up took nearly all of the time
 
 
 class Owner(Protocol):
-    """Whose request it is; one of these is called, once."""
+    """The connection that the request came over. Unless it can `reuse`, one of the others is called, once."""
 
     def reuse(self) -> bool:
-        """Go on over a connection that is open, and say whether there was one to an allowed address."""
+        """Use an open connection if there is one to an allowed address; say whether there was."""
 
     def connected(self, info: RequestInfo, dialled: Dialled) -> None:
-        """Go on over a new connection."""
+        """Use this new connection."""
 
     def answer_and_close(self, reply: Reply) -> None:
         """Send this answer, and end."""
 
     def fault(self, error: Exception) -> None:
-        """End, because of something that must not happen."""
+        """End, because of an unexpected error."""
 
 
 class _Cancellable(Protocol):
@@ -42,10 +42,10 @@ class _Cancellable(Protocol):
 
 
 class UpstreamConnector:
-    """Does so for one request.
+    """Serves one request.
 
-    `tunnel_turns` is for a tunnel: how often the client's connection has come back to this proxy. None: the
-    proxy reads what goes over the connection.
+    `tunnel_turns` is for a tunnel: how often the client's connection has already come back to this proxy.
+    None: no tunnel, the proxy reads what goes over the connection.
     """
 
     __slots__ = ("_began", "_list", "_owner", "_turns", "_waiting", "_worker", "info")
@@ -57,15 +57,15 @@ class UpstreamConnector:
         self._owner = owner
         self.info = info
         self._turns = tunnel_turns
-        self._began = 0.0  # to dial, by the monotonic clock
-        self._list = 0  # the one that decided, as AccessControl.lists counts them
+        self._began = 0.0  # when the dial began, by the monotonic clock
+        self._list = 0  # AccessControl.lists at the time of the decision
         self._waiting: _Cancellable | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamConnector {self.info.who} {self.info} waits for {self._waiting!r}>"
 
     def begin(self) -> None:
-        """Decide, at once where nothing has to be looked up."""
+        """Decide: at once if nothing has to be looked up."""
         target = self.info.target
         decision = self._worker.access.at_once(target)
         if decision is not None:
@@ -87,7 +87,7 @@ class UpstreamConnector:
             return
         seconds = max(_LEAST_SECONDS, worker.limits.connect_seconds - self.info.dns_seconds)
         self._began = worker.clock.monotonic()
-        # A tunnel has no Via field: only the connection can tell that it leads back here.
+        # A tunnel has no Via field: only the connection can show that it leads back here.
         self._waiting = Dial(
             worker.plane, targets, seconds, self._dialled, STAGGER, sources, turns=self._turns
         )
@@ -99,13 +99,13 @@ class UpstreamConnector:
             self._waiting = None
 
     def fail(self, reply: Reply) -> None:
-        """End the request with this answer while it waits."""
+        """End a waiting request with this answer."""
         self.cancel()
         self._worker.accounting.given_up(self.info, reply)
         self._end(reply)
 
     def fault(self, error: Exception) -> None:
-        """End the client's connection, because of something that must not happen."""
+        """End the client's connection, because of an unexpected error."""
         self._owner.fault(error)
 
     @result_callback
@@ -141,7 +141,7 @@ class UpstreamConnector:
         if isinstance(result, DialError):
             self.info.connect_seconds = self._worker.clock.monotonic() - self._began
             if result.failures:
-                self.info.address = result.failures[-1].address  # the one that was tried last
+                self.info.address = result.failures[-1].address  # the last one tried
             if result.reason is DialReason.TIMEOUT:
                 self._worker.accounting.limit("connect_seconds")
             self._fail(replies.unreached(result))
@@ -153,12 +153,12 @@ class UpstreamConnector:
         try:
             self._worker.accounting.connected(self.info, result.sock)
             self._owner.connected(self.info, result)
-        except Exception:  # nobody owns it
+        except Exception:  # nobody else will close it
             result.sock.close()
             raise
 
     def _still_allowed(self, dialled: Dialled) -> bool:
-        """Decide again, because the list has changed during the dial; act on what is decided now."""
+        """Decide again, because the list has changed during the dial; act on a new decision."""
         before = self.info.decision
         decision = self._worker.access.by_addresses(self.info.target, before.addresses, before.full_name)
         if dialled.address in decision.addresses and decision.leaving == before.leaving:

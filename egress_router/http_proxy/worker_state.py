@@ -34,7 +34,7 @@ HELLO_SECONDS: Final = 0.25
 
 
 class Judged(Protocol):
-    """What present rules may deny: a connection, or all that the data plane serves to one destination."""
+    """What the present rules may deny: a connection, or all that the data plane serves to one destination."""
 
     def is_denied(self) -> bool:
         """Say whether the present rules would deny it."""
@@ -44,7 +44,7 @@ class Judged(Protocol):
 
 
 class Connection(Judged, Protocol):
-    """A client's connection: a ClientConnection, or the ProxyTunnel that it has become."""
+    """A client's connection: a ClientConnection or TlsConnection, or the ProxyTunnel that it has become."""
 
     @property
     def who(self) -> Who:
@@ -52,32 +52,32 @@ class Connection(Judged, Protocol):
 
     @property
     def admission(self) -> Pair:
-        """Stands for the client among the open connections that the data plane counts."""
+        """The client's entry among the open connections that the data plane counts."""
 
     @property
     def target(self) -> RequestTarget | None:
-        """Where it leads to; None where nothing is under way."""
+        """Where it leads to; None if nothing is under way."""
 
     def drain(self) -> None:
-        """Close if nothing is under way, and begin nothing new."""
+        """Close if nothing is under way, and begin no new request."""
 
     def close_now(self) -> None:
         """Close whatever is under way."""
 
 
 def _turns() -> Iterator[int]:
-    # Several processes should not all begin with the same source address.
+    # Workers should not all begin with the same source address.
     return itertools.count(random.randrange(1 << 16))  # noqa: S311 - only spreads
 
 
 @dataclass(slots=True)
 class WorkerState:
-    """The tools and the limits of every connection; `draining` once no new connections come in.
+    """The tools and the limits of all connections; `draining`: no new connections are accepted any more.
 
-    `reads_in_turn` of one socket are made before others have their turn. `max_received` is how many bytes one
-    read takes, and so how many may have to wait for a slow reader.
-    A client in a tunnel has `hello_seconds` for its first byte, where the server may be who speaks first.
-    `sources` are the router's addresses; `turns` says which of them is the next, where a rule spreads.
+    After `reads_in_turn` reads of one socket others have their turn. `max_received` is how many bytes one
+    read takes, and so how many may be buffered for a slow reader. A client in a tunnel has `hello_seconds`
+    for its first byte, on ports where the server may speak first. `sources` are the router's addresses;
+    `turns` says which of them is the next if a rule spreads.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -114,7 +114,7 @@ class WorkerState:
         return self.sni == "enforce"
 
     def date(self) -> bytes:
-        """Return the time of day as a Date field has it."""
+        """Return the present time as the value of a Date field."""
         now = int(self.clock.time())
         if now != self._date_second:
             self._date_second = now
@@ -122,7 +122,7 @@ class WorkerState:
         return self._date
 
     def fault(self, error: Exception) -> None:
-        """Count and report a fault of ours, for which a connection is closed."""
+        """Count and report a bug of the proxy, because of which a connection is closed."""
         self.accounting.fault()
         context = {"message": "a connection failed, and was closed", "exception": error}
         self.loop.call_exception_handler(context)

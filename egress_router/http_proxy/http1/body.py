@@ -1,4 +1,4 @@
-"""Bodies on their way through: checked piece by piece, chunks written anew, nothing held. Pure."""
+"""Message bodies: checked while they pass, chunks written again, at most one line buffered. Pure."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from egress_router.http_proxy.http1.errors import MessageError
 from egress_router.http_proxy.http1.head import BY_LENGTH, NO_BODY, Framing
 from egress_router.http_proxy.http1.trailers import may_follow
 
-# 15 digits are below 2**60: no reader's counter overflows. int() would also take signs and underscores.
+# 15 hex digits stay below 2**60: no reader's counter overflows. int() would also take signs and underscores.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*)?")
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
-# What may still become such a line. Anything else is refused at once: nobody waits for the rest of it.
+# The beginning of such a line. Anything else is refused at once, without waiting for the rest of the line.
 _SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]*)?)?\r?")
 _TRAILER_BEGUN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x80-\xff]*)?)?\r?")
-_MAX_STEPS = 128  # sizes, data and ends of chunks in one go, about 0.2 ms; 64 KiB may hold 32,000 of them
+_MAX_STEPS = 128  # sizes, data and ends of chunks in one call, about 0.2 ms; 64 KiB may hold 32,000 of them
 _LINE_LIMIT = 4096
 _TRAILER_LIMIT = 16_384  # bytes of all trailer fields
 
 
 class Body(Protocol):
-    """The rest of a body. `done` says that it is complete."""
+    """Reads one body. `done` says that it is complete."""
 
     done: bool
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Take bytes of the peer; return what goes on, and what was not taken.
+        """Take bytes from the peer; return the bytes to forward, and the bytes that were not taken.
 
-        That is what is behind the end, once the body is done. Before, it is to be fed again: its pieces are
-        so small that others should have their turn in between.
+        Once the body is done, the bytes not taken come after its end. Before that, feed them again: the
+        chunks are so small that other connections should run in between.
 
         Raises:
             MessageError: the framing is wrong.
         """
 
     def ends_with_connection(self) -> bool:
-        """Say whether the body is complete when its sender closes here."""
+        """Say whether the body is complete if its sender closes now."""
 
 
 class NoBody:
@@ -49,15 +49,15 @@ class NoBody:
         self.done = True
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Pass nothing."""
+        """Forward nothing."""
         return b"", data
 
     def ends_with_connection(self) -> bool:
-        """It has ended already."""
+        """Say yes: it ended with the head."""
         return True
 
 
-_ENDED = NoBody()  # one for all of them: nothing in it changes
+_ENDED = NoBody()  # one object for all messages: nothing in it changes
 
 
 class Counted:
@@ -70,7 +70,7 @@ class Counted:
         self.done = length == 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Pass as many bytes as were declared."""
+        """Forward as many bytes as were declared."""
         left = self.left - len(data)
         if left > 0:
             self.left = left
@@ -81,7 +81,7 @@ class Counted:
         return (data, b"") if left == 0 else (data[:end], data[end:])
 
     def ends_with_connection(self) -> bool:
-        """Say whether all declared bytes came."""
+        """Say whether all declared bytes have come."""
         return self.done
 
 
@@ -94,11 +94,11 @@ class UntilClose:
         self.done = False
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Pass everything."""
+        """Forward everything."""
         return data, b""
 
     def ends_with_connection(self) -> bool:
-        """That is how it ends."""
+        """Say yes: this is how such a body ends."""
         self.done = True
         return True
 
@@ -111,9 +111,9 @@ class _Expected(enum.Enum):
 
 
 class Chunked:
-    """A chunked body, read strictly, written anew: no extensions, no leading zeros, only harmless trailers.
+    """A chunked body, read strictly; written again without extensions, leading zeros and harmful trailers.
 
-    `framed` False takes the chunks off, for a reader that speaks HTTP/1.0. At most one line is held.
+    `framed=False` removes the chunked coding, for a reader of HTTP/1.0. At most one line is buffered.
     """
 
     __slots__ = ("_expected", "_framed", "_held", "_left", "_out", "_trailer_bytes", "done")
@@ -128,10 +128,10 @@ class Chunked:
         self.done = False
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Pass the chunks in `data`; see `Body`.
+        """Forward the chunks in `data`; see `Body`.
 
         Raises:
-            MessageError: this is not the chunked coding.
+            MessageError: `data` is not in the chunked coding.
         """
         if self._held:
             data = self._held + data
@@ -156,7 +156,7 @@ class Chunked:
         return out, data[at:]
 
     def ends_with_connection(self) -> bool:
-        """Say whether the last chunk and the trailer section came."""
+        """Say whether the last chunk and the trailer section have come."""
         return self.done
 
     def _data(self, data: bytes, at: int) -> int:
@@ -168,7 +168,7 @@ class Chunked:
         return at + len(piece)
 
     def _end_of_data(self, data: bytes, at: int) -> int:
-        """Return the place behind the CRLF of a chunk, or -1 while it is not here."""
+        """Return the position after the CRLF of a chunk, or -1 until it has come."""
         after = data[at : at + 2]
         if after == b"\r\n":
             self._expected = _Expected.SIZE
@@ -180,13 +180,13 @@ class Chunked:
         raise MessageError(400, "a chunk does not end where its size says")
 
     def _line(self, data: bytes, at: int) -> int:
-        """Read one line from `at`; return the place behind it, or -1 while it is not complete."""
+        """Read one line from `at`; return the position after it, or -1 until it is complete."""
         end = data.find(b"\r\n", at)
         if end < 0:
             if len(data) - at > _LINE_LIMIT:
                 raise MessageError(400, "a line of the chunked body is too long")
-            begun = _SIZE_BEGUN if self._expected is _Expected.SIZE else _TRAILER_BEGUN
-            if begun.fullmatch(data, at) is None:
+            beginning = _SIZE_BEGUN if self._expected is _Expected.SIZE else _TRAILER_BEGUN
+            if beginning.fullmatch(data, at) is None:
                 raise MessageError(400, "a line of the chunked body is malformed")
             return -1
         if end - at > _LINE_LIMIT:
@@ -223,7 +223,7 @@ class Chunked:
 
 
 def body_of(framing: Framing, length: int, *, framed: bool = True) -> Body:
-    """Return the body that a head announces; `framed` False takes the chunked coding off."""
+    """Return the body that a head announces; `framed=False` removes the chunked coding."""
     if framing is NO_BODY:
         return _ENDED
     if framing is BY_LENGTH:

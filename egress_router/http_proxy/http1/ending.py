@@ -1,4 +1,4 @@
-"""How an exchange is over. Pure."""
+"""The ways in which an exchange ends. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class Ending(enum.Enum):
-    """How an exchange is over, and so what becomes of its two connections.
+    """How an exchange ended, which decides what happens to its two connections.
 
-    FINISHED: the client has the whole answer. REPEATED: nothing came over an idle connection, which ended;
-    the request is to be sent over a new one. SWITCHED: both go on as a tunnel. REFUSED: the body of the
-    request is wrong, and nothing was answered yet. BAD_ANSWER, NO_ANSWER, TOO_LATE: the proxy answers instead
-    of the origin. CUT: both peers must see that their message ends half-way.
+    FINISHED: the client has the whole answer. REPEATED: a reused connection ended before any byte of an
+    answer; the request is sent again over a new one. SWITCHED: both connections continue as a tunnel.
+    REFUSED: the body of the request is wrong, and no answer has begun. BAD_ANSWER, NO_ANSWER, TOO_LATE: the
+    proxy answers instead of the origin. CUT: both peers must see that their message is incomplete.
     """
 
     FINISHED = "finished"

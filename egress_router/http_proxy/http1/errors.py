@@ -1,4 +1,4 @@
-"""What a peer did wrong, with the status that a client is told."""
+"""What a peer did wrong, with the status that the client gets."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Fault(enum.Enum):
 
 
 class MessageError(EgressRouterError):
-    """A message is malformed or asks for what a proxy does not do.
+    """A message is malformed or asks for something that this proxy does not do.
 
-    `status` is what a client is told about its own message; an answer that is wrong becomes 502 whatever
-    this says. The sentence never repeats what the peer sent: it goes into bodies and logs as it is.
+    `status` is the answer to a client whose request is wrong; a wrong answer of an origin always becomes 502.
+    The sentence never repeats what the peer sent: it is written into bodies and logs unchanged.
     """
 
     def __init__(self, status: int, sentence: str, fault: Fault = Fault.MALFORMED) -> None:

@@ -1,13 +1,13 @@
-"""One request and its answer, without I/O: bytes of either peer in, bytes for the other one out.
+"""One request and its answer, without I/O: bytes from one peer in, bytes for the other one out.
 
     exchange = Exchange(head, target, limits, date)   # raises MessageError for what cannot be forwarded
-    to_origin = exchange.begin(b"...")                # the head, and what of the body is here
+    to_origin = exchange.begin(b"...", reused=False)  # the head, and the part of the body that has come
     to_origin = exchange.from_client(data)
     to_client = exchange.from_origin(data)
 
-After each call `end` says whether the exchange is over, and how; one that is over takes nothing more. What
-was not taken of the bytes stands in `unread` (of the client's) and `rest` (of the origin's): it is to be fed
-again, since its pieces are so small that others should have their turn in between, or it is behind the end.
+After each call `end` says whether the exchange is over, and how; then it must not be fed any more. Bytes that
+were not taken are in `unread` (from the client) and `rest` (from the origin). Either they come after the end,
+or they have to be fed again: their chunks are so small that other connections should run in between.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from egress_router.http_proxy.http1.target import RequestTarget
     from egress_router.settings.http_proxy import HttpLimits
 
-# RFC 9110 9.2.2, without those that may carry a body.
+# The idempotent methods (RFC 9110 9.2.2) without PUT, which carries a body.
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
-# Bound once, as the framings in head.py.
+# Bound once, like the framings in head.py.
 _WAITING: Final = RequestState.WAITING
 _AWAITED: Final = AnswerState.AWAITED
 _ANSWER_BODY: Final = AnswerState.BODY
@@ -66,10 +66,10 @@ _ANSWERED: Final = AnswerState.DONE
 class Exchange:
     """Made for each request that is not CONNECT.
 
-    `request_done` says whether the whole request has gone on, `repeatable` whether it may be sent twice: an
-    idle connection may end just when it is used (RFC 9112 9.3.1). `persists` says whether the client's
-    connection goes on after the answer, `origin_persists` whether the origin's does, `binds_origin` whether
-    that one stands for the user of this client connection from now on. `surplus`: the origin has sent more
+    `request_done`: the whole request was forwarded. `repeatable`: it may be sent twice, since an idle
+    connection may end just when it is used (RFC 9112 9.3.1). `persists`: the client's connection stays open
+    after the answer; `origin_persists`: the origin's does. `binds_origin`: from now on the origin's
+    connection is authenticated for the user of this client connection. `surplus`: the origin has sent more
     than its answer. `sent` and `received` count bytes of bodies.
     """
 
@@ -81,7 +81,7 @@ class Exchange:
     def __init__(
         self, head: RequestHead, target: RequestTarget, limits: HttpLimits, date: Callable[[], bytes]
     ) -> None:
-        """Prepare the request; `date` gives the value of a Date field that an origin left out.
+        """Prepare the request; `date` returns the value of a Date field that the origin left out.
 
         Raises:
             MessageError: the head asks for what cannot be forwarded.
@@ -106,16 +106,16 @@ class Exchange:
         self.unread = self.rest = b""
         self.end: End | None = None
 
-    # What the shell asks
+    # Asked by the caller
 
     @property
     def answering(self) -> bool:
-        """Whether an answer has begun and not ended."""
+        """Whether an answer has begun and has not ended."""
         return self.answer_state is _ANSWER_BODY
 
     @property
     def held(self) -> int:
-        """How many bytes of an unfinished head of an answer are here."""
+        """How many bytes of an incomplete answer head are buffered."""
         return self._heads.size
 
     @property
@@ -128,8 +128,8 @@ class Exchange:
     def begin(self, data: bytes, *, reused: bool) -> bytes:
         """Return the head for the origin, with as much of the body as there is in `data`.
 
-        `reused` says that the connection has carried an answer before. Once it has ended as REPEATED, an
-        exchange may begin again.
+        `reused` says that the connection has carried an answer before. An exchange that ended as REPEATED may
+        begin again.
         """
         state = self._request_state
         if state is not _WAITING:
@@ -147,7 +147,7 @@ class Exchange:
         return b"" if self.end is not None else self._started + passed
 
     def from_client(self, data: bytes) -> bytes:
-        """Return what goes to the origin of these bytes of the body."""
+        """Return what to send to the origin for these bytes of the body."""
         try:
             passed, self.unread = self._request.feed(data)
         except MessageError as error:
@@ -163,16 +163,16 @@ class Exchange:
         return passed
 
     def client_ended(self) -> None:
-        """The client's stream has ended before its request, of which the rest may not be needed."""
+        """Note that the client's stream ended before its request did; the rest may not be needed any more."""
         self.end = FINISHED if self.answer_state is _ANSWERED else End(Ending.CUT, "request_incomplete")
 
     # From the origin
 
     def from_origin(self, data: bytes) -> bytes:
-        """Return what goes to the client of these bytes of the origin."""
+        """Return what to send to the client for these bytes of the origin."""
         if self._answer is None:
             return self._answer_head(data)
-        if self.answer_state is _ANSWERED:  # it says what nobody asked for
+        if self.answer_state is _ANSWERED:  # bytes after the answer, which nobody asked for
             self.surplus = True
             self.end = FINISHED
             return b""
@@ -183,7 +183,7 @@ class Exchange:
             return b""
 
     def origin_ended(self, *, lost: bool) -> None:
-        """The origin's stream has ended; `lost`: by a reset."""
+        """Note that the origin's stream has ended; `lost`: by a reset."""
         answer = self._answer
         if answer is None:
             repeats = self._reused and self._heads.untouched and self.repeatable
@@ -197,21 +197,21 @@ class Exchange:
             self._answered()
 
     def origin_lost(self) -> None:
-        """Nothing more can be sent to the origin; its answer may be here all the same."""
+        """Note that nothing more can be sent to the origin; its answer may have come all the same."""
         self._lost = True
         if self.answer_state is _ANSWERED:
             self.end = FINISHED
 
-    # From the shell
+    # From the caller
 
     def last(self) -> None:
-        """Let the client's connection end with this answer, where that has not begun."""
+        """Let the client's connection end after this answer, unless the answer has begun."""
         self._last = True
 
     def late(self, *, begun: bool) -> bool:
-        """Give up an answer that does not begin, or has `begun` and does not go on; say whether it is so.
+        """Give up an answer that does not begin, or has `begun` but does not continue; say whether it was so.
 
-        The rest of a request, which may still be on its way behind the answer, must come to an end, too.
+        After a complete answer the rest of the request may still be coming; that wait has to end, too.
         """
         if begun is not self.answering or self.end is not None:
             return False
@@ -222,7 +222,7 @@ class Exchange:
         return True
 
     def _answer_head(self, data: bytes) -> bytes:
-        """Read heads of the answer: interim ones, and the final one with what of the body came along."""
+        """Read heads of the answer: interim ones, and the final one with the part of the body after it."""
         out = b""
         try:
             while True:
@@ -258,7 +258,7 @@ class Exchange:
         return out
 
     def _switch(self, head: ResponseHead, rest: bytes) -> bytes:
-        """101: both connections go on as a tunnel (RFC 9110 7.8)."""
+        """Act on 101: both connections continue as a tunnel (RFC 9110 7.8)."""
         if not is_wanted_switch(self._upgrade, head):
             sentence = "it switches to a protocol that nobody asked for (an unsolicited 101)"
             raise MessageError(502, sentence, Fault.UNSOLICITED_SWITCH)
@@ -274,7 +274,7 @@ class Exchange:
         return passed
 
     def _passed(self, body: Body, data: bytes) -> bytes:
-        """Return what goes on of the answer's body; what is behind its end is surplus."""
+        """Return what to forward of the answer's body; bytes after its end are surplus."""
         passed, rest = body.feed(data)
         self.received += len(passed)
         if body.done:
@@ -284,12 +284,12 @@ class Exchange:
         return passed
 
     def _answered(self) -> None:
-        """The answer is complete: the end, unless the origin takes the rest of the request."""
+        """End, because the answer is complete, unless the origin still takes the rest of the request."""
         self.answer_state = INTO_ANSWER_DONE[self.answer_state]
         if self.request_done or not self._takes_rest:
             self.end = FINISHED
 
     @property
     def _takes_rest(self) -> bool:
-        """Whether the origin still takes the rest of the request; after an error it need not."""
+        """Whether the origin still takes the rest of the request; one that answers with an error need not."""
         return self.status < 400 and self.origin_persists and not self._lost

@@ -1,4 +1,4 @@
-"""Heads as they go on: no field that ends here, every field that a proxy has to add (RFC 9110 7.6). Pure."""
+"""Heads as they are forwarded: without hop-by-hop fields, with what a proxy adds (RFC 9110 7.6). Pure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LIMITED_BY_FORWARDS = frozenset({b"OPTIONS", b"TRACE"})
 
 
 def check_loop(head: RequestHead) -> None:
-    """Refuse a request that went through this proxy before.
+    """Refuse a request that has been through this proxy before.
 
     Raises:
-        MessageError: a Via field names it.
+        MessageError: a Via field names this proxy.
     """
     for value in head.special.get(b"via", ()):
         if any(_MEMBER.fullmatch(member.strip(b" \t")) for member in value.split(b",")):
@@ -35,7 +35,7 @@ def check_loop(head: RequestHead) -> None:
 
 
 def forwards_left(head: RequestHead) -> int | None:
-    """Return the Max-Forwards of a TRACE or OPTIONS; None where there is none (RFC 9110 7.6.2).
+    """Return the Max-Forwards of a TRACE or OPTIONS; None if there is none (RFC 9110 7.6.2).
 
     Raises:
         MessageError: it is not one number.
@@ -63,9 +63,9 @@ def expects_continue(head: RequestHead) -> bool:
 
 
 def wanted_upgrade(head: RequestHead) -> bytes | None:
-    """Return the protocols that a request may upgrade to; None where it asks for none that is passed on.
+    """Return the protocols that a request may upgrade to; None if it asks for none that is forwarded.
 
-    h2c does not pass: nobody upgrades to it any more (RFC 9113 3.1), and the proxy would not see the requests
+    h2c is not forwarded: this upgrade is obsolete (RFC 9113 3.1), and the proxy would not see the requests
     inside.
     """
     values = head.special.get(b"upgrade")
@@ -78,7 +78,7 @@ def wanted_upgrade(head: RequestHead) -> bytes | None:
 
 
 def is_wanted_switch(wanted: bytes | None, head: ResponseHead) -> bool:
-    """Say whether an answer 101 switches to nothing but what was `wanted` (RFC 9110 7.8)."""
+    """Say whether an answer 101 switches only to protocols that were `wanted` (RFC 9110 7.8)."""
     if wanted is None:
         return False
     taken = _protocols(b",".join(head.special.get(b"upgrade", ())))
@@ -86,13 +86,13 @@ def is_wanted_switch(wanted: bytes | None, head: ResponseHead) -> bool:
 
 
 def _protocols(value: bytes) -> frozenset[bytes]:
-    """Return the names of protocols in an Upgrade field, lower case, without their versions."""
+    """Return the names of the protocols in an Upgrade field, in lower case, without versions."""
     names = (each.partition(b"/")[0].strip(b" \t") for each in value.lower().split(b","))
     return frozenset(name for name in names if name)
 
 
 def authenticates_connection(head: RequestHead | ResponseHead) -> bool:
-    """Say whether a head takes part in an authentication that holds for its whole connection (RFC 4559 6)."""
+    """Say whether a head belongs to an authentication of its whole connection (RFC 4559 6)."""
     if not head.special:
         return False
     values = head.special.get(b"authorization") or head.special.get(b"www-authenticate")
@@ -132,8 +132,8 @@ def _special_lines(head: RequestHead) -> list[bytes]:
 def response_bytes(head: ResponseHead, *, chunked: bool, closing: bool, date: Callable[[], bytes]) -> bytes:
     """Return the head for the client.
 
-    `chunked` says that a chunked body stays so, `closing` that the connection ends with this answer, `date`
-    gives the value of a Date field that the origin left out.
+    `chunked` says that a chunked body stays chunked, `closing` that the connection ends with this answer;
+    `date` returns the value of a Date field that the origin left out.
     """
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.phrase)]
     options = head.connection
@@ -157,8 +157,8 @@ def _response_framing(head: ResponseHead, *, chunked: bool) -> bytes:
         return _framing(BY_LENGTH, head.length)
     if head.framing is Framing.CHUNKED:
         return _framing(head.framing, 0) if chunked else b""
-    # To HEAD, and in 304, the length is that of the body that another request would get. RFC 9110 8.6: none
-    # in 1xx and 204.
+    # In an answer to HEAD and in 304, the length is that of the body that a GET would get. RFC 9110 8.6: no
+    # length in 1xx and 204.
     if head.framing is NO_BODY and head.length >= 0 and head.status not in {101, 204}:
         return b"" if head.status < 200 else _framing(BY_LENGTH, head.length)
     return b""

@@ -1,8 +1,8 @@
 """What the heads of requests and answers have in common: their fields, their framing, their end. Pure.
 
-The grammar is llhttp's, in its strict form. On top come the rules for a proxy that llhttp leaves to its
-user: one request line with a version, one Host, no coding but `chunked`, no framing that two readers may read
-in two ways.
+The grammar is that of llhttp in strict mode. http1/ adds rules for a proxy that llhttp leaves to its user: a
+request line with a version, one Host, no transfer coding except `chunked`, no framing that two readers could
+understand differently.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import httptools
 
 from egress_router.http_proxy.http1.errors import Fault, MessageError
 
-# Name in lower case, name as it was sent, value.
+# Name in lower case, name as sent, value.
 Field = tuple[bytes, bytes, bytes]
 
 MINORS: Final = {b"1.0": 0, b"1.1": 1}
-_LENGTH_DIGITS = 18  # below 2**60: no reader's counter overflows
-# Fields that the rules below look at; all others only pass through.
+_LENGTH_DIGITS = 18  # stays below 2**60: no reader's counter overflows
+# Fields that the rules of http1/ look at; all others are only forwarded.
 _LOOKED_AT = frozenset(
     {
         b"authorization",
@@ -39,7 +39,7 @@ NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 
 
 class Framing(enum.Enum):
-    """How the end of a body is known."""
+    """How the end of a body is recognised."""
 
     NONE = "none"
     LENGTH = "length"
@@ -47,8 +47,8 @@ class Framing(enum.Enum):
     UNTIL_CLOSE = "until_close"
 
 
-# The usual ones, bound once: to look an enum's member up by its name costs 750 instructions in Python 3.11,
-# which for those of http1/ is 4 % of a GET (docs/decisions/performance.md, `benchmarks.instructions get`).
+# The usual ones, bound once: looking up a member of an enum by name costs 750 instructions in Python 3.11,
+# for all of http1/ 4 % of a GET (docs/decisions/performance.md, `benchmarks.instructions get`).
 NO_BODY: Final = Framing.NONE
 BY_LENGTH: Final = Framing.LENGTH
 UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
@@ -58,7 +58,7 @@ _Parser = type[httptools.HttpRequestParser] | type[httptools.HttpResponseParser]
 
 
 class Fields:
-    """The fields of a head, collected as the parser calls back: all, and the `special` ones by name."""
+    """The fields of a head, collected from the parser's callbacks: all, and the `special` ones by name."""
 
     __slots__ = ("complete", "fields", "special")
 
@@ -68,7 +68,7 @@ class Fields:
         self.complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field."""
+        """Add a field."""
         lower = name.lower()
         self.fields.append((lower, name, value))
         if lower in _LOOKED_AT:
@@ -79,16 +79,16 @@ class Fields:
         self.complete = True
 
 
-def end_of_head(data: bytes, start: int, most: int) -> int:
-    """Return where the head in `data` ends, looking from `start`: 0 if it does not, -1 if beyond `most`."""
+def end_of_head(data: bytes, start: int, limit: int) -> int:
+    """Return where the head in `data` ends, from `start`: 0 if it does not, -1 if beyond `limit`."""
     end = data.find(b"\r\n\r\n", start) + 4
     if end < 4:
-        return 0 if len(data) <= most else -1
-    return end if end <= most else -1
+        return 0 if len(data) <= limit else -1
+    return end if end <= limit else -1
 
 
 def too_large() -> MessageError:
-    """Say that a head is larger than may be."""
+    """Return the error for a head that is larger than the limit."""
     return MessageError(431, "the head is too large", Fault.HEAD_TOO_LARGE)
 
 
@@ -102,11 +102,11 @@ def read_fields(head: bytes, max_fields: int, parser: _Parser) -> Fields:
     try:
         parser(seen).feed_data(head)
     except httptools.HttpParserUpgrade:
-        pass  # it stops where another protocol would begin: behind the head, which is all that it was given
+        pass  # the parser stops where another protocol would begin: after the head, its whole input
     except httptools.HttpParserInvalidMethodError:
         raise MessageError(501, "this method is not known here", Fault.UNSUPPORTED) from None
     except httptools.HttpParserError as error:
-        # With 101 but without the field Upgrade, llhttp stops there too, and httptools takes it for an error.
+        # For 101 without an Upgrade field llhttp stops there too, which httptools reports as an error.
         if not str(error).startswith("Pause on"):
             raise MessageError(400, _sentence(error)) from None
     if not seen.complete:
@@ -117,14 +117,14 @@ def read_fields(head: bytes, max_fields: int, parser: _Parser) -> Fields:
 
 
 def _sentence(error: httptools.HttpParserError) -> str:
-    """Return llhttp's reason, a fixed text of its source; others might repeat what was sent."""
+    """Return llhttp's reason, a fixed text in its source; other errors might repeat what was sent."""
     if type(error) is httptools.HttpParserError:
         return f"the head is malformed: {error}"
     return "the head is malformed"
 
 
 def connection_options(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
-    """Return the options of the Connection fields, lower case."""
+    """Return the options of the Connection fields, in lower case."""
     values = special.get(b"connection")
     if values is None:
         return NO_OPTIONS
@@ -132,12 +132,12 @@ def connection_options(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
 
 
 def declared_framing(special: dict[bytes, list[bytes]], minor: int, status: int) -> tuple[Framing, int]:
-    """Return the framing that the fields declare, with -1 for the length where it is not known.
+    """Return the framing that the fields declare, with length -1 if it is not known.
 
-    Of Content-Length nothing is left to say, so it goes.
+    Content-Length is removed from `special`, since nothing else needs it.
 
     Raises:
-        MessageError: two readers might understand them in two ways; `status` is what a client is told.
+        MessageError: two readers could understand the fields differently; `status` is what a client is told.
     """
     codings = special.get(b"transfer-encoding")
     lengths = special.pop(b"content-length", None)

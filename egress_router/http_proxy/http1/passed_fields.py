@@ -1,4 +1,4 @@
-"""Which fields of a head go on, and which end here. Pure."""
+"""Which fields of a head are forwarded, and which are not. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from egress_router.http_proxy.http1.head import Field
 
-# RFC 9110 7.6.1, with what the original removes; and framing, which is written anew.
+# RFC 9110 7.6.1, with what the original proxy removes; and the framing, which is written again.
 NEVER_PASSED: Final = frozenset(
     {
         b"connection",
@@ -28,7 +28,7 @@ _NOT_FROM_CLIENTS = NEVER_PASSED | {b"host", b"expect", b"http2-settings", b"max
 
 
 def passed_from_client(fields: Iterable[Field], options: frozenset[bytes]) -> bytes:
-    """Return the fields of a request that go on as they are; `options` are those of its Connection fields."""
+    """Return the fields of a request that are forwarded unchanged; `options` are the Connection options."""
     parts: list[bytes] = []
     for lower, name, value in fields:
         if lower not in _NOT_FROM_CLIENTS and lower not in options:

@@ -1,4 +1,4 @@
-"""Requests out of the bytes of a client: whole heads, one at a time, within their limits, checked. Pure."""
+"""Reads requests from the bytes of a client: whole heads, one at a time, limited and checked. Pure."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from egress_router.settings.http_proxy import HttpLimits
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
-# RFC 9110 9.3.1, 9.3.2, 9.3.5: content of these has no meaning; HTTP/1.0 servers ignore it, and read it
-# as the next request.
+# RFC 9110 9.3.1, 9.3.2, 9.3.5: content of these has no meaning; HTTP/1.0 servers ignore it, and would read
+# it as the next request.
 _WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE"})
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
-# What may yet become a request line: the token of a method (RFC 9110 5.6.2), then a blank. None is longer.
+# The beginning of a request line: a method's token (RFC 9110 5.6.2), then a space. No method is longer.
 _BEGINS_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |\Z)")
 _MAX_OVERLOOKED: Final = 16  # bytes of empty lines before a request; RFC 9112 2.2 asks to ignore at least one
 _MAX_REPEATABLE: Final = 512  # MAX_KNOWN_HEAD of relay/plane/plane.h
 _MAX_KNOWN: Final = 256
-# Fields with any other name are not kept: they might hold a secret, or decide something more.
+# Heads with any other field are not cached: it might hold a secret, or change a decision.
 _HARMLESS = frozenset(
     {
         b"accept",
@@ -60,17 +60,17 @@ _HARMLESS = frozenset(
 _LOWER_NAME = itemgetter(0)  # of a field
 
 
-# Heads are values, but not frozen: two are made for each request, which would cost 8 % of a GET more in
-# Python 3.11 (docs/decisions/performance.md, `benchmarks.instructions get`).
+# Heads are values, but not frozen: two are made for each request, and frozen ones would cost 8 % more of a
+# GET in Python 3.11 (docs/decisions/performance.md, `benchmarks.instructions get`).
 @dataclass(slots=True)
 class RequestHead:
-    """A request without its body; `connection` are the options of its Connection fields, lower case.
+    """A request without its body; `connection`: the options of its Connection fields, in lower case.
 
-    `host` is the value of its Host field, b"" without one; `passed` are the fields that go on as they are.
+    `host` is the value of its Host field, b"" without one; `passed`: the fields that are forwarded unchanged.
 
-    `special` holds the values of the few fields that decide something more: mostly none, since Host and
-    Content-Length have done so. `persistent` says whether the client wants to go on with this connection.
-    `repeatable` is the whole head, where it is a CONNECT that depends on nothing but these bytes.
+    `special` holds the values of the few fields that are still needed: usually none, since Host and
+    Content-Length were used already. `persistent` says whether the client wants to keep this connection.
+    `repeatable` is the whole head, if it is a CONNECT that depends on nothing but these bytes.
     """
 
     method: bytes
@@ -86,16 +86,16 @@ class RequestHead:
     repeatable: bytes = b""
 
 
-# What was read before, without a target, by method, minor version, all bytes behind the request line, and the
-# most fields. Clients send the same fields with one target after another: to read them anew costs 11 % of a
-# GET (Python 3.11, docs/decisions/performance.md).
+# A cache of heads without target. Key: method, minor version, all bytes after the request line, and the limit
+# of fields. Clients send the same fields with one target after another: to parse them each time costs 11 % of
+# a GET (Python 3.11, docs/decisions/performance.md).
 known_fields: dict[tuple[bytes, int, bytes, int], RequestHead] = {}
 
 
 class RequestHeads:
-    """Collects the bytes of a client until there is a head, and never more of them than `limits` allow.
+    """Collects bytes of a client until a head is complete, never more than `limits` allow.
 
-    A few empty lines before a request do no harm (RFC 9112 2.2).
+    A few empty lines before a request are ignored (RFC 9112 2.2).
     """
 
     __slots__ = ("_before", "_held", "_is_head", "_limits")
@@ -108,12 +108,12 @@ class RequestHeads:
 
     @property
     def begun(self) -> bool:
-        """Whether a part of a head is here."""
+        """Whether a part of a head has come."""
         return bool(self._held)
 
     @property
     def size(self) -> int:
-        """How many bytes of an unfinished head are here."""
+        """How many bytes of an incomplete head are buffered."""
         return len(self._held)
 
     @property
@@ -122,11 +122,11 @@ class RequestHeads:
         return self._held[:5] == b"HEAD " if self._held else self._is_head
 
     def drop(self) -> None:
-        """Forget the unfinished head."""
+        """Forget the incomplete head."""
         self._held = b""
 
     def next(self, data: bytes) -> tuple[RequestHead | None, bytes]:
-        """Take bytes; return the next head, None while it is not complete, and what is behind it.
+        """Take bytes; return the next head (None until it is complete) and the bytes after it.
 
         Raises:
             MessageError: it is malformed, ambiguous or too large, or too many empty lines come before it.
@@ -156,9 +156,9 @@ class RequestHeads:
         return rest
 
     def _check_beginning(self, data: bytes, *, fits: bool) -> None:
-        """Refuse what cannot become a head, without waiting for the rest of it."""
+        """Refuse at once what cannot become a head, without waiting for the rest."""
         if not fits:
-            # RFC 9112 3: 414 where it is the request line that is too long.
+            # RFC 9112 3: 414 if it is the request line that is too long.
             if b"\r\n" in data[: self._limits.head_bytes]:
                 raise too_large()
             raise MessageError(414, "the request target is too long", Fault.TARGET_TOO_LONG)
@@ -189,7 +189,7 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
             known.target = target
             return known
         if len(known_fields) >= _MAX_KNOWN:
-            known_fields.clear()  # simple; with so many of them no order is better
+            known_fields.clear()  # simple; with so many entries no order of eviction is better
         known_fields[key] = known
     return RequestHead(
         method,
@@ -208,7 +208,7 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
 
 def _read(method: bytes, minor: int, fields: bytes, max_fields: int) -> tuple[RequestHead, bool]:
     """Return a head without its target, and whether all of its fields are harmless."""
-    # Behind a target of ours: theirs is read by target.py alone, so that no target decides on what is known.
+    # The parser gets a fixed target: only target.py reads the client's, so that no cached head depends on it.
     line = b"CONNECT a:1" if method == b"CONNECT" else method + b" /"
     version = b" HTTP/1.1\r\n" if minor else b" HTTP/1.0\r\n"
     seen = read_fields(line + version + fields, max_fields, httptools.HttpRequestParser)
@@ -227,8 +227,8 @@ def _read(method: bytes, minor: int, fields: bytes, max_fields: int) -> tuple[Re
 
 
 def no_request(data: bytes) -> MessageError:
-    """Say what is wrong with bytes that begin no request."""
-    # RFC 8446 5.1: a record of a handshake, which a ClientHello is, has the type 22.
+    """Return the error for bytes that do not begin a request."""
+    # RFC 8446 5.1: a handshake record, such as one with a ClientHello, has type 22.
     if data[:1] == b"\x16":
         sentence = (
             "this is TLS, but the port of the proxy speaks HTTP: write http:// in https_proxy=http://..."
@@ -238,7 +238,7 @@ def no_request(data: bytes) -> MessageError:
 
 
 def _host(hosts: list[bytes] | None, minor: int) -> bytes:
-    """RFC 9112 3.2: one Host in HTTP/1.1, at most one in HTTP/1.0; it must be a host."""
+    """Return the Host. RFC 9112 3.2: exactly one in HTTP/1.1, at most one in HTTP/1.0; it must be valid."""
     if hosts is None:
         if minor == 1:
             raise MessageError(400, "the Host field is missing", Fault.NO_HOST)
@@ -267,7 +267,7 @@ def _request_framing(method: bytes, minor: int, special: dict[bytes, list[bytes]
 
 
 def target_of(head: RequestHead, origin_port: int | None) -> RequestTarget:
-    """Return where a request goes; `origin_port` is that of the origin, where the client takes us for it.
+    """Return where a request goes; `origin_port` is the origin's port if the client takes the proxy for it.
 
     Raises:
         MessageError: the target has another form.

@@ -1,4 +1,4 @@
-"""Answers out of the bytes of an origin: whole heads, one at a time, within their limits, checked. Pure."""
+"""Reads answers from the bytes of an origin: whole heads, one at a time, limited and checked. Pure."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from egress_router.settings.http_proxy import HttpLimits
 
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-# No origin needs as many; without a bound they would keep the proxy busy while the client waits.
+# No origin needs so many. Without a limit they would keep the proxy busy while the client waits.
 _MAX_INTERIM: Final = 32
 
 
-# Not frozen, as the head of a request.
+# Not frozen, for the same reason as the head of a request.
 @dataclass(slots=True)
 class ResponseHead:
-    """An answer without its body; `persistent` says whether its sender keeps the connection open.
+    """An answer without its body; `persistent` says whether the origin keeps the connection open.
 
-    `length` is -1 where none is declared. Behind an `interim` one another head follows; behind 101 another
-    protocol does.
+    `length` is -1 if none is declared. After an `interim` answer another head follows, after 101 another
+    protocol.
     """
 
     status: int
@@ -65,19 +65,19 @@ class AnswerHeads:
 
     @property
     def size(self) -> int:
-        """How many bytes of an unfinished head are here."""
+        """How many bytes of an incomplete head are buffered."""
         return len(self._held)
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing has come."""
+        """Whether nothing has come yet."""
         return not self._held and not self._interim
 
     def next(self, data: bytes) -> tuple[ResponseHead | None, bytes]:
-        """Take bytes; return the next head, None while it is not complete, and what is behind it.
+        """Take bytes; return the next head (None until it is complete) and the bytes after it.
 
         Raises:
-            MessageError: it is malformed, ambiguous, too large, or an interim one too many.
+            MessageError: it is malformed, ambiguous or too large, or there are too many interim answers.
         """
         start = 0
         if self._held:
@@ -123,7 +123,7 @@ def parse_response(head: bytes, method: bytes, max_fields: int) -> ResponseHead:
 def _response_framing(
     method: bytes, status: int, minor: int, special: dict[bytes, list[bytes]]
 ) -> tuple[Framing, int]:
-    """RFC 9112 6.3; what is wrong in an answer without body is refused all the same."""
+    """Return the framing (RFC 9112 6.3). A wrong one is refused even in an answer without body."""
     framing, length = declared_framing(special, minor, 502)
     if method == b"HEAD" or status < 200 or status in {204, 304}:
         return NO_BODY, length

@@ -1,6 +1,6 @@
-"""What may follow what: the states of a client's connection, of a request and of its answer, as tables.
+"""The states of a client's connection, of a request and of its answer, and their allowed transitions.
 
-A transition that the tables do not know is a fault of ours, whatever the peers did.
+Any other transition is a bug of this program, whatever the peers did.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from egress_router.errors import EgressRouterError
 
 
 class IllegalTransitionError(EgressRouterError):
-    """A state was to follow one that it cannot follow: a fault of this program."""
+    """A transition that is not allowed: a bug of this program."""
 
     def __init__(self, before: enum.IntEnum, after: enum.IntEnum) -> None:
         super().__init__(f"{type(before).__name__}: {after.name} cannot follow {before.name}")
 
 
 class ConnectionState(enum.IntEnum):
-    """What a client's connection does.
+    """What a client's connection does at the moment.
 
-    HEAD: it reads the head of a request. CONNECTING: the request is decided on, its name looked up, a
-    connection to the origin made. HELLO: the first bytes of a tunnel are looked at. EXCHANGE: request and
-    answer go through. LINGERING: the last answer is sent, and the rest of what the client sends is dropped.
-    TUNNEL: the connection is handed over, to a tunnel or, where it begins with TLS, to `TlsConnection`.
+    HEAD: it reads the head of a request. CONNECTING: the proxy decides on the request, looks up its name and
+    connects to the origin. HELLO: it checks the first bytes of a tunnel. EXCHANGE: it forwards request and
+    answer. LINGERING: the last answer is sent, and whatever else the client sends is dropped. TUNNEL: the
+    connection is handed over to a tunnel, or to `TlsConnection` if it begins with TLS.
     """
 
     HEAD = 0
@@ -37,7 +37,7 @@ class ConnectionState(enum.IntEnum):
 
 
 class RequestState(enum.IntEnum):
-    """How much of a request has gone to the origin; from DONE it may be sent again over a new connection."""
+    """How much of a request was sent to the origin; after DONE it may be sent again over a new connection."""
 
     WAITING = 0
     BODY = 1
@@ -45,7 +45,7 @@ class RequestState(enum.IntEnum):
 
 
 class AnswerState(enum.IntEnum):
-    """How much of the answer has come from the origin; SWITCHED: what follows is another protocol."""
+    """How much of the answer has come from the origin; SWITCHED: another protocol follows."""
 
     AWAITED = 0
     BODY = 1
@@ -57,17 +57,17 @@ _State = TypeVar("_State", bound=enum.IntEnum)
 
 
 class Into(Generic[_State]):
-    """The way into a state: `state = INTO_DONE[state]` is that state, where it may follow the present one."""
+    """A transition into one state: `state = INTO_DONE[state]`, allowed only from the states `before`."""
 
     def __init__(self, after: _State, *before: _State) -> None:
         self.after = after
         self._before = frozenset(before)
 
     def __getitem__(self, before: _State) -> _State:
-        """Return the state.
+        """Return the new state.
 
         Raises:
-            IllegalTransitionError: it cannot follow the one before.
+            IllegalTransitionError: it must not follow the state `before`.
         """
         if before not in self._before:
             raise IllegalTransitionError(before, self.after)

@@ -12,19 +12,19 @@ from egress_router.http_proxy.http1.errors import Fault, MessageError
 if TYPE_CHECKING:
     from egress_router.grammar.address import Host
 
-# A name has 253 characters at most; brackets, a port and a trailing dot come on top.
+# A name has at most 253 characters; brackets, a port and a trailing dot add to that.
 _AUTHORITY_LIMIT = 270
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 _HTTP_PORT = 80
-_MAX_KNOWN = 256  # bytes of a target
+_MAX_KNOWN = 256  # bytes of a target that is cached
 
 
 class RequestTarget(NamedTuple):
     """Where a request goes: host and port, and the target in origin form (empty for CONNECT: a `tunnel`).
 
-    `asked` is the host as name servers are asked for it: a short name that was sent with a dot keeps it.
-    `authority` are host and port as the Host field has them; the same place always has the same one.
+    `asked` is the host as name servers are asked for it: a short name that was sent with a trailing dot keeps
+    the dot. `authority` is host and port as in a Host field, normalised: equal for equal destinations.
     """
 
     host: Host
@@ -35,7 +35,7 @@ class RequestTarget(NamedTuple):
     tunnel: bool
 
 
-# Clients name the same places again and again: to read them anew costs 13 % of a GET, 10 % of a CONNECT
+# Clients repeat the same targets: to parse them each time costs 13 % of a GET, 10 % of a CONNECT
 # (Python 3.11, docs/decisions/performance.md).
 @lru_cache(maxsize=1024)
 def connect_target(target: bytes) -> RequestTarget:
@@ -73,7 +73,7 @@ def _absolute(method: bytes, target: bytes) -> RequestTarget:
     return RequestTarget(host, port, _origin_form(method, rest), asked, normalised, False)
 
 
-# Who polls asks for the same again and again: to read that anew costs 6 % of a GET (Python 3.11,
+# Clients that poll repeat the same target: to parse it each time costs 6 % of a GET (Python 3.11,
 # docs/decisions/performance.md).
 _known_absolute = lru_cache(maxsize=1024)(_absolute)
 
@@ -81,7 +81,7 @@ _known_absolute = lru_cache(maxsize=1024)(_absolute)
 def origin_target(method: bytes, target: bytes, host_field: bytes, origin_port: int) -> RequestTarget:
     """Read a target as an origin server gets it, `/path?query` with a Host field, or in absolute form.
 
-    The host counts, its port does not: the connection goes to `origin_port`.
+    Its port is ignored: the connection goes to `origin_port`.
 
     Raises:
         MessageError: it has another form, or the host is missing or an address.
@@ -94,7 +94,7 @@ def origin_target(method: bytes, target: bytes, host_field: bytes, origin_port: 
         _refuse_fragment(target)
         host, _, asked, _ = _place(host_field)
         origin_form = target
-    else:  # RFC 9112 3.2.2: a server accepts the absolute form, too; its host wins
+    else:  # RFC 9112 3.2.2: a server accepts the absolute form, too; its host replaces the Host field
         absolute = absolute_target(method, target)
         host, asked, origin_form = absolute.host, absolute.asked, absolute.origin_form
     if not isinstance(host, str):
@@ -105,13 +105,13 @@ def origin_target(method: bytes, target: bytes, host_field: bytes, origin_port: 
 
 
 def tls_target(name: str, origin_port: int) -> RequestTarget:
-    """Return where a TLS connection goes whose ClientHello names a server."""
+    """Return where a TLS connection goes whose ClientHello has this server name."""
     return RequestTarget(name, origin_port, b"", name, _authority(name, origin_port), tunnel=False)
 
 
 @lru_cache(maxsize=1024)
 def _place(authority: bytes) -> tuple[Host, int, Host, bytes]:
-    """Return what the authority of an http URL says: all of a target but its origin form."""
+    """Return host, port, `asked` and `authority` of a target, from the authority of an http URL."""
     host, port = parse_authority(authority)
     port = port or _HTTP_PORT
     return host, port, as_asked(host, authority), _authority(host, port)
@@ -122,7 +122,7 @@ def _authority(host: Host, port: int) -> bytes:
 
 
 def as_asked(host: Host, authority: bytes) -> Host:
-    """Return a host with the dot that makes a short name absolute: no search list for it."""
+    """Return a host; a short name keeps the dot that makes it absolute, which turns off the search list."""
     if isinstance(host, str) and "." not in host and b"." in authority:
         return f"{host}."
     return host
@@ -137,7 +137,7 @@ def _refuse_fragment(target: bytes) -> None:
 def _origin_form(method: bytes, rest: bytes) -> bytes:
     if rest[:1] == b"/":
         return rest
-    # RFC 9112 3.2.4: OPTIONS without path and query asks about the server as a whole.
+    # RFC 9112 3.2.4: OPTIONS without path and query concerns the server as a whole.
     return b"*" if method == b"OPTIONS" and not rest else b"/" + rest
 
 
@@ -162,10 +162,10 @@ def _other_scheme(scheme: bytes) -> MessageError:
 
 @lru_cache(maxsize=1024)
 def parse_authority(authority: bytes) -> tuple[Host, int | None]:
-    """Return the host and the port, if there is one, of `host[:port]`.
+    """Return the host of `host[:port]`, and the port or None.
 
     Raises:
-        MessageError: it is no host, has credentials (`user@`), or the port is none.
+        MessageError: the host is invalid, has credentials (`user@`) before it, or the port is invalid.
     """
     if len(authority) > _AUTHORITY_LIMIT:
         raise MessageError(400, "the host is longer than a host name can be")

@@ -1,16 +1,16 @@
-"""Which fields may stand behind a body: those that a recipient may merge into the head do no harm. Pure.
+"""Which fields may come after a body: those that do no harm if a recipient merges them into the head. Pure.
 
 RFC 9110 6.5.1 forbids trailers that a reader needs before the body: of framing, routing, authentication,
-request modifiers, response control and content format. Recipients that merge trailers all the same would take
-them for a part of the head, which every check has passed by then. A field that nobody knows passes: it is the
-application's own, a checksum mostly.
+request modifiers, response control and content format. A recipient that merges trailers anyway would take
+them for a part of the head, for which all checks are already done. Unknown fields are forwarded: they belong
+to the application, and are usually a checksum.
 """
 
 from __future__ import annotations
 
 import re
 
-# Their definitions allow them behind a body, though a group below would hold them.
+# Their definitions allow them after a body, although a group below would include them.
 _ALLOWED = frozenset(
     {
         b"accept-ranges",  # RFC 9110 14.3
@@ -30,7 +30,7 @@ _HARMFUL = frozenset(
             b"upgrade",
             b"http2-settings",
         ),
-        # routing, and who asks
+        # routing, and who sends the request
         *(b"alt-used", b"cdn-loop", b"forwarded", b"from", b"host", b"max-forwards", b"origin", b"referer"),
         *(b"true-client-ip", b"user-agent", b"via", b"x-host"),
         # authentication and state
@@ -63,7 +63,7 @@ _HARMFUL = frozenset(
         *(b"reporting-endpoints", b"retry-after", b"server", b"sourcemap", b"strict-transport-security"),
         *(b"surrogate-control", b"tk", b"vary", b"warning", b"x-content-type-options", b"x-frame-options"),
         *(b"x-robots-tag", b"x-sendfile", b"x-xss-protection"),
-        # content format; what begins with content- follows
+        # content format; names that begin with content- are in the pattern below
         b"mime-version",
     }
 )
@@ -75,9 +75,9 @@ _HARMFUL_BEGINNINGS = re.compile(
 
 
 def may_follow(name: bytes) -> bool:
-    """Say whether a field of this name, in lower case, may stand behind a body.
+    """Say whether a field of this name, in lower case, may come after a body.
 
-    Programs behind CGI (RFC 3875 4.1.18) cannot tell `_` from `-`.
+    `_` counts as `-`: CGI programs (RFC 3875 4.1.18) cannot tell them apart.
     """
     name = name.replace(b"_", b"-")
     return name in _ALLOWED or (name not in _HARMFUL and _HARMFUL_BEGINNINGS.match(name) is None)
