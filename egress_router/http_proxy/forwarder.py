@@ -130,7 +130,8 @@ class Forwarder(Pump):
     def late(self, *, begun: bool) -> None:
         """Give up an answer that does not begin, or has `begun` but does not continue."""
         exchange, limit = self._exchange, self._owner.worker.accounting.limit
-        if exchange.end is not None:
+        end = exchange.end
+        if end is not None:
             if begun and self._untaken and self._client.out:  # else the time is that of a request before
                 limit("idle_seconds")
                 self.abort("late")
