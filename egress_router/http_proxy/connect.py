@@ -111,12 +111,14 @@ class ConnectRequest(Request):
         if self._client.gone:
             self._owner.close("client_gone")
             return
+        if self._client.out:  # of the answer
+            self._client.flush()
         for _ in range(self._worker.reads_in_turn):
             data = self._client.receive()
             if data is None:
                 break
             if not data:
-                self._pass()
+                self._ended()
                 return
             if self._take(data):
                 return
@@ -124,6 +126,13 @@ class ConnectRequest(Request):
             self._client.again()
         if self._reader is not None:
             self._owner.account()
+
+    def _ended(self) -> None:
+        """The client's stream has ended; it may still want to hear the origin."""
+        if self._reader is None:
+            self._pass()
+        else:
+            self._mismatch(None)  # what is here of a ClientHello cannot be judged any more
 
     @callback
     def _watch_origin(self) -> None:

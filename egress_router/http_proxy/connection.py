@@ -203,8 +203,8 @@ class ClientConnection(ClientSide):
             self._connector.dial()
             self.worker.client_watch.add(self)
 
-    def next_request(self, *, persists: bool, complete: bool) -> None:
-        """Continue after an exchange; `complete` says that the whole request was read."""
+    def next_request(self, *, persists: bool, was_last: bool) -> None:
+        """Continue after an exchange; `was_last` says that the client itself sends nothing more."""
         self._request = self._connector = None
         if self.holds:
             self.account()
@@ -215,8 +215,8 @@ class ClientConnection(ClientSide):
             self.timeouts.await_request()
             if unread:
                 self.worker.poller.soon(self.read_head)
-        elif unread or not complete:
-            self.say_and_close(b"")
+        elif unread or not was_last:
+            self.say_and_close(b"")  # what comes now would reset a closed connection, and cut the answer
         else:
             self.close("finished")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egress_router.http_proxy import replies
-from egress_router.http_proxy.http1.ending import Ending
+from egress_router.http_proxy.http1.ending import FINISHED, Ending
 from egress_router.http_proxy.http1.state import INTO_EXCHANGE
 from egress_router.http_proxy.pump import Pump
 from egress_router.http_proxy.upstream import Upstream
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Forwarder(Pump):
     """Made for each request; first it waits for a connection, from `reuse` or `connected`."""
 
-    __slots__ = ("_info", "_owner")
+    __slots__ = ("_info", "_owner", "_untaken")
 
     def __init__(self, owner: Owner, info: RequestInfo, exchange: Exchange) -> None:
         self._client = owner.stream
@@ -31,6 +31,7 @@ class Forwarder(Pump):
         self._turns = owner.worker.reads_in_turn
         self._owner = owner
         self._info = info
+        self._untaken = 0  # bytes of an answer, when it was last held back
 
     def __repr__(self) -> str:
         exchange = self._exchange
@@ -100,6 +101,12 @@ class Forwarder(Pump):
 
     def _hold_back(self, more: bool) -> None:  # noqa: FBT001
         self._owner.account()
+        exchange = self._exchange
+        # Of an answer that has come in full, only what the client takes moves.
+        untaken = len(self._client.out) if exchange.answering or exchange.end is not None else 0
+        if untaken != self._untaken:
+            self._untaken = untaken
+            self._owner.timeouts.await_more()
         if more:
             self._owner.worker.accounting.limit("buffer_bytes")
 
@@ -122,10 +129,18 @@ class Forwarder(Pump):
 
     def late(self, *, begun: bool) -> None:
         """Give up an answer that does not begin, or has `begun` but does not continue."""
-        exchange = self._exchange
-        if exchange.late(begun=begun) and exchange.end is not None:
-            self._owner.worker.accounting.limit("idle_seconds" if begun else "answer_seconds")
-            self._ended(exchange.end)
+        exchange, limit = self._exchange, self._owner.worker.accounting.limit
+        end = exchange.end
+        if end is not None:
+            if begun and self._untaken and self._client.out:  # else the time is that of a request before
+                limit("idle_seconds")
+                self.abort("late")
+        elif exchange.late(begun=begun) and exchange.end is not None:
+            limit("idle_seconds" if begun else "answer_seconds")
+            if exchange.end is FINISHED and self._client.out:
+                self._hold_back(more=False)  # the client still has its time to take the answer
+            else:
+                self._ended(exchange.end)
 
     def give_way(self) -> None:
         """End, because all connections together buffer too much."""
@@ -180,7 +195,9 @@ class Forwarder(Pump):
             self._owner.kept.put(upstream)
         else:
             upstream.close()
-        self._owner.next_request(persists=exchange.persists and complete, complete=complete)
+        self._owner.next_request(
+            persists=exchange.persists and complete, was_last=exchange.was_last and complete
+        )
 
     def _refuse(self, reply: replies.Reply, reason: str) -> None:
         """Answer a wrong request; the origin must not take the part that it got for the whole request."""

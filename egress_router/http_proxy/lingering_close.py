@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import sys
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ class LingeringClose:
     dropped (RFC 9112 9.6). `on_closed` is called once, never from inside `__init__`.
     """
 
-    __slots__ = ("_deadline", "_ends", "_on_closed", "_open", "_stream", "_worker")
+    __slots__ = ("_deadline", "_ends", "_on_closed", "_open", "_stream", "_untaken", "_worker")
 
     def __init__(
         self,
@@ -38,7 +41,8 @@ class LingeringClose:
         self._open = True
         self._on_closed = on_closed
         self._ends = worker.clock.monotonic() + seconds
-        self._deadline = worker.deadlines.add(min(SILENCE, seconds), self.close)
+        self._deadline = worker.deadlines.add(min(SILENCE, seconds), self._silent)
+        self._untaken: int | None = None  # at the last look
         stream.held = b""
         stream.on_ready = self._drain
         if answer:
@@ -54,6 +58,16 @@ class LingeringClose:
             self._deadline.cancel()
             self._stream.close()
             self._on_closed()
+
+    def _silent(self) -> None:
+        """Close, unless the client, which has sent nothing, has taken something."""
+        untaken, before = len(self._stream.out) + _unacknowledged(self._stream.sock), self._untaken
+        takes = untaken > 0 and (before is None or untaken < before)
+        if takes and self._worker.clock.monotonic() < self._ends:
+            self._untaken = untaken
+            self._deadline = self._worker.deadlines.add(self._deadline.seconds, self._silent)
+        else:
+            self.close()
 
     def _drain(self) -> None:
         if self._stream.out and self._stream.flush():
@@ -75,3 +89,8 @@ class LingeringClose:
     def _end_stream(self) -> None:
         with contextlib.suppress(OSError):  # the client has reset the connection; the next read shows it
             self._stream.sock.shutdown(socket.SHUT_WR)
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Return how many bytes the client's kernel has not taken yet (SIOCOUTQ, tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)

@@ -37,8 +37,8 @@ class Owner(Protocol):
     def dial_again(self) -> None:
         """Repeat the request over a new connection."""
 
-    def next_request(self, *, persists: bool, complete: bool) -> None:
-        """Continue after a request; `complete` says that all of it was read."""
+    def next_request(self, *, persists: bool, was_last: bool) -> None:
+        """Continue after a request; `was_last` says that the client itself sends nothing more."""
 
     def open_tunnel(self, info: RequestInfo, upstream: socket.socket, to_client: bytes) -> None:
         """Hand the connection over to a tunnel."""

@@ -137,7 +137,7 @@ class HttpLimits:
     buffer_bytes: int = setting(
         Variable(
             "EGRESS_HTTP_PROXY_BUFFER_BYTES",
-            "body bytes held for a slow reader, each direction",
+            "body bytes held for a slow reader, each direction; above 65536 it is 65536: one read",
             "262144",
             whole(16_384, 16_777_216),
         )

@@ -118,6 +118,11 @@ class Exchange:
         """How many bytes of an incomplete answer head are buffered."""
         return self._heads.size
 
+    @property
+    def was_last(self) -> bool:
+        """Whether the client has said, or its version says, that no request follows this one."""
+        return not self._head.persistent
+
     # From the client
 
     def begin(self, data: bytes, *, reused: bool) -> bytes:
@@ -239,7 +244,8 @@ class Exchange:
         self.status = head.status
         self.origin_persists = head.persistent
         self.binds_origin = authenticates_connection(self._head) or authenticates_connection(head)
-        self.persists = self.persists and head.framing is not UNTIL_CLOSE and not self._last
+        if head.framing is UNTIL_CLOSE or self._last or not (self.request_done or self._takes_rest):
+            self.persists = False  # and the head says so: RFC 9112 9.6
         body = body_of(head.framing, head.length, framed=modern)
         out = response_bytes(head, chunked=modern, closing=not self.persists, date=self._date)
         if rest:
@@ -278,10 +284,12 @@ class Exchange:
         return passed
 
     def _answered(self) -> None:
-        """End, because the answer is complete, unless the origin still takes the rest of the request.
-
-        An origin that answers with an error does not need the rest.
-        """
+        """End, because the answer is complete, unless the origin still takes the rest of the request."""
         self.answer_state = INTO_ANSWER_DONE[self.answer_state]
-        if self.request_done or self.status >= 400 or not self.origin_persists or self._lost:
+        if self.request_done or not self._takes_rest:
             self.end = FINISHED
+
+    @property
+    def _takes_rest(self) -> bool:
+        """Whether the origin still takes the rest of the request; one that answers with an error need not."""
+        return self.status < 400 and self.origin_persists and not self._lost

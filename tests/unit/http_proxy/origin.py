@@ -169,10 +169,16 @@ def unacknowledged(sock: socket.socket) -> int:
 
 
 class Client:
-    """A raw connection to the proxy."""
+    """A raw connection to the proxy; `receives` bytes at most wait here to be read."""
 
-    def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
+    def __init__(self, port: int, *, receives: int | None = None) -> None:
+        with contextlib.ExitStack() as unconnected:
+            self.sock = unconnected.enter_context(socket.socket())
+            if receives is not None:  # from the handshake on: a window that was given does not shrink
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+            self.sock.settimeout(WAIT_SECONDS)
+            self.sock.connect(("127.0.0.1", port))
+            unconnected.pop_all()
         self.buffer = b""
 
     def __enter__(self) -> Self:

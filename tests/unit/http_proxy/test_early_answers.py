@@ -19,6 +19,7 @@ def test_an_early_final_answer_ends_the_connection_but_arrives() -> None:
         client.send(request_to(server, "/", "Content-Length: 400000", method="POST") + "x" * 100_000)
         head, body = client.answer()
         assert head.startswith("HTTP/1.1 413")
+        assert "\r\nConnection: close" in head
         assert body == b"no"
         client.send("x" * 100)
         client.end()

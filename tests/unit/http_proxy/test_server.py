@@ -47,6 +47,7 @@ def test_draining_lets_requests_end_and_closes_idle_connections() -> None:
             assert "Connection: close" in head
             assert body == b"ok"
             assert client.rest() == b""
+            client.end()
         until(lambda: running.call(running.server.open_connections) == 0)
         with pytest.raises(ConnectionRefusedError):
             Client(port)

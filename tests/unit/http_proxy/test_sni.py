@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
+from egress_router.http_proxy.connection import ClientConnection
 from egress_router.http_proxy.server import REAL, Dependencies
 from tests.manual_clock import ManualClock
 from tests.unit.http_proxy.names import know
 from tests.unit.http_proxy.origin import Client, Peer, counted, echo, origin, proxy, worker_of
 from tests.waiting import WAIT_SECONDS, until
+
+if TYPE_CHECKING:
+    from egress_router.http_proxy.worker_state import WorkerState
 
 # A client may be late on a machine that is busy.
 PATIENT = Dependencies(hello_seconds=WAIT_SECONDS)
@@ -83,8 +89,15 @@ def test_a_hello_may_come_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
         # Go's TLS reads it: the version of a record says nothing (RFC 8446 5.1).
         b"\x16\x02\x00" + hello("b.example")[3:],
         b"\x16\x03\x09" + hello("b.example")[3:],
+        hello("b.example")[:-1],
     ],
-    ids=["another name", "no ClientHello", "SSL 2 in the record", "an unknown version in the record"],
+    ids=[
+        "another name",
+        "no ClientHello",
+        "SSL 2 in the record",
+        "an unknown version in the record",
+        "a part",
+    ],
 )
 def test_enforced_nothing_of_another_name_reaches_the_origin(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, *, early: bool
@@ -100,6 +113,7 @@ def test_enforced_nothing_of_another_name_reaches_the_origin(
         client.head()
         if not early:
             client.send(sent)
+        client.end()
         assert client.take(len(ALERT)) == ALERT
         assert client.rest() == b""
         assert counted(running, "sni_mismatch_total", action="closed") == 1
@@ -125,6 +139,49 @@ def test_reported_another_name_goes_on(
         assert client.take(len(sent)) == sent
         assert counted(running, "sni_mismatch_total", action="reported") == 1
     assert "ClientHello" in caplog.text
+
+
+def test_reported_a_hello_that_stops_half_way_goes_on_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch, a_example="127.0.0.1")
+    sent = hello("b.example")[:-1]
+    with (
+        origin(echo) as server,
+        proxy("a.example\n", needs=PATIENT) as (running, port),
+        Client(port) as client,
+    ):
+        client.send(connect("a.example", server.port))
+        client.head()
+        client.send(sent)
+        client.end()
+        assert client.rest() == sent
+        assert counted(running, "sni_mismatch_total", action="reported") == 1
+
+
+def test_an_answer_to_connect_that_the_kernel_did_not_take_at_once_goes_out_later() -> None:
+    with (
+        origin(echo) as server,
+        proxy(needs=Dependencies(hello_seconds=10 * WAIT_SECONDS)) as (running, port),
+        Client(port, receives=4096) as client,
+    ):
+        until(lambda: running.call(running.server.open_connections) == 1)
+        filled = running.call(lambda: fill_send_buffers(worker_of(running)))
+        client.send(connect("127.0.0.1", server.port))
+        until(lambda: "HELLO" in running.call(lambda: repr(worker_of(running).connections)))
+        assert client.take(filled) == b"x" * filled
+        assert client.head().startswith("HTTP/1.1 200")
+        assert counted(running, "tunnels_open") == 0  # its client has not had to wait for one
+
+
+def fill_send_buffers(worker: WorkerState) -> int:
+    """Send as if it were an answer before, until the kernel takes nothing; return how much it took."""
+    took = 0
+    for each in worker.connections:
+        assert isinstance(each, ClientConnection)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                took += each.stream.sock.send(b"x" * 4096)
+        each.stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # no room for a bit more
+    return took
 
 
 def test_off_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from egress_router.http_proxy.connection import ClientConnection
 from egress_router.http_proxy.server import REAL
 from tests.manual_clock import ManualClock
 from tests.unit.http_proxy.asking import get
@@ -29,7 +30,10 @@ from tests.waiting import WAIT_SECONDS, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from egress_router.grammar.acl import AccessList
+    from egress_router.settings.policy import Guarded
     from tests.logged import Lines
+    from tests.serving import Running
 
 
 def test_slow_heads_are_refused_and_silent_clients_let_go() -> None:
@@ -117,6 +121,85 @@ def test_an_answer_that_stops_half_way_is_cut() -> None:
         with pytest.raises(ConnectionResetError):
             client.rest()
         assert counted(running, "limit_hits_total", limit="idle_seconds") == 1
+
+
+SIZE = 30_000  # one segment, even of half a window: the proxy reads it at once
+LARGE = f"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: {SIZE}\r\n\r\n".encode() + b"x" * SIZE
+
+
+def test_a_client_that_does_not_take_the_last_piece_of_its_answer_is_cut(records: Lines) -> None:
+    clock = ManualClock()
+    with (
+        origin(answering(LARGE)) as server,
+        proxy(needs=replace(REAL, clock=clock), ANSWER_SECONDS="40", IDLE_SECONDS="60") as (running, port),
+        Client(port, receives=4096) as client,
+    ):
+        held = held_answer(running, client, get(server))
+        clock.advance(50)
+        while held_for_client(running) == held:  # it takes a bit, and its time begins anew
+            client.sock.recv(1000)
+        assert held_for_client(running) > 0
+        clock.advance(59)
+        what_is_due_happens(running)
+        assert running.call(running.server.open_connections) == 1
+
+        def is_cut() -> bool:
+            clock.advance(61)  # once more, where the client's kernel has made room for a bit only now
+            what_is_due_happens(running)
+            return running.call(running.server.open_connections) == 0
+
+        until(is_cut)
+        assert counted(running, "limit_hits_total", limit="idle_seconds") == 1
+        assert server.peers[0].ended.wait(WAIT_SECONDS)
+        with pytest.raises(ConnectionResetError):
+            client.rest()
+    assert [each["reason"] for each in records.seen if each["event"] == "closed"] == ["late"]
+
+
+def test_an_upload_that_is_given_up_does_not_cut_the_answer_that_its_client_still_takes() -> None:
+    clock = ManualClock()
+    with (
+        origin(answering(LARGE)) as server,
+        proxy(needs=replace(REAL, clock=clock), ANSWER_SECONDS="30", IDLE_SECONDS="60") as (running, port),
+        Client(port, receives=4096) as client,
+    ):
+        held_answer(running, client, get(server, "Content-Length: 9").replace("GET", "PUT", 1) + "half")
+        clock.advance(32)
+        until(lambda: counted(running, "limit_hits_total", limit="answer_seconds") == 1)
+        clock.advance(10)  # far longer than a lingering close waits
+        what_is_due_happens(running)
+        assert client.answer()[1] == b"x" * SIZE
+        client.end()
+        until(lambda: running.call(running.server.open_connections) == 0)
+
+
+def held_answer(running: Running[Guarded[AccessList]], client: Client, request: str) -> int:
+    """Let a client ask and read nothing; wait until the proxy has the whole answer, and holds the rest of it."""
+    until(lambda: running.call(running.server.open_connections) == 1)
+    running.call(
+        lambda: connection_of(running).stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    )
+    client.send(request)
+    until(lambda: f" received={SIZE}>" in running.call(lambda: repr(connection_of(running))))
+    until(lambda: held_for_client(running) > 0)
+    return held_for_client(running)
+
+
+def what_is_due_happens(running: Running[Guarded[AccessList]]) -> None:
+    """Have the proxy look at the clock, which was set to a whole second: see `Deadlines` for its steps."""
+    later = threading.Event()
+    running.call(lambda: worker_of(running).deadlines.add(0.0, later.set))
+    assert later.wait(WAIT_SECONDS)
+
+
+def held_for_client(running: Running[Guarded[AccessList]]) -> int:
+    return running.call(lambda: len(connection_of(running).stream.out))
+
+
+def connection_of(running: Running[Guarded[AccessList]]) -> ClientConnection:
+    (connection,) = worker_of(running).connections
+    assert isinstance(connection, ClientConnection)
+    return connection
 
 
 def resets(client: Client) -> None:

@@ -135,6 +135,8 @@ def test_http_goes_where_its_host_says() -> None:
         ("GET / HTTP/1.0\r\n\r\n", "400", "no_host"),
         ("GET / HTTP/1.1\r\n\r\n", "400", "no_host"),
         ("CONNECT www.example.com:443 HTTP/1.1\r\nHost: www.example.com:443\r\n\r\n", "400", "unsupported"),
+        ("GET /a#b HTTP/1.1\r\nHost: www.example.com\r\n\r\n", "400", "malformed"),
+        ("GET /?a#b HTTP/1.1\r\nHost: www.example.com\r\n\r\n", "400", "malformed"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505", "http2_prior_knowledge"),
         ("SSH-2.0-OpenSSH_9\r\n", "400", "malformed"),
     ],

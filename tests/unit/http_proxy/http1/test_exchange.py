@@ -102,6 +102,7 @@ def test_answers_that_come_before_the_body(answer: bytes, left: bytes, persists:
     assert said.ends == [End(Ending.FINISHED, "finished")]
     assert said.left == left
     assert said.persists is persists
+    assert (b"Connection: close\r\n" not in said.to_client) is persists
     assert said.to_client.endswith(b"ok")
 
 
@@ -221,6 +222,14 @@ def test_times_that_are_over() -> None:
     exchange.from_origin(OK)
     assert exchange.end is None  # the origin takes the rest of the request
     assert exchange.late(begun=False)
+    assert exchange.end == End(Ending.FINISHED, "finished")
+
+
+def test_an_answer_that_ends_the_connection_since_its_request_cannot_go_on_says_so() -> None:
+    exchange = made(get("/", "Content-Length: 4", method="POST"))
+    exchange.begin(b"", reused=False)
+    exchange.origin_lost()
+    assert b"Connection: close\r\n" in exchange.from_origin(OK)
     assert exchange.end == End(Ending.FINISHED, "finished")
 
 
