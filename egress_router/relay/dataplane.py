@@ -176,6 +176,9 @@ class DataPlane:
         none at all. The kernel chooses if there are none, or if one is None. Connections to targets in `near`
         are closed as a loop when they come back to a port that is listened on here. For a line that was
         released this does nothing: news from before may still ask for targets.
+
+        Raises:
+            ValueError: the line is known, see `know`, and has to have one target.
         """
         self._plane.aim(line, targets, packed(targets, sources, near), good, refuses)
 
@@ -192,6 +195,9 @@ class DataPlane:
 
         What does not go as expected comes to `acceptor`. `line` has to be aimed at one target and not to tell
         each connection; its host is what a ClientHello has to name.
+
+        Raises:
+            ValueError: the line has no target or several, or the head is too long.
         """
         self._plane.know(acceptor, line, head, seconds)
 
