@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.http_proxy import server as server_module
+from egress_router.http_proxy.acceptor import Acceptor
 from egress_router.http_proxy.server import Dependencies
 from egress_router.policy.access_list import Own
 from egress_router.settings.http_proxy import read_http_proxy
+from tests.serving import listening
 from tests.unit.http_proxy.asking import get
 from tests.unit.http_proxy.names import know
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, origin, proxy, worker_of
@@ -71,6 +73,28 @@ class FarLoopback(Own):
 
     def is_remote(self, address: IPAddress) -> bool:
         return str(address) == "127.0.0.5" or super().is_remote(address)
+
+
+def acceptors() -> int:
+    return sum(isinstance(each, Acceptor) for each in gc.get_objects())
+
+
+def test_a_socket_that_is_replaced_leaves_nothing_once_its_clients_have_gone() -> None:
+    before = acceptors()
+    with origin(answering(OK, OK, OK)) as server, proxy() as (running, port), Client(port) as client:
+        client.send(get(server))
+        client.answer()
+        sockets = {each: listening() for each in running.ports}
+        running.call(lambda: running.server.listen(sockets))
+        client.send(get(server))
+        assert client.answer()[1] == b"ok"
+        assert acceptors() == before + 2
+        client.sock.close()
+        until(lambda: acceptors() == before + 1)
+        (listener,) = sockets.values()
+        with Client(listener.getsockname()[1]) as other:
+            other.send(get(server))
+            assert other.answer()[1] == b"ok"
 
 
 def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
