@@ -98,7 +98,7 @@ _UNREACHED = {
     DialReason.SOURCE_NOT_HELD: (
         503,
         "proxy_internal_error",
-        "the egress router does not hold the source address of the rule at the moment",
+        "the egress router does not hold the source address at the moment, or has no free port of it",
     ),
 }
 

@@ -230,6 +230,8 @@ class HttpProxyServer:
 
     def _acceptor(self, listeners: Mapping[int, socket.socket], port: int) -> Acceptor:
         family, origin_port = listeners[port].family, self._transparent.get(port)
+        if port in self._acceptors:  # its socket is closed; it is freed when the last of its clients has gone
+            self._plane.release_line(self._acceptors[port])
         self._acceptors[port] = Acceptor(self.worker, self._turned_away, port, origin_port, family)
         return self._acceptors[port]
 

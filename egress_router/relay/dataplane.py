@@ -81,7 +81,7 @@ class DataPlane:
         self._known = (0, 0, 0)
         self._pauses, self._paused = 0, False
         self._closed = False
-        self._reads_on = False  # in the next turn: until then the bell does nothing
+        self._reads_on = False  # has read in this turn or will in the next: the bell does nothing
         self._on_pause: Callable[[int], None] = _nothing
         self._listeners: dict[int, socket.socket] = {}
         loop.add_reader(self._plane.fileno(), self._news)
@@ -176,6 +176,9 @@ class DataPlane:
         none at all. The kernel chooses if there are none, or if one is None. Connections to targets in `near`
         are closed as a loop when they come back to a port that is listened on here. For a line that was
         released this does nothing: news from before may still ask for targets.
+
+        Raises:
+            ValueError: the line is known, see `know`, and has to have one target.
         """
         self._plane.aim(line, targets, packed(targets, sources, near), good, refuses)
 
@@ -192,6 +195,9 @@ class DataPlane:
 
         What does not go as expected comes to `acceptor`. `line` has to be aimed at one target and not to tell
         each connection; its host is what a ClientHello has to name.
+
+        Raises:
+            ValueError: the line has no target or several, or the head is too long.
         """
         self._plane.know(acceptor, line, head, seconds)
 
@@ -261,12 +267,16 @@ class DataPlane:
             self._read_on()
 
     def _read_on(self) -> None:
-        self._reads_on = False
+        began_before, self._reads_on = self._reads_on, False
         self._read()
         self._tell_pauses()  # after the read: a pause that began before it may not have rung
-        if self._plane.waiting():
+        waiting = self._plane.waiting()
+        if waiting or began_before:  # in this turn of the loop the bell may still call
             self._reads_on = True
-            self._loop.call_soon(self._read_on)
+            self._loop.call_soon(self._read_on if waiting else self._read_no_further)
+
+    def _read_no_further(self) -> None:
+        self._reads_on = False
 
     def _tell_pauses(self) -> None:
         _, _, _, pauses, paused, error, _, _, _ = self._plane.counts()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from egress_router.lab import wiring
 from egress_router.lab.network import GATEWAY, GATEWAY_V6, SOURCE, SOURCE_V6, Laboratory
+from egress_router.upstreams.pool import FAILURES_DOWN
 from tests.network.administration import fetch
 from tests.network.test_policy_proxies import connected, said
 from tests.waiting import eventually
@@ -96,6 +98,29 @@ def test_an_address_that_another_station_has_is_left_out(
         assert source(lab, way(1026)) == ""
         assert {source(lab, way(1027)) for _ in range(6)} == {SOURCE, THIRD}
         assert eventually(lambda: "source_not_held" in fetch(lab.router, "/metrics"))
+
+
+@pytest.mark.parametrize(("mode", "text", "way"), MODES)
+def test_without_a_free_source_port_the_server_is_not_to_blame(
+    lab: Laboratory, mode: str, text: str, way: Way
+) -> None:
+    lab.serve()
+    lab.finish_setup({**NETWORK, "EGRESS_ROUTER_MODE": mode})
+    with lab.proxy(mode, rules(mode, text), way(1025)[0]), connected(lab, *way(1025)) as sock:
+        port = json.loads(said(sock).splitlines()[-1])["source_port"]
+        lab.router.sysctl("net/ipv4/ip_local_port_range", f"{port} {port}")  # which is in use
+        answers = []
+        for _ in range(2 * FAILURES_DOWN):
+            with connected(lab, *way(1025)) as other:
+                answers.append(said(other).decode())
+        lab.router.sysctl("net/ipv4/ip_local_port_range", "32768 60999")  # `fetch` needs ports, too
+        if mode == "http-proxy":
+            assert all("503" in each and "no free port" in each for each in answers)
+        assert all('"source"' not in each for each in answers)
+        counted = rf'_total{{\w+="source_not_held"}} {len(answers)}\.0\n'
+        assert eventually(lambda: re.search(counted, fetch(lab.router, "/metrics")))
+        upstreams = json.loads(fetch(lab.router, "/status"))["upstreams"]
+        assert all(each["up"] for each in upstreams if each["address"] == SERVERS[1025])
 
 
 def test_the_first_that_is_held_is_that_of_lines_without_from(lab: Laboratory) -> None:

@@ -28,6 +28,8 @@ static enum reason reason_of(int error) {
     case ENOMEM:
     case ENOSPC: /* epoll_ctl(2): no more watches */
         return NO_DESCRIPTOR;
+    case EADDRNOTAVAIL: /* bind(2): not our address; connect(2): no port of it is free towards this target */
+        return SOURCE_NOT_HELD;
     default:
         return UNREACHABLE;
     }
@@ -78,7 +80,7 @@ static enum reason attempt(struct plane *plane, struct pair *pair, struct attemp
     if (fd < 0)
         return reason_of(errno);
     if (bind_to(fd, &address->source) < 0) {
-        enum reason reason = errno == EADDRNOTAVAIL ? SOURCE_NOT_HELD : reason_of(errno);
+        enum reason reason = reason_of(errno);
         close(fd);
         return reason;
     }
@@ -113,7 +115,7 @@ static void attempt_close(struct dial *dial, struct attempt *attempt) {
 }
 
 /* If attempts failed for different reasons, the first of these is that of the whole dial: our own fault first, then
- * the one that says most about the server. A source that is not held says nothing about the server. */
+ * the one that says most about the server. A source that is not held, or has no free port, says nothing about it. */
 static enum reason heaviest(const struct dial *dial) {
     static const enum reason weight[] = {NO_DESCRIPTOR, TIMEOUT, REFUSED, UNREACHABLE, SOURCE_NOT_HELD};
     for (size_t i = 0; i < sizeof weight / sizeof *weight; i++)

@@ -142,7 +142,6 @@ static enum step copy(struct plane *plane, struct flow *flow, struct peer *sourc
             return SOURCE_LOST;
         if (sent < got && peeks) {
             flow->left = true;
-            count_overflow(plane);
             return WAIT;
         }
         if (sent < got)
@@ -201,6 +200,7 @@ enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint3
     struct flow *flow = &pair->flows[direction];
     struct peer *source = &pair->peers[direction], *sink = &pair->peers[!direction];
     uint64_t before = moved(flow);
+    bool was_left = flow->left;
     enum step step = ENDED;
     if (flow_blocked(flow)) {
         flow->left = false;
@@ -218,6 +218,8 @@ enum step flow_pump(struct plane *plane, struct pair *pair, int direction, uint3
             flow->pipe = NULL;
         }
     }
+    if (flow->left && !was_left) /* until the sink has taken all, it is the same overflow */
+        count_overflow(plane);
     if (direction == UPSTREAM && !pair->first && events && moved(flow) > before)
         pair->first = plane->now;
     count_moved(plane, flow, direction, moved(flow) - before);

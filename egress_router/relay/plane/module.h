@@ -17,7 +17,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     struct line *line;
-    bool released;
+    Py_ssize_t targets; /* of the latest aim */
+    bool released, known;
 } Line;
 
 typedef struct {

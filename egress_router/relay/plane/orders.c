@@ -231,6 +231,13 @@ PyObject *plane_stop_listening(Plane *self, PyObject *number) {
     Py_RETURN_NONE;
 }
 
+/* What known.c relies on: it has no turns, and no second attempt. */
+static bool has_one(Py_ssize_t targets) {
+    if (targets != 1)
+        PyErr_Format(PyExc_ValueError, "a known line has one target, not %zd", targets);
+    return targets == 1;
+}
+
 PyObject *plane_aim(Plane *self, PyObject *arguments) {
     PyObject *object, *values;
     Py_buffer list;
@@ -238,7 +245,9 @@ PyObject *plane_aim(Plane *self, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "OO!y*ii", &object, &PyTuple_Type, &values, &list, &good, &refuses))
         return NULL;
     struct line *line = line_of(object);
-    struct targets *targets = line && PyTuple_Size(values) ? targets_new(values, &list, good) : NULL;
+    Py_ssize_t count = PyTuple_Size(values);
+    bool fits = line && (!((Line *)object)->known || has_one(count));
+    struct targets *targets = fits && count ? targets_new(values, &list, good) : NULL;
     PyBuffer_Release(&list);
     if (PyErr_Occurred())
         return NULL;
@@ -254,6 +263,7 @@ PyObject *plane_aim(Plane *self, PyObject *arguments) {
             targets_free(targets);
         return NULL;
     }
+    ((Line *)object)->targets = count;
     Py_RETURN_NONE;
 }
 
@@ -266,7 +276,7 @@ PyObject *plane_know(Plane *self, PyObject *arguments) {
     double seconds;
     if (!PyArg_ParseTuple(arguments, "OOy#d", &acceptor, &line, &head, &length, &seconds))
         return NULL;
-    if (!line_of(acceptor) || !line_of(line))
+    if (!line_of(acceptor) || !line_of(line) || !has_one(((Line *)line)->targets))
         return NULL;
     if (length > MAX_KNOWN_HEAD)
         return PyErr_Format(PyExc_ValueError, "a head of %zd bytes is too long", length);
@@ -279,6 +289,7 @@ PyObject *plane_know(Plane *self, PyObject *arguments) {
         free(known);
         return NULL;
     }
+    ((Line *)line)->known = true;
     Py_RETURN_NONE;
 }
 

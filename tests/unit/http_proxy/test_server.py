@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from egress_router.http_proxy import server as server_module
+from egress_router.http_proxy.acceptor import Acceptor
 from egress_router.http_proxy.server import Dependencies
 from egress_router.policy.access_list import Own
 from egress_router.settings.http_proxy import read_http_proxy
+from tests.serving import listening
 from tests.unit.http_proxy.asking import get
 from tests.unit.http_proxy.names import know
 from tests.unit.http_proxy.origin import OK, Client, Peer, answering, counted, origin, proxy, worker_of
 from tests.waiting import until
 
 if TYPE_CHECKING:
+    from egress_router.grammar.acl import AccessList
     from egress_router.grammar.address import IPAddress
+    from egress_router.settings.policy import Guarded
+    from tests.serving import Running
 
 
 def test_draining_lets_requests_end_and_closes_idle_connections() -> None:
@@ -72,6 +77,29 @@ class FarLoopback(Own):
 
     def is_remote(self, address: IPAddress) -> bool:
         return str(address) == "127.0.0.5" or super().is_remote(address)
+
+
+def acceptors(running: Running[Guarded[AccessList]]) -> int:
+    running.call(running.context.registry.snapshot)  # the data plane frees in its next turn
+    return sum(isinstance(each, Acceptor) for each in gc.get_objects())
+
+
+def test_a_socket_that_is_replaced_leaves_nothing_once_its_clients_have_gone() -> None:
+    with origin(answering(OK, OK, OK)) as server, proxy() as (running, port), Client(port) as client:
+        before = acceptors(running)
+        client.send(get(server))
+        client.answer()
+        sockets = {each: listening() for each in running.ports}
+        running.call(lambda: running.server.listen(sockets))
+        client.send(get(server))
+        assert client.answer()[1] == b"ok"
+        assert acceptors(running) == before + 1
+        client.sock.close()
+        until(lambda: acceptors(running) == before)
+        (listener,) = sockets.values()
+        with Client(listener.getsockname()[1]) as other:
+            other.send(get(server))
+            assert other.answer()[1] == b"ok"
 
 
 def test_report_only_lets_pass_what_is_remote_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,32 @@ def test_a_client_that_the_kernel_does_not_watch_is_closed_as_one_that_was_conne
     assert (line.ends[0].reason, line.ends[0].target) == (CUT, targets[0])
 
 
+def test_a_known_line_has_one_target(router: Router) -> None:
+    """The data plane has no turns for it, and no second attempt."""
+    acceptor, line = Line(), Line(tells=False)
+    one, two = router.targets("127.0.0.1"), router.targets("127.0.0.1", "127.0.0.2")
+
+    def know() -> None:
+        router.plane.know(acceptor, line, b"head", 60.0)
+
+    def aim(targets: tuple[Target, ...]) -> None:
+        router.plane.aim(line, targets, len(targets))
+
+    with pytest.raises(ValueError, match="one target, not 0"):
+        router.relay_thread.call(know)
+    router.relay_thread.call(lambda: aim(two))
+    with pytest.raises(ValueError, match="one target, not 2"):
+        router.relay_thread.call(know)
+    router.relay_thread.call(lambda: aim(one))
+    router.relay_thread.call(know)
+    for targets in (two, ()):
+        with pytest.raises(ValueError, match="one target"):
+            router.relay_thread.call(partial(aim, targets))
+    router.relay_thread.call(lambda: aim(one))
+    for each in (acceptor, line):
+        router.relay_thread.call(partial(router.plane.release_line, each))
+
+
 def test_lines_and_targets_are_let_go() -> None:
     """What the data plane holds of Python's comes back when nothing leads there any more."""
     with contextlib.closing(RelayThread(*LOOPS["own"]())) as relay_thread:

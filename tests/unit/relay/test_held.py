@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import select
 import socket
 import termios
 import threading
@@ -79,6 +80,41 @@ def test_the_end_of_a_stream_comes_after_what_was_left_with_its_source() -> None
         server.close()
         closing = relay_thread.closing()
         assert (closing.reason, closing.sent) == (CloseReason.FINISHED, len(BODY))
+
+
+def fill(relay_thread: RelayThread, sock: socket.socket) -> int:
+    """Send until neither this kernel nor the relay takes more; return how much that was."""
+    sent = 0
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(BODY)
+            select.select([], [sock], [], 0.1)  # longer than an acknowledgement is delayed
+            relay_thread.call(relay_thread.plane.settle)
+            relay_thread.call(relay_thread.plane.settle)  # what came before the first one is done now
+    sock.settimeout(WAIT_SECONDS)
+    return sent
+
+
+def test_a_direction_that_is_held_back_is_counted_once_until_its_sink_has_taken_all() -> None:
+    with relaying(0) as relay_thread:
+        client, server, _ = relay_thread.tunnel(send_buffer=4096)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)  # more would be bulk: it has a pipe
+        left = fill(relay_thread, client)
+        begun = overflows(relay_thread)
+        assert begun >= 1
+        for _ in range(3):
+            before = relay_thread.sent.value
+            while relay_thread.sent.value == before:
+                left -= len(server.recv(1024))
+                relay_thread.call(relay_thread.plane.catch_up)
+        assert overflows(relay_thread) == begun
+        while left:
+            left -= len(server.recv(CHUNK))
+        client.send(b"a pause ends bulk")
+        assert server.recv(CHUNK)
+        fill(relay_thread, client)
+        assert overflows(relay_thread) > begun
 
 
 def test_a_tunnel_whose_first_bytes_nobody_takes_ends_where_too_much_is_held() -> None:
