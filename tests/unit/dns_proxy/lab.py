@@ -197,7 +197,12 @@ def ask(running: Running[Guarded[Forwards]], port: int, host: str = "127.0.0.1")
 def at_once(running: Running[Guarded[Forwards]], *texts: str) -> None:
     """Put these in force one after the other, in one turn of the loop, however slow this machine is."""
     rules = [running.mode.parse("RULES", text) for text in texts]
-    running.call(lambda: [running.server.apply(each) for each in rules])
+
+    def apply_all() -> None:
+        for each in rules:
+            running.server.apply(each)
+
+    running.call(apply_all)
 
 
 def is_reset(client: socket.socket) -> bool:
