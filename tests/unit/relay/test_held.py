@@ -109,12 +109,17 @@ def test_a_direction_that_is_held_back_is_counted_once_until_its_sink_has_taken_
                 left -= len(server.recv(1024))
                 relay_thread.call(relay_thread.plane.catch_up)
         assert overflows(relay_thread) == begun
-        while left:
-            left -= len(server.recv(CHUNK))
-        client.send(b"a pause ends bulk")
-        assert server.recv(CHUNK)
-        fill(relay_thread, client)
-        assert overflows(relay_thread) > begun
+
+        def is_held_back_again() -> bool:
+            nonlocal left
+            while left:
+                left -= len(server.recv(CHUNK))
+            client.send(b"a pause ends bulk")
+            assert server.recv(CHUNK)
+            left = fill(relay_thread, client)
+            return overflows(relay_thread) > begun
+
+        until(is_held_back_again)  # on a busy machine the next bytes may be bulk, too, and go through a pipe
 
 
 def test_a_tunnel_whose_first_bytes_nobody_takes_ends_where_too_much_is_held() -> None:
